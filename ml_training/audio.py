@@ -1,0 +1,258 @@
+"""Any audio in, one second of speech out: mono float32 at 8 kHz, exactly 8,000 samples.
+
+This is the only decoder; training, evaluation and answering all hear through it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_training.errors import (
+    AudioError,
+    EmptyAudioError,
+    MissingExtraError,
+    NonFiniteAudioError,
+    SilentAudioError,
+    UndecodableAudioError,
+)
+
+SAMPLE_RATE = 8000  # Hz
+NUM_SAMPLES = 8000  # one second
+MAX_SECONDS = 3600  # longer recordings are no utterances; the bound keeps memory bounded too
+MAX_RATE = 768_000  # Hz, the highest rate any audio hardware uses
+AUDIO_SUFFIXES = (
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64",
+    ".webm", ".m4a", ".mp4", ".aac", ".mka", ".wma", ".amr", ".3gp",
+)  # fmt: skip
+
+_BLOCK = 1 << 18  # frames decoded at a time
+_FRAME = SAMPLE_RATE // 100  # 10 ms, the step in which a long clip is searched for its word
+_CONTAINERS = {b"\x1a\x45\xdf\xa3": "webm or mka", b"ftyp": "m4a or mp4", b"#!AMR": "amr", b"\x30\x26\xb2\x75": "wma"}
+
+Floats = NDArray[np.float32]
+Source = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[Any]
+
+
+def load_audio(source: Source, sample_rate: int | None = None) -> Floats:
+    """Read `source` and return its word: float32 (8000,), mono, 8 kHz.
+
+    `source` is a path, the bytes of a file, a binary file object, or an array of samples: (T,),
+    (T, channels) or (channels, T), floats around [-1, 1] or integers of full scale, at
+    `sample_rate` Hz (8,000 when not said). Raises an AudioError that tells what is wrong with it.
+    """
+    return fit(decode(source, sample_rate))
+
+
+def decode(source: Source, sample_rate: int | None = None) -> Floats:
+    """Like `load_audio`, in full length: float32 (T,), mono, 8 kHz."""
+    if isinstance(source, np.ndarray):
+        name, blocks = "the array", _array_blocks(source, sample_rate)
+    else:
+        if sample_rate is not None:
+            raise UndecodableAudioError(
+                "sample_rate was given with a file, which states its own rate: pass it with arrays of samples only"
+            )
+        name, blocks = _name(source), _file_blocks(source)
+    return _checked(_resample(blocks, name), name)
+
+
+def fit(samples: Floats) -> Floats:
+    """Exactly one second, float32 (8000,), of a clip (T,).
+
+    A shorter clip is centred between zeros: it starts at (8000 - T) // 2. Of a longer one the
+    second with most speech in it is kept.
+    """
+    length = len(samples)
+    if length > NUM_SAMPLES:
+        start = _word_start(samples)
+        return np.ascontiguousarray(samples[start : start + NUM_SAMPLES], dtype=np.float32)
+    second = np.zeros(NUM_SAMPLES, dtype=np.float32)
+    offset = (NUM_SAMPLES - length) // 2
+    second[offset : offset + length] = samples
+    return second
+
+
+def _word_start(samples: Floats) -> int:
+    """Where the second with the largest sum of frame amplitudes above the background begins.
+
+    Amplitudes, not energies, so that one click does not outweigh a word; of the first difference,
+    so that hum and offsets do not. Of equally good places the middle one puts the word in the
+    middle.
+    """
+    edges = np.diff(samples, prepend=samples[:1])
+    frames = edges[: len(edges) // _FRAME * _FRAME].reshape(-1, _FRAME)
+    amplitude = np.sqrt(np.mean(np.square(frames), axis=1, dtype=np.float64))
+    above = np.maximum(amplitude - 2.0 * np.percentile(amplitude, 15), 0.0)
+    if not above.any():
+        above = amplitude
+    total = np.concatenate([[0.0], np.cumsum(above)])
+    span = NUM_SAMPLES // _FRAME
+    sums = total[span:] - total[:-span]
+    best = np.flatnonzero(sums >= sums.max() * (1.0 - 1e-3))
+    first_run = best[: np.argmax(np.diff(best, append=best[-1] + 2) > 1) + 1]
+    return int(first_run[len(first_run) // 2]) * _FRAME
+
+
+def _checked(samples: Floats, name: str) -> Floats:
+    if samples.size == 0:
+        raise EmptyAudioError(f"{name} holds no samples: expected a recording of a spoken digit")
+    if not np.isfinite(samples).all():
+        raise NonFiniteAudioError(f"{name} becomes NaN or infinite when resampled: its samples are too large")
+    if samples.min() == samples.max():
+        raise SilentAudioError(f"{name} is digital silence ({samples.size} equal samples): check the recording")
+    return samples
+
+
+def _name(source: Any) -> str:
+    if isinstance(source, (str, PathLike)):
+        return str(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"the audio ({len(source)} bytes)"
+    return str(getattr(source, "name", "the file object"))
+
+
+# --- arrays --------------------------------------------------------------------------------------
+
+
+def _array_blocks(array: NDArray[Any], sample_rate: int | None) -> Iterator[tuple[int, Floats]]:
+    rate = SAMPLE_RATE if sample_rate is None else sample_rate
+    if array.size == 0:
+        raise EmptyAudioError(f"the array of shape {array.shape} is empty: expected samples of a spoken digit")
+    if array.ndim == 2 and array.shape[0] < array.shape[1]:
+        array = array.T  # channels first: fewer channels than samples
+    if array.ndim not in (1, 2):
+        raise UndecodableAudioError(
+            f"the array has shape {array.shape}: expected (samples,), (samples, channels) or (channels, samples)"
+        )
+    yield rate, _to_float(array).reshape(len(array), -1)
+
+
+def _to_float(array: NDArray[Any]) -> Floats:
+    if np.issubdtype(array.dtype, np.floating):
+        with np.errstate(over="ignore"):
+            return array.astype(np.float32)
+    if array.dtype == np.uint8:  # 8-bit PCM is unsigned, with 128 as zero
+        return (array.astype(np.float32) - 128.0) / 128.0
+    if np.issubdtype(array.dtype, np.signedinteger):
+        return (array / -float(np.iinfo(array.dtype).min)).astype(np.float32)
+    raise UndecodableAudioError(f"the array has type {array.dtype}: expected floats, signed integers or uint8")
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def _file_blocks(source: Any) -> Iterator[tuple[int, Floats]]:
+    """Blocks (frames, channels) with their rate, by soundfile or, for other containers, PyAV."""
+    import soundfile
+
+    name = _name(source)
+    stream = _open(source, name)
+    with stream if isinstance(source, (str, PathLike)) else contextlib.nullcontext(stream):
+        start = stream.tell()
+        head = stream.read(12)
+        if not head:
+            raise EmptyAudioError(f"{name} is empty (0 bytes): expected an audio file")
+        stream.seek(start)
+        try:
+            # Handed over whole only where it lies in memory already; paths are read block by block.
+            with soundfile.SoundFile(stream if start == 0 else io.BytesIO(stream.read())) as file:
+                for block in file.blocks(blocksize=_BLOCK, dtype="float32", always_2d=True):
+                    yield file.samplerate, block
+            return
+        except soundfile.LibsndfileError as error:
+            reason = str(error).rsplit(": ", 1)[-1].rstrip(".")
+        stream.seek(start)
+        yield from _av_blocks(stream, name, head, reason)
+
+
+def _open(source: Any, name: str) -> BinaryIO:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return io.BytesIO(source)
+    if isinstance(source, (str, PathLike)):
+        try:
+            return Path(source).open("rb")
+        except OSError as error:
+            raise UndecodableAudioError(f"cannot read {name}: {error.strerror or error}") from error
+        except ValueError as error:  # a NUL in the name
+            raise UndecodableAudioError(f"cannot read {name!r}: {error}") from error
+    if not callable(getattr(source, "read", None)):
+        raise UndecodableAudioError(
+            f"got {type(source).__name__}: expected a path, bytes, a binary file object or a numpy array"
+        )
+    if callable(getattr(source, "seekable", None)) and source.seekable() and not isinstance(source, io.TextIOBase):
+        return source  # type: ignore[no-any-return]
+    content = source.read()
+    if not isinstance(content, bytes):
+        raise UndecodableAudioError(f"{name} is open in text mode: open it in binary mode, 'rb'")
+    return io.BytesIO(content)
+
+
+def _av_blocks(stream: BinaryIO, name: str, head: bytes, reason: str) -> Iterator[tuple[int, Floats]]:
+    container = next((kind for magic, kind in _CONTAINERS.items() if magic in head), None)
+    try:
+        import av
+        from av.error import FFmpegError
+    except ImportError:
+        if container:
+            raise MissingExtraError(f"{name} ({container})", "formats") from None
+        raise UndecodableAudioError(f"{name} is not audio that can be read: {reason}") from None
+    try:
+        with av.open(stream, mode="r", metadata_errors="ignore") as media:
+            if not media.streams.audio:
+                raise UndecodableAudioError(f"{name} holds no audio track")
+            for frame in media.decode(audio=0):
+                samples = frame.to_ndarray()
+                if not frame.format.is_planar:
+                    samples = samples.reshape(-1, frame.layout.nb_channels).T
+                yield frame.sample_rate, _to_float(samples.T)
+    except (FFmpegError, ValueError, IndexError) as error:
+        raise UndecodableAudioError(f"{name} is not audio that can be read: {reason}; {error}") from error
+
+
+# --- to 8 kHz ------------------------------------------------------------------------------------
+
+
+def _resample(blocks: Iterator[tuple[int, Floats]], name: str) -> Floats:
+    """Blocks (frames, channels) -> (T,) at 8 kHz. Channels are averaged."""
+    stream: Any = None
+    rate = 0
+    frames = 0
+    parts: list[Floats] = []
+    for block_rate, block in blocks:
+        if rate == 0:
+            rate = block_rate
+            if not isinstance(rate, (int, np.integer)) or not 0 < rate <= MAX_RATE:
+                raise UndecodableAudioError(
+                    f"{name} has a sample rate of {rate!r}: expected a whole number of Hz from 1 to {MAX_RATE}"
+                )
+            stream = _resampler(int(rate))
+        if block_rate != rate:
+            raise UndecodableAudioError(f"{name} changes its sample rate from {rate} to {block_rate} Hz midway")
+        if not np.isfinite(block).all():
+            raise NonFiniteAudioError(f"{name} has NaN or infinite samples, first at frame {frames}: record it anew")
+        frames += len(block)
+        if frames > MAX_SECONDS * rate:
+            raise AudioError(
+                f"{name} is longer than {MAX_SECONDS // 60} minutes: cut it to the utterance, expected about a second"
+            )
+        mono = block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
+        parts.append(stream.resample_chunk(mono) if stream else mono)
+    if stream:
+        parts.append(stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+
+
+def _resampler(rate: int) -> Any:
+    if rate == SAMPLE_RATE:
+        return None
+    import soxr
+
+    return soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")

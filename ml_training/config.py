@@ -1,0 +1,315 @@
+"""Names, settings and how they are read: one frozen dataclass, a JSON file, command-line flags.
+
+Precedence: defaults < JSON file (`--config`) < flags. A setting left at None takes the value of
+the pipeline's recipe. Everything is checked before anything runs, and every fault is listed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ml_training.errors import ConfigError
+
+MFCC, MEL_CNN, RAW_CNN = PIPELINES = ("mfcc", "mel_cnn", "raw_cnn")
+PIPELINE_TITLES = {MFCC: "MFCC + dense network", MEL_CNN: "log-mel + 2D CNN", RAW_CNN: "raw waveform + 1D CNN"}
+LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+DATASETS = ("auto", "fsdd", "folder", "synthetic")
+SPLITS = ("official", "random", "speaker")
+OPTIMIZERS = ("adamw", "adam")
+SCHEDULERS = ("cosine", "plateau", "step")
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+
+
+def model_folder(models_dir: str | Path, pipeline: str) -> Path:
+    """Where the files of one trained pipeline lie, e.g. models/mfcc_classifier."""
+    return Path(models_dir) / f"{pipeline}_classifier"
+
+
+def choice(*values: str, **kwargs: Any) -> Any:
+    """A dataclass field that takes one of a few words."""
+    return field(metadata={"choices": values, "help": kwargs.pop("help", "")}, **kwargs)
+
+
+def setting(default: Any, help: str, low: float = -math.inf, high: float = math.inf) -> Any:
+    """A dataclass field with a help text and an inclusive range."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """What is done to training clips. Ranges are drawn from uniformly, per clip."""
+
+    enabled: bool = setting(True, "augment training clips")
+    speed: tuple[float, float] = setting((0.8, 1.25), "speed factors, pitch included", 0.25, 4.0)
+    level_db: tuple[float, float] = setting((-20.0, 0.0), "gain in dB", -80.0, 20.0)
+    tilt_db: float = setting(6.0, "largest spectral tilt, dB per octave-like slope, either way", 0.0, 30.0)
+    noise_probability: float = setting(0.8, "share of clips that get noise", 0.0, 1.0)
+    snr_db: tuple[float, float] = setting((5.0, 50.0), "signal-to-noise ratio over the word, dB", -20.0, 100.0)
+    shift: float = setting(1.0, "how far into the free part of the second a word may move, 0 to 1", 0.0, 1.0)
+    vtlp: tuple[float, float] = setting((0.82, 1.22), "vocal-tract warping factors of the mel filters", 0.5, 2.0)
+    spec_augment: bool = setting(True, "mask random bands and frames of the log-mel")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a training run."""
+
+    pipeline: str = choice("all", *PIPELINES, default="all", help="which pipeline to train")
+    dataset: str = choice(*DATASETS, default="auto", help="which recordings; auto falls back to synthetic speech")
+    data_dir: str | None = setting(None, "folder of recordings (default: $DIGIT_DATA_DIR, the cache, a download)")
+    data_url: str | None = setting(None, "address of the FSDD archive (default: $DIGIT_DATA_URL, the public tag)")
+    split: str = choice(*SPLITS, default="official", help="how clips are divided into training, validation and test")
+    held_out_speaker: str | None = setting(None, "the test speaker of --split speaker")
+    models_dir: str = setting("models", "where trained models go")
+    log_dir: str = setting("train_logs", "where logs, plots and the report go")
+    epochs: int | None = setting(None, "passes over the training part (default: the pipeline's own)", 1, 100_000)
+    batch_size: int | None = setting(None, "clips per step (default: the pipeline's own)", 1, 65_536)
+    learning_rate: float | None = setting(None, "peak learning rate (default: the pipeline's own)", 1e-8, 10.0)
+    weight_decay: float | None = setting(None, "weight decay (default: the pipeline's own)", 0.0, 10.0)
+    optimizer: str = choice(*OPTIMIZERS, default="adamw", help="optimiser")
+    scheduler: str = choice(*SCHEDULERS, default="cosine", help="learning-rate schedule (cosine warms up first)")
+    label_smoothing: float = setting(0.1, "label smoothing", 0.0, 0.9)
+    clip_norm: float = setting(5.0, "largest gradient norm; 0 turns clipping off", 0.0, 1e6)
+    ema_decay: float = setting(0.99, "decay of the averaged weights that are validated and kept; 0 turns it off", 0.0, 0.99999)
+    patience: int = setting(20, "epochs without a better validation loss before stopping; 0 never stops early", 0, 100_000)
+    validation_share: float = setting(0.1, "share of the training part kept for validation", 0.01, 0.5)
+    device: str = choice(*DEVICES, default="auto", help="where to train")
+    precision: str = choice(*PRECISIONS, default="auto", help="auto: mixed on CUDA, fp32 on a CPU")
+    threads: int = setting(0, "CPU threads; 0 leaves the choice to torch", 0, 1024)
+    seed: int = setting(0, "seed of everything random", 0, 2**31 - 1)
+    keep_checkpoints: str = setting("3", "how many checkpoint_epoch files to keep: a number or all")
+    resume: str | None = setting(None, "go on from the latest checkpoint, or from the given epoch")
+    augmentation: AugmentationConfig | None = setting(None, "augmentation (default: the pipeline's own)")
+
+    def __post_init__(self) -> None:
+        faults = [fault for f in dataclasses.fields(self) for fault in _range_faults(f, getattr(self, f.name))]
+        if self.augmentation is not None:
+            faults += [
+                f"augmentation.{fault}"
+                for f in dataclasses.fields(self.augmentation)
+                for fault in _range_faults(f, getattr(self.augmentation, f.name))
+            ]
+        if self.split == "speaker" and not self.held_out_speaker:
+            faults.append("split 'speaker' needs held_out_speaker, the one to test on")
+        if self.split != "speaker" and self.held_out_speaker:
+            faults.append(f"held_out_speaker is only for split 'speaker', not {self.split!r}")
+        if self.keep_checkpoints != "all" and not (self.keep_checkpoints.isdigit() and int(self.keep_checkpoints) > 0):
+            faults.append(f"keep_checkpoints: expected 'all' or a whole number above 0, got {self.keep_checkpoints!r}")
+        if self.resume is not None and self.resume != "latest" and not self.resume.isdigit():
+            faults.append(f"resume: expected 'latest' or an epoch number, got {self.resume!r}")
+        if faults:
+            raise ConfigError(faults)
+
+    @property
+    def pipelines(self) -> tuple[str, ...]:
+        """The pipelines that this run trains."""
+        return PIPELINES if self.pipeline == "all" else (self.pipeline,)
+
+    def resolved(self, pipeline: str, recipe: Recipe) -> TrainConfig:
+        """This configuration for one pipeline, every None replaced by the recipe's value."""
+        own = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if getattr(self, f.name) is None}
+        return dataclasses.replace(self, pipeline=pipeline, **own)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a pipeline trains best with; used wherever the user chose nothing."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+
+def _range_faults(f: dataclasses.Field[Any], value: Any) -> list[str]:
+    choices = f.metadata.get("choices")
+    if choices and value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        return [f"{f.name}: expected one of {', '.join(choices)}, got {value!r}{hint}"]
+    low, high = f.metadata.get("low", -math.inf), f.metadata.get("high", math.inf)
+    numbers = value if isinstance(value, tuple) else (value,)
+    faults = [
+        f"{f.name}: expected a number from {low:g} to {high:g}, got {n}"
+        for n in numbers
+        if isinstance(n, (int, float)) and not isinstance(n, bool) and not low <= n <= high
+    ]
+    if isinstance(value, tuple) and not faults and value[0] > value[1]:
+        faults.append(f"{f.name}: expected the smaller number first, got {value[0]:g} {value[1]:g}")
+    return faults
+
+
+# --- JSON ----------------------------------------------------------------------------------------
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain values, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def load_config(path: str | Path) -> dict[str, Any]:
+    """Read a JSON file of settings; returns the checked keyword arguments for TrainConfig.
+
+    Raises ConfigError that lists every unknown key and every value of a wrong type.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"cannot read it: {error}"], str(path)) from error
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError([f"not JSON: {error}"], str(path)) from error
+    if not isinstance(values, dict):
+        raise ConfigError([f"expected a JSON object of settings, got {type(values).__name__}"], str(path))
+    faults: list[str] = []
+    checked = _check(TrainConfig, values, "", faults)
+    if faults:
+        raise ConfigError(faults, str(path))
+    try:
+        TrainConfig(**checked)
+    except ConfigError as error:
+        raise ConfigError(error.faults, str(path)) from None
+    return checked
+
+
+def _check(cls: type, values: Mapping[str, Any], prefix: str, faults: list[str]) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            faults.append(f"unknown setting {prefix}{key}" + (f", did you mean {prefix}{near[0]}?" if near else ""))
+            continue
+        kinds = _alternatives(hints[key])
+        if value is None and type(None) in kinds:
+            checked[key] = None
+            continue
+        kind = next(k for k in kinds if k is not type(None))
+        if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+            inner = _check(typing.cast(type, kind), value, f"{prefix}{key}.", faults)
+            checked[key] = typing.cast(type, kind)(**inner)
+        else:
+            try:
+                checked[key] = _convert(kind, value)
+            except (TypeError, ValueError):
+                faults.append(f"{prefix}{key}: expected {_kind_name(kind)}, got {value!r}")
+    return checked
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _kind_name(kind: Any) -> str:
+    if typing.get_origin(kind) is tuple:
+        return "two numbers"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(kind, "an object")
+
+
+def _convert(kind: Any, value: Any) -> Any:
+    """A JSON value as `kind`, without guessing: '3' is no number and 1 is no truth value."""
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)) or len(value) != 2:
+            raise TypeError
+        return tuple(_convert(float, v) for v in value)
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    if kind is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if kind in (bool, str) and isinstance(value, kind):
+        return value
+    raise TypeError
+
+
+# --- command line --------------------------------------------------------------------------------
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and whose flags take - and _ alike."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        import sys
+
+        words = [underscored(word) for word in (sys.argv[1:] if args is None else args)]
+        parsed, unknown = self.parse_known_args(words, namespace)
+        if unknown:
+            known = [option for action in self._actions for option in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
+            self.error(f"unknown argument {unknown[0]}" + (f", did you mean {near[0]}?" if near else ""))
+        return parsed
+
+
+def underscored(word: str) -> str:
+    """--batch-size=32 as --batch_size=32; words that are no long flags stay as they are."""
+    if not word.startswith("--"):
+        return word
+    name, sign, value = word[2:].partition("=")
+    return f"--{name.replace('-', '_')}{sign}{value}"
+
+
+_FLAG_ALIASES = {"models_dir": ("--model_dir",)}
+
+
+def add_train_flags(parser: argparse.ArgumentParser) -> None:
+    """One flag per setting of TrainConfig; what the user leaves out is absent from the namespace."""
+    parser.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="JSON file of settings; flags win over it")
+    for cls, prefix in ((TrainConfig, ""), (AugmentationConfig, "augmentation.")):
+        hints = typing.get_type_hints(cls)
+        for f in dataclasses.fields(cls):  # type: ignore[arg-type]
+            kind = next(k for k in _alternatives(hints[f.name]) if k is not type(None))
+            if not dataclasses.is_dataclass(kind):
+                _add_flag(parser, prefix, f, kind)
+
+
+def _add_flag(parser: argparse.ArgumentParser, prefix: str, f: dataclasses.Field[Any], kind: Any) -> None:
+    shown = "" if f.default is None else f" (default: {f.default})"
+    options: dict[str, Any] = {
+        "dest": prefix + f.name, "default": argparse.SUPPRESS, "help": f.metadata.get("help", "").replace("%", "%%") + shown,
+    }  # fmt: skip
+    names = [f"--{prefix}{f.name}", *_FLAG_ALIASES.get(f.name, ())]
+    if kind is bool:
+        parser.add_argument(*names, action="store_true", **options)
+        parser.add_argument(f"--no_{prefix}{f.name}", action="store_false", **{**options, "help": argparse.SUPPRESS})
+    elif f.name == "resume":
+        parser.add_argument(*names, nargs="?", const="latest", metavar="EPOCH", **options)
+    elif f.metadata.get("choices"):
+        parser.add_argument(*names, choices=f.metadata["choices"], **options)
+    elif typing.get_origin(kind) is tuple:
+        parser.add_argument(*names, nargs=2, type=float, metavar=("LOW", "HIGH"), **options)
+    else:
+        parser.add_argument(*names, type=kind, metavar=kind.__name__.upper(), **options)
+
+
+def train_config_from(namespace: argparse.Namespace) -> TrainConfig:
+    """The configuration that flags and, below them, the JSON file of --config describe."""
+    flags = vars(namespace).copy()
+    path = flags.pop("config", None)
+    values = load_config(path) if path else {}
+    prefix = "augmentation."
+    inner = {k.removeprefix(prefix): v for k, v in flags.items() if k.startswith(prefix)}
+    values |= {k: v for k, v in flags.items() if not k.startswith(prefix)}
+    if inner:
+        inner = {k: tuple(v) if isinstance(v, list) else v for k, v in inner.items()}
+        base = values.get("augmentation") or AugmentationConfig()
+        values["augmentation"] = dataclasses.replace(base, **inner)
+    return TrainConfig(**values)

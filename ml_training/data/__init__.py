@@ -1,0 +1,1 @@
+"""Corpora: finding, reading, splitting, synthesising and augmenting recordings."""

@@ -1,0 +1,76 @@
+"""Every error this package raises on purpose.
+
+A message says what came, what was expected and what to do. The command line prints it as one
+line and leaves with `exit_code`; a traceback therefore always means a bug of ours.
+"""
+
+
+class DigitError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(DigitError):
+    """Settings that cannot be meant: every fault is listed, not only the first."""
+
+    exit_code = 2
+
+    def __init__(self, faults: list[str], source: str = "settings") -> None:
+        self.faults = faults
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        super().__init__(f"{count} in {source}: " + "; ".join(faults))
+
+
+class MissingExtraError(DigitError):
+    """A feature whose optional dependency is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs the [{extra}] extra, which is not installed: "
+            f'run pip install "streaming-digit-detector[{extra}]" (in a checkout: pip install -e ".[{extra}]")'
+        )
+
+
+class AudioError(DigitError):
+    """Audio that no digit can be heard in."""
+
+
+class EmptyAudioError(AudioError):
+    """No bytes or no samples."""
+
+
+class UndecodableAudioError(AudioError):
+    """Bytes that no decoder at hand reads as audio, or an array of the wrong shape or type."""
+
+
+class NonFiniteAudioError(AudioError):
+    """NaN or infinite samples."""
+
+
+class SilentAudioError(AudioError):
+    """Digital silence: no sample differs from the others."""
+
+
+class DataError(DigitError):
+    """A data set that is missing, altered, unreadable or too damaged to train on."""
+
+
+class DownloadError(DataError):
+    """A download that was refused, cut off or altered."""
+
+
+class TrainingError(DigitError):
+    """Training that cannot go on."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint that is missing, damaged, foreign, or could not be written."""
+
+
+class ExportError(DigitError):
+    """An exported model that does not answer like the one it was made from."""
+
+
+class ModelError(DigitError):
+    """A model folder or file that is missing, damaged or not one of ours."""

@@ -1,0 +1,1 @@
+"""Scoring models and counting what they got right."""

@@ -1,0 +1,1 @@
+"""Logging, plots and the HTML report."""
