@@ -82,8 +82,12 @@ class TrainConfig:
     scheduler: str = choice(*SCHEDULERS, default="cosine", help="learning-rate schedule (cosine warms up first)")
     label_smoothing: float = setting(0.1, "label smoothing", 0.0, 0.9)
     clip_norm: float = setting(5.0, "largest gradient norm; 0 turns clipping off", 0.0, 1e6)
-    ema_decay: float = setting(0.99, "decay of the averaged weights that are validated and kept; 0 turns it off", 0.0, 0.99999)
-    patience: int = setting(20, "epochs without a better validation loss before stopping; 0 never stops early", 0, 100_000)
+    ema_decay: float = setting(
+        0.99, "decay of the averaged weights that are validated and kept; 0 turns it off", 0.0, 0.99999
+    )
+    patience: int = setting(
+        20, "epochs without a better validation loss before stopping; 0 never stops early", 0, 100_000
+    )
     validation_share: float = setting(0.1, "share of the training part kept for validation", 0.01, 0.5)
     device: str = choice(*DEVICES, default="auto", help="where to train")
     precision: str = choice(*PRECISIONS, default="auto", help="auto: mixed on CUDA, fp32 on a CPU")
@@ -272,10 +276,12 @@ _FLAG_ALIASES = {"models_dir": ("--model_dir",)}
 
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
     """One flag per setting of TrainConfig; what the user leaves out is absent from the namespace."""
-    parser.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="JSON file of settings; flags win over it")
+    parser.add_argument(
+        "--config", metavar="FILE", default=argparse.SUPPRESS, help="JSON file of settings; flags win over it"
+    )
     for cls, prefix in ((TrainConfig, ""), (AugmentationConfig, "augmentation.")):
         hints = typing.get_type_hints(cls)
-        for f in dataclasses.fields(cls):  # type: ignore[arg-type]
+        for f in dataclasses.fields(cls):
             kind = next(k for k in _alternatives(hints[f.name]) if k is not type(None))
             if not dataclasses.is_dataclass(kind):
                 _add_flag(parser, prefix, f, kind)
@@ -283,8 +289,9 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_flag(parser: argparse.ArgumentParser, prefix: str, f: dataclasses.Field[Any], kind: Any) -> None:
     shown = "" if f.default is None else f" (default: {f.default})"
+    help_text = f.metadata.get("help", "")
     options: dict[str, Any] = {
-        "dest": prefix + f.name, "default": argparse.SUPPRESS, "help": f.metadata.get("help", "").replace("%", "%%") + shown,
+        "dest": prefix + f.name, "default": argparse.SUPPRESS, "help": help_text.replace("%", "%%") + shown,
     }  # fmt: skip
     names = [f"--{prefix}{f.name}", *_FLAG_ALIASES.get(f.name, ())]
     if kind is bool:

@@ -68,7 +68,8 @@ class Evaluation:
     @cached_property
     def predicted(self) -> Ints:
         """(N,) digits."""
-        return self.probabilities.argmax(axis=1).astype(np.int64)
+        digits: Ints = self.probabilities.argmax(axis=1).astype(np.int64)
+        return digits
 
     @property
     def clips(self) -> int:
