@@ -1,0 +1,44 @@
+"""A corpus in memory: every clip as one second of samples, with what is known about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
+from ml_training.results import Floats, Ints, SkippedClip
+
+OFFICIAL_TEST_INDICES = 5  # recordings 0-4 of every speaker and digit are FSDD's test part
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """N labelled clips and where they came from.
+
+    A clip shorter than the second lies in its middle: it starts at (8000 - length) // 2.
+    """
+
+    name: str
+    waveforms: Floats  # (N, 8000)
+    lengths: Ints  # (N,) samples of each clip before padding, at most 8000
+    labels: Ints  # (N,) digits
+    speakers: tuple[str, ...]  # N names
+    indices: Ints  # (N,) number of the recording
+    files: tuple[str, ...]  # N names relative to the folder
+    data_hash: str
+    synthetic: bool
+    official_split: bool  # indices mean what FSDD's mean: 0-4 is the test part
+    skipped: tuple[SkippedClip, ...] = ()
+
+    def __post_init__(self) -> None:
+        clips = len(self.labels)
+        sizes = {len(self.lengths), len(self.speakers), len(self.indices), len(self.files)}
+        if self.waveforms.shape != (clips, NUM_SAMPLES) or sizes != {clips}:
+            raise ValueError(f"a corpus of {clips} labels has waveforms {self.waveforms.shape} and columns of {sizes}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def hours(self) -> float:
+        """Hours of recorded sound, padding left out."""
+        return float(self.lengths.sum()) / SAMPLE_RATE / 3600

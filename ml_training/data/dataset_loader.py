@@ -1,0 +1,194 @@
+"""Recordings to arrays: every clip decoded, cut to one second, labelled, with its speaker.
+
+Three layouts are read: files named `{digit}_{speaker}_{index}` side by side (FSDD), a folder for
+each spoken word (Speech Commands), and a folder for each speaker (AudioMNIST).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, decode, fit
+from ml_training.config import LABELS, TrainConfig
+from ml_training.data import fsdd
+from ml_training.data.corpus import OFFICIAL_TEST_INDICES, Corpus
+from ml_training.errors import AudioError, DataError
+from ml_training.results import Floats, SkippedClip
+
+__all__ = ["MAX_SKIPPED", "Corpus", "load_corpus", "load_folder"]
+
+MAX_SKIPPED = 0.05  # share of bad files that a data set may have
+MAX_CLIP_BYTES = 64 << 20  # no recording of a digit is larger; several are in memory at once
+
+
+_DIGIT_FIRST = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<index>\d{1,9})(-\d+)?")
+_SPEECH_COMMANDS = re.compile(r"(?P<speaker>[^_]+)_nohash_(?P<index>\d{1,9})")
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """A file to decode. `fault` says why its name already rules it out."""
+
+    file: str
+    read: Callable[[], bytes]
+    digit: int = -1
+    speaker: str = ""
+    index: int = -1
+    fault: str = ""
+
+
+def load_corpus(config: TrainConfig) -> Corpus:
+    """The recordings that `config.dataset` and `config.data_dir` name."""
+    chosen = config.data_dir or os.environ.get("DIGIT_DATA_DIR")
+    if not chosen:
+        raise DataError("no recordings: set --data_dir or $DIGIT_DATA_DIR to a folder of them")
+    return load_folder(chosen)
+
+
+def load_folder(path: str | os.PathLike[str], name: str | None = None) -> Corpus:
+    """Every clip of a folder in one of the three layouts, in the order of the file names.
+
+    Bad files are listed in `Corpus.skipped`. Raises DataError when the folder is missing, has none
+    of the layouts, or more than 5 % of its files are bad.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder: expected a folder of recordings")
+    clips, official = _clips_of(folder)
+    return _collect(name or folder.resolve().name, clips, official)
+
+
+# --- layouts -------------------------------------------------------------------------------------
+
+
+def _clips_of(folder: Path) -> tuple[list[_Clip], bool]:
+    """The audio files of a folder, and whether its layout numbers recordings as FSDD does."""
+    try:
+        flat = fsdd.recordings_folder(folder)
+        clips = [_named(file, flat, _DIGIT_FIRST) for file in _audio_files(flat)]
+        if any(not clip.fault for clip in clips):
+            return clips, True
+        words = [(digit, folder / word) for digit, word in enumerate(LABELS) if (folder / word).is_dir()]
+        if words:
+            clips = [_named(f, folder, _SPEECH_COMMANDS, digit=d) for d, word in words for f in _audio_files(word)]
+            return clips, False
+        inner = folder / "data" if (folder / "data").is_dir() else folder
+        return [
+            _named(file, inner, _DIGIT_FIRST, speaker=speaker.name)
+            for speaker in sorted(inner.iterdir())
+            if speaker.is_dir() and not speaker.name.startswith(".")
+            for file in _audio_files(speaker)
+        ], False
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename or folder}: {error.strerror or error}") from error
+
+
+def _audio_files(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def _named(
+    path: Path, root: Path, pattern: re.Pattern[str], digit: int | None = None, speaker: str | None = None
+) -> _Clip:
+    """What a file's name says. `digit` and `speaker` are what the folder it lies in says."""
+    file = path.relative_to(root).as_posix()
+    match = pattern.fullmatch(path.stem)
+    if match is None:
+        shape = "{digit}_{speaker}_{index}" if pattern is _DIGIT_FIRST else "{speaker}_nohash_{index}"
+        return _Clip(file, path.read_bytes, fault=f"its name is not {shape}")
+    if speaker is not None and match["speaker"] != speaker:
+        return _Clip(file, path.read_bytes, fault=f"its name says speaker {match['speaker']}, its folder {speaker}")
+    said = int(match["digit"]) if digit is None else digit
+    return _Clip(file, path.read_bytes, said, match["speaker"], int(match["index"]))
+
+
+# --- decoding ------------------------------------------------------------------------------------
+
+
+def _collect(name: str, clips: list[_Clip], official: bool) -> Corpus:
+    """Decode clips on a few threads (decoding leaves Python's lock) into one corpus, sorted by file name."""
+    if all(clip.fault for clip in clips):
+        raise DataError(
+            f"{name} holds no recordings of digits ({len(clips)} audio files): expected files "
+            "{digit}_{speaker}_{index}.wav, folders zero ... nine (Speech Commands) or a folder for each speaker "
+            "(AudioMNIST)"
+        )
+    clips = sorted(clips, key=lambda clip: clip.file)
+    waveforms = np.zeros((len(clips), NUM_SAMPLES), dtype=np.float32)
+    lengths = np.zeros(len(clips), dtype=np.int64)
+    digest = hashlib.sha256()
+    blobs: dict[str, str] = {}
+    kept: list[int] = []
+    skipped: list[SkippedClip] = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for row, (clip, (samples, fault, sha256, blob)) in enumerate(zip(clips, pool.map(_decode, clips), strict=True)):
+            digest.update(f"{clip.file}\0{sha256}\n".encode())
+            blobs[clip.file] = blob
+            if samples is None:
+                skipped.append(SkippedClip(clip.file, fault))
+                continue
+            waveforms[row] = fit(samples)
+            lengths[row] = min(len(samples), NUM_SAMPLES)
+            kept.append(row)
+    _check_skipped(name, skipped, len(clips))
+    is_fsdd = fsdd.tree_hash(blobs) == fsdd.TREE_HASH
+    good = [clips[row] for row in kept]
+    return Corpus(
+        name=fsdd.NAME if is_fsdd else name,
+        waveforms=waveforms[kept] if skipped else waveforms,
+        lengths=lengths[kept],
+        labels=np.array([clip.digit for clip in good], dtype=np.int64),
+        speakers=tuple(clip.speaker for clip in good),
+        indices=np.array([clip.index for clip in good], dtype=np.int64),
+        files=tuple(clip.file for clip in good),
+        data_hash=fsdd.TREE_HASH if is_fsdd else digest.hexdigest(),
+        synthetic=False,
+        official_split=official and _numbered_like_fsdd(good),
+        skipped=tuple(skipped),
+    )
+
+
+def _decode(clip: _Clip) -> tuple[Floats | None, str, str, str]:
+    """The samples or None, what is wrong with it, and its SHA-256 and git hashes ("" when it cannot be read)."""
+    try:
+        content = clip.read()
+    except OSError as error:
+        return None, f"cannot be read: {error.strerror or error}", "", fsdd.blob_hash(b"")
+    sha256, blob = hashlib.sha256(content).hexdigest(), fsdd.blob_hash(content)
+    if clip.fault:
+        return None, clip.fault, sha256, blob
+    if len(content) > MAX_CLIP_BYTES:
+        return None, f"has {len(content)} bytes: expected at most {MAX_CLIP_BYTES} for one digit", sha256, blob
+    try:
+        return decode(content), "", sha256, blob
+    except AudioError as error:
+        return None, str(error), sha256, blob
+
+
+def _check_skipped(name: str, skipped: list[SkippedClip], files: int) -> None:
+    if len(skipped) > MAX_SKIPPED * files:
+        first = "; ".join(f"{clip.file}: {clip.reason}" for clip in skipped[:3])
+        raise DataError(
+            f"{len(skipped)} of {files} files of {name} cannot be used ({len(skipped) / files:.1%}, at most "
+            f"{MAX_SKIPPED:.0%} may be bad), first {first}: mend or remove them"
+        )
+
+
+def _numbered_like_fsdd(clips: Iterable[_Clip]) -> bool:
+    """Whether each speaker has, of each digit, recordings on both sides of the official border."""
+    sides: dict[tuple[str, int], set[bool]] = {}
+    for clip in clips:
+        sides.setdefault((clip.speaker, clip.digit), set()).add(clip.index < OFFICIAL_TEST_INDICES)
+    return all(len(found) == 2 for found in sides.values())
