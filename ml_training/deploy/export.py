@@ -1,0 +1,127 @@
+"""A trained network as one ONNX file that answers exactly like it, or no file at all."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import nn
+
+from ml_training.audio import NUM_SAMPLES, Floats
+from ml_training.config import LABELS
+from ml_training.deploy.metadata import INPUT_NAME, OUTPUT_NAME, model_metadata
+from ml_training.errors import ExportError
+from ml_training.utils.files import write_atomically
+
+__all__ = ["TOLERANCE", "export_onnx", "model_metadata"]
+
+OPSET = 18
+TOLERANCE = 1e-4  # largest difference of a score between torch and the file
+_BATCH = 64
+_SINGLES = 4
+
+
+def export_onnx(model: nn.Module, path: Path, metadata: Mapping[str, str], parity_waveforms: Floats) -> float:
+    """Write `model` to `path` as ONNX: "waveform" (N, 8000) float32 -> "logits" (N, 10) float32.
+
+    `metadata` (see ml_training.deploy.metadata) goes into the file. The file is then compared with
+    the model on `parity_waveforms` (at least one, float32 (N, 8000), real clips), in batches and
+    one by one, and put in its place only if they agree. Returns the largest |difference| of a score.
+
+    The model itself is left as it is, mode and device included. Raises ExportError when the two
+    differ by more than TOLERANCE or the network has no ONNX form, TrainingError when the file cannot
+    be written; a file that stood at `path` then stays.
+    """
+    if parity_waveforms.ndim != 2 or parity_waveforms.shape[1] != NUM_SAMPLES or not len(parity_waveforms):
+        raise ExportError(f"comparing needs clips of shape (N, {NUM_SAMPLES}), got {parity_waveforms.shape}")
+    waveforms = np.ascontiguousarray(parity_waveforms, dtype=np.float32)
+    reference = copy.deepcopy(model).cpu().eval()
+    proto = _to_onnx(reference)
+    onnx.helper.set_model_props(proto, dict(metadata))
+
+    content = proto.SerializeToString()
+    difference = _largest_difference(reference, content, waveforms)
+    if not difference <= TOLERANCE:  # also when it is NaN
+        raise ExportError(
+            f"the exported {path.name} differs from the trained network by {difference:.2g} in a score, "
+            f"at most {TOLERANCE:g} is allowed: nothing was written"
+        )
+    write_atomically(path, content)
+    return difference
+
+
+def _to_onnx(model: nn.Module) -> onnx.ModelProto:
+    example = torch.zeros(2, NUM_SAMPLES)  # two clips: with one the exporter takes the batch for a constant
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                model,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                external_data=False,
+                verbose=False,
+            )
+    except (RuntimeError, torch.onnx.OnnxExporterError) as error:
+        raise ExportError(f"torch cannot express this network as ONNX: {error}") from error
+    assert program is not None
+    proto = program.model_proto
+    # The exporter leaves a stack trace of this machine's paths on each node; nobody needs them to answer.
+    for node in proto.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+        value.ClearField("metadata_props")
+    proto.graph.ClearField("metadata_props")
+    onnx.checker.check_model(proto)
+    return proto
+
+
+def _largest_difference(model: nn.Module, content: bytes, waveforms: Floats) -> float:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no narrower base
+        raise ExportError(f"onnxruntime cannot load the exported network: {error}") from error
+    singles = [waveforms[i : i + 1] for i in range(min(_SINGLES, len(waveforms)))]
+    batches = [waveforms[i : i + _BATCH] for i in range(0, len(waveforms), _BATCH)]
+    largest = 0.0
+    for batch in (*batches, *singles):
+        with torch.no_grad():
+            expected = model(torch.from_numpy(batch)).numpy()
+        (scores,) = session.run([OUTPUT_NAME], {INPUT_NAME: batch})
+        if scores.shape != (len(batch), len(LABELS)):
+            raise ExportError(
+                f"the exported network gives scores of shape {scores.shape} for {len(batch)} clips, "
+                f"expected {(len(batch), len(LABELS))}"
+            )
+        largest = max(largest, float(np.abs(scores - expected).max()), key=lambda d: (d != d, d))  # NaN is largest
+    return largest
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Neither warnings nor log lines of the exporter: what it warns of, the comparison checks."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

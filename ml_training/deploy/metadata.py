@@ -1,0 +1,110 @@
+"""What an exported model says about itself: the keys of its ONNX metadata, written and checked here.
+
+This module is read by `ml_training.inference` too, so it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import ml_training
+from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
+from ml_training.config import LABELS
+from ml_training.errors import ModelError
+
+INPUT_NAME = "waveform"  # (N, 8000) float32
+OUTPUT_NAME = "logits"  # (N, 10) float32
+
+FORMAT_KEY = "streaming-digit-detector"
+FORMAT_VERSION = "1"
+
+KEYS = {
+    FORMAT_KEY: "version of this list; a file without it is not ours",
+    "pipeline": "name of the pipeline that was trained",
+    "labels": "the ten words in the order of the scores, joined by commas",
+    "sample_rate": "Hz that the input must have",
+    "window": "samples of the input: one second, the word within",
+    "data": "name of the recordings it learnt from",
+    "data_hash": "hash of those recordings",
+    "speech": "'recordings' or 'synthetic speech'",
+    "split": "how training and test clips were divided; names the protocol of the accuracy",
+    "accuracy": "share of the test clips it got right, 0 to 1",
+    "version": "version of ml_training that trained it",
+    "git_commit": "commit of the checkout that trained it, with '-dirty' when files had been changed, or 'unknown'",
+    "created": "when it was exported, UTC, ISO 8601",
+}
+
+
+def model_metadata(
+    *,
+    pipeline: str,
+    data: str,
+    data_hash: str,
+    synthetic: bool,
+    split: str,
+    accuracy: float,
+    version: str = ml_training.__version__,
+    commit: str | None = None,
+    created: datetime | None = None,
+) -> dict[str, str]:
+    """The metadata of one model, a value for each of KEYS.
+
+    `accuracy` lies in 0 to 1; `commit` and `created` default to this checkout and to now.
+    """
+    values = {
+        FORMAT_KEY: FORMAT_VERSION,
+        "pipeline": pipeline,
+        "labels": ",".join(LABELS),
+        "sample_rate": str(SAMPLE_RATE),
+        "window": str(NUM_SAMPLES),
+        "data": data,
+        "data_hash": data_hash,
+        "speech": "synthetic speech" if synthetic else "recordings",
+        "split": split,
+        "accuracy": f"{accuracy:.6f}",
+        "version": version,
+        "git_commit": git_commit() if commit is None else commit,
+        "created": (created or datetime.now(UTC)).isoformat(timespec="seconds"),
+    }
+    assert values.keys() == KEYS.keys()
+    return values
+
+
+def check_metadata(metadata: Mapping[str, str], pipeline: str, name: str) -> None:
+    """Raise ModelError unless `metadata`, found in the file `name`, belongs to a model of `pipeline`."""
+    found = metadata.get(FORMAT_KEY)
+    if found is None:
+        raise ModelError(
+            f"{name} is an ONNX model, but not one of ours: its metadata has no {FORMAT_KEY!r}; "
+            f"train one with train.py --pipeline {pipeline}"
+        )
+    expected = {
+        FORMAT_KEY: FORMAT_VERSION,
+        "pipeline": pipeline,
+        "labels": ",".join(LABELS),
+        "sample_rate": str(SAMPLE_RATE),
+        "window": str(NUM_SAMPLES),
+    }
+    faults = [
+        f"{key} is {metadata.get(key, 'missing')!r}, expected {value!r}"
+        for key, value in expected.items()
+        if metadata.get(key) != value
+    ]
+    if faults:
+        raise ModelError(f"{name} cannot answer for {pipeline!r}: {'; '.join(faults)}")
+
+
+def git_commit() -> str:
+    """Commit of the checkout this package lies in, or 'unknown' outside of one or without git."""
+    import subprocess  # here, because answering reads this module too and must start quickly
+
+    root = Path(ml_training.__file__).resolve().parents[1]
+    if not (root / ".git").exists():  # an installed copy: a repository further up is somebody else's
+        return "unknown"
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # no git here, or a checkout it refuses to read
+        return "unknown"
