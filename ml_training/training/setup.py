@@ -1,0 +1,130 @@
+"""What the training loop is built from: data in memory, device, precision, model, optimiser, seeds."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ml_training.config import AugmentationConfig, TrainConfig
+from ml_training.errors import CheckpointError, ConfigError
+from ml_training.pipelines.base import DigitModel, Pipeline
+from ml_training.results import Floats
+
+EVALUATION_BATCH = 256
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Clips:
+    """One part of the data, in memory. N clips."""
+
+    waveforms: Tensor  # (N, 8000) float32
+    lengths: Tensor  # (N,) int64, samples before padding
+    labels: Tensor  # (N,) int64
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> Clips:
+        return Clips(self.waveforms.to(device), self.lengths.to(device), self.labels.to(device))
+
+
+def step_seed(seed: int, epoch: int, step: int, rollbacks: int = 0) -> int:
+    """63 random bits that follow from where training stands. Step -1 is the order of the clips."""
+    digest = hashlib.blake2b(f"{seed},{epoch},{step},{rollbacks}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def choose_device(config: TrainConfig) -> torch.device:
+    """The device to train on. Raises ConfigError when CUDA is asked for and not there."""
+    there = torch.cuda.is_available()
+    if config.device == "cuda" and not there:
+        raise ConfigError(["device 'cuda' was asked for, but torch finds no CUDA device here: take cpu or auto"])
+    return torch.device("cuda" if there and config.device != "cpu" else "cpu")
+
+
+def choose_precision(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """The type of mixed precision, None for plain float32.
+
+    Raises ConfigError for fp16 on a CPU, where torch would quietly compute in bfloat16.
+    """
+    if config.precision == "fp16" and device.type == "cpu":
+        raise ConfigError(["precision fp16 needs a CUDA device: on a CPU take fp32, or bf16 where it is faster"])
+    if config.precision == "auto" and device.type == "cuda":
+        return torch.float16 if torch.cuda.get_device_capability(device) >= (5, 3) else torch.bfloat16
+    return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(config.precision)
+
+
+def build_model(pipeline: Pipeline, config: TrainConfig, train: Clips) -> DigitModel:
+    """A fresh model of a pipeline, its weights decided by the seed, its features by the training clips."""
+    torch.manual_seed(step_seed(config.seed, 0, 0))
+    model = pipeline.build()
+    model.configure(config.augmentation or AugmentationConfig())
+    model.fit_statistics(train.waveforms)
+    return model
+
+
+def predict_probabilities(model: nn.Module, waveforms: Tensor) -> Floats:
+    """(N, 8000) -> (N, 10) probabilities in float32, in evaluation mode."""
+    model.eval()
+    starts = range(0, len(waveforms), EVALUATION_BATCH)
+    with torch.no_grad():
+        scores = [model(waveforms[start : start + EVALUATION_BATCH]).float() for start in starts]
+    probabilities: Floats = torch.cat(scores).softmax(dim=1).cpu().numpy().astype(np.float32)
+    return probabilities
+
+
+def load_weights(model: nn.Module, weights: Weights, where: Path | str) -> None:
+    """Put trained weights into a model. Raises CheckpointError when they are of another network."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"the weights in {where} do not fit this network ({reason}): train anew") from error
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW or Adam; biases and normalisation weights (vectors) do not decay."""
+    assert config.learning_rate is not None
+    assert config.weight_decay is not None
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind([group for group in groups if group["params"]], lr=config.learning_rate, fused=True)
+
+
+def copied(value: Any) -> Any:
+    """A deep copy whose tensors are on the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {k: copied(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(copied(v) for v in value)
+    return value
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Deterministic algorithms wherever torch has them; the process's own choice comes back afterwards."""
+    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it costs time, we read none
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
+        torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]

@@ -1,0 +1,415 @@
+"""The training loop: tensors in memory, one seed per step, averaged weights, exact resume.
+
+Everything random in a step follows from (seed, epoch, step, number of rollbacks), and the learning
+rate from the same numbers, so a checkpoint needs no generator state: a run that was killed and
+resumed ends with the same bits as one that never stopped (same machine, same number of threads).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ml_training.config import TrainConfig
+from ml_training.data.augmentation import augment
+from ml_training.errors import CheckpointError, TrainingError
+from ml_training.results import EpochRecord
+from ml_training.training.checkpoint import CheckpointStore
+from ml_training.training.schedule import PLATEAU_PATIENCE, Schedule
+from ml_training.training.setup import (
+    Clips,
+    Weights,
+    choose_device,
+    choose_precision,
+    copied,
+    deterministic,
+    make_optimizer,
+    predict_probabilities,
+    step_seed,
+)
+
+MAX_ROLLBACKS = 3
+_CUDA_CHECK = 16  # steps between looks at the loss on a GPU: each look waits for it
+
+State = dict[str, Any]
+
+
+class Observer(Protocol):
+    """Who is told what happens. Epochs and steps count from 1."""
+
+    def step(self, epoch: int, step: int, steps: int, loss: float, accuracy: float, rate: float) -> None: ...
+
+    def epoch(self, history: Sequence[EpochRecord], better: bool) -> None: ...
+
+    def note(self, line: str) -> None: ...
+
+
+class Unobserved:
+    """An observer that says nothing."""
+
+    def step(self, epoch: int, step: int, steps: int, loss: float, accuracy: float, rate: float) -> None:
+        pass
+
+    def epoch(self, history: Sequence[EpochRecord], better: bool) -> None:
+        pass
+
+    def note(self, line: str) -> None:
+        pass
+
+
+class StopRequest(Protocol):
+    """Whether somebody wants training to end; the number of the signal that said so."""
+
+    @property
+    def signum(self) -> int | None: ...
+
+
+class Interrupted(Exception):  # noqa: N818 (it is what the user wanted)
+    """Training stopped because it was asked to; what was done is saved."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by signal {signum}")
+        self.signum = signum
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a training ended."""
+
+    history: tuple[EpochRecord, ...]
+    best_epoch: int
+    best_weights: Weights  # averaged weights of the best epoch, on the CPU
+    stopped: str  # why it ended
+    seconds: float  # of all sessions together
+
+
+@dataclass
+class _Progress:
+    """The numbers of a checkpoint."""
+
+    epoch: int = 0  # whole epochs done
+    step: int = 0  # steps done in the next one
+    updates: int = 0  # optimiser steps in all, for the warm-up of the averaged weights
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    best_accuracy: float = 0.0
+    plateau_halvings: int = 0
+    plateau_since: int = 0  # epoch of the last better loss or halving
+    rollbacks: int = 0
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _Diverged(Exception):  # noqa: N818 (it is handled here)
+    def __init__(self, step: int, loss: float) -> None:
+        self.step = step
+        self.loss = loss
+
+
+# --- the loop ------------------------------------------------------------------------------------
+
+
+def train_model(
+    model: nn.Module,
+    train: Clips,
+    validation: Clips,
+    config: TrainConfig,
+    *,
+    store: CheckpointStore | None = None,
+    observer: Observer | None = None,
+    stop: StopRequest | None = None,
+) -> Training:
+    """Train `model` in place as the resolved `config` says, going on from `store` if config.resume asks for it.
+
+    Validated, chosen as best (lowest validation loss, then highest accuracy) and kept are the averaged weights.
+    Raises TrainingError when the loss stays NaN or infinite after three rollbacks, CheckpointError when a
+    checkpoint cannot be written or read, Interrupted when `stop` says so.
+    """
+    with deterministic():
+        try:
+            return _Loop(model, train, validation, config, store, observer or Unobserved(), stop).run()
+        except torch.cuda.OutOfMemoryError as error:
+            raise TrainingError(
+                f"the GPU has not enough memory for batches of {config.batch_size}: try --batch_size "
+                f"{max(2, (config.batch_size or 4) // 2)}, or --device cpu"
+            ) from error
+
+
+class _Loop:
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Clips,
+        validation: Clips,
+        config: TrainConfig,
+        store: CheckpointStore | None,
+        observer: Observer,
+        stop: StopRequest | None,
+    ) -> None:
+        if None in (config.epochs, config.batch_size, config.learning_rate, config.weight_decay, config.augmentation):
+            raise TypeError("train_model needs a resolved configuration: config.resolved(pipeline, recipe)")
+        assert config.epochs
+        assert config.batch_size
+        assert config.learning_rate
+        assert config.augmentation
+        if len(train) < 2 or not len(validation):
+            raise TrainingError(
+                f"training needs 2 clips and validation 1 at least, got {len(train)} and {len(validation)}: "
+                "use more recordings or another --validation_share"
+            )
+        self.config, self.epochs, self.augmentation = config, config.epochs, config.augmentation
+        self.store, self.observer, self.stop = store, observer, stop
+        self.device = choose_device(config)
+        self.dtype = choose_precision(config, self.device)
+        self.model = model.to(self.device)
+        self.train, self.validation = train.to(self.device), validation.to(self.device)
+        self.batch_size = config.batch_size
+        whole, rest = divmod(len(train), self.batch_size)
+        self.steps = whole + (rest > 1 or not whole)  # a batch of one clip has no batch statistics
+        self.schedule = Schedule(config.scheduler, config.learning_rate, self.epochs, self.steps)
+        self.optimizer = make_optimizer(model, config)
+        self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+        self.averaged = copy.deepcopy(model)
+        self.averaged.eval()
+        self.best: Weights = {}
+        self.progress = _Progress()
+        self.losses = torch.zeros(self.steps, device=self.device)
+        self.right = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.good: State = {}
+
+    def run(self) -> Training:
+        self._begin()
+        while (ended := self._ended()) is None:
+            try:
+                self._one_epoch()
+            except _Diverged as diverged:
+                self._roll_back(diverged)
+        if self.stop is not None and self.stop.signum is not None:
+            raise Interrupted(self.stop.signum)
+        history = tuple(EpochRecord(**record) for record in self.progress.history)
+        return Training(history, self.progress.best_epoch, self.best, ended, self.progress.seconds)
+
+    def _ended(self) -> str | None:
+        done, patience = self.progress.epoch, self.config.patience
+        if patience and done and done - self.progress.best_epoch >= patience:
+            return f"no better validation loss for {patience} epochs"
+        return "all epochs done" if done >= self.epochs else None
+
+    def _begin(self) -> None:
+        if self.store is not None and self.config.resume is not None:
+            checkpoint = self.store.resume(self.config.resume)
+            if checkpoint is not None:
+                self._go_on_from(checkpoint["state"])
+                return
+            self.observer.note(f"nothing to resume in {self.store.folder}: training starts anew")
+        elif self.store is not None:
+            self.store.start_anew()
+        self.good = self._capture()
+
+    def _go_on_from(self, state: State) -> None:
+        try:
+            self._restore(state)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"the checkpoint does not fit this version's network ({str(error).splitlines()[0]}): "
+                "start anew without --resume"
+            ) from error
+        self.good = state.get("good") or self._capture()
+        done, step = self.progress.epoch, self.progress.step
+        if (ended := self._ended()) is not None:
+            self.observer.note(f"already finished after epoch {done} ({ended}): nothing left to train")
+        else:
+            where = f"epoch {done + 1}, step {step + 1} of {self.steps}" if step else f"epoch {done + 1}"
+            self.observer.note(f"resuming at {where} of {self.epochs} epochs")
+        if self.best:  # best_model.pt may be of a later epoch, or gone
+            self._save_best()
+
+    # --- one epoch ---
+
+    def _one_epoch(self) -> None:
+        began, progress = time.perf_counter(), self.progress
+        order = self._order()
+        self.model.train()
+        rate = 0.0
+        for step in range(progress.step, self.steps):
+            if self.stop is not None and self.stop.signum is not None:
+                self._interrupt(self.stop.signum, began)
+            rate = self._step(step, order[step * self.batch_size : (step + 1) * self.batch_size])
+            if self.device.type == "cpu" or step % _CUDA_CHECK == 0 or step + 1 == self.steps:
+                self._look(step + 1, rate)
+        validation_loss, validation_accuracy = self._validate()
+        seconds = progress.epoch_seconds + time.perf_counter() - began
+        record = EpochRecord(
+            epoch=progress.epoch + 1,
+            train_loss=float(self.losses.mean()),
+            train_accuracy=int(self.right) / self._seen(self.steps),
+            validation_loss=validation_loss,
+            validation_accuracy=validation_accuracy,
+            learning_rate=rate,
+            seconds=seconds,
+        )
+        self._finish_epoch(record)
+
+    def _step(self, step: int, chosen: Tensor) -> float:
+        progress, config = self.progress, self.config
+        rate = self.schedule.rate(progress.epoch, step, progress.plateau_halvings) * 0.5**progress.rollbacks
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(step_seed(config.seed, progress.epoch + 1, step, progress.rollbacks))
+        waveforms, labels = self.train.waveforms[chosen], self.train.labels[chosen]
+        with torch.no_grad():
+            if self.augmentation.enabled:
+                waveforms = augment(waveforms, self.train.lengths[chosen], self.augmentation)
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            scores = self.model(waveforms)
+        scores = scores.float()
+        loss = F.cross_entropy(scores, labels, label_smoothing=config.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(self.grad_scaler.scale(loss))
+        if config.clip_norm > 0:
+            self.grad_scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+        self._average()
+        self.losses[step] = loss.detach()
+        self.right += (scores.argmax(dim=1) == labels).sum()
+        progress.step = step + 1
+        return rate
+
+    def _average(self) -> None:
+        """Move the averaged weights towards the current ones, faster in the first steps."""
+        done = self.progress.updates
+        decay = min(self.config.ema_decay, (1 + done) / (10 + done))
+        self.progress.updates = done + 1
+        with torch.no_grad():
+            now, mean = self.model.state_dict(), self.averaged.state_dict()
+            floating = [name for name, value in now.items() if value.is_floating_point()]
+            torch._foreach_lerp_([mean[n] for n in floating], [now[n] for n in floating], 1.0 - decay)
+            for name in now.keys() - set(floating):
+                mean[name].copy_(now[name])
+
+    def _checked_losses(self, done: int) -> Tensor:
+        """(done,) losses of this epoch so far. Raises _Diverged at the first that is no number."""
+        losses = self.losses[:done].cpu()
+        if not bool(losses.isfinite().all()):
+            first = int((~losses.isfinite()).nonzero()[0])
+            raise _Diverged(first + 1, float(losses[first]))
+        return losses
+
+    def _look(self, done: int, rate: float) -> None:
+        losses = self._checked_losses(done)
+        accuracy = int(self.right) / self._seen(done)
+        self.observer.step(self.progress.epoch + 1, done, self.steps, float(losses.mean()), accuracy, rate)
+
+    def _seen(self, steps: int) -> int:
+        return min(steps * self.batch_size, len(self.train))
+
+    def _order(self) -> Tensor:
+        generator = torch.Generator()
+        generator.manual_seed(step_seed(self.config.seed, self.progress.epoch + 1, -1, self.progress.rollbacks))
+        return torch.randperm(len(self.train), generator=generator).to(self.device)
+
+    def _validate(self) -> tuple[float, float]:
+        probabilities = torch.from_numpy(predict_probabilities(self.averaged, self.validation.waveforms))
+        labels = self.validation.labels.cpu()
+        loss = float(F.nll_loss(probabilities.double().clamp_min(1e-12).log(), labels))
+        if not math.isfinite(loss):
+            raise _Diverged(self.steps, loss)
+        return loss, float((probabilities.argmax(dim=1) == labels).double().mean())
+
+    # --- between epochs ---
+
+    def _finish_epoch(self, record: EpochRecord) -> None:
+        progress = self.progress
+        progress.epoch, progress.step = record.epoch, 0
+        progress.seconds += record.seconds - progress.epoch_seconds
+        progress.epoch_seconds = 0.0
+        progress.history.append(asdict(record))
+        self.losses.zero_()
+        self.right.zero_()
+        loss, accuracy = record.validation_loss, record.validation_accuracy
+        better = (loss, -accuracy) < (progress.best_loss, -progress.best_accuracy)
+        if better:
+            progress.best_epoch, progress.best_loss, progress.best_accuracy = record.epoch, loss, accuracy
+            progress.plateau_since = record.epoch
+            self.best = copied(self.averaged.state_dict())
+        elif record.epoch - progress.plateau_since >= PLATEAU_PATIENCE:
+            progress.plateau_since = record.epoch
+            progress.plateau_halvings += 1
+        self.good = self._capture()
+        if self.store is not None:
+            if better:
+                self._save_best()
+            self.store.save_epoch(record.epoch, self.good)
+        self.observer.epoch([EpochRecord(**past) for past in progress.history], better)
+
+    def _roll_back(self, diverged: _Diverged) -> None:
+        epoch, step, rollbacks = self.progress.epoch + 1, diverged.step, self.progress.rollbacks
+        rate = self.schedule.rate(epoch - 1, step - 1, self.progress.plateau_halvings) * 0.5**rollbacks
+        where = f"the loss became {diverged.loss} in epoch {epoch}, step {step}, at learning rate {rate:.3g}"
+        if rollbacks == MAX_ROLLBACKS:
+            raise TrainingError(
+                f"{where}, after {MAX_ROLLBACKS} attempts with a smaller rate: try a smaller --learning_rate, "
+                "a smaller --clip_norm or --precision fp32, and look for broken recordings"
+            )
+        self._restore(self.good)
+        self.progress.rollbacks = rollbacks + 1
+        self.observer.note(
+            f"{where}: going back to the end of epoch {epoch - 1}, learning rates halved "
+            f"(attempt {rollbacks + 1} of {MAX_ROLLBACKS})"
+        )
+
+    def _interrupt(self, signum: int, began: float) -> None:
+        self.progress.epoch_seconds += time.perf_counter() - began
+        self.progress.seconds += time.perf_counter() - began
+        if self.store is not None and (self.progress.step or not self.progress.epoch):
+            self._checked_losses(self.progress.step)
+            state = {**self._capture(), "good": self.good}
+            self.store.save_interrupted(self.progress.epoch, self.progress.step, state)
+        raise Interrupted(signum)
+
+    # --- state ---
+
+    def _capture(self) -> State:
+        """A copy on the CPU of everything that decides how training goes on."""
+        state: State = copied(
+            {
+                "model": self.model.state_dict(),
+                "averaged": self.averaged.state_dict(),
+                "best": self.best,
+                "optimizer": self.optimizer.state_dict(),
+                "grad_scaler": self.grad_scaler.state_dict(),
+                "losses": self.losses,
+                "right": self.right,
+                "progress": asdict(self.progress),
+            }
+        )
+        return state
+
+    def _restore(self, state: State) -> None:
+        state = copied(state)  # the optimiser keeps what it is given
+        self.model.load_state_dict(state["model"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.best = state["best"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["grad_scaler"] and self.grad_scaler.is_enabled():  # neither on a CPU
+            self.grad_scaler.load_state_dict(state["grad_scaler"])
+        self.losses.copy_(state["losses"])
+        self.right.copy_(state["right"])
+        self.progress = _Progress(**state["progress"])
+
+    def _save_best(self) -> None:
+        progress = self.progress
+        if self.store is not None:
+            figures = {"loss": progress.best_loss, "accuracy": progress.best_accuracy}
+            self.store.save_best(progress.best_epoch, self.best, figures)
