@@ -1,0 +1,49 @@
+"""The console command: digits train, digits predict, digits demo.
+
+Each sub-command is the door of the same job; only the door that is asked for is imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+import ml_training
+
+# sub-command -> module with main(argv) -> exit code, what it does
+DOORS = {
+    "train": ("ml_training.train", "train one pipeline or all three on recordings of spoken digits"),
+    "predict": ("ml_training.inference", "say which digit is spoken in recordings"),
+    "demo": ("ml_training.demo", "run the whole chain small and show what passed"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the sub-command that `argv` (default: the command line) names; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"digits {ml_training.__version__}")
+        return 0
+    name, *rest = words
+    if name not in DOORS:
+        near = difflib.get_close_matches(name, DOORS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(DOORS)}"
+        print(f"digits: unknown sub-command {name!r}, {hint} (see digits --help)", file=sys.stderr)
+        return 2
+    sys.argv[0] = f"digits {name}"  # argparse takes the name it shows from here
+    code: int = importlib.import_module(DOORS[name][0]).main(rest)
+    return code
+
+
+def _help() -> str:
+    rows = "\n".join(f"  {name:<10} {what}" for name, (_, what) in DOORS.items())
+    return f"usage: digits SUB-COMMAND ...\n\n{rows}\n\nMore: digits SUB-COMMAND --help, digits --version"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

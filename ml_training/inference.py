@@ -1,0 +1,338 @@
+"""Answer: which digit is said in this audio?
+
+    from ml_training.inference import load_classifier
+    classifier = load_classifier("models", "mfcc")
+    result = classifier.predict("audio.wav")
+
+Needs numpy, soundfile, soxr and onnxruntime, and never imports torch. Also a program:
+python ml_training/inference.py --model_dir models --pipeline mfcc --audio audio.wav
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if not __package__:  # run as a script: Python put this folder on the path, where data/ and utils/ hide others' modules
+    _here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.abspath(p) != _here)]
+
+import difflib
+import time
+from argparse import SUPPRESS
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypedDict, final
+
+import numpy as np
+
+from ml_training.audio import NUM_SAMPLES, Floats, Source, load_audio
+from ml_training.config import LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, OneLineParser, model_folder
+from ml_training.deploy.metadata import INPUT_NAME, OUTPUT_NAME, check_metadata
+from ml_training.errors import ConfigError, DigitError, ModelError
+
+MODEL_FILE = "model.onnx"
+BEST_FIRST = (MEL_CNN, RAW_CNN, MFCC)
+
+
+class DigitProbability(TypedDict):
+    digit: int
+    probability: float
+
+
+class Prediction(TypedDict):
+    """One answer."""
+
+    predicted_digit: int
+    confidence: float  # probability of the predicted digit
+    probabilities: list[float]  # ten, they sum to 1
+    top3: list[DigitProbability]  # the most probable first
+    inference_ms: float  # from 8,000 samples to probabilities; reading and resampling are not in it
+    model: str  # path of the file that answered
+
+
+@final
+class FilePrediction(Prediction):
+    """One answer of a batch; inference_ms is this clip's share of its batch."""
+
+    file: str
+
+
+@final
+class FileError(TypedDict):
+    """Why one file of a batch has no answer."""
+
+    file: str
+    error: str
+
+
+class Benchmark(TypedDict):
+    """Speed of a model on this machine, one clip at a time unless said otherwise; times in ms."""
+
+    num_samples: int
+    threads: int
+    throughput_per_second: float
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    batch_size: int
+    batch_throughput_per_second: float
+    model: str
+
+
+class DigitClassifier:
+    """A trained pipeline, ready to answer. Holds no state between calls: threads may share one."""
+
+    def __init__(self, session: Any, model_file: Path, metadata: dict[str, str], threads: int) -> None:
+        self.model_file = model_file
+        self.metadata = metadata  # see ml_training.deploy.metadata.KEYS
+        self._session = session
+        self._threads = threads
+
+    def predict(self, source: Source, sample_rate: int | None = None) -> Prediction:
+        """The digit said in `source`: a path, the bytes of a file, a binary file object or an array.
+
+        `sample_rate` (Hz) belongs to arrays and is 8,000 when not said. Raises an AudioError that
+        says what is wrong with the audio.
+        """
+        samples = load_audio(source, sample_rate)
+        started = time.perf_counter()
+        (probabilities,) = self.probabilities(samples[None])
+        return self._answer(probabilities, 1e3 * (time.perf_counter() - started))
+
+    def batch_predict(self, files: Iterable[Source], batch_size: int = 32) -> list[FilePrediction | FileError]:
+        """One entry for each of `files`, in their order; `batch_size` of them go through the model at once.
+
+        A file that cannot be read gives {"file": ..., "error": why} and takes no other with it.
+        """
+        if isinstance(files, (str, bytes, os.PathLike)):
+            raise ConfigError([f"files: expected a list of files, got one: write [{files!r}]"], "batch_predict")
+        if batch_size < 1:
+            raise ConfigError([f"batch_size: expected 1 or more, got {batch_size}"], "batch_predict")
+        entries: list[FilePrediction | FileError] = []
+        waiting = enumerate(files)
+        while group := list(islice(waiting, batch_size)):
+            entries += self._predict_group(group)
+        return entries
+
+    def _predict_group(self, group: Sequence[tuple[int, Source]]) -> list[FilePrediction | FileError]:
+        clips: list[Floats] = []
+        faults: list[str | None] = []
+        for _, source in group:
+            try:
+                clips.append(load_audio(source))
+                faults.append(None)
+            except DigitError as error:
+                faults.append(str(error))
+        started = time.perf_counter()
+        answers = iter(self.probabilities(np.stack(clips)) if clips else ())
+        share = 1e3 * (time.perf_counter() - started) / max(1, len(clips))
+        entries: list[FilePrediction | FileError] = []
+        for (position, source), fault in zip(group, faults, strict=True):
+            file = _file_name(source, position)
+            if fault is None:
+                entries.append(FilePrediction(file=file, **self._answer(next(answers), share)))
+            else:
+                entries.append(FileError(file=file, error=fault))
+        return entries
+
+    def probabilities(self, waveforms: Floats) -> Floats:
+        """(N, 8000) float32 seconds as `load_audio` makes them -> (N, 10) probabilities."""
+        try:
+            (logits,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: waveforms})
+        except Exception as error:  # onnxruntime's own exceptions share no narrower base
+            raise ModelError(f"{self.model_file} failed on an input of shape {waveforms.shape}: {error}") from error
+        if logits.shape != (len(waveforms), len(LABELS)) or not np.isfinite(logits).all():
+            raise ModelError(
+                f"{self.model_file} is damaged: expected {len(LABELS)} finite scores a clip; export or train it again"
+            )
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares: Floats = powers / powers.sum(axis=1, keepdims=True)
+        return shares
+
+    def benchmark_speed(self, num_samples: int = 1000, batch_size: int = 32) -> Benchmark:
+        """Time `num_samples` clips of noise one by one, and again in batches."""
+        if num_samples < 1 or batch_size < 1:
+            raise ConfigError(
+                [f"expected num_samples and batch_size of 1 or more, got {num_samples} and {batch_size}"], "benchmark"
+            )
+        noise = np.random.default_rng(0).standard_normal((batch_size, NUM_SAMPLES), dtype=np.float32) * 0.1
+        for _ in range(10):  # the first runs allocate
+            self.probabilities(noise[:1])
+        times = np.empty(num_samples)
+        for i in range(num_samples):
+            started = time.perf_counter()
+            self.probabilities(noise[i % batch_size][None])
+            times[i] = time.perf_counter() - started
+        batches = -(-num_samples // batch_size)
+        self.probabilities(noise)
+        started = time.perf_counter()
+        for _ in range(batches):
+            self.probabilities(noise)
+        batch_seconds = time.perf_counter() - started
+        p50, p95, p99 = (1e3 * float(q) for q in np.percentile(times, (50, 95, 99)))
+        return Benchmark(
+            num_samples=num_samples, threads=self._threads, throughput_per_second=num_samples / float(times.sum()),
+            mean_ms=1e3 * float(times.mean()), p50_ms=p50, p95_ms=p95, p99_ms=p99, batch_size=batch_size,
+            batch_throughput_per_second=batches * batch_size / batch_seconds, model=str(self.model_file),
+        )  # fmt: skip
+
+    def _answer(self, probabilities: Floats, milliseconds: float) -> Prediction:
+        order = np.argsort(-probabilities, kind="stable")
+        top3 = [DigitProbability(digit=int(d), probability=float(probabilities[d])) for d in order[:3]]
+        return Prediction(
+            predicted_digit=top3[0]["digit"], confidence=top3[0]["probability"],
+            probabilities=[float(p) for p in probabilities], top3=top3, inference_ms=milliseconds,
+            model=str(self.model_file),
+        )  # fmt: skip
+
+
+def load_classifier(model_dir: str | Path, pipeline: str, threads: int = 1) -> DigitClassifier:
+    """The trained `pipeline` of the folder `model_dir`, answering on `threads` CPU threads.
+
+    Raises ConfigError for a name that is no pipeline, ModelError for a folder or file that is
+    missing, damaged or not ours.
+    """
+    if pipeline not in PIPELINES:
+        near = difflib.get_close_matches(str(pipeline), PIPELINES, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise ConfigError([f"pipeline: expected one of {', '.join(PIPELINES)}, got {pipeline!r}{hint}"])
+    if threads < 1:
+        raise ConfigError([f"threads: expected 1 or more, got {threads}"])
+    file = model_folder(model_dir, pipeline) / MODEL_FILE
+    session = _open_session(file, _read_model(file, pipeline), threads)
+    metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    check_metadata(metadata, pipeline, str(file))
+    _check_shapes(session, file)
+    classifier = DigitClassifier(session, file, metadata, threads)
+    classifier.probabilities(np.zeros((1, NUM_SAMPLES), dtype=np.float32))  # a damaged graph fails here, not later
+    return classifier
+
+
+def _read_model(file: Path, pipeline: str) -> bytes:
+    train = f"train one with train.py --pipeline {pipeline}"
+    folder, models = file.parent, file.parent.parent
+    if not models.is_dir():
+        raise ModelError(f"no folder {models} (looked for {models.absolute()}): {train}, or name another folder")
+    if not folder.is_dir():
+        raise ModelError(f"{models} holds no {folder.name}, {_content(models)}: {train}, or name another folder")
+    if not file.is_file():
+        raise ModelError(f"{folder} holds no {file.name}, {_content(folder)}: {train}; training ends by writing it")
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
+
+
+def _content(folder: Path) -> str:
+    names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return f"only {listed}" if names else "it is empty"
+
+
+def _open_session(file: Path, content: bytes, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no narrower base
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{file} ({len(content)} bytes) is damaged or no ONNX model: {reason}") from error
+
+
+def _check_shapes(session: Any, file: Path) -> None:
+    found = [(node.name, node.type, node.shape[1:]) for node in (*session.get_inputs(), *session.get_outputs())]
+    expected = [(INPUT_NAME, "tensor(float)", [NUM_SAMPLES]), (OUTPUT_NAME, "tensor(float)", [len(LABELS)])]
+    if found != expected:
+        shown = "; ".join(f"{name} {kind} (N, {', '.join(map(str, rest))})" for name, kind, rest in found)
+        raise ModelError(
+            f"{file} takes and gives {shown}: expected {INPUT_NAME} (N, {NUM_SAMPLES}) and "
+            f"{OUTPUT_NAME} (N, {len(LABELS)}), both float"
+        )
+
+
+def _file_name(source: Any, position: int) -> str:
+    if isinstance(source, (str, os.PathLike)):
+        return str(source)
+    return str(getattr(source, "name", f"item {position}"))
+
+
+# --- the program ---------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print which digit is said in each of the files; returns the exit code."""
+    parser = OneLineParser(description="Which digit is said in these recordings?")
+    parser.add_argument("files", nargs="*", metavar="FILE", default=SUPPRESS, help="recordings")
+    parser.add_argument("--audio", nargs="+", action="extend", metavar="FILE", default=SUPPRESS, help="more of them")
+    parser.add_argument("--model_dir", "--models_dir", default="models", help="folder of models")
+    parser.add_argument(
+        "--pipeline", choices=PIPELINES, default=SUPPRESS, help="who answers (default: the best there is)"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument(
+        "--json", action="store_true", default=SUPPRESS, help="an object for one file, a list for several"
+    )
+    args = vars(parser.parse_args(argv))
+    model_dir: str = args["model_dir"]
+    files: list[str] = [*args.get("files", []), *args.get("audio", [])]
+    if not files:
+        parser.error("name at least one recording")
+    try:
+        pipeline = args.get("pipeline") or _best_pipeline(model_dir)
+        entries = load_classifier(model_dir, pipeline, args["threads"]).batch_predict(files)
+    except DigitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    bad = [entry["error"] for entry in entries if "error" in entry]
+    if "json" in args:
+        _print_json(entries)
+    else:
+        for entry in entries:
+            if "error" not in entry:
+                print(_shown(entry))
+    for error_line in bad:
+        print(f"error: {error_line}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def _best_pipeline(model_dir: str) -> str:
+    trained = (p for p in BEST_FIRST if (model_folder(model_dir, p) / MODEL_FILE).is_file())
+    return next(trained, BEST_FIRST[0])
+
+
+def _print_json(entries: Sequence[FilePrediction | FileError]) -> None:
+    import json
+
+    if len(entries) > 1:
+        print(json.dumps(entries, indent=2))
+    elif "error" not in entries[0]:
+        print(json.dumps(entries[0], indent=2))
+
+
+def _shown(entry: FilePrediction) -> str:
+    """An answer in four lines: the digit, then the three most probable with their bars."""
+    encoding = (sys.stdout.encoding or "ascii").lower()
+    full = "█" if encoding.startswith("utf") else "#"
+    bold, dim, off = (
+        ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else ("",) * 3
+    )
+    digit, sure = entry["predicted_digit"], 100 * entry["confidence"]
+    lines = [f"{bold}{digit}{off}  {LABELS[digit]}, {sure:.1f} % sure  {dim}{entry['file']}{off}"]
+    for guess in entry["top3"]:
+        bar = full * round(24 * guess["probability"])
+        lines.append(f"   {guess['digit']}  {bar:<24}  {100 * guess['probability']:5.1f} %")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
