@@ -1,0 +1,27 @@
+"""Writing files so that a reader never finds half of one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ml_training.errors import TrainingError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` beside `path` and rename it into place; folders are made as needed.
+
+    Raises TrainingError where the system refuses (disk full, no permission); what lay at `path`
+    before is then still there, and nothing half-written is left.
+    """
+    # The process id keeps two runs that share a folder from writing into each other's file.
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(content)
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise TrainingError(
+            f"could not write {path}: {error.strerror or error}; make room or choose another folder with --log_dir"
+        ) from error
