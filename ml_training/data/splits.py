@@ -78,7 +78,8 @@ def _held_out(corpus: Corpus, speaker: str | None) -> Mask:
     if speaker not in names:
         shown = ", ".join(names[:100]) + (f" and {len(names) - 100} more" if len(names) > 100 else "")
         raise DataError(f"no speaker {speaker!r} in {corpus.name}: expected one of {shown}")
-    return np.asarray(corpus.speakers) == speaker
+    held_out: Mask = np.asarray(corpus.speakers) == speaker
+    return held_out
 
 
 def _draw(pool: Mask, strata: Sequence[NDArray[np.generic]], share: float, rng: np.random.Generator) -> Mask:
