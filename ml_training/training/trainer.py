@@ -35,6 +35,7 @@ from ml_training.training.setup import (
     predict_probabilities,
     step_seed,
 )
+from ml_training.training.signals import Interrupted
 
 MAX_ROLLBACKS = 3
 _CUDA_CHECK = 16  # steps between looks at the loss on a GPU: each look waits for it
@@ -70,14 +71,6 @@ class StopRequest(Protocol):
 
     @property
     def signum(self) -> int | None: ...
-
-
-class Interrupted(Exception):  # noqa: N818 (it is what the user wanted)
-    """Training stopped because it was asked to; what was done is saved."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by signal {signum}")
-        self.signum = signum
 
 
 @dataclass(frozen=True)
