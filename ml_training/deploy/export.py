@@ -101,7 +101,10 @@ def _largest_difference(model: nn.Module, content: bytes, waveforms: Floats) -> 
     for batch in (*batches, *singles):
         with torch.no_grad():
             expected = model(torch.from_numpy(batch)).numpy()
-        (scores,) = session.run([OUTPUT_NAME], {INPUT_NAME: batch})
+        try:
+            (scores,) = session.run([OUTPUT_NAME], {INPUT_NAME: batch})
+        except Exception as error:  # as above
+            raise ExportError(f"the exported network fails on {len(batch)} clips: {error}") from error
         if scores.shape != (len(batch), len(LABELS)):
             raise ExportError(
                 f"the exported network gives scores of shape {scores.shape} for {len(batch)} clips, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         beside.write_bytes(content)
         beside.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it may lie where there is no folder
+            beside.unlink()
         raise TrainingError(
             f"could not write {path}: {error.strerror or error}; make room or choose another folder with --log_dir"
         ) from error

@@ -1,0 +1,128 @@
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ml_training.deploy.export import TOLERANCE, export_onnx
+from ml_training.errors import ExportError, TrainingError
+
+METADATA = {"who": "a test", "streaming-digit-detector": "1"}
+
+
+@pytest.fixture
+def clips(tiny_corpus):
+    return tiny_corpus.waveforms[:70]
+
+
+class Simple(nn.Module):
+    """Ten means of the second, for tests of what goes wrong."""
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        return waveforms.reshape(-1, 10, 800).mean(2)
+
+
+class OtherWhenExported(Simple):
+    def forward(self, waveforms: Tensor) -> Tensor:
+        return super().forward(waveforms) + (1.01 * TOLERANCE if torch.compiler.is_exporting() else 0.0)
+
+
+class GivesNan(Simple):
+    def forward(self, waveforms: Tensor) -> Tensor:
+        return super().forward(waveforms) * float("nan")
+
+
+class NineScores(Simple):
+    def forward(self, waveforms: Tensor) -> Tensor:
+        return super().forward(waveforms)[:, :9]
+
+
+class AsksTheData(Simple):
+    def forward(self, waveforms: Tensor) -> Tensor:
+        return super().forward(waveforms) if waveforms.sum() > 0 else waveforms[:, :10]
+
+
+class TwoClipsWhenExported(Simple):
+    def forward(self, waveforms: Tensor) -> Tensor:
+        clips = 2 if torch.compiler.is_exporting() else waveforms.shape[0]
+        return waveforms.reshape(clips, 10, 800).mean(2)
+
+
+def test_file_answers_like_the_network_for_any_number_of_clips(tmp_path, tiny_network, clips):
+    path = tmp_path / "deep" / "model.onnx"
+    difference = export_onnx(tiny_network, path, METADATA, clips)
+    assert 0 < difference <= TOLERANCE
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    for count in (1, 3, 70):
+        (scores,) = session.run(["logits"], {"waveform": clips[:count]})
+        expected = tiny_network(torch.from_numpy(clips[:count])).detach().numpy()
+        np.testing.assert_allclose(scores, expected, atol=TOLERANCE)
+
+
+def test_file_is_alone_self_contained_and_tells_nothing_of_this_machine(tmp_path, tiny_network, clips):
+    export_onnx(tiny_network, tmp_path / "model.onnx", METADATA, clips)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+    proto = onnx.load(tmp_path / "model.onnx")
+    assert {prop.key: prop.value for prop in proto.metadata_props} == METADATA
+    assert [(opset.domain, opset.version) for opset in proto.opset_import if not opset.domain] == [("", 18)]
+    assert not any(onnx.external_data_helper.uses_external_data(tensor) for tensor in proto.graph.initializer)
+    content = proto.SerializeToString()
+    assert str(Path(__file__).parents[1]).encode() not in content
+    assert b"site-packages" not in content
+
+
+def test_network_is_left_as_it_was(tmp_path, tiny_network, clips):
+    tiny_network.train()
+    tiny_network.linear.eval()
+    before = {name: value.clone() for name, value in tiny_network.state_dict().items()}
+    try:
+        export_onnx(tiny_network, tmp_path / "model.onnx", METADATA, clips[:2])
+        assert tiny_network.training
+        assert not tiny_network.linear.training
+        assert all(torch.equal(value, before[name]) for name, value in tiny_network.state_dict().items())
+    finally:
+        tiny_network.eval()
+
+
+def test_exporting_says_nothing(tmp_path, tiny_network, clips, capfd, caplog):
+    level = logging.getLogger("torch.onnx").level
+    export_onnx(tiny_network, tmp_path / "model.onnx", METADATA, clips[:2])
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+    assert logging.getLogger("torch.onnx").level == level
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (OtherWhenExported(), "differs from the trained network by 0.0001"),
+        (GivesNan(), "differs from the trained network by nan"),
+        (NineScores(), r"scores of shape \(64, 9\)"),
+        (AsksTheData(), "cannot express this network"),
+        (TwoClipsWhenExported(), "fails on 64 clips|cannot express this network"),
+    ],
+)
+def test_a_file_that_would_not_answer_like_its_network_is_not_written(tmp_path, clips, network, message):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"the old one")
+    with pytest.raises(ExportError, match=message):
+        export_onnx(network, path, METADATA, clips)
+    assert path.read_bytes() == b"the old one"
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize("shape", [(0, 8000), (3, 7999), (8000,)])
+def test_clips_to_compare_with_are_demanded(tmp_path, shape):
+    with pytest.raises(ExportError, match="comparing needs clips"):
+        export_onnx(Simple(), tmp_path / "model.onnx", METADATA, np.zeros(shape, np.float32))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path, clips):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(TrainingError, match=r"file.model\.onnx"):
+        export_onnx(Simple(), tmp_path / "file" / "model.onnx", METADATA, clips[:2])

@@ -1,0 +1,62 @@
+import subprocess
+from datetime import UTC, datetime
+
+import pytest
+
+import ml_training
+from ml_training.config import MEL_CNN, MFCC
+from ml_training.deploy.metadata import FORMAT_KEY, KEYS, check_metadata, git_commit, model_metadata
+from ml_training.errors import ModelError
+
+
+def metadata(**changes):
+    values = {"pipeline": MFCC, "data": "FSDD", "data_hash": "abc", "synthetic": False, "split": "official"}
+    return model_metadata(**{**values, "accuracy": 0.987654321, **changes})
+
+
+def test_every_documented_key_has_a_value():
+    found = metadata(commit="f00d", created=datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC))
+    assert found.keys() == KEYS.keys()
+    assert all(isinstance(value, str) and value for value in found.values())
+    assert found["accuracy"] == "0.987654"
+    assert found["created"] == "2030-01-02T03:04:05+00:00"
+    assert found["version"] == ml_training.__version__
+    assert found["labels"].split(",")[7] == "seven"
+    assert (found["sample_rate"], found["window"]) == ("8000", "8000")
+
+
+def test_synthetic_speech_is_called_that():
+    assert metadata(synthetic=True)["speech"] == "synthetic speech"
+    assert metadata(synthetic=False)["speech"] == "recordings"
+
+
+def test_check_takes_ours_and_refuses_others():
+    check_metadata(metadata(), MFCC, "model.onnx")
+    with pytest.raises(ModelError, match=r"model\.onnx is an ONNX model, but not one of ours"):
+        check_metadata({}, MFCC, "model.onnx")
+    with pytest.raises(ModelError, match="pipeline is 'mfcc', expected 'mel_cnn'"):
+        check_metadata(metadata(), MEL_CNN, "model.onnx")
+    with pytest.raises(ModelError, match=f"{FORMAT_KEY} is '2', expected '1'; window is 'missing'"):
+        check_metadata({k: v for k, v in metadata().items() if k != "window"} | {FORMAT_KEY: "2"}, MFCC, "model.onnx")
+
+
+def test_commit_is_that_of_the_checkout_and_says_dirty(tmp_path, monkeypatch):
+    package = tmp_path / "ml_training"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.setattr(ml_training, "__file__", str(package / "__init__.py"))
+    assert git_commit() == "unknown"
+
+    def git(*words):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        done = subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    git("init", "-q")
+    assert git_commit() == "unknown"  # no commit yet
+    git("add", ".")
+    git("commit", "-q", "-m", "one")
+    git("tag", "-a", "v1", "-m", "a tag must not take the commit's place")
+    assert git_commit() == git("rev-parse", "HEAD")
+    (package / "__init__.py").write_text("changed = True\n")
+    assert git_commit() == git("rev-parse", "HEAD") + "-dirty"
