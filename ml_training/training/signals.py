@@ -55,6 +55,8 @@ class StopSignals:
             yield
         finally:
             self._deferring = False
+        if self.signum is not None:  # it came after the last look
+            raise Interrupted(self.signum)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if not self._deferring or self.signum is not None:

@@ -152,10 +152,7 @@ class TrainingView:
 
     def epoch(self, history: Sequence[EpochRecord], better: bool) -> None:
         """An epoch is done; `history` holds it and all before."""
-        for record in history[self._written :]:
-            self._to_tensorboard(record)
-        self._written = len(history)
-        self._writer.flush()
+        self.catch_up(history)
         last = history[-1]
         left = "" if self._bar is not None else f"  {self._left()} left"
         line = (
@@ -165,9 +162,18 @@ class TrainingView:
             f"rate {last.learning_rate:.2e}  {last.seconds:.1f} s{left}{'  * best' if better else ''}"
         )
         self._logger.say(line, "epoch", pipeline=self._pipeline, best=better, figures=vars(last))
-        self._pending = history
         if time.monotonic() - self._drawn_at >= REDRAW_SECONDS:
             self.redraw()
+
+    def catch_up(self, history: Sequence[EpochRecord]) -> None:
+        """Give TensorBoard the epochs it lacks, those of an earlier session too; the curves follow."""
+        if len(history) == self._written:
+            return
+        for record in history[self._written :]:
+            self._to_tensorboard(record)
+        self._writer.flush()
+        self._written = len(history)
+        self._pending = history
 
     def note(self, line: str) -> None:
         """Something else worth knowing."""

@@ -1,0 +1,107 @@
+"""Train the pipelines: the door behind `python ml_training/train.py` and `digits train`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if not __package__:  # run as a script: Python put this folder on the path, where data/ and utils/ hide others' modules
+    _here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.abspath(p) != _here)]
+
+import importlib.util
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml_training.config import OneLineParser, add_train_flags, train_config_from, underscored
+from ml_training.errors import DigitError, MissingExtraError
+
+if TYPE_CHECKING:
+    from ml_training.training.runner import RunOutcome
+
+NEEDED = ("torch", "onnx", "onnxscript", "rich", "matplotlib", "jinja2", "tensorboard")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train what the flags say; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = OneLineParser(description="Train spoken-digit recognisers: models, logs, plots and a report.")
+    add_train_flags(parser)
+    namespace = parser.parse_args(words)
+    try:
+        config = train_config_from(namespace)
+        missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+        if missing:
+            raise MissingExtraError(f"training ({', '.join(missing)})", "train")
+        from ml_training.training.runner import run
+        from ml_training.training.signals import Interrupted
+    except DigitError as error:
+        return _refuse(error)
+    except KeyboardInterrupt:
+        return 130
+    try:
+        outcome = run(config, resume_command=resume_command(words))
+    except DigitError as error:
+        return _refuse(error)
+    except Interrupted as stopped:
+        return stopped.exit_code
+    except KeyboardInterrupt:
+        return 130
+    print(summary_table(outcome))
+    return outcome.exit_code
+
+
+def _refuse(error: DigitError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def resume_command(words: Sequence[str]) -> str:
+    """What to type to go on with a run that was started with these words."""
+    kept: list[str] = []
+    after_resume = False
+    for word in words:
+        is_resume = underscored(word).partition("=")[0] == "--resume"
+        if not is_resume and not (after_resume and word.isdigit()):
+            kept.append(word)
+        after_resume = is_resume
+    if sys.argv[0].startswith("digits "):  # as the console command names its doors
+        return shlex.join(["digits", "train", *kept, "--resume"])
+    script = [sys.argv[0]] if Path(sys.argv[0]).name == "train.py" else ["-m", "ml_training.train"]
+    return shlex.join([_python(), *script, *kept, "--resume"])
+
+
+def _python() -> str:
+    """This interpreter as one would type it here."""
+    found = shutil.which("python")
+    # Not samefile: a virtual environment's python is often a link to the system's.
+    if found is not None and os.path.abspath(found) == os.path.abspath(sys.executable):
+        return "python"
+    return sys.executable.removeprefix(os.getcwd() + os.sep)
+
+
+def summary_table(outcome: RunOutcome) -> str:
+    """The figures of each pipeline in a few aligned lines, and where the report is."""
+    rows = [("pipeline", "test errors", "accuracy", "95 % interval", "best epoch", "time", "model")]
+    for r in outcome.results:
+        low, high = r.test.interval
+        rows.append((
+            r.pipeline, f"{r.test.errors} of {r.test.clips}", f"{100 * r.test.accuracy:.2f} %",
+            f"{100 * low:.1f} to {100 * high:.1f}", f"{r.best_epoch} of {len(r.history)}",
+            f"{r.train_seconds:.0f} s", r.model_file,
+        ))  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if not outcome.results:
+        lines = []
+    if outcome.data.synthetic and outcome.results:
+        lines.append("These figures are of synthetic speech: they say little about people.")
+    lines += [f"failed: {name}: {reason}" for name, reason in outcome.failures.items()]
+    return "\n".join(["", *lines, f"report: {outcome.report}", f"log: {outcome.log_file}"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
