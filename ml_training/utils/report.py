@@ -33,6 +33,7 @@ from ml_training.utils.visualization import colour_index, tint
 MAX_PLAYERS = 60  # a pipeline; more would make the file too heavy to pass on
 MAX_ROWS = 12  # speakers shown before the rest is folded away
 PACKAGES = ("torch", "numpy", "onnxruntime", "onnx", "soundfile", "soxr", "matplotlib", "jinja2")
+NBSP = "\N{NO-BREAK SPACE}"  # between a number and its unit
 COUNT_WORDS = {1: "One", 2: "Two", 3: "Three", 4: "Four", 5: "Five"}
 
 
@@ -87,7 +88,7 @@ def render_report(
         written=f"{written.day} {written:%B %Y, %H:%M} (UTC{written:%z})",  # %-d is no format on Windows
         total_seconds=sum(r.train_seconds for r in results),
         percent=percent,
-        percent_short=lambda share: f"{100 * share:.0f} %",
+        percent_short=lambda share: f"{100 * share:.0f}{NBSP}%",
         duration=duration,
         size=size,
         plural=plural,
@@ -135,8 +136,8 @@ def title_of(pipeline: str) -> str:
 
 
 def percent(share: float) -> str:
-    """0.98667 as '98.67 %'."""
-    return f"{100 * share:.2f} %" if math.isfinite(share) else "-"
+    """0.98667 as '98.67 %', never broken at the space."""
+    return f"{100 * share:.2f}{NBSP}%" if math.isfinite(share) else "-"
 
 
 def duration(seconds: float) -> str:
@@ -144,14 +145,16 @@ def duration(seconds: float) -> str:
     if not math.isfinite(seconds):
         return "-"
     if seconds < 100:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+        return f"{seconds:.1f}{NBSP}s" if seconds < 10 else f"{seconds:.0f}{NBSP}s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    if minutes < 60:
+        return f"{minutes}{NBSP}min {rest:02d}{NBSP}s"
+    return f"{minutes // 60}{NBSP}h {minutes % 60:02d}{NBSP}min"
 
 
 def size(count: float) -> str:
     """Bytes as kB or MB (powers of ten)."""
-    return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:.2f} MB"
+    return f"{count / 1e3:.0f}{NBSP}kB" if count < 1e6 else f"{count / 1e6:.2f}{NBSP}MB"
 
 
 def plural(count: int, noun: str) -> str:
@@ -162,7 +165,7 @@ def _headline(results: Sequence[PipelineResult], data: DataSummary) -> str:
     if not results:
         return f"Nothing finished training on {data.name}"
     noun = "recogniser" if len(results) == 1 else "recognisers"
-    return f"{COUNT_WORDS.get(len(results), str(len(results)))} spoken-digit {noun} trained on {data.name}"
+    return f"{COUNT_WORDS.get(len(results), str(len(results)))} digit {noun} trained on {data.name}"
 
 
 def _error_share(result: PipelineResult) -> float:
@@ -192,15 +195,14 @@ def _summary_rows(results: Sequence[PipelineResult]) -> list[Row]:
     return [
         row("Errors on the test part", lambda r: f"{r.test.errors} of {r.test.clips}", _error_share),
         row("Accuracy", lambda r: percent(r.test.accuracy), _error_share),
-        row("95 % interval", lambda r: " to ".join(f"{100 * x:.1f}" for x in r.test.interval) + " %", None),
+        row("95 % interval", lambda r: " to ".join(f"{100 * x:.1f}" for x in r.test.interval) + f"{NBSP}%", None),
         row("Parameters", lambda r: f"{r.parameters:,}", lambda r: r.parameters),
         row("Model file", lambda r: size(r.model_bytes), lambda r: r.model_bytes),
         row("Latency of one clip", lambda r: f"{r.latency_ms:.2f} ms", lambda r: r.latency_ms),
         row("Training time", lambda r: duration(r.train_seconds), lambda r: r.train_seconds),
         row("Peak memory", lambda r: f"{r.peak_memory_mb:,.0f} MB", lambda r: r.peak_memory_mb),
-        row("Best epoch", lambda r: f"{r.best_epoch} of {len(r.history)} trained", None),
+        row("Best epoch", lambda r: f"{r.best_epoch} of {len(r.history)}", None),
         row("Stopped because", lambda r: r.stopped, None),
-        row("File", lambda r: r.model_file, None),
     ]
 
 
@@ -221,6 +223,10 @@ class Share:
     @property
     def share(self) -> float:
         return self.right / self.clips if self.clips else math.nan
+
+    @property
+    def percent(self) -> str:
+        return f"{100 * self.share:.1f}{NBSP}%".replace(".0", "")
 
     @property
     def miss_tint(self) -> float:

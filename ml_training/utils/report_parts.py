@@ -43,7 +43,7 @@ class Chart:
     best: tuple[float, float] | None
     best_epoch: int
     width: int = 400
-    height: int = 230
+    height: int = 238
     left: int = 40
     right: int = 390
     top: int = 12
@@ -99,12 +99,14 @@ def _draw(
     if math.isfinite(best):
         first = series["validation"][0]
         words += f"Validation goes from {first:.3g}{unit} to {best:.3g}{unit} at the best epoch, {best_epoch}."
-    _, _, x_ticks = nice_axis(epochs[0], max(epochs[-1], epochs[0] + 1), whole=True)
+    _, _, ticks = nice_axis(epochs[0], max(epochs[-1], epochs[0] + 1), whole=True)
+    # The first epoch and every round one that leaves room for it.
+    x_ticks = [epochs[0], *(t for t in ticks if t <= epochs[-1] and x(t) - frame.left > 20)]
     return Chart(
         title=title + (", %" if unit else ""),
         description=words,
         lines=tuple(Line(name, path(curve)) for name, curve in series.items()),
-        x_ticks=tuple(Tick(x(t), f"{t:g}") for t in x_ticks if epochs[0] <= t <= epochs[-1]),
+        x_ticks=tuple(Tick(x(t), f"{t:g}") for t in x_ticks),
         y_ticks=tuple(Tick(y(t), f"{t:g}") for t in y_ticks),
         best=(x(best_epoch), y(best)) if math.isfinite(best) else None,
         best_epoch=best_epoch,
