@@ -80,11 +80,16 @@ class _Material:
 
 
 def run(
-    config: TrainConfig, *, pipelines: Sequence[Pipeline] | None = None, resume_command: str = "the same with resume"
+    config: TrainConfig,
+    *,
+    corpus: Corpus | None = None,
+    pipelines: Sequence[Pipeline] | None = None,
+    resume_command: str = "the same with resume",
 ) -> RunOutcome:
     """Train what `config` names and leave models, logs, plots and a report behind.
 
-    `pipelines` replaces the registry's. One that fails is logged and named in the outcome; the others go on.
+    `corpus` takes the place of the recordings that `config` names, `pipelines` that of the registry's. A pipeline
+    that fails is logged and named in the outcome; the others go on.
     Raises ConfigError for settings this machine cannot do, DataError without usable recordings, Interrupted
     after Ctrl-C or SIGTERM (`resume_command` is what the last line then tells to type).
     """
@@ -93,7 +98,7 @@ def run(
     with _threads(config.threads), RunLogger(Path(config.log_dir), config.pipeline) as logger:
         try:
             with StopSignals() as signals:
-                return _run(config, chosen, logger, signals)
+                return _run(config, corpus, chosen, logger, signals)
         except (Interrupted, KeyboardInterrupt) as stop:
             signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
             logger.say(f"stopped; to go on: {resume_command}", "stopped", signal=int(signum))
@@ -103,9 +108,15 @@ def run(
             raise
 
 
-def _run(config: TrainConfig, pipelines: Sequence[Pipeline], logger: RunLogger, signals: StopSignals) -> RunOutcome:
+def _run(
+    config: TrainConfig,
+    corpus: Corpus | None,
+    pipelines: Sequence[Pipeline],
+    logger: RunLogger,
+    signals: StopSignals,
+) -> RunOutcome:
     logger.record(f"version {__version__}, process {os.getpid()}", "start", config=to_dict(config))
-    material = _load(config, logger)
+    material = _load(config, corpus, logger)
     results: list[PipelineResult] = []
     failures: dict[str, str] = {}
     for pipeline in pipelines:
@@ -128,8 +139,11 @@ def _run(config: TrainConfig, pipelines: Sequence[Pipeline], logger: RunLogger, 
     return RunOutcome(tuple(results), failures, material.summary, report, logger.log_file)
 
 
-def _load(config: TrainConfig, logger: RunLogger) -> _Material:
-    corpus = load_corpus(config, report=lambda line: logger.warn(line) if line.startswith("!!!") else logger.say(line))
+def _load(config: TrainConfig, corpus: Corpus | None, logger: RunLogger) -> _Material:
+    if corpus is None:
+        corpus = load_corpus(
+            config, report=lambda line: logger.warn(line) if line.startswith("!!!") else logger.say(line)
+        )
     split = split_corpus(corpus, config, report=logger.warn)
     summary = DataSummary(
         name=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic, clips=len(corpus),
