@@ -1,0 +1,104 @@
+"""What may import what: the rule of the rooms, and that answering stays light."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "ml_training"
+HEAVY = {"torch", "librosa", "matplotlib", "scipy", "sklearn", "rich", "pooch", "onnx", "onnxscript", "jinja2"}
+DOORS = {"train", "inference", "demo", "cli"}
+BASE = {"audio", "config", "errors", "results"}
+# room -> rooms it may import from; doors may import everything but other doors
+RULES = {
+    "": set(),
+    "errors": set(),
+    "config": {"errors"},
+    "audio": {"errors"},
+    "results": BASE,
+    "data": BASE | {"data"},
+    "pipelines": BASE | {"pipelines"},
+    "utils": BASE | {"utils", ""},
+    "deploy": BASE | {"deploy", "utils", ""},
+    # inference is a door and a library: what was exported is timed by the very code that answers
+    "training": BASE | {"data", "pipelines", "utils", "deploy", "evaluation", "training", "inference", ""},
+    "evaluation": BASE | {"data", "pipelines", "utils", "deploy", "evaluation", ""},
+}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def room(module: str) -> str:
+    return module.removeprefix("ml_training").removeprefix(".").split(".")[0]
+
+
+def imported(path: Path, deferred: bool = True) -> set[str]:
+    """Modules that a file imports; `deferred` includes imports within functions and for type checkers only."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = ast.walk(tree) if deferred else (n for top in tree.body for n in _at_import(top))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute here"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in inner}
+    return found
+
+
+def _at_import(node: ast.AST):
+    """The nodes below `node` that run when the module is imported."""
+    if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "__name__ == '__main__'"):
+        return
+    yield node
+    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+        for child in ast.iter_child_nodes(node):
+            yield from _at_import(child)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_rooms_import_downwards_only(module):
+    own = {name for name in imported(MODULES[module]) if name.split(".")[0] == "ml_training"}
+    rooms = {room(name) for name in own}
+    if room(module) in DOORS:
+        assert not rooms & (DOORS - {"inference", room(module)}), "doors do not lead through each other"
+    else:
+        assert room(module) in RULES, "a new room needs a rule here"
+        assert rooms <= RULES[room(module)]
+
+
+def test_answering_imports_nothing_heavy_at_any_depth():
+    waiting, seen = ["ml_training.inference", "ml_training.cli"], set()
+    while waiting:
+        module = waiting.pop()
+        seen.add(module)
+        names = imported(MODULES[module], deferred=False)
+        assert not {name.split(".")[0] for name in names} & HEAVY, module
+        waiting += [name for name in names if name in MODULES and name not in seen]
+    assert "ml_training.audio" in seen
+
+
+def test_a_prediction_loads_nothing_heavy(tiny_models, tiny_folder):
+    code = """
+import json, sys
+from ml_training.inference import load_classifier
+classifier = load_classifier(sys.argv[1], "mfcc")
+digit = classifier.predict(sys.argv[2])["predicted_digit"]
+classifier.batch_predict([sys.argv[2]])
+print(json.dumps([digit, sorted({name.split(".")[0] for name in sys.modules})]))
+"""
+    command = [sys.executable, "-c", code, str(tiny_models), str(tiny_folder / "7_speaker0_0.wav")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    digit, loaded = json.loads(done.stdout)
+    assert digit == 7
+    assert not HEAVY & set(loaded)
