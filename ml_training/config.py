@@ -65,7 +65,12 @@ class AugmentationConfig:
     snr_db: tuple[float, float] = setting((5.0, 50.0), "signal-to-noise ratio over the word, dB", -20.0, 100.0)
     shift: float = setting(1.0, "how far into the free part of the second a word may move, 0 to 1", 0.0, 1.0)
     vtlp: tuple[float, float] = setting((0.82, 1.22), "vocal-tract warping factors of the mel filters", 0.5, 2.0)
-    spec_augment: bool = setting(True, "mask random bands and frames of the log-mel")
+    spec_augment: bool = setting(True, "hide random bands and frames of the spectrogram")
+
+    @property
+    def warps(self) -> tuple[float, float]:
+        """The vocal-tract factors that features draw from; (1, 1) when augmentation is off."""
+        return self.vtlp if self.enabled else (1.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,28 @@
+"""The registry: a pipeline's name -> how its model is built and best trained.
+
+A further pipeline is one new file and one row here.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from ml_training.errors import ConfigError
+from ml_training.pipelines import mel_cnn_pipeline, mfcc_pipeline, raw_cnn_pipeline
+from ml_training.pipelines.base import DigitModel, Pipeline
+
+__all__ = ["PIPELINE_REGISTRY", "DigitModel", "Pipeline", "get_pipeline"]
+
+PIPELINE_REGISTRY = {
+    pipeline.name: pipeline
+    for pipeline in (mfcc_pipeline.PIPELINE, mel_cnn_pipeline.PIPELINE, raw_cnn_pipeline.PIPELINE)
+}
+
+
+def get_pipeline(name: str) -> Pipeline:
+    """The pipeline of that name; raises ConfigError for an unknown one."""
+    if name not in PIPELINE_REGISTRY:
+        near = difflib.get_close_matches(name, PIPELINE_REGISTRY, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise ConfigError([f"pipeline: expected one of {', '.join(PIPELINE_REGISTRY)}, got {name!r}{hint}"])
+    return PIPELINE_REGISTRY[name]

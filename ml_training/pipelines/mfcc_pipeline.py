@@ -1,0 +1,107 @@
+"""MFCC statistics and a dense network: (8000,) -> (156,) -> (10,).
+
+13 MFCC with first and second derivatives, each summarised over the frames of the word by mean,
+standard deviation, maximum and minimum. Frames count by how near they come to the loudest one, so
+that the silence around a word says nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ml_training.config import LABELS, MFCC, AugmentationConfig, Recipe
+from ml_training.pipelines.base import DigitModel, Pipeline
+from ml_training.pipelines.features import (
+    Deltas,
+    LogMel,
+    below_peak,
+    dct_matrix,
+    loudness,
+    normalise_level,
+)
+
+BANDS = 20  # few and broad, so that the pitch of a voice does not show between its harmonics
+CEPSTRA = 13
+FEATURES = CEPSTRA * 3 * 4
+RANGE_DB = 35.0  # what lies deeper below the peak is floor
+WORD_DB = 25.0  # a frame this far below the loudest counts half
+SOFTNESS_DB = 2.0  # how gradually frames stop counting
+OUTLIER = 6.0  # standard deviations at which a feature is cut
+
+
+class MfccStatistics(nn.Module):
+    """(B, 8000) -> (B, 156): mean, deviation, maximum, minimum of 39 cepstral tracks."""
+
+    dct: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_mel = LogMel(BANDS)
+        self.deltas = Deltas()
+        self.register_buffer("dct", dct_matrix(BANDS, CEPSTRA), persistent=False)
+
+    def mfcc(self, log_mel: Tensor) -> Tensor:
+        """(B, M, F) in dB -> (B, 13, F)."""
+        return torch.matmul(self.dct, log_mel)
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        log_mel = self.log_mel(normalise_level(waveforms))
+        level = loudness(log_mel)  # (B, F)
+        depth = level - level.amax(dim=1, keepdim=True)
+        weight = torch.sigmoid((depth + WORD_DB) / SOFTNESS_DB)[:, None, :]  # (B, 1, F)
+        cepstra = self.mfcc(below_peak(log_mel, RANGE_DB))
+        tracks = torch.cat([cepstra, *self.deltas(cepstra)], dim=1)  # (B, 39, F)
+        share = weight / weight.sum(dim=2, keepdim=True)
+        mean = (tracks * share).sum(dim=2)
+        variance = ((tracks - mean[:, :, None]).square() * share).sum(dim=2)
+        outside = (1.0 - weight) * 100.0  # keeps frames outside the word from being an extreme
+        return torch.cat(
+            [mean, variance.clamp_min(1e-8).sqrt(), (tracks - outside).amax(dim=2), (tracks + outside).amin(dim=2)],
+            dim=1,
+        )
+
+
+class MfccClassifier(DigitModel):
+    """Standardised statistics through two hidden layers."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.statistics = MfccStatistics()
+        self.register_buffer("mean", torch.zeros(FEATURES))
+        self.register_buffer("scale", torch.ones(FEATURES))
+        self.network = nn.Sequential(
+            nn.Linear(FEATURES, 384), nn.BatchNorm1d(384), nn.SiLU(), nn.Dropout(0.4),
+            nn.Linear(384, 192), nn.BatchNorm1d(192), nn.SiLU(), nn.Dropout(0.4),
+            nn.Linear(192, len(LABELS)),
+        )  # fmt: skip
+
+    def configure(self, augmentation: AugmentationConfig) -> None:
+        self.statistics.log_mel.warp_between(*augmentation.warps)
+
+    def fit_statistics(self, waveforms: Tensor) -> None:
+        mode = self.training
+        self.eval()
+        with torch.no_grad():
+            found = torch.cat([self.statistics(part) for part in torch.split(waveforms, 256)])
+        self.mean.copy_(found.mean(dim=0))
+        self.scale.copy_(found.std(dim=0).clamp_min(1e-3))
+        self.train(mode)
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        standardised = (self.statistics(waveforms) - self.mean) / self.scale
+        logits: Tensor = self.network(standardised.clamp(-OUTLIER, OUTLIER))
+        return logits
+
+    def scaler(self) -> dict[str, list[float] | list[str]]:
+        kinds = [f"{kind}{i}" for kind in ("mfcc", "delta", "delta2") for i in range(CEPSTRA)]
+        names = [f"{statistic}_{kind}" for statistic in ("mean", "std", "max", "min") for kind in kinds]
+        return {"features": names, "mean": self.mean.tolist(), "scale": self.scale.tolist()}
+
+
+PIPELINE = Pipeline(
+    MFCC, MfccClassifier, Recipe(epochs=60, batch_size=64, learning_rate=3e-3, weight_decay=0.02)
+)  # fmt: skip

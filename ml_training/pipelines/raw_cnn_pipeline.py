@@ -1,0 +1,110 @@
+"""Raw waveform and a 1D CNN: (8000,) -> (8000,) -> (10,).
+
+The first layer is a bank of learned filters in quadrature pairs; each pair's power, averaged over
+20 ms and in dB, is a track that the following convolutions read. It starts as Gabor filters on the mel
+scale and is trained with the rest (compare LEAF, Zeghidour et al., 2021).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ml_training.audio import SAMPLE_RATE
+from ml_training.config import LABELS, RAW_CNN, AugmentationConfig, Recipe
+from ml_training.pipelines.base import DigitModel, Pipeline
+from ml_training.pipelines.features import (
+    AMIN,
+    SpecAugment,
+    below_peak,
+    hz_to_mel,
+    mel_to_hz,
+    normalise_level,
+)
+
+FILTERS = 48
+TAPS = 256
+STRIDE = 40  # 5 ms
+POOLED = 4  # strides averaged into one frame of 20 ms
+LOWEST, HIGHEST = 60.0, 3900.0  # Hz, band of the initial filters
+RANGE_DB = 50.0  # what lies deeper below the peak is floor
+
+
+def gabor_filters() -> Tensor:
+    """(2 x FILTERS, 1, TAPS): cosine and sine of each centre frequency under a Gaussian.
+
+    Centres are evenly spaced in mel; the width follows the spacing, as far as the taps reach.
+    """
+    limits = hz_to_mel(np.array([LOWEST, HIGHEST]))
+    edges = mel_to_hz(np.linspace(limits[0], limits[1], FILTERS + 2))
+    centres, widths = edges[1:-1], (edges[2:] - edges[:-2]) / 2
+    time = (np.arange(TAPS) - (TAPS - 1) / 2) / SAMPLE_RATE
+    deviation = np.minimum(1.0 / (2 * math.pi * 0.6 * widths), TAPS / SAMPLE_RATE / 5)
+    envelope = np.exp(-0.5 * (time / deviation[:, None]) ** 2)
+    envelope /= envelope.sum(axis=1, keepdims=True)
+    phase = 2 * math.pi * centres[:, None] * time
+    pairs = np.concatenate([envelope * np.cos(phase), envelope * np.sin(phase)])
+    return torch.from_numpy(pairs.astype(np.float32))[:, None, :]
+
+
+class FilterBank(nn.Module):
+    """(B, 8000) -> (B, FILTERS, 50): level of each learned band in dB, every 20 ms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Of unit size, so that a step of the optimiser changes a filter a little, not altogether.
+        self.filters = nn.Parameter(gabor_filters() * TAPS)
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        pairs = functional.conv1d(waveforms[:, None, :], self.filters / TAPS, stride=STRIDE, padding=TAPS // 2)
+        power = pairs[:, :FILTERS].square() + pairs[:, FILTERS:].square()
+        return 10.0 * torch.log10(functional.avg_pool1d(power, POOLED).clamp_min(AMIN))
+
+
+class SeparableConv(nn.Module):
+    """(B, C, F) -> (B, C', F'): depthwise over time, then across channels; residual where shapes agree."""
+
+    def __init__(self, channels: int, out: int, stride: int = 1) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv1d(channels, channels, 5, stride, padding=2, groups=channels, bias=False), nn.BatchNorm1d(channels),
+            nn.Conv1d(channels, out, 1, bias=False), nn.BatchNorm1d(out),
+        )  # fmt: skip
+        self.residual = channels == out and stride == 1
+
+    def forward(self, track: Tensor) -> Tensor:
+        mixed = self.layers(track)
+        return functional.relu(mixed + track if self.residual else mixed)
+
+
+class RawCnnClassifier(DigitModel):
+    """Learned filter bank, separable convolutions over time, mean and maximum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filter_bank = FilterBank()
+        self.spec_augment = SpecAugment(bands=6, frames=8)
+        self.network = nn.Sequential(
+            nn.Conv1d(FILTERS, 96, 5, padding=2, bias=False), nn.BatchNorm1d(96), nn.ReLU(),
+            SeparableConv(96, 96), SeparableConv(96, 96, stride=2), SeparableConv(96, 96),
+            SeparableConv(96, 128), SeparableConv(128, 128),
+        )  # fmt: skip
+        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * 128, len(LABELS)))
+
+    def configure(self, augmentation: AugmentationConfig) -> None:
+        self.spec_augment.enabled = augmentation.enabled and augmentation.spec_augment
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        levels = below_peak(self.filter_bank(normalise_level(waveforms)), RANGE_DB)
+        track = self.network(self.spec_augment((levels + RANGE_DB / 2) / (RANGE_DB / 4)))
+        logits: Tensor = self.head(torch.cat([track.mean(dim=2), track.amax(dim=2)], dim=1))
+        return logits
+
+
+PIPELINE = Pipeline(
+    RAW_CNN, RawCnnClassifier, Recipe(epochs=30, batch_size=32, learning_rate=3e-3, weight_decay=0.02)
+)  # fmt: skip
