@@ -1,0 +1,124 @@
+"""Clips of noise bursts and a network small enough to train in milliseconds; as a script, a training that ends badly.
+
+    python tiny.py FOLDER ACTION EPOCH STEP
+
+trains in FOLDER and, when that step is done, sends itself the signal ACTION or, for full_disk,
+allows itself no file above a few bytes. Leaves with the exit code a door would.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ml_training.config import AugmentationConfig, Recipe, TrainConfig
+from ml_training.errors import CheckpointError
+from ml_training.pipelines.base import DigitModel, Pipeline
+from ml_training.training.checkpoint import CheckpointStore, RunIdentity
+from ml_training.training.setup import Clips, step_seed
+from ml_training.training.signals import Interrupted, StopSignals
+from ml_training.training.trainer import Training, Unobserved, train_model
+
+DATA_HASH = "0123456789abcdef"
+AUGMENTATION = AugmentationConfig(speed=(1.0, 1.0), shift=0.0)  # a burst that moved would be another digit
+
+
+class TinyModel(DigitModel):
+    """Mean energies of 40 stretches of the clip, then dense layers: random in training, with running statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.BatchNorm1d(40), nn.Linear(40, 32), nn.ReLU(), nn.Dropout(0.2), nn.BatchNorm1d(32), nn.Linear(32, 10)
+        )
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        return self.layers(F.avg_pool1d(waveforms.abs()[:, None, :], 200)[:, 0])
+
+
+class DivergingModel(TinyModel):
+    """Gives NaN in the training steps (epoch, step from 0, rollbacks) that `bad` names."""
+
+    def __init__(self, *bad: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.bad = {step_seed(0, *place) for place in bad}
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        scores = super().forward(waveforms)
+        return scores * float("nan") if self.training and torch.initial_seed() in self.bad else scores
+
+
+TINY = Pipeline("mfcc", TinyModel, Recipe(4, 16, 0.01, 0.01, AUGMENTATION))
+
+
+def bursts(clips: int, seed: int = 0) -> Clips:
+    """Clips whose digit is the tenth of the second in which a burst of noise lies."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(clips) % 10
+    waveforms = 0.02 * torch.randn(clips, 8000, generator=generator)
+    for row, label in enumerate(labels.tolist()):
+        waveforms[row, 800 * label : 800 * label + 800] += 0.2 * torch.randn(800, generator=generator)
+    return Clips(waveforms, torch.full((clips,), 8000), labels)
+
+
+def config(**changes: Any) -> TrainConfig:
+    return TrainConfig(**{"device": "cpu", **changes}).resolved("mfcc", TINY.recipe)
+
+
+def store(folder: Path, settings: TrainConfig, **kwargs: Any) -> CheckpointStore:
+    return CheckpointStore(folder, RunIdentity("mfcc", settings, DATA_HASH), **kwargs)
+
+
+def train(
+    settings: TrainConfig, folder: Path | None = None, build: Callable[[], nn.Module] = TinyModel, **kwargs: Any
+) -> Training:
+    """Train on 81 clips (six steps, the last clip of each epoch left out), validate on 20."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    if folder is not None:
+        kwargs["store"] = store(folder, settings)
+    return train_model(build(), bursts(81), bursts(20, seed=1), settings, **kwargs)
+
+
+class At(Unobserved):
+    """Does something when one step is done."""
+
+    def __init__(self, epoch: int, step: int, action: Any) -> None:
+        self.place, self.action = (epoch, step), action
+
+    def step(self, epoch: int, step: int, steps: int, loss: float, accuracy: float, rate: float) -> None:
+        if (epoch, step) == self.place:
+            self.action()
+
+
+def main() -> int:
+    folder, action, epoch, step = sys.argv[1:]
+
+    def act() -> None:
+        if action == "full_disk":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
+        else:
+            os.kill(os.getpid(), signal.Signals[action])
+
+    try:
+        with StopSignals() as signals, signals.deferred():
+            train(config(), Path(folder), observer=At(int(epoch), int(step), act), stop=signals)
+    except Interrupted as stopped:
+        return stopped.exit_code
+    except CheckpointError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
