@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +22,15 @@ from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, decode, fit
 from ml_training.config import LABELS, TrainConfig
 from ml_training.data import fsdd
 from ml_training.data.corpus import OFFICIAL_TEST_INDICES, Corpus
-from ml_training.errors import AudioError, DataError
+from ml_training.data.download import Progress
+from ml_training.data.synthetic import synthesise
+from ml_training.errors import AudioError, DataError, DownloadError
 from ml_training.results import Floats, SkippedClip
 
 __all__ = ["MAX_SKIPPED", "Corpus", "load_corpus", "load_folder"]
 
 MAX_SKIPPED = 0.05  # share of bad files that a data set may have
 MAX_CLIP_BYTES = 64 << 20  # no recording of a digit is larger; several are in memory at once
-
 
 _DIGIT_FIRST = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<index>\d{1,9})(-\d+)?")
 _SPEECH_COMMANDS = re.compile(r"(?P<speaker>[^_]+)_nohash_(?P<index>\d{1,9})")
@@ -45,12 +48,76 @@ class _Clip:
     fault: str = ""
 
 
-def load_corpus(config: TrainConfig) -> Corpus:
-    """The recordings that `config.dataset` and `config.data_dir` name."""
-    chosen = config.data_dir or os.environ.get("DIGIT_DATA_DIR")
-    if not chosen:
-        raise DataError("no recordings: set --data_dir or $DIGIT_DATA_DIR to a folder of them")
-    return load_folder(chosen)
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def load_corpus(
+    config: TrainConfig, report: Callable[[str], None] = _say, progress: Progress | None = None
+) -> Corpus:
+    """The clips that `config.dataset` and `config.data_dir` ask for.
+
+    fsdd: FSDD v1.0.10 from `--data_dir`, $DIGIT_DATA_DIR, the user's cache or a download. auto: the
+    same, but a folder of other recordings will do, and where no recordings can be had at all,
+    synthetic speech. folder: the recordings in that folder. synthetic: synthetic speech.
+
+    `report` receives lines for people, `progress` the bytes of a download, so far and in all.
+    Raises DataError, of which DownloadError is a kind.
+    """
+    if config.dataset == "synthetic":
+        return _synthetic(config.seed, report)
+    path = fsdd.chosen_path(config.data_dir)
+    if config.dataset == "folder":
+        if path is None:
+            raise DataError("dataset 'folder' needs a folder of recordings: set --data_dir or $DIGIT_DATA_DIR")
+        return load_folder(path)
+    if path is not None:
+        return _load_chosen(path, config.dataset == "fsdd", report)
+    try:
+        return load_folder(fsdd.obtain(config.data_url, report, progress))
+    except DownloadError as error:
+        if config.dataset == "fsdd":
+            raise
+        report(f"!!! NO RECORDINGS: {error}")
+        report(
+            "!!! Falling back to synthetic speech: what is trained now is a demonstration, not fit for real voices !!!"
+        )
+        return _synthetic(config.seed, report)
+
+
+def _synthetic(seed: int, report: Callable[[str], None]) -> Corpus:
+    corpus = synthesise(seed)
+    report(f"synthetic speech: {len(corpus)} clips in {len(set(corpus.speakers))} voices of espeak-ng")
+    return corpus
+
+
+def _load_chosen(path: Path, only_fsdd: bool, report: Callable[[str], None]) -> Corpus:
+    """What the user pointed at: FSDD in a folder or an archive or, unless `only_fsdd`, any other recordings."""
+    if not path.is_dir():
+        files = fsdd.read_archive(path)
+        _check_is_fsdd(path, fsdd.content_hash(files), "unpack it, and train on its folder with --dataset folder")
+        clips = [_named(Path(file), Path(), _DIGIT_FIRST) for file in files]
+        clips = [replace(clip, read=partial(files.__getitem__, clip.file)) for clip in clips]
+        return _collect(path.name, clips, official=True)
+    if only_fsdd:
+        found = fsdd.folder_hash(fsdd.recordings_folder(path))
+        _check_is_fsdd(path, found, "train on it as it is with --dataset folder")
+    corpus = load_folder(path)
+    if corpus.data_hash != fsdd.TREE_HASH:
+        found = fsdd.folder_hash(fsdd.recordings_folder(path))
+        report(
+            f"{path} is not {fsdd.NAME} (tree hash {found}, expected {fsdd.TREE_HASH}): using its {len(corpus)} clips "
+            "as your own recordings"
+        )
+    return corpus
+
+
+def _check_is_fsdd(path: Path, found: str, otherwise: str) -> None:
+    if found != fsdd.TREE_HASH:
+        raise DataError(
+            f"{path} is not {fsdd.NAME}: its recordings have the tree hash {found}, expected {fsdd.TREE_HASH}; leave "
+            f"--data_dir and $DIGIT_DATA_DIR out to download it, or {otherwise}"
+        )
 
 
 def load_folder(path: str | os.PathLike[str], name: str | None = None) -> Corpus:
@@ -63,7 +130,7 @@ def load_folder(path: str | os.PathLike[str], name: str | None = None) -> Corpus
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: expected a folder of recordings")
     clips, official = _clips_of(folder)
-    return _collect(name or folder.resolve().name, clips, official)
+    return _collect(folder.resolve().name, clips, official, name)
 
 
 # --- layouts -------------------------------------------------------------------------------------
@@ -117,11 +184,14 @@ def _named(
 # --- decoding ------------------------------------------------------------------------------------
 
 
-def _collect(name: str, clips: list[_Clip], official: bool) -> Corpus:
-    """Decode clips on a few threads (decoding leaves Python's lock) into one corpus, sorted by file name."""
+def _collect(folder: str, clips: list[_Clip], official: bool, name: str | None = None) -> Corpus:
+    """Decode clips on a few threads (decoding leaves Python's lock) into one corpus, sorted by file name.
+
+    Without a `name` it is called FSDD where its bytes are FSDD's, and after its `folder` elsewhere.
+    """
     if all(clip.fault for clip in clips):
         raise DataError(
-            f"{name} holds no recordings of digits ({len(clips)} audio files): expected files "
+            f"{folder} holds no recordings of digits ({len(clips)} audio files): expected files "
             "{digit}_{speaker}_{index}.wav, folders zero ... nine (Speech Commands) or a folder for each speaker "
             "(AudioMNIST)"
         )
@@ -142,11 +212,11 @@ def _collect(name: str, clips: list[_Clip], official: bool) -> Corpus:
             waveforms[row] = fit(samples)
             lengths[row] = min(len(samples), NUM_SAMPLES)
             kept.append(row)
-    _check_skipped(name, skipped, len(clips))
+    _check_skipped(folder, skipped, len(clips))
     is_fsdd = fsdd.tree_hash(blobs) == fsdd.TREE_HASH
     good = [clips[row] for row in kept]
     return Corpus(
-        name=fsdd.NAME if is_fsdd else name,
+        name=name or (fsdd.NAME if is_fsdd else folder),
         waveforms=waveforms[kept] if skipped else waveforms,
         lengths=lengths[kept],
         labels=np.array([clip.digit for clip in good], dtype=np.int64),

@@ -1,0 +1,154 @@
+"""A cache of its own for every test, a web server that misbehaves on demand, and small recordings."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import os
+import socket
+import tarfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+# Read before any test changes the environment.
+FSDD_DIR = os.environ.get("DIGIT_DATA_DIR")
+CORPORA_DIR = os.environ.get("DIGIT_CORPORA_DIR")
+
+
+@pytest.fixture
+def fsdd_dir() -> Path:
+    if not FSDD_DIR:
+        pytest.skip("needs FSDD in $DIGIT_DATA_DIR")
+    return Path(FSDD_DIR)
+
+
+@pytest.fixture
+def corpora_dir() -> Path:
+    if not CORPORA_DIR:
+        pytest.skip("needs recordings in $DIGIT_CORPORA_DIR")
+    return Path(CORPORA_DIR)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home without recordings, and no way to the real network."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for variable in ("HOME", "USERPROFILE", "LOCALAPPDATA"):
+        monkeypatch.setenv(variable, str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
+    proxies = [f"{kind}_proxy" for kind in ("http", "https", "all")]
+    for variable in ("DIGIT_DATA_DIR", *proxies, *(name.upper() for name in proxies)):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("DIGIT_DATA_URL", unused_address())
+    return home
+
+
+def unused_address() -> str:
+    """An address on this machine at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}/fsdd.tar.gz"
+
+
+@pytest.fixture
+def nobody() -> str:
+    return unused_address()
+
+
+# --- recordings ----------------------------------------------------------------------------------
+
+
+def tone_wav(frequency: float = 400.0, seconds: float = 0.4, rate: int = 8000) -> bytes:
+    time = np.arange(int(seconds * rate)) / rate
+    stream = io.BytesIO()
+    soundfile.write(stream, 0.3 * np.sin(2 * np.pi * frequency * time), rate, format="WAV", subtype="PCM_16")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def wav() -> Callable[..., bytes]:
+    """Makes the bytes of a WAV file with a tone: wav(frequency, seconds, rate)."""
+    return tone_wav
+
+
+@pytest.fixture
+def recordings() -> dict[str, bytes]:
+    """Sixty files named as FSDD names them, two speakers."""
+    return {
+        f"{digit}_{speaker}_{index}.wav": tone_wav(200 + 50 * digit + index + 7 * len(speaker), 0.05)
+        for digit in range(10)
+        for speaker in ("anna", "theo")
+        for index in (0, 5, 6)
+    }
+
+
+def tar_of(files: Mapping[str, bytes], folder: str = "fsdd-1.0.10/recordings/") -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz", compresslevel=1) as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(folder + name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+@pytest.fixture
+def tar() -> Callable[..., bytes]:
+    """Packs files as GitHub packs a tag: tar(files, folder)."""
+    return tar_of
+
+
+# --- server --------------------------------------------------------------------------------------
+
+
+class Server:
+    """Answers each path with what `answers` holds: the bytes, a status code, or a function of the handler."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, bytes | int | Callable[[http.server.BaseHTTPRequestHandler], None]] = {}
+        self.requests: list[str] = []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            timeout = 10
+
+            def do_GET(self) -> None:
+                outer.requests.append(self.path)
+                answer = outer.answers.get(self.path, 404)
+                if isinstance(answer, int):
+                    self.send_error(answer)
+                elif isinstance(answer, bytes):
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(answer)))
+                    self.end_headers()
+                    self.wfile.write(answer)
+                else:
+                    answer(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}{path}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(timeout=10)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
