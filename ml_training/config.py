@@ -163,9 +163,7 @@ def _range_faults(f: dataclasses.Field[Any], value: Any) -> list[str]:
         return [f"{f.name}: expected {word!r} or a whole number above 0, got {value!r}"]
     choices = f.metadata.get("choices")
     if choices and value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ""
-        return [f"{f.name}: expected one of {', '.join(choices)}, got {value!r}{hint}"]
+        return [f"{f.name}: expected one of {', '.join(choices)}, got {value!r}"]
     low, high = f.metadata.get("low", -math.inf), f.metadata.get("high", math.inf)
     numbers = value if isinstance(value, tuple) else (value,)
     faults = [

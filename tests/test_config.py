@@ -1,0 +1,353 @@
+"""Settings: what is refused and how it is said, JSON files, flags, and which of them win."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml_training.config import (
+    MFCC,
+    PIPELINES,
+    AugmentationConfig,
+    OneLineParser,
+    Recipe,
+    TrainConfig,
+    add_train_flags,
+    load_config,
+    model_folder,
+    to_dict,
+    train_config_from,
+    underscored,
+)
+from ml_training.errors import ConfigError
+
+UNUSUAL = TrainConfig(
+    pipeline="raw_cnn", dataset="folder", data_dir="somewhere", data_url="file.zip", split="speaker",
+    held_out_speaker="theo", models_dir="m", log_dir="l", epochs=7, batch_size=3, learning_rate=0.5, weight_decay=0.25,
+    optimizer="adam", scheduler="step", label_smoothing=0.2, clip_norm=0.0, ema_decay=0.5, patience=1,
+    validation_share=0.2, device="cpu", precision="fp32", threads=2, seed=11, keep_checkpoints="all", resume="4",
+    augmentation=AugmentationConfig(
+        enabled=False, speed=(0.9, 1.1), level_db=(-3, 3), equaliser_db=1.0, noise_probability=0.1, snr_db=(1.0, 2.0),
+        shift=0.5, vtlp=(0.9, 1.0), spec_augment=False,
+    ),
+)  # fmt: skip
+
+
+def parse(*words: str) -> TrainConfig:
+    parser = OneLineParser(prog="train")
+    add_train_flags(parser)
+    return train_config_from(parser.parse_args(words))
+
+
+def faults_of(**settings: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig(**settings)
+    return caught.value.faults
+
+
+def write(path: Path, values: Any) -> Path:
+    path.write_text(json.dumps(values), encoding="utf-8")
+    return path
+
+
+def test_unusual_differs_from_the_defaults_everywhere() -> None:
+    # The round-trip tests below prove nothing about a setting that UNUSUAL leaves at its default.
+    for usual, unusual in ((TrainConfig(), UNUSUAL), (AugmentationConfig(), UNUSUAL.augmentation)):
+        same = [f.name for f in dataclasses.fields(usual) if getattr(usual, f.name) == getattr(unusual, f.name)]
+        assert not same
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        (f.name, f.metadata["low"], f.metadata["high"])
+        for f in dataclasses.fields(TrainConfig)
+        if f.metadata.get("high", float("inf")) != float("inf")
+    ],
+)
+def test_ranges_are_inclusive(name: str, low: float, high: float) -> None:
+    for inside in (low, high):
+        assert getattr(TrainConfig(**{name: inside}), name) == inside
+    step = 1 if isinstance(low, int) and isinstance(high, int) else 1e-3
+    for outside in (low - step, high + step):
+        (fault,) = faults_of(**{name: outside})
+        assert fault.startswith(f"{name}: expected a number from ")
+        assert fault.endswith(f"got {outside}")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_rates_are_finite(value: float) -> None:
+    assert faults_of(learning_rate=value) == [f"learning_rate: expected a number, got {value}"]
+
+
+def test_every_fault_is_listed() -> None:
+    faults = faults_of(
+        pipeline="mel", epochs=0, seed="one", held_out_speaker="theo", keep_checkpoints="none",
+        augmentation=AugmentationConfig(noise_probability=2.0, speed=(1.2, 0.9)),
+    )  # fmt: skip
+    assert faults == [
+        "pipeline: expected one of all, mfcc, mel_cnn, raw_cnn, got 'mel'",
+        "epochs: expected a number from 1 to 100000, got 0",
+        "seed: expected a whole number, got 'one'",
+        "keep_checkpoints: expected 'all' or a whole number above 0, got 'none'",
+        "augmentation.speed: expected the smaller number first, got 1.2 0.9",
+        "augmentation.noise_probability: expected a number from 0 to 1, got 2.0",
+        "held_out_speaker is only for split 'speaker', not 'official'",
+    ]
+
+
+def test_message_counts_faults_and_names_the_source() -> None:
+    assert str(ConfigError(["a", "b"], "my.json")) == "2 faults in my.json: a; b"
+    assert str(ConfigError(["a"])) == "1 fault in settings: a"
+
+
+def test_speaker_split_needs_a_speaker() -> None:
+    assert faults_of(split="speaker") == ["split 'speaker' needs held_out_speaker, the one to test on"]
+    assert TrainConfig(split="speaker", held_out_speaker="theo").held_out_speaker == "theo"
+
+
+@pytest.mark.parametrize("value", ["0", "00", "-1", "1.5", "", "²", "٣", "9" * 5000, "latest"])
+def test_keep_checkpoints_is_all_or_a_number(value: str) -> None:
+    (fault,) = faults_of(keep_checkpoints=value)
+    assert fault.startswith("keep_checkpoints: expected 'all' or a whole number above 0")
+
+
+@pytest.mark.parametrize("value", ["0", "first", "²", "-3", "all"])
+def test_resume_is_latest_or_an_epoch(value: str) -> None:
+    (fault,) = faults_of(resume=value)
+    assert fault.startswith("resume: expected 'latest' or a whole number above 0")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("epochs", 2.0, "a whole number"), ("epochs", True, "a whole number"), ("learning_rate", "0.1", "a number"),
+        ("models_dir", 3, "text in quotes"), ("models_dir", None, "text in quotes"),
+        ("keep_checkpoints", 3, "text in quotes"), ("augmentation", {"speed": 1}, "an object"),
+    ],
+)  # fmt: skip
+def test_types_are_checked_in_python_too(name: str, value: Any, expected: str) -> None:
+    assert faults_of(**{name: value}) == [f"{name}: expected {expected}, got {value!r}"]
+
+
+# --- JSON ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [TrainConfig(), UNUSUAL], ids=["defaults", "unusual"])
+def test_json_round_trip(config: TrainConfig, tmp_path: Path) -> None:
+    path = write(tmp_path / "config.json", to_dict(config))
+    assert TrainConfig(**load_config(path)) == config
+    assert parse("--config", str(path)) == config
+
+
+def test_every_fault_of_a_file_is_listed(tmp_path: Path) -> None:
+    values = {
+        "epoch": 3, "zzz": 1, "epochs": "ten", "batch_size": 0, "seed": 1.5, "device": "gpu", "data_dir": 7,
+        "augmentation": {"sped": [1, 1], "enabled": 1, "snr_db": [5], "shift": 3},
+    }  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path / "bad.json", values))
+    assert sorted(caught.value.faults) == [
+        "augmentation.enabled: expected true or false, got 1",
+        "augmentation.shift: expected a number from 0 to 1, got 3.0",
+        "augmentation.snr_db: expected two numbers, got [5]",
+        "batch_size: expected a number from 1 to 65536, got 0",
+        "data_dir: expected text in quotes, got 7",
+        "device: expected one of auto, cpu, cuda, got 'gpu'",
+        "epochs: expected a whole number, got 'ten'",
+        "seed: expected a whole number, got 1.5",
+        "unknown setting 'augmentation.sped', did you mean augmentation.speed?",
+        "unknown setting 'epoch', did you mean epochs?",
+        "unknown setting 'zzz'",
+    ]
+    message = str(caught.value)
+    assert message.startswith(f"11 faults in {tmp_path / 'bad.json'}: ")
+    assert "\n" not in message
+
+
+def test_near_names(tmp_path: Path) -> None:
+    for typed, meant in (("learning-rate", "learning_rate"), ("batchsize", "batch_size"), ("model_dir", "models_dir")):
+        with pytest.raises(ConfigError, match=f"unknown setting '{typed}', did you mean {meant}\\?"):
+            load_config(write(tmp_path / "near.json", {typed: 1}))
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("{", "not JSON: "), ("[1]", "expected a JSON object of settings, got list"), ("", "not JSON: "),
+        ('{"learning_rate": NaN}', "learning_rate: expected a number, got nan"),
+        ('{"learning_rate": 1' + 400 * "0" + "}", "learning_rate: expected a number from 1e-08 to 10"),
+        ('{"epochs": 1' + 5000 * "0" + "}", "not JSON: "),
+        (100_000 * "[", "not JSON: "),
+        ('{"augmentation": 3}', "augmentation: expected an object, got 3"),
+        ('{"augmentation": {"speed": ["a", "b"]}}', "augmentation.speed: expected two numbers"),
+    ],
+    ids=["cut", "list", "empty", "nan", "huge", "endless", "deep", "no object", "words for numbers"],
+)  # fmt: skip
+def test_files_that_cannot_be_meant(text: str, fault: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    (found,) = caught.value.faults
+    assert found.startswith(fault)
+    assert str(path) in str(caught.value)
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00{")
+    for path in (tmp_path / "none.json", tmp_path, tmp_path / "binary.json"):
+        with pytest.raises(ConfigError, match="cannot read it"):
+            load_config(path)
+
+
+def test_byte_order_mark_of_windows_editors(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"epochs": 3}', encoding="utf-8-sig")
+    assert load_config(path) == {"epochs": 3}
+
+
+def test_null_means_the_pipelines_own(tmp_path: Path) -> None:
+    path = write(tmp_path / "config.json", {"epochs": None, "augmentation": None})
+    assert TrainConfig(**load_config(path)) == TrainConfig()
+    with pytest.raises(ConfigError, match="seed: expected a whole number, got None"):
+        load_config(write(path, {"seed": None}))
+
+
+# --- flags ---------------------------------------------------------------------------------------
+
+
+def test_no_flags_are_the_defaults() -> None:
+    assert parse() == TrainConfig()
+
+
+def test_there_is_a_flag_for_every_setting() -> None:
+    words: list[str] = []
+    assert UNUSUAL.augmentation is not None
+    for config, prefix in ((UNUSUAL, ""), (UNUSUAL.augmentation, "augmentation.")):
+        for f in dataclasses.fields(typing.cast(Any, config)):
+            value = getattr(config, f.name)
+            if isinstance(value, bool):
+                words.append(f"--{prefix}{f.name}" if value else f"--no_{prefix}{f.name}")
+            elif isinstance(value, tuple):
+                words += [f"--{prefix}{f.name}", *(str(v) for v in value)]
+            elif not dataclasses.is_dataclass(value):
+                words += [f"--{prefix}{f.name}", str(value)]
+    assert parse(*words) == UNUSUAL
+
+
+def test_dash_and_underscore_are_alike() -> None:
+    expected = TrainConfig(batch_size=32, data_dir="a-b_c")
+    assert parse("--batch-size", "32", "--data-dir", "a-b_c") == expected
+    assert parse("--batch_size=32", "--data-dir=a-b_c") == expected
+    assert underscored("--data-dir=--a-b") == "--data_dir=--a-b"
+    assert underscored("-b-c") == "-b-c"
+    assert underscored("--") == "--"
+
+
+def test_model_dir_is_models_dir() -> None:
+    for flag in ("--model_dir", "--models_dir", "--model-dir", "--models-dir"):
+        assert parse(flag, "there").models_dir == "there"
+
+
+def test_resume_forms() -> None:
+    assert parse().resume is None
+    assert parse("--resume").resume == "latest"
+    assert parse("--resume", "--seed", "3").resume == "latest"
+    assert parse("--resume", "latest").resume == "latest"
+    assert parse("--resume", "12").resume == "12"
+    assert parse("--resume=12").resume == "12"
+
+
+def test_flags_win_over_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.json", {"epochs": 5, "seed": 9, "augmentation": {"speed": [0.9, 1.1], "shift": 0.5}})
+    config = parse(
+        "--config", str(path), "--epochs", "7", "--augmentation.shift", "0.25", "--no-augmentation.spec-augment"
+    )
+    expected = AugmentationConfig(speed=(0.9, 1.1), shift=0.25, spec_augment=False)
+    assert config == TrainConfig(epochs=7, seed=9, augmentation=expected)
+
+
+def test_flags_complete_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.json", {"split": "speaker"})
+    assert parse("--config", str(path), "--held-out-speaker", "theo").held_out_speaker == "theo"
+    with pytest.raises(ConfigError, match="needs held_out_speaker"):
+        parse("--config", str(path))
+
+
+def test_negative_numbers_are_values() -> None:
+    config = parse("--augmentation.level_db", "-30", "-1.5")
+    assert config.augmentation == AugmentationConfig(level_db=(-30.0, -1.5))
+
+
+def test_flags_out_of_range_are_listed_together() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse("--epochs", "0", "--learning_rate", "nan", "--augmentation.shift", "2")
+    assert caught.value.exit_code == 2
+    assert len(caught.value.faults) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--batchsize", "3"], "unknown argument --batchsize, did you mean --batch_size?"),
+        (["--epoch=3"], "unknown argument --epoch=3, did you mean --epochs?"),
+        (["mfcc"], "unknown argument mfcc"),
+        (["--pipeline", "tree"], "invalid choice: 'tree'"),
+        (["--epochs", "many"], "invalid int value: 'many'"),
+        (["--epochs"], "expected one argument"),
+        (["--augmentation.speed", "1"], "expected 2 arguments"),
+    ],
+)
+def test_wrong_flags_are_one_line_and_exit_code_2(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(*words)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("train: ")
+    assert said in error
+    assert error.endswith("(see train --help)\n")
+    assert error.count("\n") == 1
+
+
+def test_help_tells_about_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse("--help")
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    for f in dataclasses.fields(TrainConfig):
+        if f.name != "augmentation":
+            assert f"--{f.name}" in shown
+            assert f.metadata["help"]
+    assert "(default: official)" in shown
+
+
+# --- resolving -----------------------------------------------------------------------------------
+
+
+def test_resolved_fills_only_what_was_left_open() -> None:
+    recipe = Recipe(60, 64, 0.003, 0.01)
+    resolved = TrainConfig(epochs=5, weight_decay=0.0).resolved(MFCC, recipe)
+    assert (resolved.epochs, resolved.batch_size, resolved.learning_rate, resolved.weight_decay) == (5, 64, 0.003, 0.0)
+    assert resolved.pipeline == MFCC
+    assert resolved.augmentation == recipe.augmentation
+    assert resolved.resolved(MFCC, Recipe(1, 1, 1.0, 1.0)) == resolved
+
+
+def test_pipelines_of_a_run() -> None:
+    assert TrainConfig().pipelines == PIPELINES
+    assert TrainConfig(pipeline="mel_cnn").pipelines == ("mel_cnn",)
+
+
+def test_model_folder() -> None:
+    assert model_folder("models", MFCC) == Path("models/mfcc_classifier")
