@@ -1,11 +1,13 @@
 """Waveform augmentation, whole batches at a time.
 
 B clips of T (8,000) samples. Everything random comes from torch's global generator, so that one
-seed before a training step fixes all of it. Filters and noise are shaped in one frequency domain
-pass; resampling and placing are one gather.
+seed before a training step fixes all of it. Resampling and placing are one gather; filtering and
+noise share one pass through the frequency domain.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -15,26 +17,32 @@ from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
 from ml_training.config import AugmentationConfig
 
 _PADDED = 9000  # transform length: a smooth filter rings shorter than the 1,000 samples of padding
-_KNOTS = 8  # free points of the random equaliser, evenly spaced in mel-like frequency
+_BINS = _PADDED // 2 + 1
+_KNOTS = 8  # free points of the random equaliser, evenly spaced in frequency
+_SLOPES = 9  # colours of noise between white and brown
 _LOWEST_NOISE = 30.0  # Hz; coloured noise is flat below, or its power would all be rumble
 
 
 def augment(waveforms: Tensor, lengths: Tensor, config: AugmentationConfig) -> Tensor:
     """(B, T) clips, each `lengths` (B,) samples long and centred, -> (B, T) varied clips."""
-    varied = place(waveforms, lengths, config.speed, config.shift)
-    varied = equalise_and_add_noise(varied, config)
-    return varied * torch.pow(10.0, _uniform(len(varied), config.level_db, varied) / 20.0)[:, None]
+    placed, durations = place(waveforms, lengths, config.speed, config.shift)
+    spectra = torch.fft.rfft(placed, n=_PADDED) * random_response(placed, config.equaliser_db)
+    spectra = spectra + random_noise(spectra, durations, config.noise_probability, config.snr_db)
+    varied: Tensor = torch.fft.irfft(spectra, n=_PADDED)[:, :NUM_SAMPLES]
+    gain = torch.pow(10.0, _uniform(placed, config.level_db) / 20.0)[:, None]
+    return varied * gain
 
 
-def place(waveforms: Tensor, lengths: Tensor, speed: tuple[float, float], shift: float) -> Tensor:
+def place(waveforms: Tensor, lengths: Tensor, speed: tuple[float, float], shift: float) -> tuple[Tensor, Tensor]:
     """Play every clip at a random speed (pitch moves with it) somewhere in its second.
 
-    shift 0 keeps clips centred; 1 lets them lie anywhere that still holds them whole.
+    shift 0 keeps clips centred; 1 lets them lie anywhere that still holds them whole. Returns the
+    clips (B, T) and how many samples (B,) each now lasts.
     """
     size = lengths.to(waveforms.dtype)
-    factor = torch.exp(_uniform(len(size), speed, waveforms, log=True))
-    free = NUM_SAMPLES - size / factor
-    start = free * (0.5 + shift * (torch.rand_like(size) - 0.5))
+    factor = torch.exp(_uniform(waveforms, (math.log(speed[0]), math.log(speed[1]))))
+    durations = size / factor
+    start = (NUM_SAMPLES - durations) * (0.5 + shift * (torch.rand_like(size) - 0.5))
     begin = torch.div(NUM_SAMPLES - lengths, 2, rounding_mode="floor").to(waveforms.dtype)
     time = torch.arange(NUM_SAMPLES, device=waveforms.device, dtype=waveforms.dtype)
     source = (time - start[:, None]) * factor[:, None] + begin[:, None]  # (B, T) positions in the clip
@@ -44,48 +52,35 @@ def place(waveforms: Tensor, lengths: Tensor, speed: tuple[float, float], shift:
     index = left.long()
     here = waveforms.gather(1, index)
     following = waveforms.gather(1, (index + 1).clamp_max(NUM_SAMPLES - 1))
-    placed: Tensor = torch.lerp(here, following, source - left) * inside
-    return placed
+    return torch.lerp(here, following, source - left) * inside, durations
 
 
-def equalise_and_add_noise(waveforms: Tensor, config: AugmentationConfig) -> Tensor:
-    """Random smooth frequency response on each clip, then coloured noise at a random ratio.
+def random_response(waveforms: Tensor, equaliser_db: float) -> Tensor:
+    """(B, bins) gains of a smooth random equaliser, at most `equaliser_db` up or down anywhere."""
+    knots = (torch.rand(len(waveforms), 1, _KNOTS, device=waveforms.device) * 2 - 1) * equaliser_db
+    curve = functional.interpolate(knots, size=_BINS, mode="linear", align_corners=True)[:, 0]
+    return torch.pow(10.0, curve / 20.0)
 
-    The ratio holds over the whole second's energy spread on the word, not on the silence around:
-    noise power = word energy / word duration / 10^(dB / 10).
+
+def random_noise(spectra: Tensor, durations: Tensor, probability: float, snr_db: tuple[float, float]) -> Tensor:
+    """(B, bins) spectra of coloured noise, each at a random ratio to the word of its clip.
+
+    Amplitude falls as f^-s with s from 0 (white) over 0.5 (pink) to 1 (brown). The ratio compares
+    the noise with the word's power while it lasts, not with that of the whole second.
     """
-    b = len(waveforms)
-    spectrum = torch.fft.rfft(waveforms, n=_PADDED)
-    bins = spectrum.shape[1]
-    knots = (torch.rand(b, 1, _KNOTS, device=waveforms.device) * 2 - 1) * config.equaliser_db
-    response = functional.interpolate(knots, size=bins, mode="linear", align_corners=True)[:, 0]
-    filtered = torch.fft.irfft(spectrum * torch.pow(10.0, response / 20.0), n=_PADDED)[:, :NUM_SAMPLES]
-    noise = coloured_noise(b, waveforms)
-    energy = filtered.square()
-    loud = energy.amax(dim=1, keepdim=True) * 1e-4
-    active = (energy > loud).sum(dim=1).clamp_min(1)  # samples within 40 dB of the peak: the word
-    power = energy.sum(dim=1) / active
-    ratio = _uniform(b, config.snr_db, waveforms)
-    wanted = torch.rand(b, device=waveforms.device) < config.noise_probability
-    gain = torch.sqrt(power * torch.pow(10.0, -ratio / 10.0)) * wanted
-    return filtered + gain[:, None] * noise
+    b, device = len(spectra), spectra.device
+    hz = torch.linspace(0, SAMPLE_RATE / 2, _BINS, device=device).clamp_min(_LOWEST_NOISE)
+    shapes = hz.pow(-torch.linspace(0, 1, _SLOPES, device=device)[:, None])
+    shapes = shapes / shapes.square().mean(dim=1, keepdim=True).sqrt()
+    colour = torch.randint(_SLOPES, (b,), device=device)
+    white = torch.view_as_complex(torch.randn(b, _BINS, 2, device=device))  # power 2 in every bin
+    energy = torch.view_as_real(spectra).square().sum(dim=(1, 2))  # Parseval: a sum over bins is one over samples
+    wanted = torch.rand(b, device=device) < probability
+    ratio = torch.pow(10.0, _uniform(durations, snr_db) / 10.0)
+    power = energy / durations.clamp_min(1) / ratio * (_PADDED / (2 * _BINS)) * wanted
+    return white * (shapes[colour] * power.sqrt()[:, None])
 
 
-def coloured_noise(count: int, like: Tensor) -> Tensor:
-    """(count, T) noise of unit power, each with its own slope between white and brown."""
-    bins = _PADDED // 2 + 1
-    hz = torch.linspace(0, SAMPLE_RATE / 2, bins, device=like.device).clamp_min(_LOWEST_NOISE)
-    slope = torch.rand(count, 1, device=like.device)  # amplitude ~ f^-slope: 0 white, 0.5 pink, 1 brown
-    shape = hz[None, :].pow(-slope)
-    phases = torch.randn(count, bins, 2, device=like.device, dtype=like.dtype)
-    noise = torch.fft.irfft(torch.view_as_complex(phases) * shape, n=_PADDED)[:, :NUM_SAMPLES]
-    level: Tensor = noise.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
-    return noise / level
-
-
-def _uniform(count: int, limits: tuple[float, float], like: Tensor, log: bool = False) -> Tensor:
-    low, high = limits
-    drawn = torch.rand(count, device=like.device, dtype=like.dtype)
-    if log:
-        low, high = float(torch.tensor(low).log()), float(torch.tensor(high).log())
-    return low + (high - low) * drawn
+def _uniform(like: Tensor, limits: tuple[float, float]) -> Tensor:
+    """(B,) numbers between two limits, on the device of a batch (B, ...)."""
+    return limits[0] + (limits[1] - limits[0]) * torch.rand(len(like), device=like.device)
