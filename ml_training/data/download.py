@@ -101,4 +101,5 @@ def _megabytes(done: int, total: int) -> str:
 
 def _reason(error: Exception) -> str:
     """The innermost reason in the long text of a connection error."""
-    return str(error).rsplit(": ", 1)[-1].rstrip("')\"")
+    reason = str(error).rsplit(": ", 1)[-1].rstrip("')\"")
+    return reason + ")" * (reason.count("(") - reason.count(")"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import io
-import os
 import socket
 import tarfile
 import threading
@@ -14,24 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-
-# Read before any test changes the environment.
-FSDD_DIR = os.environ.get("DIGIT_DATA_DIR")
-CORPORA_DIR = os.environ.get("DIGIT_CORPORA_DIR")
-
-
-@pytest.fixture
-def fsdd_dir() -> Path:
-    if not FSDD_DIR:
-        pytest.skip("needs FSDD in $DIGIT_DATA_DIR")
-    return Path(FSDD_DIR)
-
-
-@pytest.fixture
-def corpora_dir() -> Path:
-    if not CORPORA_DIR:
-        pytest.skip("needs recordings in $DIGIT_CORPORA_DIR")
-    return Path(CORPORA_DIR)
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import soundfile
 
 from ml_training.audio import load_audio
 from ml_training.config import LABELS, TrainConfig
-from ml_training.data import fsdd
+from ml_training.data import dataset_loader, fsdd
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
+from ml_training.data.synthetic import synthesise
 from ml_training.errors import DataError, DownloadError
 
 
@@ -268,6 +270,13 @@ def test_folder_needs_a_folder(tmp_path, recordings):
     assert lines == []
 
 
+@pytest.fixture
+def few_voices(monkeypatch) -> None:
+    """Real synthetic speech, but little of it."""
+    monkeypatch.setattr(dataset_loader, "synthesise", partial(synthesise, voices=3, takes=1))
+
+
+@pytest.mark.usefixtures("few_voices")
 def test_auto_falls_back_to_synthetic_speech_and_says_so(home):
     lines: list[str] = []
     corpus = load(lines)
@@ -277,6 +286,7 @@ def test_auto_falls_back_to_synthetic_speech_and_says_so(home):
     assert not list(home.rglob("*.wav"))
 
 
+@pytest.mark.usefixtures("few_voices")
 def test_synthetic_asks_nobody(server, monkeypatch):
     monkeypatch.setenv("DIGIT_DATA_URL", server.url("/fsdd.tar.gz"))
     monkeypatch.setenv("DIGIT_DATA_DIR", "nowhere")

@@ -54,3 +54,16 @@ def test_an_answer_without_end_is_stopped(server, tmp_path):
     server.answers["/a"] = bytes(3 << 20)
     with pytest.raises(DownloadError, match="sends more than 1 MB"):
         download.fetch(server.url("/a"), tmp_path / "a", 1 << 20, "recordings", print)
+
+
+def test_an_unreachable_server_is_said_in_few_words(nobody, tmp_path):
+    with pytest.raises(DownloadError, match=r"^http://\S+ cannot be reached: \D*\[(Errno|WinError) \d+\][^()]*$"):
+        download.fetch(nobody, tmp_path / "a", 1 << 20, "recordings", print)
+
+
+def test_an_unknown_host_is_said_in_few_words():
+    told = ConnectionError(
+        "HTTPSConnectionPool(host='host', port=443): Max retries exceeded with url: /a (Caused by NameResolutionError("
+        "\"HTTPSConnection(host='host', port=443): Failed to resolve 'host' ([Errno -2] Name or service not known)\"))"
+    )
+    assert download._reason(told) == "Failed to resolve 'host' ([Errno -2] Name or service not known)"
