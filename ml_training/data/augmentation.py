@@ -48,11 +48,24 @@ def place(waveforms: Tensor, lengths: Tensor, speed: tuple[float, float], shift:
     source = (time - start[:, None]) * factor[:, None] + begin[:, None]  # (B, T) positions in the clip
     inside = (source >= begin[:, None]) & (source < (begin + size)[:, None])
     source = source.clamp(0, NUM_SAMPLES - 1)
-    left = source.floor()
+    return _cubic(waveforms, source) * inside, durations
+
+
+def _cubic(waveforms: Tensor, positions: Tensor) -> Tensor:
+    """(B, T) samples between samples, by Catmull and Rom's cubic (1974).
+
+    A straight line would take half of what lies at 3 kHz away.
+    """
+    left = positions.floor()
+    t = positions - left
     index = left.long()
-    here = waveforms.gather(1, index)
-    following = waveforms.gather(1, (index + 1).clamp_max(NUM_SAMPLES - 1))
-    return torch.lerp(here, following, source - left) * inside, durations
+    before, here, after, later = (
+        waveforms.gather(1, (index + step).clamp(0, NUM_SAMPLES - 1)) for step in (-1, 0, 1, 2)
+    )
+    slope = after - before
+    square = 2 * before - 5 * here + 4 * after - later
+    cube = 3 * (here - after) + later - before
+    return torch.addcmul(here, t, torch.addcmul(slope, t, torch.addcmul(square, t, cube)), value=0.5)
 
 
 def random_response(waveforms: Tensor, equaliser_db: float) -> Tensor:

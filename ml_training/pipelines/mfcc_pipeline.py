@@ -26,7 +26,7 @@ CEPSTRA = 13
 FEATURES = CEPSTRA * 3 * 4
 RANGE_DB = 35.0  # what lies deeper below the peak is floor
 WORD_DB = 25.0  # a frame this far below the loudest counts half
-SOFTNESS_DB = 2.0  # how gradually frames stop counting
+SOFTNESS_DB = 8.0  # how gradually frames stop counting
 OUTLIER = 6.0  # standard deviations at which a feature is cut
 
 

@@ -1,0 +1,110 @@
+"""The three pipelines: shapes of the contract, indifference to level, their registry."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ml_training.audio import NUM_SAMPLES
+from ml_training.config import LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, AugmentationConfig
+from ml_training.data.corpus import Corpus
+from ml_training.errors import ConfigError
+from ml_training.pipelines import PIPELINE_REGISTRY, DigitModel, get_pipeline
+from ml_training.pipelines.mel_cnn_pipeline import MelCnnClassifier
+from ml_training.pipelines.mfcc_pipeline import FEATURES, MfccClassifier
+
+LARGEST_BYTES = {MFCC: 1_000_000, MEL_CNN: 1_000_000, RAW_CNN: 1_500_000}
+
+
+@pytest.fixture(params=PIPELINES)
+def model(request: pytest.FixtureRequest) -> DigitModel:
+    torch.manual_seed(0)
+    return get_pipeline(request.param).build()
+
+
+@pytest.fixture
+def waveforms(tiny_corpus: Corpus) -> torch.Tensor:
+    return torch.from_numpy(tiny_corpus.waveforms[::10])
+
+
+def test_the_registry_holds_the_contracts_names() -> None:
+    assert tuple(PIPELINE_REGISTRY) == PIPELINES
+    assert all(get_pipeline(name).name == name for name in PIPELINES)
+    with pytest.raises(ConfigError, match="did you mean 'mel_cnn'"):
+        get_pipeline("mel-cnn")
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_models_are_small(name: str) -> None:
+    parameters = sum(p.numel() for p in get_pipeline(name).build().parameters())
+    assert parameters * 4 < LARGEST_BYTES[name]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_waveforms_become_ten_scores(model: DigitModel, batch: int) -> None:
+    scores = model.eval()(torch.randn(batch, NUM_SAMPLES))
+    assert scores.shape == (batch, len(LABELS))
+    assert torch.isfinite(scores).all()
+
+
+def test_scores_do_not_depend_on_level_or_offset(model: DigitModel, waveforms: torch.Tensor) -> None:
+    model.fit_statistics(waveforms)
+    model.eval()
+    with torch.no_grad():
+        expected = model(waveforms).softmax(dim=1)
+        for gain, offset in ((0.01, 0.0), (0.5, 0.1)):
+            heard = model(waveforms * gain + offset).softmax(dim=1)
+            torch.testing.assert_close(heard, expected, atol=2e-3, rtol=0)
+
+
+def test_silence_has_finite_scores_and_gradients(model: DigitModel) -> None:
+    model.train()
+    waveforms = torch.zeros(4, NUM_SAMPLES)
+    waveforms[1:] = torch.randn(3, NUM_SAMPLES)
+    model(waveforms).square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_every_parameter_learns(model: DigitModel, waveforms: torch.Tensor) -> None:
+    model.fit_statistics(waveforms)
+    model.train()
+    torch.nn.functional.cross_entropy(model(waveforms), torch.arange(len(waveforms)) % 10).backward()
+    idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert idle == []
+
+
+def test_augmentation_varies_training_alone(model: DigitModel, waveforms: torch.Tensor) -> None:
+    model.configure(AugmentationConfig())
+    model.fit_statistics(waveforms)
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(waveforms), model(waveforms))
+
+
+def test_mfcc_features_are_156_standardised_numbers(waveforms: torch.Tensor) -> None:
+    model = MfccClassifier()
+    model.fit_statistics(waveforms)
+    model.eval()
+    found = model.statistics(waveforms)
+    assert found.shape == (len(waveforms), FEATURES) == (len(waveforms), 156)
+    standardised = (found - model.mean) / model.scale
+    torch.testing.assert_close(standardised.mean(dim=0), torch.zeros(156), atol=1e-3, rtol=0)
+    scaler = model.scaler()
+    assert len(scaler["features"]) == len(set(scaler["features"])) == len(scaler["mean"]) == 156
+    assert scaler["features"][0] == "mean_mfcc0"
+    assert scaler["features"][-1] == "min_delta2" + "12"
+
+
+def test_silence_around_a_word_says_little_to_mfcc(waveforms: torch.Tensor) -> None:
+    statistics = MfccClassifier().eval().statistics
+    word = torch.zeros(1, NUM_SAMPLES)
+    word[0, 2000:6000] = waveforms[0, 2000:6000]
+    moved = word.roll(-1600, dims=1)  # ten whole hops
+    torch.testing.assert_close(statistics(word), statistics(moved), atol=0.05, rtol=0)
+
+
+def test_mel_cnn_reads_64_by_51(waveforms: torch.Tensor) -> None:
+    features = MelCnnClassifier().eval().features(waveforms)
+    assert features.shape == (len(waveforms), 64, 51)
+    assert features.min() >= -2.001
+    assert features.max() <= 2.001

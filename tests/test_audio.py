@@ -1,0 +1,242 @@
+"""Whatever comes in leaves as one second at 8 kHz, or as an error that says why not."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, decode, fit, load_audio
+from ml_training.errors import (
+    AudioError,
+    EmptyAudioError,
+    NonFiniteAudioError,
+    SilentAudioError,
+    UndecodableAudioError,
+)
+
+
+def tone(rate: int, seconds: float = 0.5, hz: float = 440.0) -> np.ndarray:
+    """A tone with soft ends, float32 (T,)."""
+    time = np.arange(int(rate * seconds)) / rate
+    return (0.5 * np.sin(2 * np.pi * hz * time) * np.hanning(len(time))).astype(np.float32)
+
+
+def wav(samples: np.ndarray, rate: int, subtype: str = "PCM_16", container: str = "WAV") -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, subtype=subtype, format=container)
+    return file.getvalue()
+
+
+def webm(samples: np.ndarray, rate: int = 48000) -> bytes:
+    av = pytest.importorskip("av", reason="webm needs the [formats] extra")
+    file = io.BytesIO()
+    with av.open(file, "w", format="webm") as media:
+        stream = media.add_stream("libopus", rate=rate)
+        frame = av.AudioFrame.from_ndarray(samples[None, :], format="flt", layout="mono")
+        frame.sample_rate = rate
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            media.mux(packet)
+    return file.getvalue()
+
+
+def similarity(a: np.ndarray, b: np.ndarray) -> float:
+    """Cosine of two clips at their best alignment within 50 ms (lossy codecs delay)."""
+    n = min(len(a), len(b))
+    cross = np.correlate(a[:n], b[:n], "full")[n - 400 : n + 400]
+    return float(np.abs(cross).max() / np.linalg.norm(a[:n]) / np.linalg.norm(b[:n]))
+
+
+# --- formats -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rate", "subtype", "container"),
+    [
+        (8000, "PCM_16", "WAV"), (44100, "PCM_16", "WAV"), (16000, "PCM_U8", "WAV"), (48000, "FLOAT", "WAV"),
+        (22050, "PCM_24", "FLAC"), (11025, "DOUBLE", "WAV"), (8000, "ULAW", "WAV"), (44100, "VORBIS", "OGG"),
+        (48000, "OPUS", "OGG"), (44100, "MPEG_LAYER_III", "MP3"), (96000, "PCM_32", "AIFF"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("channels", [1, 2])
+def test_every_format_becomes_the_same_second(rate: int, subtype: str, container: str, channels: int) -> None:
+    samples = tone(rate)
+    content = wav(np.stack([samples] * channels, axis=1), rate, subtype, container)
+    clip = load_audio(content)
+    assert clip.shape == (NUM_SAMPLES,)
+    assert clip.dtype == np.float32
+    assert similarity(clip, fit(tone(SAMPLE_RATE))) > 0.98
+
+
+def test_webm_is_decoded_by_pyav() -> None:
+    assert similarity(load_audio(webm(tone(48000))), fit(tone(SAMPLE_RATE))) > 0.98
+
+
+def test_path_text_bytes_file_object_and_array_agree(tmp_path: Path) -> None:
+    samples = tone(16000)
+    content = wav(samples, 16000, "FLOAT")
+    path = tmp_path / "ünï 口.wav"
+    path.write_bytes(content)
+    expected = load_audio(path)
+    for source in (str(path), content, bytearray(content), memoryview(content), io.BytesIO(content)):
+        np.testing.assert_array_equal(load_audio(source), expected)
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(load_audio(file), expected)
+        assert not file.closed, "a caller's file object stays open"
+    np.testing.assert_array_equal(load_audio(samples, 16000), expected)
+
+
+def test_file_object_is_read_from_where_it_stands() -> None:
+    file = io.BytesIO(b"header" + wav(tone(8000), 8000))
+    file.seek(6)
+    assert len(decode(file)) == 4000
+
+
+def test_a_pipe_is_read_too() -> None:
+    content = wav(tone(8000), 8000)
+    read, write = os.pipe()
+    with os.fdopen(write, "wb") as sender:
+        sender.write(content)
+    with os.fdopen(read, "rb") as pipe:
+        assert len(decode(pipe)) == 4000
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.uint8, np.float64, np.float16])
+def test_arrays_of_any_sample_type_have_one_scale(dtype: type) -> None:
+    samples = tone(8000)
+    if dtype is np.uint8:
+        array = np.round(samples * 128 + 128).astype(dtype)
+    elif np.issubdtype(dtype, np.integer):
+        array = np.round(samples.astype(np.float64) * -np.iinfo(dtype).min).astype(dtype)
+    else:
+        array = samples.astype(dtype)
+    np.testing.assert_allclose(decode(array), samples, atol=0.006)
+
+
+def test_channels_may_come_first_or_last() -> None:
+    left, right = tone(8000, hz=300), tone(8000, hz=900)
+    expected = (left + right) / 2
+    np.testing.assert_allclose(decode(np.stack([left, right])), expected, atol=1e-6)
+    np.testing.assert_allclose(decode(np.stack([left, right], axis=1)), expected, atol=1e-6)
+
+
+def test_missing_pyav_is_named(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['av'] = None\n"
+        "from ml_training.audio import decode\nfrom ml_training.errors import MissingExtraError\n"
+        "try: decode(b'\\x1a\\x45\\xdf\\xa3' + bytes(100))\n"
+        "except MissingExtraError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "[formats]" in done.stdout
+
+
+# --- length --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [1, 2, 999, 4001, 8000])
+def test_short_clips_are_centred(length: int) -> None:
+    clip = fit(np.ones(length, dtype=np.float32))
+    start = (NUM_SAMPLES - length) // 2
+    assert clip[start : start + length].all()
+    assert clip.sum() == length
+
+
+@given(at=st.integers(0, 8000 * 5), level=st.floats(0.003, 1.0), offset=st.floats(-0.3, 0.3))
+@settings(max_examples=40, deadline=None)
+def test_the_word_of_a_long_clip_is_kept(at: int, level: float, offset: float) -> None:
+    word = tone(8000, 0.4) * level
+    noise = np.random.default_rng(at).normal(0, level * 0.01, 8000 * 6)
+    clip = (noise + offset).astype(np.float32)
+    at = min(at, len(clip) - len(word))
+    clip[at : at + len(word)] += word
+    kept = fit(clip) - np.float32(offset)
+    assert np.square(kept).sum() > 0.95 * np.square(word).sum()
+
+
+def test_one_click_does_not_outweigh_a_word() -> None:
+    clip = np.random.default_rng(0).normal(0, 1e-3, 8000 * 4).astype(np.float32)
+    clip[2000:2010] = 0.9
+    clip[22000:26000] += tone(8000) * 0.4
+    assert np.abs(fit(clip)).max() < 0.5
+
+
+def test_blocks_join_without_a_seam() -> None:
+    long = np.concatenate([tone(44100, 1.0)] * 20)
+    one_by_one = decode(wav(long, 44100, "FLOAT"))
+    np.testing.assert_allclose(one_by_one, decode(long, 44100), atol=1e-5)
+    assert abs(len(one_by_one) - 20 * 8000) <= 1
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "words"),
+    [
+        (b"", EmptyAudioError, "0 bytes"),
+        (np.zeros(0), EmptyAudioError, "empty"),
+        (wav(np.zeros(0, dtype=np.float32), 8000), EmptyAudioError, "no samples"),
+        (b"this is a letter, not a sound" * 9, UndecodableAudioError, "not audio"),
+        (wav(tone(8000), 8000)[:30], UndecodableAudioError, "not audio"),
+        (np.zeros(800), SilentAudioError, "silence"),
+        (wav(np.full(800, 0.25, dtype=np.float32), 8000), SilentAudioError, "silence"),
+        (np.array([0.0, np.nan, 0.1]), NonFiniteAudioError, "NaN"),
+        (wav(np.array([0.0, np.inf, 0.1], dtype=np.float32), 8000, "FLOAT"), NonFiniteAudioError, "infinite"),
+        (np.array([0.0, 1e300]), NonFiniteAudioError, "infinite"),
+        (np.zeros((2, 3, 4)) + 1, UndecodableAudioError, "shape"),
+        (np.array(0.5), UndecodableAudioError, "shape"),
+        (np.array([1 + 2j, 3]), UndecodableAudioError, "complex"),
+        (np.array([True, False]), UndecodableAudioError, "bool"),
+        (np.array(["a", "b"]), UndecodableAudioError, "type"),
+        (7, UndecodableAudioError, "int"),
+        (io.StringIO("text"), UndecodableAudioError, "text mode"),
+        ("no such file.wav", UndecodableAudioError, "No such file"),
+        ("nul\0byte.wav", UndecodableAudioError, "null"),
+        (".", UndecodableAudioError, "cannot read"),
+    ],
+)  # fmt: skip
+def test_bad_audio_has_its_own_error(source: object, error: type[AudioError], words: str) -> None:
+    with pytest.raises(error, match=words):
+        load_audio(source)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rate", [0, -8000, 10**9, 8000.5])
+def test_impossible_rates_are_refused(rate: int) -> None:
+    with pytest.raises(UndecodableAudioError, match="sample rate"):
+        load_audio(tone(8000), rate)
+
+
+def test_a_rate_beside_a_file_is_refused() -> None:
+    with pytest.raises(UndecodableAudioError, match="states its own rate"):
+        load_audio(wav(tone(8000), 8000), 16000)
+
+
+def test_hours_are_refused_before_they_fill_the_memory(tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    with soundfile.SoundFile(path, "w", 100, 1, "PCM_U8") as file:
+        for _ in range(62):
+            file.write(np.random.default_rng(0).uniform(-1, 1, 6000).astype(np.float32))
+    with pytest.raises(AudioError, match="60 minutes"):
+        decode(path)
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=60, deadline=None)
+def test_random_bytes_never_escape_our_errors(content: bytes) -> None:
+    header = wav(tone(8000, 0.05), 8000)
+    for source in (content, header[:44] + content, content + header):
+        try:
+            clip = load_audio(source)
+        except AudioError:
+            continue
+        assert clip.shape == (NUM_SAMPLES,)
+        assert np.isfinite(clip).all()
