@@ -154,7 +154,11 @@ def duration(seconds: float) -> str:
 
 def size(count: float) -> str:
     """Bytes as kB or MB (powers of ten)."""
-    return f"{count / 1e3:.0f}{NBSP}kB" if count < 1e6 else f"{count / 1e6:.2f}{NBSP}MB"
+    if not math.isfinite(count):
+        return "-"
+    if count < 1e6:
+        return f"{count / 1e3:.0f}{NBSP}kB"
+    return f"{count / 1e6:.2f}{NBSP}MB" if count < 1e8 else f"{count / 1e6:,.0f}{NBSP}MB"
 
 
 def plural(count: int, noun: str) -> str:
@@ -188,7 +192,7 @@ class Row:
 
 def _summary_rows(results: Sequence[PipelineResult]) -> list[Row]:
     def row(name: str, show: Callable[[PipelineResult], str], rank: Callable[[PipelineResult], float] | None) -> Row:
-        ranks = [rank(r) for r in results] if rank else []
+        ranks = [value if math.isfinite(value) else math.inf for value in map(rank, results)] if rank else []
         best = {i for i, value in enumerate(ranks) if value == min(ranks)} if len(set(ranks)) > 1 else set()
         return Row(name, tuple(map(show, results)), frozenset(best))
 
@@ -200,7 +204,7 @@ def _summary_rows(results: Sequence[PipelineResult]) -> list[Row]:
         row("Model file", lambda r: size(r.model_bytes), lambda r: r.model_bytes),
         row("Latency of one clip", lambda r: f"{r.latency_ms:.2f} ms", lambda r: r.latency_ms),
         row("Training time", lambda r: duration(r.train_seconds), lambda r: r.train_seconds),
-        row("Peak memory", lambda r: f"{r.peak_memory_mb:,.0f} MB", lambda r: r.peak_memory_mb),
+        row("Peak memory", lambda r: size(1e6 * r.peak_memory_mb), lambda r: r.peak_memory_mb),
         row("Best epoch", lambda r: f"{r.best_epoch} of {len(r.history)}", None),
         row("Stopped because", lambda r: r.stopped, None),
     ]

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_training.audio import SAMPLE_RATE
 from ml_training.results import EpochRecord
 
 MAX_POINTS = 400  # of a curve
-SAMPLE_RATE = 8000
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def _draw(
     of_validation: Callable[[EpochRecord], float],
     unit: str,
 ) -> Chart:
-    history = records[:: max(1, math.ceil(len(records) / MAX_POINTS))]
+    stride = max(1, math.ceil(len(records) / MAX_POINTS))
+    history = [r for i, r in enumerate(records, 1) if i % stride == 0 or i in (1, len(records))]
     series = {"training": [of_training(r) for r in history], "validation": [of_validation(r) for r in history]}
     values = [v for curve in series.values() for v in curve if math.isfinite(v)] or [0.0, 1.0]
     epochs = [r.epoch for r in history] or [1]
@@ -90,7 +91,8 @@ def _draw(
         steps, joined = [], False
         for epoch, value in zip(epochs, curve, strict=False):
             if math.isfinite(value):
-                steps.append(f"{'L' if joined else 'M'}{x(epoch):.1f} {y(value):.1f}")
+                point = f"{x(epoch):.1f} {y(value):.1f}"
+                steps.append(f"L{point}" if joined else f"M{point}h0")  # h0: alone between two gaps it is still a dot
             joined = math.isfinite(value)  # an epoch that diverged leaves a gap
         return "".join(steps)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,5 +182,8 @@ def _head(figure: Figure, title: str) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")  # a Figure without pyplot draws with Agg
+    with warnings.catch_warnings():
+        # A data set may be named in signs that matplotlib's font lacks: boxes will do, a warning helps nobody.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(buffer, format="png")  # a Figure without pyplot draws with Agg
     write_atomically(path, buffer.getvalue())

@@ -1,0 +1,189 @@
+"""Plots: that they are drawn whatever the figures are, fast, and without matplotlib's global state."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from ml_training.config import PIPELINES
+from ml_training.errors import MissingExtraError, TrainingError
+from ml_training.results import EpochRecord, Evaluation, PipelineResult
+from ml_training.utils.visualization import (
+    COLOURS,
+    best_record,
+    colour_index,
+    plot_confusion_matrix,
+    plot_model_comparison,
+    plot_training_history,
+    tint,
+)
+
+MakeResult = Callable[..., PipelineResult]
+NAN = float("nan")
+
+
+def pixels(path: Path) -> np.ndarray:
+    """The picture, uint8 (height, width, 3)."""
+    return (imread(path)[:, :, :3] * 255).round().astype(np.uint8)
+
+
+def coloured(picture: np.ndarray, colour: Sequence[int], within: int = 6) -> int:
+    """How many pixels have about this colour."""
+    return int((np.abs(picture.astype(int) - np.array(colour)).max(axis=2) <= within).sum())
+
+
+def rgb(colour: str) -> list[int]:
+    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+
+
+def test_all_plots_are_written_and_nothing_else(results: list[PipelineResult], tmp_path: Path) -> None:
+    plot_training_history(results[0].history, tmp_path / "plots" / "history.png", "MFCC")
+    plot_confusion_matrix(results[0].test, tmp_path / "plots" / "confusion.png", "MFCC")
+    plot_model_comparison(results, tmp_path / "plots" / "comparison.png")
+    assert sorted(p.name for p in (tmp_path / "plots").iterdir()) == ["comparison.png", "confusion.png", "history.png"]
+    for path in (tmp_path / "plots").iterdir():
+        picture = pixels(path)
+        assert picture.shape[1] > 600
+        assert (picture[:5] == 255).all()  # no transparent, no dark edge
+        assert len(np.unique(picture)) > 20
+
+
+def test_history_shows_both_curves_and_the_best_epoch(results: list[PipelineResult], tmp_path: Path) -> None:
+    plot_training_history(results[0].history, tmp_path / "h.png", "MFCC")
+    picture = pixels(tmp_path / "h.png")
+    assert coloured(picture, rgb(COLOURS[0])) > 500  # validation
+    assert coloured(picture, rgb(COLOURS[1])) > 50  # the mark
+    before = (tmp_path / "h.png").read_bytes()
+    plot_training_history(results[0].history[:5], tmp_path / "h.png", "MFCC")
+    assert (tmp_path / "h.png").read_bytes() != before
+
+
+def test_short_histories(results: list[PipelineResult], tmp_path: Path) -> None:
+    curve, mark = [], []
+    for kept in (0, 1, 2):
+        plot_training_history(results[0].history[:kept], tmp_path / "h.png", "MFCC")
+        curve.append(coloured(pixels(tmp_path / "h.png"), rgb(COLOURS[0])))
+        mark.append(coloured(pixels(tmp_path / "h.png"), rgb(COLOURS[1])))
+    assert curve[0] < curve[2]
+    assert mark[0] == 0 < mark[1]  # of a single epoch one sees the mark
+
+
+def test_diverged_epochs_are_gaps(results: list[PipelineResult], tmp_path: Path) -> None:
+    broken = [replace(r, train_loss=NAN, validation_loss=NAN) if r.epoch < 4 else r for r in results[0].history]
+    plot_training_history(broken, tmp_path / "some.png", "MFCC")
+    plot_training_history(broken[:3], tmp_path / "all.png", "MFCC")
+    assert best_record(broken).epoch == best_record(results[0].history).epoch == 10
+
+
+@pytest.mark.parametrize("title", ["$x_{", "100 % – Zahlwörter 数字", r"\frac", ""])
+def test_titles_are_no_formulas(title: str, results: list[PipelineResult], tmp_path: Path) -> None:
+    plot_training_history(results[0].history, tmp_path / "h.png", title)
+    assert (tmp_path / "h.png").stat().st_size > 10_000
+
+
+def test_confusion_colours_mistakes_apart(
+    results: list[PipelineResult], make_result: MakeResult, tmp_path: Path
+) -> None:
+    plot_confusion_matrix(make_result("mfcc", 0).test, tmp_path / "none.png", "MFCC")
+    plot_confusion_matrix(make_result("mfcc", 150).test, tmp_path / "all.png", "MFCC")
+    right, wrong = [109, 161, 203], [222, 144, 114]  # 60 % of the blue and of the red on white
+    none, every = pixels(tmp_path / "none.png"), pixels(tmp_path / "all.png")
+    assert coloured(none, right) > 10_000
+    assert coloured(none, wrong) < 100
+    assert coloured(every, wrong) > 10_000
+    assert coloured(every, right) < 100
+
+
+def test_confusion_of_nothing(tmp_path: Path) -> None:
+    nothing = Evaluation("none", (), (), np.zeros(0, np.int64), np.zeros((0, 10), np.float32))
+    plot_confusion_matrix(nothing, tmp_path / "c.png", "MFCC")
+    assert (tmp_path / "c.png").exists()
+
+
+def test_comparison_of_one_two_and_five(make_result: MakeResult, tmp_path: Path) -> None:
+    heights = []
+    for count in (1, 2, 5):
+        names = [*PIPELINES, "fourth", "$fifth_{"][:count]
+        plot_model_comparison([make_result(name, n) for n, name in enumerate(names)], tmp_path / "m.png")
+        picture = pixels(tmp_path / "m.png")
+        heights.append(picture.shape[0])
+        for i, name in enumerate(names):
+            assert coloured(picture, rgb(COLOURS[colour_index(name, i)])) > 300
+    assert heights == sorted(set(heights))
+
+
+def test_tint_shows_one_in_a_hundred_and_stays_readable() -> None:
+    assert tint(0.0) == 0.0
+    assert 0.15 < tint(0.01) < tint(0.5) < tint(1.0) <= 0.6
+
+
+def test_pipelines_keep_their_colours() -> None:
+    assert [colour_index(name, 4) for name in PIPELINES] == [0, 1, 2]
+    assert colour_index("fourth", 0) == 3
+    assert 0 <= colour_index("many", 99) < len(COLOURS)
+
+
+def test_best_record_takes_the_first_of_equals() -> None:
+    records = [EpochRecord(e, 1.0, 0.5, loss, 0.5, 0.1, 1.0) for e, loss in ((1, 2.0), (2, 1.0), (3, 1.0))]
+    assert best_record(records).epoch == 2
+
+
+def test_threads_draw_the_same_picture(results: list[PipelineResult], tmp_path: Path) -> None:
+    def draw(name: str) -> bytes:
+        plot_training_history(results[0].history, tmp_path / name, "MFCC")
+        return (tmp_path / name).read_bytes()
+
+    alone = draw("alone.png")
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(draw, [f"{i}.png" for i in range(8)])) == {alone}
+
+
+def test_pyplot_is_never_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ml_training.utils.visualization import plot_training_history\n"
+        "assert not any('matplotlib' in name for name in sys.modules), 'imported before it is needed'\n"
+        f"plot_training_history([], Path({str(tmp_path / 'h.png')!r}), 'x')\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_missing_matplotlib_says_what_to_install(
+    results: list[PipelineResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    for draw in (
+        lambda: plot_training_history(results[0].history, tmp_path / "x.png", "x"),
+        lambda: plot_confusion_matrix(results[0].test, tmp_path / "x.png", "x"),
+        lambda: plot_model_comparison(results, tmp_path / "x.png"),
+    ):
+        with pytest.raises(MissingExtraError, match=r"plots needs the \[train\] extra"):
+            draw()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made(results: list[PipelineResult], tmp_path: Path) -> None:
+    (tmp_path / "plots").write_text("a file", encoding="utf-8")
+    with pytest.raises(TrainingError, match="could not write"):
+        plot_training_history(results[0].history, tmp_path / "plots" / "h.png", "x")
+
+
+@pytest.mark.bench
+def test_history_is_redrawn_in_a_quarter_of_a_second(make_result: MakeResult, tmp_path: Path) -> None:
+    history = make_result("mfcc", 1, epochs=200).history
+    plot_training_history(history, tmp_path / "h.png", "the first call imports")
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        plot_training_history(history, tmp_path / "h.png", "MFCC")
+        seconds.append(time.perf_counter() - start)
+    assert sorted(seconds)[2] < 0.25
