@@ -150,7 +150,7 @@ def _load(config: TrainConfig, corpus: Corpus | None, logger: RunLogger) -> _Mat
         speakers=tuple(sorted(set(corpus.speakers))), hours=corpus.hours, split=split.name, parts=split.parts,
         skipped=corpus.skipped,
     )  # fmt: skip
-    kind = "synthetic speech" if corpus.synthetic else "recordings"
+    kind = "synthetic speech, no recordings" if corpus.synthetic else "recordings"
     parts = ", ".join(f"{count} {name}" for name, count in split.parts.items())
     tell = logger.warn if corpus.synthetic else logger.say
     tell(

@@ -8,9 +8,10 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -39,9 +40,9 @@ class RunLogger:
             self.timestamp = _free_timestamp(log_dir, name)
             self.log_file = log_dir / f"experiment_{name}_{self.timestamp}.log"
             self.events_file = self.log_file.with_suffix(".jsonl")
-            self._files: dict[Path, TextIO] = {
-                path: path.open("x", encoding="utf-8", errors="backslashreplace", buffering=1)
-                for path in (self.log_file, self.events_file)
+            # Unbuffered: a line is in the file when it was said, and nothing is left to fail later.
+            self._files: dict[Path, FileIO] = {
+                path: path.open("xb", buffering=0) for path in (self.log_file, self.events_file)
             }
         except OSError as error:
             raise TrainingError(
@@ -91,9 +92,10 @@ class RunLogger:
         if file is None:
             return
         try:
-            file.write(text)
+            file.write(text.encode("utf-8", errors="backslashreplace"))
         except OSError as error:
             del self._files[path]
+            file.close()
             self._show(
                 f"warning: {path} ends here, it cannot be written: {error.strerror or error}", style="bold yellow"
             )

@@ -1,0 +1,180 @@
+"""The log for people, the same events for programs, the screen and TensorBoard."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ml_training.errors import TrainingError
+from ml_training.results import EpochRecord
+from ml_training.utils.logging_utils import RunLogger
+
+
+def epochs(count: int) -> list[EpochRecord]:
+    return [EpochRecord(i, 2.0 / i, 0.5, 1.0 / i, 0.8, 1e-3 / i, 0.25) for i in range(1, count + 1)]
+
+
+def plain() -> Console:
+    return Console(file=io.StringIO(), force_terminal=False, highlight=False, soft_wrap=True)
+
+
+def shown(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def events(logger: RunLogger) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in logger.events_file.read_text(encoding="utf-8").splitlines()]
+
+
+def nothing(history: Sequence[EpochRecord]) -> None:
+    pass
+
+
+def test_screen_log_and_events_tell_the_same(tmp_path: Path) -> None:
+    console = plain()
+    with RunLogger(tmp_path / "logs", "mfcc", console) as logger:
+        logger.say("[red]three[/red] clips", "data", clips=3)
+        logger.warn("synthetic speech")
+        logger.record("only in the files", "start")
+    assert re.fullmatch(r"experiment_mfcc_\d{8}_\d{6}\.log", logger.log_file.name)
+    assert logger.events_file == logger.log_file.with_suffix(".jsonl")
+    assert shown(console) == "[red]three[/red] clips\nsynthetic speech\n"
+    lines = logger.log_file.read_text(encoding="utf-8").splitlines()
+    assert [re.sub(r"^[\d-]{10} [\d:]{8} ", "", line) for line in lines] == [
+        "INFO    [red]three[/red] clips", "WARNING synthetic speech", "INFO    only in the files",
+    ]  # fmt: skip
+    assert [(e["event"], e["level"], e["message"]) for e in events(logger)] == [
+        ("data", "INFO", "[red]three[/red] clips"), ("warning", "WARNING", "synthetic speech"),
+        ("start", "INFO", "only in the files"),
+    ]  # fmt: skip
+    assert events(logger)[0]["clips"] == 3
+    assert all(re.match(r"\d{4}-\d\d-\d\dT.*[+-]\d\d:\d\d$", e["time"]) for e in events(logger))
+
+
+def test_a_traceback_goes_to_the_files_and_one_line_to_the_screen(tmp_path: Path) -> None:
+    console = plain()
+    with RunLogger(tmp_path, "all", console) as logger:
+        try:
+            raise ValueError("broken")
+        except ValueError as error:
+            logger.fail("mfcc failed: broken", error, pipeline="mfcc")
+    assert shown(console) == "mfcc failed: broken\n"
+    assert "Traceback (most recent call last)" in logger.log_file.read_text(encoding="utf-8")
+    (event,) = events(logger)
+    assert event["level"] == "ERROR"
+    assert "ValueError: broken" in event["traceback"]
+
+
+def test_two_runs_in_one_second_have_a_log_each(tmp_path: Path) -> None:
+    with RunLogger(tmp_path, "all", plain()) as first, RunLogger(tmp_path, "all", plain()) as second:
+        assert first.log_file != second.log_file
+
+
+def test_a_file_name_that_is_no_text_is_still_logged(tmp_path: Path) -> None:
+    with RunLogger(tmp_path, "all", plain()) as logger:
+        logger.record("skipped 3_\udcff_1.wav", "note")
+    assert r"3_\udcff_1.wav" in logger.log_file.read_text(encoding="utf-8")
+
+
+def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(TrainingError, match=r"cannot write logs to .*--log_dir"):
+        RunLogger(tmp_path / "file" / "logs", "all", plain())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_ends_the_log_and_not_the_training(tmp_path: Path) -> None:
+    console = plain()
+    with RunLogger(tmp_path, "all", console) as logger:
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, logger._files[logger.log_file].fileno())
+        os.close(full)
+        logger.say("first")
+        logger.say("second")
+    assert shown(console).count("cannot be written: No space left on device") == 1
+    assert [e["message"] for e in events(logger)] == ["first", "second"]
+
+
+def test_plain_output_has_a_line_for_each_epoch(tmp_path: Path) -> None:
+    console = plain()
+    with RunLogger(tmp_path, "all", console) as logger, logger.training("mfcc", 3, tmp_path / "tb", nothing) as view:
+        for count in (1, 2, 3):
+            for step in range(1, 6):
+                view.step(count, step, 5, 1.0, 0.5, 1e-3)
+            view.epoch(epochs(count), better=count != 2)
+        view.note("something")
+    lines = shown(console).splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("mfcc epoch 1/3  loss 2.0000  accuracy  50.0 %  validation loss 1.0000")
+    assert [("* best" in line) for line in lines] == [True, False, True, False]
+    assert lines[2].split(" left")[0].endswith("0:00")
+    assert lines[3] == "mfcc: something"
+    logged = [e for e in events(logger) if e["event"] == "epoch"]
+    assert [e["figures"]["epoch"] for e in logged] == [1, 2, 3]
+    assert [e["best"] for e in logged] == [True, False, True]
+
+
+def test_a_terminal_gets_a_live_bar(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, _environ={"TERM": "xterm"})
+    with RunLogger(tmp_path, "all", console) as logger, logger.training("mfcc", 2, tmp_path / "tb", nothing) as view:
+        view.step(1, 1, 10, 1.234, 0.5, 1e-3)
+        time.sleep(0.11)  # the bar shows ten states a second at most
+        view.step(1, 2, 10, 1.111, 0.75, 1e-3)
+        time.sleep(0.3)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown(console))
+    assert re.search(r"mfcc 1/2 .*loss 1\.111  accuracy 75\.0 %  rate 1\.0e-03  0:0\d left", text)
+
+
+def test_curves_are_drawn_while_training_but_not_for_every_epoch(tmp_path: Path) -> None:
+    drawn: list[int] = []
+    with (
+        RunLogger(tmp_path, "all", plain()) as logger,
+        logger.training("mfcc", 9, tmp_path / "tb", lambda history: drawn.append(len(history))) as view,
+    ):
+        for count in range(1, 5):
+            view.epoch(epochs(count), better=True)
+        assert drawn == [1]
+    assert drawn == [1, 4]
+
+
+def test_curves_are_drawn_when_training_fails(tmp_path: Path) -> None:
+    drawn: list[int] = []
+
+    def fail() -> None:
+        with (
+            RunLogger(tmp_path, "all", plain()) as logger,
+            logger.training("mfcc", 9, tmp_path / "tb", lambda history: drawn.append(len(history))) as view,
+        ):
+            view.epoch(epochs(1), better=True)
+            view.epoch(epochs(2), better=True)
+            raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011 (it is ours)
+        fail()
+    assert drawn == [1, 2]
+
+
+def test_tensorboard_gets_every_epoch_once_those_before_a_resume_too(tmp_path: Path) -> None:
+    with (
+        RunLogger(tmp_path, "all", plain()) as logger,
+        logger.training("mfcc", 9, tmp_path / "tb", nothing) as view,
+    ):
+        view.epoch(epochs(3), better=True)
+        view.epoch(epochs(4), better=True)
+        view.catch_up(epochs(4))
+    found = EventAccumulator(str(tmp_path / "tb")).Reload()
+    assert [(e.step, e.value) for e in found.Scalars("loss/validation")] == [
+        (i, pytest.approx(1.0 / i)) for i in (1, 2, 3, 4)
+    ]
+    assert set(found.Tags()["scalars"]) >= {"loss/train", "accuracy/train", "accuracy/validation", "learning_rate"}
