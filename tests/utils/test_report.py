@@ -270,7 +270,7 @@ def test_many_voices_are_folded_the_worst_first(make_result: MakeResult, summary
     voices = tuple(f"voice{i:02d}" for i in range(30))
     result = make_result("mfcc", 6, speakers=voices)
     page = page_of(tmp_path, [result], replace(summary, speakers=voices))
-    assert "The other 18" in page.text
+    assert "The other 18, the most misheard first" in page.text
     first = page.raw.index("By speaker: clips right")
     shown = re.findall(r'<th scope="row"><bdi>(voice\d\d)</bdi>', page.raw[first:])[:12]
     wrong = {result.test.speakers[i] for i in result.test.mistakes()}
