@@ -7,6 +7,9 @@ All agree with librosa (center=True, constant padding, Slaney mel, power in dB) 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +26,20 @@ FRAMES = NUM_SAMPLES // HOP + 1
 BINS = FFT // 2 + 1
 AMIN = 1e-10  # smallest power that is told from none, as in librosa.power_to_db
 DELTA_WIDTH = 9  # frames of the Savitzky-Golay fit, as in librosa.feature.delta
+
+
+def full_precision(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    """Keep a module's forward in float32 under autocast: powers span more than 16 bits hold."""
+
+    @wraps(forward)
+    def wrapped(module: Any, inputs: Tensor) -> Tensor:
+        kind = inputs.device.type
+        if not torch.is_autocast_enabled(kind):
+            return forward(module, inputs)
+        with torch.autocast(kind, enabled=False):
+            return forward(module, inputs.float())
+
+    return wrapped
 
 
 def normalise_level(waveforms: Tensor) -> Tensor:
@@ -110,6 +127,7 @@ class LogMel(nn.Module):
         banked = [mel_filters(self.bands, factor) for factor in factors]
         self.warped = torch.stack(banked).to(self.filters) if banked else self.warped[:0]
 
+    @full_precision
     def forward(self, waveforms: Tensor) -> Tensor:
         power = self.spectrogram(waveforms)  # (B, K, F)
         if self.training and len(self.warped):

@@ -17,6 +17,7 @@ from ml_training.pipelines.features import (
     LogMel,
     below_peak,
     dct_matrix,
+    full_precision,
     loudness,
     normalise_level,
 )
@@ -45,6 +46,7 @@ class MfccStatistics(nn.Module):
         """(B, M, F) in dB -> (B, 13, F)."""
         return torch.matmul(self.dct, log_mel)
 
+    @full_precision
     def forward(self, waveforms: Tensor) -> Tensor:
         log_mel = self.log_mel(normalise_level(waveforms))
         level = loudness(log_mel)  # (B, F)

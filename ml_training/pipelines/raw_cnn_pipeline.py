@@ -21,6 +21,7 @@ from ml_training.pipelines.features import (
     AMIN,
     SpecAugment,
     below_peak,
+    full_precision,
     hz_to_mel,
     mel_to_hz,
     normalise_level,
@@ -59,6 +60,7 @@ class FilterBank(nn.Module):
         # Of unit size, so that a step of the optimiser changes a filter a little, not altogether.
         self.filters = nn.Parameter(gabor_filters() * TAPS)
 
+    @full_precision
     def forward(self, waveforms: Tensor) -> Tensor:
         pairs = functional.conv1d(waveforms[:, None, :], self.filters / TAPS, stride=STRIDE, padding=TAPS // 2)
         power = pairs[:, :FILTERS].square() + pairs[:, FILTERS:].square()

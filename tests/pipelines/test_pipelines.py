@@ -57,6 +57,16 @@ def test_scores_do_not_depend_on_level_or_offset(model: DigitModel, waveforms: t
             torch.testing.assert_close(heard, expected, atol=2e-3, rtol=0)
 
 
+def test_features_stay_in_full_precision_under_autocast(model: DigitModel, waveforms: torch.Tensor) -> None:
+    model.fit_statistics(waveforms)
+    model.eval()
+    with torch.no_grad():
+        expected = model(waveforms).softmax(dim=1)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed = model(waveforms).float().softmax(dim=1)
+    torch.testing.assert_close(mixed, expected, atol=0.05, rtol=0)
+
+
 def test_silence_has_finite_scores_and_gradients(model: DigitModel) -> None:
     model.train()
     waveforms = torch.zeros(4, NUM_SAMPLES)
