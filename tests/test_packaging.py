@@ -1,0 +1,88 @@
+"""The set-up files agree with each other, with what is installed and with what is imported."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import ml_training
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+LINES = (ROOT / "ml_training_requirements.txt").read_text(encoding="utf-8").splitlines()
+PINS = {canonicalize_name(r.name): r for r in map(Requirement, (s for s in LINES if s and s[0] not in "#-"))}
+# import name -> distribution name, where they differ
+DISTRIBUTIONS = {"espeakng_loader": "espeakng-loader"}
+
+
+def ranges() -> list[Requirement]:
+    return [Requirement(line) for line in (*PROJECT["dependencies"], *(r for extra in EXTRAS.values() for r in extra))]
+
+
+def test_base_dependencies_are_what_answering_needs():
+    names = [Requirement(line).name for line in PROJECT["dependencies"]]
+    assert names == ["numpy", "soundfile", "soxr", "onnxruntime"]
+
+
+def test_requirements_end_with_this_package():
+    assert [line for line in LINES if line and not line.startswith("#")][-1] == "-e ."
+
+
+def test_every_range_is_pinned_exactly_within_itself_and_nothing_else_is():
+    for wanted in ranges():
+        (pin,) = PINS[canonicalize_name(wanted.name)].specifier
+        assert pin.operator == "=="
+        assert wanted.specifier.contains(pin.version), wanted
+    assert PINS.keys() == {canonicalize_name(wanted.name) for wanted in ranges()}
+
+
+@pytest.mark.parametrize("wanted", ranges(), ids=lambda r: r.name)
+def test_what_is_installed_lies_in_the_range(wanted):
+    assert wanted.specifier.contains(version(wanted.name))
+
+
+def test_every_library_that_is_imported_is_declared():
+    imported = set()
+    for path in (ROOT / "ml_training").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(str(node.module).split(".")[0])
+    libraries = imported - set(sys.stdlib_module_names) - {"ml_training"}
+    declared = {canonicalize_name(wanted.name) for wanted in ranges()}
+    assert {canonicalize_name(DISTRIBUTIONS.get(name, name)) for name in libraries} <= declared
+
+
+def test_version_is_said_once():
+    assert PROJECT["dynamic"] == ["version"]
+    assert version("streaming-digit-detector") == ml_training.__version__
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="there is no make here")
+@pytest.mark.skipif(sys.platform == "win32", reason="on Windows pip is used as it is")
+def test_make_explains_itself_and_refuses_an_old_python(tmp_path):
+    def make(*words):
+        return subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    shown = make("help").stdout
+    targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {"train", "test", "test-all", "check", "clean", "help"} <= set(targets)
+    assert all(f"make {target} " in shown for target in targets)
+    old = tmp_path / "python-of-old"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.8.1 && exit 0\nexit 1\n')
+    old.chmod(0o755)
+    refused = make(f"VENV={tmp_path / 'venv'}", f"PYTHON={old}", "test")
+    assert refused.returncode != 0
+    assert "Python 3.11 or newer is needed" in refused.stderr
+    assert "Python 3.8.1" in refused.stderr
+    assert not (tmp_path / "venv").exists()
