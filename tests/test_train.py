@@ -1,0 +1,184 @@
+"""The training door: flags, settings, errors in one line, and a run that a signal cuts short."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import ml_training
+from ml_training import train
+from ml_training.inference import load_classifier
+from ml_training.training.checkpoint import load_checkpoint
+
+DOOR = Path(ml_training.__file__).with_name("train.py")
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """140 files named like FSDD's: each digit a chord of its own, two speakers, recordings 0 to 6."""
+    folder = tmp_path_factory.mktemp("recordings")
+    rng = np.random.default_rng(0)
+    time = np.arange(4000) / 8000
+    for digit in range(10):
+        for speaker in ("ann", "ben"):
+            for index in range(7):
+                pitch = rng.uniform(0.97, 1.03) * (250 * 1.2**digit)
+                tone = np.sin(2 * np.pi * pitch * time) * np.hanning(4000)
+                noise = 0.01 * rng.standard_normal(4000)
+                soundfile.write(folder / f"{digit}_{speaker}_{index}.wav", 0.5 * tone + noise, 8000)
+    return folder
+
+
+def flags(recordings: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "--dataset=folder", f"--data-dir={recordings}", f"--models_dir={out / 'models'}",
+        "--log-dir", str(out / "logs"), "--pipeline", "mfcc", "--threads", "1", "--device", "cpu", *more,
+    ]  # fmt: skip
+
+
+def door(*words: str, cwd: Path | None = None, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *python, str(DOOR), *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def test_a_run_ends_with_a_table_and_the_report(
+    recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(flags(recordings, tmp_path, "--epochs", "3", "--keep-checkpoints=all")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    header = next(i for i, line in enumerate(lines) if line.startswith("pipeline "))
+    assert lines[header].split("  ")[0] == "pipeline"
+    assert re.match(r"mfcc +\d+ of 100 +[\d.]+ % +[\d.]+ to [\d.]+ +\d of 3 +\d+ s +\S+model\.onnx$", lines[header + 1])
+    assert lines[-2] == f"report: {tmp_path / 'logs' / 'plots' / 'training_report.html'}"
+    folder = tmp_path / "models" / "mfcc_classifier"
+    assert sorted(p.name for p in folder.glob("checkpoint_*")) == [f"checkpoint_epoch_{i:03d}.pt" for i in (1, 2, 3)]
+    assert (folder / "scaler.pkl").exists()
+    assert load_classifier(tmp_path / "models", "mfcc").metadata["speech"] == "recordings"
+
+
+def test_flags_win_over_the_file(recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "my_config.json"
+    config.write_text(json.dumps({"epochs": 50, "batch_size": 10, "pipeline": "raw_cnn"}), encoding="utf-8")
+    assert train.main(flags(recordings, tmp_path, "--config", str(config), "--epochs", "1")) == 0
+    (written,) = (tmp_path / "logs").glob("config_mfcc_*.json")
+    values = json.loads(written.read_text(encoding="utf-8"))
+    assert (values["epochs"], values["batch_size"], values["pipeline"]) == (1, 10, "mfcc")
+    assert "mfcc epoch 1/1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "content", "expected"),
+    [
+        (["--epocks", "3"], None, "did you mean --epochs?"),
+        (["--epochs", "0"], None, "epochs: expected a number from 1"),
+        (["--config", "c.json"], {"epocks": 3}, "unknown setting 'epocks', did you mean epochs?"),
+        (["--config", "missing.json"], None, "missing.json"),
+        (["--precision", "fp16", "--device", "cpu"], None, "fp16 needs a CUDA device"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_one_line_and_exit_code_2(
+    words: list[str], content: object, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path("c.json").write_text(json.dumps(content), encoding="utf-8")
+    try:
+        code = train.main(words)
+    except SystemExit as left:  # argparse leaves by itself
+        code = int(str(left.code))
+    assert code == 2
+    said = capsys.readouterr().err
+    assert expected in said
+    assert len(said.splitlines()) == 1
+    assert not Path("models").exists()
+
+
+def test_missing_recordings_are_one_line_and_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(flags(tmp_path / "nowhere", tmp_path)) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert len(said.splitlines()) == 1
+
+
+def test_without_the_train_extra_the_door_says_which_to_install(tmp_path: Path) -> None:
+    bare = door("--dataset", "synthetic", cwd=tmp_path, python=("-S",))  # -S: no installed packages
+    assert bare.returncode == 1
+    assert re.match(r"error: training \(torch, .*needs the \[train\] extra", bare.stderr)
+    assert len(bare.stderr.splitlines()) == 1
+    assert door("--help", cwd=tmp_path, python=("-S",)).returncode == 0
+
+
+def test_the_command_that_goes_on_is_what_was_typed_and_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["digits train"])
+    assert train.resume_command(["--epochs", "3"]) == "digits train --epochs 3 --resume"
+    assert train.resume_command(["--resume", "12", "--log-dir", "a b"]) == "digits train --log-dir 'a b' --resume"
+    monkeypatch.setattr(sys, "argv", ["ml_training/train.py"])
+    words = shlex.split(train.resume_command(["--resume=3", "--seed", "4"]))
+    assert words[1:] == ["ml_training/train.py", "--seed", "4", "--resume"]
+    assert Path(words[0]).name.startswith("python")
+
+
+def train_until(words: list[str], epoch_line: str, signum: int, cwd: Path) -> tuple[int, str]:
+    """Start the door and send the signal as soon as that epoch is told; its exit code and what it said after."""
+    command = [sys.executable, "-u", str(DOOR), *words]
+    with subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if epoch_line in line:
+                process.send_signal(signum)
+                break
+        rest = process.stdout.read()
+    return process.returncode, rest
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of another kind")
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
+def test_a_stopped_door_prints_the_command_that_goes_on(
+    recordings: Path, tmp_path: Path, signum: signal.Signals, code: int
+) -> None:
+    words = flags(recordings, tmp_path, "--epochs", "400", "--patience", "0", "--scheduler", "plateau")
+    left, said = train_until(words, "epoch   2/400", signum, tmp_path)
+    assert left == code, said
+    assert "Traceback" not in said
+    command = said.strip().splitlines()[-1].removeprefix("stopped; to go on: ")
+    # The plateau schedule alone lets a run be made shorter, which keeps this test so.
+    goes_on = shlex.split(command.replace("--epochs 400", "--epochs 4"))
+    resumed = subprocess.run(goes_on, cwd=tmp_path, capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming at epoch" in resumed.stdout or "already finished" in resumed.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
+@pytest.mark.parametrize("pipeline", ["mfcc", "mel_cnn", "raw_cnn"])
+def test_a_killed_real_pipeline_resumes_to_the_same_bits(recordings: Path, tmp_path: Path, pipeline: str) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    more = ["--pipeline", pipeline, "--epochs", "12", "--patience", "0", "--batch_size", "8"]
+    assert door(*flags(recordings, whole, *more)).returncode == 0
+    code, _ = train_until(flags(recordings, killed, *more), "epoch  2/12", signal.SIGKILL, tmp_path)
+    assert code == -signal.SIGKILL
+    folder = f"models/{pipeline}_classifier"
+    assert not (killed / folder / "checkpoint_epoch_012.pt").exists()
+    resumed = door(*flags(recordings, killed, *more, "--resume"))
+    assert resumed.returncode == 0
+    assert "resuming at epoch" in resumed.stdout
+    ends = [load_checkpoint(out / folder / "checkpoint_epoch_012.pt")["state"] for out in (whole, killed)]
+    for part in ("model", "averaged", "best"):
+        assert ends[0][part].keys() == ends[1][part].keys()
+        assert all(torch.equal(ends[0][part][name], ends[1][part][name]) for name in ends[0][part])
+    answers = [(out / folder / "model.onnx").stat().st_size for out in (whole, killed)]
+    assert answers[0] == answers[1]

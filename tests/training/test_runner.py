@@ -1,0 +1,224 @@
+"""A whole run on a small corpus: what it leaves behind, and what a failing pipeline costs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import signal
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from torch import Tensor
+
+from ml_training.config import TrainConfig, load_config
+from ml_training.data.corpus import Corpus
+from ml_training.errors import ConfigError, DataError
+from ml_training.inference import load_classifier
+from ml_training.results import SkippedClip
+from ml_training.training.checkpoint import load_checkpoint
+from ml_training.training.runner import RunOutcome, run
+from ml_training.training.signals import Interrupted
+
+PNG = b"\x89PNG"
+
+
+def small_corpus(tiny: ModuleType, synthetic: bool = False) -> Corpus:
+    """160 clips: ten digits, two speakers, recordings 0 to 7."""
+    clips = tiny.bursts(160)
+    rows = range(160)
+    speakers = tuple(("ann", "ben")[row // 10 % 2] for row in rows)
+    indices = [row // 20 for row in rows]
+    waveforms = clips.waveforms.numpy()
+    return Corpus(
+        name="bursts", waveforms=waveforms, lengths=clips.lengths.numpy(), labels=clips.labels.numpy(),
+        speakers=speakers, indices=torch.tensor(indices).numpy(),
+        files=tuple(f"{row % 10}_{speakers[row]}_{indices[row]}.wav" for row in rows),
+        data_hash=hashlib.sha256(waveforms.tobytes()).hexdigest(), synthetic=synthetic, official_split=True,
+        skipped=(SkippedClip("5_ann_9.wav", "digital silence"),),
+    )  # fmt: skip
+
+
+def settings(folder: Path, **changes: Any) -> TrainConfig:
+    return TrainConfig(
+        models_dir=str(folder / "models"), log_dir=str(folder / "logs"), device="cpu", threads=1, epochs=6,
+        ema_decay=0.8, learning_rate=0.03, batch_size=8, **changes,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunOutcome]:
+    """A run of two pipelines of which the second fails, on synthetic speech."""
+
+    class Broken(tiny.TinyModel):  # type: ignore[name-defined, misc]
+        def forward(self, waveforms: Tensor) -> Tensor:
+            raise ValueError("a bug")
+
+    class Scaled(tiny.TinyModel):  # type: ignore[name-defined, misc]
+        def scaler(self) -> dict[str, list[float] | list[str]] | None:
+            return {"features": ["energy"], "mean": [0.5], "scale": [2.0]}
+
+    folder = tmp_path_factory.mktemp("run")
+    good = replace(tiny.TINY, build=Scaled)
+    broken = replace(tiny.TINY, name="raw_cnn", build=Broken)
+    return folder, run(settings(folder), corpus=small_corpus(tiny, synthetic=True), pipelines=[broken, good])
+
+
+def only(folder: Path, pattern: str) -> Path:
+    (path,) = folder.glob(pattern)
+    return path
+
+
+def test_everything_promised_is_there(finished: tuple[Path, RunOutcome]) -> None:
+    folder, outcome = finished
+    model, logs = folder / "models" / "mfcc_classifier", folder / "logs"
+    assert sorted(path.name for path in model.iterdir()) == [
+        "best_model.pt", "checkpoint_epoch_004.pt", "checkpoint_epoch_005.pt", "checkpoint_epoch_006.pt",
+        "model.onnx", "scaler.pkl",
+    ]  # fmt: skip
+    plots = logs / "plots"
+    for name in ("training_history_mfcc", "confusion_matrix_mfcc", "model_comparison"):
+        assert (plots / f"{name}.png").read_bytes().startswith(PNG)
+    assert outcome.report == plots / "training_report.html"
+    assert outcome.log_file == only(logs, "experiment_all_*.log")
+    assert only(logs, "experiment_all_*.jsonl").stem == outcome.log_file.stem
+    assert only(logs, "tensorboard/mfcc_*/events.out.tfevents.*").stat().st_size > 0
+    assert pickle.loads((model / "scaler.pkl").read_bytes()) == {"features": ["energy"], "mean": [0.5], "scale": [2.0]}
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_the_figures_are_those_of_the_best_weights(finished: tuple[Path, RunOutcome]) -> None:
+    folder, outcome = finished
+    (result,) = outcome.results
+    assert result.test.clips == 100
+    assert result.test.accuracy > 0.7  # chance is 0.1
+    assert set(result.test.speakers) == {"ann", "ben"}
+    assert len(result.history) == 6
+    assert result.latency_ms > 0
+    assert result.peak_memory_mb > 50
+    assert len(result.mistake_waveforms) == result.test.errors
+    best = load_checkpoint(folder / "models" / "mfcc_classifier" / "best_model.pt")
+    assert best["epoch"] == result.best_epoch
+    assert best["validation"]["loss"] == min(record.validation_loss for record in result.history)
+    assert best["synthetic"] is True
+    classifier = load_classifier(folder / "models", "mfcc")
+    assert classifier.metadata["accuracy"] == f"{result.test.accuracy:.6f}"
+
+
+def test_the_exported_model_answers_like_the_best_weights(tiny: ModuleType, finished: tuple[Path, RunOutcome]) -> None:
+    folder, outcome = finished
+    corpus = small_corpus(tiny)
+    clips = corpus.waveforms[corpus.indices < 5]
+    (result,) = outcome.results
+    heard = load_classifier(folder / "models", "mfcc").probabilities(clips)
+    assert heard == pytest.approx(result.test.probabilities, abs=1e-4)
+
+
+def test_one_failing_pipeline_is_told_and_costs_nothing_else(finished: tuple[Path, RunOutcome]) -> None:
+    folder, outcome = finished
+    assert outcome.exit_code == 1
+    assert outcome.failures == {"raw_cnn": "ValueError: a bug"}
+    log = outcome.log_file.read_text(encoding="utf-8")
+    assert "raw_cnn failed unexpectedly: ValueError: a bug" in log
+    assert "Traceback (most recent call last)" in log
+    assert "ValueError: a bug" in outcome.report.read_text(encoding="utf-8")
+    assert not (folder / "models" / "raw_cnn_classifier" / "model.onnx").exists()
+
+
+def test_synthetic_speech_is_named_in_log_report_and_model(finished: tuple[Path, RunOutcome]) -> None:
+    folder, outcome = finished
+    assert "synthetic speech" in outcome.log_file.read_text(encoding="utf-8")
+    assert "synthetic speech" in outcome.report.read_text(encoding="utf-8").lower()
+    model = onnx.load(folder / "models" / "mfcc_classifier" / "model.onnx")
+    assert {entry.key: entry.value for entry in model.metadata_props}["speech"] == "synthetic speech"
+
+
+def test_the_summary_holds_the_figures_and_the_data(finished: tuple[Path, RunOutcome]) -> None:
+    folder, outcome = finished
+    summary = json.loads(only(folder / "logs", "metrics_summary_mfcc_*.json").read_text(encoding="utf-8"))
+    (result,) = outcome.results
+    assert summary["test"]["errors"] == result.test.errors
+    assert summary["best_epoch"] == result.best_epoch
+    assert len(summary["history"]) == 6
+    assert summary["data"]["data_hash"] == outcome.data.data_hash
+    assert summary["data"]["parts"]["test"] == 100
+    assert summary["data"]["skipped"] == [{"file": "5_ann_9.wav", "reason": "digital silence"}]
+    assert torch.__version__.startswith(summary["versions"]["torch"].partition("+")[0])
+
+
+def test_the_written_settings_give_the_same_weights_again(
+    tiny: ModuleType, finished: tuple[Path, RunOutcome], tmp_path: Path
+) -> None:
+    folder, _ = finished
+    config = TrainConfig(**load_config(only(folder / "logs", "config_mfcc_*.json")))
+    assert (config.pipeline, config.epochs, config.batch_size, config.resume) == ("mfcc", 6, 8, None)
+    again = replace(config, models_dir=str(tmp_path / "models"), log_dir=str(tmp_path / "logs"))
+    run(again, corpus=small_corpus(tiny), pipelines=[tiny.TINY])
+    first, second = (
+        load_checkpoint(where / "models" / "mfcc_classifier" / "best_model.pt")["weights"]
+        for where in (folder, tmp_path)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of another kind")
+def test_a_signal_stops_the_run_and_says_how_to_go_on(
+    tiny: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Impatient(tiny.TinyModel):  # type: ignore[name-defined, misc]
+        calls = 0
+
+        def forward(self, waveforms: Tensor) -> Tensor:
+            if self.training:
+                Impatient.calls += 1
+                if Impatient.calls == 5:
+                    os.kill(os.getpid(), signal.SIGTERM)
+            scores: Tensor = super().forward(waveforms)
+            return scores
+
+    corpus = small_corpus(tiny)
+    before = signal.getsignal(signal.SIGTERM)
+    pipelines = [replace(tiny.TINY, build=Impatient), replace(tiny.TINY, name="mel_cnn")]
+    with pytest.raises(Interrupted) as raised:
+        run(settings(tmp_path), corpus=corpus, pipelines=pipelines, resume_command="train --resume")
+    assert raised.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "stopped; to go on: train --resume" in capsys.readouterr().out
+    assert (tmp_path / "models" / "mfcc_classifier" / "checkpoint_interrupted.pt").exists()
+    assert not (tmp_path / "models" / "mel_cnn_classifier").exists()
+    outcome = run(settings(tmp_path, resume="latest"), corpus=corpus, pipelines=pipelines)
+    assert [result.pipeline for result in outcome.results] == ["mfcc", "mel_cnn"]
+    said = capsys.readouterr().out
+    assert "mfcc: resuming at epoch" in said
+    assert "mel_cnn: nothing to resume" in said
+
+
+def test_a_finished_run_is_tested_and_exported_again(
+    tiny: ModuleType, finished: tuple[Path, RunOutcome], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, before = finished
+    (folder / "models" / "mfcc_classifier" / "model.onnx").unlink()
+    corpus = small_corpus(tiny, synthetic=True)
+    outcome = run(settings(folder, resume="latest", pipeline="mfcc"), corpus=corpus, pipelines=[tiny.TINY])
+    assert "already finished after epoch 6" in capsys.readouterr().out
+    assert outcome.results[0].history == before.results[0].history
+    assert outcome.results[0].test.errors == before.results[0].test.errors
+    assert (folder / "models" / "mfcc_classifier" / "model.onnx").exists()
+
+
+def test_impossible_settings_stop_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="fp16 needs a CUDA device"):
+        run(settings(tmp_path, precision="fp16"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_recordings_are_in_the_log_too(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        run(settings(tmp_path, dataset="folder", data_dir=str(tmp_path / "missing")))
+    assert "ERROR" in only(tmp_path / "logs", "experiment_all_*.log").read_text(encoding="utf-8")
