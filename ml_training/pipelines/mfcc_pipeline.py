@@ -25,9 +25,9 @@ from ml_training.pipelines.features import (
 BANDS = 20  # few and broad, so that the pitch of a voice does not show between its harmonics
 CEPSTRA = 13
 FEATURES = CEPSTRA * 3 * 4
-RANGE_DB = 35.0  # what lies deeper below the peak is floor
-WORD_DB = 25.0  # a frame this far below the loudest counts half
-SOFTNESS_DB = 8.0  # how gradually frames stop counting
+RANGE_DB = 50.0  # what lies deeper below the peak is floor
+WORD_DB = 20.0  # a frame this far below the loudest counts half
+SOFTNESS_DB = 5.0  # how gradually frames stop counting
 OUTLIER = 6.0  # standard deviations at which a feature is cut
 
 
