@@ -52,9 +52,7 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def load_corpus(
-    config: TrainConfig, report: Callable[[str], None] = _say, progress: Progress | None = None
-) -> Corpus:
+def load_corpus(config: TrainConfig, report: Callable[[str], None] = _say, progress: Progress | None = None) -> Corpus:
     """The clips that `config.dataset` and `config.data_dir` ask for.
 
     fsdd: FSDD v1.0.10 from `--data_dir`, $DIGIT_DATA_DIR, the user's cache or a download. auto: the
