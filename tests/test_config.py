@@ -159,7 +159,7 @@ def test_every_fault_of_a_file_is_listed(tmp_path: Path) -> None:
         "augmentation.enabled: expected true or false, got 1",
         "augmentation.shift: expected a number from 0 to 1, got 3.0",
         "augmentation.snr_db: expected two numbers, got [5]",
-        "batch_size: expected a number from 1 to 65536, got 0",
+        "batch_size: expected a number from 2 to 65536, got 0",
         "data_dir: expected text in quotes, got 7",
         "device: expected one of auto, cpu, cuda, got 'gpu'",
         "epochs: expected a whole number, got 'ten'",
