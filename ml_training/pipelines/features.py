@@ -1,6 +1,6 @@
 """Log-mel, MFCC and deltas as torch modules that live inside the exported graph.
 
-B batch, T samples (8,000), F frames (51), M mel bands, K DFT bins (257), C cepstra.
+B batch, T samples (8,000), F frames (51), M mel bands, K DFT bins (129), C cepstra.
 All agree with librosa (center=True, constant padding, Slaney mel, power in dB) on the same samples.
 """
 
@@ -19,11 +19,10 @@ from torch.nn import functional
 
 from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
 
-FFT = 512  # points of the transform
-WINDOW = 256  # samples under the Hann window (32 ms), zero-padded to FFT points
+WINDOW = 256  # samples under the Hann window (32 ms), and points of the transform
 HOP = 160  # samples between frames (20 ms)
 FRAMES = NUM_SAMPLES // HOP + 1
-BINS = FFT // 2 + 1
+BINS = WINDOW // 2 + 1
 AMIN = 1e-10  # smallest power that is told from none, as in librosa.power_to_db
 DELTA_WIDTH = 9  # frames of the Savitzky-Golay fit, as in librosa.feature.delta
 
@@ -83,8 +82,7 @@ def mel_filters(bands: int, warp: float = 1.0) -> Tensor:
 class PowerSpectrogram(nn.Module):
     """(B, T) -> (B, K, F): |DFT|^2 of windowed frames, as one strided convolution.
 
-    The window is shorter than the transform; only its 256 samples are multiplied, which is half
-    the work of the padded frame and exactly the same result.
+    A convolution is what both torch and onnxruntime do fastest with so few short frames.
     """
 
     basis: Tensor
@@ -94,7 +92,7 @@ class PowerSpectrogram(nn.Module):
         time = torch.arange(WINDOW, dtype=torch.float64)
         bins = torch.arange(BINS, dtype=torch.float64)
         hann = 0.5 - 0.5 * torch.cos(2 * math.pi * time / WINDOW)
-        angle = 2 * math.pi * bins[:, None] * (time + (FFT - WINDOW) // 2) / FFT
+        angle = 2 * math.pi * bins[:, None] * time / WINDOW
         basis = torch.cat([hann * torch.cos(angle), -hann * torch.sin(angle)])
         self.register_buffer("basis", basis.float()[:, None, :], persistent=False)
 
