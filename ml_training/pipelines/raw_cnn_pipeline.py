@@ -108,5 +108,5 @@ class RawCnnClassifier(DigitModel):
 
 
 PIPELINE = Pipeline(
-    RAW_CNN, RawCnnClassifier, Recipe(epochs=30, batch_size=32, learning_rate=3e-3, weight_decay=0.02)
+    RAW_CNN, RawCnnClassifier, Recipe(epochs=50, batch_size=32, learning_rate=3e-3, weight_decay=0.02)
 )  # fmt: skip

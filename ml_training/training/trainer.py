@@ -315,7 +315,10 @@ class _Loop:
     def _validate(self) -> tuple[float, float]:
         probabilities = torch.from_numpy(predict_probabilities(self.averaged, self.validation.waveforms))
         labels = self.validation.labels.cpu()
-        loss = float(F.nll_loss(probabilities.double().clamp_min(1e-12).log(), labels))
+        # The training's own measure, smoothing included: a plain log loss grows while smoothing
+        # makes scores modest, and would keep a model from the middle of the schedule.
+        smoothing = self.config.label_smoothing
+        loss = float(F.cross_entropy(probabilities.double().clamp_min(1e-12).log(), labels, label_smoothing=smoothing))
         if not math.isfinite(loss):
             raise _Diverged(self.steps, loss)
         return loss, float((probabilities.argmax(dim=1) == labels).double().mean())
