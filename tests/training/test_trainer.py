@@ -54,7 +54,9 @@ class Notes(Unobserved):
 def test_it_learns(tiny: ModuleType) -> None:
     training = tiny.train(tiny.config(epochs=12))
     assert training.history[-1].validation_accuracy == 1.0
-    assert training.history[-1].validation_loss < 0.5 < training.history[0].validation_loss
+    assert (
+        training.history[-1].validation_loss < 0.7 < training.history[0].validation_loss
+    )  # 0.5 is what smoothing leaves
     assert [record.epoch for record in training.history] == list(range(1, 13))
     assert training.stopped == "all epochs done"
     best = min(training.history, key=lambda r: (r.validation_loss, -r.validation_accuracy))
