@@ -1,11 +1,12 @@
 """What `make train` reaches: errors, accuracy on strangers, size, time and memory, median of several seeds.
 
-    python benchmarks/floors.py --seeds 0 1 2 --work /tmp/floors [--score-strangers]
+    python benchmarks/floors.py --seeds 0 1 2 --work FOLDER [--score-strangers] [--update-readme]
 
 Each seed is one whole run of ml_training/train.py in a process of its own, on FSDD's official split
 ($DIGIT_DATA_DIR); a seed whose run is finished in --work is not trained again. The exported models
 then answer iitg_digits from $DIGIT_CORPORA_DIR, which no training sees. `strangers` is evaluation
 only: it is scored when asked for, and every scoring adds a line to docs/strangers_scored.md.
+Further flags go to train.py. --update-readme puts the table where README.md marks its place.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ml_training.config import PIPELINES
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_folder
@@ -29,11 +32,19 @@ from ml_training.inference import load_classifier
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG = ROOT / "docs" / "strangers_scored.md"
-LARGEST_MB = dict(zip(PIPELINES, (1.0, 1.0, 1.5), strict=True))
-FLOORS = {  # from the first release's requirements: errors of 300, then per cent
+README = ROOT / "README.md"
+BEGIN, END = "<!-- floors:begin -->", "<!-- floors:end -->"
+FLOORS: dict[str, dict[str, float]] = {  # from the first release's requirements: errors of 300, then per cent
     "official errors": dict(zip(PIPELINES, (5, 2, 4), strict=True)),
     "iitg_digits %": dict(zip(PIPELINES, (74.0, 84.0, 79.0), strict=True)),
     "strangers %": dict(zip(PIPELINES, (78.0, 88.0, 82.0), strict=True)),
+}
+TITLES = {
+    "official errors": "FSDD official test, errors of 300",
+    "iitg_digits %": "iitg_digits (2 Indian English speakers, 700 clips, never trained on), %",
+    "strangers %": "strangers (84 contributors of Speech Commands, {strangers} clips, never trained on), %",
+    "model MB": "model.onnx, MB",
+    "train s": "training, seconds",
 }
 
 
@@ -73,9 +84,10 @@ def watch_memory(pid: int, peak: list[float]) -> None:
 
 def accuracy(models: Path, pipeline: str, corpus: Corpus) -> float:
     """Per cent of a corpus that an exported model gets right."""
-    answers = load_classifier(models, pipeline).batch_predict(list(corpus.waveforms), batch_size=64)
-    right = sum(a["predicted_digit"] == label for a, label in zip(answers, corpus.labels.tolist(), strict=True))
-    return 100 * right / len(answers)
+    classifier = load_classifier(models, pipeline)
+    parts = np.array_split(corpus.waveforms, -(-len(corpus) // 100))
+    heard = np.concatenate([classifier.probabilities(part).argmax(axis=1) for part in parts])
+    return 100 * float((heard == corpus.labels).mean())
 
 
 def measure(seed: int, folder: Path, arguments: list[str], corpora: dict[str, Corpus]) -> dict[str, Any]:
@@ -99,6 +111,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--score-strangers", action="store_true", help="score strangers once, and log it")
+    parser.add_argument("--update-readme", action="store_true", help="put the table into README.md")
     arguments, extra = parser.parse_known_args()
     shared = Path(os.environ["DIGIT_CORPORA_DIR"])
     names = ["iitg_digits", *(["strangers"] if arguments.score_strangers else [])]
@@ -107,21 +120,49 @@ def main() -> int:
     for seed in arguments.seeds:
         rows.append(measure(seed, (arguments.work / f"seed{seed}").resolve(), extra, corpora))
         print(f"seed {seed}: {json.dumps(rows[-1])}", flush=True)
-    print(f"\nmedian of seeds {', '.join(map(str, arguments.seeds))}   " + "".join(f"{p:>20}" for p in PIPELINES))
-    for name in [key for key, value in rows[0].items() if isinstance(value, dict)]:
-        medians = {p: statistics.median(row[name][p] for row in rows) for p in PIPELINES}
-        cells = [f"{medians[p]:.2f}" + (f" (floor {FLOORS[name][p]:g})" if name in FLOORS else "") for p in PIPELINES]
-        print(f"{name:<27}" + "".join(f"{cell:>20}" for cell in cells))
-    for name in ("minutes", "peak MB"):
-        print(f"{name:<27}{statistics.median(row[name] for row in rows):>20.1f}")
+    table = markdown(rows, arguments.seeds, len(corpora.get("strangers", ())))
+    print(f"\n{table}")
+    if arguments.update_readme:
+        text = README.read_text(encoding="utf-8")
+        before, rest = text.split(BEGIN)
+        README.write_text(f"{before}{BEGIN}\n{table}{END}{rest.split(END)[1]}", encoding="utf-8")
     if arguments.score_strangers:
         log_scoring(rows, arguments.seeds)
     return 0
 
 
+def markdown(rows: list[dict[str, Any]], seeds: list[int], strangers: int) -> str:
+    """The medians as a table, with what they were measured on and how."""
+    commit, today = head(), datetime.now(UTC).strftime("%Y-%m-%d")
+    lines = [
+        f"Median of seeds {', '.join(map(str, seeds))}, commit {commit}, {today}: `python benchmarks/floors.py`.",
+        "",
+        f"| | {' | '.join(f'{p} (floor)' for p in PIPELINES)} |",
+        f"|---|{'---|' * len(PIPELINES)}",
+    ]
+    for name in [key for key, value in rows[0].items() if isinstance(value, dict)]:
+        medians = {p: statistics.median(row[name][p] for row in rows) for p in PIPELINES}
+        digits = 0 if "errors" in name or name == "train s" else 2 if "MB" in name else 1
+        floor = {p: f" ({FLOORS[name][p]:g})" if name in FLOORS else "" for p in PIPELINES}
+        cells = [f"{medians[p]:.{digits}f}{floor[p]}" for p in PIPELINES]
+        lines.append(f"| {TITLES[name].format(strangers=strangers)} | {' | '.join(cells)} |")
+    minutes, peak = (statistics.median(row[key] for row in rows) for key in ("minutes", "peak MB"))
+    lines += [
+        "",
+        f"The whole command took {minutes:.1f} minutes with one thread, and {peak:.0f} MB of memory at its peak.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def head() -> str:
+    """The short name of the commit at hand."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def log_scoring(rows: list[dict[str, Any]], seeds: list[int]) -> None:
     """Add a line to the record of every look at `strangers`."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     if not LOG.exists():
         LOG.write_text(
             "# Every time `strangers` was scored\n\nEvaluation only: no decision is taken on these figures. "
@@ -131,7 +172,7 @@ def log_scoring(rows: list[dict[str, Any]], seeds: list[int]) -> None:
     cells = [" ".join(f"{row['strangers %'][p]:.1f}" for row in rows) for p in PIPELINES]
     with LOG.open("a") as log:
         when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
-        log.write(f"| {when} | {commit.strip()} | {' '.join(map(str, seeds))} | {' | '.join(cells)} |\n")
+        log.write(f"| {when} | {head()} | {' '.join(map(str, seeds))} | {' | '.join(cells)} |\n")
 
 
 if __name__ == "__main__":
