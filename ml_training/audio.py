@@ -33,6 +33,7 @@ AUDIO_SUFFIXES = (
     ".webm", ".m4a", ".mp4", ".aac", ".mka", ".wma", ".amr", ".3gp",
 )  # fmt: skip
 
+_FAINTEST = 1e-6  # of full scale, peak to peak; 24 bits resolve 1e-7, and the features nothing smaller
 _BLOCK = 1 << 18  # frames decoded at a time
 _FRAME = SAMPLE_RATE // 100  # 10 ms, the step in which a long clip is searched for its word
 _CONTAINERS = {b"\x1a\x45\xdf\xa3": "webm or mka", b"ftyp": "m4a or mp4", b"#!AMR": "amr", b"\x30\x26\xb2\x75": "wma"}
@@ -108,6 +109,11 @@ def _checked(samples: Floats, name: str) -> Floats:
         raise NonFiniteAudioError(f"{name} becomes NaN or infinite when resampled: its samples are too large")
     if samples.min() == samples.max():
         raise SilentAudioError(f"{name} is digital silence ({samples.size} equal samples): check the recording")
+    if np.ptp(samples) < _FAINTEST:
+        raise SilentAudioError(
+            f"{name} is as good as silent, no sample is larger than {np.abs(samples).max():.1g} of full scale: check "
+            "the recording, and that an array of integers has the type of its scale (int16 for 16 bits)"
+        )
     return samples
 
 
@@ -154,40 +160,71 @@ def _file_blocks(source: Any) -> Iterator[tuple[int, Floats]]:
     import soundfile
 
     name = _name(source)
-    stream = _open(source, name)
-    with stream if isinstance(source, (str, PathLike)) else contextlib.nullcontext(stream):
-        start = stream.tell()
-        head = stream.read(12)
-        if not head:
-            raise EmptyAudioError(f"{name} is empty (0 bytes): expected an audio file")
-        stream.seek(start)
+    frames = 0
+    try:
+        stream = _open(source, name)
+        with stream if isinstance(source, (str, PathLike)) else contextlib.nullcontext(stream):
+            head = stream.read(12)
+            if not head:
+                raise EmptyAudioError(f"{name} is empty (0 bytes): expected an audio file")
+            stream.seek(0)
+            tap = _Tap(stream)
+            try:
+                with soundfile.SoundFile(tap) as file:
+                    # Not file.blocks: where a file ends early it fills its last block with what lay in memory.
+                    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+                        yield file.samplerate, block
+                        frames += len(block)
+                if tap.error is not None:
+                    raise tap.error
+                return
+            except soundfile.LibsndfileError as error:
+                reason = str(error).rsplit(": ", 1)[-1].rstrip(".")
+            if frames:
+                raise UndecodableAudioError(f"{name} is damaged after {frames} frames: {reason}")
+            stream.seek(0)
+            yield from _av_blocks(stream, name, head, reason)
+    except OSError as error:
+        raise UndecodableAudioError(f"cannot read {name}: {error.strerror or error}") from error
+    except ValueError as error:  # a NUL in the name, a closed file
+        raise UndecodableAudioError(f"cannot read {name!r}: {error}") from error
+
+
+class _Tap:
+    """A stream as libsndfile is to see it: without its name, which would choose a format for it.
+
+    An error while reading is kept, because it cannot pass through libsndfile.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.seek, self.tell = stream.seek, stream.tell
+        self.error: OSError | None = None
+        self._read = stream.read
+
+    def read(self, count: int) -> bytes:
         try:
-            # Handed over whole only where it lies in memory already; paths are read block by block.
-            with soundfile.SoundFile(stream if start == 0 else io.BytesIO(stream.read())) as file:
-                for block in file.blocks(blocksize=_BLOCK, dtype="float32", always_2d=True):
-                    yield file.samplerate, block
-            return
-        except soundfile.LibsndfileError as error:
-            reason = str(error).rsplit(": ", 1)[-1].rstrip(".")
-        stream.seek(start)
-        yield from _av_blocks(stream, name, head, reason)
+            return self._read(count)
+        except OSError as error:
+            self.error = error
+            return b""
 
 
 def _open(source: Any, name: str) -> BinaryIO:
+    """A stream that can be sought and stands at its beginning. Raises OSError, ValueError, AudioError."""
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return io.BytesIO(source)
+        return io.BytesIO(bytes(source))
     if isinstance(source, (str, PathLike)):
-        try:
-            return Path(source).open("rb")
-        except OSError as error:
-            raise UndecodableAudioError(f"cannot read {name}: {error.strerror or error}") from error
-        except ValueError as error:  # a NUL in the name
-            raise UndecodableAudioError(f"cannot read {name!r}: {error}") from error
+        file = Path(source).open("rb")  # noqa: SIM115 (the caller closes it)
+        if file.seekable():
+            return file
+        with file:  # a pipe
+            return io.BytesIO(file.read())
     if not callable(getattr(source, "read", None)):
         raise UndecodableAudioError(
             f"got {type(source).__name__}: expected a path, bytes, a binary file object or a numpy array"
         )
-    if callable(getattr(source, "seekable", None)) and source.seekable() and not isinstance(source, io.TextIOBase):
+    seekable = callable(getattr(source, "seekable", None)) and source.seekable()
+    if seekable and not isinstance(source, io.TextIOBase) and source.tell() == 0:
         return source  # type: ignore[no-any-return]
     content = source.read()
     if not isinstance(content, bytes):

@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +208,75 @@ def test_blocks_join_without_a_seam() -> None:
 def test_bad_audio_has_its_own_error(source: object, error: type[AudioError], words: str) -> None:
     with pytest.raises(error, match=words):
         load_audio(source)  # type: ignore[arg-type]
+
+
+def test_a_recording_that_ends_early_ends_there(tmp_path: Path) -> None:
+    path = tmp_path / "cut.mp3"
+    samples = np.random.default_rng(0).normal(0, 0.1, 8000 * 5).astype(np.float32)
+    soundfile.write(path, samples, 8000)
+    whole = decode(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])  # the header still promises five seconds
+    heard = decode(path)
+    assert 8000 < len(heard) < 8000 * 4
+    np.testing.assert_allclose(heard[:8000], whole[:8000], atol=1e-3)
+
+
+def test_every_kind_of_wav_is_read(tmp_path: Path) -> None:
+    for subtype in soundfile.available_subtypes("WAV"):
+        path = tmp_path / f"{subtype}.wav"
+        try:
+            soundfile.write(path, tone(8000), 8000, subtype=subtype)
+        except soundfile.LibsndfileError:  # written at other rates only
+            continue
+        assert len(decode(path)) >= len(tone(8000)), subtype
+
+
+def test_the_name_of_a_file_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "recorder.raw"
+    path.write_bytes(wav(tone(8000), 8000))
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(load_audio(path), load_audio(file))
+    path.write_bytes(b"no sound, and no header either " * 9)
+    with pytest.raises(UndecodableAudioError, match="audio"):
+        load_audio(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in folders")
+def test_a_pipe_is_read(tmp_path: Path) -> None:
+    path, content = tmp_path / "pipe.wav", wav(tone(8000), 8000)
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=(content,))
+    writer.start()
+    np.testing.assert_array_equal(load_audio(path), load_audio(content))
+    writer.join()
+
+
+class _FailingDisk(io.BytesIO):
+    """Reads its header well, and then nothing."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.tell() >= 44 and size != 4:  # libsndfile looks at four bytes after the header
+            raise OSError(5, "Input/output error")
+        return super().read(size)
+
+
+@pytest.mark.filterwarnings("error")
+def test_trouble_with_a_stream_is_one_of_our_errors() -> None:
+    closed = io.BytesIO(wav(tone(8000), 8000))
+    closed.close()
+    with pytest.raises(UndecodableAudioError, match="closed"):
+        load_audio(closed)
+    with pytest.raises(UndecodableAudioError, match="Input/output error"):
+        load_audio(_FailingDisk(wav(tone(8000), 8000)))
+    np.testing.assert_array_equal(
+        load_audio(memoryview(wav(tone(8000), 8000).replace(b"", b"\0"))[1::2]), load_audio(wav(tone(8000), 8000))
+    )
+
+
+def test_levels_that_no_feature_resolves_count_as_silence() -> None:
+    with pytest.raises(SilentAudioError, match="int16"):
+        load_audio((tone(8000) * 32767).astype(np.int64))  # 16 bits in 64: a whole scale of nothing
+    load_audio(tone(8000) * 1e-5)
 
 
 @pytest.mark.parametrize("rate", [0, -8000, 10**9, 8000.5])
