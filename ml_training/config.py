@@ -273,7 +273,9 @@ class OneLineParser(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         import sys
 
-        words = [underscored(word) for word in (sys.argv[1:] if args is None else args)]
+        words = list(sys.argv[1:] if args is None else args)
+        flags = words.index("--") if "--" in words else len(words)  # what follows -- are no flags
+        words[:flags] = map(underscored, words[:flags])
         parsed, unknown = self.parse_known_args(words, namespace)
         if unknown:
             known = [option for action in self._actions for option in action.option_strings]

@@ -10,16 +10,18 @@ import os
 import sys
 
 if not __package__:  # run as a script: Python put this folder on the path, where data/ and utils/ hide others' modules
-    _here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.abspath(p) != _here)]
+    _here = os.path.dirname(os.path.realpath(__file__))
+    sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.realpath(p) != _here)]
 
 import importlib.util
 from collections.abc import Sequence
 
 from ml_training.config import OneLineParser
 from ml_training.errors import DigitError, MissingExtraError
+from ml_training.utils.program import program
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demonstration; returns 0 when every step passed, 1 otherwise."""
     parser = OneLineParser(description="Run the whole chain small, step by step, and show what passed.")

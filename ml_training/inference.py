@@ -14,8 +14,8 @@ import os
 import sys
 
 if not __package__:  # run as a script: Python put this folder on the path, where data/ and utils/ hide others' modules
-    _here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.abspath(p) != _here)]
+    _here = os.path.dirname(os.path.realpath(__file__))
+    sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.realpath(p) != _here)]
 
 import difflib
 import time
@@ -31,8 +31,10 @@ from ml_training.audio import NUM_SAMPLES, Floats, Source, load_audio
 from ml_training.config import LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, OneLineParser, model_folder
 from ml_training.deploy.metadata import INPUT_NAME, OUTPUT_NAME, check_metadata
 from ml_training.errors import ConfigError, DigitError, ModelError
+from ml_training.utils.program import program
 
 MODEL_FILE = "model.onnx"
+MAX_THREADS = 1024  # as in training; onnxruntime would start any number and never end
 BEST_FIRST = (MEL_CNN, RAW_CNN, MFCC)
 
 
@@ -199,8 +201,8 @@ def load_classifier(model_dir: str | Path, pipeline: str, threads: int = 1) -> D
         near = difflib.get_close_matches(str(pipeline), PIPELINES, n=1)
         hint = f", did you mean {near[0]!r}?" if near else ""
         raise ConfigError([f"pipeline: expected one of {', '.join(PIPELINES)}, got {pipeline!r}{hint}"])
-    if threads < 1:
-        raise ConfigError([f"threads: expected 1 or more, got {threads}"])
+    if not 1 <= threads <= MAX_THREADS:
+        raise ConfigError([f"threads: expected 1 to {MAX_THREADS}, got {threads}"])
     file = model_folder(model_dir, pipeline) / MODEL_FILE
     session = _open_session(file, _read_model(file, pipeline), threads)
     metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
@@ -267,6 +269,7 @@ def _file_name(source: Any, position: int) -> str:
 # --- the program ---------------------------------------------------------------------------------
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> int:
     """Print which digit is said in each of the files; returns the exit code."""
     parser = OneLineParser(description="Which digit is said in these recordings?")

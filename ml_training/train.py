@@ -6,8 +6,8 @@ import os
 import sys
 
 if not __package__:  # run as a script: Python put this folder on the path, where data/ and utils/ hide others' modules
-    _here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.abspath(p) != _here)]
+    _here = os.path.dirname(os.path.realpath(__file__))
+    sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.realpath(p) != _here)]
 
 import importlib.util
 import shlex
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from ml_training.config import OneLineParser, add_train_flags, train_config_from, underscored
 from ml_training.errors import DigitError, MissingExtraError
+from ml_training.utils.program import program
 
 if TYPE_CHECKING:
     from ml_training.training.runner import RunOutcome
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 NEEDED = ("torch", "onnx", "onnxscript", "rich", "matplotlib", "jinja2", "tensorboard")
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> int:
     """Train what the flags say; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -65,7 +67,7 @@ def resume_command(words: Sequence[str]) -> str:
     after_resume = False
     for word in words:
         is_resume = underscored(word).partition("=")[0] == "--resume"
-        if not is_resume and not (after_resume and word.isdigit()):
+        if not is_resume and not (after_resume and (word.isdigit() or word == "latest")):
             kept.append(word)
         after_resume = is_resume
     if sys.argv[0].startswith("digits "):  # as the console command names its doors

@@ -172,7 +172,7 @@ def test_names_that_are_no_pipeline_or_thread_count(tiny_models):
         ConfigError, match="expected one of mfcc, mel_cnn, raw_cnn, got 'mel_cn', did you mean 'mel_cnn'"
     ):
         load_classifier(tiny_models, "mel_cn")
-    with pytest.raises(ConfigError, match="threads: expected 1 or more, got 0"):
+    with pytest.raises(ConfigError, match="threads: expected 1 to 1024, got 0"):
         load_classifier(tiny_models, MFCC, threads=0)
 
 
@@ -241,6 +241,11 @@ def test_door_prints_plain_bars_where_blocks_cannot_be_shown(run_door, tiny_mode
     assert "   7  ###" in done.stdout
 
 
+def test_door_leaves_names_behind_two_dashes_alone(run_door, tiny_models):
+    done = run_door("inference.py", "--model-dir", tiny_models, "--", "--my-voice.wav")
+    assert "cannot read --my-voice.wav" in done.stderr
+
+
 def test_door_prints_json(run_door, tiny_models, tiny_folder):
     one = run_door("inference.py", "--models_dir", tiny_models, "--json", "--audio", tiny_folder / SEVEN)
     answer = json.loads(one.stdout)
@@ -260,7 +265,7 @@ def test_door_prints_json(run_door, tiny_models, tiny_folder):
         (["--audio", "nothing.wav"], 1, "error: cannot read nothing.wav"),
         (["--audio", "nothing.wav", "--json"], 1, "error: cannot read nothing.wav"),
         (["--pipeline", "raw_cnn", "nothing.wav"], 1, "holds no raw_cnn_classifier"),
-        (["--threads", "0", "nothing.wav"], 2, "threads: expected 1 or more"),
+        (["--threads", "0", "nothing.wav"], 2, "threads: expected 1 to 1024"),
         (["--pipeline", "raw", "nothing.wav"], 2, "invalid choice: 'raw'"),
         (["--audi", "nothing.wav"], 2, "unknown argument --audi, did you mean --audio?"),
         ([], 2, "name at least one recording"),

@@ -85,7 +85,10 @@ class RunLogger:
         self._write(self.events_file, json.dumps({**entry, **fields}, default=str) + "\n")
 
     def _show(self, line: str, style: str | None = None) -> None:
-        self.console.print(line, style=style, markup=False)
+        try:
+            self.console.print(line, style=style, markup=False)
+        except SystemExit:  # so rich takes a closed pipe (| head); it is quiet from now on, and the log tells the rest
+            self.console.quiet = True
 
     def _write(self, path: Path, text: str) -> None:
         file = self._files.get(path)

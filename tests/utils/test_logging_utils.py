@@ -6,6 +6,8 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -178,3 +180,20 @@ def test_tensorboard_gets_every_epoch_once_those_before_a_resume_too(tmp_path: P
         (i, pytest.approx(1.0 / i)) for i in (1, 2, 3, 4)
     ]
     assert set(found.Tags()["scalars"]) >= {"loss/train", "accuracy/train", "accuracy/validation", "learning_rate"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGPIPE")
+def test_a_screen_that_goes_away_does_not_end_the_run(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = (
+        "import sys, pathlib; from ml_training.utils.logging_utils import RunLogger\n"
+        f"with RunLogger(pathlib.Path({str(tmp_path)!r}), 'mfcc') as logger:\n"
+        "    for number in range(3): logger.say(f'line {number}')\n"
+        "print('done')"
+    )
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run([sys.executable, "-c", program], stdout=closed, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+    (log,) = tmp_path.glob("*.log")
+    assert len(log.read_text().splitlines()) == 3
