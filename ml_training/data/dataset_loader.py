@@ -124,7 +124,7 @@ def load_folder(path: str | os.PathLike[str], name: str | None = None) -> Corpus
     Bad files are listed in `Corpus.skipped`. Raises DataError when the folder is missing, has none
     of the layouts, or more than 5 % of its files are bad.
     """
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: expected a folder of recordings")
     clips, official = _clips_of(folder)
@@ -202,7 +202,7 @@ def _collect(folder: str, clips: list[_Clip], official: bool, name: str | None =
     skipped: list[SkippedClip] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for row, (clip, (samples, fault, sha256, blob)) in enumerate(zip(clips, pool.map(_decode, clips), strict=True)):
-            digest.update(f"{clip.file}\0{sha256}\n".encode())
+            digest.update(os.fsencode(f"{clip.file}\0{sha256}\n"))
             blobs[clip.file] = blob
             if samples is None:
                 skipped.append(SkippedClip(clip.file, fault))

@@ -53,13 +53,13 @@ def blob_hash(content: bytes) -> str:
 def tree_hash(blobs: Mapping[str, str]) -> str:
     """The SHA-1 by which git names a folder of recordings, given as file name -> blob hash."""
     tree = bytearray()
-    for name, blob in sorted((name.encode(), bytes.fromhex(blob)) for name, blob in blobs.items()):
+    for name, blob in sorted((os.fsencode(name), bytes.fromhex(blob)) for name, blob in blobs.items()):
         tree += b"%s %s\0%s" % (_mode(name), name, blob)
     return hashlib.sha1(b"tree %d\0" % len(tree) + tree, usedforsecurity=False).hexdigest()
 
 
 def _mode(name: bytes) -> bytes:
-    speaker = name.decode().split("_")[1:2]
+    speaker = os.fsdecode(name).split("_")[1:2]
     return b"100755" if speaker and speaker[0] in _EXECUTABLE_SPEAKERS else b"100644"
 
 
@@ -86,7 +86,7 @@ def chosen_path(data_dir: str | None) -> Path | None:
         source, named = "$DIGIT_DATA_DIR", os.environ.get("DIGIT_DATA_DIR")
     if not named:
         return None
-    path = Path(named).expanduser()
+    path = Path(os.path.expanduser(named))  # leaves an unknown ~name as it is
     if not path.exists():
         raise DataError(
             f"{source} is {path}, where nothing is: expected a folder of recordings or an archive of {NAME}"
@@ -96,7 +96,9 @@ def chosen_path(data_dir: str | None) -> Path | None:
 
 def wav_files(folder: Path) -> list[Path]:
     """The WAV files that lie directly in a folder."""
-    return [path for path in folder.iterdir() if path.suffix == ".wav" and not path.name.startswith(".")]
+    return [
+        path for path in folder.iterdir() if path.suffix == ".wav" and not path.name.startswith(".") and path.is_file()
+    ]
 
 
 def recordings_folder(path: Path) -> Path:
@@ -150,7 +152,8 @@ def read_archive(path: Path) -> dict[str, bytes]:
                 files[match[1]] = read()
         return files
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, LZMAError, OSError) as error:
-        raise DataError(f"{path} is cut off, damaged, or no tar or zip archive: {error}") from error
+        reason = " ".join(str(error).split())  # tarfile tells what each of its formats says, a line each
+        raise DataError(f"{path} is cut off, damaged, or no tar or zip archive: {reason}") from error
     except (RuntimeError, NotImplementedError) as error:  # an encrypted zip, or an unknown compression
         raise DataError(f"{path} cannot be unpacked: {error}") from error
 

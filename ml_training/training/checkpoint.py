@@ -67,10 +67,8 @@ class CheckpointStore:
         """Write the state after a whole epoch; then drop what it makes superfluous."""
         path = self.folder / f"checkpoint_epoch_{epoch:03d}.pt"
         self._save(path, {"kind": "epoch", "epoch": epoch, "step": 0, "state": dict(state)})
-        (self.folder / INTERRUPTED).unlink(missing_ok=True)
-        if self.keep != "all":
-            for old in list(self.epochs().values())[: -int(self.keep)]:
-                old.unlink()
+        superfluous = [] if self.keep == "all" else list(self.epochs().values())[: -int(self.keep)]
+        self._remove([self.folder / INTERRUPTED, *superfluous])
         return path
 
     def save_interrupted(self, epoch: int, step: int, state: Mapping[str, Any]) -> Path:
@@ -105,7 +103,7 @@ class CheckpointStore:
         found: list[tuple[int, int, Checkpoint]] = []
         if (interrupted := self.folder / INTERRUPTED).exists():
             try:
-                checkpoint = load_checkpoint(interrupted)
+                checkpoint = _load_state(interrupted)
                 found.append((checkpoint["epoch"], checkpoint["step"], checkpoint))
             except CheckpointError as error:
                 damaged.append(error)
@@ -114,7 +112,7 @@ class CheckpointStore:
             if found and found[0][:2] >= (epoch, step):
                 break
             try:
-                found.insert(0, (epoch, step, load_checkpoint(path)))
+                found.insert(0, (epoch, step, _load_state(path)))
                 break
             except CheckpointError as error:
                 damaged.append(error)
@@ -136,7 +134,7 @@ class CheckpointStore:
                 f"no checkpoint of epoch {epoch} in {self.folder} (epochs there: {names}): "
                 "choose one of these, or --resume alone for the latest; --keep_checkpoints all keeps every one"
             )
-        checkpoint = load_checkpoint(there[epoch])
+        checkpoint = _load_state(there[epoch])
         self._refuse_others(checkpoint)
         return checkpoint
 
@@ -159,11 +157,19 @@ class CheckpointStore:
 
     def _drop(self, paths: list[Path], why: str) -> None:
         there = [path for path in paths if path.exists()]
-        for path in there:
-            path.unlink()
+        self._remove(there)
         if there:
             names = there[0].name if len(there) == 1 else f"{there[0].name} ... {there[-1].name}"
             self.report(f"removed {len(there)} checkpoint{'s' * (len(there) > 1)} {why} from {self.folder} ({names})")
+
+    def _remove(self, paths: list[Path]) -> None:
+        try:
+            for path in paths:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot remove old checkpoint {path}: {error.strerror or error}. Change --models_dir"
+            ) from error
 
     def _save(self, path: Path, content: Mapping[str, Any]) -> None:
         head = {
@@ -208,13 +214,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return content
 
 
+def _load_state(path: Path) -> Checkpoint:
+    """A checkpoint that training can go on from. Raises CheckpointError for any other file."""
+    checkpoint = load_checkpoint(path)
+    if "state" not in checkpoint:
+        raise CheckpointError(
+            f"{path} holds weights alone ({checkpoint.get('kind')}): nothing to go on from, remove it."
+        )
+    return checkpoint
+
+
 def write_durably(path: Path, data: bytes) -> None:
     """Put `data` at `path` whole or not at all: written beside, flushed to the disk, renamed.
 
     Raises OSError; the temporary file is gone then and what was at `path` is as before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
+    # The process id keeps two runs that share a folder from writing into each other's file.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -313,3 +315,28 @@ def test_real_recordings_of_others(corpora_dir):
     corpus = load_folder(corpora_dir / "iitg_digits", name="iitg")
     assert (corpus.name, len(corpus), sorted(set(corpus.speakers))) == ("iitg", 700, ["iitg01", "iitg02"])
     assert corpus.skipped == ()
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="file names there are Unicode")
+def test_a_name_that_is_no_utf8_is_read_like_any_other(tmp_path, wav):
+    for digit in range(10):
+        (tmp_path / os.fsdecode(b"%d_j\xfcrgen_0.wav" % digit)).write_bytes(wav())
+    assert len(load_folder(tmp_path)) == 10
+
+
+def test_a_folder_called_like_a_recording_is_passed_over(tmp_path, wav):
+    write(tmp_path, {f"{digit}_anna_{index}.wav": wav() for digit in range(10) for index in range(6)})
+    (tmp_path / "7_anna_9.wav").mkdir()
+    assert len(load_corpus(TrainConfig(data_dir=str(tmp_path)), report=lambda line: None)) == 60
+
+
+def test_an_unknown_home_is_a_clear_error():
+    with pytest.raises(DataError, match="where nothing is"):
+        load_corpus(TrainConfig(data_dir="~no-such-user-here/recordings"))
+
+
+def test_what_is_no_archive_is_said_in_one_line(tmp_path):
+    (tmp_path / "letter.txt").write_text("no archive")
+    with pytest.raises(DataError, match="no tar or zip archive") as caught:
+        load_corpus(TrainConfig(data_dir=str(tmp_path / "letter.txt")))
+    assert len(str(caught.value).splitlines()) == 1

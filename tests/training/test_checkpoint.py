@@ -206,3 +206,39 @@ def test_settings_unknown_to_an_older_checkpoint_are_named(tiny: ModuleType, tmp
         store.resume("latest")
     assert "ema_decay was None, is 0.99" in str(raised.value)
     assert "augmentation.shift was None, is 0.0" in str(raised.value)
+
+
+def test_weights_alone_are_nothing_to_go_on_from(tiny: ModuleType, tmp_path: Path) -> None:
+    store = tiny.store(tmp_path, tiny.config())
+    store.save_best(2, {"weight": torch.ones(3)}, {"loss": 0.5, "accuracy": 0.9})
+    (tmp_path / BEST).rename(tmp_path / "checkpoint_epoch_002.pt")
+    with pytest.raises(CheckpointError, match="holds weights alone"):
+        store.resume("2")
+    with pytest.raises(CheckpointError, match="can be read"):
+        store.resume("latest")
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_is_a_clear_error(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tiny.store(tmp_path, tiny.config())
+    store.save_epoch(1, STATE)
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(CheckpointError, match="Read-only file system"):
+        store.start_anew()
+
+
+def test_two_processes_do_not_write_into_the_same_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside: list[str] = []
+    replace_file = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (beside.append(Path(a).name), replace_file(a, b)))
+    for process in (1, 2):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        write_durably(tmp_path / "x.pt", b"content")
+    assert len(set(beside)) == 2
