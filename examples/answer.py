@@ -1,0 +1,45 @@
+"""Four ways to hand audio over: a path, bytes, a file object, an array of samples.
+
+    python examples/answer.py RECORDING [--model_dir models] [--pipeline mfcc]
+
+A web server has bytes, a sound card gives arrays; all go through the same decoder and get the same answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import soundfile
+
+from ml_training.config import LABELS, PIPELINES
+from ml_training.errors import DigitError
+from ml_training.inference import load_classifier
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Answer from a path, bytes, a file object and an array")
+    parser.add_argument("recording", type=Path)
+    parser.add_argument("--model_dir", default="models")
+    parser.add_argument("--pipeline", choices=PIPELINES, default=PIPELINES[0])
+    args = parser.parse_args(argv)
+    try:
+        classifier = load_classifier(args.model_dir, args.pipeline)
+        answers = {"path": classifier.predict(args.recording)}
+        answers["bytes"] = classifier.predict(args.recording.read_bytes())
+        with args.recording.open("rb") as file:
+            answers["file object"] = classifier.predict(file)
+        samples, rate = soundfile.read(args.recording, dtype="float32")
+        answers["array"] = classifier.predict(samples, sample_rate=rate)  # an array cannot say its own rate
+    except DigitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    for way, answer in answers.items():
+        guesses = ", ".join(f"{LABELS[g['digit']]} {g['probability']:.3f}" for g in answer["top3"])
+        print(f"{way:<12} {answer['predicted_digit']}   {guesses}   {answer['inference_ms']:.2f} ms")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

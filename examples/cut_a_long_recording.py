@@ -1,0 +1,64 @@
+"""A recording of several digits with pauses between them, such as a spoken phone number: what is said, and when.
+
+    python examples/cut_a_long_recording.py RECORDING [--model_dir models] [--pipeline mfcc] [--pause 0.2]
+
+The recording is cut where its level stays near the background for a while, and each piece is answered by itself. It
+takes every sound for a digit, a cough too, and digits that run into each other for one: it is a start, not a detector.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import numpy as np
+
+from ml_training.audio import SAMPLE_RATE, Floats, decode
+from ml_training.config import LABELS, PIPELINES
+from ml_training.errors import DigitError
+from ml_training.inference import load_classifier
+
+FRAME = SAMPLE_RATE // 100  # 10 ms
+LEAST_FRAMES = 8  # shorter sounds are clicks
+MARGIN = 4  # frames kept on both sides of a piece: soft consonants lie there
+
+
+def pieces(samples: Floats, pause: float) -> list[tuple[int, int]]:
+    """(start, end) in samples of the louder stretches of (T,), joined where less than `pause` seconds lie between."""
+    frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
+    level = 10 * np.log10(np.square(frames).mean(axis=1) + 1e-10)
+    # Half-way, in dB, between the background and the loudest sounds.
+    loud = np.flatnonzero(level > (np.percentile(level, 10) + level.max()) / 2)
+    groups = np.split(loud, np.flatnonzero(np.diff(loud) > pause * 100) + 1)
+    spans = [(group[0], group[-1] + 1) for group in groups if len(group) >= LEAST_FRAMES]
+    return [(max(0, (a - MARGIN) * FRAME), min(len(samples), (b + MARGIN) * FRAME)) for a, b in spans]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="The digits of a longer recording, one after the other")
+    parser.add_argument("recording")
+    parser.add_argument("--model_dir", default="models")
+    parser.add_argument("--pipeline", choices=PIPELINES, default=PIPELINES[0])
+    parser.add_argument("--pause", type=float, default=0.2, help="seconds of quiet that part two digits")
+    args = parser.parse_args(argv)
+    try:
+        classifier = load_classifier(args.model_dir, args.pipeline)
+        samples = decode(args.recording)
+    except DigitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    digits = []
+    for start, end in pieces(samples, args.pause):
+        answer = classifier.predict(samples[start:end])
+        digit = answer["predicted_digit"]
+        digits.append(str(digit))
+        print(
+            f"{start / SAMPLE_RATE:7.2f} to {end / SAMPLE_RATE:6.2f} s   {digit} {LABELS[digit]:<6} "
+            f"{100 * answer['confidence']:5.1f} %"
+        )
+    print(f"heard: {' '.join(digits) if digits else 'nothing louder than the background'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

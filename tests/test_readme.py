@@ -1,0 +1,316 @@
+"""What the documentation tells people to type works: every command, every Python block, every flag, every message.
+
+Commands are the lines of ```bash blocks, run in a folder that has what they name: `audio.wav`, `x.wav`, `recordings/`,
+`my_config.json` (the README's own), `models/`, and a tiny corpus behind $DIGIT_DATA_DIR. Two substitutions make the
+long ones small, see `smaller`. `make` and `pip` are not run (they set up what is running here), but what they name must
+exist. A command that no rule knows fails.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import json
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from ml_training import inference
+from ml_training.config import OneLineParser, TrainConfig, add_train_flags, load_config, train_config_from
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN = ("README.md", "ml_training/README.md", "CONTRIBUTING.md")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DOORS = {
+    "python ml_training/train.py": "ml_training.train",
+    "python ml_training/inference.py": "ml_training.inference",
+    "python ml_training/demo.py": "ml_training.demo",
+    "digits": "ml_training.cli",
+}
+# The first of each door that is quick is typed into a shell; the rest is handed to the door's main().
+TYPED = (
+    "python ml_training/train.py --pipeline mfcc --epochs 30",
+    "python ml_training/inference.py --model_dir models --pipeline mfcc --audio x.wav",
+    "digits predict x.wav",
+)
+SET_UP = ("make ", "pip ", "python -m venv ", "source ")
+# Over ten seconds, or one more training like those that the quick tests do.
+SLOW = (
+    "--pipeline all",
+    "demo",
+    "--dataset",
+    "--data_dir",
+    "--batch_size",
+    "--optimizer",
+    "tensorboard",
+    "benchmarks/",
+)
+REAL = ("--dataset fsdd", "benchmarks/floors.py")
+
+
+class Block(NamedTuple):
+    place: str  # document:line
+    language: str
+    text: str
+
+
+def blocks(document: str) -> list[Block]:
+    """The fenced blocks of a document."""
+    found, opened = [], None
+    for number, line in enumerate((ROOT / document).read_text(encoding="utf-8").splitlines(), 1):
+        if line.startswith("```"):
+            if opened is None:
+                opened = (f"{document}:{number}", line.removeprefix("```"), [])
+            else:
+                found.append(Block(opened[0], opened[1], "\n".join(opened[2])))
+                opened = None
+        elif opened is not None:
+            opened[2].append(line)
+    assert opened is None, f"{document}: a block is not closed"
+    return found
+
+
+BLOCKS = [block for document in RUN for block in blocks(document)]
+COMMANDS = list(dict.fromkeys(line for b in BLOCKS if b.language == "bash" for line in b.text.splitlines() if line))
+
+
+def marked(command: str) -> object:
+    marks = [pytest.mark.slow] if any(part in command for part in SLOW) else []
+    marks += [pytest.mark.real_data] if any(part in command for part in REAL) else []
+    return pytest.param(command, marks=marks, id=command)
+
+
+def trains(command: str) -> bool:
+    return command.startswith(("python ml_training/train.py", "digits train"))
+
+
+def smaller(command: str) -> str:
+    """The same with one epoch, the speakers that the tiny corpus has, and fewer runs of a benchmark."""
+    if trains(command):
+        command = re.sub(r"--epochs \d+", "--epochs 1", command)
+        command += "" if "--epochs" in command else " --epochs 1"
+    if command.startswith("python benchmarks/floors.py"):
+        command = command.replace("--seeds 0 1 2", "--seeds 0") + " --epochs 1"
+    if command.startswith("python benchmarks/start_up.py"):
+        command += " --runs 1"
+    if command.startswith("tensorboard"):
+        command += " --inspect"
+    return command.replace("jackson", "speaker1")
+
+
+@pytest.fixture
+def desk(tmp_path, tiny_folder, tiny_models, monkeypatch):
+    """The current folder, holding what the documents name."""
+    for name in ("audio.wav", "x.wav"):
+        shutil.copyfile(tiny_folder / "7_speaker1_2.wav", tmp_path / name)
+    shutil.copytree(tiny_folder, tmp_path / "recordings")
+    shutil.copytree(tiny_models, tmp_path / "models")
+    (tmp_path / "my_config.json").write_text(next(b.text for b in BLOCKS if b.language == "json"), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DIGIT_DATA_DIR", str(tiny_folder))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+def test_blocks_say_what_they_are():
+    assert {block.language for block in BLOCKS} == {"bash", "python", "json", "text"}
+    assert len(COMMANDS) > 20
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(SET_UP)])
+def test_set_up_commands_name_what_exists(command):
+    check_set_up(command)
+
+
+def check_set_up(command: str) -> None:
+    words = shlex.split(command)
+    if words[0] == "make":
+        for word in words[1:]:
+            name, sign, value = word.partition("=")
+            if not sign:
+                assert re.search(rf"^{name}: .*##", MAKEFILE, re.MULTILINE), f"no target {name}"
+                continue
+            assert re.search(rf"^#   {name} ", MAKEFILE, re.MULTILINE), f"the Makefile knows no {name}"
+            if name == "TRAIN_ARGS":
+                training(shlex.split(value))
+    elif words[0] == "pip":
+        assert words[1] == "install"
+        pins = (ROOT / "ml_training_requirements.txt").read_text(encoding="utf-8").splitlines()
+        for word in words[2:]:
+            if word.endswith(".txt"):
+                assert (ROOT / word).is_file()
+            elif extras := re.fullmatch(r"\.\[(.*)\]", word):
+                assert set(extras[1].split(",")) <= set(PROJECT["optional-dependencies"])
+            elif "==" in word:
+                assert word in pins
+    else:
+        assert command in ("python -m venv .venv", "source .venv/bin/activate")
+
+
+def training(words: list[str]) -> TrainConfig:
+    """The settings that the flags of a training command stand for."""
+    parser = OneLineParser()
+    add_train_flags(parser)
+    return train_config_from(parser.parse_args(words))
+
+
+@pytest.mark.parametrize("command", [marked(c) for c in COMMANDS if not c.startswith(SET_UP)])
+def test_command(command, desk, request, monkeypatch, capsys):
+    if any(part in command for part in REAL):
+        monkeypatch.undo()  # the real recordings, not the tiny ones
+        monkeypatch.setenv("DIGIT_DATA_DIR", str(request.getfixturevalue("fsdd_dir").resolve()))
+        monkeypatch.setenv("DIGIT_CORPORA_DIR", str(request.getfixturevalue("corpora_dir").resolve()))
+        monkeypatch.chdir(desk)
+    before = set(desk.rglob("*"))
+    words = shlex.split(smaller(command))
+    door = next((door for door in DOORS if command.startswith(f"{door} ") or command == door), None)
+    if door is None or (command in TYPED and shutil.which("bash")):
+        typed(smaller(command), desk)
+    else:
+        monkeypatch.setattr(sys, "argv", [words[0] if door == "digits" else str(ROOT / words[1])])
+        assert importlib.import_module(DOORS[door]).main(words[len(door.split()) :]) == 0, capsys.readouterr().err
+    if trains(command):
+        assert {p.name for p in set(desk.rglob("*")) - before} >= {"training_report.html", "best_model.pt"}
+        for pipeline in training(words[2:]).pipelines:
+            assert (desk / "models" / f"{pipeline}_classifier" / "model.onnx").is_file()
+
+
+def test_every_training_command_has_flags_that_exist(desk):
+    found = [training(shlex.split(command)[2:]) for command in COMMANDS if trains(command)]
+    assert len(found) > 10
+    assert {config.pipeline for config in found} >= {"all", "mfcc", "mel_cnn"}
+
+
+def typed(command: str, desk: Path) -> None:
+    """Type a command into a shell whose `python` is the one that runs this, in a folder with the checkout's scripts."""
+    program = command.split()[0]
+    assert program in ("python", "digits", "tensorboard"), f"nothing here knows {program}"
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    if not shutil.which(program, path=path):
+        pytest.skip(f"{program} is not installed beside {sys.executable}")
+    for name in ("ml_training", "benchmarks"):
+        (desk / name).symlink_to(ROOT / name)
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=desk, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=600
+    )
+    for name in ("ml_training", "benchmarks"):
+        (desk / name).unlink()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_one_command_of_each_door_is_typed_without_waiting_for_the_slow_tests():
+    assert set(TYPED) <= set(COMMANDS)
+    quick = [c for c in COMMANDS if not any(part in c for part in SLOW)]
+    assert {door for door in DOORS for c in quick if c.startswith(f"{door} ")} >= set(DOORS) - {
+        "python ml_training/demo.py"  # all of it runs in tests/test_demo.py
+    }
+
+
+def test_a_command_that_nothing_knows_fails(desk):
+    for command in ("python ml_training/tarin.py", "cargo build"):
+        with pytest.raises(AssertionError):
+            typed(command, desk)
+    for command in ("make trian", "make train PIPARGS=x", "pip install '.[trian]'", "pip install torch==1.0"):
+        with pytest.raises(AssertionError):
+            check_set_up(command)
+
+
+# --- Python, JSON, flags, messages ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [pytest.param(b, id=b.place) for b in BLOCKS if b.language == "python"])
+def test_python_block(block, desk, capsys):
+    exec(compile(block.text, block.place, "exec"), {"__name__": "block"})
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("block", [pytest.param(b, id=b.place) for b in BLOCKS if b.language == "json"])
+def test_json_block(block, tmp_path):
+    (tmp_path / "config.json").write_text(block.text, encoding="utf-8")
+    assert TrainConfig(**load_config(tmp_path / "config.json"))
+    assert json.loads(block.text)
+
+
+def inline_code(document: str) -> list[str]:
+    """What stands between single backticks."""
+    text = re.sub(r"^```.*?^```", "", (ROOT / document).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", text)]
+
+
+@pytest.mark.parametrize("document", [*RUN, "CHANGELOG.md", "SECURITY.md", "docs/architecture.md"])
+def test_commands_and_flags_within_sentences_exist(document, capsys):
+    parser = OneLineParser()
+    add_train_flags(parser)
+    known = {option for action in parser._actions for option in action.option_strings}
+    for door in ("inference", "demo"):
+        with contextlib.suppress(SystemExit):
+            importlib.import_module(f"ml_training.{door}").main(["--help"])
+        known |= set(re.findall(r"--\w+", capsys.readouterr().out))
+    known |= {"--synthetic", "--check", "--verbose"}
+    for code in inline_code(document):
+        if code.startswith("make ") and "..." not in code:
+            check_set_up(code)
+        if script := re.match(r"python (\S+\.py)", code):
+            assert (ROOT / script[1]).is_file(), code
+        if not code.startswith(("make ", "pip ", "python -m pip")):
+            flags = set(re.findall(r"(?<![\w-])--[a-z][\w.]*", code))
+            assert flags <= known, f"{document}: {code}"
+
+
+def said_by_the_code() -> str:
+    """Every text constant of the package and the Makefile's messages, one a line."""
+    said = [MAKEFILE.replace("$$found", "\n").replace("$(PYTHON)", "\n")]
+    for path in sorted((ROOT / "ml_training").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                said.append(node.value)
+    return "\n".join(said)
+
+
+def test_quoted_messages_are_what_the_code_says():
+    said = said_by_the_code()
+    quoted = [line for b in blocks("ml_training/README.md") if b.language == "text" for line in b.text.splitlines()]
+    assert len(quoted) >= 20
+    for line in quoted:
+        line = line.removeprefix("error: ").removeprefix("1 fault in settings: ")
+        line = line.replace("5%", "…").replace("epochs: expected a number from 1 to 100000, got 0", "…")
+        parts = [part.strip(" ;:,.()'") for part in re.split("…|(?=train on)|(?=train one)|; (?=the last good)", line)]
+        assert any(parts), line
+        for part in parts:
+            assert said.count(part), f"ml_training/README.md quotes {part!r}, which nothing says (any more)"
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def test_tables_follow_the_code():
+    tables = runpy.run_path(str(ROOT / "docs" / "tables.py"))
+    text = tables["README"].read_text(encoding="utf-8")
+    assert tables["updated"](text) == text, "run: python docs/tables.py"
+
+
+def test_every_key_of_an_answer_is_documented():
+    text = (ROOT / "ml_training/README.md").read_text(encoding="utf-8")
+    answering = text[text.index("## Answering") : text.index("## Exit codes")]
+    rows = {
+        key for line in answering.splitlines() if line.startswith("| `") for key in re.findall(r"`(\w+)`", line[:90])
+    }
+    answers = {*inference.FilePrediction.__annotations__, *inference.Prediction.__annotations__, "error"}
+    assert answers | set(inference.Benchmark.__annotations__) <= rows
+    brief = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"| `{key}` |" in brief for key in inference.Prediction.__annotations__)
