@@ -29,7 +29,7 @@ import numpy as np
 
 from ml_training.audio import NUM_SAMPLES, Floats, Source, load_audio
 from ml_training.config import LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, OneLineParser, model_folder
-from ml_training.deploy.metadata import INPUT_NAME, OUTPUT_NAME, check_metadata
+from ml_training.deploy.metadata import INPUT_NAME, OUTPUT_NAME, check_metadata, is_intact
 from ml_training.errors import ConfigError, DigitError, ModelError
 from ml_training.utils.program import program
 
@@ -204,10 +204,16 @@ def load_classifier(model_dir: str | Path, pipeline: str, threads: int = 1) -> D
     if not 1 <= threads <= MAX_THREADS:
         raise ConfigError([f"threads: expected 1 to {MAX_THREADS}, got {threads}"])
     file = model_folder(model_dir, pipeline) / MODEL_FILE
-    session = _open_session(file, _read_model(file, pipeline), threads)
-    metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
-    check_metadata(metadata, pipeline, str(file))
-    _check_shapes(session, file)
+    content = _read_model(file, pipeline)
+    session = _open_session(file, content, threads)
+    try:
+        metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
+        check_metadata(metadata, pipeline, str(file))
+        _check_shapes(session, file)
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{file} is damaged: its names are no text; copy, export or train it again") from error
+    if not is_intact(content, metadata):
+        raise ModelError(f"{file} is damaged: its checksum is not that of its export; copy, export or train it again")
     classifier = DigitClassifier(session, file, metadata, threads)
     classifier.probabilities(np.zeros((1, NUM_SAMPLES), dtype=np.float32))  # a damaged graph fails here, not later
     return classifier

@@ -167,6 +167,18 @@ def test_benchmark_tells_consistent_figures(classifier):
 # --- load_classifier -----------------------------------------------------------------------------
 
 
+def test_a_flipped_bit_anywhere_is_noticed(tiny_models, tmp_path):
+    content = (tiny_models / "mfcc_classifier" / "model.onnx").read_bytes()
+    file = tmp_path / "mfcc_classifier" / "model.onnx"
+    file.parent.mkdir()
+    file.write_bytes(content)
+    load_classifier(tmp_path, MFCC)
+    for place in np.random.default_rng(0).integers(0, len(content), 40):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(ModelError):
+            load_classifier(tmp_path, MFCC)
+
+
 def test_names_that_are_no_pipeline_or_thread_count(tiny_models):
     with pytest.raises(
         ConfigError, match="expected one of mfcc, mel_cnn, raw_cnn, got 'mel_cn', did you mean 'mel_cnn'"

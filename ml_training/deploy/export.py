@@ -17,7 +17,7 @@ from torch import nn
 
 from ml_training.audio import NUM_SAMPLES, Floats
 from ml_training.config import LABELS
-from ml_training.deploy.metadata import INPUT_NAME, OUTPUT_NAME, model_metadata
+from ml_training.deploy.metadata import INPUT_NAME, OUTPUT_NAME, model_metadata, seal, unsealed
 from ml_training.errors import ExportError
 from ml_training.utils.files import write_atomically
 
@@ -45,9 +45,9 @@ def export_onnx(model: nn.Module, path: Path, metadata: Mapping[str, str], parit
     waveforms = np.ascontiguousarray(parity_waveforms, dtype=np.float32)
     reference = copy.deepcopy(model).cpu().eval()
     proto = _to_onnx(reference)
-    onnx.helper.set_model_props(proto, dict(metadata))
+    onnx.helper.set_model_props(proto, unsealed(metadata))
 
-    content = proto.SerializeToString()
+    content = seal(proto.SerializeToString())
     difference = _largest_difference(reference, content, waveforms)
     if not difference <= TOLERANCE:  # also when it is NaN
         raise ExportError(

@@ -204,7 +204,8 @@ def _summary_rows(results: Sequence[PipelineResult]) -> list[Row]:
         row("Model file", lambda r: size(r.model_bytes), lambda r: r.model_bytes),
         row("Latency of one clip", lambda r: f"{r.latency_ms:.2f} ms", lambda r: r.latency_ms),
         row("Training time", lambda r: duration(r.train_seconds), lambda r: r.train_seconds),
-        row("Peak memory", lambda r: size(1e6 * r.peak_memory_mb), lambda r: r.peak_memory_mb),
+        # Of the process until then, so whoever comes first has least: no rank.
+        row("Peak memory of the run so far", lambda r: size(1e6 * r.peak_memory_mb), None),
         row("Best epoch", lambda r: f"{r.best_epoch} of {len(r.history)}", None),
         row("Stopped because", lambda r: r.stopped, None),
     ]

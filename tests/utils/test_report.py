@@ -315,7 +315,7 @@ def test_skipped_clips_are_listed_with_reasons(
 
 def test_unknown_figures_are_dashes(results: list[PipelineResult], summary: DataSummary, tmp_path: Path) -> None:
     page = page_of(tmp_path, [replace(r, peak_memory_mb=float("nan")) for r in results], summary)
-    assert "Peak memory - - -" in page.text
+    assert "Peak memory of the run so far - - -" in page.text
     assert "nan" not in re.sub(r"[A-Za-z]+", lambda m: m[0] if m[0].lower() == "nan" else "", page.text).lower()
 
 
