@@ -231,7 +231,7 @@ class _PipelineRun:
         corpus, chosen = self.material.corpus, self.material.split.test
         waveforms = corpus.waveforms[chosen]
         evaluation = Evaluation(
-            protocol=self.material.split.name,
+            protocol=f"the {self.material.split.name} split of {corpus.name}",
             files=tuple(corpus.files[i] for i in chosen),
             speakers=tuple(corpus.speakers[i] for i in chosen),
             labels=corpus.labels[chosen],
