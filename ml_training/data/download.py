@@ -45,6 +45,8 @@ def fetch(
             if meter.done:
                 raise DownloadError(f"{url} was cut off after {_megabytes(meter.done, meter.total)}") from error
             raise DownloadError(f"{url} cannot be reached: {_reason(error)}") from error
+        except ValueError as error:  # pooch reads the stated length without asking whether it is a number
+            raise DownloadError(f"{url} answers with a header that makes no sense: {error}") from error
 
 
 class _Meter:

@@ -98,7 +98,7 @@ class BandMix(nn.Module):
 
     def forward(self, levels: Tensor) -> Tensor:
         b, c, f = levels.shape
-        frames = self.layers(levels.transpose(1, 2).reshape(b * f, 1, c))  # (BF, 16, 12)
+        frames: Tensor = self.layers(levels.transpose(1, 2).reshape(b * f, 1, c))  # (BF, 16, 12)
         return frames.reshape(b, f, -1).transpose(1, 2)  # (B, 192, F)
 
 

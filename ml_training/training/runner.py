@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from ml_training import __version__
-from ml_training.config import PIPELINE_TITLES, TrainConfig, model_folder, to_dict
+from ml_training.config import LABELS, PIPELINE_TITLES, TrainConfig, model_folder, to_dict
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.splits import Split, split_corpus
@@ -134,7 +134,8 @@ def _run(
     if results:
         plot_model_comparison(results, plots / "model_comparison.png")
     report = plots / "training_report.html"
-    write_report(results, material.summary, report, failures=failures)
+    if results or not report.exists():  # where nothing was trained, an earlier run's report tells more
+        write_report(results, material.summary, report, failures=failures)
     logger.record(f"report: {report}", "finished", failures=failures)
     return RunOutcome(tuple(results), failures, material.summary, report, logger.log_file)
 
@@ -158,6 +159,9 @@ def _load(config: TrainConfig, corpus: Corpus | None, logger: RunLogger) -> _Mat
         f"split {split.name}: {parts}; hash {corpus.data_hash[:12]}",
         "data", summary=dataclasses.asdict(summary),
     )  # fmt: skip
+    missing = [digit for digit in range(len(LABELS)) if digit not in corpus.labels]
+    if missing:
+        logger.warn(f"no clip says {', '.join(LABELS[digit] for digit in missing)}: the models cannot learn that")
     if corpus.skipped:
         first = corpus.skipped[0]
         logger.warn(f"{len(corpus.skipped)} files left out, listed in the report; first {first.file}: {first.reason}")

@@ -187,7 +187,10 @@ class TrainingView:
     def redraw(self) -> None:
         """Draw the curves if epochs came since the last time."""
         if self._pending:
-            self._draw(self._pending)
+            try:
+                self._draw(self._pending)
+            except TrainingError as error:  # a full disk costs the picture, not the training
+                self._logger.warn(f"{self._pipeline}: the curves could not be drawn: {error}")
             self._pending = ()
             self._drawn_at = time.monotonic()
 

@@ -246,6 +246,19 @@ def test_a_refused_download_leaves_nothing(server, cache, status, words):
     assert nothing_left(cache)
 
 
+def test_a_length_that_is_no_number_leaves_nothing(server, cache):
+    def confuse(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", "abc")
+        handler.end_headers()
+        handler.wfile.write(b"x")
+
+    server.answers["/fsdd.tar.gz"] = confuse
+    with pytest.raises(DownloadError, match="header that makes no sense"):
+        fsdd.download(server.url("/fsdd.tar.gz"), cache, print)
+    assert nothing_left(cache)
+
+
 @pytest.mark.parametrize("address", [None, "nonsense", "file:///etc/passwd", "http://"])
 def test_an_address_without_an_answer_fails_fast_and_leaves_nothing(cache, address, nobody):
     start = time.monotonic()

@@ -222,3 +222,20 @@ def test_missing_recordings_are_in_the_log_too(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         run(settings(tmp_path, dataset="folder", data_dir=str(tmp_path / "missing")))
     assert "ERROR" in only(tmp_path / "logs", "experiment_all_*.log").read_text(encoding="utf-8")
+
+
+def test_a_run_that_trains_nothing_leaves_an_earlier_report(tiny: ModuleType, tmp_path: Path) -> None:
+    corpus = small_corpus(tiny)
+    report = run(settings(tmp_path), corpus=corpus, pipelines=[tiny.TINY]).report
+    before = report.read_bytes()
+    outcome = run(replace(settings(tmp_path), resume="latest", seed=9), corpus=corpus, pipelines=[tiny.TINY])
+    assert "seed was 0, is 9" in outcome.failures["mfcc"]
+    assert outcome.exit_code == 1
+    assert report.read_bytes() == before
+
+
+def test_digits_nobody_says_are_named(tiny: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = small_corpus(tiny)
+    run(replace(settings(tmp_path), epochs=1), corpus=replace(corpus, labels=corpus.labels % 8), pipelines=[tiny.TINY])
+    written = capsys.readouterr()
+    assert "no clip says eight, nine" in written.out + written.err

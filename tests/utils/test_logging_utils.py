@@ -167,6 +167,18 @@ def test_curves_are_drawn_when_training_fails(tmp_path: Path) -> None:
     assert drawn == [1, 2]
 
 
+def test_a_picture_that_cannot_be_written_does_not_end_training(tmp_path: Path) -> None:
+    def full(history: object) -> None:
+        raise TrainingError("the disk is full")
+
+    with (
+        RunLogger(tmp_path, "all", plain()) as logger,
+        logger.training("mfcc", 9, tmp_path / "tb", full) as view,
+    ):
+        view.epoch(epochs(1), better=True)
+    assert "curves could not be drawn: the disk is full" in logger.log_file.read_text()
+
+
 def test_tensorboard_gets_every_epoch_once_those_before_a_resume_too(tmp_path: Path) -> None:
     with (
         RunLogger(tmp_path, "all", plain()) as logger,
