@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ml_training.config import LABELS, MEL_CNN, AugmentationConfig, Recipe
-from ml_training.pipelines.base import DigitModel, Pipeline
+from ml_training.pipelines.base import DigitModel, Pipeline, channels_last
 from ml_training.pipelines.features import LogMel, SpecAugment, below_peak, normalise_level
 
 BANDS = 64
@@ -60,9 +60,7 @@ class MelCnnClassifier(DigitModel):
             nn.Flatten(2), TemporalMix(64),
         )  # fmt: skip
         self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * 64, len(LABELS)))
-        for module in self.network.modules():  # with channels last a CPU trains 1.6 times as fast
-            if isinstance(module, nn.Conv2d):
-                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        channels_last(self.network)
 
     def configure(self, augmentation: AugmentationConfig) -> None:
         self.log_mel.warp_between(*augmentation.warps)

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from ml_training.audio import SAMPLE_RATE
 from ml_training.config import LABELS, RAW_CNN, AugmentationConfig, Recipe
-from ml_training.pipelines.base import DigitModel, Pipeline
+from ml_training.pipelines.base import DigitModel, Pipeline, channels_last
 from ml_training.pipelines.features import (
     AMIN,
     SpecAugment,
@@ -67,14 +67,21 @@ class FilterBank(nn.Module):
         return 10.0 * torch.log10(functional.avg_pool1d(power, POOLED).clamp_min(AMIN))
 
 
+def along_time(channels: int, out: int, width: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A 1D convolution over (B, C, 1, F); as a 2D one it takes channels last, which a CPU trains faster."""
+    return nn.Conv2d(
+        channels, out, (1, width), (1, stride), padding=(0, width // 2), groups=groups, bias=False
+    )  # fmt: skip
+
+
 class SeparableConv(nn.Module):
-    """(B, C, F) -> (B, C', F'): depthwise over time, then across channels; residual where shapes agree."""
+    """(B, C, 1, F) -> (B, C', 1, F'): depthwise over time, then across channels; residual where shapes agree."""
 
     def __init__(self, channels: int, out: int, stride: int = 1) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv1d(channels, channels, 5, stride, padding=2, groups=channels, bias=False), nn.BatchNorm1d(channels),
-            nn.Conv1d(channels, out, 1, bias=False), nn.BatchNorm1d(out),
+            along_time(channels, channels, 5, stride, groups=channels), nn.BatchNorm2d(channels),
+            along_time(channels, out, 1), nn.BatchNorm2d(out),
         )  # fmt: skip
         self.residual = channels == out and stride == 1
 
@@ -84,7 +91,7 @@ class SeparableConv(nn.Module):
 
 
 class BandMix(nn.Module):
-    """(B, FILTERS, F) -> (B, 192, F): 1D convolutions along the bands of each frame, the same in all of them.
+    """(B, FILTERS, F) -> (B, 192, 1, F): 1D convolutions along the bands of each frame, the same in all of them.
 
     What lies a few bands higher in one voice than in another is then the same pattern elsewhere.
     """
@@ -92,14 +99,13 @@ class BandMix(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv1d(1, 16, 7, 2, padding=3, bias=False), nn.BatchNorm1d(16), nn.ReLU(),
-            nn.Conv1d(16, 16, 5, 2, padding=2, bias=False), nn.BatchNorm1d(16), nn.ReLU(),
+            nn.Conv2d(1, 16, (7, 1), (2, 1), padding=(3, 0), bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+            nn.Conv2d(16, 16, (5, 1), (2, 1), padding=(2, 0), bias=False), nn.BatchNorm2d(16), nn.ReLU(),
         )  # fmt: skip
 
     def forward(self, levels: Tensor) -> Tensor:
-        b, c, f = levels.shape
-        frames: Tensor = self.layers(levels.transpose(1, 2).reshape(b * f, 1, c))  # (BF, 16, 12)
-        return frames.reshape(b, f, -1).transpose(1, 2)  # (B, 192, F)
+        maps: Tensor = self.layers(levels[:, None])  # (B, 16, 12, F)
+        return maps.flatten(1, 2)[:, :, None]
 
 
 class RawCnnClassifier(DigitModel):
@@ -110,18 +116,19 @@ class RawCnnClassifier(DigitModel):
         self.filter_bank = FilterBank()
         self.spec_augment = SpecAugment(bands=6, frames=8)
         self.network = nn.Sequential(
-            BandMix(), nn.Conv1d(192, 96, 3, padding=1, bias=False), nn.BatchNorm1d(96), nn.ReLU(),
+            BandMix(), along_time(192, 96, 3), nn.BatchNorm2d(96), nn.ReLU(),
             SeparableConv(96, 96), SeparableConv(96, 96, stride=2), SeparableConv(96, 96),
-            SeparableConv(96, 128), SeparableConv(128, 128),
+            SeparableConv(96, 128), SeparableConv(128, 128), nn.Flatten(2),
         )  # fmt: skip
         self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * 128, len(LABELS)))
+        channels_last(self.network)
 
     def configure(self, augmentation: AugmentationConfig) -> None:
         self.spec_augment.enabled = augmentation.enabled and augmentation.spec_augment
 
     def forward(self, waveforms: Tensor) -> Tensor:
         levels = below_peak(self.filter_bank(normalise_level(waveforms)), RANGE_DB)
-        track = self.network(self.spec_augment((levels + RANGE_DB / 2) / (RANGE_DB / 4)))
+        track = self.network(self.spec_augment((levels + RANGE_DB / 2) / (RANGE_DB / 4)))  # (B, 128, 25)
         logits: Tensor = self.head(torch.cat([track.mean(dim=2), track.amax(dim=2)], dim=1))
         return logits
 
