@@ -57,7 +57,7 @@ def finished(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """A run of two pipelines of which the second fails, on synthetic speech."""
 
     class Broken(tiny.TinyModel):  # type: ignore[name-defined, misc]
-        def forward(self, waveforms: Tensor) -> Tensor:
+        def logits(self, waveforms: Tensor) -> Tensor:
             raise ValueError("a bug")
 
     class Scaled(tiny.TinyModel):  # type: ignore[name-defined, misc]
@@ -174,12 +174,12 @@ def test_a_signal_stops_the_run_and_says_how_to_go_on(
     class Impatient(tiny.TinyModel):  # type: ignore[name-defined, misc]
         calls = 0
 
-        def forward(self, waveforms: Tensor) -> Tensor:
+        def logits(self, waveforms: Tensor) -> Tensor:
             if self.training:
                 Impatient.calls += 1
                 if Impatient.calls == 5:
                     os.kill(os.getpid(), signal.SIGTERM)
-            scores: Tensor = super().forward(waveforms)
+            scores: Tensor = super().logits(waveforms)
             return scores
 
     corpus = small_corpus(tiny)
