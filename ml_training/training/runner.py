@@ -146,7 +146,7 @@ def _run(
 
 
 def _load_noise(config: TrainConfig, pipelines: Sequence[Pipeline], logger: RunLogger) -> None:
-    """Read the background noise before anything is trained; say what it is. Raises DataError where it cannot be read."""
+    """Read the background noise before anything is trained; raises DataError where it cannot be read."""
     every = [config.resolved(pipeline.name, pipeline.recipe).augmenting for pipeline in pipelines]
     for folder in sorted({a.noise_dir for a in every if a.noise_dir is not None and a.enabled}):
         noise = load_backgrounds(folder)

@@ -12,8 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+import soundfile
 import torch
 from torch import Tensor
 
@@ -239,3 +241,34 @@ def test_digits_nobody_says_are_named(tiny: ModuleType, tmp_path: Path, capsys: 
     run(replace(settings(tmp_path), epochs=1), corpus=replace(corpus, labels=corpus.labels % 8), pipelines=[tiny.TINY])
     written = capsys.readouterr()
     assert "no clip says eight, nine" in written.out + written.err
+
+
+def test_synthetic_voices_among_recordings_are_named_everywhere(tiny: ModuleType, tmp_path: Path) -> None:
+    changes = {"synthetic_share": 0.25, "synthetic_voices": 2}
+    outcome = run(settings(tmp_path, **changes), corpus=small_corpus(tiny), pipelines=[tiny.TINY])
+    (result,) = outcome.results
+    count = outcome.data.parts["train"] // 4
+    name = f"bursts with {count} clips of synthetic speech"
+    assert outcome.data.name == name
+    assert outcome.data.parts["test"] == result.test.clips == 100
+    assert result.test.protocol == "the official split of bursts"
+    assert not any("espeak" in speaker for speaker in result.test.speakers)
+    assert name in outcome.log_file.read_text(encoding="utf-8")
+    assert name in outcome.report.read_text(encoding="utf-8")
+    metadata = load_classifier(tmp_path / "models", "mfcc").metadata
+    assert metadata["data"] == name
+    assert metadata["data_hash"] == outcome.data.data_hash != small_corpus(tiny).data_hash
+
+
+def test_background_noise_is_read_before_anything_is_trained(tiny: ModuleType, tmp_path: Path) -> None:
+    missing = settings(tmp_path, augmentation={"noise_dir": str(tmp_path / "none")})
+    with pytest.raises(DataError, match=r"noise_dir .*none is not a folder"):
+        run(missing, corpus=small_corpus(tiny), pipelines=[tiny.TINY])
+    assert not (tmp_path / "models").exists()
+    folder = tmp_path / "noises"
+    folder.mkdir()
+    soundfile.write(folder / "hiss.wav", np.random.default_rng(0).normal(0, 0.1, 16000), 8000)
+    changes = {"augmentation": {"noise_dir": str(folder), "noise_probability": 1.0}}
+    outcome = run(settings(tmp_path, **changes), corpus=small_corpus(tiny), pipelines=[tiny.TINY])
+    assert not outcome.failures
+    assert "background noise: 1 files, 0.0 minutes" in outcome.log_file.read_text(encoding="utf-8")
