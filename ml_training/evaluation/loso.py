@@ -28,7 +28,7 @@ from ml_training.evaluation.calibration import calibration, fit_temperature
 from ml_training.evaluation.protocols import LOSO, TestClips, new_result, subset
 from ml_training.pipelines.base import Pipeline
 from ml_training.results import Count, EpochRecord, Evaluation, Ints, ModelScore, ProtocolResult
-from ml_training.training.checkpoint import FREE_SETTINGS, CheckpointStore, RunIdentity
+from ml_training.training.checkpoint import FREE_SETTINGS, INTERRUPTED, CheckpointStore, RunIdentity
 from ml_training.training.setup import (
     Clips,
     build_model,
@@ -42,6 +42,7 @@ from ml_training.training.trainer import Unobserved, train_model
 from ml_training.utils.files import write_json
 
 Report = Callable[[str], None]
+EVERY = "every speaker"
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def _speakers(corpus: Corpus, wanted: Sequence[str]) -> list[str]:
 
 def _fold(pipeline: Pipeline, config: TrainConfig, speaker: str, seed: int, corpus: Corpus) -> Fold:
     own = dataclasses.replace(
-        config, split="speaker", held_out_speaker=speaker, seed=seed, resume="latest", keep_checkpoints="2"
+        config, split="speaker", held_out_speaker=speaker, seed=seed, resume=None, keep_checkpoints="2"
     )
     return Fold(pipeline, own.resolved(pipeline.name, pipeline.recipe), corpus.data_hash)
 
@@ -169,6 +170,8 @@ def _train(fold: Fold, corpus: Corpus, work: Path, signals: StopSignals, what: s
     train, validation = _part(corpus, split.train), _part(corpus, split.validation)
     folder = work / fold.folder
     store = CheckpointStore(folder, RunIdentity(fold.pipeline.name, config, corpus.data_hash, corpus.synthetic))
+    if store.epochs() or (folder / INTERRUPTED).exists():
+        config = dataclasses.replace(config, resume="latest")
     model = build_model(fold.pipeline, config, train)
     observer = _Progress(report, what, config.epochs or 0)
     try:
@@ -216,7 +219,7 @@ def _gathered(
         groups.setdefault((fold.pipeline.name, str(fold.config.seed)), []).append(found)
     scores = tuple(_sum(pipeline, seed, found) for (pipeline, seed), found in groups.items())
     chosen = np.isin(np.asarray(corpus.speakers), speakers)
-    spared = "every speaker" if len(speakers) == len(set(corpus.speakers)) else ", ".join(speakers)
+    spared = EVERY if len(speakers) == len(set(corpus.speakers)) else ", ".join(speakers)
     kept = ("speaker", "seed", "pipeline", "git_commit", "best_epoch", "epochs", "seconds", "temperature", "ece", "nll")
     settings = {fold.pipeline.name: fold.identity["settings"] for fold in folds}
     clips = TestClips(subset(corpus, np.flatnonzero(chosen)), official=False)
@@ -228,6 +231,7 @@ def _gathered(
         scores=scores,
         details={
             "commits": commits,
+            "left_out": [] if spared == EVERY else list(speakers),
             "folds": [{k: found[k] for k in kept} for found in results],
             "settings": {
                 name: {k: v for k, v in values.items() if k not in ("held_out_speaker", "seed")}

@@ -34,7 +34,7 @@ LEVELS = (0.0, -10.0, -20.0, -30.0, -40.0)  # dBFS of the peak
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the free part of the second
 COLOURS = {"white": 0.0, "pink": 1.0, "brown": 2.0}  # power falls with this power of the frequency
 LOWEST = 20.0  # Hz; coloured noise has nothing below
-_TRIES = 8  # places in a recording looked at for one that sounds while the word does
+_TRIES = 8  # places in a recording, and recordings, looked at for one that sounds while the word does
 _EDGE = 60.0  # Hz over which a band limit falls
 
 Mask = NDArray[np.bool_]
@@ -60,6 +60,11 @@ class Recordings:
     files: tuple[str, ...]
     samples: tuple[Floats, ...]  # each (T,), one second at least
     skipped: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The folder and the one it lies in, e.g. noise/train."""
+        return "/".join(Path(self.folder).expanduser().resolve().parts[-2:])
 
 
 # --- the word ------------------------------------------------------------------------------------
@@ -131,20 +136,24 @@ def draw_recordings(
 ) -> tuple[Floats, list[dict[str, Any]]]:
     """A second of a recording for each clip, (N, 8000), and which: file and first sample.
 
-    Of eight places drawn the first is taken that is no more than 20 dB quieter during the word than the recording is
-    on the whole, else the loudest: a pause of a barking dog is no background at 0 dB.
+    A place is taken that is no more than 20 dB quieter during the word than the recording is on the whole, because a
+    pause of a barking dog is no background at 0 dB: of eight places drawn the first such, else another recording is
+    drawn, at most eight times; then the loudest place of the last.
     """
     frames = word_frames(clips)
     noise = np.empty_like(clips)
     drawn: list[dict[str, Any]] = []
     for row in range(len(clips)):
-        number = int(rng.integers(len(recordings.files)))
-        sound = recordings.samples[number]
-        starts = rng.integers(0, len(sound) - NUM_SAMPLES + 1, _TRIES)
-        pieces = np.stack([sound[start : start + NUM_SAMPLES] for start in starts])
-        heard = word_power(pieces, np.broadcast_to(frames[row], (_TRIES, frames.shape[1])))
-        loud = np.flatnonzero(heard >= 0.01 * float(np.square(sound).mean(dtype=np.float64)))
-        chosen = int(loud[0]) if len(loud) else int(heard.argmax())
+        for _ in range(_TRIES):
+            number = int(rng.integers(len(recordings.files)))
+            sound = recordings.samples[number]
+            starts = rng.integers(0, len(sound) - NUM_SAMPLES + 1, _TRIES)
+            pieces = np.stack([sound[start : start + NUM_SAMPLES] for start in starts])
+            heard = word_power(pieces, np.broadcast_to(frames[row], (_TRIES, frames.shape[1])))
+            loud = np.flatnonzero(heard >= 0.01 * float(np.square(sound).mean(dtype=np.float64)))
+            chosen = int(loud[0]) if len(loud) else int(heard.argmax())
+            if len(loud):
+                break
         noise[row] = pieces[chosen]
         drawn.append({"file": recordings.files[number], "start": int(starts[chosen])})
     return noise, drawn
@@ -254,7 +263,7 @@ def perturbed(
         noise, files = draw_recordings(recordings, clips, _generator(seed, "recorded"))
         if drawn is not None:
             drawn += files
-        title = f"Recorded backgrounds ({Path(recordings.folder).name})"
+        title = f"Recorded backgrounds ({recordings.name})"
         yield from _severities("recorded", title, axis, SNRS, "{:g} dB", _mixer(clips, noise))
     for number, (low, high) in enumerate(BANDS):
         title = "Band limits (300 to 3400 Hz is the telephone's)"

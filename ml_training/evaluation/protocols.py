@@ -90,14 +90,20 @@ def load_models(folders: Sequence[str | Path], pipeline: str, report: Report = _
         if there and missing:
             report(f"{folder} holds no trained {' and no '.join(missing)}: left out")
         models += [_load(folder, name) for name in there or names[:1]]  # of none, the first says what is missing
-    return models
+    keys = [(m.card.pipeline, m.card.seed) for m in models]
+    return [
+        TrainedModel(m.classifier, dataclasses.replace(m.card, seed=f"{m.card.seed} {m.card.sha256[:6]}"))
+        if keys.count(key) > 1  # two of one seed, or of seeds that nobody noted down
+        else m
+        for m, key in zip(models, keys, strict=True)
+    ]
 
 
 def _load(folder: str | Path, pipeline: str) -> TrainedModel:
     classifier = load_classifier(folder, pipeline)
     said = classifier.metadata
     card = ModelCard(
-        pipeline=pipeline, seed=said.get("seed", "unknown"), file=str(classifier.model_file),
+        pipeline=pipeline, seed=said.get("seed", "unknown"), file="/".join(classifier.model_file.parts[-3:]),
         sha256=hashlib.sha256(classifier.model_file.read_bytes()).hexdigest(), data=said.get("data", "unknown"),
         data_hash=said.get("data_hash", "unknown"), split=said.get("split", "unknown"),
         version=said.get("version", "unknown"), git_commit=said.get("git_commit", "unknown"),
@@ -129,18 +135,18 @@ def subset(corpus: Corpus, chosen: np.ndarray[Any, np.dtype[np.int64]]) -> Corpu
 def refuse_known(models: Sequence[TrainedModel], clips: TestClips) -> None:
     """Raise DataError where a model was trained on some of the clips, as far as the hash of its data tells."""
     for model in models:
-        card = model.card
+        card, file = model.card, model.classifier.model_file
         if card.data_hash != clips.corpus.data_hash:
             continue
         if not clips.official:
             raise DataError(
-                f"{card.file} was trained on these very recordings ({card.data}, data hash {card.data_hash[:12]}): its "
+                f"{file} was trained on these very recordings ({card.data}, data hash {card.data_hash[:12]}): its "
                 "figures would say nothing about people it never heard; score other recordings, or the official test "
                 "part with --protocol official"
             )
         if card.split != "official":
             raise DataError(
-                f"{card.file} was trained on {card.data} with split {card.split!r}, so it has heard clips of the "
+                f"{file} was trained on {card.data} with split {card.split!r}, so it has heard clips of the "
                 "official test part: train with --split official"
             )
 
@@ -204,7 +210,7 @@ def noise(
     )
     details: dict[str, Any] = {"noise_seed": seed, "frame_samples": FRAME, "word_db": WORD_DB}
     if recordings is not None:
-        details["noise_folder"] = Path(recordings.folder).name
+        details["noise_folder"] = recordings.name
         details["noise_files_left_out"] = list(recordings.skipped)
         details["noise_drawn"] = [
             {"clip": clip, **which} for clip, which in zip(clips.corpus.files, drawn, strict=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ml_training.config import LABELS, PIPELINES
-from ml_training.results import Count, Curve, ModelScore, Point, ProtocolResult
+from ml_training.results import Count, Curve, ModelScore, Point, ProtocolResult, Reliability
 
 MAX_SPEAKERS = 15  # rows; of more, those with most errors
 
@@ -83,7 +83,7 @@ def short(commit: str) -> str:
     return name[:12] + sign + rest
 
 
-def pipelines_of(items: Iterable[ModelScore] | Iterable[Curve]) -> list[str]:
+def pipelines_of(items: Iterable[ModelScore] | Iterable[Curve] | Iterable[Reliability]) -> list[str]:
     """The pipelines that occur, in the order of the registry, others after them."""
     names = dict.fromkeys(item.pipeline for item in items)
     return sorted(names, key=lambda name: PIPELINES.index(name) if name in PIPELINES else len(PIPELINES))
@@ -209,6 +209,10 @@ def _loso(result: ProtocolResult) -> Table:
     rows.append(("mean ± over seeds", *(cell(spreads[p].mean, spreads[p].over_seeds) for p in pipelines)))
     over = [100 * spreads[p].over_speakers for p in pipelines]
     rows.append(("± over speakers", *(f"{value:.1f}" if math.isfinite(value) else "-" for value in over)))
+    folds = (result.details or {}).get("folds", ())
+    errors = {p: [f["ece"] for f in folds if f["pipeline"] == p] for p in pipelines}
+    if all(errors.values()):
+        rows.append(("calibration error, mean of folds", *(percent(statistics.fmean(errors[p])) for p in pipelines)))
     count = plural(len(result.seeds), "seed")
     return Table(f"Accuracy on the speaker left out, {count} (± is one standard deviation)",
                  ("left out", *pipelines), tuple(rows))  # fmt: skip

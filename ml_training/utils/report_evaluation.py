@@ -1,4 +1,4 @@
-"""The evaluation report: every result of a folder on one page that loads nothing, in the look of the training report."""
+"""The evaluation report: every result of a folder on one page that loads nothing, like the training report."""
 
 from __future__ import annotations
 

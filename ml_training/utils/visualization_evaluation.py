@@ -63,9 +63,18 @@ def plot_curves(curves: Sequence[Curve], path: Path, title: str) -> None:
 def plot_reliability(result: ProtocolResult, path: Path) -> None:
     """Accuracy against confidence, before and after the temperature, one panel a model."""
     models = [r for r in result.reliability if r.when == "after"]
-    figure = new_figure(max(4.2, 3.5 * len(models)), 4.6)
-    panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
-    for position, (axes, after) in enumerate(zip(panels, models, strict=True)):
+    pipelines = pipelines_of(models)
+    rows = max(sum(m.pipeline == p for m in models) for p in pipelines)
+    figure = new_figure(1.4 + 3.2 * len(pipelines), 1.0 + 3.6 * rows)
+    panels = figure.subplots(rows, len(pipelines), sharex=True, sharey=True, squeeze=False)
+    taken = dict.fromkeys(pipelines, 0)
+    for panel in panels.flat:
+        panel.set_visible(False)
+    for after in models:
+        position = pipelines.index(after.pipeline)
+        axes = panels[taken[after.pipeline], position]
+        taken[after.pipeline] += 1
+        axes.set_visible(True)
         axes.plot([0, 100], [0, 100], color=MUTED, lw=1, ls=":")
         for found in result.reliability:
             if (found.pipeline, found.seed) != (after.pipeline, after.seed):
@@ -74,17 +83,19 @@ def plot_reliability(result: ProtocolResult, path: Path) -> None:
             said, happened = [100 * b.confidence for b in found.bins], [100 * b.accuracy for b in found.bins]
             axes.plot(said, happened, "--" if found.when == "before" else "-", color=colour, lw=1.5)
             sizes = [12 + 150 * b.count / result.clips for b in found.bins]
-            label = f"{found.when}, T = {found.temperature:.2f}: error {100 * found.ece:.1f} %"
+            label = f"{found.when} (T {found.temperature:.2f}): error {100 * found.ece:.1f} %"
             axes.scatter(said, happened, s=sizes, color=colour, label=label, zorder=3)
         dress(axes, f"{PIPELINE_TITLES.get(after.pipeline, after.pipeline)}, seed {after.seed}")
         axes.set_xlim(0, 102)
         axes.set_ylim(0, 102)
         axes.set_xlabel("Confidence, %", color=MUTED)
         axes.grid(color=GRID, lw=0.6)
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left")
-    panels[0].set_ylabel("Accuracy, %", color=MUTED)
+        axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right")
+        axes.set_ylabel("Accuracy, %", color=MUTED)
     head(figure, f"Reliability\n{title_of(result)}")
-    figure.subplots_adjust(left=0.55 / figure.get_figwidth(), right=0.985, top=0.77, bottom=0.12, wspace=0.1)
+    figure.subplots_adjust(left=0.55 / figure.get_figwidth(), right=0.985,
+                           top=1 - 0.95 / figure.get_figheight(), bottom=0.5 / figure.get_figheight(),
+                           wspace=0.2, hspace=0.25)  # fmt: skip
     save(figure, path)
 
 
