@@ -28,8 +28,8 @@ _ROWS = 8  # clips that a CPU resamples at once: what they need fits its cache, 
 _KNOTS = 8  # free points of the random equaliser, evenly spaced in frequency
 _SLOPES = 9  # colours of noise between white and brown
 _POOL = 1 << 19  # bins of white noise to take stretches of
-_LOWEST = 30.0  # Hz; coloured noise and tilt are flat below, or their power would all be rumble
-_TILT_PIVOT = 1000.0  # Hz, where a tilted spectrum keeps its level
+_LOWEST = 30.0  # Hz; coloured noise is flat below, or its power would all be rumble
+_TILT_PIVOT, _TILT_OCTAVES = 1000.0, 3.0  # Hz at which a tilted spectrum keeps its level; it is flat so far below
 _NEPERS = math.log(10.0) / 20.0  # of one decibel of amplitude
 
 
@@ -130,7 +130,7 @@ def random_response(waveforms: Tensor, bins: int, equaliser_db: float, tilt_db: 
     hats = (1 - (place_of - torch.arange(_KNOTS, device=device)[:, None]).abs()).clamp_min_(0)  # (knots, bins)
     curve = ((torch.rand(b, _KNOTS, device=device) * 2 - 1) * equaliser_db) @ hats  # dB
     if tilt_db:
-        octaves = torch.log2(_hertz(bins, device) / _TILT_PIVOT)
+        octaves = torch.log2(_hertz(bins, device) / _TILT_PIVOT).clamp_min_(-_TILT_OCTAVES)
         curve += _uniform(waveforms, (-tilt_db, tilt_db))[:, None] * octaves
     return curve.mul_(_NEPERS).exp_()
 

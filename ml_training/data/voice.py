@@ -39,10 +39,14 @@ def revoice(waveforms: Tensor, tract: Tensor, pitch: Tensor, highest_pitch: floa
     window = torch.hann_window(WINDOW, device=waveforms.device)
     hop = HOP if highest_pitch else 2 * HOP
     spectra = torch.stft(waveforms[rows], WINDOW, hop, window=window, pad_mode="constant", return_complex=True)
-    spectra *= envelope_gain(torch.view_as_real(spectra).square().sum(dim=3), tract / pitch)  # (B, K, F)
+    spectra *= envelope_gain(spectra.real.square() + spectra.imag.square(), tract / pitch)  # (B, K, F)
     if highest_pitch:
         spectra = stretch(spectra, pitch, (size + 2 * extra) // HOP + 1)
-    others[rows] = torch.istft(spectra, WINDOW, hop, window=window, length=size + 2 * extra)
+    spoken: Tensor = torch.istft(spectra, WINDOW, hop, window=window, length=size + 2 * extra)
+    # Harmonics whose phases have drifted apart add up to less: each clip keeps its power.
+    wanted = waveforms[rows].square().sum(dim=1) * (pitch if highest_pitch else 1.0)
+    gain = (wanted / spoken.square().sum(dim=1).clamp_min(1e-12)).sqrt()
+    others[rows] = spoken * gain[:, None]
     return others
 
 
@@ -80,7 +84,8 @@ def stretch(spectra: Tensor, factor: Tensor, frames: int) -> Tensor:
     """(B, K, F) -> (B, K, frames): each clip `factor` (B,) times as long about its middle, at the same frequencies.
 
     A phase vocoder (Flanagan and Golden, 1966; Laroche and Dolson, 1999): magnitudes between frames are
-    interpolated, phases go on as fast as they did there.
+    interpolated, phases go on as fast as they did there. Frames are as far apart after as before, so
+    what a phase gains from one to the next is a factor, and nothing has to be unwrapped.
     """
     b, k, f = spectra.shape
     step = torch.arange(frames, device=spectra.device, dtype=factor.dtype)
@@ -89,11 +94,11 @@ def stretch(spectra: Tensor, factor: Tensor, frames: int) -> Tensor:
     left = place.floor().clamp(-1, f - 1)
     share = (place - left).clamp(0.0, 1.0)[:, None]
     index = (left.long() + 1)[:, None].expand(b, k, frames)
-    magnitude, phase = (functional.pad(part, (1, 1)) for part in (spectra.abs(), spectra.angle()))
-    steady = torch.arange(k, device=spectra.device)[:, None] * (2 * math.pi * HOP / WINDOW)
-    deviation = phase.diff(dim=2) - steady
-    advance = deviation - 2 * math.pi * torch.round(deviation / (2 * math.pi)) + steady  # (B, K, F + 1)
-    here, after = magnitude.gather(2, index), magnitude.gather(2, index + 1)
-    speed = advance.gather(2, index) * inside[:, None]
-    phases = functional.pad(speed.cumsum(dim=2)[:, :, :-1], (1, 0)) + phase.gather(2, index[:, :, :1])
-    return torch.polar(torch.lerp(here, after, share) * inside[:, None], phases)
+    padded = functional.pad(spectra, (1, 1))
+    magnitude = padded.abs()
+    phase = (padded + (magnitude == 0)).sgn()  # of modulus one, in silence too
+    turn = (phase[:, :, 1:] * phase[:, :, :-1].conj()).gather(2, index[:, :, :-1])
+    turn = torch.where(inside[:, None, :-1], turn, 1.0)
+    phases = torch.cat([phase.gather(2, index[:, :, :1]), turn], dim=2).cumprod(dim=2)
+    here, after = magnitude.gather(2, index), magnitude[:, :, 1:].gather(2, index)
+    return phases * (torch.lerp(here, after, share) * inside[:, None])
