@@ -21,11 +21,14 @@ from torch import Tensor
 
 from ml_training.config import TrainConfig, load_config
 from ml_training.data.corpus import Corpus
+from ml_training.data.splits import split_corpus
 from ml_training.errors import ConfigError, DataError
+from ml_training.evaluation.calibration import fit_temperature
 from ml_training.inference import load_classifier
 from ml_training.results import SkippedClip
 from ml_training.training.checkpoint import load_checkpoint
 from ml_training.training.runner import RunOutcome, run
+from ml_training.training.setup import predict_scores
 from ml_training.training.signals import Interrupted
 
 PNG = b"\x89PNG"
@@ -272,3 +275,56 @@ def test_background_noise_is_read_before_anything_is_trained(tiny: ModuleType, t
     outcome = run(settings(tmp_path, **changes), corpus=small_corpus(tiny), pipelines=[tiny.TINY])
     assert not outcome.failures
     assert "background noise: 1 files, 0.0 minutes" in outcome.log_file.read_text(encoding="utf-8")
+
+
+# --- temperature ---------------------------------------------------------------------------------
+
+
+def test_the_temperature_is_fitted_on_validation_and_told_everywhere(
+    tiny: ModuleType, finished: tuple[Path, RunOutcome]
+) -> None:
+    folder, outcome = finished
+    (result,) = outcome.results
+    weights = load_checkpoint(folder / "models" / "mfcc_classifier" / "best_model.pt")["weights"]
+    model = tiny.TinyModel()
+    model.load_state_dict({**weights, "temperature": torch.ones(())})
+    corpus = small_corpus(tiny)
+    split = split_corpus(corpus, result.config)
+    scores = predict_scores(model, torch.from_numpy(corpus.waveforms[split.validation]))
+    expected = fit_temperature(scores.numpy(), corpus.labels[split.validation])
+    assert result.temperature == pytest.approx(expected, rel=1e-6)
+    assert abs(expected - 1) > 0.02, "a temperature of 1 would show nothing"
+    assert float(weights["temperature"]) == result.temperature
+    metadata = load_classifier(folder / "models", "mfcc").metadata
+    assert metadata["temperature"] == f"{expected:.6g}"
+    assert metadata["seed"] == "0"
+    summaries = (folder / "logs").glob("metrics_summary_mfcc_*.json")  # other tests go on with this run
+    assert {json.loads(path.read_text(encoding="utf-8"))["temperature"] for path in summaries} == {result.temperature}
+
+
+def test_the_exported_scores_are_divided_by_the_temperature(
+    tiny: ModuleType, finished: tuple[Path, RunOutcome]
+) -> None:
+    folder, outcome = finished
+    weights = load_checkpoint(folder / "models" / "mfcc_classifier" / "best_model.pt")["weights"]
+    model = tiny.TinyModel()
+    model.load_state_dict({**weights, "temperature": torch.ones(())})
+    clips = small_corpus(tiny).waveforms[:30]
+    undivided = predict_scores(model, torch.from_numpy(clips))
+    heard = load_classifier(folder / "models", "mfcc").probabilities(clips)
+    expected = (undivided / outcome.results[0].temperature).softmax(dim=1).numpy()
+    assert heard == pytest.approx(expected, abs=1e-4)
+    assert abs(undivided.softmax(dim=1).numpy() - heard).max() > 0.01
+
+
+def test_resuming_a_finished_run_gives_the_same_bits(tiny: ModuleType, tmp_path: Path) -> None:
+    corpus = small_corpus(tiny)
+    path = tmp_path / "models" / "mfcc_classifier" / "best_model.pt"
+    run(settings(tmp_path), corpus=corpus, pipelines=[tiny.TINY])
+    before = load_checkpoint(path)
+    run(settings(tmp_path, resume="latest"), corpus=corpus, pipelines=[tiny.TINY])
+    after = load_checkpoint(path)
+    assert after["epoch"] == before["epoch"]
+    assert after["validation"] == before["validation"]
+    assert after["weights"].keys() == before["weights"].keys()
+    assert all(torch.equal(after["weights"][name], before["weights"][name]) for name in before["weights"])
