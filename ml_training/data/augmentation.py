@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
 from ml_training.config import AugmentationConfig
-from ml_training.data.backgrounds import excerpts, load_backgrounds
+from ml_training.data.backgrounds import excerpts
 from ml_training.data.channel import band_limits, coarse, reverberation, telephone_band
 from ml_training.data.voice import revoice
 
@@ -156,7 +156,7 @@ def random_noise(spectra: Tensor, durations: Tensor, config: AugmentationConfig)
     coloured = (power * (padded**2 / 2 / (2 * bins))).sqrt()
     if config.noise_dir is not None:
         recorded = _chosen(durations, config.recorded_share)
-        sounds = excerpts(load_backgrounds(config.noise_dir, device), b)  # (B, T) of power one
+        sounds = excerpts(config.noise_dir, b, device)  # (B, T) of power one
         if config.recorded_share >= 1.0:
             only_recorded: Tensor = torch.fft.rfft(sounds * power.sqrt()[:, None], n=padded)
             return only_recorded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class Backgrounds:
 
 
 @lru_cache(maxsize=4)
-def load_backgrounds(folder: str, device: torch.device | str = "cpu") -> Backgrounds:
+def load_backgrounds(folder: str) -> Backgrounds:
     """Every audio file in and below `folder`, decoded to 8 kHz once in the life of the process.
 
     Raises DataError when there is no such folder, when it holds no audio, or a file of it cannot be used.
@@ -59,9 +59,9 @@ def load_backgrounds(folder: str, device: torch.device | str = "cpu") -> Backgro
         digest.update(os.fsencode(f"{path.relative_to(root).as_posix()}\0{hashlib.sha256(content).hexdigest()}\n"))
     sizes = np.array([len(part) for part in parts], dtype=np.int64)
     return Backgrounds(
-        samples=torch.from_numpy(np.concatenate(parts)).to(device),
-        starts=torch.from_numpy(np.cumsum(sizes) - sizes).to(device),
-        choices=torch.from_numpy(sizes - NUM_SAMPLES + 1).to(device),
+        samples=torch.from_numpy(np.concatenate(parts)),
+        starts=torch.from_numpy(np.cumsum(sizes) - sizes),
+        choices=torch.from_numpy(sizes - NUM_SAMPLES + 1),
         files=tuple(path.relative_to(root).as_posix() for path in files),
         data_hash=digest.hexdigest(),
     )
@@ -78,9 +78,17 @@ def _usable(samples: Floats) -> Floats:
     return np.asarray(np.tile(word, -(-NUM_SAMPLES // len(word))), dtype=np.float32)
 
 
-def excerpts(backgrounds: Backgrounds, count: int) -> Tensor:
-    """(count, T) random seconds of random recordings, each of power one; pauses are quieter."""
-    device = backgrounds.samples.device
+@lru_cache(maxsize=4)
+def _on(device: torch.device, backgrounds: Backgrounds) -> Backgrounds:
+    samples, starts, choices = (
+        part.to(device) for part in (backgrounds.samples, backgrounds.starts, backgrounds.choices)
+    )
+    return replace(backgrounds, samples=samples, starts=starts, choices=choices)
+
+
+def excerpts(folder: str, count: int, device: torch.device) -> Tensor:
+    """(count, T) random seconds of random recordings of a folder, each of power one; pauses are quieter."""
+    backgrounds = _on(device, load_backgrounds(folder))
     which = torch.randint(len(backgrounds.starts), (count,), device=device)
     offset = (torch.rand(count, device=device, dtype=torch.float64) * backgrounds.choices[which]).long()
     chosen = backgrounds.samples.unfold(0, NUM_SAMPLES, 1)[backgrounds.starts[which] + offset]
