@@ -144,6 +144,7 @@ def test_loso_trains_and_goes_on_by_itself(desk: Path, tiny_folder: Path, capsys
         (["--protocol", "noise", "--noise_dir", "nowhere", "--models_dir", "MODELS"], 1, "nowhere is not a folder"),
         (["--protocol", "official", "--models_dir", "MODELS", "--dataset", "folder", "--data_dir", "CLIPS"], 1,
          "has no official test part"),
+        (["--update_docs", "page.md"], 1, "evaluation_results holds no results to write page.md from"),
         (["--update_docs", "page.md", "--output", "foreign"], 1, "foreign.json is no result of evaluate.py"),
     ],
 )  # fmt: skip

@@ -79,8 +79,13 @@ def results_page(results: Sequence[ProtocolResult], scorings: str) -> str:
 
 
 def update_docs(folder: Path, page: Path, log: Path | None = None) -> int:
-    """Write `page` from the results in `folder` and the log (default: beside the page); returns how many results."""
+    """Write `page` from the results in `folder` and the log (default: beside the page); returns how many results.
+
+    Raises DataError without any, and TrainingError where it cannot be written.
+    """
     results = load_results(folder)
+    if not results:
+        raise DataError(f"{folder} holds no results to write {page} from: evaluate first, or name another --output")
     log = log or page.with_name(SCORING_LOG)
     scorings = log.read_text(encoding="utf-8") if log.is_file() else ""
     write_atomically(page, results_page(results, scorings).encode("utf-8", errors="backslashreplace"))
