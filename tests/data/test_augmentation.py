@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +141,17 @@ def test_the_clips_given_are_not_written_to(clips: torch.Tensor, lengths: torch.
     assert torch.equal(clips, before)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_everything_works_on_a_gpu(clips: torch.Tensor, lengths: torch.Tensor, noise_dir: Path) -> None:
+    settings = {name: value for effect in EFFECTS.values() for name, value in effect.items()}
+    settings |= {"noise_dir": str(noise_dir), "recorded_share": 0.5}
+    once, again = (varied(clips.cuda(), lengths.cuda(), **settings) for _ in range(2))
+    assert once.is_cuda
+    assert torch.isfinite(once).all()
+    torch.testing.assert_close(once, again)
+
+
 @pytest.mark.parametrize("name", ["tract", "pitch", "band", "reverberation", "telephone", "eight bits", "noise"])
 def test_as_often_as_wanted(name: str) -> None:
     many = vowel(125.0, 1000.0).repeat(200, 1)
@@ -146,6 +159,13 @@ def test_as_often_as_wanted(name: str) -> None:
     found = varied(many, torch.full((200,), 4800), **{setting: 0.3})
     touched = (found - many).abs().amax(dim=1) > 1e-4
     assert 0.2 < touched.float().mean() < 0.4
+
+
+@pytest.mark.bench
+def test_it_takes_at_most_half_of_a_training_step() -> None:
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "augmentation_cost.py"
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # --- place, speed, level -------------------------------------------------------------------------
