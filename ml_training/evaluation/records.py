@@ -135,7 +135,7 @@ def log_scoring(log: Path, result: ProtocolResult) -> None:
         figures.setdefault(found.pipeline, []).append(found.all.accuracy)
     append_scoring(
         log, protocol=result.protocol, recordings=f"{result.data}, {result.clips} clips", commit=result.git_commit,
-        seeds=result.seeds, models=[m.sha256 for m in result.models], figures=figures,
+        seeds=result.seeds, models=[m.sha256 for m in sorted(result.models, key=lambda m: (PIPELINES.index(m.pipeline), m.seed))], figures=figures,
     )  # fmt: skip
 
 

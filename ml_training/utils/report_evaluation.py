@@ -43,7 +43,7 @@ def write_evaluation_report(results: Sequence[tuple[ProtocolResult, Sequence[Pat
     page = render_page(
         "evaluation_template.html",
         sections=sections,
-        headline=f"{plural(len(sections), 'protocol')}, one page" if sections else "Nothing was evaluated",
+        headline=f"{plural(len(sections), 'result')} on one page" if sections else "Nothing was evaluated",
         written=date_of(datetime.now().astimezone()),
         versions=gather_versions(),
     )
