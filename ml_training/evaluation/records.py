@@ -133,9 +133,10 @@ def log_scoring(log: Path, result: ProtocolResult) -> None:
     figures: dict[str, list[float]] = {}
     for found in _in_order(result.scores):
         figures.setdefault(found.pipeline, []).append(found.all.accuracy)
+    models = sorted(result.models, key=lambda m: (PIPELINES.index(m.pipeline), m.seed))
     append_scoring(
         log, protocol=result.protocol, recordings=f"{result.data}, {result.clips} clips", commit=result.git_commit,
-        seeds=result.seeds, models=[m.sha256 for m in sorted(result.models, key=lambda m: (PIPELINES.index(m.pipeline), m.seed))], figures=figures,
+        seeds=result.seeds, models=[m.sha256 for m in models], figures=figures,
     )  # fmt: skip
 
 
