@@ -20,8 +20,10 @@ import torch
 
 import ml_training
 from ml_training.config import TrainConfig, to_dict
+from ml_training.data.backgrounds import load_backgrounds
 from ml_training.data.corpus import Corpus
 from ml_training.data.splits import split_corpus
+from ml_training.data.synthetic_share import with_synthetic_voices
 from ml_training.deploy.metadata import git_commit
 from ml_training.errors import CheckpointError, ConfigError, DataError, TrainingError
 from ml_training.evaluation.calibration import calibration, fit_temperature
@@ -43,6 +45,7 @@ from ml_training.utils.files import write_json
 
 Report = Callable[[str], None]
 EVERY = "every speaker"
+PER_FOLD = ("held_out_speaker", "seed")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Fold:
     pipeline: Pipeline
     config: TrainConfig  # resolved: split 'speaker', its speaker and its seed
     data_hash: str
+    noise_hash: str = ""  # of the recorded backgrounds it trains with
 
     @property
     def speaker(self) -> str:
@@ -61,9 +65,10 @@ class Fold:
     def identity(self) -> dict[str, Any]:
         """Everything that decides the fold's figures, as JSON gives it back."""
         deciding = {k: v for k, v in to_dict(self.config).items() if k not in FREE_SETTINGS}
+        augmentation = {k: v for k, v in (deciding.pop("augmentation") or {}).items() if k != "noise_dir"}
         values = {
-            "pipeline": self.pipeline.name, "settings": deciding, "data_hash": self.data_hash,
-            "version": ml_training.__version__,
+            "pipeline": self.pipeline.name, "settings": deciding, "augmentation": augmentation,
+            "data_hash": self.data_hash, "noise_hash": self.noise_hash, "version": ml_training.__version__,
         }  # fmt: skip
         plain: dict[str, Any] = json.loads(json.dumps(values))
         return plain
@@ -147,7 +152,9 @@ def _fold(pipeline: Pipeline, config: TrainConfig, speaker: str, seed: int, corp
     own = dataclasses.replace(
         config, split="speaker", held_out_speaker=speaker, seed=seed, resume=None, keep_checkpoints="2"
     )
-    return Fold(pipeline, own.resolved(pipeline.name, pipeline.recipe), corpus.data_hash)
+    resolved = own.resolved(pipeline.name, pipeline.recipe)
+    noises = resolved.augmenting.noise_dir if resolved.augmenting.enabled else None
+    return Fold(pipeline, resolved, corpus.data_hash, load_backgrounds(noises).data_hash if noises else "")
 
 
 def _finished(fold: Fold, work: Path, report: Report) -> dict[str, Any] | None:
@@ -167,6 +174,7 @@ def _finished(fold: Fold, work: Path, report: Report) -> dict[str, Any] | None:
 
 def _train(fold: Fold, corpus: Corpus, work: Path, signals: StopSignals, what: str, report: Report) -> dict[str, Any]:
     config, split = fold.config, split_corpus(corpus, fold.config, report=report)
+    corpus, split = with_synthetic_voices(corpus, split, config, report=report)
     train, validation = _part(corpus, split.train), _part(corpus, split.validation)
     folder = work / fold.folder
     store = CheckpointStore(folder, RunIdentity(fold.pipeline.name, config, corpus.data_hash, corpus.synthetic))
@@ -221,7 +229,9 @@ def _gathered(
     chosen = np.isin(np.asarray(corpus.speakers), speakers)
     spared = EVERY if len(speakers) == len(set(corpus.speakers)) else ", ".join(speakers)
     kept = ("speaker", "seed", "pipeline", "git_commit", "best_epoch", "epochs", "seconds", "temperature", "ece", "nll")
-    settings = {fold.pipeline.name: fold.identity["settings"] for fold in folds}
+    settings = {
+        fold.pipeline.name: {k: fold.identity[k] for k in ("settings", "augmentation", "noise_hash")} for fold in folds
+    }
     clips = TestClips(subset(corpus, np.flatnonzero(chosen)), official=False)
     return new_result(
         LOSO,
@@ -233,9 +243,9 @@ def _gathered(
             "commits": commits,
             "left_out": [] if spared == EVERY else list(speakers),
             "folds": [{k: found[k] for k in kept} for found in results],
-            "settings": {
-                name: {k: v for k, v in values.items() if k not in ("held_out_speaker", "seed")}
-                for name, values in settings.items()
+            "trainings": {  # but for what differs from fold to fold
+                name: {**how, "settings": {k: v for k, v in how["settings"].items() if k not in PER_FOLD}}
+                for name, how in settings.items()
             },
         },
     )

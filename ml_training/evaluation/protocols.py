@@ -136,11 +136,11 @@ def refuse_known(models: Sequence[TrainedModel], clips: TestClips) -> None:
     """Raise DataError where a model was trained on some of the clips, as far as the hash of its data tells."""
     for model in models:
         card, file = model.card, model.classifier.model_file
-        if card.data_hash != clips.corpus.data_hash:
+        if said_hash(model) != clips.corpus.data_hash:
             continue
         if not clips.official:
             raise DataError(
-                f"{file} was trained on these very recordings ({card.data}, data hash {card.data_hash[:12]}): its "
+                f"{file} was trained on these very recordings ({card.data}, data hash {said_hash(model)[:12]}): its "
                 "figures would say nothing about people it never heard; score other recordings, or the official test "
                 "part with --protocol official"
             )
@@ -149,6 +149,11 @@ def refuse_known(models: Sequence[TrainedModel], clips: TestClips) -> None:
                 f"{file} was trained on {card.data} with split {card.split!r}, so it has heard clips of the "
                 "official test part: train with --split official"
             )
+
+
+def said_hash(model: TrainedModel) -> str:
+    """The hash of the recordings a model was trained on, synthetic voices among them left out."""
+    return model.classifier.metadata.get("recordings_hash", model.card.data_hash)
 
 
 # --- protocols -----------------------------------------------------------------------------------

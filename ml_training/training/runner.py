@@ -74,6 +74,7 @@ class _Material:
     corpus: Corpus
     split: Split
     summary: DataSummary
+    recordings_hash: str  # of the recordings, without synthetic voices among them
     tested_on: str  # what the test part is of: the recordings, without synthetic voices among the training clips
 
     def part(self, chosen: Ints) -> Clips:
@@ -163,7 +164,7 @@ def _load(config: TrainConfig, corpus: Corpus | None, logger: RunLogger) -> _Mat
             config, report=lambda line: logger.warn(line) if line.startswith("!!!") else logger.say(line)
         )
     split = split_corpus(corpus, config, report=logger.warn)
-    tested_on = corpus.name
+    tested_on, recordings_hash = corpus.name, corpus.data_hash
     corpus, split = with_synthetic_voices(corpus, split, config, report=logger.warn)
     summary = DataSummary(
         name=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic, clips=len(corpus),
@@ -184,7 +185,7 @@ def _load(config: TrainConfig, corpus: Corpus | None, logger: RunLogger) -> _Mat
     if corpus.skipped:
         first = corpus.skipped[0]
         logger.warn(f"{len(corpus.skipped)} files left out, listed in the report; first {first.file}: {first.reason}")
-    return _Material(corpus, split, summary, tested_on)
+    return _Material(corpus, split, summary, recordings_hash, tested_on)
 
 
 class _PipelineRun:
@@ -284,7 +285,8 @@ class _PipelineRun:
         corpus, split = self.material.corpus, self.material.split
         metadata = model_metadata(
             pipeline=self.name, data=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic,
-            split=split.name, accuracy=test.accuracy, seed=self.config.seed, temperature=float(model.temperature),
+            split=split.name, accuracy=test.accuracy, recordings_hash=self.material.recordings_hash,
+            seed=self.config.seed, temperature=float(model.temperature),
         )  # fmt: skip
         clips = np.concatenate([split.test, split.validation, split.train])[:PARITY_CLIPS]
         difference = export_onnx(model, self.folder / MODEL_FILE, metadata, corpus.waveforms[clips])

@@ -10,7 +10,9 @@ import signal
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -145,6 +147,30 @@ def test_folds_of_other_settings_data_or_versions_are_not_taken(
     else:
         monkeypatch.setattr("ml_training.__version__", "99.0")
     assert trained(run(corpus, work, **options)[1]) == 1
+
+
+def test_recorded_noise_decides_a_fold_by_its_bytes_not_by_its_place(tiny_corpus: Corpus, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).standard_normal(9000) * 0.1
+    for name, gain in (("here", 1.0), ("there", 1.0), ("other", 0.5)):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "rain.wav", gain * noise, 8000)
+    counts = []
+    for name in ("here", "there", "other"):
+        augmentation = AugmentationConfig(noise_dir=str(tmp_path / name))
+        noisy = dataclasses.replace(TINY, recipe=dataclasses.replace(TINY.recipe, augmentation=augmentation))
+        result, said = run(tiny_corpus, tmp_path / "work", noisy, seeds=(0,), speakers=("speaker1",))
+        counts.append(trained(said))
+        assert str(tmp_path) not in json.dumps(result.to_dict())
+    assert counts == [1, 0, 1]
+
+
+def test_synthetic_voices_train_and_nothing_else(tiny_corpus: Corpus, tmp_path: Path) -> None:
+    recorded = dataclasses.replace(tiny_corpus, synthetic=False)
+    run(recorded, tmp_path, seeds=(0,), speakers=("speaker1",), synthetic_share=0.25, synthetic_voices=5)
+    (path,) = tmp_path.glob("*/fold.json")
+    fold = json.loads(path.read_text(encoding="utf-8"))
+    assert fold["parts"] == {"train": 135 + 45, "validation": 15, "test": 50}
+    assert set(fold["validation_speakers"]) <= set(SPEAKERS)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of another kind")

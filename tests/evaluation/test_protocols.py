@@ -81,6 +81,14 @@ def test_clips_a_model_was_trained_on_are_refused(tiny_models: Path, heard_wrong
             protocol(models, known)
 
 
+def test_synthetic_voices_among_them_do_not_hide_the_recordings(
+    tiny_network: torch.nn.Module, tiny_corpus: Corpus, heard_wrong: TestClips, tmp_path: Path
+) -> None:
+    folder = models_of(tmp_path, tiny_network, tiny_corpus, data_hash="mixed", recordings_hash="other")
+    with pytest.raises(DataError, match="was trained on these very recordings"):
+        protocols.strangers(load_models([folder], MFCC), heard_wrong)
+
+
 def test_the_official_part_is_recordings_0_to_4_and_nothing_else(tiny_models: Path, tiny_corpus: Corpus) -> None:
     clips = protocols.official_part(numbered(tiny_corpus))
     assert set(clips.corpus.indices.tolist()) == {0, 1}
