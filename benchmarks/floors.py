@@ -165,7 +165,7 @@ def head() -> str:
 
 def log_scoring(rows: list[dict[str, Any]], seeds: list[int], work: Path, clips: int) -> None:
     """Add a line to the record of every look at `strangers`."""
-    files = [model_folder(work / f"seed{seed}" / "models", p) / MODEL_FILE for seed in seeds for p in PIPELINES]
+    files = [model_folder(work / f"seed{seed}" / "models", p) / MODEL_FILE for p in PIPELINES for seed in seeds]
     append_scoring(
         LOG, protocol="strangers", recordings=f"strangers, {clips} clips", commit=head(), seeds=map(str, seeds),
         models=[hashlib.sha256(file.read_bytes()).hexdigest() for file in files],
