@@ -12,6 +12,7 @@ Further flags go to train.py. --update-readme puts the table where README.md mar
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import statistics
@@ -25,13 +26,14 @@ from typing import Any
 
 import numpy as np
 
-from ml_training.config import PIPELINES
+from ml_training.config import PIPELINES, model_folder
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_folder
-from ml_training.inference import load_classifier
+from ml_training.evaluation.records import SCORING_LOG, append_scoring
+from ml_training.inference import MODEL_FILE, load_classifier
 
 ROOT = Path(__file__).resolve().parents[1]
-LOG = ROOT / "docs" / "strangers_scored.md"
+LOG = ROOT / "docs" / SCORING_LOG
 README = ROOT / "README.md"
 BEGIN, END = "<!-- floors:begin -->", "<!-- floors:end -->"
 FLOORS: dict[str, dict[str, float]] = {  # from the first release's requirements: errors of 300, then per cent
@@ -127,7 +129,7 @@ def main() -> int:
         before, rest = text.split(BEGIN)
         README.write_text(f"{before}{BEGIN}\n{table}{END}{rest.split(END)[1]}", encoding="utf-8")
     if arguments.score_strangers:
-        log_scoring(rows, arguments.seeds)
+        log_scoring(rows, arguments.seeds, arguments.work, len(corpora["strangers"]))
     return 0
 
 
@@ -161,18 +163,14 @@ def head() -> str:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def log_scoring(rows: list[dict[str, Any]], seeds: list[int]) -> None:
+def log_scoring(rows: list[dict[str, Any]], seeds: list[int], work: Path, clips: int) -> None:
     """Add a line to the record of every look at `strangers`."""
-    if not LOG.exists():
-        LOG.write_text(
-            "# Every time `strangers` was scored\n\nEvaluation only: no decision is taken on these figures. "
-            "Per cent right of 203 clips, one figure a seed.\n\n"
-            f"| when | commit | seeds | {' | '.join(PIPELINES)} |\n|---|---|---|{'---|' * len(PIPELINES)}\n"
-        )
-    cells = [" ".join(f"{row['strangers %'][p]:.1f}" for row in rows) for p in PIPELINES]
-    with LOG.open("a") as log:
-        when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
-        log.write(f"| {when} | {head()} | {' '.join(map(str, seeds))} | {' | '.join(cells)} |\n")
+    files = [model_folder(work / f"seed{seed}" / "models", p) / MODEL_FILE for p in PIPELINES for seed in seeds]
+    append_scoring(
+        LOG, protocol="strangers", recordings=f"strangers, {clips} clips", commit=head(), seeds=map(str, seeds),
+        models=[hashlib.sha256(file.read_bytes()).hexdigest() for file in files],
+        figures={p: [row["strangers %"][p] / 100 for row in rows] for p in PIPELINES},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -71,7 +71,16 @@ def recipes_table() -> str:
             f"| `{pipeline.name}` | {r.epochs} | {r.batch_size} | {r.learning_rate:g} | {r.weight_decay:g} "
             f"| {parameters:,} |"
         )
-    return "\n".join(rows)
+    own = [line for p in PIPELINE_REGISTRY.values() if (line := _own_augmentation(p.name, p.recipe.augmentation))]
+    return "\n".join(rows + (["", *own] if own else []))
+
+
+def _own_augmentation(name: str, augmentation: AugmentationConfig) -> str:
+    """Which settings of augmentation a recipe has for itself; empty where none."""
+    usual = AugmentationConfig()
+    own = {f.name: getattr(augmentation, f.name) for f in dataclasses.fields(usual)}
+    shown = [f"`{key}` {_shown(value)}" for key, value in own.items() if value != getattr(usual, key)]
+    return f"`{name}` augments with {', '.join(shown)}; the rest as below.\n" if shown else ""
 
 
 def updated(text: str) -> str:

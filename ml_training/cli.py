@@ -1,4 +1,4 @@
-"""The console command: digits train, digits predict, digits demo.
+"""The console command: digits train, digits predict, digits evaluate, digits demo.
 
 Each sub-command is the door of the same job; only the door that is asked for is imported.
 """
@@ -16,6 +16,7 @@ import ml_training
 DOORS = {
     "train": ("ml_training.train", "train one pipeline or all three on recordings of spoken digits"),
     "predict": ("ml_training.inference", "say which digit is spoken in recordings"),
+    "evaluate": ("ml_training.evaluate", "score models by named protocols: other speakers, noise, calibration"),
     "demo": ("ml_training.demo", "run the whole chain small and show what passed"),
 }
 

@@ -31,6 +31,7 @@ OPTIMIZERS = ("adamw", "adam")
 SCHEDULERS = ("cosine", "plateau", "step")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+MAX_VOICES = 462  # that espeak-ng has for us; data/synthetic.py lists them
 
 
 def model_folder(models_dir: str | Path, pipeline: str) -> Path:
@@ -66,6 +67,30 @@ class AugmentationConfig:
     shift: float = setting(1.0, "how far into the free part of the second a word may move, 0 to 1", 0.0, 1.0)
     vtlp: tuple[float, float] = setting((0.82, 1.22), "vocal-tract warping factors of the mel filters", 0.5, 2.0)
     spec_augment: bool = setting(True, "hide random bands and frames of the spectrogram")
+    tract_probability: float = setting(0.0, "share of clips whose formants are moved in the waveform", 0.0, 1.0)
+    tract: tuple[float, float] = setting((0.85, 1.18), "factors of formants, pitch and duration kept", 0.5, 2.0)
+    pitch_probability: float = setting(0.0, "share of clips whose pitch is moved", 0.0, 1.0)
+    pitch: tuple[float, float] = setting((0.8, 1.25), "factors of pitch, formants and duration kept", 0.5, 2.0)
+    tilt_db: float = setting(0.0, "largest tilt of the spectrum, dB an octave either way", 0.0, 12.0)
+    band_probability: float = setting(0.0, "share of clips that get band limits", 0.0, 1.0)
+    band_low_hz: tuple[float, float] = setting((50.0, 400.0), "lower band limits, Hz", 1.0, 2000.0)
+    band_high_hz: tuple[float, float] = setting((2500.0, 4000.0), "upper band limits, Hz", 1000.0, 4000.0)
+    noise_dir: str | None = setting(None, "folder of recorded background noise (default: coloured noise alone)")
+    recorded_share: float = setting(1.0, "share of the noisy clips that get noise from noise_dir", 0.0, 1.0)
+    reverb_probability: float = setting(0.0, "share of clips that get a room", 0.0, 1.0)
+    rt60: tuple[float, float] = setting((0.15, 0.6), "seconds in which the room's sound falls by 60 dB", 0.02, 2.0)
+    direct_db: tuple[float, float] = setting((0.0, 15.0), "level of direct sound above the room's, dB", -20.0, 60.0)
+    telephone_probability: float = setting(0.0, "share of clips in telephone band and 8-bit mu-law", 0.0, 1.0)
+    eight_bit_probability: float = setting(0.0, "share of clips in 8 evenly spaced bits", 0.0, 1.0)
+    peak_db: tuple[float, float] = setting((-24.0, 0.0), "peak of what becomes 8 bits, dB of full scale", -40.0, 0.0)
+    mixup_probability: float = setting(0.0, "share of clips that another is laid over", 0.0, 1.0)
+    mixup_alpha: float = setting(0.3, "mixup's concentration: the higher, the more equal the two", 0.01, 10.0)
+    cutmix_probability: float = setting(0.0, "share of clips in which a stretch comes from another", 0.0, 1.0)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether clips get labels of two digits."""
+        return self.enabled and (self.mixup_probability > 0 or self.cutmix_probability > 0)
 
     @property
     def warps(self) -> tuple[float, float]:
@@ -106,10 +131,18 @@ class TrainConfig:
     seed: int = setting(0, "seed of everything random", 0, 2**31 - 1)
     keep_checkpoints: str = number_or("all", "3", "how many checkpoint_epoch files to keep: a number or all")
     resume: str | None = number_or("latest", None, "go on from the latest checkpoint, or from the given epoch")
-    augmentation: AugmentationConfig | None = setting(None, "augmentation (default: the pipeline's own)")
+    synthetic_share: float = setting(0.0, "share of training clips that synthetic voices speak", 0.0, 0.9)
+    synthetic_voices: int = setting(84, "how many voices of espeak-ng these are", 1, MAX_VOICES)
+    augmentation: AugmentationConfig | Mapping[str, Any] | None = setting(
+        None, "augmentation (default: the pipeline's own, also of every setting that is left out)"
+    )
 
     def __post_init__(self) -> None:
         faults = _value_faults(type(self), vars(self))
+        if not faults and isinstance(self.augmentation, Mapping):
+            object.__setattr__(self, "augmentation", _whole(AugmentationConfig, self.augmentation))
+        if self.dataset == "synthetic" and self.synthetic_share:
+            faults.append("synthetic_share is for recordings: dataset 'synthetic' has no other clips to mix with")
         if self.split == "speaker" and not self.held_out_speaker:
             faults.append("split 'speaker' needs held_out_speaker, the one to test on")
         if self.split != "speaker" and self.held_out_speaker:
@@ -123,9 +156,18 @@ class TrainConfig:
         return PIPELINES if self.pipeline == "all" else (self.pipeline,)
 
     def resolved(self, pipeline: str, recipe: Recipe) -> TrainConfig:
-        """This configuration for one pipeline, every None replaced by the recipe's value."""
+        """This configuration for one pipeline, everything left open taken from its recipe."""
         own = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if getattr(self, f.name) is None}
+        if isinstance(self.augmentation, Mapping):
+            own["augmentation"] = dataclasses.replace(recipe.augmentation, **self.augmentation)
         return dataclasses.replace(self, pipeline=pipeline, **own)
+
+    @property
+    def augmenting(self) -> AugmentationConfig:
+        """The whole of `augmentation`; raises TypeError unless this configuration is resolved."""
+        if not isinstance(self.augmentation, AugmentationConfig):
+            raise TypeError("settings of augmentation are open: config.resolved(pipeline, recipe) fills them")
+        return self.augmentation
 
 
 @dataclass(frozen=True)
@@ -141,14 +183,17 @@ class Recipe:
 
 def _value_faults(cls: type, values: Mapping[str, Any], prefix: str = "") -> list[str]:
     """What is wrong with each value by itself: its type, or else its range."""
-    hints, faults = typing.get_type_hints(cls), []
+    hints = typing.get_type_hints(cls)
+    faults: list[str] = []
     for f in dataclasses.fields(cls):
         kinds = _alternatives(hints[f.name])
         if f.name not in values or (values[f.name] is None and type(None) in kinds):
             continue
         kind, value = next(k for k in kinds if k is not type(None)), values[f.name]
-        if dataclasses.is_dataclass(kind) and isinstance(value, typing.cast(type, kind)):
-            faults += _value_faults(typing.cast(type, kind), vars(value), f"{prefix}{f.name}.")
+        if dataclasses.is_dataclass(kind) and isinstance(value, (typing.cast(type, kind), Mapping)):
+            path = f"{prefix}{f.name}."
+            inner = _check(typing.cast(type, kind), value, path, faults) if isinstance(value, Mapping) else vars(value)
+            faults += _value_faults(typing.cast(type, kind), inner, path)
             continue
         try:
             faults += [prefix + fault for fault in _range_faults(f, _convert(kind, value))]
@@ -222,14 +267,19 @@ def _check(cls: type, values: Mapping[str, Any], prefix: str, faults: list[str])
             continue
         kind = next(k for k in kinds if k is not type(None))
         if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
-            inner = _check(typing.cast(type, kind), value, f"{prefix}{key}.", faults)
-            checked[key] = typing.cast(type, kind)(**inner)
+            checked[key] = _check(typing.cast(type, kind), value, f"{prefix}{key}.", faults)
         else:
             try:
                 checked[key] = _convert(kind, value)
             except TypeError:
                 faults.append(f"{prefix}{key}: expected {_kind_name(kind)}, got {value!r}")
     return checked
+
+
+def _whole(cls: type, values: Mapping[str, Any]) -> Any:
+    """Checked settings as a dataclass where none is missing, as a dictionary otherwise."""
+    checked = _check(cls, values, "", [])
+    return cls(**checked) if checked.keys() == {f.name for f in dataclasses.fields(cls)} else checked
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
@@ -338,6 +388,5 @@ def train_config_from(namespace: argparse.Namespace) -> TrainConfig:
     values |= {k: v for k, v in flags.items() if not k.startswith(prefix)}
     if inner:
         inner = {k: tuple(v) if isinstance(v, list) else v for k, v in inner.items()}
-        base = values.get("augmentation") or AugmentationConfig()
-        values["augmentation"] = dataclasses.replace(base, **inner)
+        values["augmentation"] = {**(values.get("augmentation") or {}), **inner}
     return TrainConfig(**values)

@@ -6,7 +6,8 @@ The trainer makes them, the plots and the report draw them, the summaries write 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -153,6 +154,7 @@ class PipelineResult:
     train_seconds: float
     peak_memory_mb: float
     model_file: str
+    temperature: float = 1.0  # that the scores are divided by; fitted on the validation part
 
     def summary(self) -> dict[str, Any]:
         """The figures, ready for JSON."""
@@ -160,6 +162,152 @@ class PipelineResult:
             "pipeline": self.pipeline, "best_epoch": self.best_epoch, "stopped": self.stopped,
             "parameters": self.parameters, "model_bytes": self.model_bytes, "latency_ms": self.latency_ms,
             "train_seconds": self.train_seconds, "peak_memory_mb": self.peak_memory_mb,
-            "model_file": self.model_file, "test": self.test.summary(),
+            "model_file": self.model_file, "temperature": self.temperature, "test": self.test.summary(),
             "history": [vars(record) for record in self.history],
         }  # fmt: skip
+
+
+# --- evaluation protocols ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Count:
+    """`right` of `clips`."""
+
+    right: int
+    clips: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.clips if self.clips else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the accuracy."""
+        return wilson_interval(self.right, self.clips)
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Which model a figure is of."""
+
+    pipeline: str
+    seed: str
+    file: str
+    sha256: str
+    data: str  # what it learnt from
+    data_hash: str
+    split: str
+    version: str
+    git_commit: str
+    temperature: float
+
+
+@dataclass(frozen=True)
+class ModelScore:
+    """One model's answers to all clips of a protocol, or to one fold of it."""
+
+    pipeline: str
+    seed: str
+    all: Count
+    by_speaker: Mapping[str, Count]
+    by_digit: Mapping[str, Count]
+    mistakes: tuple[Mapping[str, Any], ...] = ()  # file, digit, heard, confidence
+
+
+@dataclass(frozen=True)
+class Point:
+    """The clips of a protocol changed by one severity; None stands for clips as they are."""
+
+    severity: float | None
+    label: str
+    count: Count
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracy against the severity of one kind of change."""
+
+    kind: str
+    title: str
+    axis: str
+    pipeline: str
+    seed: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Answers whose confidence lies between two bounds."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float  # their mean confidence
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How one model's confidence fits what happened, before or after its temperature."""
+
+    pipeline: str
+    seed: str
+    when: str  # "before" or "after"
+    temperature: float
+    ece: float
+    nll: float
+    bins: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True)
+class ProtocolResult:
+    """What a named protocol found, and everything that says how; its JSON is the whole of it."""
+
+    protocol: str
+    definition: str
+    data: str
+    data_hash: str
+    synthetic: bool
+    clips: int
+    speakers: int
+    seeds: tuple[str, ...]  # of the trainings
+    version: str
+    git_commit: str
+    created: str  # UTC, ISO 8601
+    models: tuple[ModelCard, ...] = ()
+    scores: tuple[ModelScore, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    reliability: tuple[Reliability, ...] = ()
+    details: Mapping[str, Any] | None = None  # further settings: seeds and files of noises, folds, ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ProtocolResult:
+        """The result that `to_dict` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+
+        def count(v: Mapping[str, Any]) -> Count:
+            return Count(int(v["right"]), int(v["clips"]))
+
+        def counts(table: Mapping[str, Any]) -> dict[str, Count]:
+            return {name: count(v) for name, v in table.items()}
+
+        scores = tuple(
+            ModelScore(
+                s["pipeline"], s["seed"], count(s["all"]), counts(s["by_speaker"]), counts(s["by_digit"]),
+                tuple(s["mistakes"]),
+            )
+            for s in values["scores"]
+        )  # fmt: skip
+        curves = tuple(
+            Curve(**{**c, "points": tuple(Point(p["severity"], p["label"], count(p["count"])) for p in c["points"])})
+            for c in values["curves"]
+        )
+        reliability = tuple(
+            Reliability(**{**r, "bins": tuple(ReliabilityBin(**b) for b in r["bins"])}) for r in values["reliability"]
+        )
+        plain = {**values, "seeds": tuple(values["seeds"]), "models": tuple(ModelCard(**m) for m in values["models"])}
+        return cls(**{**plain, "scores": scores, "curves": curves, "reliability": reliability})

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ml_training.config import (
+    MAX_VOICES,
     MFCC,
     PIPELINES,
     AugmentationConfig,
@@ -24,6 +25,7 @@ from ml_training.config import (
     train_config_from,
     underscored,
 )
+from ml_training.data.synthetic import VOICES
 from ml_training.errors import ConfigError
 
 UNUSUAL = TrainConfig(
@@ -31,9 +33,14 @@ UNUSUAL = TrainConfig(
     held_out_speaker="theo", models_dir="m", log_dir="l", epochs=7, batch_size=3, learning_rate=0.5, weight_decay=0.25,
     optimizer="adam", scheduler="step", label_smoothing=0.2, clip_norm=0.0, ema_decay=0.5, patience=1,
     validation_share=0.2, device="cpu", precision="fp32", threads=2, seed=11, keep_checkpoints="all", resume="4",
+    synthetic_share=0.25, synthetic_voices=40,
     augmentation=AugmentationConfig(
         enabled=False, speed=(0.9, 1.1), level_db=(-3, 3), equaliser_db=1.0, noise_probability=0.1, snr_db=(1.0, 2.0),
-        shift=0.5, vtlp=(0.9, 1.0), spec_augment=False,
+        shift=0.5, vtlp=(0.9, 1.0), spec_augment=False, tract_probability=0.1, tract=(0.9, 1.1), pitch_probability=0.2,
+        pitch=(0.9, 1.1), tilt_db=1.0, band_probability=0.3, band_low_hz=(10.0, 20.0), band_high_hz=(3000.0, 3500.0),
+        noise_dir="noises", recorded_share=0.5, reverb_probability=0.4, rt60=(0.2, 0.3), direct_db=(1.0, 2.0),
+        telephone_probability=0.5, eight_bit_probability=0.6, peak_db=(-12.0, -6.0), mixup_probability=0.7,
+        mixup_alpha=0.2, cutmix_probability=0.8,
     ),
 )  # fmt: skip
 
@@ -131,7 +138,7 @@ def test_resume_is_latest_or_an_epoch(value: str) -> None:
     [
         ("epochs", 2.0, "a whole number"), ("epochs", True, "a whole number"), ("learning_rate", "0.1", "a number"),
         ("models_dir", 3, "text in quotes"), ("models_dir", None, "text in quotes"),
-        ("keep_checkpoints", 3, "text in quotes"), ("augmentation", {"speed": 1}, "an object"),
+        ("keep_checkpoints", 3, "text in quotes"), ("augmentation", 3, "an object"),
     ],
 )  # fmt: skip
 def test_types_are_checked_in_python_too(name: str, value: Any, expected: str) -> None:
@@ -272,7 +279,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     config = parse(
         "--config", str(path), "--epochs", "7", "--augmentation.shift", "0.25", "--no-augmentation.spec-augment"
     )
-    expected = AugmentationConfig(speed=(0.9, 1.1), shift=0.25, spec_augment=False)
+    expected = {"speed": (0.9, 1.1), "shift": 0.25, "spec_augment": False}
     assert config == TrainConfig(epochs=7, seed=9, augmentation=expected)
 
 
@@ -285,7 +292,7 @@ def test_flags_complete_the_file(tmp_path: Path) -> None:
 
 def test_negative_numbers_are_values() -> None:
     config = parse("--augmentation.level_db", "-30", "-1.5")
-    assert config.augmentation == AugmentationConfig(level_db=(-30.0, -1.5))
+    assert config.augmentation == {"level_db": (-30.0, -1.5)}
 
 
 def test_flags_out_of_range_are_listed_together() -> None:
@@ -342,6 +349,54 @@ def test_resolved_fills_only_what_was_left_open() -> None:
     assert resolved.pipeline == MFCC
     assert resolved.augmentation == recipe.augmentation
     assert resolved.resolved(MFCC, Recipe(1, 1, 1.0, 1.0)) == resolved
+
+
+OWN = Recipe(60, 64, 0.003, 0.01, AugmentationConfig(speed=(0.7, 1.5), noise_probability=0.9, tilt_db=2.0))
+
+
+def test_settings_of_augmentation_start_from_the_recipe(tmp_path: Path) -> None:
+    expected = dataclasses.replace(OWN.augmentation, shift=0.5)
+    path = write(tmp_path / "c.json", {"augmentation": {"shift": 0.5}})
+    for config in (
+        parse("--augmentation.shift", "0.5"), parse("--config", str(path)), TrainConfig(augmentation={"shift": 0.5}),
+    ):  # fmt: skip
+        assert config.resolved(MFCC, OWN).augmentation == expected
+        assert config.resolved(MFCC, Recipe(1, 2, 1.0, 1.0)).augmentation == AugmentationConfig(shift=0.5)
+    both = parse("--config", str(path), "--augmentation.tilt_db", "1", "--no_augmentation.enabled")
+    assert both.resolved(MFCC, OWN).augmentation == dataclasses.replace(expected, tilt_db=1.0, enabled=False)
+    assert TrainConfig().resolved(MFCC, OWN).augmentation == OWN.augmentation
+    assert TrainConfig(augmentation={}).resolved(MFCC, OWN).augmentation == OWN.augmentation
+    assert TrainConfig(augmentation=AugmentationConfig()).resolved(MFCC, OWN).augmentation == AugmentationConfig()
+
+
+def test_what_a_run_writes_down_is_whole_and_wins_over_any_recipe(tmp_path: Path) -> None:
+    resolved = TrainConfig(augmentation={"shift": 0.5}).resolved(MFCC, OWN)
+    written = to_dict(resolved)
+    assert written["augmentation"].keys() == {f.name for f in dataclasses.fields(AugmentationConfig)}
+    read = TrainConfig(**load_config(write(tmp_path / "config.json", written)))
+    assert read == resolved
+    assert read.resolved(MFCC, Recipe(1, 2, 1.0, 1.0)) == resolved
+    open_settings = to_dict(TrainConfig(augmentation={"speed": [0.9, 1.1]}))
+    assert TrainConfig(**load_config(write(tmp_path / "open.json", open_settings))).augmentation == {
+        "speed": (0.9, 1.1)
+    }
+
+
+def test_partial_augmentation_is_checked_whole() -> None:
+    assert faults_of(augmentation={"shift": 2, "sped": 1, "speed": [2, 1]}) == [
+        "unknown setting 'augmentation.sped', did you mean augmentation.speed?",
+        "augmentation.speed: expected the smaller number first, got 2 1",
+        "augmentation.shift: expected a number from 0 to 1, got 2.0",
+    ]
+    with pytest.raises(TypeError, match="resolved"):
+        _ = TrainConfig(augmentation={"shift": 0.5}).augmenting
+    assert TrainConfig().resolved(MFCC, OWN).augmenting == OWN.augmentation
+
+
+def test_synthetic_voices_are_mixed_with_recordings_only() -> None:
+    (fault,) = faults_of(dataset="synthetic", synthetic_share=0.5)
+    assert fault.startswith("synthetic_share is for recordings")
+    assert len(VOICES) == MAX_VOICES
 
 
 def test_pipelines_of_a_run() -> None:

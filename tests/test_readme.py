@@ -35,6 +35,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 DOORS = {
     "python ml_training/train.py": "ml_training.train",
     "python ml_training/inference.py": "ml_training.inference",
+    "python ml_training/evaluate.py": "ml_training.evaluate",
     "python ml_training/demo.py": "ml_training.demo",
     "digits": "ml_training.cli",
 }
@@ -55,8 +56,10 @@ SLOW = (
     "--optimizer",
     "tensorboard",
     "benchmarks/",
+    "--protocol official",
+    "--protocol loso --seeds",
 )
-REAL = ("--dataset fsdd", "benchmarks/floors.py")
+REAL = ("--dataset fsdd", "--protocol official", "benchmarks/floors.py")
 
 
 class Block(NamedTuple):
@@ -102,6 +105,8 @@ def smaller(command: str) -> str:
         command += "" if "--epochs" in command else " --epochs 1"
     if command.startswith("python benchmarks/floors.py"):
         command = command.replace("--seeds 0 1 2", "--seeds 0") + " --epochs 1"
+    if "--protocol loso" in command:
+        command = command.replace("--seeds 0 1 2", "--seeds 0 --epochs 1 --speakers speaker0 speaker2")
     if command.startswith("python benchmarks/start_up.py"):
         command += " --runs 1"
     if command.startswith("tensorboard"):
@@ -257,7 +262,7 @@ def test_commands_and_flags_within_sentences_exist(document, capsys):
     parser = OneLineParser()
     add_train_flags(parser)
     known = {option for action in parser._actions for option in action.option_strings}
-    for door in ("inference", "demo"):
+    for door in ("inference", "evaluate", "demo"):
         with contextlib.suppress(SystemExit):
             importlib.import_module(f"ml_training.{door}").main(["--help"])
         known |= set(re.findall(r"--\w+", capsys.readouterr().out))

@@ -1,13 +1,15 @@
 """Waveform augmentation, whole batches at a time.
 
 B clips of T (8,000) samples. Everything random comes from torch's global generator, so that one
-seed before a training step fixes all of it. Resampling and placing are one gather; filtering and
-noise share one pass through the frequency domain.
+seed before a training step fixes all of it. Resampling and placing are one interpolation;
+filtering, reverberation and noise share one pass through the frequency domain. An effect that is
+off draws nothing and costs nothing.
 """
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -15,85 +17,186 @@ from torch.nn import functional
 
 from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
 from ml_training.config import AugmentationConfig
+from ml_training.data.backgrounds import excerpts
+from ml_training.data.channel import band_limits, coarse, reverberation, telephone_band
+from ml_training.data.voice import revoice
 
-_PADDED = 9000  # transform length: a smooth filter rings shorter than the 1,000 samples of padding
-_BINS = _PADDED // 2 + 1
+# Transform lengths with small factors. A smooth filter rings shorter than 1,000 samples of padding;
+# reverberation lasts up to half a second longer than its clip.
+_PADDED, _PADDED_FOR_ROOMS = 9000, 12000
+_ROWS = 8  # clips that a CPU resamples at once: what they need fits its cache, and memory is what costs time there
 _KNOTS = 8  # free points of the random equaliser, evenly spaced in frequency
 _SLOPES = 9  # colours of noise between white and brown
-_LOWEST_NOISE = 30.0  # Hz; coloured noise is flat below, or its power would all be rumble
+_POOL = 1 << 19  # bins of white noise to take stretches of
+_LOWEST = 30.0  # Hz; coloured noise is flat below, or its power would all be rumble
+_TILT_PIVOT, _TILT_OCTAVES = 1000.0, 3.0  # Hz at which a tilted spectrum keeps its level; it is flat so far below
+_NEPERS = math.log(10.0) / 20.0  # of one decibel of amplitude
 
 
 def augment(waveforms: Tensor, lengths: Tensor, config: AugmentationConfig) -> Tensor:
-    """(B, T) clips, each `lengths` (B,) samples long and centred, -> (B, T) varied clips."""
-    placed, durations = place(waveforms, lengths, config.speed, config.shift)
-    spectra = torch.fft.rfft(placed, n=_PADDED) * random_response(placed, config.equaliser_db)
-    spectra = spectra + random_noise(spectra, durations, config.noise_probability, config.snr_db)
-    varied: Tensor = torch.fft.irfft(spectra, n=_PADDED)[:, :NUM_SAMPLES]
-    gain = torch.pow(10.0, _uniform(placed, config.level_db) / 20.0)[:, None]
-    return varied * gain
+    """(B, T) clips, each `lengths` (B,) samples long and centred, -> (B, T) varied clips.
+
+    Raises DataError when `config.noise_dir` holds no sound that can be read.
+    """
+    pitch = torch.ones(len(waveforms), device=waveforms.device)
+    if config.tract_probability or config.pitch_probability:
+        tract = _sometimes(pitch, config.tract_probability, config.tract)
+        pitch = _sometimes(pitch, config.pitch_probability, config.pitch)
+        waveforms = revoice(waveforms, tract, pitch, config.pitch[1] if config.pitch_probability else 0.0)
+    placed, durations = place(waveforms, lengths, config.speed, config.shift, pitch)
+
+    n = _PADDED_FOR_ROOMS if config.reverb_probability else _PADDED
+    spectra = torch.fft.rfft(placed, n=n)
+    if config.equaliser_db or config.tilt_db:
+        spectra *= random_response(placed, n // 2 + 1, config.equaliser_db, config.tilt_db)
+    if config.noise_probability:
+        noise = random_noise(spectra, durations, config)
+    if config.reverb_probability:
+        wanted = _chosen(pitch, config.reverb_probability)
+        spectra *= reverberation(n, _uniform(pitch, config.rt60), _uniform(pitch, config.direct_db), wanted)
+    if config.noise_probability:
+        spectra += noise
+    if config.band_probability:
+        wanted = _chosen(pitch, config.band_probability)
+        low, high = _uniform(pitch, config.band_low_hz), _uniform(pitch, config.band_high_hz)
+        spectra *= band_limits(n, low, high, wanted)
+    called = _chosen(pitch, config.telephone_probability) if config.telephone_probability else None
+    if called is not None:
+        spectra *= telephone_band(n, called)
+    varied: Tensor = torch.fft.irfft(spectra, n=n)[:, :NUM_SAMPLES]
+
+    if called is not None:
+        varied = coarse(varied, called, _uniform(pitch, config.peak_db), mu_law=True)
+    if config.eight_bit_probability:
+        wanted = _chosen(pitch, config.eight_bit_probability)
+        varied = coarse(varied, wanted, _uniform(pitch, config.peak_db), mu_law=False)
+    return varied * torch.exp(_uniform(pitch, config.level_db) * _NEPERS)[:, None]
 
 
-def place(waveforms: Tensor, lengths: Tensor, speed: tuple[float, float], shift: float) -> tuple[Tensor, Tensor]:
+def place(
+    waveforms: Tensor, lengths: Tensor, speed: tuple[float, float], shift: float, stretched: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Play every clip at a random speed (pitch moves with it) somewhere in its second.
 
-    shift 0 keeps clips centred; 1 lets them lie anywhere that still holds them whole. Returns the
-    clips (B, T) and how many samples (B,) each now lasts.
+    shift 0 keeps clips centred; 1 lets them lie anywhere that still holds them whole. `waveforms`
+    (B, S) may be longer than a second: each holds its clip in its middle, `stretched` (B,) times as
+    long as `lengths` says, and is played that much faster. Returns the clips (B, T) and how many
+    samples (B,) each now lasts.
     """
     size = lengths.to(waveforms.dtype)
-    factor = torch.exp(_uniform(waveforms, (math.log(speed[0]), math.log(speed[1]))))
+    factor = torch.exp(_uniform(size, (math.log(speed[0]), math.log(speed[1]))))
     durations = size / factor
     start = (NUM_SAMPLES - durations) * (0.5 + shift * (torch.rand_like(size) - 0.5))
+    # Where the clip begins in its second, and from there in a longer buffer with the same middle.
     begin = torch.div(NUM_SAMPLES - lengths, 2, rounding_mode="floor").to(waveforms.dtype)
+    begin = (begin - NUM_SAMPLES / 2) * stretched + waveforms.shape[1] / 2
+    factor = factor * stretched
     time = torch.arange(NUM_SAMPLES, device=waveforms.device, dtype=waveforms.dtype)
-    source = (time - start[:, None]) * factor[:, None] + begin[:, None]  # (B, T) positions in the clip
-    inside = (source >= begin[:, None]) & (source < (begin + size)[:, None])
-    source = source.clamp(0, NUM_SAMPLES - 1)
-    return _cubic(waveforms, source) * inside, durations
+    offset = begin - start * factor
+    rows = len(waveforms) if waveforms.is_cuda else _ROWS
+    placed = [
+        _cubic(clips, torch.addcmul(first[:, None], time, step[:, None]))  # positions (rows, T)
+        for clips, first, step in zip(*(torch.split(part, rows) for part in (waveforms, offset, factor)), strict=True)
+    ]
+    return torch.cat(placed), durations
 
 
 def _cubic(waveforms: Tensor, positions: Tensor) -> Tensor:
-    """(B, T) samples between samples, by Catmull and Rom's cubic (1974).
+    """(B, S) samples between samples, (B, T), by Catmull and Rom's cubic (1974); silence beyond the ends.
 
-    A straight line would take half of what lies at 3 kHz away.
+    A straight line would take half of what lies at 3 kHz away. `positions` is overwritten. One
+    index serves all four taps, which read shifted views of one copy.
     """
-    left = positions.floor()
-    t = positions - left
-    index = left.long()
-    before, here, after, later = (
-        waveforms.gather(1, (index + step).clamp(0, NUM_SAMPLES - 1)) for step in (-1, 0, 1, 2)
-    )
-    slope = after - before
-    square = 2 * before - 5 * here + 4 * after - later
-    cube = 3 * (here - after) + later - before
-    return torch.addcmul(here, t, torch.addcmul(slope, t, torch.addcmul(square, t, cube)), value=0.5)
+    size = waveforms.shape[1]
+    padded = functional.pad(waveforms, (2, 3))
+    index = positions.clamp_(-1, size).add_(1).long()  # of the sample before, in `padded`
+    t = positions.frac_()
+    before, here, after, later = (padded[:, tap : tap + size + 2].gather(1, index) for tap in range(4))
+    del index
+    cube = (here - after).mul_(3).add_(later).sub_(before)
+    square = before.mul(2).sub_(here, alpha=5).add_(after, alpha=4).sub_(later)
+    slope = after.sub_(before)
+    curve = cube.mul_(t).add_(square).mul_(t).add_(slope).mul_(t)
+    return here.add_(curve, alpha=0.5)
 
 
-def random_response(waveforms: Tensor, equaliser_db: float) -> Tensor:
-    """(B, bins) gains of a smooth random equaliser, at most `equaliser_db` up or down anywhere."""
-    knots = (torch.rand(len(waveforms), 1, _KNOTS, device=waveforms.device) * 2 - 1) * equaliser_db
-    curve = functional.interpolate(knots, size=_BINS, mode="linear", align_corners=True)[:, 0]
-    return torch.pow(10.0, curve / 20.0)
+def random_response(waveforms: Tensor, bins: int, equaliser_db: float, tilt_db: float = 0.0) -> Tensor:
+    """(B, bins) gains of a smooth random equaliser, at most `equaliser_db` up or down anywhere, and of a tilt.
 
-
-def random_noise(spectra: Tensor, durations: Tensor, probability: float, snr_db: tuple[float, float]) -> Tensor:
-    """(B, bins) spectra of coloured noise, each at a random ratio to the word of its clip.
-
-    Amplitude falls as f^-s with s from 0 (white) over 0.5 (pink) to 1 (brown). The ratio compares
-    the noise with the word's power while it lasts, not with that of the whole second.
+    The tilt is at most `tilt_db` an octave either way and leaves 1 kHz as it is.
     """
-    b, device = len(spectra), spectra.device
-    hz = torch.linspace(0, SAMPLE_RATE / 2, _BINS, device=device).clamp_min(_LOWEST_NOISE)
-    shapes = hz.pow(-torch.linspace(0, 1, _SLOPES, device=device)[:, None])
+    b, device = len(waveforms), waveforms.device
+    place_of = torch.linspace(0, _KNOTS - 1, bins, device=device)
+    hats = (1 - (place_of - torch.arange(_KNOTS, device=device)[:, None]).abs()).clamp_min_(0)  # (knots, bins)
+    curve = ((torch.rand(b, _KNOTS, device=device) * 2 - 1) * equaliser_db) @ hats  # dB
+    if tilt_db:
+        octaves = torch.log2(_hertz(bins, device) / _TILT_PIVOT).clamp_min_(-_TILT_OCTAVES)
+        curve += _uniform(waveforms, (-tilt_db, tilt_db))[:, None] * octaves
+    return curve.mul_(_NEPERS).exp_()
+
+
+def random_noise(spectra: Tensor, durations: Tensor, config: AugmentationConfig) -> Tensor:
+    """(B, bins) spectra of noise, each at a random ratio to the word of its clip, or nothing.
+
+    Recorded backgrounds where there is a folder of them (for `recorded_share` of the clips),
+    coloured noise otherwise: its amplitude falls as f^-s with s from 0 (white) over 0.5 (pink) to 1
+    (brown). The ratio compares the noise with the word's power while it lasts, not with that of the
+    whole second.
+    """
+    b, bins, device = len(spectra), spectra.shape[1], spectra.device
+    padded = 2 * (bins - 1)
+    wanted = _chosen(durations, config.noise_probability)
+    energy = torch.view_as_real(spectra).square().sum(dim=(1, 2))  # Parseval: a sum over bins is one over samples
+    ratio = torch.exp(_uniform(durations, config.snr_db) * (2 * _NEPERS))
+    power = energy / durations.clamp_min(1) / ratio * wanted * (2 / padded)  # of the word's samples, noise's share
+    slopes = torch.linspace(0, 1, _SLOPES, device=device)[:, None]
+    shapes = _hertz(bins, device).pow(-slopes)
     shapes = shapes / shapes.square().mean(dim=1, keepdim=True).sqrt()
     colour = torch.randint(_SLOPES, (b,), device=device)
-    white = torch.view_as_complex(torch.randn(b, _BINS, 2, device=device))  # power 2 in every bin
-    energy = torch.view_as_real(spectra).square().sum(dim=(1, 2))  # Parseval: a sum over bins is one over samples
-    wanted = torch.rand(b, device=device) < probability
-    ratio = torch.pow(10.0, _uniform(durations, snr_db) / 10.0)
-    power = energy / durations.clamp_min(1) / ratio * (_PADDED / (2 * _BINS)) * wanted
-    return white * (shapes[colour] * power.sqrt()[:, None])
+    coloured = (power * (padded**2 / 2 / (2 * bins))).sqrt()
+    if config.noise_dir is not None:
+        recorded = _chosen(durations, config.recorded_share)
+        sounds = excerpts(config.noise_dir, b, device)  # (B, T) of power one
+        if config.recorded_share >= 1.0:
+            only_recorded: Tensor = torch.fft.rfft(sounds * power.sqrt()[:, None], n=padded)
+            return only_recorded
+        coloured = coloured * ~recorded
+    white = _white(device)
+    first = torch.randint(len(white) - bins + 1, (b,), device=device)
+    noise = white.unfold(0, bins, 1)[first].mul_(shapes[colour].mul_(coloured[:, None]))
+    if config.noise_dir is not None:
+        noise += torch.fft.rfft(sounds * (power.sqrt() * recorded)[:, None], n=padded)
+    return noise
+
+
+@lru_cache(maxsize=4)
+def _white(device: torch.device) -> Tensor:
+    """(S,) bins of white noise of power 2, always the same: drawing as many anew takes longer than all filtering.
+
+    Any stretch of it is the spectrum of white noise, and there are half a million stretches.
+    """
+    pool = torch.randn(_POOL, 2, generator=torch.Generator().manual_seed(0))
+    return torch.view_as_complex(pool).to(device)
+
+
+def _hertz(bins: int, device: torch.device) -> Tensor:
+    """(bins,) frequencies up to half the sample rate, none below the lowest that counts."""
+    return torch.linspace(0, SAMPLE_RATE / 2, bins, device=device).clamp_min_(_LOWEST)
 
 
 def _uniform(like: Tensor, limits: tuple[float, float]) -> Tensor:
     """(B,) numbers between two limits, on the device of a batch (B, ...)."""
     return limits[0] + (limits[1] - limits[0]) * torch.rand(len(like), device=like.device)
+
+
+def _chosen(like: Tensor, probability: float) -> Tensor:
+    """(B,) truth values, each true with a probability."""
+    return torch.rand(len(like), device=like.device) < probability
+
+
+def _sometimes(like: Tensor, probability: float, limits: tuple[float, float]) -> Tensor:
+    """(B,) factors between two limits, evenly on a logarithmic scale, with a probability; one otherwise."""
+    if not probability:
+        return torch.ones_like(like)
+    factors = torch.exp(_uniform(like, (math.log(limits[0]), math.log(limits[1]))))
+    return torch.where(_chosen(like, probability), factors, 1.0)

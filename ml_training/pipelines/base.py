@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,35 @@ from ml_training.config import AugmentationConfig, Recipe
 
 
 class DigitModel(nn.Module):
-    """(B, 8000) waveforms -> (B, 10) scores; features and their normalisation are part of it."""
+    """(B, 8000) waveforms -> (B, 10) scores; features and their normalisation are part of it.
+
+    A pipeline says how in `logits`. In evaluation mode the scores are divided by `temperature`, which is 1 until it
+    is fitted after training, so that probabilities made of them mean what they say (Guo et al., 2017).
+    """
+
+    temperature: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("temperature", torch.ones(()))
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "forward" in vars(cls):
+            raise TypeError(f"{cls.__name__} defines forward, which would lose the temperature: define logits instead")
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        scores = self.logits(waveforms)
+        return scores if self.training else scores / self.temperature
+
+    def logits(self, waveforms: Tensor) -> Tensor:
+        """(B, 8000) -> (B, 10) scores before the temperature."""
+        raise NotImplementedError
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Weights from before there was a temperature had none: 1.
+        state_dict.setdefault(f"{prefix}temperature", torch.ones(()))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def configure(self, augmentation: AugmentationConfig) -> None:
         """Choose the feature-level augmentation that training mode applies."""

@@ -71,7 +71,7 @@ class MelCnnClassifier(DigitModel):
         relative = below_peak(self.log_mel(normalise_level(waveforms)), RANGE_DB)
         return (relative + RANGE_DB / 2) / (RANGE_DB / 4)
 
-    def forward(self, waveforms: Tensor) -> Tensor:
+    def logits(self, waveforms: Tensor) -> Tensor:
         spectrograms = self.spec_augment(self.features(waveforms))
         track = self.network(spectrograms[:, None])  # (B, 64, 26)
         logits: Tensor = self.head(torch.cat([track.mean(dim=2), track.amax(dim=2)], dim=1))

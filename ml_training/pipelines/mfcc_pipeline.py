@@ -93,7 +93,7 @@ class MfccClassifier(DigitModel):
         self.scale.copy_(found.std(dim=0).clamp_min(1e-3))
         self.train(mode)
 
-    def forward(self, waveforms: Tensor) -> Tensor:
+    def logits(self, waveforms: Tensor) -> Tensor:
         standardised = (self.statistics(waveforms) - self.mean) / self.scale
         logits: Tensor = self.network(standardised.clamp(-OUTLIER, OUTLIER))
         return logits

@@ -126,7 +126,7 @@ class RawCnnClassifier(DigitModel):
     def configure(self, augmentation: AugmentationConfig) -> None:
         self.spec_augment.enabled = augmentation.enabled and augmentation.spec_augment
 
-    def forward(self, waveforms: Tensor) -> Tensor:
+    def logits(self, waveforms: Tensor) -> Tensor:
         levels = below_peak(self.filter_bank(normalise_level(waveforms)), RANGE_DB)
         track = self.network(self.spec_augment((levels + RANGE_DB / 2) / (RANGE_DB / 4)))  # (B, 128, 25)
         logits: Tensor = self.head(torch.cat([track.mean(dim=2), track.amax(dim=2)], dim=1))

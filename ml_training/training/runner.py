@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import pickle
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +18,14 @@ import torch
 
 from ml_training import __version__
 from ml_training.config import LABELS, PIPELINE_TITLES, TrainConfig, model_folder, to_dict
+from ml_training.data.backgrounds import load_backgrounds
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.splits import Split, split_corpus
+from ml_training.data.synthetic_share import with_synthetic_voices
 from ml_training.deploy.export import export_onnx, model_metadata
 from ml_training.errors import DigitError
+from ml_training.evaluation.calibration import fit_temperature
 from ml_training.inference import MODEL_FILE, load_classifier
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel, Pipeline
@@ -35,12 +36,14 @@ from ml_training.training.setup import (
     build_model,
     choose_device,
     choose_precision,
+    cpu_threads,
     load_weights,
     predict_probabilities,
+    predict_scores,
 )
 from ml_training.training.signals import Interrupted, StopSignals
 from ml_training.training.trainer import Training, train_model
-from ml_training.utils.files import write_atomically
+from ml_training.utils.files import write_atomically, write_json
 from ml_training.utils.logging_utils import RunLogger
 from ml_training.utils.report import gather_versions, write_report
 from ml_training.utils.visualization import plot_confusion_matrix, plot_model_comparison, plot_training_history
@@ -71,6 +74,8 @@ class _Material:
     corpus: Corpus
     split: Split
     summary: DataSummary
+    recordings_hash: str  # of the recordings, without synthetic voices among them
+    tested_on: str  # what the test part is of: the recordings, without synthetic voices among the training clips
 
     def part(self, chosen: Ints) -> Clips:
         corpus = self.corpus
@@ -95,7 +100,7 @@ def run(
     """
     choose_precision(config, choose_device(config))
     chosen = [get_pipeline(name) for name in config.pipelines] if pipelines is None else list(pipelines)
-    with _threads(config.threads), RunLogger(Path(config.log_dir), config.pipeline) as logger:
+    with cpu_threads(config.threads), RunLogger(Path(config.log_dir), config.pipeline) as logger:
         try:
             with StopSignals() as signals:
                 return _run(config, corpus, chosen, logger, signals)
@@ -116,6 +121,7 @@ def _run(
     signals: StopSignals,
 ) -> RunOutcome:
     logger.record(f"version {__version__}, process {os.getpid()}", "start", config=to_dict(config))
+    _load_noise(config, pipelines, logger)
     material = _load(config, corpus, logger)
     results: list[PipelineResult] = []
     failures: dict[str, str] = {}
@@ -140,12 +146,26 @@ def _run(
     return RunOutcome(tuple(results), failures, material.summary, report, logger.log_file)
 
 
+def _load_noise(config: TrainConfig, pipelines: Sequence[Pipeline], logger: RunLogger) -> None:
+    """Read the background noise before anything is trained; raises DataError where it cannot be read."""
+    every = [config.resolved(pipeline.name, pipeline.recipe).augmenting for pipeline in pipelines]
+    for folder in sorted({a.noise_dir for a in every if a.noise_dir is not None and a.enabled}):
+        noise = load_backgrounds(folder)
+        logger.say(
+            f"background noise: {len(noise.files)} files, {noise.seconds / 60:.1f} minutes, "
+            f"hash {noise.data_hash[:12]} ({folder})",
+            "noise", folder=folder, files=noise.files, data_hash=noise.data_hash,
+        )  # fmt: skip
+
+
 def _load(config: TrainConfig, corpus: Corpus | None, logger: RunLogger) -> _Material:
     if corpus is None:
         corpus = load_corpus(
             config, report=lambda line: logger.warn(line) if line.startswith("!!!") else logger.say(line)
         )
     split = split_corpus(corpus, config, report=logger.warn)
+    tested_on, recordings_hash = corpus.name, corpus.data_hash
+    corpus, split = with_synthetic_voices(corpus, split, config, report=logger.warn)
     summary = DataSummary(
         name=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic, clips=len(corpus),
         speakers=tuple(sorted(set(corpus.speakers))), hours=corpus.hours, split=split.name, parts=split.parts,
@@ -165,7 +185,7 @@ def _load(config: TrainConfig, corpus: Corpus | None, logger: RunLogger) -> _Mat
     if corpus.skipped:
         first = corpus.skipped[0]
         logger.warn(f"{len(corpus.skipped)} files left out, listed in the report; first {first.file}: {first.reason}")
-    return _Material(corpus, split, summary)
+    return _Material(corpus, split, summary, recordings_hash, tested_on)
 
 
 class _PipelineRun:
@@ -185,10 +205,12 @@ class _PipelineRun:
         self._write_config()
         train = self.material.part(self.material.split.train)
         model = build_model(self.pipeline, self.config, train)
-        training = self._train(model, train)
+        store = self._store()
+        training = self._train(model, train, store)
         del train
         model = model.cpu()
         load_weights(model, training.best_weights, self.folder)
+        self._calibrate(model, training, store)
         test, waveforms = self._test(model)
         self._export(model, test)
         result = PipelineResult(
@@ -205,6 +227,7 @@ class _PipelineRun:
             train_seconds=training.seconds,
             peak_memory_mb=peak_memory_mb(),
             model_file=str(self.folder / MODEL_FILE),
+            temperature=float(model.temperature),
         )
         self._write_summary(result)
         plot_confusion_matrix(test, self.plots / f"confusion_matrix_{self.name}.png", self.title)
@@ -215,10 +238,12 @@ class _PipelineRun:
         )  # fmt: skip
         return result
 
-    def _train(self, model: DigitModel, train: Clips) -> Training:
+    def _store(self) -> CheckpointStore:
         corpus = self.material.corpus
         identity = RunIdentity(self.name, self.config, corpus.data_hash, corpus.synthetic)
-        store = CheckpointStore(self.folder, identity, lambda line: self.logger.say(f"{self.name}: {line}"))
+        return CheckpointStore(self.folder, identity, lambda line: self.logger.say(f"{self.name}: {line}"))
+
+    def _train(self, model: DigitModel, train: Clips, store: CheckpointStore) -> Training:
         events = self.log_dir / "tensorboard" / f"{self.name}_{self.logger.timestamp}"
         assert self.config.epochs
         self.logger.say(f"{self.name}: {self.title}, {sum(p.numel() for p in model.parameters()):,} parameters")
@@ -228,6 +253,19 @@ class _PipelineRun:
             view.catch_up(training.history)  # a resumed run may have had nothing left to train
         return training
 
+    def _calibrate(self, model: DigitModel, training: Training, store: CheckpointStore) -> None:
+        """Fit the temperature on the validation part; from here on it is part of the model and of best_model.pt."""
+        validation = self.material.part(self.material.split.validation)
+        scores = predict_scores(model, validation.waveforms).numpy()
+        model.temperature.fill_(fit_temperature(scores, validation.labels.numpy()))
+        best = training.history[training.best_epoch - 1]
+        figures = {"loss": best.validation_loss, "accuracy": best.validation_accuracy}
+        store.save_best(training.best_epoch, model.state_dict(), figures)
+        self.logger.record(
+            f"{self.name}: temperature {float(model.temperature):.3f}, fitted on {len(validation)} validation clips",
+            "temperature", pipeline=self.name, temperature=float(model.temperature),
+        )  # fmt: skip
+
     def _draw(self, history: Sequence[EpochRecord]) -> None:
         plot_training_history(history, self.plots / f"training_history_{self.name}.png", self.title)
 
@@ -235,7 +273,7 @@ class _PipelineRun:
         corpus, chosen = self.material.corpus, self.material.split.test
         waveforms = corpus.waveforms[chosen]
         evaluation = Evaluation(
-            protocol=f"the {self.material.split.name} split of {corpus.name}",
+            protocol=f"the {self.material.split.name} split of {self.material.tested_on}",
             files=tuple(corpus.files[i] for i in chosen),
             speakers=tuple(corpus.speakers[i] for i in chosen),
             labels=corpus.labels[chosen],
@@ -247,7 +285,8 @@ class _PipelineRun:
         corpus, split = self.material.corpus, self.material.split
         metadata = model_metadata(
             pipeline=self.name, data=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic,
-            split=split.name, accuracy=test.accuracy,
+            split=split.name, accuracy=test.accuracy, recordings_hash=self.material.recordings_hash,
+            seed=self.config.seed, temperature=float(model.temperature),
         )  # fmt: skip
         clips = np.concatenate([split.test, split.validation, split.train])[:PARITY_CLIPS]
         difference = export_onnx(model, self.folder / MODEL_FILE, metadata, corpus.waveforms[clips])
@@ -261,18 +300,14 @@ class _PipelineRun:
     def _write_config(self) -> None:
         # Without `resume`: the file says how to get these weights, not how this session began.
         values = to_dict(dataclasses.replace(self.config, resume=None))
-        self._write_json(f"config_{self.name}_{self.logger.timestamp}.json", values)
+        write_json(self.log_dir / f"config_{self.name}_{self.logger.timestamp}.json", values)
 
     def _write_summary(self, result: PipelineResult) -> None:
         values = {
             **result.summary(), "data": dataclasses.asdict(self.material.summary),
             "config": to_dict(self.config), "versions": gather_versions(),
         }  # fmt: skip
-        self._write_json(f"metrics_summary_{self.name}_{self.logger.timestamp}.json", values)
-
-    def _write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        text = json.dumps(_finite(values), indent=2, ensure_ascii=False) + "\n"
-        write_atomically(self.log_dir / name, text.encode("utf-8", errors="backslashreplace"))
+        write_json(self.log_dir / f"metrics_summary_{self.name}_{self.logger.timestamp}.json", values)
 
 
 def peak_memory_mb() -> float:
@@ -287,26 +322,3 @@ def peak_memory_mb() -> float:
 
 def _plots(config: TrainConfig) -> Path:
     return Path(config.log_dir) / "plots"
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no NaN: such numbers become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return value
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """So many CPU threads for torch, 0 for its own choice; and what CUDA needs to be deterministic."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ml_training.config import AugmentationConfig, TrainConfig
+from ml_training.config import TrainConfig
 from ml_training.errors import CheckpointError, ConfigError
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import Floats
@@ -68,18 +69,22 @@ def build_model(pipeline: Pipeline, config: TrainConfig, train: Clips) -> DigitM
     """A fresh model of a pipeline, its weights decided by the seed, its features by the training clips."""
     torch.manual_seed(step_seed(config.seed, 0, 0))
     model = pipeline.build()
-    model.configure(config.augmentation or AugmentationConfig())
+    model.configure(config.augmenting)
     model.fit_statistics(train.waveforms)
     return model
 
 
-def predict_probabilities(model: nn.Module, waveforms: Tensor) -> Floats:
-    """(N, 8000) -> (N, 10) probabilities in float32, in evaluation mode."""
+def predict_scores(model: nn.Module, waveforms: Tensor) -> Tensor:
+    """(N, 8000) -> (N, 10) scores in float32, in evaluation mode."""
     model.eval()
     starts = range(0, len(waveforms), EVALUATION_BATCH)
     with torch.no_grad():
-        scores = [model(waveforms[start : start + EVALUATION_BATCH]).float() for start in starts]
-    probabilities: Floats = torch.cat(scores).softmax(dim=1).cpu().numpy().astype(np.float32)
+        return torch.cat([model(waveforms[start : start + EVALUATION_BATCH]).float() for start in starts])
+
+
+def predict_probabilities(model: nn.Module, waveforms: Tensor) -> Floats:
+    """(N, 8000) -> (N, 10) probabilities in float32, in evaluation mode."""
+    probabilities: Floats = predict_scores(model, waveforms).softmax(dim=1).cpu().numpy().astype(np.float32)
     return probabilities
 
 
@@ -128,3 +133,15 @@ def deterministic() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warned)
         torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """So many CPU threads for torch, 0 for its own choice; and what CUDA needs to be deterministic."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

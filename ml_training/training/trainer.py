@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ml_training.config import TrainConfig
 from ml_training.data.augmentation import augment
+from ml_training.data.mixing import mix
 from ml_training.errors import CheckpointError, TrainingError
 from ml_training.results import EpochRecord
 from ml_training.training.checkpoint import CheckpointStore
@@ -148,18 +149,17 @@ class _Loop:
         observer: Observer,
         stop: StopRequest | None,
     ) -> None:
-        if None in (config.epochs, config.batch_size, config.learning_rate, config.weight_decay, config.augmentation):
+        if None in (config.epochs, config.batch_size, config.learning_rate, config.weight_decay):
             raise TypeError("train_model needs a resolved configuration: config.resolved(pipeline, recipe)")
         assert config.epochs
         assert config.batch_size
         assert config.learning_rate
-        assert config.augmentation
         if len(train) < 2 or not len(validation):
             raise TrainingError(
                 f"training needs 2 clips and validation 1 at least, got {len(train)} and {len(validation)}: "
                 "use more recordings or another --validation_share"
             )
-        self.config, self.epochs, self.augmentation = config, config.epochs, config.augmentation
+        self.config, self.epochs, self.augmentation = config, config.epochs, config.augmenting
         self.store, self.observer, self.stop = store, observer, stop
         self.device = choose_device(config)
         self.dtype = choose_precision(config, self.device)
@@ -259,13 +259,16 @@ class _Loop:
             group["lr"] = rate
         torch.manual_seed(step_seed(config.seed, progress.epoch + 1, step, progress.rollbacks))
         waveforms, labels = self.train.waveforms[chosen], self.train.labels[chosen]
+        targets = labels
         with torch.no_grad():
             if self.augmentation.enabled:
                 waveforms = augment(waveforms, self.train.lengths[chosen], self.augmentation)
+            if self.augmentation.mixes:
+                waveforms, targets = mix(waveforms, labels, self.augmentation)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             scores = self.model(waveforms)
         scores = scores.float()
-        loss = F.cross_entropy(scores, labels, label_smoothing=config.label_smoothing)
+        loss = F.cross_entropy(scores, targets, label_smoothing=config.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self.grad_scaler.scale(loss))
         if config.clip_norm > 0:

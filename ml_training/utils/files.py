@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ml_training.errors import TrainingError
 
@@ -28,3 +32,20 @@ def write_atomically(path: Path, content: bytes) -> None:
             f"could not write {path}: {error.strerror or error}; make room or choose another folder with --models_dir "
             "or --log_dir"
         ) from error
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write values as JSON, atomically; numbers that are none become null. Raises TrainingError as above."""
+    text = json.dumps(finite(values), indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def finite(value: Any) -> Any:
+    """JSON knows no NaN: such numbers become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return value

@@ -57,20 +57,13 @@ def render_report(
     written: datetime,
 ) -> str:
     """The page as text. Raises MissingExtraError without jinja2."""
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingExtraError("the report", "train") from error
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = resources.files("ml_training.utils").joinpath("report_template.html").read_text(encoding="utf-8")
     missed_by: dict[str, list[str]] = {}
     for result in results:
         for i in result.test.mistakes():
             missed_by.setdefault(result.test.files[i], []).append(title_of(result.pipeline))
     axis_low = _axis_low(results)
-    return environment.from_string(source).render(
+    return render_page(
+        "report_template.html",
         headline=_headline(results, data),
         data=data,
         parts=[Share(n, sum(data.parts.values()), name) for name, n in data.parts.items()],
@@ -85,7 +78,7 @@ def render_report(
         labels=LABELS,
         failures={title_of(name): message for name, message in failures.items()},
         versions=versions,
-        written=f"{written.day} {written:%B %Y, %H:%M} (UTC{written:%z})",  # %-d is no format on Windows
+        written=date_of(written),
         total_seconds=sum(r.train_seconds for r in results),
         percent=percent,
         percent_short=lambda share: f"{100 * share:.0f}{NBSP}%",
@@ -93,6 +86,26 @@ def render_report(
         size=size,
         plural=plural,
     )
+
+
+def render_page(template: str, **values: Any) -> str:
+    """A template of this folder, filled in. Raises MissingExtraError without jinja2."""
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingExtraError("the report", "train") from error
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(
+            lambda name: resources.files("ml_training.utils").joinpath(name).read_text(encoding="utf-8")
+        ),
+    )  # fmt: skip
+    return environment.get_template(template).render(**values)
+
+
+def date_of(written: datetime) -> str:
+    """A moment as a person reads it."""
+    return f"{written.day} {written:%B %Y, %H:%M} (UTC{written:%z})"  # %-d is no format on Windows
 
 
 def gather_versions() -> dict[str, str]:

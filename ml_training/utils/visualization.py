@@ -53,7 +53,7 @@ def plot_training_history(history: Sequence[EpochRecord], path: Path, title: str
 
     Cheap enough (0.1 s) to be redrawn after each epoch. Raises MissingExtraError, TrainingError.
     """
-    figure = _figure(9.6, 4.0)
+    figure = new_figure(9.6, 4.0)
     from matplotlib.ticker import MaxNLocator
 
     loss, accuracy = figure.subplots(1, 2)
@@ -72,20 +72,20 @@ def plot_training_history(history: Sequence[EpochRecord], path: Path, title: str
             axes.axvline(best.epoch, color=MUTED, lw=0.8, ls=":")
             label = f"lowest validation loss, epoch {best.epoch}"
             axes.plot(best.epoch, of_validation(best), "o", color=COLOURS[1], ms=6, ls="", label=label)
-        _dress(axes, name)
+        dress(axes, name)
         axes.set_xlabel("Epoch", color=MUTED)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.grid(axis="y", color=GRID, lw=0.8)
     loss.legend(frameon=False, fontsize=9, labelcolor=INK)
-    _head(figure, title)
+    head(figure, title)
     figure.subplots_adjust(left=0.065, right=0.985, top=0.82, bottom=0.14, wspace=0.16)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_confusion_matrix(evaluation: Evaluation, path: Path, title: str) -> None:
     """Counts of digit said against digit heard. Raises MissingExtraError, TrainingError."""
     counts = evaluation.confusion
-    figure = _figure(6.4, 6.6)
+    figure = new_figure(6.4, 6.6)
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     cells = np.ones((*counts.shape, 3))
@@ -102,13 +102,13 @@ def plot_confusion_matrix(evaluation: Evaluation, path: Path, title: str) -> Non
     axes.set_yticks(np.arange(len(LABELS) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color=GRID, lw=0.8)
     axes.tick_params(which="minor", length=0)
-    _dress(axes, "")
+    dress(axes, "")
     axes.spines[:].set_visible(False)
     axes.set_xlabel("Heard", color=MUTED)
     axes.set_ylabel("Said", color=MUTED)
-    _head(figure, f"{title}\n{_score(evaluation)}")
+    head(figure, f"{title}\n{_score(evaluation)}")
     figure.subplots_adjust(left=0.16, right=0.97, top=0.88, bottom=0.09)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_model_comparison(results: Sequence[PipelineResult], path: Path) -> None:
@@ -116,7 +116,7 @@ def plot_model_comparison(results: Sequence[PipelineResult], path: Path) -> None
 
     Raises MissingExtraError, TrainingError.
     """
-    figure = _figure(12.0, 1.7 + 0.55 * max(1, len(results)))
+    figure = new_figure(12.0, 1.7 + 0.55 * max(1, len(results)))
     accuracy, *others = figure.subplots(1, 4, sharey=True)
     rows = np.arange(len(results))
     colours = [COLOURS[colour_index(r.pipeline, i)] for i, r in enumerate(results)]
@@ -128,7 +128,7 @@ def plot_model_comparison(results: Sequence[PipelineResult], path: Path) -> None
             f"{100 * result.test.accuracy:.2f}", (100 * result.test.accuracy, row), xytext=(0, 8),
             textcoords="offset points", ha="center", fontsize=9, color=INK,
         )  # fmt: skip
-    _dress(accuracy, "Accuracy, % (95 % interval)")
+    dress(accuracy, "Accuracy, % (95 % interval)")
     accuracy.grid(axis="x", color=GRID, lw=0.8)
     accuracy.set_yticks(rows, [PIPELINE_TITLES.get(r.pipeline, r.pipeline) for r in results])
     accuracy.set_ylim(len(results) - 0.5, -0.6)
@@ -144,13 +144,13 @@ def plot_model_comparison(results: Sequence[PipelineResult], path: Path) -> None
                 form.format(value), (value, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
             )
         axes.set_xlim(0, 1.25 * max(values, default=1) or 1)
-        _dress(axes, name)
+        dress(axes, name)
         axes.tick_params(left=False)
     protocol = results[0].test.protocol if results else "nothing was trained"
-    _head(figure, f"Pipelines side by side: {protocol}")
+    head(figure, f"Pipelines side by side: {protocol}")
     figure.subplots_adjust(left=0.155, right=0.985, top=1 - 0.95 / figure.get_figheight(),
                            bottom=0.4 / figure.get_figheight(), wspace=0.12)  # fmt: skip
-    _save(figure, path)
+    save(figure, path)
 
 
 def _score(evaluation: Evaluation) -> str:
@@ -159,7 +159,8 @@ def _score(evaluation: Evaluation) -> str:
     return f"{evaluation.errors} of {evaluation.clips} wrong, accuracy {100 * evaluation.accuracy:.2f} %"
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """A white figure, inches. Raises MissingExtraError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -167,20 +168,23 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=110, facecolor="white")
 
 
-def _dress(axes: Any, title: str) -> None:
+def dress(axes: Any, title: str) -> None:
+    """Give axes their title and quiet lines."""
     axes.set_title(title, loc="left", fontsize=10.5, color=INK, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#b5b5b0")
     axes.tick_params(colors=MUTED, labelsize=9, labelcolor=INK)
 
 
-def _head(figure: Figure, title: str) -> None:
+def head(figure: Figure, title: str) -> None:
+    """The title over a whole figure."""
     # parse_math: a dollar sign in a name is no formula.
     figure.suptitle(title, x=0.012, y=1 - 0.1 / figure.get_figheight(), ha="left", va="top", fontsize=12.5,
                     fontweight="bold", color=INK, parse_math=False)  # fmt: skip
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, atomically. Raises TrainingError."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # A data set may be named in signs that matplotlib's font lacks: boxes will do, a warning helps nobody.

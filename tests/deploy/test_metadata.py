@@ -25,6 +25,13 @@ def test_every_documented_key_has_a_value():
     assert (found["sample_rate"], found["window"]) == ("8000", "8000")
 
 
+def test_hash_of_the_recordings_seed_and_temperature_have_defaults():
+    plain = metadata()
+    assert (plain["recordings_hash"], plain["seed"], plain["temperature"]) == ("abc", "unknown", "1")
+    told = metadata(recordings_hash="def", seed=7, temperature=0.5)
+    assert (told["data_hash"], told["recordings_hash"], told["seed"], told["temperature"]) == ("abc", "def", "7", "0.5")
+
+
 def test_synthetic_speech_is_called_that():
     assert metadata(synthetic=True)["speech"] == "synthetic speech"
     assert metadata(synthetic=False)["speech"] == "recordings"

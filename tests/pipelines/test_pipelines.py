@@ -118,3 +118,38 @@ def test_mel_cnn_reads_64_by_51(waveforms: torch.Tensor) -> None:
     assert features.shape == (len(waveforms), 64, 51)
     assert features.min() >= -2.001
     assert features.max() <= 2.001
+
+
+# --- temperature ---------------------------------------------------------------------------------
+
+
+def test_the_temperature_divides_the_scores_in_evaluation_alone(model: DigitModel, waveforms: torch.Tensor) -> None:
+    model.fit_statistics(waveforms)
+    with torch.no_grad():
+        plain = model.eval()(waveforms)
+        model.temperature.fill_(2.5)
+        torch.testing.assert_close(model(waveforms), plain / 2.5)
+        torch.manual_seed(0)
+        hot = model.train()(waveforms)
+        model.temperature.fill_(1.0)
+        torch.manual_seed(0)
+        torch.testing.assert_close(model(waveforms), hot, rtol=0, atol=1e-4)
+
+
+def test_weights_from_before_there_was_a_temperature_have_none(model: DigitModel) -> None:
+    weights = model.state_dict()
+    assert weights.pop("temperature") == 1.0
+    model.temperature.fill_(3.0)
+    model.load_state_dict(weights)
+    assert model.temperature == 1.0
+    assert "temperature" not in weights, "what is loaded stays as it was"
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.load_state_dict({})
+
+
+def test_a_pipeline_cannot_forget_the_temperature() -> None:
+    with pytest.raises(TypeError, match="define logits instead"):
+
+        class Forgetful(DigitModel):
+            def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
+                return waveforms

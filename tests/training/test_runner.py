@@ -12,18 +12,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+import soundfile
 import torch
 from torch import Tensor
 
 from ml_training.config import TrainConfig, load_config
 from ml_training.data.corpus import Corpus
+from ml_training.data.splits import split_corpus
 from ml_training.errors import ConfigError, DataError
+from ml_training.evaluation.calibration import fit_temperature
 from ml_training.inference import load_classifier
 from ml_training.results import SkippedClip
 from ml_training.training.checkpoint import load_checkpoint
 from ml_training.training.runner import RunOutcome, run
+from ml_training.training.setup import predict_scores
 from ml_training.training.signals import Interrupted
 
 PNG = b"\x89PNG"
@@ -57,7 +62,7 @@ def finished(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """A run of two pipelines of which the second fails, on synthetic speech."""
 
     class Broken(tiny.TinyModel):  # type: ignore[name-defined, misc]
-        def forward(self, waveforms: Tensor) -> Tensor:
+        def logits(self, waveforms: Tensor) -> Tensor:
             raise ValueError("a bug")
 
     class Scaled(tiny.TinyModel):  # type: ignore[name-defined, misc]
@@ -174,12 +179,12 @@ def test_a_signal_stops_the_run_and_says_how_to_go_on(
     class Impatient(tiny.TinyModel):  # type: ignore[name-defined, misc]
         calls = 0
 
-        def forward(self, waveforms: Tensor) -> Tensor:
+        def logits(self, waveforms: Tensor) -> Tensor:
             if self.training:
                 Impatient.calls += 1
                 if Impatient.calls == 5:
                     os.kill(os.getpid(), signal.SIGTERM)
-            scores: Tensor = super().forward(waveforms)
+            scores: Tensor = super().logits(waveforms)
             return scores
 
     corpus = small_corpus(tiny)
@@ -239,3 +244,87 @@ def test_digits_nobody_says_are_named(tiny: ModuleType, tmp_path: Path, capsys: 
     run(replace(settings(tmp_path), epochs=1), corpus=replace(corpus, labels=corpus.labels % 8), pipelines=[tiny.TINY])
     written = capsys.readouterr()
     assert "no clip says eight, nine" in written.out + written.err
+
+
+def test_synthetic_voices_among_recordings_are_named_everywhere(tiny: ModuleType, tmp_path: Path) -> None:
+    changes = {"synthetic_share": 0.25, "synthetic_voices": 2}
+    outcome = run(settings(tmp_path, **changes), corpus=small_corpus(tiny), pipelines=[tiny.TINY])
+    (result,) = outcome.results
+    count = outcome.data.parts["train"] // 4
+    name = f"bursts with {count} clips of synthetic speech"
+    assert outcome.data.name == name
+    assert outcome.data.parts["test"] == result.test.clips == 100
+    assert result.test.protocol == "the official split of bursts"
+    assert not any("espeak" in speaker for speaker in result.test.speakers)
+    assert name in outcome.log_file.read_text(encoding="utf-8")
+    assert name in outcome.report.read_text(encoding="utf-8")
+    metadata = load_classifier(tmp_path / "models", "mfcc").metadata
+    assert metadata["data"] == name
+    assert metadata["data_hash"] == outcome.data.data_hash != small_corpus(tiny).data_hash
+
+
+def test_background_noise_is_read_before_anything_is_trained(tiny: ModuleType, tmp_path: Path) -> None:
+    missing = settings(tmp_path, augmentation={"noise_dir": str(tmp_path / "none")})
+    with pytest.raises(DataError, match=r"noise_dir .*none is not a folder"):
+        run(missing, corpus=small_corpus(tiny), pipelines=[tiny.TINY])
+    assert not (tmp_path / "models").exists()
+    folder = tmp_path / "noises"
+    folder.mkdir()
+    soundfile.write(folder / "hiss.wav", np.random.default_rng(0).normal(0, 0.1, 16000), 8000)
+    changes = {"augmentation": {"noise_dir": str(folder), "noise_probability": 1.0}}
+    outcome = run(settings(tmp_path, **changes), corpus=small_corpus(tiny), pipelines=[tiny.TINY])
+    assert not outcome.failures
+    assert "background noise: 1 files, 0.0 minutes" in outcome.log_file.read_text(encoding="utf-8")
+
+
+# --- temperature ---------------------------------------------------------------------------------
+
+
+def test_the_temperature_is_fitted_on_validation_and_told_everywhere(
+    tiny: ModuleType, finished: tuple[Path, RunOutcome]
+) -> None:
+    folder, outcome = finished
+    (result,) = outcome.results
+    weights = load_checkpoint(folder / "models" / "mfcc_classifier" / "best_model.pt")["weights"]
+    model = tiny.TinyModel()
+    model.load_state_dict({**weights, "temperature": torch.ones(())})
+    corpus = small_corpus(tiny)
+    split = split_corpus(corpus, result.config)
+    scores = predict_scores(model, torch.from_numpy(corpus.waveforms[split.validation]))
+    expected = fit_temperature(scores.numpy(), corpus.labels[split.validation])
+    assert result.temperature == pytest.approx(expected, rel=1e-6)
+    assert abs(expected - 1) > 0.02, "a temperature of 1 would show nothing"
+    assert float(weights["temperature"]) == result.temperature
+    metadata = load_classifier(folder / "models", "mfcc").metadata
+    assert metadata["temperature"] == f"{expected:.6g}"
+    assert metadata["seed"] == "0"
+    summaries = (folder / "logs").glob("metrics_summary_mfcc_*.json")  # other tests go on with this run
+    assert {json.loads(path.read_text(encoding="utf-8"))["temperature"] for path in summaries} == {result.temperature}
+
+
+def test_the_exported_scores_are_divided_by_the_temperature(
+    tiny: ModuleType, finished: tuple[Path, RunOutcome]
+) -> None:
+    folder, outcome = finished
+    weights = load_checkpoint(folder / "models" / "mfcc_classifier" / "best_model.pt")["weights"]
+    model = tiny.TinyModel()
+    model.load_state_dict({**weights, "temperature": torch.ones(())})
+    clips = small_corpus(tiny).waveforms[:30]
+    undivided = predict_scores(model, torch.from_numpy(clips))
+    heard = load_classifier(folder / "models", "mfcc").probabilities(clips)
+    expected = (undivided / outcome.results[0].temperature).softmax(dim=1).numpy()
+    assert heard == pytest.approx(expected, abs=1e-4)
+    assert abs(undivided.softmax(dim=1).numpy() - heard).max() > 0.01
+
+
+def test_resuming_a_finished_run_gives_the_same_bits(tiny: ModuleType, tmp_path: Path) -> None:
+    corpus = small_corpus(tiny)
+    path = tmp_path / "models" / "mfcc_classifier" / "best_model.pt"
+    run(settings(tmp_path), corpus=corpus, pipelines=[tiny.TINY])
+    before = load_checkpoint(path)
+    run(settings(tmp_path, resume="latest"), corpus=corpus, pipelines=[tiny.TINY])
+    after = load_checkpoint(path)
+    assert after["epoch"] == before["epoch"]
+    assert after["validation"] == before["validation"]
+    assert after["weights"].keys() == before["weights"].keys()
+    assert all(torch.equal(after["weights"][name], before["weights"][name]) for name in before["weights"])

@@ -302,3 +302,12 @@ def test_the_process_keeps_its_own_choice_of_algorithms(tiny: ModuleType) -> Non
     assert not torch.are_deterministic_algorithms_enabled()
     tiny.train(tiny.config(epochs=1))
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_clips_of_two_digits_are_learnt_from(tiny: ModuleType, kind: str) -> None:
+    plain = tiny.config()
+    settings = replace(plain, augmentation=replace(plain.augmenting, **{f"{kind}_probability": 1.0}))
+    mixed, straight = tiny.train(settings), tiny.train(plain)
+    assert mixed.history[-1].validation_accuracy > 0.3
+    assert mixed.history[-1].train_loss != straight.history[-1].train_loss

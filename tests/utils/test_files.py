@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import pytest
 
 from ml_training.errors import TrainingError
-from ml_training.utils.files import write_atomically
+from ml_training.utils.files import write_atomically, write_json
 
 
 def test_writes_makes_folders_and_replaces(tmp_path: Path) -> None:
@@ -43,3 +45,10 @@ def test_a_full_disk_keeps_the_last_good_file(tmp_path: Path, monkeypatch: pytes
         write_atomically(path, b"better")
     assert path.read_bytes() == b"good"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_has_null_for_numbers_that_are_none(tmp_path: Path) -> None:
+    values = {"a": math.nan, "b": [1.5, -math.inf], "c": {"d": (math.inf, "x")}, "e": "\udcff"}
+    write_json(tmp_path / "deep" / "v.json", values)
+    text = (tmp_path / "deep" / "v.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"a": None, "b": [1.5, None], "c": {"d": [None, "x"]}, "e": "\udcff"}

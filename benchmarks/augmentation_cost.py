@@ -1,0 +1,88 @@
+"""What does augmentation cost of a CPU training step?
+
+    python benchmarks/augmentation_cost.py [--steps 30] [--pipelines mfcc] [--setting noise_probability=1]
+
+The trainer's own step (augmentation, network forward and back, optimiser, averaged weights) and augmentation alone
+take turns on one thread, so that a busy machine slows both; medians are printed. Clips last as long as FSDD's do.
+Leaves with 1 when augmentation takes more than half of a step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import time
+
+import torch
+
+from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
+from ml_training.config import PIPELINES, AugmentationConfig, TrainConfig
+from ml_training.data.augmentation import augment
+from ml_training.pipelines import get_pipeline
+from ml_training.training.setup import Clips, build_model
+from ml_training.training.trainer import Unobserved, _Loop
+
+LIMIT = 0.5
+CLIPS = 512
+
+
+def noisy_words(clips: int) -> Clips:
+    """Clips of noise as long as FSDD's words: 0.44 s on average, 0.15 s at least."""
+    generator = torch.Generator().manual_seed(0)
+    seconds = 0.15 + torch.empty(clips).exponential_(1 / 0.29, generator=generator)
+    lengths = (seconds * SAMPLE_RATE).long().clamp_max(NUM_SAMPLES)
+    begin = torch.div(NUM_SAMPLES - lengths, 2, rounding_mode="floor")
+    place = torch.arange(NUM_SAMPLES)
+    inside = (place >= begin[:, None]) & (place < (begin + lengths)[:, None])
+    waveforms = 0.1 * torch.randn(clips, NUM_SAMPLES, generator=generator) * inside
+    return Clips(waveforms, lengths, torch.arange(clips) % 10)
+
+
+def measure(name: str, changes: dict[str, object], steps: int) -> tuple[float, float]:
+    """Median seconds of augmentation alone and of the whole step."""
+    pipeline = get_pipeline(name)
+    config = TrainConfig(pipeline=name, device="cpu").resolved(name, pipeline.recipe)
+    augmentation = dataclasses.replace(config.augmentation or AugmentationConfig(), **changes)  # type: ignore[arg-type]
+    config = dataclasses.replace(config, augmentation=augmentation)
+    clips = noisy_words(CLIPS)
+    loop = _Loop(build_model(pipeline, config, clips), clips, clips, config, None, Unobserved(), None)
+    loop.model.train()
+    alone, whole = [], []
+    for step in range(-3, steps):  # the first three warm up
+        chosen = torch.randperm(CLIPS)[: loop.batch_size]
+        began = time.perf_counter()
+        with torch.no_grad():
+            augment(clips.waveforms[chosen], clips.lengths[chosen], augmentation)
+        between = time.perf_counter()
+        loop._step(max(0, step) % loop.steps, chosen)
+        ended = time.perf_counter()
+        if step >= 0:
+            alone.append(between - began)
+            whole.append(ended - between)
+    return statistics.median(alone), statistics.median(whole)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="What augmentation costs of a CPU training step")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--pipelines", nargs="+", choices=PIPELINES, default=PIPELINES)
+    parser.add_argument("--setting", nargs="+", default=[], metavar="NAME=JSON", help="of augmentation, to be changed")
+    args = parser.parse_args()
+    pairs = (setting.partition("=") for setting in args.setting)
+    changes = {name: tuple(v) if isinstance(v := json.loads(value), list) else v for name, _, value in pairs}
+    torch.set_num_threads(1)
+    worst = 0.0
+    print("pipeline   augmentation   whole step   share")
+    for name in args.pipelines:
+        alone, whole = measure(name, changes, args.steps)
+        worst = max(worst, alone / whole)
+        print(f"{name:<10} {1e3 * alone:9.1f} ms {1e3 * whole:9.1f} ms {100 * alone / whole:6.0f} %", flush=True)
+    print(f"(at most {100 * LIMIT:.0f} % wanted; medians of {args.steps} steps, one thread)")
+    return int(worst > LIMIT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""Synthetic voices among the training clips of recordings; never among those that validate or test."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from ml_training.config import TrainConfig
+from ml_training.data.corpus import Corpus
+from ml_training.data.splits import Split
+from ml_training.data.synthetic import synthesise
+from ml_training.results import Ints
+
+
+def with_synthetic_voices(
+    corpus: Corpus, split: Split, config: TrainConfig, report: Callable[[str], None]
+) -> tuple[Corpus, Split]:
+    """The same with so many clips of espeak-ng added that they are `config.synthetic_share` of the training part.
+
+    They come after the recordings, so positions in the other parts stay as they are; name and data
+    hash of the corpus tell of them. Spread evenly over digits and `config.synthetic_voices` voices,
+    they follow from `config.seed`. Where all clips are synthetic already, `report` is told and nothing added.
+    Raises MissingExtraError or DataError where there is no speech synthesis.
+    """
+    share = config.synthetic_share
+    count = round(len(split.train) * share / (1.0 - share))
+    if not count:
+        return corpus, split
+    if corpus.synthetic:
+        report("synthetic_share is for recordings: these clips are synthetic already, none are added")
+        return corpus, split
+    takes = -(-count // (10 * config.synthetic_voices))
+    spoken = synthesise(config.seed, config.synthetic_voices, takes)
+    chosen = _spread(spoken, count)
+    digest = hashlib.sha256(f"{corpus.data_hash}\n{spoken.data_hash}\n{count}\n".encode())
+    mixed = replace(
+        corpus,
+        name=f"{corpus.name} with {count} clips of synthetic speech",
+        waveforms=np.concatenate([corpus.waveforms, spoken.waveforms[chosen]]),
+        lengths=np.concatenate([corpus.lengths, spoken.lengths[chosen]]),
+        labels=np.concatenate([corpus.labels, spoken.labels[chosen]]),
+        speakers=corpus.speakers + tuple(spoken.speakers[i] for i in chosen),
+        indices=np.concatenate([corpus.indices, spoken.indices[chosen]]),
+        files=corpus.files + tuple(spoken.files[i] for i in chosen),
+        data_hash=digest.hexdigest(),
+    )
+    added = np.arange(len(corpus), len(mixed), dtype=np.int64)
+    return mixed, replace(split, train=np.concatenate([split.train, added]))
+
+
+def _spread(spoken: Corpus, count: int) -> Ints:
+    """Ascending positions of `count` clips, as many of each digit and of each voice, to within one or so."""
+    voices = np.unique(np.asarray(spoken.speakers), return_inverse=True)[1]
+    # First takes before second ones; within a take diagonally, so that any first few differ in voice and digit.
+    order = np.lexsort([spoken.labels, (voices + spoken.labels) % len(set(spoken.speakers)), spoken.indices])
+    return np.sort(order[:count]).astype(np.int64)

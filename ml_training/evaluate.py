@@ -1,0 +1,110 @@
+"""Evaluate by named protocols: the door behind `python ml_training/evaluate.py` and `digits evaluate`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if not __package__:  # run as a script: Python put this folder on the path, where data/ and utils/ hide others' modules
+    _here = os.path.dirname(os.path.realpath(__file__))
+    sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.realpath(p) != _here)]
+
+import importlib.util
+from argparse import SUPPRESS, Namespace
+from collections.abc import Sequence
+from typing import Any
+
+from ml_training.config import DATASETS, PIPELINES, OneLineParser, TrainConfig, load_config
+from ml_training.errors import ConfigError, DigitError, MissingExtraError
+from ml_training.utils.program import program
+
+NEEDED = ("torch", "matplotlib", "jinja2")
+PROTOCOLS = ("official", "loso", "strangers", "noise", "calibration")
+# Flags that are settings of TrainConfig; what is left out comes from --config or the defaults.
+SETTINGS = ("pipeline", "dataset", "data_dir", "log_dir", "epochs", "threads", "device")
+
+
+def parser() -> OneLineParser:
+    """What may be typed."""
+    flags = OneLineParser(description="Evaluate digit recognisers by named protocols: JSON, tables, plots, a report.")
+    add = flags.add_argument
+    add("--protocol", nargs="+", choices=PROTOCOLS, default=[], metavar="NAME", help=", ".join(PROTOCOLS))
+    add("--pipeline", choices=("all", *PIPELINES), default=SUPPRESS, help="who is evaluated (default: all)")
+    add("--models_dir", "--model_dir", nargs="+", default=["models"], metavar="DIR",
+        help="folders of trained models; several, e.g. one a seed, are told side by side with their mean")  # fmt: skip
+    add("--dataset", choices=DATASETS, default=SUPPRESS, help="which recordings, as in training")
+    add("--data_dir", default=SUPPRESS, metavar="DIR", help="folder of recordings, as in training")
+    add("--folder", nargs="+", default=[], metavar="DIR",
+        help="labelled clips for strangers, noise and calibration (without: the official test part)")  # fmt: skip
+    add("--noise_dir", default=None, metavar="DIR", help="folder of background recordings for noise")
+    add("--noise_seed", type=int, default=0, help="seed of noises and rooms")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="seeds of the trainings of loso")
+    add("--speakers", nargs="+", default=[], metavar="NAME", help="speakers that loso leaves out (default: each)")
+    add("--config", default=SUPPRESS, metavar="FILE", help="JSON file of settings that loso trains with")
+    add("--epochs", type=int, default=SUPPRESS, help="passes over the training part in loso")
+    add("--device", default=SUPPRESS, help="where loso trains: auto, cpu or cuda")
+    add("--threads", type=int, default=SUPPRESS, help="CPU threads of loso")
+    add("--log_dir", default=SUPPRESS, metavar="DIR", help="its sub-folder loso keeps the folds (default: train_logs)")
+    add("--output", default="evaluation_results", metavar="DIR", help="where JSON, plots and the report go")
+    add("--log_scoring", default=None, metavar="FILE",
+        help="log of every look at evaluation-only recordings: adds a line for each --folder scored")  # fmt: skip
+    add("--update_docs", default=None, metavar="FILE", help="write this Markdown page from the JSON files in --output")
+    return flags
+
+
+@program
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate what the flags say; returns the exit code."""
+    namespace = parser().parse_args(argv)
+    try:
+        config = config_from(namespace)
+        missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+        if missing:
+            raise MissingExtraError(f"evaluation ({', '.join(missing)})", "train")
+        from ml_training.evaluation.command import Request, evaluate, summary
+        from ml_training.training.signals import Interrupted
+    except DigitError as error:
+        return _refuse(error)
+    except KeyboardInterrupt:
+        return 130
+    try:
+        outcome = evaluate(
+            Request(
+                protocols=tuple(namespace.protocol), config=config, models_dirs=tuple(namespace.models_dir),
+                folders=tuple(namespace.folder), noise_dir=namespace.noise_dir, noise_seed=namespace.noise_seed,
+                seeds=tuple(namespace.seeds), speakers=tuple(namespace.speakers), output=namespace.output,
+                log_scoring=namespace.log_scoring, update_docs=namespace.update_docs,
+            ),
+            report=_say,
+        )  # fmt: skip
+    except DigitError as error:
+        return _refuse(error)
+    except Interrupted as stopped:
+        _say("stopped; the same command goes on where it was")
+        return stopped.exit_code
+    except KeyboardInterrupt:
+        return 130
+    print(summary(outcome))
+    return 0
+
+
+def config_from(namespace: Namespace) -> TrainConfig:
+    """Flags over the file of --config over the defaults. Raises ConfigError."""
+    values: dict[str, Any] = load_config(namespace.config) if "config" in namespace else {}
+    values |= {name: getattr(namespace, name) for name in SETTINGS if name in namespace}
+    if values.get("split") == "speaker":  # the settings of one fold are welcome, its speaker is not
+        raise ConfigError(["split: the protocol decides it, leave it and held_out_speaker out"], namespace.config)
+    return TrainConfig(**values)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _refuse(error: DigitError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

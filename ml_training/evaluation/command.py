@@ -1,0 +1,160 @@
+"""What `digits evaluate` does: protocols on trained models or trainings; JSON, plots, a report, docs/results.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ml_training.config import TrainConfig
+from ml_training.data.corpus import Corpus
+from ml_training.data.dataset_loader import load_corpus, load_folder
+from ml_training.errors import ConfigError
+from ml_training.evaluation.loso import leave_one_speaker_out
+from ml_training.evaluation.perturbations import load_recordings
+from ml_training.evaluation.protocols import (
+    LOSO,
+    NOISE,
+    OFFICIAL,
+    PROTOCOLS,
+    STRANGERS,
+    TestClips,
+    calibrated,
+    load_models,
+    noise,
+    official,
+    official_part,
+    strangers,
+)
+from ml_training.evaluation.records import file_name, load_results, log_scoring, save_result, update_docs
+from ml_training.pipelines import get_pipeline
+from ml_training.pipelines.base import Pipeline
+from ml_training.results import ProtocolResult
+from ml_training.utils.evaluation_tables import plural, provenance, tables_of, title_of
+from ml_training.utils.report_evaluation import write_evaluation_report
+from ml_training.utils.visualization_evaluation import plot_result
+
+REPORT = "evaluation_report.html"
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be evaluated, and where it goes."""
+
+    protocols: tuple[str, ...]
+    config: TrainConfig  # which recordings and pipelines; for loso how to train
+    models_dirs: tuple[str, ...] = ("models",)
+    folders: tuple[str, ...] = ()  # of labelled clips; without one the official test part is scored
+    noise_dir: str | None = None
+    noise_seed: int = 0
+    seeds: tuple[int, ...] = (0, 1, 2)
+    speakers: tuple[str, ...] = ()
+    output: str = "evaluation_results"
+    log_scoring: str | None = None
+    update_docs: str | None = None
+
+    def __post_init__(self) -> None:
+        faults = []
+        unknown = [name for name in self.protocols if name not in PROTOCOLS]
+        if unknown:
+            faults.append(f"protocol: expected some of {', '.join(PROTOCOLS)}, got {', '.join(unknown)}")
+        if not self.protocols and not self.update_docs:
+            faults.append(f"protocol: name one of {', '.join(PROTOCOLS)} at least, or update_docs")
+        if STRANGERS in self.protocols and not self.folders:
+            faults.append("folder: protocol 'strangers' needs a folder of labelled clips")
+        if self.log_scoring and not self.folders:
+            faults.append("log_scoring: it logs looks at a folder, and none is named")
+        if min(self.seeds, default=0) < 0 or not 0 <= self.noise_seed < 2**31:
+            faults.append("seeds: expected whole numbers from 0 on")
+        if self.config.split != "official" or self.config.resume is not None:
+            faults.append("split, held_out_speaker, resume: the protocol decides these, leave them out")
+        if faults:
+            raise ConfigError(faults)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluation led to."""
+
+    results: tuple[ProtocolResult, ...]
+    files: tuple[Path, ...]
+    report: Path
+
+
+def evaluate(
+    request: Request,
+    report: Report = lambda line: None,
+    *,
+    corpus: Corpus | None = None,
+    pipelines: Sequence[Pipeline] | None = None,
+) -> Outcome:
+    """Run the protocols of a request, write what they found, then the report of all results in the output folder.
+
+    `corpus` takes the place of the recordings that the request's config names, `pipelines` that of the registry's
+    for loso. Raises the errors of the protocols; what was found before one is written.
+    """
+    output = Path(request.output)
+    found: list[ProtocolResult] = []
+    files: list[Path] = []
+    for result in _results(request, report, corpus, pipelines):
+        found.append(result)
+        if request.log_scoring and result.protocol not in (OFFICIAL, LOSO):
+            log_scoring(Path(request.log_scoring), result)
+        files.append(save_result(result, output))
+    page = output / REPORT
+    everything = load_results(output)
+    plots = output / "plots"
+    write_evaluation_report([(result, plot_result(result, plots, file_name(result))) for result in everything], page)
+    if request.update_docs:
+        log = Path(request.log_scoring) if request.log_scoring else None
+        count = update_docs(output, Path(request.update_docs), log)
+        report(f"{request.update_docs}: {plural(count, 'result')}")
+    return Outcome(tuple(found), tuple(files), page)
+
+
+def _results(
+    request: Request, report: Report, corpus: Corpus | None, pipelines: Sequence[Pipeline] | None
+) -> Iterator[ProtocolResult]:
+    """What each protocol finds on each set of clips, one after another."""
+    config, asked = request.config, [name for name in PROTOCOLS if name in request.protocols]
+    trained = [name for name in asked if name != LOSO]
+    models = load_models(request.models_dirs, config.pipeline, report) if trained else []
+    noises = load_recordings(request.noise_dir) if request.noise_dir and NOISE in asked else None
+    folders = [TestClips(load_folder(folder), official=False) for folder in request.folders]
+    if corpus is None and (LOSO in asked or OFFICIAL in asked or (trained and not folders)):
+        corpus = load_corpus(config, report=report)
+    for name in asked:
+        if name == LOSO:
+            assert corpus is not None
+            chosen = [get_pipeline(p) for p in config.pipelines] if pipelines is None else pipelines
+            work = Path(config.log_dir) / LOSO
+            yield leave_one_speaker_out(
+                corpus, chosen, config, work, seeds=request.seeds, speakers=request.speakers, report=report
+            )
+            continue
+        if name == OFFICIAL or not folders:
+            assert corpus is not None
+            parts = [official_part(corpus)]
+        else:
+            parts = folders
+        for clips in parts:
+            report(f"{name}: {clips.description}")
+            if name == OFFICIAL:
+                yield official(models, clips)
+            elif name == STRANGERS:
+                yield strangers(models, clips)
+            elif name == NOISE:
+                yield noise(models, clips, request.noise_seed, noises, report)
+            else:
+                yield calibrated(models, clips)
+
+
+def summary(outcome: Outcome) -> str:
+    """The tables of what was found, and where the rest lies."""
+    lines: list[str] = []
+    for result, file in zip(outcome.results, outcome.files, strict=True):
+        lines += ["", title_of(result), result.definition]
+        lines += [f"\n{table.text()}" for table in tables_of(result)]
+        lines += ["", f"{provenance(result)}", f"written: {file}"]
+    return "\n".join([*lines, f"report: {outcome.report}"])

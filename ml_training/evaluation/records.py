@@ -1,0 +1,144 @@
+"""Results on disk: a JSON file each, the page made of them, and the log of every look at evaluation-only recordings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ml_training.config import PIPELINES
+from ml_training.errors import DataError
+from ml_training.evaluation.protocols import PROTOCOLS
+from ml_training.results import ModelScore, ProtocolResult
+from ml_training.utils.evaluation_tables import provenance, short, tables_of, title_of
+from ml_training.utils.files import write_atomically, write_json
+from ml_training.utils.visualization_evaluation import slug
+
+SCORING_LOG = "strangers_scored.md"  # beside results.md
+_LOG_HEAD = (
+    f"| when (UTC) | commit | protocol | recordings | seeds | models | {' | '.join(PIPELINES)} |\n"
+    f"|---|---|---|---|---|---|{'---|' * len(PIPELINES)}\n"
+)
+
+
+def file_name(result: ProtocolResult) -> str:
+    """What a result's JSON is called, without suffix: the same for the same question, so that answers are replaced."""
+    pipelines = {s.pipeline for s in result.scores}
+    details = result.details or {}
+    asked = [result.protocol, result.data, str(details.get("noise_folder", "")), *details.get("left_out", ())]
+    if pipelines != set(PIPELINES):
+        asked.append("_".join(sorted(pipelines)))
+    return "_".join(slug(part) for part in asked if part)
+
+
+def save_result(result: ProtocolResult, folder: Path) -> Path:
+    """Write a result as JSON into a folder. Raises TrainingError where that cannot be."""
+    path = folder / f"{file_name(result)}.json"
+    write_json(path, result.to_dict())
+    return path
+
+
+def load_results(folder: Path) -> list[ProtocolResult]:
+    """The results in a folder, by protocol and data. Raises DataError for a file that is none."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found.append(ProtocolResult.from_dict(json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{path} is no result of evaluate.py ({type(error).__name__}: {error}): remove it or evaluate again"
+            ) from error
+    order = {name: i for i, name in enumerate(PROTOCOLS)}
+    return sorted(found, key=lambda r: (order.get(r.protocol, len(order)), r.data, file_name(r)))
+
+
+# --- docs/results.md -----------------------------------------------------------------------------
+
+
+def results_page(results: Sequence[ProtocolResult], scorings: str) -> str:
+    """docs/results.md as text; `scorings` is the log of every look at evaluation-only recordings, "" without one."""
+    lines = [
+        "# Results", "",
+        "Written by `python ml_training/evaluate.py --update_docs` from the JSON files of the protocols; not typed.",
+        "Intervals are Wilson's, 95 %. ± is one standard deviation.", "",
+    ]  # fmt: skip
+    for result in results:
+        lines += [f"## {title_of(result)}", "", f"{result.definition}.", ""]
+        for table in tables_of(result):
+            lines += [table.markdown(), ""]
+        lines += [f"Made with: {provenance(result)}.", ""]
+    logged = [line for line in scorings.splitlines() if line.startswith("|")]
+    if logged:
+        lines += [
+            "## Every time evaluation-only recordings were scored", "",
+            "No decision is taken on these figures: per cent right, one figure a model, in the order of the seeds.", "",
+            *logged, "",
+        ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def update_docs(folder: Path, page: Path, log: Path | None = None) -> int:
+    """Write `page` from the results in `folder` and the log (default: beside the page); returns how many results.
+
+    Raises DataError without any, and TrainingError where it cannot be written.
+    """
+    results = load_results(folder)
+    if not results:
+        raise DataError(f"{folder} holds no results to write {page} from: evaluate first, or name another --output")
+    log = log or page.with_name(SCORING_LOG)
+    scorings = log.read_text(encoding="utf-8") if log.is_file() else ""
+    write_atomically(page, results_page(results, scorings).encode("utf-8", errors="backslashreplace"))
+    return len(results)
+
+
+# --- the log -------------------------------------------------------------------------------------
+
+
+def append_scoring(
+    log: Path,
+    *,
+    protocol: str,
+    recordings: str,
+    commit: str,
+    seeds: Iterable[str],
+    models: Iterable[str],
+    figures: Mapping[str, Sequence[float]],
+) -> None:
+    """Add a line to the log of every look at evaluation-only recordings.
+
+    `models` are the SHA-256 hashes of the files, `figures` the shares right of each pipeline, one a seed. A log with
+    other columns gets a table of these below its own. Raises DataError where the log cannot be written.
+    """
+    cells = [
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M}", short(commit), protocol, recordings, " ".join(seeds),
+        " ".join(sha256[:8] for sha256 in models),
+        *(" ".join(f"{100 * share:.1f}" for share in figures.get(p, ())) or "-" for p in PIPELINES),
+    ]  # fmt: skip
+    line = "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |\n"
+    try:
+        before = log.read_text(encoding="utf-8") if log.exists() else (
+            "# Every time evaluation-only recordings were scored\n\nNo decision is taken on these figures: per cent "
+            "right, one figure a model, in the order of the seeds.\n"
+        )  # fmt: skip
+        if _LOG_HEAD not in before:
+            before = f"{before.rstrip()}\n\n{_LOG_HEAD}"
+        write_atomically(log, (before + line).encode("utf-8", errors="backslashreplace"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot log the scoring in {log}: {error}") from error
+
+
+def log_scoring(log: Path, result: ProtocolResult) -> None:
+    """`append_scoring` of a result: the accuracy on its clips as they are."""
+    figures: dict[str, list[float]] = {}
+    for found in _in_order(result.scores):
+        figures.setdefault(found.pipeline, []).append(found.all.accuracy)
+    models = sorted(result.models, key=lambda m: (PIPELINES.index(m.pipeline), m.seed))
+    append_scoring(
+        log, protocol=result.protocol, recordings=f"{result.data}, {result.clips} clips", commit=result.git_commit,
+        seeds=result.seeds, models=[m.sha256 for m in models], figures=figures,
+    )  # fmt: skip
+
+
+def _in_order(scores: Sequence[ModelScore]) -> list[ModelScore]:
+    return sorted(scores, key=lambda s: s.seed)

@@ -1,0 +1,68 @@
+"""Results on disk: names that keep different questions apart, and pages made of files alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ml_training.config import PIPELINES
+from ml_training.errors import DataError
+from ml_training.evaluation import records
+from ml_training.results import Count, ModelScore, ProtocolResult
+
+
+def result(
+    protocol: str = "official", data: str = "FSDD v1", pipelines: tuple[str, ...] = PIPELINES, **details: object
+):
+    scores = tuple(ModelScore(p, "0", Count(9, 10), {"ann": Count(9, 10)}, {"1": Count(9, 10)}) for p in pipelines)
+    return ProtocolResult(
+        protocol=protocol, definition="d", data=data, data_hash="h", synthetic=False, clips=10, speakers=1,
+        seeds=("0",), version="1", git_commit="c", created="2030", scores=scores, details=details,
+    )  # fmt: skip
+
+
+def test_the_same_question_has_the_same_name_and_others_have_others() -> None:
+    asked = [
+        result(), result("strangers"), result(data="mine"), result(pipelines=("mfcc",)),
+        result(pipelines=("mfcc", "raw_cnn")), result("noise"), result("noise", noise_folder="noise/train"),
+        result("noise", noise_folder="noise/eval"), result("loso", left_out=[]), result("loso", left_out=["theo"]),
+    ]  # fmt: skip
+    assert len({records.file_name(r) for r in asked}) == len(asked)
+    assert records.file_name(result()) == "official_fsdd_v1"
+    assert records.file_name(asked[-1]) == "loso_fsdd_v1_theo"
+
+
+def test_results_come_back_in_the_order_of_protocols(tmp_path: Path) -> None:
+    for protocol in ("calibration", "official", "strangers"):
+        records.save_result(result(protocol), tmp_path)
+    assert [r.protocol for r in records.load_results(tmp_path)] == ["official", "strangers", "calibration"]
+    assert records.load_results(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"scores": 3}', '{"scores": [], "curves": [], "reliability": []}']
+)
+def test_a_foreign_file_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=r"mine\.json is no result of evaluate\.py"):
+        records.load_results(tmp_path)
+
+
+def test_the_page_is_made_of_files_and_of_nothing_else(tmp_path: Path) -> None:
+    records.save_result(result(), tmp_path / "json")
+    page = tmp_path / "results.md"
+    assert records.update_docs(tmp_path / "json", page) == 1
+    first = page.read_text(encoding="utf-8")
+    page.write_text("typed by somebody", encoding="utf-8")
+    records.update_docs(tmp_path / "json", page)
+    assert page.read_text(encoding="utf-8") == first
+    assert "| mfcc | 0 | 1 of 10 | 90.0 % |" in first
+    assert "protocol official; seeds 0; data FSDD v1, hash h; version 1; commit c" in first
+    assert "Every time" not in first
+
+
+def test_a_log_that_cannot_be_written_is_one_of_our_errors(tmp_path: Path) -> None:
+    (tmp_path / "log.md").mkdir()
+    with pytest.raises(DataError, match="cannot log the scoring"):
+        records.log_scoring(tmp_path / "log.md", result("strangers"))

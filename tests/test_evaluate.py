@@ -1,0 +1,182 @@
+"""The evaluation door: what it leaves behind, the log, the page, and errors in one line."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ml_training import evaluate
+from ml_training.config import PIPELINES
+from ml_training.evaluation import protocols
+
+PNG = b"\x89PNG"
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DIGIT_DATA_DIR", raising=False)
+    return tmp_path
+
+
+def words(models: Path, folder: Path, *more: str) -> list[str]:
+    return ["--models-dir", str(models), "--folder", str(folder), "--pipeline", "mfcc", *more]
+
+
+def test_the_door_knows_the_protocols() -> None:
+    assert evaluate.PROTOCOLS == protocols.PROTOCOLS
+
+
+def test_strangers_leave_json_a_table_a_plot_and_a_report(
+    desk: Path, tiny_models: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main(words(tiny_models, tiny_folder, "--protocol", "strangers", "calibration")) == 0
+    said = capsys.readouterr()
+    assert re.search(r"mfcc +unknown +\d of 200 +\d+\.\d % +\d+\.\d to \d+\.\d %", said.out)
+    assert "speaker0" in said.out
+    assert "error before" in said.out
+    assert said.out.splitlines()[-1] == "report: evaluation_results/evaluation_report.html"
+    (strangers,) = (desk / "evaluation_results").glob("strangers_*_mfcc.json")
+    values = json.loads(strangers.read_text(encoding="utf-8"))
+    assert values["protocol"] == "strangers"
+    assert {"seeds", "data_hash", "version", "git_commit", "created", "definition"} <= values.keys()
+    plots = sorted((desk / "evaluation_results" / "plots").iterdir())
+    assert len(plots) == 2
+    assert all(path.read_bytes().startswith(PNG) for path in plots)
+    report = (desk / "evaluation_results" / "evaluation_report.html").read_text(encoding="utf-8")
+    assert report.count("data:image/png;base64,") == 2
+    assert "Errors and accuracy" in report
+    assert "--paper:" in report, "the style of the training report"
+    assert not re.search(r"(?:src|href)=\"(?!data:|#)", report), "it loads nothing"
+
+
+def test_an_earlier_result_stays_in_the_report_and_its_own_is_replaced(
+    desk: Path, tiny_models: Path, tiny_folder: Path
+) -> None:
+    for protocol in ("strangers", "calibration", "strangers"):
+        assert evaluate.main(words(tiny_models, tiny_folder, "--protocol", protocol, "--output", "out")) == 0
+    assert len(list(Path("out").glob("*.json"))) == 2
+    report = Path("out/evaluation_report.html").read_text(encoding="utf-8")
+    assert report.count('<section id="result') == 2
+
+
+def test_noise_draws_one_plot_for_each_kind(
+    desk: Path, tiny_models: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = words(tiny_models, tiny_folder, "--protocol", "noise", "--noise_dir", str(tiny_folder), "--noise-seed", "3")
+    assert evaluate.main(flags) == 0
+    kinds = {path.stem.rpartition("_")[2] for path in Path("evaluation_results/plots").iterdir()}
+    assert kinds == {
+        "white", "pink", "brown", "recorded", "band", "clipping", "reverberation", "speed", "level", "place",
+    }  # fmt: skip
+    out = capsys.readouterr().out
+    assert "noise seed 3" in out
+    assert re.search(r"^ +-5 dB +\d+\.\d % \(\d+\.\d to \d+\.\d\)$", out, re.MULTILINE)
+
+
+def test_each_look_at_a_folder_is_logged_and_ends_up_in_the_page(
+    desk: Path, tiny_models: Path, tiny_folder: Path
+) -> None:
+    flags = words(tiny_models, tiny_folder, "--protocol", "strangers", "--log_scoring", "scored.md")
+    for _ in range(2):
+        assert evaluate.main([*flags, "--update_docs", "results.md"]) == 0
+    log = Path("scored.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in log if re.match(r"\| \d{4}-\d\d-\d\d \d\d:\d\d \|", line)]
+    assert len(rows) == 2
+    cells = [cell.strip() for cell in rows[0].strip("|").split("|")]
+    assert len(cells) == 6 + len(PIPELINES)
+    assert cells[2] == "strangers"
+    assert re.fullmatch("[0-9a-f]{8}", cells[5])
+    assert 90 <= float(cells[6]) <= 100
+    page = Path("results.md").read_text(encoding="utf-8")
+    assert all(row in page for row in rows)
+    assert "## Strangers: " in page
+    assert re.search(r"^\| mfcc \| unknown \| \d of 200 \|", page, re.MULTILINE)
+    Path("results.md").unlink()
+    assert (
+        evaluate.main(["--update_docs", "results.md", "--log_scoring", "scored.md"]) == 2
+    )  # no folder: nothing to log
+    Path("scored.md").rename("strangers_scored.md")
+    assert evaluate.main(["--update_docs", "results.md"]) == 0, "the page again, nothing evaluated"
+    assert Path("results.md").read_text(encoding="utf-8") == page
+
+
+def test_a_log_of_another_shape_keeps_its_lines(desk: Path, tiny_models: Path, tiny_folder: Path) -> None:
+    Path("scored.md").write_text("# Mine\n\n| when | what |\n|---|---|\n| once | this |\n", encoding="utf-8")
+    assert evaluate.main(words(tiny_models, tiny_folder, "--protocol", "strangers", "--log_scoring", "scored.md")) == 0
+    text = Path("scored.md").read_text(encoding="utf-8")
+    assert text.startswith("# Mine\n\n| when | what |\n|---|---|\n| once | this |\n\n| when (UTC) |")
+
+
+def test_loso_trains_and_goes_on_by_itself(desk: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [
+        "--protocol", "loso", "--dataset", "folder", "--data_dir", str(tiny_folder), "--pipeline", "mfcc",
+        "--epochs", "1", "--seeds", "0", "--speakers", "speaker0", "--device", "cpu",
+    ]  # fmt: skip
+    assert evaluate.main(flags) == 0
+    said = capsys.readouterr()
+    assert "fold 1 of 1, mfcc, seed 0, without speaker0: epoch 1 of 1" in said.err
+    assert "mean ± over seeds" in said.out
+    assert len(list(Path("train_logs/loso").glob("mfcc_speaker0_seed0_*/fold.json"))) == 1
+    assert evaluate.main(flags) == 0
+    assert "1 folds, 1 already there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "expected"),
+    [
+        ([], 2, "protocol: name one of official, loso, strangers, noise, calibration at least"),
+        (["--protocol", "oficial"], 2, "invalid choice: 'oficial'"),
+        (["--protocol", "strangers"], 2, "needs a folder of labelled clips"),
+        (["--protocol", "loso", "--log_scoring", "x.md"], 2, "it logs looks at a folder, and none is named"),
+        (["--protocol", "loso", "--seeds", "-1"], 2, "seeds: expected whole numbers from 0 on"),
+        (["--protocol", "loso", "--config", "missing.json"], 2, "missing.json"),
+        (["--protocol", "loso", "--config", "fold.json"], 2, "split: the protocol decides it"),
+        (["--protocol", "loso", "--epochs", "0"], 2, "epochs: expected a number from 1"),
+        (["--protocol", "strangers", "--folder", "nowhere"], 1, "no folder models"),
+        (["--protocol", "strangers", "--folder", "nowhere", "--models_dir", "MODELS"], 1, "nowhere is not a folder"),
+        (["--protocol", "noise", "--noise_dir", "nowhere", "--models_dir", "MODELS"], 1, "nowhere is not a folder"),
+        (["--protocol", "official", "--models_dir", "MODELS", "--dataset", "folder", "--data_dir", "CLIPS"], 1,
+         "has no official test part"),
+        (["--update_docs", "page.md"], 1, "evaluation_results holds no results to write page.md from"),
+        (["--update_docs", "page.md", "--output", "foreign"], 1, "foreign.json is no result of evaluate.py"),
+    ],
+)  # fmt: skip
+def test_faults_are_one_line(
+    flags: list[str], code: int, expected: str, desk: Path, tiny_models: Path, tiny_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    Path("fold.json").write_text('{"split": "speaker", "held_out_speaker": "theo"}', encoding="utf-8")
+    Path("foreign").mkdir()
+    Path("foreign/foreign.json").write_text('{"protocol": "official"}', encoding="utf-8")
+    there = {"MODELS": str(tiny_models), "CLIPS": str(tiny_folder)}
+    try:
+        found = evaluate.main([there.get(word, word) for word in flags])
+    except SystemExit as left:  # argparse leaves by itself
+        found = int(str(left.code))
+    said = capsys.readouterr()
+    assert (found, said.out) == (code, "")
+    last = said.err.splitlines()[-1]
+    assert expected in last
+    assert "Traceback" not in said.err
+
+
+def test_without_the_train_extra_the_door_says_which_to_install(tmp_path: Path) -> None:
+    command = [sys.executable, "-S", str(Path(evaluate.__file__)), "--protocol", "official"]  # -S: no packages
+    bare = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert bare.returncode == 1
+    assert re.match(r"error: evaluation \(torch, .*needs the \[train\] extra", bare.stderr)
+
+
+def test_run_as_a_script(
+    run_door: Callable[..., subprocess.CompletedProcess[str]], tiny_models: Path, tiny_folder: Path
+) -> None:
+    done = run_door("evaluate.py", *words(tiny_models, tiny_folder, "--protocol", "strangers"))
+    assert done.returncode == 0, done.stderr
+    assert "Errors and accuracy" in done.stdout

@@ -1,0 +1,71 @@
+"""What results look like as words."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from ml_training.results import Count, ModelCard, ModelScore, ProtocolResult
+from ml_training.utils import evaluation_tables as tables
+
+
+def result(*scores: ModelScore, **changes: object) -> ProtocolResult:
+    values = {
+        "protocol": "strangers", "definition": "made up", "data": "people", "data_hash": "0123456789abcdef",
+        "synthetic": False, "clips": 100, "speakers": 2, "seeds": ("0", "1"), "version": "1.2.3",
+        "git_commit": "a" * 40 + "-dirty", "created": "2030-01-02T03:04:05+00:00", "scores": scores,
+    }  # fmt: skip
+    return ProtocolResult(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def score(pipeline: str, seed: str, right: int) -> ModelScore:
+    half = right // 2
+    by_speaker = {"ann": Count(half, 50), "ben": Count(right - half, 50)}
+    return ModelScore(pipeline, seed, Count(right, 100), by_speaker, {"7": Count(right, 100)})
+
+
+def test_each_seed_and_their_mean_have_a_row() -> None:
+    shown, digits, speakers = tables.tables_of(result(score("mel_cnn", "0", 90), score("mel_cnn", "1", 96)))
+    assert shown.rows == (
+        ("mel_cnn", "0", "10 of 100", "90.0 %", "82.6 to 94.5 %"),
+        ("mel_cnn", "1", "4 of 100", "96.0 %", "90.2 to 98.4 %"),
+        ("mel_cnn", "mean of 2", "7.00 of 100", "93.0 % ± 4.2", ""),
+    )
+    assert digits.rows == (("7 seven", "93.0 % of 100"),)
+    assert speakers.rows == (("ann", "93.0 % of 50"), ("ben", "93.0 % of 50"))
+
+
+def test_pipelines_keep_their_order() -> None:
+    found = tables.pipelines_of([score("own", "0", 1), score("raw_cnn", "0", 1), score("mfcc", "0", 1)])
+    assert found == ["mfcc", "raw_cnn", "own"]
+
+
+def test_of_many_speakers_those_with_most_errors_are_shown() -> None:
+    crowd = {f"p{i:02d}": Count(10 - i % 10, 10) for i in range(30)}
+    (_, _, speakers) = tables.tables_of(result(ModelScore("mfcc", "0", Count(165, 300), crowd, {})))
+    assert len(speakers.rows) == tables.MAX_SPEAKERS
+    assert [row[0] for row in speakers.rows[:4]] == ["p09", "p19", "p29", "p08"]
+    assert "the 15 of 30 with most errors" in speakers.title
+
+
+def test_provenance_names_protocol_seeds_data_and_code() -> None:
+    card = ModelCard("mfcc", "0", "m", "f" * 64, "FSDD", "h", "official", "1", "c" * 40, 1.0)
+    line = tables.provenance(result(models=(card,), details={"noise_seed": 5}))
+    for part in ("protocol strangers", "seeds 0, 1", "noise seed 5", "hash 0123456789ab;", "version 1.2.3",
+                 "commit aaaaaaaaaaaa-dirty", "mfcc ffffffff (commit cccccccccccc)"):  # fmt: skip
+        assert part in line
+    assert "synthetic" not in line
+    assert "(synthetic speech)" in tables.provenance(dataclasses.replace(result(), synthetic=True))
+
+
+def test_the_same_table_in_the_terminal_and_in_markdown() -> None:
+    table = tables.Table("T", ("a", "b"), (("x|y", "1"), ("z", "22")))
+    assert table.text() == "T\n  a    b\n  x|y  1\n  z    22"
+    assert table.markdown() == "*T*\n\n| a | b |\n|---|---:|\n| x\\|y | 1 |\n| z | 22 |"
+
+
+def test_a_mean_model_has_no_more_clips_than_there_are() -> None:
+    mean = tables.mean_count([Count(90, 100), Count(95, 100), Count(96, 100)])
+    assert mean == Count(94, 100)
+    assert mean.interval == pytest.approx(Count(94, 100).interval)
