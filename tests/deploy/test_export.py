@@ -128,3 +128,16 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, clips):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(TrainingError, match=r"file.model\.onnx"):
         export_onnx(Simple(), tmp_path / "file" / "model.onnx", METADATA, clips[:2])
+
+
+def test_a_small_temperature_does_not_turn_rounding_into_a_fault(tiny_network, clips, tmp_path):
+    class Tempered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = tiny_network
+            self.register_buffer("temperature", torch.tensor(1e-4))
+
+        def forward(self, waveforms):
+            return self.network(waveforms) / self.temperature
+
+    assert export_onnx(Tempered(), tmp_path / "model.onnx", METADATA, clips) < TOLERANCE
