@@ -127,7 +127,7 @@ class TrainConfig:
     validation_share: float = setting(0.1, "share of the training part kept for validation", 0.01, 0.5)
     device: str = choice(*DEVICES, default="auto", help="where to train")
     precision: str = choice(*PRECISIONS, default="auto", help="auto: mixed on CUDA, fp32 on a CPU")
-    threads: int = setting(1, "CPU threads; networks this small seldom gain from more; 0 leaves it to torch", 0, 1024)
+    threads: int = setting(1, "CPU threads; a busy machine loses time with more; 0 leaves it to torch", 0, 1024)
     seed: int = setting(0, "seed of everything random", 0, 2**31 - 1)
     keep_checkpoints: str = number_or("all", "3", "how many checkpoint_epoch files to keep: a number or all")
     resume: str | None = number_or("latest", None, "go on from the latest checkpoint, or from the given epoch")

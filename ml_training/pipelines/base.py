@@ -55,7 +55,7 @@ class DigitModel(nn.Module):
 
 
 def channels_last(network: nn.Module) -> None:
-    """Lay the 2D convolutions out so that a CPU trains them about one and a half times as fast."""
+    """Lay the 2D convolutions out the way a CPU trains them faster."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
