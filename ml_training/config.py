@@ -75,6 +75,7 @@ class AugmentationConfig:
     band_probability: float = setting(0.0, "share of clips that get band limits", 0.0, 1.0)
     band_low_hz: tuple[float, float] = setting((50.0, 400.0), "lower band limits, Hz", 1.0, 2000.0)
     band_high_hz: tuple[float, float] = setting((2500.0, 4000.0), "upper band limits, Hz", 1000.0, 4000.0)
+    generated_share: float = setting(0.0, "share of the noisy clips that get varied sounds, not steady noise", 0.0, 1.0)
     noise_dir: str | None = setting(None, "folder of recorded background noise (default: coloured noise alone)")
     recorded_share: float = setting(1.0, "share of the noisy clips that get noise from noise_dir", 0.0, 1.0)
     reverb_probability: float = setting(0.0, "share of clips that get a room", 0.0, 1.0)

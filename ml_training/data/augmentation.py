@@ -154,18 +154,18 @@ def random_noise(spectra: Tensor, durations: Tensor, config: AugmentationConfig)
     shapes = shapes / shapes.square().mean(dim=1, keepdim=True).sqrt()
     colour = torch.randint(_SLOPES, (b,), device=device)
     coloured = (power * (padded**2 / 2 / (2 * bins))).sqrt()
-    if config.noise_dir is not None:
-        recorded = _chosen(durations, config.recorded_share)
+    share = config.generated_share if config.noise_dir is None else config.recorded_share
+    if share:
+        varied = _chosen(durations, share)
         sounds = excerpts(config.noise_dir, b, device)  # (B, T) of power one
-        if config.recorded_share >= 1.0:
-            only_recorded: Tensor = torch.fft.rfft(sounds * power.sqrt()[:, None], n=padded)
-            return only_recorded
-        coloured = coloured * ~recorded
+        if share >= 1.0:
+            return torch.fft.rfft(sounds * power.sqrt()[:, None], n=padded)
+        coloured = coloured * ~varied
     white = _white(device)
     first = torch.randint(len(white) - bins + 1, (b,), device=device)
     noise = white.unfold(0, bins, 1)[first].mul_(shapes[colour].mul_(coloured[:, None]))
-    if config.noise_dir is not None:
-        noise += torch.fft.rfft(sounds * (power.sqrt() * recorded)[:, None], n=padded)
+    if share:
+        noise += torch.fft.rfft(sounds * (power.sqrt() * varied)[:, None], n=padded)
     return noise
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, SAMPLE_RATE, decode
+from ml_training.data.generated_noise import SAMPLES, generated_sounds
 from ml_training.errors import AudioError, DataError
 from ml_training.results import Floats
 
@@ -67,6 +68,19 @@ def load_backgrounds(folder: str) -> Backgrounds:
     )
 
 
+@lru_cache(maxsize=1)
+def generated_backgrounds() -> Backgrounds:
+    """The generated sounds as if they were recordings."""
+    sounds = generated_sounds()
+    return Backgrounds(
+        samples=torch.from_numpy(np.concatenate([samples for _, samples in sounds])),
+        starts=torch.arange(len(sounds)) * SAMPLES,
+        choices=torch.full((len(sounds),), SAMPLES - NUM_SAMPLES + 1),
+        files=(),
+        data_hash="",
+    )
+
+
 def _usable(samples: Floats) -> Floats:
     """A recording without silent ends, of unit power; a short one again and again until it lasts a second."""
     frames = samples[: max(1, len(samples) // _FRAME) * _FRAME]
@@ -86,9 +100,12 @@ def _on(device: torch.device, backgrounds: Backgrounds) -> Backgrounds:
     return replace(backgrounds, samples=samples, starts=starts, choices=choices)
 
 
-def excerpts(folder: str, count: int, device: torch.device) -> Tensor:
-    """(count, T) random seconds of random recordings of a folder, each of power one; pauses are quieter."""
-    backgrounds = _on(device, load_backgrounds(folder))
+def excerpts(folder: str | None, count: int, device: torch.device) -> Tensor:
+    """(count, T) random seconds of random recordings of a folder, each of power one; pauses are quieter.
+
+    Without a folder, of the generated sounds.
+    """
+    backgrounds = _on(device, generated_backgrounds() if folder is None else load_backgrounds(folder))
     which = torch.randint(len(backgrounds.starts), (count,), device=device)
     offset = (torch.rand(count, device=device, dtype=torch.float64) * backgrounds.choices[which]).long()
     chosen = backgrounds.samples.unfold(0, NUM_SAMPLES, 1)[backgrounds.starts[which] + offset]
