@@ -59,6 +59,8 @@ EFFECTS = {
     "band": Effect("band limits 400 and 2500 Hz", {
         "band_probability": 1.0, "band_low_hz": (400.0, 400.0), "band_high_hz": (2500.0, 2500.0)}),
     "coloured_noise": Effect("coloured noise at 5 dB", {"noise_probability": 1.0, "snr_db": (5.0, 5.0)}, 1),
+    "generated_noise": Effect("a generated sound at 5 dB", {
+        "noise_probability": 1.0, "snr_db": (5.0, 5.0), "generated_share": 1.0}, 2),
     "recorded_noise": Effect("noise from a folder (here a babble of voices) at 5 dB", {
         "noise_probability": 1.0, "snr_db": (5.0, 5.0), "noise_dir": "babble"}),
     "room": Effect("room of 0.6 s, as loud as the direct sound", {

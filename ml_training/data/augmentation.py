@@ -159,7 +159,8 @@ def random_noise(spectra: Tensor, durations: Tensor, config: AugmentationConfig)
         varied = _chosen(durations, share)
         sounds = excerpts(config.noise_dir, b, device)  # (B, T) of power one
         if share >= 1.0:
-            return torch.fft.rfft(sounds * power.sqrt()[:, None], n=padded)
+            nothing_steady: Tensor = torch.fft.rfft(sounds * power.sqrt()[:, None], n=padded)
+            return nothing_steady
         coloured = coloured * ~varied
     white = _white(device)
     first = torch.randint(len(white) - bins + 1, (b,), device=device)

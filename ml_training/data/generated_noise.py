@@ -61,7 +61,7 @@ def _rattling(rng: Rng) -> Sound:
         hz, decay = rng.uniform(200.0, 3800.0), np.exp(rng.uniform(np.log(0.002), np.log(0.15)))
         ringing += rng.uniform(0.2, 1.0) * np.exp(-_TIME / decay) * np.sin(2 * np.pi * hz * _TIME)
     rung = _filtered(strokes, np.fft.rfft(ringing) * _spectrum(rng))
-    return rung + _noise(rng, _spectrum(rng)) * rung.std() * rng.uniform(0.0, 0.3)
+    return np.asarray(rung + _noise(rng, _spectrum(rng)) * rung.std() * rng.uniform(0.0, 0.3))
 
 
 def _engine(rng: Rng) -> Sound:
@@ -80,7 +80,7 @@ def _call(rng: Rng) -> Sound:
     pitch = np.exp(rng.uniform(np.log(150.0), np.log(1500.0))) * _glide(rng, 0.5)
     pitch = pitch * (1.0 + rng.uniform(0.0, 0.04) * np.sin(2 * np.pi * rng.uniform(3.0, 9.0) * _TIME))
     cries = _filtered(_harmonics(rng, pitch), _spectrum(rng)) * _bursts(rng, 0.08, 0.9)
-    return cries + _noise(rng, _spectrum(rng)) * cries.std() * rng.uniform(0.0, 0.3)
+    return np.asarray(cries + _noise(rng, _spectrum(rng)) * cries.std() * rng.uniform(0.0, 0.3))
 
 
 def _murmur(rng: Rng) -> Sound:
@@ -103,11 +103,11 @@ KINDS: dict[str, Callable[[Rng], Sound]] = {
 def _noise(rng: Rng, gains: Sound) -> Sound:
     """Gaussian noise of a spectrum, unit power."""
     noise = _filtered(rng.standard_normal(SAMPLES), gains)
-    return noise / (noise.std() + 1e-12)
+    return np.asarray(noise / (noise.std() + 1e-12))
 
 
-def _filtered(sound: Sound, gains: Sound) -> Sound:
-    return np.fft.irfft(np.fft.rfft(sound) * gains, SAMPLES)
+def _filtered(sound: Sound, gains: Sound | NDArray[np.complex128]) -> Sound:
+    return np.asarray(np.fft.irfft(np.fft.rfft(sound) * gains, SAMPLES))
 
 
 def _spectrum(rng: Rng, rise: bool = False) -> Sound:
@@ -153,7 +153,7 @@ def _curve(rng: Rng, hz: float) -> Sound:
     place = np.linspace(0, len(knots) - 1.001, SAMPLES)
     i = place.astype(int)
     t = 0.5 - 0.5 * np.cos(np.pi * (place - i))
-    return knots[i] * (1 - t) + knots[i + 1] * t
+    return np.asarray(knots[i] * (1 - t) + knots[i + 1] * t)
 
 
 def _bursts(rng: Rng, shortest: float, longest: float) -> Sound:
@@ -161,7 +161,7 @@ def _bursts(rng: Rng, shortest: float, longest: float) -> Sound:
     gains, now = np.zeros(SAMPLES), -rng.uniform(0.0, longest)
     while now < SECONDS:
         length = rng.uniform(shortest, longest)
-        inside = (_TIME >= now) & (_TIME < now + length)
+        inside = (now <= _TIME) & (now + length > _TIME)
         gains[inside] = rng.uniform(0.3, 1.0) * np.sin(np.pi * (_TIME[inside] - now) / length) ** rng.uniform(0.3, 1.5)
         now += length * rng.uniform(1.0, 2.0)
     return gains
@@ -169,4 +169,4 @@ def _bursts(rng: Rng, shortest: float, longest: float) -> Sound:
 
 def _mixed(rng: Rng, one: Sound, other: Sound) -> Sound:
     share = rng.random()
-    return share * one / (one.std() + 1e-12) + (1 - share) * other / (other.std() + 1e-12)
+    return np.asarray(share * one / (one.std() + 1e-12) + (1 - share) * other / (other.std() + 1e-12))

@@ -115,7 +115,7 @@ def in_frames(waveforms: Tensor) -> Tensor:
     A frame is a hop and the beginning of the next one.
     """
     padded = functional.pad(waveforms, (WINDOW // 2, (FRAMES + 1) * HOP - NUM_SAMPLES - WINDOW // 2))
-    hops = padded.unflatten(1, (FRAMES + 1, HOP))
+    hops = torch.unflatten(padded, 1, (FRAMES + 1, HOP))
     return torch.cat([hops[:, :-1], hops[:, 1:, : WINDOW - HOP]], dim=2)
 
 

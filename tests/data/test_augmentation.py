@@ -313,18 +313,35 @@ def noise_of(clips: torch.Tensor, lengths: torch.Tensor, **settings: Any) -> tor
     return torch.fft.irfft(random_noise(spectra, lengths.float(), changed(**settings)), n=PADDED)[:, :NUM_SAMPLES]
 
 
-@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("source", ["coloured", "generated", "recorded"])
 @pytest.mark.parametrize("decibels", [-5.0, 0.0, 20.0])
 def test_noise_has_the_ratio_to_the_word(
-    clips: torch.Tensor, lengths: torch.Tensor, decibels: float, recorded: bool, noise_dir: Path
+    clips: torch.Tensor, lengths: torch.Tensor, decibels: float, source: str, noise_dir: Path
 ) -> None:
     many, long = clips.repeat(16, 1), lengths.repeat(16)
-    folder = str(noise_dir) if recorded else None
-    noise = noise_of(many, long, noise_probability=1.0, snr_db=(decibels, decibels), noise_dir=folder)
+    noise = noise_of(
+        many, long, noise_probability=1.0, snr_db=(decibels, decibels),
+        noise_dir=str(noise_dir) if source == "recorded" else None, generated_share=float(source == "generated"),
+    )  # fmt: skip
     word = many.square().sum(dim=1) / long
     ratio = 10 * torch.log10(word / noise.square().mean(dim=1))
     assert abs(float(ratio.mean()) - decibels) < 0.2
-    assert float(ratio.std()) < 1.0
+    assert float(ratio.std()) < 1.0 or source == "generated", "pauses of a sound that comes and goes stay quiet"
+
+
+def test_generated_sounds_take_their_share_of_the_noise(clips: torch.Tensor, lengths: torch.Tensor) -> None:
+    many, long = clips.repeat(25, 1), lengths.repeat(25)
+
+    def unsteadiness(share: float) -> torch.Tensor:
+        noise = noise_of(many, long, noise_probability=1.0, snr_db=(0.0, 0.0), generated_share=share)
+        frames = noise.reshape(len(noise), 10, -1).square().mean(dim=2)
+        return frames.amax(dim=1) / frames.median(dim=1).values
+
+    # Brown noise wanders, too: what coloured noise does not reach tells the two apart.
+    steady = unsteadiness(0.0).quantile(0.95)
+    assert float((unsteadiness(1.0) > steady).float().mean()) > 0.3
+    few, all_of_them = (float((unsteadiness(share) > 2 * steady).float().mean()) for share in (0.3, 1.0))
+    assert 0.1 * all_of_them < few < 0.6 * all_of_them
 
 
 def test_coloured_noise_differs_from_clip_to_clip(clips: torch.Tensor, lengths: torch.Tensor) -> None:
@@ -346,6 +363,8 @@ def test_recorded_noise_is_what_the_folder_holds(clips: torch.Tensor, lengths: t
     spectra = torch.fft.rfft(half).abs().square()
     tonal = spectra.amax(dim=1) > 0.3 * spectra.sum(dim=1)
     assert 25 < int(tonal.sum()) < 55, "the others get coloured noise"
+    generated = noise_of(clips.repeat(20, 1), lengths.repeat(20), generated_share=1.0, **settings)
+    assert torch.equal(generated, noise), "a folder takes the place of generated sounds"
 
 
 def test_backgrounds_are_trimmed_and_read_once(noise_dir: Path) -> None:

@@ -1,0 +1,186 @@
+"""What each group of augmentation effects is worth: mel_cnn with one taken away, or one added, at a time.
+
+    python benchmarks/ablation.py --work FOLDER [--seeds 0 1 2] [--rows NAME ...] [--update-docs]
+
+A short recipe (--epochs, 12 by default), judged by two speakers of FSDD left out in turn and by iitg_digits, which a
+model of all six speakers answers. $DIGIT_DATA_DIR and $DIGIT_CORPORA_DIR say where both lie. Every training is one run
+of ml_training/train.py in a folder of its own: one that is finished is not repeated, one that was stopped goes on from
+its checkpoint. Several commands with different --rows may share --work. --update-docs writes docs/ablation.md from
+whatever is finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ml_training.data.dataset_loader import load_folder
+from ml_training.inference import load_classifier
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "ablation.md"
+PIPELINE = "mel_cnn"
+SPEAKERS = ("george", "nicolas")  # whom models of the other five understand least
+WHOLE = "everything"
+GROUPS: dict[str, dict[str, Any]] = {
+    WHOLE: {},
+    "without speed": {"augmentation": {"speed": [1.0, 1.0]}},
+    "without vocal-tract warping": {"augmentation": {"vtlp": [1.0, 1.0]}},
+    "without noise": {"augmentation": {"noise_probability": 0.0}},
+    "without equaliser": {"augmentation": {"equaliser_db": 0.0}},
+    "without shift and level": {"augmentation": {"shift": 0.0, "level_db": [0.0, 0.0]}},
+    "without SpecAugment": {"augmentation": {"spec_augment": False}},
+    "without any": {"augmentation": {"enabled": False}},
+}
+ADDITIONS: dict[str, dict[str, Any]] = {
+    "a tenth synthetic voices": {"synthetic_share": 0.1},
+    "a quarter synthetic voices": {"synthetic_share": 0.25},
+    "half synthetic voices": {"synthetic_share": 0.5},
+    "rooms": {"augmentation": {"reverb_probability": 0.3}},
+    "formants and pitch": {"augmentation": {"tract_probability": 0.5, "pitch_probability": 0.3}},
+    "tilt and band limits": {"augmentation": {"tilt_db": 3.0, "band_probability": 0.3}},
+    "telephone and 8 bits": {"augmentation": {"telephone_probability": 0.2, "eight_bit_probability": 0.1}},
+    "mixup": {"augmentation": {"mixup_probability": 0.3}},
+    "cutmix": {"augmentation": {"cutmix_probability": 0.3}},
+}
+ROWS = {**GROUPS, **ADDITIONS}
+JUDGES = (*SPEAKERS, "iitg_digits")
+
+
+def judge(row: str, seed: int, judged_by: str, epochs: int, work: Path) -> float:
+    """Per cent that a model of one row and seed gets right of a speaker left out, or of iitg_digits."""
+    folder = work / f"{row.replace(' ', '_')}_seed{seed}_{judged_by}"
+    settings = {**ROWS[row], "pipeline": PIPELINE, "dataset": "fsdd", "seed": seed, "epochs": epochs, "patience": 0}
+    if judged_by in SPEAKERS:
+        settings |= {"split": "speaker", "held_out_speaker": judged_by}
+    done = folder / "result.json"
+    if done.exists():
+        found: dict[str, Any] = json.loads(done.read_text())
+        if found["settings"] != settings:
+            sys.exit(f"{done} is of other settings: name another --work")
+        return float(found["accuracy"])
+    train(folder, settings)
+    if judged_by in SPEAKERS:
+        (summary,) = (folder / "train_logs").glob(f"metrics_summary_{PIPELINE}_*.json")
+        accuracy = 100 * float(json.loads(summary.read_text())["test"]["accuracy"])
+    else:
+        accuracy = accuracy_on(folder / "models", judged_by)
+    done.write_text(json.dumps({"settings": settings, "accuracy": accuracy, "commit": head()}))
+    return accuracy
+
+
+def train(folder: Path, settings: Mapping[str, Any]) -> None:
+    """One run of train.py; from its last checkpoint where there is one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(settings, indent=2))
+    command = [sys.executable, str(ROOT / "ml_training/train.py"), "--config", "config.json"]
+    if list((folder / "models").rglob("checkpoint_epoch_*.pt")):
+        command += ["--resume"]
+    with (folder / "output.txt").open("a") as output:
+        code = subprocess.run(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT).returncode
+    if code:
+        sys.exit(f"{folder.name}: train.py left with {code}; see {folder / 'output.txt'}")
+
+
+def accuracy_on(models: Path, name: str) -> float:
+    """Per cent of a folder of $DIGIT_CORPORA_DIR that the exported model gets right."""
+    corpus = load_folder(Path(os.environ["DIGIT_CORPORA_DIR"]) / name)
+    classifier = load_classifier(models, PIPELINE)
+    parts = np.array_split(corpus.waveforms, -(-len(corpus) // 100))
+    heard = np.concatenate([classifier.probabilities(part).argmax(axis=1) for part in parts])
+    return 100 * float((heard == corpus.labels).mean())
+
+
+def head() -> str:
+    """The short name of the commit at hand."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+# --- docs/ablation.md ----------------------------------------------------------------------------
+
+
+def finished(work: Path) -> dict[str, dict[str, dict[int, float]]]:
+    """row -> judge -> seed -> per cent, of the rows that are finished for the same seeds by every judge."""
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    for row in ROWS:
+        figures: dict[str, dict[int, float]] = {judged_by: {} for judged_by in JUDGES}
+        for path in work.glob(f"{row.replace(' ', '_')}_seed*/result.json"):
+            seed, judged_by = path.parent.name.removeprefix(f"{row.replace(' ', '_')}_seed").split("_", 1)
+            figures[judged_by][int(seed)] = json.loads(path.read_text())["accuracy"]
+        if figures[JUDGES[0]] and len({frozenset(seeds) for seeds in figures.values()}) == 1:
+            found[row] = figures
+    return found
+
+
+def page(found: Mapping[str, Mapping[str, Mapping[int, float]]], epochs: int, commits: Sequence[str]) -> str:
+    """docs/ablation.md as text."""
+    if WHOLE not in found:
+        sys.exit(f"the row {WHOLE!r} is not finished: the others are compared with it")
+    seeds = sorted(found[WHOLE][JUDGES[0]])
+    lines = [
+        "# What each thing is worth", "",
+        f"`{PIPELINE}` by a short recipe ({epochs} epochs), seeds {', '.join(map(str, seeds))}: per cent right, mean ± "
+        "one standard deviation over seeds, of two speakers of FSDD left out in turn and of iitg_digits, answered by a "
+        "model of all six. Behind each mean, its distance from everything: the smaller, the more the effect was worth. "
+        "Differences within the deviations say nothing. Written by `python benchmarks/ablation.py --update-docs`, not "
+        f"typed; {datetime.now(UTC):%Y-%m-%d}, commit {', '.join(commits)}.", "",
+    ]  # fmt: skip
+    for title, rows in (("Taken away", GROUPS), ("Added", {WHOLE: {}, **ADDITIONS})):
+        there = [row for row in rows if row in found]
+        if there == [WHOLE]:
+            continue
+        lines += [f"## {title}", "", f"| | {' | '.join([*SPEAKERS, 'both', 'iitg_digits'])} |", "|---|---|---|---|---|"]
+        lines += [f"| {row} | {' | '.join(cells(found[row], found[WHOLE], row != WHOLE))} |" for row in there]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def cells(
+    row: Mapping[str, Mapping[int, float]], whole: Mapping[str, Mapping[int, float]], compared: bool
+) -> list[str]:
+    """One row's figures: each speaker, both, iitg_digits."""
+    texts = []
+    for columns in ([SPEAKERS[0]], [SPEAKERS[1]], SPEAKERS, ["iitg_digits"]):
+        values = [statistics.mean(row[c][seed] for c in columns) for seed in sorted(row[columns[0]])]
+        before = statistics.mean(value for c in columns for value in whole[c].values())
+        text = f"{statistics.mean(values):.1f}"
+        if len(values) > 1:
+            text += f" ± {statistics.stdev(values):.1f}"
+        texts.append(text + (f" ({statistics.mean(values) - before:+.1f})" if compared else ""))
+    return texts
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for the trainings")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rows", nargs="*", choices=ROWS, default=list(ROWS), metavar="NAME", help=", ".join(ROWS))
+    parser.add_argument("--epochs", type=int, default=12, help="epochs of each training")
+    parser.add_argument("--update-docs", action="store_true", help="write docs/ablation.md")
+    arguments = parser.parse_args()
+    work = arguments.work.resolve()
+    asked = [(row, seed, judged_by) for seed in arguments.seeds for row in arguments.rows for judged_by in JUDGES]
+    for number, (row, seed, judged_by) in enumerate(asked, 1):
+        accuracy = judge(row, seed, judged_by, arguments.epochs, work)
+        print(f"{number} of {len(asked)}: {row}, seed {seed}, {judged_by}: {accuracy:.1f} %", flush=True)
+    if arguments.update_docs:
+        results = [json.loads(path.read_text()) for path in work.glob("*/result.json")]
+        PAGE.write_text(
+            page(finished(work), arguments.epochs, sorted({r["commit"] for r in results})), encoding="utf-8"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
