@@ -1,52 +1,73 @@
-"""What `make train` reaches: errors, accuracy on strangers, size, time and memory, median of several seeds.
+"""What the default recipe reaches: every protocol with its floor, size, time and memory; means of several seeds.
 
-    python benchmarks/floors.py --seeds 0 1 2 --work FOLDER [--score-strangers] [--update-readme]
+    python benchmarks/floors.py --seeds 0 1 2 --work FOLDER [--loso] [--score-strangers] [--update-docs]
 
 Each seed is one whole run of ml_training/train.py in a process of its own, on FSDD's official split
-($DIGIT_DATA_DIR); a seed whose run is finished in --work is not trained again. The exported models
-then answer iitg_digits from $DIGIT_CORPORA_DIR, which no training sees. `strangers` is evaluation
-only: it is scored when asked for, and every scoring adds a line to docs/strangers_scored.md.
-Further flags go to train.py. --update-readme puts the table where README.md marks its place.
+($DIGIT_DATA_DIR); a seed whose run is finished in --work is not trained again. evaluate.py's protocols then score the
+exported models: the official test, and iitg_digits with noise/train from $DIGIT_CORPORA_DIR, which no training sees.
+--loso also trains without each speaker in turn, and goes on where it was stopped. `strangers` with noise/eval are
+evaluation only: they are scored when asked for, and every scoring adds a line to docs/strangers_scored.md.
+Further flags go to train.py. --update-docs writes the results to docs/results, the page docs/results.md made of them,
+and puts the table where README.md marks its place.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ml_training.config import PIPELINES, model_folder
-from ml_training.data.corpus import Corpus
-from ml_training.data.dataset_loader import load_folder
-from ml_training.evaluation.records import SCORING_LOG, append_scoring
-from ml_training.inference import MODEL_FILE, load_classifier
+from ml_training.config import PIPELINES, TrainConfig
+from ml_training.evaluation.command import Request, evaluate
+from ml_training.evaluation.protocols import CALIBRATION, LOSO, NOISE, OFFICIAL, STRANGERS
+from ml_training.evaluation.records import SCORING_LOG
+from ml_training.results import ProtocolResult
 
 ROOT = Path(__file__).resolve().parents[1]
-LOG = ROOT / "docs" / SCORING_LOG
+DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- floors:begin -->", "<!-- floors:end -->"
-FLOORS: dict[str, dict[str, float]] = {  # from the first release's requirements: errors of 300, then per cent
-    "official errors": dict(zip(PIPELINES, (5, 2, 4), strict=True)),
-    "iitg_digits %": dict(zip(PIPELINES, (74.0, 84.0, 79.0), strict=True)),
-    "strangers %": dict(zip(PIPELINES, (78.0, 88.0, 82.0), strict=True)),
-}
-TITLES = {
-    "official errors": "FSDD official test, errors of 300",
-    "iitg_digits %": "iitg_digits (2 Indian English speakers, 700 clips, never trained on), %",
-    "strangers %": "strangers (84 contributors of Speech Commands, {strangers} clips, never trained on), %",
-    "model MB": "model.onnx, MB",
-    "train s": "training, seconds",
+SNR_DB = 5.0
+
+
+class Row:
+    """A line of the table: its title, floors by pipeline, digits behind the point, and which side is better."""
+
+    def __init__(self, title: str, floors: tuple[float, float, float] | None, digits: int, most: bool = False) -> None:
+        self.title, self.digits, self.most = title, digits, most
+        self.floors = dict(zip(PIPELINES, floors, strict=True)) if floors else {}
+
+    def cell(self, pipeline: str, value: float) -> str:
+        """The figure, its floor behind it, and a warning where it is missed."""
+        text = f"{value:.{self.digits}f}"
+        if pipeline not in self.floors:
+            return text
+        floor = self.floors[pipeline]
+        missed = value > floor if self.most else value < floor
+        return f"{text} ({floor:g})" + (" **missed**" if missed else "")
+
+
+ROWS = {
+    "official errors": Row("FSDD official test, errors of 300", (3, 1, 2), 2, most=True),
+    "loso %": Row("one speaker of FSDD left out, mean of six, %", (76, 91, 86), 1),
+    "iitg_digits %": Row("iitg_digits (2 Indian English speakers, 700 clips), %", (80, 90, 85), 1),
+    "iitg_digits 5 dB %": Row("iitg_digits in recorded noise (noise/train) at 5 dB, %", None, 1),
+    "iitg_digits ECE %": Row("calibration error on iitg_digits, %", None, 1),
+    "strangers %": Row("strangers (84 contributors of Speech Commands, 203 clips), %", (83, 92, 88), 1),
+    "strangers 5 dB %": Row("strangers in recorded noise (noise/eval) at 5 dB, %", (58, 76, 72), 1),
+    "strangers ECE %": Row("calibration error on strangers, %", (6, 5, 5), 1, most=True),
+    "model MB": Row("model.onnx, MB", (0.6, 0.6, 0.8), 2, most=True),
+    "train s": Row("training, seconds", None, 0),
 }
 
 
@@ -84,74 +105,112 @@ def watch_memory(pid: int, peak: list[float]) -> None:
         time.sleep(0.5)
 
 
-def accuracy(models: Path, pipeline: str, corpus: Corpus) -> float:
-    """Per cent of a corpus that an exported model gets right."""
-    classifier = load_classifier(models, pipeline)
-    parts = np.array_split(corpus.waveforms, -(-len(corpus) // 100))
-    heard = np.concatenate([classifier.probabilities(part).argmax(axis=1) for part in parts])
-    return 100 * float((heard == corpus.labels).mean())
-
-
-def measure(seed: int, folder: Path, arguments: list[str], corpora: dict[str, Corpus]) -> dict[str, Any]:
-    """All figures of one seed: name -> pipeline -> value."""
-    run = train(seed, folder, arguments)
-    figures: dict[str, Any] = {"minutes": run["seconds"] / 60, "peak MB": run["peak_mb"]}
-    figures["official errors"], figures["model MB"], figures["train s"] = {}, {}, {}
+def runs(seeds: list[int], work: Path, arguments: list[str]) -> dict[str, Any]:
+    """Train every seed; means of size and time by pipeline, medians of the whole command's minutes and memory."""
+    measured = [train(seed, work / f"seed{seed}", arguments) for seed in seeds]
+    figures: dict[str, Any] = {"model MB": {}, "train s": {}}
     for pipeline in PIPELINES:
-        (summary,) = (folder / "train_logs").glob(f"metrics_summary_{pipeline}_*.json")
-        values = json.loads(summary.read_text())
-        figures["official errors"][pipeline] = values["test"]["errors"]
-        figures["model MB"][pipeline] = values["model_bytes"] / 1e6
-        figures["train s"][pipeline] = values["train_seconds"]
-    for name, corpus in corpora.items():
-        figures[f"{name} %"] = {p: accuracy(folder / "models", p, corpus) for p in PIPELINES}
+        found = [summary(work / f"seed{seed}", pipeline) for seed in seeds]
+        figures["model MB"][pipeline] = statistics.mean(values["model_bytes"] / 1e6 for values in found)
+        figures["train s"][pipeline] = statistics.mean(values["train_seconds"] for values in found)
+    figures["minutes"] = statistics.median(run["seconds"] / 60 for run in measured)
+    figures["peak MB"] = statistics.median(run["peak_mb"] for run in measured)
     return figures
+
+
+def summary(folder: Path, pipeline: str) -> dict[str, Any]:
+    """The metrics summary of a run."""
+    (path,) = (folder / "train_logs").glob(f"metrics_summary_{pipeline}_*.json")
+    values: dict[str, Any] = json.loads(path.read_text())
+    return values
+
+
+def protocols(arguments: argparse.Namespace, models: list[str]) -> Iterator[ProtocolResult]:
+    """Every result that was asked for."""
+    work, output = arguments.work, str(arguments.work / "results")
+    shared = Path(os.environ["DIGIT_CORPORA_DIR"])
+    config = TrainConfig(dataset="fsdd", log_dir=str(work / "loso"))
+
+    def request(*names: str, **more: Any) -> tuple[ProtocolResult, ...]:
+        asked = Request(names, config, models_dirs=tuple(models), seeds=tuple(arguments.seeds), output=output, **more)
+        return evaluate(asked, report=lambda line: print(line, file=sys.stderr, flush=True)).results
+
+    yield from request(OFFICIAL)
+    if arguments.loso:
+        yield from request(LOSO)
+    with_folder = (STRANGERS, NOISE, CALIBRATION)
+    yield from request(*with_folder, folders=(str(shared / "iitg_digits"),), noise_dir=str(shared / "noise" / "train"))
+    if arguments.score_strangers:
+        yield from request(
+            *with_folder, folders=(str(shared / "strangers"),), noise_dir=str(shared / "noise" / "eval"),
+            log_scoring=str(DOCS / SCORING_LOG),
+        )  # fmt: skip
+
+
+def figures_of(result: ProtocolResult) -> dict[str, dict[str, float]]:
+    """The rows that a result fills: name -> pipeline -> mean over seeds."""
+    right = {p: [s.all for s in result.scores if s.pipeline == p] for p in PIPELINES}
+    if result.protocol == OFFICIAL:
+        return {"official errors": {p: statistics.mean(c.clips - c.right for c in found) for p, found in right.items()}}
+    if result.protocol == LOSO:
+        each = {p: [c.right / c.clips for s in result.scores if s.pipeline == p for c in s.by_speaker.values()]
+                for p in PIPELINES}  # fmt: skip
+        return {"loso %": {p: 100 * statistics.mean(found) for p, found in each.items()}}
+    if result.protocol == STRANGERS:
+        return {f"{result.data} %": {p: 100 * statistics.mean(c.right / c.clips for c in f) for p, f in right.items()}}
+    if result.protocol == NOISE:
+        at = {p: [point.count for c in result.curves if (c.kind, c.pipeline) == ("recorded", p) for point in c.points
+                  if point.severity == SNR_DB] for p in PIPELINES}  # fmt: skip
+        name = f"{result.data} {SNR_DB:g} dB %"
+        return {name: {p: 100 * statistics.mean(c.right / c.clips for c in found) for p, found in at.items()}}
+    after = [r for r in result.reliability if r.when == "after"]
+    means = {p: 100 * statistics.mean(r.ece for r in after if r.pipeline == p) for p in PIPELINES}
+    return {f"{result.data} ECE %": means}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--loso", action="store_true", help="leave each speaker out, too (eighteen trainings a seed)")
     parser.add_argument("--score-strangers", action="store_true", help="score strangers once, and log it")
-    parser.add_argument("--update-readme", action="store_true", help="put the table into README.md")
+    parser.add_argument("--update-docs", action="store_true", help="write docs/results, docs/results.md and README.md")
     arguments, extra = parser.parse_known_args()
-    shared = Path(os.environ["DIGIT_CORPORA_DIR"])
-    names = ["iitg_digits", *(["strangers"] if arguments.score_strangers else [])]
-    corpora = {name: load_folder(shared / name) for name in names}
-    rows = []
-    for seed in arguments.seeds:
-        rows.append(measure(seed, (arguments.work / f"seed{seed}").resolve(), extra, corpora))
-        print(f"seed {seed}: {json.dumps(rows[-1])}", flush=True)
-    table = markdown(rows, arguments.seeds, len(corpora.get("strangers", ())))
+    arguments.work = arguments.work.resolve()
+    figures = runs(arguments.seeds, arguments.work, extra)
+    for result in protocols(arguments, [str(arguments.work / f"seed{s}" / "models") for s in arguments.seeds]):
+        found = figures_of(result)
+        print(json.dumps(found), flush=True)
+        figures |= found
+    table = markdown(figures, arguments.seeds)
     print(f"\n{table}")
-    if arguments.update_readme:
+    if arguments.update_docs:
+        shutil.copytree(arguments.work / "results", DOCS / "results", dirs_exist_ok=True,
+                        ignore=shutil.ignore_patterns("*.html", "plots"))  # fmt: skip
+        page = Request((), TrainConfig(), output=str(DOCS / "results"), update_docs=str(DOCS / "results.md"))
+        evaluate(page)
         text = README.read_text(encoding="utf-8")
         before, rest = text.split(BEGIN)
         README.write_text(f"{before}{BEGIN}\n{table}{END}{rest.split(END)[1]}", encoding="utf-8")
-    if arguments.score_strangers:
-        log_scoring(rows, arguments.seeds, arguments.work, len(corpora["strangers"]))
     return 0
 
 
-def markdown(rows: list[dict[str, Any]], seeds: list[int], strangers: int) -> str:
-    """The medians as a table, with what they were measured on and how."""
-    commit, today = head(), datetime.now(UTC).strftime("%Y-%m-%d")
+def markdown(figures: dict[str, Any], seeds: list[int]) -> str:
+    """The figures as a table, with what they were measured on and how."""
     lines = [
-        f"Median of seeds {', '.join(map(str, seeds))}, commit {commit}, {today}: `python benchmarks/floors.py`.",
+        f"Mean of seeds {', '.join(map(str, seeds))}, commit {head()}, {datetime.now(UTC):%Y-%m-%d}; "
+        "the floor in brackets.",
         "",
-        f"| | {' | '.join(f'{p} (floor)' for p in PIPELINES)} |",
+        f"| | {' | '.join(PIPELINES)} |",
         f"|---|{'---|' * len(PIPELINES)}",
     ]
-    for name in [key for key, value in rows[0].items() if isinstance(value, dict)]:
-        medians = {p: statistics.median(row[name][p] for row in rows) for p in PIPELINES}
-        digits = 0 if "errors" in name or name == "train s" else 2 if "MB" in name else 1
-        floor = {p: f" ({FLOORS[name][p]:g})" if name in FLOORS else "" for p in PIPELINES}
-        cells = [f"{medians[p]:.{digits}f}{floor[p]}" for p in PIPELINES]
-        lines.append(f"| {TITLES[name].format(strangers=strangers)} | {' | '.join(cells)} |")
-    minutes, peak = (statistics.median(row[key] for row in rows) for key in ("minutes", "peak MB"))
+    for name, row in ROWS.items():
+        if name in figures:
+            lines.append(f"| {row.title} | {' | '.join(row.cell(p, figures[name][p]) for p in PIPELINES)} |")
     lines += [
         "",
-        f"The whole command took {minutes:.1f} minutes with one thread, and {peak:.0f} MB of memory at its peak.",
+        f"The whole training took {figures['minutes']:.1f} minutes with one thread, and {figures['peak MB']:.0f} MB of "
+        "memory at its peak.",
         "",
     ]
     return "\n".join(lines)
@@ -161,16 +220,6 @@ def head() -> str:
     """The short name of the commit at hand."""
     command = ["git", "rev-parse", "--short", "HEAD"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def log_scoring(rows: list[dict[str, Any]], seeds: list[int], work: Path, clips: int) -> None:
-    """Add a line to the record of every look at `strangers`."""
-    files = [model_folder(work / f"seed{seed}" / "models", p) / MODEL_FILE for p in PIPELINES for seed in seeds]
-    append_scoring(
-        LOG, protocol="strangers", recordings=f"strangers, {clips} clips", commit=head(), seeds=map(str, seeds),
-        models=[hashlib.sha256(file.read_bytes()).hexdigest() for file in files],
-        figures={p: [row["strangers %"][p] / 100 for row in rows] for p in PIPELINES},
-    )  # fmt: skip
 
 
 if __name__ == "__main__":
