@@ -26,7 +26,7 @@ from ml_training.data.splits import split_corpus
 from ml_training.data.synthetic_share import with_synthetic_voices
 from ml_training.deploy.metadata import git_commit
 from ml_training.errors import CheckpointError, ConfigError, DataError, TrainingError
-from ml_training.evaluation.calibration import calibration, fit_temperature
+from ml_training.evaluation.calibration import calibration, temperature_for_other_voices
 from ml_training.evaluation.protocols import LOSO, TestClips, new_result, subset
 from ml_training.pipelines.base import Pipeline
 from ml_training.results import Count, EpochRecord, Evaluation, Ints, ModelScore, ProtocolResult
@@ -192,7 +192,7 @@ def _train(fold: Fold, corpus: Corpus, work: Path, signals: StopSignals, what: s
     model = model.cpu()
     load_weights(model, training.best_weights, folder)
     model.temperature.fill_(
-        fit_temperature(predict_scores(model, validation.waveforms).numpy(), validation.labels.numpy())
+        temperature_for_other_voices(predict_scores(model, validation.waveforms).numpy(), validation.labels.numpy())
     )
     test = Evaluation(
         protocol=f"{LOSO}: {fold.speaker} of {corpus.name} left out",

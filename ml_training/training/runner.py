@@ -25,7 +25,7 @@ from ml_training.data.splits import Split, split_corpus
 from ml_training.data.synthetic_share import with_synthetic_voices
 from ml_training.deploy.export import export_onnx, model_metadata
 from ml_training.errors import DigitError
-from ml_training.evaluation.calibration import fit_temperature
+from ml_training.evaluation.calibration import temperature_for_other_voices
 from ml_training.inference import MODEL_FILE, load_classifier
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel, Pipeline
@@ -257,7 +257,7 @@ class _PipelineRun:
         """Fit the temperature on the validation part; from here on it is part of the model and of best_model.pt."""
         validation = self.material.part(self.material.split.validation)
         scores = predict_scores(model, validation.waveforms).numpy()
-        model.temperature.fill_(fit_temperature(scores, validation.labels.numpy()))
+        model.temperature.fill_(temperature_for_other_voices(scores, validation.labels.numpy()))
         best = training.history[training.best_epoch - 1]
         figures = {"loss": best.validation_loss, "accuracy": best.validation_accuracy}
         store.save_best(training.best_epoch, model.state_dict(), figures)

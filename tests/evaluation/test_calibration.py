@@ -7,7 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from ml_training.evaluation.calibration import calibration, fit_temperature, log_softmax, tempered
+from ml_training.evaluation.calibration import (
+    calibration,
+    fit_temperature,
+    log_softmax,
+    temperature_for_other_voices,
+    tempered,
+)
 
 
 def drawn(scale: float, clips: int = 20_000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -29,6 +35,13 @@ def test_certainty_without_an_error_does_not_make_the_temperature_vanish() -> No
     temperature = fit_temperature(scores, np.arange(200) % 10)
     confidence = float(np.exp(log_softmax(scores / temperature)).max())
     assert confidence == pytest.approx(1 - 1 / 202, abs=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.4, 1.0, 3.0])
+def test_for_other_voices_the_temperature_goes_a_fifth_of_the_way_back(scale: float) -> None:
+    scores, labels = drawn(scale)
+    known, others = (np.log(fit(scores, labels)) for fit in (fit_temperature, temperature_for_other_voices))
+    assert others == pytest.approx(0.8 * known)
 
 
 def test_nothing_to_fit_on_leaves_the_scores_alone() -> None:

@@ -23,7 +23,7 @@ from ml_training.config import TrainConfig, load_config
 from ml_training.data.corpus import Corpus
 from ml_training.data.splits import split_corpus
 from ml_training.errors import ConfigError, DataError
-from ml_training.evaluation.calibration import fit_temperature
+from ml_training.evaluation.calibration import temperature_for_other_voices
 from ml_training.inference import load_classifier
 from ml_training.results import SkippedClip
 from ml_training.training.checkpoint import load_checkpoint
@@ -291,7 +291,7 @@ def test_the_temperature_is_fitted_on_validation_and_told_everywhere(
     corpus = small_corpus(tiny)
     split = split_corpus(corpus, result.config)
     scores = predict_scores(model, torch.from_numpy(corpus.waveforms[split.validation]))
-    expected = fit_temperature(scores.numpy(), corpus.labels[split.validation])
+    expected = temperature_for_other_voices(scores.numpy(), corpus.labels[split.validation])
     assert result.temperature == pytest.approx(expected, rel=1e-6)
     assert abs(expected - 1) > 0.02, "a temperature of 1 would show nothing"
     assert float(weights["temperature"]) == result.temperature
