@@ -37,6 +37,7 @@ GROUPS: dict[str, dict[str, Any]] = {
     "without speed": {"augmentation": {"speed": [1.0, 1.0]}},
     "without vocal-tract warping": {"augmentation": {"vtlp": [1.0, 1.0]}},
     "without noise": {"augmentation": {"noise_probability": 0.0}},
+    "with coloured noise alone": {"augmentation": {"generated_share": 0.0}},
     "without equaliser": {"augmentation": {"equaliser_db": 0.0}},
     "without shift and level": {"augmentation": {"shift": 0.0, "level_db": [0.0, 0.0]}},
     "without SpecAugment": {"augmentation": {"spec_augment": False}},

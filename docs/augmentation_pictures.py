@@ -35,8 +35,8 @@ from ml_training.pipelines.mel_cnn_pipeline import MelCnnClassifier
 IMAGES = Path(__file__).with_name("images")
 DIGIT, OTHER = 7, 2
 OFF = AugmentationConfig(
-    speed=(1.0, 1.0), level_db=(0.0, 0.0), equaliser_db=0.0, noise_probability=0.0, shift=0.0, vtlp=(1.0, 1.0),
-    spec_augment=False,
+    speed=(1.0, 1.0), level_db=(0.0, 0.0), equaliser_db=0.0, noise_probability=0.0, generated_share=0.0,
+    shift=0.0, vtlp=(1.0, 1.0), spec_augment=False,
 )  # fmt: skip
 INK, PALETTE = "#2b5c8a", "magma"
 COLOURS = 48  # of a picture: enough for its shades, and a third of the bytes

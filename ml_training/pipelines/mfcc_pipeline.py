@@ -76,9 +76,9 @@ class MfccClassifier(DigitModel):
         self.register_buffer("mean", torch.zeros(FEATURES))
         self.register_buffer("scale", torch.ones(FEATURES))
         self.network = nn.Sequential(
-            nn.Linear(FEATURES, 384), nn.BatchNorm1d(384), nn.SiLU(), nn.Dropout(0.4),
-            nn.Linear(384, 192), nn.BatchNorm1d(192), nn.SiLU(), nn.Dropout(0.4),
-            nn.Linear(192, len(LABELS)),
+            nn.Linear(FEATURES, 320), nn.BatchNorm1d(320), nn.SiLU(), nn.Dropout(0.4),
+            nn.Linear(320, 160), nn.BatchNorm1d(160), nn.SiLU(), nn.Dropout(0.4),
+            nn.Linear(160, len(LABELS)),
         )  # fmt: skip
 
     def configure(self, augmentation: AugmentationConfig) -> None:

@@ -21,7 +21,8 @@ from ml_training.errors import DataError
 
 PADDED = 9000
 OFF = AugmentationConfig(
-    speed=(1.0, 1.0), level_db=(0.0, 0.0), equaliser_db=0.0, noise_probability=0.0, shift=0.0
+    speed=(1.0, 1.0), level_db=(0.0, 0.0), equaliser_db=0.0, noise_probability=0.0, generated_share=0.0,
+    shift=0.0,
 )  # fmt: skip
 EFFECTS: dict[str, dict[str, Any]] = {
     "speed": {"speed": (0.8, 1.25)},
