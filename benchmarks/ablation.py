@@ -1,4 +1,4 @@
-"""What each group of augmentation effects is worth: mel_cnn with one taken away, or one added, at a time.
+"""What each thing is worth in training: mel_cnn with one group of effects taken away, or added, at a time.
 
     python benchmarks/ablation.py --work FOLDER [--seeds 0 1 2] [--rows NAME ...] [--update-docs]
 
@@ -41,12 +41,13 @@ GROUPS: dict[str, dict[str, Any]] = {
     "without equaliser": {"augmentation": {"equaliser_db": 0.0}},
     "without shift and level": {"augmentation": {"shift": 0.0, "level_db": [0.0, 0.0]}},
     "without SpecAugment": {"augmentation": {"spec_augment": False}},
-    "without any": {"augmentation": {"enabled": False}},
+    "without synthetic voices": {"synthetic_share": 0.0},
+    "without any of these": {"augmentation": {"enabled": False}, "synthetic_share": 0.0},
 }
 ADDITIONS: dict[str, dict[str, Any]] = {
     "a tenth synthetic voices": {"synthetic_share": 0.1},
-    "a quarter synthetic voices": {"synthetic_share": 0.25},
     "half synthetic voices": {"synthetic_share": 0.5},
+    "300 synthetic voices": {"synthetic_voices": 300},
     "rooms": {"augmentation": {"reverb_probability": 0.3}},
     "formants and pitch": {"augmentation": {"tract_probability": 0.5, "pitch_probability": 0.3}},
     "tilt and band limits": {"augmentation": {"tilt_db": 3.0, "band_probability": 0.3}},
@@ -137,7 +138,7 @@ def page(found: Mapping[str, Mapping[str, Mapping[int, float]]], epochs: int, co
         "Differences within the deviations say nothing. Written by `python benchmarks/ablation.py --update-docs`, not "
         f"typed; {datetime.now(UTC):%Y-%m-%d}, commit {', '.join(commits)}.", "",
     ]  # fmt: skip
-    for title, rows in (("Taken away", GROUPS), ("Added", {WHOLE: {}, **ADDITIONS})):
+    for title, rows in (("Taken away", GROUPS), ("Added or changed", {WHOLE: {}, **ADDITIONS})):
         there = [row for row in rows if row in found]
         if there == [WHOLE]:
             continue

@@ -132,7 +132,9 @@ class TrainConfig:
     seed: int = setting(0, "seed of everything random", 0, 2**31 - 1)
     keep_checkpoints: str = number_or("all", "3", "how many checkpoint_epoch files to keep: a number or all")
     resume: str | None = number_or("latest", None, "go on from the latest checkpoint, or from the given epoch")
-    synthetic_share: float = setting(0.0, "share of training clips that synthetic voices speak", 0.0, 0.9)
+    synthetic_share: float | None = setting(
+        None, "share of training clips that synthetic voices speak (default: 0.25 with FSDD, none otherwise)", 0.0, 0.9
+    )
     synthetic_voices: int = setting(84, "how many voices of espeak-ng these are", 1, MAX_VOICES)
     augmentation: AugmentationConfig | Mapping[str, Any] | None = setting(
         None, "augmentation (default: the pipeline's own, also of every setting that is left out)"

@@ -23,7 +23,7 @@ from ml_training.config import TrainConfig, to_dict
 from ml_training.data.backgrounds import load_backgrounds
 from ml_training.data.corpus import Corpus
 from ml_training.data.splits import split_corpus
-from ml_training.data.synthetic_share import with_synthetic_voices
+from ml_training.data.synthetic_share import settled, with_synthetic_voices
 from ml_training.deploy.metadata import git_commit
 from ml_training.errors import CheckpointError, ConfigError, DataError, TrainingError
 from ml_training.evaluation.calibration import calibration, temperature_for_other_voices
@@ -152,7 +152,7 @@ def _fold(pipeline: Pipeline, config: TrainConfig, speaker: str, seed: int, corp
     own = dataclasses.replace(
         config, split="speaker", held_out_speaker=speaker, seed=seed, resume=None, keep_checkpoints="2"
     )
-    resolved = own.resolved(pipeline.name, pipeline.recipe)
+    resolved = settled(own, corpus).resolved(pipeline.name, pipeline.recipe)
     noises = resolved.augmenting.noise_dir if resolved.augmenting.enabled else None
     return Fold(pipeline, resolved, corpus.data_hash, load_backgrounds(noises).data_hash if noises else "")
 

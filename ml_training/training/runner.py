@@ -22,7 +22,7 @@ from ml_training.data.backgrounds import load_backgrounds
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.splits import Split, split_corpus
-from ml_training.data.synthetic_share import with_synthetic_voices
+from ml_training.data.synthetic_share import settled, with_synthetic_voices
 from ml_training.deploy.export import export_onnx, model_metadata
 from ml_training.errors import DigitError
 from ml_training.evaluation.calibration import temperature_for_other_voices
@@ -71,6 +71,7 @@ class RunOutcome:
 class _Material:
     """The recordings of a run, divided."""
 
+    config: TrainConfig  # with what only the recordings could settle
     corpus: Corpus
     split: Split
     summary: DataSummary
@@ -127,7 +128,7 @@ def _run(
     failures: dict[str, str] = {}
     for pipeline in pipelines:
         try:
-            results.append(_PipelineRun(pipeline, config, material, logger, signals).result())
+            results.append(_PipelineRun(pipeline, material, logger, signals).result())
         except DigitError as error:
             failures[pipeline.name] = str(error)
             logger.fail(f"{pipeline.name} failed: {error}", error, pipeline=pipeline.name)
@@ -163,6 +164,7 @@ def _load(config: TrainConfig, corpus: Corpus | None, logger: RunLogger) -> _Mat
         corpus = load_corpus(
             config, report=lambda line: logger.warn(line) if line.startswith("!!!") else logger.say(line)
         )
+    config = settled(config, corpus)
     split = split_corpus(corpus, config, report=logger.warn)
     tested_on, recordings_hash = corpus.name, corpus.data_hash
     corpus, split = with_synthetic_voices(corpus, split, config, report=logger.warn)
@@ -185,15 +187,14 @@ def _load(config: TrainConfig, corpus: Corpus | None, logger: RunLogger) -> _Mat
     if corpus.skipped:
         first = corpus.skipped[0]
         logger.warn(f"{len(corpus.skipped)} files left out, listed in the report; first {first.file}: {first.reason}")
-    return _Material(corpus, split, summary, recordings_hash, tested_on)
+    return _Material(config, corpus, split, summary, recordings_hash, tested_on)
 
 
 class _PipelineRun:
     """One pipeline's part of a run: training, test, export, plots, summaries."""
 
-    def __init__(
-        self, pipeline: Pipeline, config: TrainConfig, material: _Material, logger: RunLogger, signals: StopSignals
-    ) -> None:
+    def __init__(self, pipeline: Pipeline, material: _Material, logger: RunLogger, signals: StopSignals) -> None:
+        config = material.config
         self.pipeline, self.name = pipeline, pipeline.name
         self.config = config.resolved(pipeline.name, pipeline.recipe)
         self.material, self.logger, self.signals = material, logger, signals

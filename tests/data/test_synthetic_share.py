@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
 
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
+from ml_training.data.fsdd import TREE_HASH
 from ml_training.data.splits import Split, split_corpus
-from ml_training.data.synthetic_share import with_synthetic_voices
+from ml_training.data.synthetic_share import WITH_FSDD, settled, with_synthetic_voices
+from ml_training.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,23 @@ def test_name_and_hash_tell_of_them(recordings: Corpus) -> None:
         for change in ({}, {"synthetic_share": 0.25}, {"synthetic_voices": 4}, {"seed": 1})
     }
     assert len(hashes) == 4
+
+
+def test_what_is_left_open_depends_on_the_recordings(recordings: Corpus, tiny_corpus: Corpus) -> None:
+    def share(corpus: Corpus, **settings: object) -> float | None:
+        return settled(TrainConfig(**settings), corpus).synthetic_share  # type: ignore[arg-type]
+
+    fsdd = dataclasses.replace(recordings, data_hash=TREE_HASH)
+    assert share(fsdd) == share(recordings, dataset="fsdd") == WITH_FSDD
+    assert share(recordings) == share(tiny_corpus) == share(tiny_corpus, dataset="synthetic") == 0.0
+    assert share(fsdd, synthetic_share=0.0) == 0.0
+    assert share(recordings, synthetic_share=0.4) == 0.4
+
+
+def test_without_speech_synthesis_the_way_out_is_named(recordings: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    with pytest.raises(DataError, match=r"\[train\] extra.*--synthetic_share 0"):
+        mixed(recordings, synthetic_share=0.5)
 
 
 def test_none_wanted_is_none_added(recordings: Corpus) -> None:
