@@ -30,7 +30,8 @@ from typing import Any
 from ml_training.config import PIPELINES, TrainConfig
 from ml_training.evaluation.command import Request, evaluate
 from ml_training.evaluation.protocols import CALIBRATION, LOSO, NOISE, OFFICIAL, STRANGERS
-from ml_training.evaluation.records import SCORING_LOG
+from ml_training.evaluation.records import PLOTS, SCORING_LOG
+from ml_training.evaluation.records import update_docs as write_page
 from ml_training.results import ProtocolResult
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +39,7 @@ DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- floors:begin -->", "<!-- floors:end -->"
 SNR_DB = 5.0
+SHOWN = ("loso_*.png", "noise_*_recorded.png", "noise_*_white.png", "calibration_*.png")  # plots in docs/results
 
 
 class Row:
@@ -185,14 +187,22 @@ def main() -> int:
     table = markdown(figures, arguments.seeds)
     print(f"\n{table}")
     if arguments.update_docs:
-        shutil.copytree(arguments.work / "results", DOCS / "results", dirs_exist_ok=True,
-                        ignore=shutil.ignore_patterns("*.html", "plots"))  # fmt: skip
-        page = Request((), TrainConfig(), output=str(DOCS / "results"), update_docs=str(DOCS / "results.md"))
-        evaluate(page)
+        update_docs(arguments.work / "results")
         text = README.read_text(encoding="utf-8")
         before, rest = text.split(BEGIN)
         README.write_text(f"{before}{BEGIN}\n{table}{END}{rest.split(END)[1]}", encoding="utf-8")
     return 0
+
+
+def update_docs(found: Path) -> None:
+    """Copy results and the plots that tell most to docs/results, and write docs/results.md from them."""
+    (DOCS / "results" / PLOTS).mkdir(parents=True, exist_ok=True)
+    for path in found.glob("*.json"):
+        shutil.copy(path, DOCS / "results")
+    for pattern in SHOWN:
+        for path in (found / PLOTS).glob(pattern):
+            shutil.copy(path, DOCS / "results" / PLOTS)
+    write_page(DOCS / "results", DOCS / "results.md")
 
 
 def markdown(figures: dict[str, Any], seeds: list[int]) -> str:

@@ -97,6 +97,8 @@ def test_each_look_at_a_folder_is_logged_and_ends_up_in_the_page(
     page = Path("results.md").read_text(encoding="utf-8")
     assert all(row in page for row in rows)
     assert "## Strangers: " in page
+    (shown,) = re.findall(r"^!\[.+: accuracy\]\((.+)\)$", page, re.MULTILINE)
+    assert Path(shown).read_bytes().startswith(b"\x89PNG")
     assert re.search(r"^\| mfcc \| unknown \| \d of 200 \|", page, re.MULTILINE)
     Path("results.md").unlink()
     assert (

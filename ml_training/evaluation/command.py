@@ -26,7 +26,7 @@ from ml_training.evaluation.protocols import (
     official_part,
     strangers,
 )
-from ml_training.evaluation.records import file_name, load_results, log_scoring, save_result, update_docs
+from ml_training.evaluation.records import PLOTS, file_name, load_results, log_scoring, save_result, update_docs
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import Pipeline
 from ml_training.results import ProtocolResult
@@ -104,7 +104,7 @@ def evaluate(
         files.append(save_result(result, output))
     page = output / REPORT
     everything = load_results(output)
-    plots = output / "plots"
+    plots = output / PLOTS
     write_evaluation_report([(result, plot_result(result, plots, file_name(result))) for result in everything], page)
     if request.update_docs:
         log = Path(request.log_scoring) if request.log_scoring else None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 from ml_training.config import PIPELINES
 from ml_training.errors import DataError
@@ -15,6 +17,7 @@ from ml_training.utils.evaluation_tables import provenance, short, tables_of, ti
 from ml_training.utils.files import write_atomically, write_json
 from ml_training.utils.visualization_evaluation import slug
 
+PLOTS = "plots"  # folder of plots, beside the JSON files
 SCORING_LOG = "strangers_scored.md"  # beside results.md
 _LOG_HEAD = (
     f"| when (UTC) | commit | protocol | recordings | seeds | models | {' | '.join(PIPELINES)} |\n"
@@ -56,8 +59,14 @@ def load_results(folder: Path) -> list[ProtocolResult]:
 # --- docs/results.md -----------------------------------------------------------------------------
 
 
-def results_page(results: Sequence[ProtocolResult], scorings: str) -> str:
-    """docs/results.md as text; `scorings` is the log of every look at evaluation-only recordings, "" without one."""
+def results_page(
+    results: Sequence[ProtocolResult], scorings: str, pictures: Mapping[str, Sequence[str]] | None = None
+) -> str:
+    """docs/results.md as text.
+
+    `scorings` is the log of every look at evaluation-only recordings, "" without one; `pictures` are the addresses of
+    each result's plots, by its file name.
+    """
     lines = [
         "# Results", "",
         "Written by `python ml_training/evaluate.py --update_docs` from the JSON files of the protocols; not typed.",
@@ -67,6 +76,8 @@ def results_page(results: Sequence[ProtocolResult], scorings: str) -> str:
         lines += [f"## {title_of(result)}", "", f"{result.definition}.", ""]
         for table in tables_of(result):
             lines += [table.markdown(), ""]
+        for address in (pictures or {}).get(file_name(result), ()):
+            lines += [f"![{title_of(result)}: {_words(address, result)}]({address})", ""]
         lines += [f"Made with: {provenance(result)}.", ""]
     logged = [line for line in scorings.splitlines() if line.startswith("|")]
     if logged:
@@ -78,9 +89,23 @@ def results_page(results: Sequence[ProtocolResult], scorings: str) -> str:
     return "\n".join(lines)
 
 
+def _address(path: Path, page: Path) -> str:
+    """A file's address on a page, as Markdown takes it."""
+    try:
+        return quote(Path(os.path.relpath(path, page.parent)).as_posix())
+    except ValueError:  # on another drive
+        return path.resolve().as_uri()
+
+
+def _words(address: str, result: ProtocolResult) -> str:
+    """What a plot shows, from its name."""
+    return Path(address).stem.removeprefix(file_name(result)).strip("_").replace("_", " ")
+
+
 def update_docs(folder: Path, page: Path, log: Path | None = None) -> int:
     """Write `page` from the results in `folder` and the log (default: beside the page); returns how many results.
 
+    Plots that lie in the folder's sub-folder `plots` are shown.
     Raises DataError without any, and TrainingError where it cannot be written.
     """
     results = load_results(folder)
@@ -88,7 +113,12 @@ def update_docs(folder: Path, page: Path, log: Path | None = None) -> int:
         raise DataError(f"{folder} holds no results to write {page} from: evaluate first, or name another --output")
     log = log or page.with_name(SCORING_LOG)
     scorings = log.read_text(encoding="utf-8") if log.is_file() else ""
-    write_atomically(page, results_page(results, scorings).encode("utf-8", errors="backslashreplace"))
+    pictures: dict[str, list[str]] = {}
+    for name in sorted(map(file_name, results), key=len, reverse=True):  # a longer name may begin with a shorter one
+        taken = {address for addresses in pictures.values() for address in addresses}
+        found = [_address(path, page) for path in sorted((folder / PLOTS).glob(f"{name}_*.png"))]
+        pictures[name] = [address for address in found if address not in taken]
+    write_atomically(page, results_page(results, scorings, pictures).encode("utf-8", errors="backslashreplace"))
     return len(results)
 
 
