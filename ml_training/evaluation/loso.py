@@ -20,7 +20,6 @@ import torch
 
 import ml_training
 from ml_training.config import TrainConfig, to_dict
-from ml_training.data.backgrounds import load_backgrounds
 from ml_training.data.corpus import Corpus
 from ml_training.data.splits import split_corpus
 from ml_training.data.synthetic_share import settled, with_synthetic_voices
@@ -55,7 +54,6 @@ class Fold:
     pipeline: Pipeline
     config: TrainConfig  # resolved: split 'speaker', its speaker and its seed
     data_hash: str
-    noise_hash: str = ""  # of the recorded backgrounds it trains with
 
     @property
     def speaker(self) -> str:
@@ -64,11 +62,12 @@ class Fold:
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that decides the fold's figures, as JSON gives it back."""
+        noise_hash = RunIdentity(self.pipeline.name, self.config, self.data_hash).noise_hash
         deciding = {k: v for k, v in to_dict(self.config).items() if k not in FREE_SETTINGS}
         augmentation = {k: v for k, v in (deciding.pop("augmentation") or {}).items() if k != "noise_dir"}
         values = {
             "pipeline": self.pipeline.name, "settings": deciding, "augmentation": augmentation,
-            "data_hash": self.data_hash, "noise_hash": self.noise_hash, "version": ml_training.__version__,
+            "data_hash": self.data_hash, "noise_hash": noise_hash, "version": ml_training.__version__,
         }  # fmt: skip
         plain: dict[str, Any] = json.loads(json.dumps(values))
         return plain
@@ -152,9 +151,7 @@ def _fold(pipeline: Pipeline, config: TrainConfig, speaker: str, seed: int, corp
     own = dataclasses.replace(
         config, split="speaker", held_out_speaker=speaker, seed=seed, resume=None, keep_checkpoints="2"
     )
-    resolved = settled(own, corpus).resolved(pipeline.name, pipeline.recipe)
-    noises = resolved.augmenting.noise_dir if resolved.augmenting.enabled else None
-    return Fold(pipeline, resolved, corpus.data_hash, load_backgrounds(noises).data_hash if noises else "")
+    return Fold(pipeline, settled(own, corpus).resolved(pipeline.name, pipeline.recipe), corpus.data_hash)
 
 
 def _finished(fold: Fold, work: Path, report: Report) -> dict[str, Any] | None:

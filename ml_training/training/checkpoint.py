@@ -21,6 +21,7 @@ import torch
 
 from ml_training import __version__
 from ml_training.config import AugmentationConfig, TrainConfig, to_dict
+from ml_training.data.backgrounds import load_backgrounds
 from ml_training.errors import CheckpointError
 
 FORMAT = "streaming-digit-detector checkpoint"
@@ -44,6 +45,14 @@ class RunIdentity:
     config: TrainConfig  # resolved
     data_hash: str
     synthetic: bool = False
+
+    @property
+    def noise_hash(self) -> str:
+        """Of the recorded backgrounds it trains with; empty without any."""
+        augmentation = self.config.augmenting
+        if augmentation.noise_dir is None or not augmentation.enabled:
+            return ""
+        return load_backgrounds(augmentation.noise_dir).data_hash
 
 
 class CheckpointStore:
@@ -144,6 +153,9 @@ class CheckpointStore:
             faults.append(f"pipeline was {checkpoint['pipeline']}, is {self.identity.pipeline}")
         if checkpoint["data_hash"] != self.identity.data_hash:
             faults.append(f"data hash was {checkpoint['data_hash'][:12]}, is {self.identity.data_hash[:12]}")
+        noise_then, noise_now = checkpoint.get("noise_hash", ""), self.identity.noise_hash
+        if noise_then != noise_now:
+            faults.append(f"hash of noise_dir was {noise_then[:12] or 'none'}, is {noise_now[:12] or 'none'}")
         faults += _differences(checkpoint["config"], to_dict(self.identity.config))
         if faults:
             raise CheckpointError(
@@ -175,7 +187,7 @@ class CheckpointStore:
         head = {
             "format": FORMAT, "version": VERSION, "package_version": __version__, "pipeline": self.identity.pipeline,
             "config": to_dict(self.identity.config), "data_hash": self.identity.data_hash,
-            "synthetic": self.identity.synthetic,
+            "synthetic": self.identity.synthetic, "noise_hash": self.identity.noise_hash,
         }  # fmt: skip
         try:
             write_durably(path, _to_bytes({**head, **content}))

@@ -8,9 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
+from ml_training.data.backgrounds import load_backgrounds
 from ml_training.errors import CheckpointError
 from ml_training.training.checkpoint import BEST, FORMAT, INTERRUPTED, load_checkpoint, write_durably
 
@@ -148,6 +151,17 @@ def test_other_settings_and_data_are_refused_by_name(tiny: ModuleType, tmp_path:
         "data hash was 0123456789ab, is ffffffffffff", "start anew without --resume",
     ):  # fmt: skip
         assert part in str(raised.value)
+
+
+def test_other_noise_in_the_same_folder_is_refused(tiny: ModuleType, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "noise.wav", np.sin(np.arange(9000.0)), 8000)
+    config = tiny.config(augmentation={"noise_dir": str(tmp_path)})
+    tiny.store(tmp_path, config).save_epoch(1, STATE)
+    assert tiny.store(tmp_path, config).resume("latest") is not None
+    soundfile.write(tmp_path / "more.wav", np.cos(np.arange(9000.0)), 8000)
+    load_backgrounds.cache_clear()  # another process
+    with pytest.raises(CheckpointError, match="hash of noise_dir was [0-9a-f]{12}, is [0-9a-f]{12}"):
+        tiny.store(tmp_path, config).resume("latest")
 
 
 def test_what_changes_no_weight_may_differ(tiny: ModuleType, tmp_path: Path) -> None:
