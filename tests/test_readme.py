@@ -104,7 +104,7 @@ def smaller(command: str) -> str:
         command = re.sub(r"--epochs \d+", "--epochs 1", command)
         command += "" if "--epochs" in command else " --epochs 1"
     if command.startswith("python benchmarks/floors.py"):
-        command = command.replace("--seeds 0 1 2", "--seeds 0") + " --epochs 1"
+        command = command.replace("--seeds 0 1 2", "--seeds 0").replace(" --loso", "") + " --epochs 1"
     if "--protocol loso" in command:
         command = command.replace("--seeds 0 1 2", "--seeds 0 --epochs 1 --speakers speaker0 speaker2")
     if command.startswith("python benchmarks/start_up.py"):

@@ -160,7 +160,7 @@ def test_other_noise_in_the_same_folder_is_refused(tiny: ModuleType, tmp_path: P
     assert tiny.store(tmp_path, config).resume("latest") is not None
     soundfile.write(tmp_path / "more.wav", np.cos(np.arange(9000.0)), 8000)
     load_backgrounds.cache_clear()  # another process
-    with pytest.raises(CheckpointError, match="hash of noise_dir was [0-9a-f]{12}, is [0-9a-f]{12}"):
+    with pytest.raises(CheckpointError, match=r"hash of noise_dir was [0-9a-f]{12}, is [0-9a-f]{12}"):
         tiny.store(tmp_path, config).resume("latest")
 
 
