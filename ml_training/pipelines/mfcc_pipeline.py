@@ -76,8 +76,8 @@ class MfccClassifier(DigitModel):
         self.register_buffer("mean", torch.zeros(FEATURES))
         self.register_buffer("scale", torch.ones(FEATURES))
         self.network = nn.Sequential(
-            nn.Linear(FEATURES, 320), nn.BatchNorm1d(320), nn.SiLU(), nn.Dropout(0.4),
-            nn.Linear(320, 160), nn.BatchNorm1d(160), nn.SiLU(), nn.Dropout(0.4),
+            nn.Linear(FEATURES, 320), nn.BatchNorm1d(320), nn.SiLU(), nn.Dropout(0.25),
+            nn.Linear(320, 160), nn.BatchNorm1d(160), nn.SiLU(), nn.Dropout(0.25),
             nn.Linear(160, len(LABELS)),
         )  # fmt: skip
 
@@ -105,5 +105,5 @@ class MfccClassifier(DigitModel):
 
 
 PIPELINE = Pipeline(
-    MFCC, MfccClassifier, Recipe(epochs=60, batch_size=64, learning_rate=3e-3, weight_decay=0.02)
+    MFCC, MfccClassifier, Recipe(epochs=120, batch_size=64, learning_rate=3e-3, weight_decay=0.02)
 )  # fmt: skip
