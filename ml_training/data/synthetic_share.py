@@ -16,7 +16,7 @@ from ml_training.data.synthetic import synthesise
 from ml_training.errors import DataError, DigitError
 from ml_training.results import Ints
 
-WITH_FSDD = 0.25  # what docs/ablation.md shows to help; recordings of one's own may not be in English
+WITH_FSDD = 0.25  # recordings of one's own may not be in English
 
 
 def settled(config: TrainConfig, corpus: Corpus) -> TrainConfig:
