@@ -29,7 +29,9 @@ from ml_training.training.signals import Interrupted, StopSignals
 from ml_training.training.trainer import Training, Unobserved, train_model
 
 DATA_HASH = "0123456789abcdef"
-AUGMENTATION = AugmentationConfig(speed=(1.0, 1.0), shift=0.0)  # a burst that moved would be another digit
+AUGMENTATION = AugmentationConfig(  # a burst that moved would be another digit, a noise that comes and goes is a burst
+    speed=(1.0, 1.0), shift=0.0, snr_db=(5.0, 50.0), generated_share=0.0
+)  # fmt: skip
 
 
 class TinyModel(DigitModel):
