@@ -13,12 +13,10 @@ if not __package__:  # run as a script: Python put this folder on the path, wher
     _here = os.path.dirname(os.path.realpath(__file__))
     sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.realpath(p) != _here)]
 
-import importlib.util
 from collections.abc import Sequence
 
 from ml_training.config import OneLineParser
-from ml_training.errors import DigitError, MissingExtraError
-from ml_training.utils.program import program
+from ml_training.utils.program import program, require
 
 
 @program
@@ -28,22 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--synthetic", action="store_true", help="use synthesised speech, no recordings")
     parser.add_argument("--output", default="demo_output", help="folder for everything it writes")
     args = parser.parse_args(argv)
-    try:
-        if importlib.util.find_spec("torch") is None:
-            raise MissingExtraError("the demo", "train")
-        from ml_training.training.demonstration import demonstrate
-        from ml_training.training.signals import Interrupted
-    except DigitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    try:
-        return demonstrate(args.output, synthetic=args.synthetic)
-    except Interrupted as stopped:
-        return stopped.exit_code
-    except KeyboardInterrupt:
-        return 130
+    require("the demo", ("torch",))
+    from ml_training.training.demonstration import demonstrate
+
+    return demonstrate(args.output, synthetic=args.synthetic)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ A message says what came, what was expected and what to do. The command line pri
 line and leaves with `exit_code`; a traceback therefore always means a bug of ours.
 """
 
+import signal
+
 
 class DigitError(Exception):
     """Base of all errors raised on purpose."""
@@ -74,3 +76,16 @@ class ExportError(DigitError):
 
 class ModelError(DigitError):
     """A model folder or file that is missing, damaged or not one of ours."""
+
+
+class Interrupted(BaseException):
+    """Work stopped because it was asked to; what training had done is saved."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects: 130 after Ctrl-C, 143 after SIGTERM."""
+        return 128 + self.signum

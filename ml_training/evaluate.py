@@ -9,14 +9,13 @@ if not __package__:  # run as a script: Python put this folder on the path, wher
     _here = os.path.dirname(os.path.realpath(__file__))
     sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.realpath(p) != _here)]
 
-import importlib.util
 from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
 from typing import Any
 
 from ml_training.config import DATASETS, PIPELINES, OneLineParser, TrainConfig, load_config
-from ml_training.errors import ConfigError, DigitError, MissingExtraError
-from ml_training.utils.program import program
+from ml_training.errors import ConfigError, Interrupted
+from ml_training.utils.program import program, require
 
 NEEDED = ("torch", "matplotlib", "jinja2")
 PROTOCOLS = ("official", "loso", "strangers", "noise", "calibration")
@@ -56,17 +55,10 @@ def parser() -> OneLineParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate what the flags say; returns the exit code."""
     namespace = parser().parse_args(argv)
-    try:
-        config = config_from(namespace)
-        missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-        if missing:
-            raise MissingExtraError(f"evaluation ({', '.join(missing)})", "train")
-        from ml_training.evaluation.command import Request, evaluate, summary
-        from ml_training.training.signals import Interrupted
-    except DigitError as error:
-        return _refuse(error)
-    except KeyboardInterrupt:
-        return 130
+    config = config_from(namespace)
+    require("evaluation", NEEDED)
+    from ml_training.evaluation.command import Request, evaluate, summary
+
     try:
         outcome = evaluate(
             Request(
@@ -77,13 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             ),
             report=_say,
         )  # fmt: skip
-    except DigitError as error:
-        return _refuse(error)
-    except Interrupted as stopped:
+    except Interrupted:
         _say("stopped; the same command goes on where it was")
-        return stopped.exit_code
-    except KeyboardInterrupt:
-        return 130
+        raise
     print(summary(outcome))
     return 0
 
@@ -99,11 +87,6 @@ def config_from(namespace: Namespace) -> TrainConfig:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _refuse(error: DigitError) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return error.exit_code
 
 
 if __name__ == "__main__":

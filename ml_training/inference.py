@@ -294,14 +294,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     files: list[str] = [*args.get("files", []), *args.get("audio", [])]
     if not files:
         parser.error("name at least one recording")
-    try:
-        pipeline = args.get("pipeline") or _best_pipeline(model_dir)
-        entries = load_classifier(model_dir, pipeline, args["threads"]).batch_predict(files)
-    except DigitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    pipeline = args.get("pipeline") or _best_pipeline(model_dir)
+    entries = load_classifier(model_dir, pipeline, args["threads"]).batch_predict(files)
     bad = [entry["error"] for entry in entries if "error" in entry]
     if "json" in args:
         _print_json(entries)

@@ -9,7 +9,6 @@ if not __package__:  # run as a script: Python put this folder on the path, wher
     _here = os.path.dirname(os.path.realpath(__file__))
     sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.realpath(p) != _here)]
 
-import importlib.util
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -17,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml_training.config import OneLineParser, add_train_flags, train_config_from, underscored
-from ml_training.errors import DigitError, MissingExtraError
-from ml_training.utils.program import program
+from ml_training.utils.program import program, require
 
 if TYPE_CHECKING:
     from ml_training.training.runner import RunOutcome
@@ -33,32 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(description="Train spoken-digit recognisers: models, logs, plots and a report.")
     add_train_flags(parser)
     namespace = parser.parse_args(words)
-    try:
-        config = train_config_from(namespace)
-        missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-        if missing:
-            raise MissingExtraError(f"training ({', '.join(missing)})", "train")
-        from ml_training.training.runner import run
-        from ml_training.training.signals import Interrupted
-    except DigitError as error:
-        return _refuse(error)
-    except KeyboardInterrupt:
-        return 130
-    try:
-        outcome = run(config, resume_command=resume_command(words))
-    except DigitError as error:
-        return _refuse(error)
-    except Interrupted as stopped:
-        return stopped.exit_code
-    except KeyboardInterrupt:
-        return 130
+    config = train_config_from(namespace)
+    require("training", NEEDED)
+    from ml_training.training.runner import run
+
+    outcome = run(config, resume_command=resume_command(words))
     print(summary_table(outcome))
     return outcome.exit_code
-
-
-def _refuse(error: DigitError) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return error.exit_code
 
 
 def resume_command(words: Sequence[str]) -> str:

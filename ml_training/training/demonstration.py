@@ -26,14 +26,13 @@ from ml_training.config import LABELS, MFCC, PIPELINE_TITLES, PIPELINES, TrainCo
 from ml_training.data.corpus import OFFICIAL_TEST_INDICES, Corpus
 from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.synthetic import synthesise
-from ml_training.errors import DigitError
+from ml_training.errors import DigitError, Interrupted
 from ml_training.inference import load_classifier
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import Floats
 from ml_training.training.checkpoint import BEST, INTERRUPTED, load_checkpoint
 from ml_training.training.runner import RunOutcome, run
-from ml_training.training.signals import Interrupted
 
 EPOCHS = 6
 LIGHTLY = {"speed": (0.9, 1.1), "noise_probability": 0.2}  # so few epochs cannot learn what varies much

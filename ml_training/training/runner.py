@@ -24,7 +24,7 @@ from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.splits import Split, split_corpus
 from ml_training.data.synthetic_share import settled, with_synthetic_voices
 from ml_training.deploy.export import export_onnx, model_metadata
-from ml_training.errors import DigitError
+from ml_training.errors import DigitError, Interrupted
 from ml_training.evaluation.calibration import temperature_for_other_voices
 from ml_training.inference import MODEL_FILE, load_classifier
 from ml_training.pipelines import get_pipeline
@@ -41,7 +41,7 @@ from ml_training.training.setup import (
     predict_probabilities,
     predict_scores,
 )
-from ml_training.training.signals import Interrupted, StopSignals
+from ml_training.training.signals import StopSignals
 from ml_training.training.trainer import Training, train_model
 from ml_training.utils.files import write_atomically, write_json
 from ml_training.utils.logging_utils import RunLogger

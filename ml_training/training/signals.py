@@ -10,18 +10,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-
-class Interrupted(BaseException):
-    """Work stopped because it was asked to; what training had done is saved."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.signum = signum
-
-    @property
-    def exit_code(self) -> int:
-        """What a shell expects: 130 after Ctrl-C, 143 after SIGTERM."""
-        return 128 + self.signum
+from ml_training.errors import Interrupted
 
 
 class StopSignals:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from ml_training.config import TrainConfig
 from ml_training.data.augmentation import augment
 from ml_training.data.mixing import mix
-from ml_training.errors import CheckpointError, TrainingError
+from ml_training.errors import CheckpointError, Interrupted, TrainingError
 from ml_training.results import EpochRecord
 from ml_training.training.checkpoint import CheckpointStore
 from ml_training.training.schedule import PLATEAU_PATIENCE, Schedule
@@ -36,7 +36,6 @@ from ml_training.training.setup import (
     predict_probabilities,
     step_seed,
 )
-from ml_training.training.signals import Interrupted
 
 MAX_ROLLBACKS = 3
 _CUDA_CHECK = 16  # steps between looks at the loss on a GPU: each look waits for it

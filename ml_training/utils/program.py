@@ -1,13 +1,16 @@
-"""What a command-line door owes to whatever its output goes to."""
+"""What every command-line door does alike: refusing, stopping, and what it owes to whatever its output goes to."""
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import io
 import os
 import sys
 from collections.abc import Sequence
 from typing import Protocol
+
+from ml_training.errors import DigitError, Interrupted, MissingExtraError
 
 
 class Main(Protocol):
@@ -17,10 +20,10 @@ class Main(Protocol):
 
 
 def program(main: Main) -> Main:
-    """A door's `main`, for terminals that cannot show every name and readers that do not read to the end.
+    """A door's `main` whose errors are one line and an exit code, for any terminal and any reader.
 
-    Signs that the output has no code for are escaped; a closed pipe (`| head -1`) ends it without a traceback,
-    with the exit code that a shell expects.
+    Signs that the output has no code for are escaped. Being asked to stop, and a closed pipe (`| head -1`), end it
+    without a traceback, with the exit code that a shell expects.
     """
 
     @functools.wraps(main)
@@ -32,9 +35,23 @@ def program(main: Main) -> Main:
             if sys.stdout is not None:  # pythonw has none
                 sys.stdout.flush()
             return code
+        except DigitError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+        except Interrupted as stopped:
+            return stopped.exit_code
+        except KeyboardInterrupt:
+            return 130  # 128 + SIGINT
         except BrokenPipeError:
             # What is left in the buffer would fail again when Python ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141  # 128 + SIGPIPE
 
     return wrapped
+
+
+def require(what: str, modules: Sequence[str]) -> None:
+    """Raise MissingExtraError where `what` cannot run for want of the [train] extra's `modules`."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(f"{what} ({', '.join(missing)})", "train")

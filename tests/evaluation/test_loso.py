@@ -19,11 +19,10 @@ from torch.nn import functional as F
 
 from ml_training.config import AugmentationConfig, Recipe, TrainConfig
 from ml_training.data.corpus import Corpus
-from ml_training.errors import ConfigError, DataError, TrainingError
+from ml_training.errors import ConfigError, DataError, Interrupted, TrainingError
 from ml_training.evaluation.loso import leave_one_speaker_out
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import ProtocolResult
-from ml_training.training.signals import Interrupted
 from ml_training.utils.evaluation_tables import spread_of, tables_of
 
 

@@ -22,14 +22,13 @@ from torch import Tensor
 from ml_training.config import TrainConfig, load_config
 from ml_training.data.corpus import Corpus
 from ml_training.data.splits import split_corpus
-from ml_training.errors import ConfigError, DataError
+from ml_training.errors import ConfigError, DataError, Interrupted
 from ml_training.evaluation.calibration import temperature_for_other_voices
 from ml_training.inference import load_classifier
 from ml_training.results import SkippedClip
 from ml_training.training.checkpoint import load_checkpoint
 from ml_training.training.runner import RunOutcome, run
 from ml_training.training.setup import predict_scores
-from ml_training.training.signals import Interrupted
 
 PNG = b"\x89PNG"
 

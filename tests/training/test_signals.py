@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from ml_training.training.signals import Interrupted, StopSignals
+from ml_training.errors import Interrupted
+from ml_training.training.signals import StopSignals
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of another kind")
 

@@ -14,9 +14,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from ml_training.errors import CheckpointError, ConfigError, TrainingError
+from ml_training.errors import CheckpointError, ConfigError, Interrupted, TrainingError
 from ml_training.training.checkpoint import BEST, INTERRUPTED, load_checkpoint
-from ml_training.training.signals import Interrupted
 from ml_training.training.trainer import Training, Unobserved
 
 

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ml_training.config import AugmentationConfig, Recipe, TrainConfig
-from ml_training.errors import CheckpointError
+from ml_training.errors import CheckpointError, Interrupted
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.training.checkpoint import CheckpointStore, RunIdentity
 from ml_training.training.setup import Clips, step_seed
-from ml_training.training.signals import Interrupted, StopSignals
+from ml_training.training.signals import StopSignals
 from ml_training.training.trainer import Training, Unobserved, train_model
 
 DATA_HASH = "0123456789abcdef"
