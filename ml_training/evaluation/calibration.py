@@ -15,10 +15,6 @@ Array = NDArray[np.floating]
 BINS = 15
 COLDEST, HOTTEST = 0.05, 20.0
 _GOLDEN = (math.sqrt(5) - 1) / 2
-# Voices of the training are known too well: the temperature that suits them makes answers to others too sure. This
-# power of it suits others: it brought the calibration error of speakers left out of the training and of iitg_digits
-# down in mfcc, from 5 to 3 %, and cost mel_cnn nothing.
-FOR_OTHER_VOICES = 0.8
 _TINY = 1e-12  # no probability counts as less
 
 
@@ -76,9 +72,13 @@ def fit_temperature(logits: Array, labels: Ints) -> float:
     return math.exp((low + high) / 2)
 
 
-def temperature_for_other_voices(logits: Array, labels: Ints) -> float:
-    """The temperature for voices beyond those of N validation clips, whose (N, 10) scores and labels are given."""
-    return float(fit_temperature(logits, labels) ** FOR_OTHER_VOICES)
+def temperature_for_other_voices(logits: Array, labels: Ints, power: float) -> float:
+    """The temperature for voices beyond those of N validation clips, whose (N, 10) scores and labels are given.
+
+    A network that knows the voices of its training too well makes the temperature that suits them too sure for others;
+    a `power` of it below 1 goes back towards no temperature at all. benchmarks/temperature_powers.py compares powers.
+    """
+    return float(fit_temperature(logits, labels) ** power)
 
 
 def calibration(probabilities: Array, labels: Ints, bins: int = BINS) -> Calibration:

@@ -188,9 +188,8 @@ def _train(fold: Fold, corpus: Corpus, work: Path, signals: StopSignals, what: s
         raise TrainingError(f"{what}: {error}") from error
     model = model.cpu()
     load_weights(model, training.best_weights, folder)
-    model.temperature.fill_(
-        temperature_for_other_voices(predict_scores(model, validation.waveforms).numpy(), validation.labels.numpy())
-    )
+    scores, power = predict_scores(model, validation.waveforms).numpy(), fold.pipeline.recipe.temperature_power
+    model.temperature.fill_(temperature_for_other_voices(scores, validation.labels.numpy(), power))
     test = Evaluation(
         protocol=f"{LOSO}: {fold.speaker} of {corpus.name} left out",
         files=tuple(corpus.files[i] for i in split.test), speakers=tuple(corpus.speakers[i] for i in split.test),

@@ -37,11 +37,10 @@ def test_certainty_without_an_error_does_not_make_the_temperature_vanish() -> No
     assert confidence == pytest.approx(1 - 1 / 202, abs=1e-4)
 
 
-@pytest.mark.parametrize("scale", [0.4, 1.0, 3.0])
-def test_for_other_voices_the_temperature_goes_a_fifth_of_the_way_back(scale: float) -> None:
-    scores, labels = drawn(scale)
-    known, others = (np.log(fit(scores, labels)) for fit in (fit_temperature, temperature_for_other_voices))
-    assert others == pytest.approx(0.8 * known)
+@pytest.mark.parametrize("power", [0.5, 1.0])
+@pytest.mark.parametrize("scale", [0.4, 3.0])
+def test_for_other_voices_the_temperature_goes_back_towards_none(scale: float, power: float) -> None:
+    assert temperature_for_other_voices(*drawn(scale), power) == pytest.approx(scale**power, rel=0.03)
 
 
 def test_nothing_to_fit_on_leaves_the_scores_alone() -> None:
