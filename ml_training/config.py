@@ -182,7 +182,6 @@ class Recipe:
     learning_rate: float
     weight_decay: float
     augmentation: AugmentationConfig = AugmentationConfig()
-    temperature_power: float = 1.0  # of the temperature that suits validation's voices, which the network knows
 
 
 def _value_faults(cls: type, values: Mapping[str, Any], prefix: str = "") -> list[str]:

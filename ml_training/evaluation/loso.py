@@ -188,7 +188,7 @@ def _train(fold: Fold, corpus: Corpus, work: Path, signals: StopSignals, what: s
         raise TrainingError(f"{what}: {error}") from error
     model = model.cpu()
     load_weights(model, training.best_weights, folder)
-    scores, power = predict_scores(model, validation.waveforms).numpy(), fold.pipeline.recipe.temperature_power
+    scores, power = predict_scores(model, validation.waveforms).numpy(), fold.pipeline.temperature_power
     model.temperature.fill_(temperature_for_other_voices(scores, validation.labels.numpy(), power))
     test = Evaluation(
         protocol=f"{LOSO}: {fold.speaker} of {corpus.name} left out",

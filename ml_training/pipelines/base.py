@@ -68,3 +68,4 @@ class Pipeline:
     name: str
     build: Callable[[], DigitModel]
     recipe: Recipe
+    temperature_power: float = 1.0  # of the temperature that suits validation's voices, which the network knows

@@ -258,7 +258,7 @@ class _PipelineRun:
         """Fit the temperature on the validation part; from here on it is part of the model and of best_model.pt."""
         validation = self.material.part(self.material.split.validation)
         scores = predict_scores(model, validation.waveforms).numpy()
-        power = self.pipeline.recipe.temperature_power
+        power = self.pipeline.temperature_power
         model.temperature.fill_(temperature_for_other_voices(scores, validation.labels.numpy(), power))
         best = training.history[training.best_epoch - 1]
         figures = {"loss": best.validation_loss, "accuracy": best.validation_accuracy}

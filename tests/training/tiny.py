@@ -59,7 +59,7 @@ class DivergingModel(TinyModel):
         return scores * float("nan") if self.training and torch.initial_seed() in self.bad else scores
 
 
-TINY = Pipeline("mfcc", TinyModel, Recipe(4, 16, 0.01, 0.01, AUGMENTATION, temperature_power=0.7))
+TINY = Pipeline("mfcc", TinyModel, Recipe(4, 16, 0.01, 0.01, AUGMENTATION), temperature_power=0.7)
 
 
 def bursts(clips: int, seed: int = 0) -> Clips:
