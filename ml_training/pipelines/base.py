@@ -1,47 +1,55 @@
-"""What every pipeline's model is: a module from waveforms to ten scores."""
+"""What every pipeline's model is: a module from waveforms to ten scores, and one for there being a digit at all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ml_training.config import AugmentationConfig, Recipe
+from ml_training.config import LABELS, AugmentationConfig, Recipe
+
+OUTPUTS = len(LABELS) + 1  # of a network
+
+
+class Heard(NamedTuple):
+    """What a model makes of B clips."""
+
+    scores: Tensor  # (B, 10) logits of the digits
+    digit: Tensor  # (B,) logit of there being a digit
 
 
 class DigitModel(nn.Module):
-    """(B, 8000) waveforms -> (B, 10) scores; features and their normalisation are part of it.
+    """(B, 8000) waveforms -> what was heard; features and their normalisation are part of it.
 
-    A pipeline says how in `logits`. In evaluation mode the scores are divided by `temperature`, which is 1 until it
-    is fitted after training, so that probabilities made of them mean what they say (Guo et al., 2017).
+    A pipeline says how in `logits`. Two numbers are fitted after training and in effect in evaluation mode: the scores
+    are divided by `temperature`, so that probabilities made of them mean what they say (Guo et al., 2017), and
+    `threshold` is taken from the logit of there being a digit, so that 0 is where to say yes or no.
     """
 
     temperature: Tensor
+    threshold: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("threshold", torch.zeros(()))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "forward" in vars(cls):
             raise TypeError(f"{cls.__name__} defines forward, which would lose the temperature: define logits instead")
 
-    def forward(self, waveforms: Tensor) -> Tensor:
-        scores = self.logits(waveforms)
-        return scores if self.training else scores / self.temperature
+    def forward(self, waveforms: Tensor) -> Heard:
+        outputs = self.logits(waveforms)
+        scores, digit = outputs[:, : len(LABELS)], outputs[:, -1]
+        return Heard(scores, digit) if self.training else Heard(scores / self.temperature, digit - self.threshold)
 
     def logits(self, waveforms: Tensor) -> Tensor:
-        """(B, 8000) -> (B, 10) scores before the temperature."""
+        """(B, 8000) -> (B, OUTPUTS): the digits' scores and the one for there being a digit, as the network says."""
         raise NotImplementedError
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Weights from before there was a temperature had none: 1.
-        state_dict.setdefault(f"{prefix}temperature", torch.ones(()))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def configure(self, augmentation: AugmentationConfig) -> None:
         """Choose the feature-level augmentation that training mode applies."""

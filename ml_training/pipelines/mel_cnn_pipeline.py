@@ -1,4 +1,4 @@
-"""Log-mel spectrogram and a 2D CNN: (8000,) -> (64, 51) -> (10,)."""
+"""Log-mel spectrogram and a 2D CNN: (8000,) -> (64, 51) -> ten scores."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ml_training.config import LABELS, MEL_CNN, AugmentationConfig, Recipe
-from ml_training.pipelines.base import DigitModel, Pipeline, channels_last
+from ml_training.config import MEL_CNN, AugmentationConfig, Recipe
+from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, channels_last
 from ml_training.pipelines.features import LogMel, SpecAugment, below_peak, normalise_level
 
 BANDS = 64
@@ -59,7 +59,7 @@ class MelCnnClassifier(DigitModel):
             nn.Conv2d(48, 64, (4, 1), bias=False), nn.BatchNorm2d(64), nn.ReLU(),  # 1 x 26
             nn.Flatten(2), TemporalMix(64),
         )  # fmt: skip
-        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * 64, len(LABELS)))
+        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * 64, OUTPUTS))
         channels_last(self.network)
 
     def configure(self, augmentation: AugmentationConfig) -> None:
