@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
 from ml_training.results import Floats, Ints, SkippedClip
 
+NOT_A_DIGIT = -1  # label of a clip that says none
 OFFICIAL_TEST_INDICES = 5  # recordings 0-4 of every speaker and digit are FSDD's test part
 
 

@@ -18,24 +18,23 @@ from ml_training.results import Floats, Ints
 
 # Everyday words, and words near a digit; none that is spoken like one (to, for, won, ate), nor "oh", which many say
 # for zero.
-WORDS = tuple(
-    """
-    yes no up down left right on off stop go bed bird cat dog happy house marvin sheila tree wow backward forward
-    follow learn visual hello please thank okay cancel last begin end start open close call dial phone home work play
-    pause music louder quiet lights kitchen coffee water window morning evening today tomorrow monday sunday winter
-    summer money people mother father brother sister paper table garden river mountain
-    ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty
-    seventy eighty ninety hundred thousand million dozen first second third fourth fifth sixth seventh eighth ninth
-    none nun bun gone sun run fun wand once want dawn on torn new true do shoe blue view through zoo flew who
-    free see he fee thirst thread throw knee key me we reef more door floor force fork fault fall saw law war
-    fine hive live dive fight fire finger by buy my sick sit fix kiss mix sink seek socks sacks switch sixes
-    heaven several lemon seldom ceiling seven-up even oven hate gate late aid ape hey day way rate wait cake great
-    line mine nice night sign dying pine knife time lime find hero zeal row narrow nearer arrow sorrow zone
-    the and but what when where why how this that there here with from over under never always maybe very
-    big small red green yellow black white good bad hot cold fast slow young old year week hour minute half quarter
-    number letter message email street city country doctor school
-    """.split()
-)
+_WORDS = """
+yes no up down left right on off stop go bed bird cat dog happy house marvin sheila tree wow backward forward
+follow learn visual hello please thank okay cancel last begin end start open close call dial phone home work play
+pause music louder quiet lights kitchen coffee water window morning evening today tomorrow monday sunday winter
+summer money people mother father brother sister paper table garden river mountain
+ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty
+seventy eighty ninety hundred thousand million dozen first second third fourth fifth sixth seventh eighth ninth
+none nun bun gone sun run fun wand once want dawn on torn new true do shoe blue view through zoo flew who
+free see he fee thirst thread throw knee key me we reef more door floor force fork fault fall saw law war
+fine hive live dive fight fire finger by buy my sick sit fix kiss mix sink seek socks sacks switch sixes
+heaven several lemon seldom ceiling even oven hate gate late aid ape hey day way rate wait cake great
+line mine nice night sign dying pine knife time lime find hero zeal row narrow nearer arrow sorrow zone
+the and but what when where why how this that there here with from over under never always maybe very
+big small red green yellow black white good bad hot cold fast slow young old year week hour minute half quarter
+number letter message email street city country doctor school
+"""
+WORDS = tuple(_WORDS.split())
 WORDS_EACH, PIECES_EACH = 24, 12  # clips that each voice says
 WORDS_OF_A_SENTENCE = (3, 6)
 SILENCE_DB = -30.0  # recordings of words are cut as close as those of digits: room around a word must be no sign

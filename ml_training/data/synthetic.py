@@ -89,7 +89,7 @@ def synthesise(seed: int = 0, voices: int = DEFAULT_VOICES, takes: int = DEFAULT
 
 
 def say(texts: Sequence[tuple[str, str]], seed: int) -> list[Floats]:
-    """What each (voice of VOICES, text) sounds like, (T,) at 8 kHz without silence around it, manners drawn from `seed`.
+    """What each (voice of VOICES, text) sounds like, (T,) at 8 kHz without silence around; `seed` draws the manners.
 
     Raises what `synthesise` raises.
     """

@@ -20,10 +20,12 @@ from torch.nn import functional as F
 
 from ml_training.config import TrainConfig
 from ml_training.data.augmentation import augment
+from ml_training.data.corpus import NOT_A_DIGIT
 from ml_training.data.mixing import mix
 from ml_training.errors import CheckpointError, Interrupted, TrainingError
 from ml_training.results import EpochRecord
 from ml_training.training.checkpoint import CheckpointStore
+from ml_training.training.negatives import NegativeSource
 from ml_training.training.progress import Progress
 from ml_training.training.schedule import Schedule
 from ml_training.training.setup import (
@@ -34,7 +36,7 @@ from ml_training.training.setup import (
     copied,
     deterministic,
     make_optimizer,
-    predict_probabilities,
+    predict,
     step_seed,
 )
 
@@ -100,6 +102,7 @@ def train_model(
     validation: Clips,
     config: TrainConfig,
     *,
+    negatives: NegativeSource | None = None,
     store: CheckpointStore | None = None,
     observer: Observer | None = None,
     stop: StopRequest | None = None,
@@ -112,12 +115,19 @@ def train_model(
     """
     with deterministic():
         try:
-            return _Loop(model, train, validation, config, store, observer or Unobserved(), stop).run()
+            return _Loop(model, train, validation, config, negatives, store, observer or Unobserved(), stop).run()
         except torch.cuda.OutOfMemoryError as error:
             raise TrainingError(
                 f"the GPU has not enough memory for batches of {config.batch_size}: try --batch_size "
                 f"{max(2, (config.batch_size or 4) // 2)}, or --device cpu"
             ) from error
+
+
+def detection_loss(logits: Tensor, digits: int, smoothing: float) -> Tensor:
+    """Mean binary cross-entropy of (B,) logits of there being a digit, which the first `digits` have; smoothed."""
+    targets = torch.full_like(logits, smoothing / 2)
+    targets[:digits] = 1.0 - smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits, targets)
 
 
 class _Loop:
@@ -127,6 +137,7 @@ class _Loop:
         train: Clips,
         validation: Clips,
         config: TrainConfig,
+        negatives: NegativeSource | None,
         store: CheckpointStore | None,
         observer: Observer,
         stop: StopRequest | None,
@@ -147,6 +158,7 @@ class _Loop:
         self.dtype = choose_precision(config, self.device)
         self.model = model.to(self.device)
         self.train, self.validation = train.to(self.device), validation.to(self.device)
+        self.negatives = negatives.to(self.device) if negatives is not None else None
         self.batch_size = config.batch_size
         whole, rest = divmod(len(train), self.batch_size)
         self.steps = whole + (rest > 1 or not whole)  # a batch of one clip has no batch statistics
@@ -236,17 +248,23 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(step_seed(config.seed, progress.epoch + 1, step, progress.rollbacks))
-        waveforms, labels = self.train.waveforms[chosen], self.train.labels[chosen]
-        targets = labels
+        waveforms, lengths = self.train.waveforms[chosen], self.train.lengths[chosen]
+        targets = labels = self.train.labels[chosen]
+        digits = len(labels)
         with torch.no_grad():
+            if self.negatives is not None:
+                others, spans = self.negatives.draw(self.negatives.count(digits), self.train)
+                waveforms, lengths = torch.cat([waveforms, others]), torch.cat([lengths, spans])
             if self.augmentation.enabled:
-                waveforms = augment(waveforms, self.train.lengths[chosen], self.augmentation)
+                waveforms = augment(waveforms, lengths, self.augmentation)
             if self.augmentation.mixes:
-                waveforms, targets = mix(waveforms, labels, self.augmentation)
+                waveforms[:digits], targets = mix(waveforms[:digits], labels, self.augmentation)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            scores = self.model(waveforms)
-        scores = scores.float()
+            heard = self.model(waveforms)
+        scores = heard.scores[:digits].float()
         loss = F.cross_entropy(scores, targets, label_smoothing=config.label_smoothing)
+        if self.negatives is not None:
+            loss = loss + detection_loss(heard.digit.float(), digits, config.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self.grad_scaler.scale(loss))
         if config.clip_norm > 0:
@@ -294,15 +312,19 @@ class _Loop:
         return torch.randperm(len(self.train), generator=generator).to(self.device)
 
     def _validate(self) -> tuple[float, float]:
-        probabilities = torch.from_numpy(predict_probabilities(self.averaged, self.validation.waveforms))
-        labels = self.validation.labels.cpu()
+        heard, labels = predict(self.averaged, self.validation.waveforms), self.validation.labels
+        is_digit = labels != NOT_A_DIGIT
+        scores, labels = heard.scores[is_digit].double().cpu(), labels[is_digit].cpu()
         # The training's own measure, smoothing included: a plain log loss grows while smoothing
         # makes scores modest, and would keep a model from the middle of the schedule.
         smoothing = self.config.label_smoothing
-        loss = float(F.cross_entropy(probabilities.double().clamp_min(1e-12).log(), labels, label_smoothing=smoothing))
+        loss = float(F.cross_entropy(scores, labels, label_smoothing=smoothing))
+        if len(labels) < len(is_digit):
+            order = torch.argsort(is_digit.int(), descending=True, stable=True)
+            loss += float(detection_loss(heard.digit[order].double(), len(labels), smoothing))
         if not math.isfinite(loss):
             raise _Diverged(self.steps, loss)
-        return loss, float((probabilities.argmax(dim=1) == labels).double().mean())
+        return loss, float((scores.argmax(dim=1) == labels).double().mean())
 
     # --- between epochs ---
 
