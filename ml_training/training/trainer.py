@@ -11,7 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
@@ -24,7 +24,8 @@ from ml_training.data.mixing import mix
 from ml_training.errors import CheckpointError, Interrupted, TrainingError
 from ml_training.results import EpochRecord
 from ml_training.training.checkpoint import CheckpointStore
-from ml_training.training.schedule import PLATEAU_PATIENCE, Schedule
+from ml_training.training.progress import Progress
+from ml_training.training.schedule import Schedule
 from ml_training.training.setup import (
     Clips,
     Weights,
@@ -82,24 +83,6 @@ class Training:
     best_weights: Weights  # averaged weights of the best epoch, on the CPU
     stopped: str  # why it ended
     seconds: float  # of all sessions together
-
-
-@dataclass
-class _Progress:
-    """The numbers of a checkpoint."""
-
-    epoch: int = 0  # whole epochs done
-    step: int = 0  # steps done in the next one
-    updates: int = 0  # optimiser steps in all, for the warm-up of the averaged weights
-    best_epoch: int = 0
-    best_loss: float = math.inf
-    best_accuracy: float = 0.0
-    plateau_halvings: int = 0
-    plateau_since: int = 0  # epoch of the last better loss or halving
-    rollbacks: int = 0
-    seconds: float = 0.0
-    epoch_seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 class _Diverged(Exception):  # noqa: N818 (it is handled here)
@@ -173,7 +156,7 @@ class _Loop:
         self.averaged = copy.deepcopy(model)
         self.averaged.eval()
         self.best: Weights = {}
-        self.progress = _Progress()
+        self.progress = Progress()
         self.losses = torch.zeros(self.steps, device=self.device)
         self.right = torch.zeros((), dtype=torch.int64, device=self.device)
         self.good: State = {}
@@ -187,14 +170,10 @@ class _Loop:
                 self._roll_back(diverged)
         if self.stop is not None and self.stop.signum is not None:
             raise Interrupted(self.stop.signum)
-        history = tuple(EpochRecord(**record) for record in self.progress.history)
-        return Training(history, self.progress.best_epoch, self.best, ended, self.progress.seconds)
+        return Training(self.progress.records, self.progress.best_epoch, self.best, ended, self.progress.seconds)
 
     def _ended(self) -> str | None:
-        done, patience = self.progress.epoch, self.config.patience
-        if patience and done and done - self.progress.best_epoch >= patience:
-            return f"no better validation loss for {patience} epochs"
-        return "all epochs done" if done >= self.epochs else None
+        return self.progress.ended(self.epochs, self.config.patience)
 
     def _begin(self) -> None:
         if self.store is not None and self.config.resume is not None:
@@ -328,28 +307,17 @@ class _Loop:
     # --- between epochs ---
 
     def _finish_epoch(self, record: EpochRecord) -> None:
-        progress = self.progress
-        progress.epoch, progress.step = record.epoch, 0
-        progress.seconds += record.seconds - progress.epoch_seconds
-        progress.epoch_seconds = 0.0
-        progress.history.append(asdict(record))
+        better = self.progress.finish_epoch(record)
         self.losses.zero_()
         self.right.zero_()
-        loss, accuracy = record.validation_loss, record.validation_accuracy
-        better = (loss, -accuracy) < (progress.best_loss, -progress.best_accuracy)
         if better:
-            progress.best_epoch, progress.best_loss, progress.best_accuracy = record.epoch, loss, accuracy
-            progress.plateau_since = record.epoch
             self.best = copied(self.averaged.state_dict())
-        elif record.epoch - progress.plateau_since >= PLATEAU_PATIENCE:
-            progress.plateau_since = record.epoch
-            progress.plateau_halvings += 1
         self.good = self._capture()
         if self.store is not None:
             if better:
                 self._save_best()
             self.store.save_epoch(record.epoch, self.good)
-        self.observer.epoch([EpochRecord(**past) for past in progress.history], better)
+        self.observer.epoch(self.progress.records, better)
 
     def _roll_back(self, diverged: _Diverged) -> None:
         epoch, step, rollbacks = self.progress.epoch + 1, diverged.step, self.progress.rollbacks
@@ -404,7 +372,7 @@ class _Loop:
             self.grad_scaler.load_state_dict(state["grad_scaler"])
         self.losses.copy_(state["losses"])
         self.right.copy_(state["right"])
-        self.progress = _Progress(**state["progress"])
+        self.progress = Progress(**state["progress"])
 
     def _save_best(self) -> None:
         progress = self.progress

@@ -21,7 +21,6 @@ from ml_training.config import TrainConfig
 from ml_training.errors import MissingExtraError, TrainingError
 from ml_training.results import DataSummary, PipelineResult, SkippedClip
 from ml_training.utils.report import MAX_PLAYERS, duration, gather_versions, percent, size, write_report
-from ml_training.utils.report_parts import MAX_POINTS, draw_curves, listenable_wav, nice_axis, outline
 
 MakeResult = Callable[..., PipelineResult]
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--mute-audio", "--autoplay-policy=no-user-gesture-required"]
@@ -319,6 +318,27 @@ def test_unknown_figures_are_dashes(results: list[PipelineResult], summary: Data
     assert "nan" not in re.sub(r"[A-Za-z]+", lambda m: m[0] if m[0].lower() == "nan" else "", page.text).lower()
 
 
+def test_numbers_with_units() -> None:
+    shown = [
+        percent(299 / 300),
+        percent(float("nan")),
+        duration(4.21),
+        duration(71.4),
+        duration(215.0),
+        duration(3840.0),
+    ]
+    assert [s.replace("\N{NO-BREAK SPACE}", " ") for s in shown] == [
+        "99.67 %",
+        "-",
+        "4.2 s",
+        "71 s",
+        "3 min 35 s",
+        "1 h 04 min",
+    ]
+    shown = [size(12_345), size(1_234_567), size(742.3e6), size(float("nan")), duration(float("inf"))]
+    assert [s.replace("\N{NO-BREAK SPACE}", " ") for s in shown] == ["12 kB", "1.23 MB", "742 MB", "-", "-"]
+
+
 # --- the clips it got wrong ----------------------------------------------------------------------
 
 
@@ -373,97 +393,3 @@ def test_names_that_are_no_utf8(make_result: MakeResult, summary: DataSummary, t
     test = replace(result.test, files=tuple(f"{i}\udcff.wav" for i in range(150)))
     page = page_of(tmp_path, [replace(result, test=test)], summary)
     assert r"149\udcff.wav" in page.text
-
-
-# --- parts ---------------------------------------------------------------------------------------
-
-
-def test_curves_stay_inside_their_frame(make_result: MakeResult) -> None:
-    for epochs in (1, 2, 7, 60, 5 * MAX_POINTS + 3):
-        history = make_result("mfcc", 0, epochs=epochs).history
-        for chart in draw_curves(history, epochs):
-            for line in chart.lines:
-                points = [(float(x), float(y)) for x, y in re.findall(r"[ML]([\d.]+) ([\d.]+)", line.path)]
-                assert 1 <= len(points) <= MAX_POINTS + 2
-                assert all(chart.left <= x <= chart.right and chart.top <= y <= chart.bottom for x, y in points)
-                assert points[0][0] == chart.left
-            assert chart.best is not None
-            assert chart.left <= chart.best[0] <= chart.right
-            assert chart.x_ticks[0].text == "1"
-            assert f"over {epochs} epoch" in chart.description
-
-
-def test_higher_is_up_and_later_is_right(make_result: MakeResult) -> None:
-    loss, accuracy = draw_curves(make_result("mfcc", 0).history, 10)
-    for chart, sign in ((loss, 1), (accuracy, -1)):
-        training = [tuple(map(float, p)) for p in re.findall(r"[ML]([\d.]+) ([\d.]+)", chart.lines[0].path)]
-        xs, ys = zip(*training, strict=True)
-        assert list(xs) == sorted(xs)
-        assert list(ys) == sorted(ys, reverse=sign < 0)  # SVG counts downwards: a falling loss has a rising y
-
-
-def test_diverged_epochs_leave_a_gap(make_result: MakeResult) -> None:
-    history = [
-        replace(r, validation_loss=float("nan")) if r.epoch in (3, 5) else r for r in make_result("mfcc", 0).history
-    ]
-    loss, _ = draw_curves(history, 3)
-    validation = loss.lines[1].path
-    assert validation.count("M") == 3
-    assert "h0" in validation  # epoch 4, alone between two gaps, is still a dot
-    assert loss.best is None
-    assert "nan" not in validation
-
-
-def test_no_epochs_at_all() -> None:
-    for chart in draw_curves([], 1):
-        assert chart.best is None
-        assert all(line.path == "" for line in chart.lines)
-
-
-@pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (0.53, 2.31), (97.2, 100), (1, 60), (5, 5), (0, 0), (1e-6, 3e-6), (-3, 12345)]
-)
-def test_nice_axis(low: float, high: float) -> None:
-    start, end, ticks = nice_axis(low, high)
-    assert start <= low <= high <= end
-    assert ticks[0] == pytest.approx(start)
-    assert ticks[-1] == pytest.approx(end)
-    assert 2 <= len(ticks) <= 8
-    step = (ticks[1] - ticks[0]) / 10 ** np.floor(np.log10((ticks[1] - ticks[0]) * 1.0000001))
-    assert round(step, 6) in (1, 2, 5)
-
-
-def test_silence_is_played_as_silence() -> None:
-    with wave.open(io.BytesIO(listenable_wav(np.zeros(8000, dtype=np.float32)))) as file:
-        assert not any(file.readframes(8000))
-
-
-def test_outline_follows_the_loudness() -> None:
-    samples = np.zeros(8000, dtype=np.float32)
-    samples[4000:4100] = -0.2
-    heights = [float(v) for v in re.findall(r"v([\d.]+)", outline(samples))]
-    assert len(heights) == 80
-    assert heights.index(max(heights)) == 40
-    assert max(heights) == 30
-    assert min(heights) == 1
-
-
-def test_numbers_with_units() -> None:
-    shown = [
-        percent(299 / 300),
-        percent(float("nan")),
-        duration(4.21),
-        duration(71.4),
-        duration(215.0),
-        duration(3840.0),
-    ]
-    assert [s.replace("\N{NO-BREAK SPACE}", " ") for s in shown] == [
-        "99.67 %",
-        "-",
-        "4.2 s",
-        "71 s",
-        "3 min 35 s",
-        "1 h 04 min",
-    ]
-    shown = [size(12_345), size(1_234_567), size(742.3e6), size(float("nan")), duration(float("inf"))]
-    assert [s.replace("\N{NO-BREAK SPACE}", " ") for s in shown] == ["12 kB", "1.23 MB", "742 MB", "-", "-"]
