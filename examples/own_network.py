@@ -15,12 +15,11 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ml_training.config import DATASETS, LABELS, RAW_CNN, Recipe, TrainConfig
-from ml_training.errors import DigitError
+from ml_training.errors import DigitError, Interrupted
 from ml_training.inference import load_classifier
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.pipelines.features import normalise_level
 from ml_training.training.runner import run
-from ml_training.training.signals import Interrupted
 
 
 class StridedNetwork(DigitModel):

@@ -14,10 +14,9 @@ import sys
 from pathlib import Path
 
 from ml_training.config import PIPELINES, TrainConfig
-from ml_training.errors import DigitError
+from ml_training.errors import DigitError, Interrupted
 from ml_training.inference import load_classifier
 from ml_training.training.runner import run
-from ml_training.training.signals import Interrupted
 
 
 def main(argv: list[str] | None = None) -> int:

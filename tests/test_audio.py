@@ -204,6 +204,7 @@ def test_blocks_join_without_a_seam() -> None:
         ("nul\0byte.wav", UndecodableAudioError, "null"),
         (".", UndecodableAudioError, "cannot read"),
     ],
+    ids=lambda value: value if isinstance(value, str) and value.isprintable() else type(value).__name__,
 )  # fmt: skip
 def test_bad_audio_has_its_own_error(source: object, error: type[AudioError], words: str) -> None:
     with pytest.raises(error, match=words):

@@ -1,4 +1,4 @@
-"""A cache of its own for every test, a web server that misbehaves on demand, and small recordings."""
+"""A cache of its own for every test, small recordings, a web server that misbehaves on demand, clips to vary."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
+
+from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
+from ml_training.config import AugmentationConfig
+from ml_training.data.augmentation import augment
 
 
 @pytest.fixture(autouse=True)
@@ -133,3 +139,79 @@ def server() -> Iterator[Server]:
     server = Server()
     yield server
     server.close()
+
+
+# --- augmentation --------------------------------------------------------------------------------
+
+OFF = AugmentationConfig(
+    speed=(1.0, 1.0), level_db=(0.0, 0.0), equaliser_db=0.0, noise_probability=0.0, generated_share=0.0,
+    shift=0.0,
+)  # fmt: skip
+
+
+def only(**settings: Any) -> AugmentationConfig:
+    return AugmentationConfig(**{**vars(OFF), **settings})
+
+
+@pytest.fixture
+def changed() -> Callable[..., AugmentationConfig]:
+    """Makes settings with everything off but what is named: changed(**settings)."""
+    return only
+
+
+def vary(clips: torch.Tensor, lengths: torch.Tensor, seed: int = 0, **settings: Any) -> torch.Tensor:
+    torch.manual_seed(seed)
+    return augment(clips, lengths, only(**settings))
+
+
+@pytest.fixture
+def varied() -> Callable[..., torch.Tensor]:
+    """Augments with everything off but what is named: varied(clips, lengths, seed, **settings)."""
+    return vary
+
+
+@pytest.fixture
+def lengths() -> torch.Tensor:
+    """Samples that the clips last."""
+    return torch.tensor([1200, 4000, 6002, 8000])
+
+
+@pytest.fixture
+def clips(lengths: torch.Tensor) -> torch.Tensor:
+    """Tones of 500 Hz in the middle of their second."""
+    time = torch.arange(NUM_SAMPLES) / SAMPLE_RATE
+    tone = torch.sin(2 * torch.pi * 500 * time)
+    begin = (NUM_SAMPLES - lengths) // 2
+    index = torch.arange(NUM_SAMPLES)
+    inside = (index >= begin[:, None]) & (index < (begin + lengths)[:, None])
+    return tone * inside
+
+
+def vowel_of(pitch: float, formant: float, length: int = 4800) -> torch.Tensor:
+    """(T,) harmonics of `pitch` Hz under one formant, `length` samples in the middle of the second."""
+    time = torch.arange(length) / SAMPLE_RATE
+    harmonics = torch.arange(pitch, SAMPLE_RATE / 2, pitch)
+    gains = 1 / (1 + ((harmonics - formant) / 150) ** 2)
+    sound = torch.sin(2 * torch.pi * harmonics[:, None] * time + harmonics[:, None]).mul(gains[:, None]).sum(dim=0)
+    sound = 0.05 * sound * torch.hann_window(length)
+    start = (NUM_SAMPLES - length) // 2
+    return torch.nn.functional.pad(sound, (start, NUM_SAMPLES - length - start))
+
+
+@pytest.fixture
+def vowel() -> Callable[..., torch.Tensor]:
+    """Makes a clip (T,) of a voice: vowel(pitch, formant, length)."""
+    return vowel_of
+
+
+@pytest.fixture
+def noise_dir(tmp_path: Path) -> Path:
+    """Two recordings, a tone of 3 s with silent ends and a hum of 0.3 s, one in a folder below."""
+    folder = tmp_path / "noises"
+    (folder / "inner").mkdir(parents=True)
+    time = np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE
+    tone = 0.02 * np.sin(2 * np.pi * 1000 * time) * (0.5 + time / 6)
+    soundfile.write(folder / "tone.wav", np.pad(tone, (SAMPLE_RATE, 2 * SAMPLE_RATE)), SAMPLE_RATE)
+    soundfile.write(folder / "inner" / "hum.flac", 0.5 * np.sin(2 * np.pi * 200 * time[:2400]), SAMPLE_RATE)
+    (folder / "about.txt").write_text("not audio")
+    return folder
