@@ -29,13 +29,14 @@ import numpy as np
 
 from ml_training.audio import NUM_SAMPLES, Floats, Source, load_audio
 from ml_training.config import LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, OneLineParser, model_folder
-from ml_training.deploy.metadata import INPUT_NAME, OUTPUT_NAME, check_metadata, is_intact
+from ml_training.deploy.metadata import DIGIT_NAME, INPUT_NAME, SCORES_NAME, check_metadata, is_intact
 from ml_training.errors import ConfigError, DigitError, ModelError
 from ml_training.utils.program import program
 
 MODEL_FILE = "model.onnx"
 MAX_THREADS = 1024  # as in training; onnxruntime would start any number and never end
 BEST_FIRST = (MEL_CNN, RAW_CNN, MFCC)
+IS_DIGIT = 0.5  # the least digit score that counts as a digit
 
 
 class DigitProbability(TypedDict):
@@ -50,6 +51,8 @@ class Prediction(TypedDict):
     confidence: float  # probability of the predicted digit
     probabilities: list[float]  # ten, they sum to 1
     top3: list[DigitProbability]  # the most probable first
+    is_digit: bool  # whether a digit was said at all: digit_score is IS_DIGIT at least
+    digit_score: float  # 0 to 1: how probable that is where digits and other sounds are equally frequent
     inference_ms: float  # from 8,000 samples to probabilities; reading and resampling are not in it
     model: str  # path of the file that answered
 
@@ -101,8 +104,8 @@ class DigitClassifier:
         """
         samples = load_audio(source, sample_rate)
         started = time.perf_counter()
-        (probabilities,) = self.probabilities(samples[None])
-        return self._answer(probabilities, 1e3 * (time.perf_counter() - started))
+        (probabilities,), (digit_score,) = self.hear(samples[None])
+        return self._answer(probabilities, digit_score, 1e3 * (time.perf_counter() - started))
 
     def batch_predict(self, files: Iterable[Source], batch_size: int = 32) -> list[FilePrediction | FileError]:
         """One entry for each of `files`, in their order; `batch_size` of them go through the model at once.
@@ -129,30 +132,34 @@ class DigitClassifier:
             except DigitError as error:
                 faults.append(str(error))
         started = time.perf_counter()
-        answers = iter(self.probabilities(np.stack(clips)) if clips else ())
+        answers = zip(*self.hear(np.stack(clips)), strict=True) if clips else iter(())
         share = 1e3 * (time.perf_counter() - started) / max(1, len(clips))
         entries: list[FilePrediction | FileError] = []
         for (position, source), fault in zip(group, faults, strict=True):
             file = _file_name(source, position)
             if fault is None:
-                entries.append(FilePrediction(file=file, **self._answer(next(answers), share)))
+                entries.append(FilePrediction(file=file, **self._answer(*next(answers), share)))
             else:
                 entries.append(FileError(file=file, error=fault))
         return entries
 
     def probabilities(self, waveforms: Floats) -> Floats:
         """(N, 8000) float32 seconds as `load_audio` makes them -> (N, 10) probabilities."""
+        return self.hear(waveforms)[0]
+
+    def hear(self, waveforms: Floats) -> tuple[Floats, Floats]:
+        """(N, 8000) float32 seconds as `load_audio` makes them -> (N, 10) probabilities and (N,) digit scores."""
         try:
-            (logits,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: waveforms})
+            logits, digit_scores = self._session.run([SCORES_NAME, DIGIT_NAME], {INPUT_NAME: waveforms})
         except Exception as error:  # onnxruntime's own exceptions share no narrower base
             raise ModelError(f"{self.model_file} failed on an input of shape {waveforms.shape}: {error}") from error
-        if logits.shape != (len(waveforms), len(LABELS)) or not np.isfinite(logits).all():
+        whole = logits.shape == (len(waveforms), len(LABELS)) and digit_scores.shape == (len(waveforms),)
+        if not whole or not np.isfinite(logits).all() or not np.isfinite(digit_scores).all():
             raise ModelError(
                 f"{self.model_file} is damaged: expected {len(LABELS)} finite scores a clip; export or train it again"
             )
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares: Floats = powers / powers.sum(axis=1, keepdims=True)
-        return shares
+        return powers / powers.sum(axis=1, keepdims=True), digit_scores
 
     def benchmark_speed(self, num_samples: int = 1000, batch_size: int = 32) -> Benchmark:
         """Time `num_samples` clips of noise one by one, and again in batches."""
@@ -181,13 +188,13 @@ class DigitClassifier:
             batch_throughput_per_second=batches * batch_size / batch_seconds, model=str(self.model_file),
         )  # fmt: skip
 
-    def _answer(self, probabilities: Floats, milliseconds: float) -> Prediction:
+    def _answer(self, probabilities: Floats, digit_score: float, milliseconds: float) -> Prediction:
         order = np.argsort(-probabilities, kind="stable")
         top3 = [DigitProbability(digit=int(d), probability=float(probabilities[d])) for d in order[:3]]
         return Prediction(
             predicted_digit=top3[0]["digit"], confidence=top3[0]["probability"],
-            probabilities=[float(p) for p in probabilities], top3=top3, inference_ms=milliseconds,
-            model=str(self.model_file),
+            probabilities=[float(p) for p in probabilities], top3=top3, is_digit=bool(digit_score >= IS_DIGIT),
+            digit_score=float(digit_score), inference_ms=milliseconds, model=str(self.model_file),
         )  # fmt: skip
 
 
@@ -257,12 +264,13 @@ def _open_session(file: Path, content: bytes, threads: int) -> Any:
 
 def _check_shapes(session: Any, file: Path) -> None:
     found = [(node.name, node.type, node.shape[1:]) for node in (*session.get_inputs(), *session.get_outputs())]
-    expected = [(INPUT_NAME, "tensor(float)", [NUM_SAMPLES]), (OUTPUT_NAME, "tensor(float)", [len(LABELS)])]
+    shapes = {INPUT_NAME: [NUM_SAMPLES], SCORES_NAME: [len(LABELS)], DIGIT_NAME: []}
+    expected = [(name, "tensor(float)", shape) for name, shape in shapes.items()]
     if found != expected:
-        shown = "; ".join(f"{name} {kind} (N, {', '.join(map(str, rest))})" for name, kind, rest in found)
+        shown = "; ".join(f"{name} {kind} ({', '.join(['N', *map(str, rest)])})" for name, kind, rest in found)
         raise ModelError(
-            f"{file} takes and gives {shown}: expected {INPUT_NAME} (N, {NUM_SAMPLES}) and "
-            f"{OUTPUT_NAME} (N, {len(LABELS)}), both float"
+            f"{file} takes and gives {shown}: expected {INPUT_NAME} (N, {NUM_SAMPLES}), {SCORES_NAME} "
+            f"(N, {len(LABELS)}) and {DIGIT_NAME} (N), all float"
         )
 
 
@@ -330,7 +338,10 @@ def _shown(entry: FilePrediction) -> str:
         ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else ("",) * 3
     )
     digit, sure = entry["predicted_digit"], 100 * entry["confidence"]
-    lines = [f"{bold}{digit}{off}  {LABELS[digit]}, {sure:.1f} % sure  {dim}{entry['file']}{off}"]
+    said = f"{bold}{digit}{off}  {LABELS[digit]}, {sure:.1f} % sure"
+    if not entry["is_digit"]:
+        said = f"{bold}-{off}  no digit: its score is {100 * entry['digit_score']:.1f} %; if one, then"
+    lines = [f"{said}  {dim}{entry['file']}{off}"]
     for guess in entry["top3"]:
         bar = full * round(24 * guess["probability"])
         lines.append(f"   {guess['digit']}  {bar:<24}  {100 * guess['probability']:5.1f} %")

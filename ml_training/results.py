@@ -40,6 +40,7 @@ class DataSummary:
     hours: float
     split: str
     parts: dict[str, int]  # clips in "train", "validation", "test"
+    negatives: str = ""  # what clips without a digit were trained with, beside them
     skipped: tuple[SkippedClip, ...] = ()
 
 

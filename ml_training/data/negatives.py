@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, decode, fit, trimmed
-from ml_training.config import LABELS
+from ml_training.config import LABELS, TrainConfig
+from ml_training.data.corpus import NOT_A_DIGIT, Corpus
+from ml_training.data.splits import Split
 from ml_training.data.synthetic import VOICES, say
-from ml_training.errors import AudioError, DataError
+from ml_training.errors import AudioError, DataError, DigitError
 from ml_training.results import Floats, Ints
 
 # Everyday words, and words near a digit; none that is spoken like one (to, for, won, ate), nor "oh", which many say
@@ -37,22 +40,58 @@ number letter message email street city country doctor school
 WORDS = tuple(_WORDS.split())
 WORDS_EACH, PIECES_EACH = 24, 12  # clips that each voice says
 WORDS_OF_A_SENTENCE = (3, 6)
+VALIDATION_SHARE = 0.1  # of the speakers
 SILENCE_DB = -30.0  # recordings of words are cut as close as those of digits: room around a word must be no sign
 _DIGITS = {*LABELS, *map(str, range(10))}
 
 
-@dataclass(frozen=True, eq=False)
-class Negatives:
+class Negatives(NamedTuple):
     """N clips without a digit, each centred in its second."""
 
     name: str
     waveforms: Floats  # (N, 8000)
     lengths: Ints  # (N,)
     speakers: tuple[str, ...]
+    files: tuple[str, ...]
     data_hash: str
 
-    def __len__(self) -> int:
-        return len(self.lengths)
+
+def with_negatives(corpus: Corpus, split: Split, config: TrainConfig) -> tuple[Corpus, Split, str]:
+    """The same with clips in which no digit is said, and what these are.
+
+    Those of some speakers are for validation, the others for training: synthetic words, and the recordings of config.words_dir where that is given. They come last, labelled NOT_A_DIGIT;
+    name and data hash of the corpus tell of them. Without a negative_share there are none.
+    Raises DataError where there is no speech synthesis, or words_dir cannot be used.
+    """
+    if not config.negative_share:
+        return corpus, split, ""
+    try:
+        found = [synthetic_negatives(config.seed, config.synthetic_voices)]
+    except DigitError as error:
+        raise DataError(f"{error}; or train without clips that are no digits: --negative_share 0") from error
+    if config.words_dir is not None:
+        found.append(recorded_negatives(config.words_dir))
+    speakers = np.concatenate([np.asarray(negatives.speakers) for negatives in found])
+    names = np.unique(speakers)
+    rng = np.random.default_rng(config.seed)
+    judges = rng.permutation(names)[: round(VALIDATION_SHARE * len(names))]
+    judging = np.sort(rng.permutation(np.flatnonzero(np.isin(speakers, judges)))[: len(split.validation)])
+    name = " and ".join(f"{len(negatives.lengths):,} {negatives.name}" for negatives in found)
+    hashes = "\n".join((corpus.data_hash, *(negatives.data_hash for negatives in found)))
+    mixed = replace(
+        corpus,
+        waveforms=np.concatenate([corpus.waveforms, *(negatives.waveforms for negatives in found)]),
+        lengths=np.concatenate([corpus.lengths, *(negatives.lengths for negatives in found)]),
+        labels=np.concatenate([corpus.labels, np.full(len(speakers), NOT_A_DIGIT)]),
+        speakers=(*corpus.speakers, *speakers.tolist()),
+        indices=np.concatenate([corpus.indices, np.arange(len(speakers))]),
+        files=corpus.files + tuple(file for negatives in found for file in negatives.files),
+        data_hash=hashlib.sha256(hashes.encode()).hexdigest(),
+    )
+    training = np.flatnonzero(~np.isin(speakers, judges))
+    train, validation = split.train, split.validation
+    train, validation = (np.concatenate([a, len(corpus) + b]) for a, b in ((train, training), (validation, judging)))
+    return mixed, replace(split, train=train, validation=validation), name
 
 
 @lru_cache(maxsize=2)
@@ -72,7 +111,8 @@ def synthetic_negatives(seed: int, voices: int) -> Negatives:
     spoken = [
         _piece(samples, rng) if piece else samples for samples, piece in zip(say(texts, seed), pieces, strict=True)
     ]
-    return _of("synthetic words", spoken, speakers)
+    files = [f"{text.replace(' ', '-')}_{name}.wav" for (_, text), name in zip(texts, speakers, strict=True)]
+    return _of("synthetic words", spoken, speakers, files)
 
 
 @lru_cache(maxsize=2)
@@ -95,7 +135,8 @@ def recorded_negatives(folder: str) -> Negatives:
             clips.append(trimmed(decode(path.read_bytes()), SILENCE_DB))
         except (AudioError, OSError) as error:
             raise DataError(f"words_dir {folder}: {path.name}: {error}; mend or remove it") from error
-    return _of(root.resolve().name, clips, [_speaker(path) for path in files])
+    names = [path.relative_to(root).as_posix() for path in files]
+    return _of(root.resolve().name, clips, [_speaker(path) for path in files], names)
 
 
 def _speaker(path: Path) -> str:
@@ -109,9 +150,8 @@ def _piece(samples: Floats, rng: np.random.Generator) -> Floats:
     return samples[begin : begin + NUM_SAMPLES]
 
 
-def _of(name: str, clips: list[Floats], speakers: list[str]) -> Negatives:
+def _of(name: str, clips: list[Floats], speakers: list[str], files: list[str]) -> Negatives:
     waveforms = np.stack([fit(clip) for clip in clips])
-    return Negatives(
-        name=name, waveforms=waveforms, lengths=np.array([min(len(c), NUM_SAMPLES) for c in clips], dtype=np.int64),
-        speakers=tuple(speakers), data_hash=hashlib.sha256(waveforms.tobytes()).hexdigest(),
-    )  # fmt: skip
+    lengths = np.array([min(len(clip), NUM_SAMPLES) for clip in clips], dtype=np.int64)
+    data_hash = hashlib.sha256(waveforms.tobytes()).hexdigest()
+    return Negatives(name, waveforms, lengths, tuple(speakers), tuple(files), data_hash)

@@ -19,10 +19,11 @@ CHECKSUM_KEY = "sha256"  # see `seal`
 _BLANK = "0" * 64
 
 INPUT_NAME = "waveform"  # (N, 8000) float32
-OUTPUT_NAME = "logits"  # (N, 10) float32
+SCORES_NAME = "logits"  # (N, 10) float32
+DIGIT_NAME = "digit_score"  # (N,) float32, 0 to 1: whether there is a digit at all, at even odds
 
 FORMAT_KEY = "streaming-digit-detector"
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"  # 1 had no digit score
 
 KEYS = {
     FORMAT_KEY: "version of this list; a file without it is not ours",
@@ -34,6 +35,7 @@ KEYS = {
     "data_hash": "hash of those recordings",
     "recordings_hash": "the same without the synthetic voices that were added to them; equal where none were",
     "speech": "'recordings' or 'synthetic speech'",
+    "negatives": "what it learnt to be no digit; empty where its digit score means nothing",
     "split": "how training and test clips were divided; names the protocol of the accuracy",
     "accuracy": "share of the test clips it got right, 0 to 1",
     "seed": "seed of everything random in its training, or 'unknown'",
@@ -53,6 +55,7 @@ def model_metadata(
     split: str,
     accuracy: float,
     recordings_hash: str | None = None,
+    negatives: str = "",
     seed: int | None = None,
     temperature: float = 1.0,
     version: str = ml_training.__version__,
@@ -73,6 +76,7 @@ def model_metadata(
         "data_hash": data_hash,
         "recordings_hash": recordings_hash or data_hash,
         "speech": "synthetic speech" if synthetic else "recordings",
+        "negatives": negatives,
         "split": split,
         "accuracy": f"{accuracy:.6f}",
         "seed": "unknown" if seed is None else str(seed),

@@ -24,18 +24,15 @@ class Heard(NamedTuple):
 class DigitModel(nn.Module):
     """(B, 8000) waveforms -> what was heard; features and their normalisation are part of it.
 
-    A pipeline says how in `logits`. Two numbers are fitted after training and in effect in evaluation mode: the scores
-    are divided by `temperature`, so that probabilities made of them mean what they say (Guo et al., 2017), and
-    `threshold` is taken from the logit of there being a digit, so that 0 is where to say yes or no.
+    A pipeline says how in `logits`. In evaluation mode the scores are divided by `temperature`, which is 1 until it
+    is fitted after training, so that probabilities made of them mean what they say (Guo et al., 2017).
     """
 
     temperature: Tensor
-    threshold: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("temperature", torch.ones(()))
-        self.register_buffer("threshold", torch.zeros(()))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -45,7 +42,7 @@ class DigitModel(nn.Module):
     def forward(self, waveforms: Tensor) -> Heard:
         outputs = self.logits(waveforms)
         scores, digit = outputs[:, : len(LABELS)], outputs[:, -1]
-        return Heard(scores, digit) if self.training else Heard(scores / self.temperature, digit - self.threshold)
+        return Heard(scores if self.training else scores / self.temperature, digit)
 
     def logits(self, waveforms: Tensor) -> Tensor:
         """(B, 8000) -> (B, OUTPUTS): the digits' scores and the one for there being a digit, as the network says."""

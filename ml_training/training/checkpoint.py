@@ -31,7 +31,18 @@ INTERRUPTED = "checkpoint_interrupted.pt"
 
 # Settings that change no weight: places, speed, and where the data come from (their hash is compared instead).
 FREE_SETTINGS = frozenset(
-    {"models_dir", "log_dir", "threads", "device", "keep_checkpoints", "resume", "dataset", "data_dir", "data_url"}
+    {
+        "models_dir",
+        "log_dir",
+        "threads",
+        "device",
+        "keep_checkpoints",
+        "resume",
+        "dataset",
+        "data_dir",
+        "data_url",
+        "words_dir",
+    }
 )
 
 Checkpoint = dict[str, Any]

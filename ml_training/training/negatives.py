@@ -1,8 +1,6 @@
-"""Clips without a digit, drawn anew for each training step."""
+"""Clips without a digit for one training step."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,28 +9,17 @@ from ml_training.data.spoiling import spoil
 from ml_training.training.setup import Clips
 
 
-@dataclass(frozen=True)
-class NegativeSource:
-    """Where a training takes clips without a digit from."""
+def count_beside(digits: int, share: float) -> int:
+    """How many clips without a digit come with so many digits when they are `share` of all."""
+    return round(digits * share / (1.0 - share))
 
-    pools: tuple[Clips, ...]  # of other words
-    share: float  # of all clips of a step, 0 to 1
-    noise_dir: str | None = None
 
-    def to(self, device: torch.device) -> NegativeSource:
-        return replace(self, pools=tuple(pool.to(device) for pool in self.pools))
-
-    def count(self, digits: int) -> int:
-        """How many come with so many digits."""
-        return round(digits * self.share / (1.0 - self.share))
-
-    def draw(self, count: int, digits: Clips) -> tuple[Tensor, Tensor]:
-        """(count, T) clips and their lengths: half of them `digits` that were spoiled, the others from the pools."""
-        spoiled = count - len(self.pools) * (count // (2 * len(self.pools))) if self.pools else count
-        chosen = torch.randint(len(digits), (spoiled,), device=digits.labels.device)
-        drawn = [spoil(digits.waveforms[chosen], digits.lengths[chosen], digits.labels[chosen], self.noise_dir)]
-        for pool in self.pools:
-            chosen = torch.randint(len(pool), (count // (2 * len(self.pools)),), device=pool.labels.device)
-            drawn.append((pool.waveforms[chosen], pool.lengths[chosen]))
-        waveforms, lengths = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+def draw_negatives(count: int, digits: Clips, others: Clips, noise_dir: str | None) -> tuple[Tensor, Tensor]:
+    """(count, T) clips and their lengths: half of them `others`, half spoiled `digits`; without others, all spoiled."""
+    taken = count // 2 if len(others) else 0
+    spoiled = torch.randint(len(digits), (count - taken,), device=digits.labels.device)
+    waveforms, lengths = spoil(digits.waveforms[spoiled], digits.lengths[spoiled], digits.labels[spoiled], noise_dir)
+    if not taken:
         return waveforms, lengths
+    chosen = torch.randint(len(others), (taken,), device=digits.labels.device)
+    return torch.cat([waveforms, others.waveforms[chosen]]), torch.cat([lengths, others.lengths[chosen]])

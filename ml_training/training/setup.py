@@ -35,6 +35,10 @@ class Clips:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def of(self, chosen: Tensor) -> Clips:
+        """The clips that a mask (N,) names."""
+        return Clips(self.waveforms[chosen], self.lengths[chosen], self.labels[chosen])
+
     def to(self, device: torch.device) -> Clips:
         return Clips(self.waveforms.to(device), self.lengths.to(device), self.labels.to(device))
 

@@ -25,7 +25,7 @@ from ml_training.data.mixing import mix
 from ml_training.errors import CheckpointError, Interrupted, TrainingError
 from ml_training.results import EpochRecord
 from ml_training.training.checkpoint import CheckpointStore
-from ml_training.training.negatives import NegativeSource
+from ml_training.training.negatives import count_beside, draw_negatives
 from ml_training.training.progress import Progress
 from ml_training.training.schedule import Schedule
 from ml_training.training.setup import (
@@ -102,7 +102,6 @@ def train_model(
     validation: Clips,
     config: TrainConfig,
     *,
-    negatives: NegativeSource | None = None,
     store: CheckpointStore | None = None,
     observer: Observer | None = None,
     stop: StopRequest | None = None,
@@ -115,7 +114,7 @@ def train_model(
     """
     with deterministic():
         try:
-            return _Loop(model, train, validation, config, negatives, store, observer or Unobserved(), stop).run()
+            return _Loop(model, train, validation, config, store, observer or Unobserved(), stop).run()
         except torch.cuda.OutOfMemoryError as error:
             raise TrainingError(
                 f"the GPU has not enough memory for batches of {config.batch_size}: try --batch_size "
@@ -124,10 +123,15 @@ def train_model(
 
 
 def detection_loss(logits: Tensor, digits: int, smoothing: float) -> Tensor:
-    """Mean binary cross-entropy of (B,) logits of there being a digit, which the first `digits` have; smoothed."""
+    """Binary cross-entropy of (B,) logits of there being a digit, which the first `digits` have.
+
+    Both kinds weigh the same, however many there are of each: a logit of 0 then means that odds which were even before
+    are even still. Targets are smoothed as those of the digits are.
+    """
     targets = torch.full_like(logits, smoothing / 2)
     targets[:digits] = 1.0 - smoothing / 2
-    return F.binary_cross_entropy_with_logits(logits, targets)
+    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return (losses[:digits].mean() + losses[digits:].mean()) / 2
 
 
 class _Loop:
@@ -137,7 +141,6 @@ class _Loop:
         train: Clips,
         validation: Clips,
         config: TrainConfig,
-        negatives: NegativeSource | None,
         store: CheckpointStore | None,
         observer: Observer,
         stop: StopRequest | None,
@@ -147,9 +150,10 @@ class _Loop:
         assert config.epochs
         assert config.batch_size
         assert config.learning_rate
-        if len(train) < 2 or not len(validation):
+        digits, judges = (int((clips.labels != NOT_A_DIGIT).sum()) for clips in (train, validation))
+        if digits < 2 or not judges:
             raise TrainingError(
-                f"training needs 2 clips and validation 1 at least, got {len(train)} and {len(validation)}: "
+                f"training needs 2 clips of digits and validation 1 at least, got {digits} and {judges}: "
                 "use more recordings or another --validation_share"
             )
         self.config, self.epochs, self.augmentation = config, config.epochs, config.augmenting
@@ -157,10 +161,10 @@ class _Loop:
         self.device = choose_device(config)
         self.dtype = choose_precision(config, self.device)
         self.model = model.to(self.device)
-        self.train, self.validation = train.to(self.device), validation.to(self.device)
-        self.negatives = negatives.to(self.device) if negatives is not None else None
+        self.others = train.of(train.labels == NOT_A_DIGIT).to(self.device)
+        self.train, self.validation = train.of(train.labels != NOT_A_DIGIT).to(self.device), validation.to(self.device)
         self.batch_size = config.batch_size
-        whole, rest = divmod(len(train), self.batch_size)
+        whole, rest = divmod(len(self.train), self.batch_size)
         self.steps = whole + (rest > 1 or not whole)  # a batch of one clip has no batch statistics
         self.schedule = Schedule(config.scheduler, config.learning_rate, self.epochs, self.steps)
         self.optimizer = make_optimizer(model, config)
@@ -252,8 +256,9 @@ class _Loop:
         targets = labels = self.train.labels[chosen]
         digits = len(labels)
         with torch.no_grad():
-            if self.negatives is not None:
-                others, spans = self.negatives.draw(self.negatives.count(digits), self.train)
+            negatives = count_beside(digits, config.negative_share)
+            if negatives:
+                others, spans = draw_negatives(negatives, self.train, self.others, self.augmentation.noise_dir)
                 waveforms, lengths = torch.cat([waveforms, others]), torch.cat([lengths, spans])
             if self.augmentation.enabled:
                 waveforms = augment(waveforms, lengths, self.augmentation)
@@ -263,7 +268,7 @@ class _Loop:
             heard = self.model(waveforms)
         scores = heard.scores[:digits].float()
         loss = F.cross_entropy(scores, targets, label_smoothing=config.label_smoothing)
-        if self.negatives is not None:
+        if negatives:
             loss = loss + detection_loss(heard.digit.float(), digits, config.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self.grad_scaler.scale(loss))
