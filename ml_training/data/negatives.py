@@ -59,8 +59,9 @@ class Negatives(NamedTuple):
 def with_negatives(corpus: Corpus, split: Split, config: TrainConfig) -> tuple[Corpus, Split, str]:
     """The same with clips in which no digit is said, and what these are.
 
-    Those of some speakers are for validation, the others for training: synthetic words, and the recordings of config.words_dir where that is given. They come last, labelled NOT_A_DIGIT;
-    name and data hash of the corpus tell of them. Without a negative_share there are none.
+    Synthetic words, and the recordings of config.words_dir where that is given; those of some speakers for validation,
+    the others for training. They come last, labelled NOT_A_DIGIT; the data hash of the corpus tells of them. Without a
+    negative_share there are none.
     Raises DataError where there is no speech synthesis, or words_dir cannot be used.
     """
     if not config.negative_share:

@@ -17,6 +17,7 @@ from ml_training.evaluation.protocols import (
     NOISE,
     OFFICIAL,
     PROTOCOLS,
+    REJECTION,
     STRANGERS,
     TestClips,
     calibrated,
@@ -27,6 +28,7 @@ from ml_training.evaluation.protocols import (
     strangers,
 )
 from ml_training.evaluation.records import PLOTS, file_name, load_results, log_scoring, save_result, update_docs
+from ml_training.evaluation.rejection import load_others, rejection
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import Pipeline
 from ml_training.results import ProtocolResult
@@ -47,6 +49,7 @@ class Request:
     models_dirs: tuple[str, ...] = ("models",)
     folders: tuple[str, ...] = ()  # of labelled clips; without one the official test part is scored
     noise_dir: str | None = None
+    others: tuple[tuple[str, str], ...] = ()  # for rejection: kind of clips without a digit, their folder
     noise_seed: int = 0
     seeds: tuple[int, ...] = (0, 1, 2)
     speakers: tuple[str, ...] = ()
@@ -63,6 +66,8 @@ class Request:
             faults.append(f"protocol: name one of {', '.join(PROTOCOLS)} at least, or update_docs")
         if STRANGERS in self.protocols and not self.folders:
             faults.append("folder: protocol 'strangers' needs a folder of labelled clips")
+        if REJECTION in self.protocols and not self.others:
+            faults.append("others: protocol 'rejection' needs a folder of clips without a digit, as words=FOLDER")
         if self.log_scoring and not self.folders:
             faults.append("log_scoring: it logs looks at a folder, and none is named")
         if min(self.seeds, default=0) < 0 or not 0 <= self.noise_seed < 2**31:
@@ -121,6 +126,7 @@ def _results(
     trained = [name for name in asked if name != LOSO]
     models = load_models(request.models_dirs, config.pipeline, report) if trained else []
     noises = load_recordings(request.noise_dir) if request.noise_dir and NOISE in asked else None
+    others = [load_others(kind, folder) for kind, folder in request.others] if REJECTION in asked else []
     folders = [TestClips(load_folder(folder), official=False) for folder in request.folders]
     if corpus is None and (LOSO in asked or OFFICIAL in asked or (trained and not folders)):
         corpus = load_corpus(config, report=report)
@@ -144,6 +150,8 @@ def _results(
                 yield official(models, clips)
             elif name == STRANGERS:
                 yield strangers(models, clips)
+            elif name == REJECTION:
+                yield rejection(models, clips, others, request.noise_seed)
             elif name == NOISE:
                 yield noise(models, clips, request.noise_seed, noises, report)
             else:

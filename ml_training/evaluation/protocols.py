@@ -37,7 +37,8 @@ from ml_training.results import (
     Reliability,
 )
 
-OFFICIAL, LOSO, STRANGERS, NOISE, CALIBRATION = PROTOCOLS = ("official", "loso", "strangers", "noise", "calibration")
+PROTOCOLS = ("official", "loso", "strangers", "noise", "calibration", "rejection")
+OFFICIAL, LOSO, STRANGERS, NOISE, CALIBRATION, REJECTION = PROTOCOLS
 BATCH = 100
 
 Report = Callable[[str], None]
@@ -56,8 +57,13 @@ class TrainedModel:
 
     def answers(self, waveforms: Floats) -> Floats:
         """(N, 8000) -> (N, 10) probabilities."""
-        starts = range(0, len(waveforms), BATCH)
-        return np.concatenate([self.classifier.probabilities(waveforms[start : start + BATCH]) for start in starts])
+        return self.hear(waveforms)[0]
+
+    def hear(self, waveforms: Floats) -> tuple[Floats, Floats]:
+        """(N, 8000) -> (N, 10) probabilities and (N,) digit scores."""
+        parts = [self.classifier.hear(waveforms[i : i + BATCH]) for i in range(0, len(waveforms), BATCH)]
+        probabilities, digit_scores = zip(*parts, strict=True)
+        return np.concatenate(probabilities), np.concatenate(digit_scores)
 
 
 @dataclass(frozen=True)
