@@ -34,6 +34,8 @@ from ml_training.errors import ConfigError, DigitError, ModelError
 from ml_training.utils.program import program
 
 MODEL_FILE = "model.onnx"
+PRETRAINED = "pretrained"  # in the place of a folder of models: those that come with the package
+TRAINED = "models"  # where training puts one's own
 MAX_THREADS = 1024  # as in training; onnxruntime would start any number and never end
 BEST_FIRST = (MEL_CNN, RAW_CNN, MFCC)
 IS_DIGIT = 0.5  # the least digit score that counts as a digit
@@ -201,6 +203,8 @@ class DigitClassifier:
 def load_classifier(model_dir: str | Path, pipeline: str, threads: int = 1) -> DigitClassifier:
     """The trained `pipeline` of the folder `model_dir`, answering on `threads` CPU threads.
 
+    The word "pretrained" stands for the models that come with the package, whatever folders lie around.
+
     Raises ConfigError for a name that is no pipeline, ModelError for a folder or file that is
     missing, damaged or not ours.
     """
@@ -210,8 +214,8 @@ def load_classifier(model_dir: str | Path, pipeline: str, threads: int = 1) -> D
         raise ConfigError([f"pipeline: expected one of {', '.join(PIPELINES)}, got {pipeline!r}{hint}"])
     if not 1 <= threads <= MAX_THREADS:
         raise ConfigError([f"threads: expected 1 to {MAX_THREADS}, got {threads}"])
-    file = model_folder(model_dir, pipeline) / MODEL_FILE
-    content = _read_model(file, pipeline)
+    file = model_file(model_dir, pipeline)
+    content = _read_shipped(file) if model_dir == PRETRAINED else _read_model(file, pipeline)
     session = _open_session(file, content, threads)
     try:
         metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
@@ -224,6 +228,22 @@ def load_classifier(model_dir: str | Path, pipeline: str, threads: int = 1) -> D
     classifier = DigitClassifier(session, file, metadata, threads)
     classifier.probabilities(np.zeros((1, NUM_SAMPLES), dtype=np.float32))  # a damaged graph fails here, not later
     return classifier
+
+
+def model_file(model_dir: str | Path, pipeline: str) -> Path:
+    """Where a pipeline's model lies; see load_classifier."""
+    if model_dir == PRETRAINED:
+        return Path(__file__).parent / PRETRAINED / f"{pipeline}.onnx"
+    return model_folder(model_dir, pipeline) / MODEL_FILE
+
+
+def _read_shipped(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"{file}, which comes with the package, cannot be read: {error.strerror or error}; install it again"
+        ) from error
 
 
 def _read_model(file: Path, pipeline: str) -> bytes:
@@ -289,7 +309,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(description="Which digit is said in these recordings?")
     parser.add_argument("files", nargs="*", metavar="FILE", default=SUPPRESS, help="recordings")
     parser.add_argument("--audio", nargs="+", action="extend", metavar="FILE", default=SUPPRESS, help="more of them")
-    parser.add_argument("--model_dir", "--models_dir", default="models", help="folder of models")
+    parser.add_argument(
+        "--model_dir", "--models_dir", default=SUPPRESS, metavar="DIR",
+        help=f"folder of models (default: {TRAINED} if it holds any, else {PRETRAINED}: those that come along)",
+    )  # fmt: skip
     parser.add_argument(
         "--pipeline", choices=PIPELINES, default=SUPPRESS, help="who answers (default: the best there is)"
     )
@@ -298,11 +321,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--json", action="store_true", default=SUPPRESS, help="an object for one file, a list for several"
     )
     args = vars(parser.parse_args(argv))
-    model_dir: str = args["model_dir"]
     files: list[str] = [*args.get("files", []), *args.get("audio", [])]
     if not files:
         parser.error("name at least one recording")
-    pipeline = args.get("pipeline") or _best_pipeline(model_dir)
+    model_dir, pipeline = _answering(args.get("model_dir"), args.get("pipeline"))
     entries = load_classifier(model_dir, pipeline, args["threads"]).batch_predict(files)
     bad = [entry["error"] for entry in entries if "error" in entry]
     if "json" in args:
@@ -311,14 +333,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         for entry in entries:
             if "error" not in entry:
                 print(_shown(entry))
+        told = f"the {pipeline} that comes along" if model_dir == PRETRAINED else f"your own {pipeline} in {model_dir}"
+        print(f"answered by {told}", file=sys.stderr)
     for error_line in bad:
         print(f"error: {error_line}", file=sys.stderr)
     return 1 if bad else 0
 
 
-def _best_pipeline(model_dir: str) -> str:
-    trained = (p for p in BEST_FIRST if (model_folder(model_dir, p) / MODEL_FILE).is_file())
-    return next(trained, BEST_FIRST[0])
+def _answering(model_dir: str | None, pipeline: str | None) -> tuple[str, str]:
+    """Folder and pipeline of who answers: what is asked for, else the best of one's own, else the best that ships."""
+    for folder in (TRAINED, PRETRAINED) if model_dir is None else (model_dir,):
+        for name in BEST_FIRST if pipeline is None else (pipeline,):
+            if model_file(folder, name).is_file():
+                return folder, name
+    return model_dir or PRETRAINED, pipeline or BEST_FIRST[0]  # whoever loads it says what is missing
 
 
 def _print_json(entries: Sequence[FilePrediction | FileError]) -> None:

@@ -33,7 +33,7 @@ KEYS = {
     "window": "samples of the input: one second, the word within",
     "data": "name of the recordings it learnt from",
     "data_hash": "hash of those recordings",
-    "recordings_hash": "the same without the synthetic voices that were added to them; equal where none were",
+    "recordings_hash": "the same of each source by itself, without what was synthesised; parted by blanks",
     "speech": "'recordings' or 'synthetic speech'",
     "negatives": "what it learnt to be no digit; empty where its digit score means nothing",
     "split": "how training and test clips were divided; names the protocol of the accuracy",

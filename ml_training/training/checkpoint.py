@@ -42,6 +42,7 @@ FREE_SETTINGS = frozenset(
         "data_dir",
         "data_url",
         "words_dir",
+        "extra_dir",
     }
 )
 

@@ -167,7 +167,7 @@ def _load(config: TrainConfig, corpus: Corpus | None, logger: RunLogger) -> _Mat
         )
     config = settled(config, corpus)
     split = split_corpus(corpus, config, report=logger.warn)
-    tested_on, recordings_hash = corpus.name, corpus.data_hash
+    tested_on, recordings_hash = corpus.name, " ".join(corpus.recordings)
     corpus, split = with_synthetic_voices(corpus, split, config, report=logger.warn)
     digits, parts = corpus, split.parts
     corpus, split, negatives = with_negatives(corpus, split, config)
