@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from pathlib import Path
+
+import pytest
 
 from ml_training.results import (
     Count,
@@ -41,6 +44,14 @@ def test_scores_and_speakers_left_out_have_one_plot_each(tmp_path: Path) -> None
         (path,) = plot_result(result(protocol), tmp_path, protocol)
         assert path.name == f"{protocol}_accuracy.png"
         assert min(size(path)) > 200
+
+
+@pytest.mark.parametrize("name", ["$a_{$", "caf\udce9", "数字"])
+@pytest.mark.parametrize("protocol", ["strangers", "loso"])
+def test_any_name_that_a_file_may_have_is_drawn(protocol: str, name: str, tmp_path: Path) -> None:
+    score = ModelScore("mfcc", "0", Count(9, 10), {name: Count(4, 5), "ann": Count(5, 5)}, {"1": Count(9, 10)})
+    (path,) = plot_result(dataclasses.replace(result(protocol, data=name), scores=(score,)), tmp_path, "odd")
+    assert min(size(path)) > 200
 
 
 def test_every_kind_of_change_has_a_plot(tmp_path: Path) -> None:
