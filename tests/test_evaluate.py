@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -64,6 +65,26 @@ def test_an_earlier_result_stays_in_the_report_and_its_own_is_replaced(
     assert len(list(Path("out").glob("*.json"))) == 2
     report = Path("out/evaluation_report.html").read_text(encoding="utf-8")
     assert report.count('<section id="result') == 2
+
+
+def test_folders_of_one_name_are_told_apart_and_none_counts_twice(
+    desk: Path, tiny_models: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for person in ("ann", "ben"):
+        (desk / person).mkdir()
+        (desk / person / "clips").symlink_to(tiny_folder)
+    Path("clips").mkdir()
+    for path in list(tiny_folder.iterdir())[:30]:
+        shutil.copy(path, "clips")
+    shutil.copytree("clips", "other/clips")
+    flags = ["--protocol", "strangers", "--pipeline", "mfcc", "--models_dir", str(tiny_models), str(tiny_models)]
+    flags += ["--folder", "clips", "ann/clips", "clips", "other/clips", "ben/clips", "--log_scoring", "scored.md"]
+    assert evaluate.main(flags) == 0
+    names = [path.name for path in Path("evaluation_results").glob("*.json")]
+    assert len(names) == 3
+    assert "strangers_other_clips_mfcc.json" in names
+    assert Path("scored.md").read_text(encoding="utf-8").count("| strangers |") == 3
+    assert "mean of" not in capsys.readouterr().out, "one model"
 
 
 def test_noise_draws_one_plot_for_each_kind(

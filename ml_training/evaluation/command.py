@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ from ml_training.pipelines.base import Pipeline
 from ml_training.results import ProtocolResult
 from ml_training.utils.evaluation_tables import plural, provenance, tables_of, title_of
 from ml_training.utils.report_evaluation import write_evaluation_report
-from ml_training.utils.visualization_evaluation import plot_result
+from ml_training.utils.visualization_evaluation import plot_result, slug
 
 REPORT = "evaluation_report.html"
 Report = Callable[[str], None]
@@ -101,7 +102,7 @@ def evaluate(
         found.append(result)
         if request.log_scoring and result.protocol not in (OFFICIAL, LOSO):
             log_scoring(Path(request.log_scoring), result)
-        files.append(save_result(result, output))
+        files.append(save_result(result, output, report))
     page = output / REPORT
     everything = load_results(output)
     plots = output / PLOTS
@@ -119,9 +120,12 @@ def _results(
     """What each protocol finds on each set of clips, one after another."""
     config, asked = request.config, [name for name in PROTOCOLS if name in request.protocols]
     trained = [name for name in asked if name != LOSO]
-    models = load_models(request.models_dirs, config.pipeline, report) if trained else []
+    models = load_models(_each_once(request.models_dirs), config.pipeline, report) if trained else []
     noises = load_recordings(request.noise_dir) if request.noise_dir and NOISE in asked else None
-    folders = [TestClips(load_folder(folder), official=False) for folder in request.folders]
+    folders = [
+        TestClips(load_folder(folder, name), official=False)
+        for folder, name in _told_apart(_each_once(request.folders)).items()
+    ]
     if corpus is None and (LOSO in asked or OFFICIAL in asked or (trained and not folders)):
         corpus = load_corpus(config, report=report)
     for name in asked:
@@ -148,6 +152,31 @@ def _results(
                 yield noise(models, clips, request.noise_seed, noises, report)
             else:
                 yield calibrated(models, clips)
+
+
+def _each_once(folders: Sequence[str]) -> list[str]:
+    """Folders without those that are one of the others once more: nothing counts twice."""
+    places: dict[str, str] = {}
+    for folder in folders:
+        places.setdefault(os.path.realpath(os.path.expanduser(folder)), folder)
+    return list(places.values())
+
+
+def _told_apart(folders: Sequence[str]) -> dict[str, str | None]:
+    """Folders with the name of their results: None for their own, more of the path where two are called alike."""
+    parts = {folder: Path(folder).expanduser().resolve().parts for folder in folders}
+    names: dict[str, str | None] = {}
+    for folder, own in parts.items():
+        others = [path for path in parts.values() if path != own]
+        ends = (depth for depth in range(1, len(own)) if not any(_end(p, depth) == _end(own, depth) for p in others))
+        depth = next(ends, len(own))
+        names[folder] = None if depth == 1 else "/".join(own[-depth:])
+    return names
+
+
+def _end(parts: Sequence[str], depth: int) -> str:
+    """The last parts of a path as they become part of a file's name."""
+    return slug("/".join(parts[-depth:]))
 
 
 def summary(outcome: Outcome) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -17,7 +18,10 @@ from ml_training.utils.evaluation_tables import provenance, short, tables_of, ti
 from ml_training.utils.files import write_atomically, write_json
 from ml_training.utils.visualization_evaluation import slug
 
+Report = Callable[[str], None]
+
 PLOTS = "plots"  # folder of plots, beside the JSON files
+LONGEST_NAME = 150  # bytes; file systems take 255, and more is added for plots and while a file is written
 SCORING_LOG = "strangers_scored.md"  # beside results.md
 _LOG_HEAD = (
     f"| when (UTC) | commit | protocol | recordings | seeds | models | {' | '.join(PIPELINES)} |\n"
@@ -32,12 +36,24 @@ def file_name(result: ProtocolResult) -> str:
     asked = [result.protocol, result.data, str(details.get("noise_folder", "")), *details.get("left_out", ())]
     if pipelines != set(PIPELINES):
         asked.append("_".join(sorted(pipelines)))
-    return "_".join(slug(part) for part in asked if part)
+    name = "_".join(slug(part) for part in asked if part)
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    return f"{name.encode()[:LONGEST_NAME].decode(errors='ignore')}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def save_result(result: ProtocolResult, folder: Path) -> Path:
-    """Write a result as JSON into a folder. Raises TrainingError where that cannot be."""
+def save_result(result: ProtocolResult, folder: Path, report: Report = lambda line: None) -> Path:
+    """Write a result as JSON into a folder; `report` is told where it takes the place of one of other recordings.
+
+    Raises TrainingError where it cannot be written.
+    """
     path = folder / f"{file_name(result)}.json"
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["data_hash"]
+    except (OSError, ValueError, KeyError, TypeError):  # none there, or of an older version
+        before = result.data_hash
+    if before != result.data_hash:
+        report(f"{path}: replaces the result of other recordings of this name (hash {str(before)[:12]})")
     write_json(path, result.to_dict())
     return path
 

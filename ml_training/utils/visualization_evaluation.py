@@ -27,7 +27,7 @@ from ml_training.utils.visualization import (
 
 def slug(name: str) -> str:
     """A name as part of a file's name."""
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "data"
+    return re.sub(r"[\W_]+", "_", name.lower()).strip("_") or "data"
 
 
 def plot_result(result: ProtocolResult, folder: Path, name: str) -> list[Path]:

@@ -74,7 +74,8 @@ def test_reliability_has_a_row_for_each_seed_and_a_column_for_each_pipeline(tmp_
 def test_names_become_parts_of_file_names() -> None:
     assert slug("FSDD v1.0.10") == "fsdd_v1_0_10"
     assert slug("../../etc") == "etc"
-    assert slug("数字") == "data"
+    assert slug("数字") == "数字"
+    assert slug("!") == "data"
 
 
 def test_the_page_escapes_names_and_holds_every_table_and_plot(tmp_path: Path) -> None:
