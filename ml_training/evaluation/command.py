@@ -14,6 +14,7 @@ from ml_training.errors import ConfigError
 from ml_training.evaluation.loso import leave_one_speaker_out
 from ml_training.evaluation.perturbations import load_recordings
 from ml_training.evaluation.protocols import (
+    CALIBRATION,
     LOSO,
     NOISE,
     OFFICIAL,
@@ -64,14 +65,44 @@ class Request:
             faults.append(f"protocol: name one of {', '.join(PROTOCOLS)} at least, or update_docs")
         if STRANGERS in self.protocols and not self.folders:
             faults.append("folder: protocol 'strangers' needs a folder of labelled clips")
+        if self.folders and not {STRANGERS, NOISE, CALIBRATION} & set(self.protocols):
+            faults.append(f"folder: only {STRANGERS}, {NOISE} and {CALIBRATION} score folders: name one of these")
+        if self.noise_dir and NOISE not in self.protocols:
+            faults.append(f"noise_dir: only protocol {NOISE!r} mixes noise in: name it")
+        if self.speakers and LOSO not in self.protocols:
+            faults.append(f"speakers: only protocol {LOSO!r} leaves speakers out: name it")
         if self.log_scoring and not self.folders:
             faults.append("log_scoring: it logs looks at a folder, and none is named")
-        if min(self.seeds, default=0) < 0 or not 0 <= self.noise_seed < 2**31:
-            faults.append("seeds: expected whole numbers from 0 on")
+        faults += [f"seeds: expected whole numbers from 0 on, got {seed}" for seed in self.seeds if seed < 0]
+        if not 0 <= self.noise_seed < 2**31:
+            faults.append(f"noise_seed: expected a whole number from 0 to {2**31 - 1}, got {self.noise_seed}")
+        faults += _unwritable(self)
         if self.config.split != "official" or self.config.resume is not None:
             faults.append("split, held_out_speaker, resume: the protocol decides these, leave them out")
         if faults:
             raise ConfigError(faults)
+
+
+def _unwritable(request: Request) -> list[str]:
+    """What can be known before hours of work about places that cannot be written to."""
+    faults = []
+    places = {
+        "output": Path(request.output, REPORT),
+        "log_scoring": request.log_scoring,
+        "update_docs": request.update_docs,
+    }
+    for name, place in places.items():
+        if place is None:
+            continue
+        path = Path(place).absolute()
+        there = next(folder for folder in path.parents if os.path.lexists(folder))
+        if path.is_dir():
+            faults.append(f"{name}: {place} is a folder, expected a file")
+        elif not there.is_dir():
+            faults.append(f"{name}: {there} is a file, expected a folder")
+        elif not os.access(there, os.W_OK):
+            faults.append(f"{name}: {there} cannot be written to, name another place")
+    return faults
 
 
 @dataclass(frozen=True)
@@ -104,9 +135,10 @@ def evaluate(
             log_scoring(Path(request.log_scoring), result)
         files.append(save_result(result, output, report))
     page = output / REPORT
-    everything = load_results(output)
+    everything = load_results(output, report)
     plots = output / PLOTS
-    write_evaluation_report([(result, plot_result(result, plots, file_name(result))) for result in everything], page)
+    if everything:
+        write_evaluation_report([(r, plot_result(r, plots, file_name(r))) for r in everything], page)
     if request.update_docs:
         log = Path(request.log_scoring) if request.log_scoring else None
         count = update_docs(output, Path(request.update_docs), log)
@@ -121,7 +153,11 @@ def _results(
     config, asked = request.config, [name for name in PROTOCOLS if name in request.protocols]
     trained = [name for name in asked if name != LOSO]
     models = load_models(_each_once(request.models_dirs), config.pipeline, report) if trained else []
-    noises = load_recordings(request.noise_dir) if request.noise_dir and NOISE in asked else None
+    noises = load_recordings(request.noise_dir) if request.noise_dir else None
+    if noises and noises.skipped:
+        report(
+            f"{request.noise_dir}: {plural(len(noises.skipped), 'file')} left out of {NOISE}, first {noises.skipped[0]}"
+        )
     folders = [
         TestClips(load_folder(folder, name), official=False)
         for folder, name in _told_apart(_each_once(request.folders)).items()

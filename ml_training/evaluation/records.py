@@ -58,16 +58,20 @@ def save_result(result: ProtocolResult, folder: Path, report: Report = lambda li
     return path
 
 
-def load_results(folder: Path) -> list[ProtocolResult]:
-    """The results in a folder, by protocol and data. Raises DataError for a file that is none."""
+def load_results(folder: Path, report: Report | None = None) -> list[ProtocolResult]:
+    """The results in a folder, by protocol and data.
+
+    A file that is none, or of an older version, is told to `report` and left out; without one DataError is raised.
+    """
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
             found.append(ProtocolResult.from_dict(json.loads(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"{path} is no result of evaluate.py ({type(error).__name__}: {error}): remove it or evaluate again"
-            ) from error
+            fault = f"{path} is no result of evaluate.py ({type(error).__name__}: {error}): remove it or evaluate again"
+            if report is None:
+                raise DataError(fault) from error
+            report(f"left out of the report: {fault}")
     order = {name: i for i, name in enumerate(PROTOCOLS)}
     return sorted(found, key=lambda r: (order.get(r.protocol, len(order)), r.data, file_name(r)))
 
