@@ -138,7 +138,8 @@ def draw_recordings(
 
     A place is taken that is no more than 20 dB quieter during the word than the recording is on the whole, because a
     pause of a barking dog is no background at 0 dB: of eight places drawn the first such, else another recording is
-    drawn, at most eight times; then the loudest place of the last.
+    drawn, at most eight times; of the last the place that puts its loudest sample into the word, going on from its
+    beginning where it ends. Noise that is silent during the word would have no level there, and any elsewhere.
     """
     frames = word_frames(clips)
     noise = np.empty_like(clips)
@@ -151,11 +152,15 @@ def draw_recordings(
             pieces = np.stack([sound[start : start + NUM_SAMPLES] for start in starts])
             heard = word_power(pieces, np.broadcast_to(frames[row], (_TRIES, frames.shape[1])))
             loud = np.flatnonzero(heard >= 0.01 * float(np.square(sound).mean(dtype=np.float64)))
-            chosen = int(loud[0]) if len(loud) else int(heard.argmax())
             if len(loud):
+                start = int(starts[loud[0]])
                 break
-        noise[row] = pieces[chosen]
-        drawn.append({"file": recordings.files[number], "start": int(starts[chosen])})
+        else:
+            word = np.flatnonzero(frames[row])
+            middle = int(word[len(word) // 2]) * FRAME + FRAME // 2
+            start = (int(np.abs(sound).argmax()) - middle) % len(sound)
+        noise[row] = sound.take(np.arange(start, start + NUM_SAMPLES), mode="wrap")
+        drawn.append({"file": recordings.files[number], "start": start})
     return noise, drawn
 
 
