@@ -118,6 +118,8 @@ def load_recordings(folder: str | Path) -> Recordings:
         raise DataError(f"{root} is not a folder: expected a folder of background recordings")
     files, samples, skipped = [], [], []
     for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()):
+        if path.name.startswith("."):  # as macOS leaves beside each recording
+            continue
         name = path.relative_to(root).as_posix()
         try:
             sound = decode(path)

@@ -147,6 +147,7 @@ def noises(tmp_path: Path) -> Path:
     soundfile.write(tmp_path / "noise" / "sub" / "dog.wav", barks, 8000)
     soundfile.write(tmp_path / "noise" / "short.wav", 0.1 * rng.standard_normal(3000), 8000)
     (tmp_path / "noise" / "broken.wav").write_bytes(b"nothing")
+    (tmp_path / "noise" / "._rain.wav").write_bytes(b"hidden")
     return tmp_path / "noise"
 
 
@@ -154,7 +155,8 @@ def test_recordings_are_found_and_the_broken_one_is_named(noises: Path, tmp_path
     found = p.load_recordings(noises)
     assert found.files == ("rain.wav", "short.wav", "sub/dog.wav")
     assert [len(sound) >= 8000 for sound in found.samples] == [True] * 3
-    assert found.skipped[0].startswith("broken.wav: ")
+    (skipped,) = found.skipped
+    assert skipped.startswith("broken.wav: ")
     with pytest.raises(DataError, match="is not a folder"):
         p.load_recordings(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
