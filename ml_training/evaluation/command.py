@@ -96,7 +96,7 @@ def _unwritable(request: Request) -> list[str]:
             continue
         path = Path(place).absolute()
         there = next(folder for folder in path.parents if os.path.lexists(folder))
-        if path.is_dir():
+        if os.path.isdir(path):  # unlike Path.is_dir, no error where a folder on the way is locked
             faults.append(f"{name}: {place} is a folder, expected a file")
         elif not there.is_dir():
             faults.append(f"{name}: {there} is a file, expected a folder")

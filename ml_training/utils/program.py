@@ -46,6 +46,9 @@ def program(main: Main) -> Main:
         except BrokenPipeError:
             _drop_output()
             return 141  # 128 + SIGPIPE
+        except PermissionError as error:  # wherever a folder is looked into: whose it is, is the user's to change
+            print(f"error: {error.filename}: {error.strerror}; change its rights or name another", file=sys.stderr)
+            return 1
         except OSError as error:
             if error.errno != errno.ENOSPC or error.filename is not None:
                 raise
