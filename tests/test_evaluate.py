@@ -106,7 +106,18 @@ def test_noise_that_cannot_be_read_is_told(
     shutil.copy(next(tiny_folder.iterdir()), "noises")
     Path("noises/broken.wav").write_bytes(b"RIFF")
     assert evaluate.main(words(tiny_models, tiny_folder, "--protocol", "noise", "--noise_dir", "noises")) == 0
-    assert "noises: 1 file left out of noise, first broken.wav: " in capsys.readouterr().err
+    assert "noises (noise): 1 file left out, first broken.wav: " in capsys.readouterr().err
+
+
+def test_clips_that_cannot_be_read_are_told(
+    desk: Path, tiny_models: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_folder, "clips")
+    Path("clips/3_speaker1_2.wav").write_bytes(b"RIFF")
+    assert evaluate.main(words(tiny_models, Path("clips"), "--protocol", "strangers")) == 0
+    assert "clips: 1 file left out, first 3_speaker1_2.wav: " in capsys.readouterr().err
+    values = json.loads(Path("evaluation_results/strangers_clips_mfcc.json").read_text(encoding="utf-8"))
+    assert (values["clips"], values["details"]["clips_left_out"][0]["file"]) == (199, "3_speaker1_2.wav")
 
 
 def test_noise_draws_one_plot_for_each_kind(

@@ -154,16 +154,16 @@ def _results(
     trained = [name for name in asked if name != LOSO]
     models = load_models(_each_once(request.models_dirs), config.pipeline, report) if trained else []
     noises = load_recordings(request.noise_dir) if request.noise_dir else None
-    if noises and noises.skipped:
-        report(
-            f"{request.noise_dir}: {plural(len(noises.skipped), 'file')} left out of {NOISE}, first {noises.skipped[0]}"
-        )
+    if noises:
+        _tell_left_out(f"{request.noise_dir} ({NOISE})", noises.skipped, report)
     folders = [
         TestClips(load_folder(folder, name), official=False)
         for folder, name in _told_apart(_each_once(request.folders)).items()
     ]
     if corpus is None and (LOSO in asked or OFFICIAL in asked or (trained and not folders)):
         corpus = load_corpus(config, report=report)
+    for scored in [*(clips.corpus for clips in folders), *([corpus] if corpus else [])]:
+        _tell_left_out(scored.name, [f"{clip.file}: {clip.reason}" for clip in scored.skipped], report)
     for name in asked:
         if name == LOSO:
             assert corpus is not None
@@ -188,6 +188,11 @@ def _results(
                 yield noise(models, clips, request.noise_seed, noises, report)
             else:
                 yield calibrated(models, clips)
+
+
+def _tell_left_out(where: str, files: Sequence[str], report: Report) -> None:
+    if files:
+        report(f"{where}: {plural(len(files), 'file')} left out, first {files[0]}")
 
 
 def _each_once(folders: Sequence[str]) -> list[str]:
