@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from ml_training.config import PIPELINES
@@ -43,19 +44,29 @@ def file_name(result: ProtocolResult) -> str:
 
 
 def save_result(result: ProtocolResult, folder: Path, report: Report = lambda line: None) -> Path:
-    """Write a result as JSON into a folder; `report` is told where it takes the place of one of other recordings.
+    """Write a result as JSON into a folder; `report` is told where it takes the place of an answer to something else.
 
     Raises TrainingError where it cannot be written.
     """
     path = folder / f"{file_name(result)}.json"
+    values = result.to_dict()
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))["data_hash"]
-    except (OSError, ValueError, KeyError, TypeError):  # none there, or of an older version
-        before = result.data_hash
-    if before != result.data_hash:
-        report(f"{path}: replaces the result of other recordings of this name (hash {str(before)[:12]})")
-    write_json(path, result.to_dict())
+        changed = [name for name, how in _asked(json.loads(path.read_text(encoding="utf-8"))).items()
+                   if how != _asked(values)[name]]  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none there, or of an older version
+        changed = []
+    if changed:
+        report(f"{path}: replaces a result of other {' and '.join(changed)}; another --output keeps both")
+    write_json(path, values)
     return path
+
+
+def _asked(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result is the answer to beyond the name of its file."""
+    details = values["details"] or {}
+    return {
+        "recordings": values["data_hash"], "noise seed": details.get("noise_seed"), "settings": details.get("trainings")
+    }  # fmt: skip
 
 
 def load_results(folder: Path, report: Report | None = None) -> list[ProtocolResult]:

@@ -40,12 +40,14 @@ def test_a_name_is_never_longer_than_file_systems_take(tmp_path: Path) -> None:
     assert len({records.save_result(r, tmp_path) for r in long}) == len(list(tmp_path.iterdir())) == len(long)
 
 
-def test_a_result_that_replaces_that_of_other_recordings_says_so(tmp_path: Path) -> None:
+def test_a_result_that_replaces_an_answer_to_something_else_says_so(tmp_path: Path) -> None:
     said: list[str] = []
-    for data_hash in ("one", "one", "other"):
-        records.save_result(dataclasses.replace(result(), data_hash=data_hash), tmp_path, said.append)
+    short, long = result("loso", trainings={"mfcc": {"epochs": 1}}), result("loso", trainings={"mfcc": {"epochs": 50}})
+    for found in (result(), result(), dataclasses.replace(result(), data_hash="other"), long, long, short):
+        records.save_result(found, tmp_path, said.append)
     assert said == [
-        f"{tmp_path / 'official_fsdd_v1.json'}: replaces the result of other recordings of this name (hash one)"
+        f"{tmp_path / 'official_fsdd_v1.json'}: replaces a result of other recordings; another --output keeps both",
+        f"{tmp_path / 'loso_fsdd_v1.json'}: replaces a result of other settings; another --output keeps both",
     ]
 
 
