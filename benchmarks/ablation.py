@@ -73,7 +73,7 @@ def judge(row: str, seed: int, judged_by: str, epochs: int, work: Path) -> float
         return float(found["accuracy"])
     train(folder, settings)
     if judged_by in SPEAKERS:
-        (summary,) = (folder / "train_logs").glob(f"metrics_summary_{PIPELINE}_*.json")
+        summary = max((folder / "train_logs").glob(f"metrics_summary_{PIPELINE}_*.json"))  # one resumed has several
         accuracy = 100 * float(json.loads(summary.read_text())["test"]["accuracy"])
     else:
         accuracy = accuracy_on(folder / "models", judged_by)
@@ -139,7 +139,7 @@ def page(found: Mapping[str, Mapping[str, Mapping[int, float]]], epochs: int, co
         f"typed; {datetime.now(UTC):%Y-%m-%d}, commit {', '.join(commits)}.", "",
     ]  # fmt: skip
     for title, rows in (("Taken away", GROUPS), ("Added or changed", {WHOLE: {}, **ADDITIONS})):
-        there = [row for row in rows if row in found]
+        there = [row for row in rows if row in found and sorted(found[row][JUDGES[0]]) == seeds]
         if there == [WHOLE]:
             continue
         lines += [f"## {title}", "", f"| | {' | '.join([*SPEAKERS, 'both', 'iitg_digits'])} |", "|---|---|---|---|---|"]
@@ -171,6 +171,8 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=12, help="epochs of each training")
     parser.add_argument("--update-docs", action="store_true", help="write docs/ablation.md")
     arguments = parser.parse_args()
+    if arguments.rows and not os.environ.get("DIGIT_CORPORA_DIR"):  # said before hours of training, not after
+        sys.exit("$DIGIT_CORPORA_DIR is not set: expected the folder that holds iitg_digits")
     work = arguments.work.resolve()
     asked = [(row, seed, judged_by) for seed in arguments.seeds for row in arguments.rows for judged_by in JUDGES]
     for number, (row, seed, judged_by) in enumerate(asked, 1):

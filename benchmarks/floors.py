@@ -33,6 +33,7 @@ from ml_training.evaluation.protocols import CALIBRATION, LOSO, NOISE, OFFICIAL,
 from ml_training.evaluation.records import PLOTS, SCORING_LOG
 from ml_training.evaluation.records import update_docs as write_page
 from ml_training.results import ProtocolResult
+from ml_training.utils.evaluation_tables import short
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -73,11 +74,13 @@ ROWS = {
 }
 
 
-def train(seed: int, folder: Path, arguments: list[str]) -> dict[str, float]:
+def train(seed: int, folder: Path, arguments: list[str]) -> dict[str, Any]:
     """Train all pipelines with one seed in `folder`; returns seconds and peak memory in MB."""
     done = folder / "run.json"
     if done.exists():
-        measured: dict[str, float] = json.loads(done.read_text())
+        measured: dict[str, Any] = json.loads(done.read_text())
+        if measured.get("arguments", arguments) != arguments:
+            sys.exit(f"{done} is of a training with {measured['arguments']}, not {arguments}: name another --work")
         return measured
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(ROOT / "ml_training/train.py"), "--seed", str(seed), *arguments]
@@ -90,7 +93,7 @@ def train(seed: int, folder: Path, arguments: list[str]) -> dict[str, float]:
         code = process.wait()
     if code:
         sys.exit(f"seed {seed}: train.py left with {code}; see {folder / 'output.txt'}")
-    measured = {"seconds": time.perf_counter() - began, "peak_mb": peak[0]}
+    measured = {"seconds": time.perf_counter() - began, "peak_mb": peak[0], "arguments": arguments}
     done.write_text(json.dumps(measured))
     return measured
 
@@ -121,8 +124,8 @@ def runs(seeds: list[int], work: Path, arguments: list[str]) -> dict[str, Any]:
 
 
 def summary(folder: Path, pipeline: str) -> dict[str, Any]:
-    """The metrics summary of a run."""
-    (path,) = (folder / "train_logs").glob(f"metrics_summary_{pipeline}_*.json")
+    """The metrics summary of a run: the newest, since one that failed in a later pipeline left its own."""
+    path = max((folder / "train_logs").glob(f"metrics_summary_{pipeline}_*.json"))
     values: dict[str, Any] = json.loads(path.read_text())
     return values
 
@@ -178,13 +181,17 @@ def main() -> int:
     parser.add_argument("--score-strangers", action="store_true", help="score strangers once, and log it")
     parser.add_argument("--update-docs", action="store_true", help="write docs/results, docs/results.md and README.md")
     arguments, extra = parser.parse_known_args()
+    if not os.environ.get("DIGIT_CORPORA_DIR"):  # said before hours of training, not after
+        sys.exit("$DIGIT_CORPORA_DIR is not set: expected the folder that holds iitg_digits and noise")
     arguments.work = arguments.work.resolve()
     figures = runs(arguments.seeds, arguments.work, extra)
+    commits: set[str] = set()
     for result in protocols(arguments, [str(arguments.work / f"seed{s}" / "models") for s in arguments.seeds]):
         found = figures_of(result)
         print(json.dumps(found), flush=True)
         figures |= found
-    table = markdown(figures, arguments.seeds)
+        commits |= {short(card.git_commit) for card in result.models}
+    table = markdown(figures, arguments.seeds, sorted(commits))
     print(f"\n{table}")
     if arguments.update_docs:
         update_docs(arguments.work / "results")
@@ -205,10 +212,10 @@ def update_docs(found: Path) -> None:
     write_page(DOCS / "results", DOCS / "results.md")
 
 
-def markdown(figures: dict[str, Any], seeds: list[int]) -> str:
-    """The figures as a table, with what they were measured on and how."""
+def markdown(figures: dict[str, Any], seeds: list[int], commits: list[str]) -> str:
+    """The figures as a table, with what they were measured on and how; `commits` are those that trained."""
     lines = [
-        f"Mean of seeds {', '.join(map(str, seeds))}, commit {head()}, {datetime.now(UTC):%Y-%m-%d}; "
+        f"Mean of seeds {', '.join(map(str, seeds))}, commit {', '.join(commits)}, {datetime.now(UTC):%Y-%m-%d}; "
         "the floor in brackets.",
         "",
         f"| | {' | '.join(PIPELINES)} |",
@@ -224,12 +231,6 @@ def markdown(figures: dict[str, Any], seeds: list[int]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def head() -> str:
-    """The short name of the commit at hand."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -36,7 +36,10 @@ Scored = tuple[NDArray[np.float32], NDArray[np.int64]]
 def scores_of(folder: Path, recordings: Corpus, others: Corpus) -> tuple[Scored, Scored, Scored]:
     """One fold's scores and labels: its validation clips, the speaker left out, the other corpus."""
     fold = json.loads((folder / "fold.json").read_text())
-    config = TrainConfig(split="speaker", held_out_speaker=fold["speaker"], seed=fold["seed"])
+    if fold["identity"]["data_hash"] != recordings.data_hash:
+        sys.exit(f"{folder} was trained on other recordings than {recordings.name}: name other --folds")
+    share = fold["identity"]["settings"]["validation_share"]
+    config = TrainConfig(split="speaker", held_out_speaker=fold["speaker"], seed=fold["seed"], validation_share=share)
     split = split_corpus(recordings, config, report=lambda line: None)
     model = get_pipeline(fold["pipeline"]).build()
     load_weights(model, load_checkpoint(folder / BEST)["weights"], folder)
@@ -55,6 +58,8 @@ def main() -> int:
     parser.add_argument("--powers", type=float, nargs="+", default=[1.0, 0.9, 0.8, 0.7, 0.6, 0.5])
     parser.add_argument("--pipelines", nargs="+", choices=PIPELINES, default=PIPELINES)
     arguments = parser.parse_args()
+    if not os.environ.get("DIGIT_CORPORA_DIR"):
+        sys.exit("$DIGIT_CORPORA_DIR is not set: expected the folder that holds iitg_digits")
     torch.set_num_threads(1)
     recordings = load_corpus(TrainConfig(dataset="fsdd"))
     others = load_folder(Path(os.environ["DIGIT_CORPORA_DIR"]) / "iitg_digits")

@@ -127,7 +127,7 @@ class Evaluation:
         }  # fmt: skip
 
 
-def wilson_interval(right: int, clips: int, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval(right: float, clips: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's score interval of a proportion (E. B. Wilson, 1927, J. Am. Stat. Assoc. 22)."""
     if clips == 0:
         return 0.0, 1.0
@@ -175,7 +175,7 @@ class PipelineResult:
 class Count:
     """`right` of `clips`."""
 
-    right: int
+    right: float  # whole, but for a mean of several models
     clips: int
 
     @property

@@ -53,8 +53,23 @@ def test_the_page_compares_finished_rows_with_everything(ablation: dict[str, Any
         finish(ablation, tmp_path, "everything", seed, whole)
         finish(ablation, tmp_path, "without noise", seed, {**whole, "iitg_digits": 84.5})
     finish(ablation, tmp_path, "without speed", 0, {"george": 50.0, "nicolas": 50.0})
+    finish(ablation, tmp_path, "mixup", 0, whole)
     page = ablation["page"](ablation["finished"](tmp_path), 12, ["abc"])
     assert "| everything | 90.0 ± 1.4 | 80.0 ± 1.4 | 85.0 ± 1.4 | 88.0 ± 0.0 |" in page
     assert "| without noise | 90.0 ± 1.4 (+0.0) | 80.0 ± 1.4 (+0.0) | 85.0 ± 1.4 (+0.0) | 84.5 ± 0.0 (-3.5) |" in page
     assert "without speed" not in page, "not finished"
-    assert "Added" not in page
+    assert "Added" not in page, "of one seed, where the page says two"
+
+
+def test_of_a_training_that_was_resumed_the_last_summary_counts(
+    ablation: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(folder: Path, settings: dict[str, Any]) -> None:
+        (folder / "train_logs").mkdir(parents=True)
+        for time, accuracy in (("20300101_000000", 0.5), ("20300101_000001", 0.75)):
+            text = json.dumps({"test": {"accuracy": accuracy}})
+            (folder / "train_logs" / f"metrics_summary_mel_cnn_{time}.json").write_text(text)
+
+    monkeypatch.setitem(ablation["judge"].__globals__, "train", train)
+    monkeypatch.setitem(ablation["judge"].__globals__, "head", lambda: "abc")
+    assert ablation["judge"]("everything", 0, "george", 12, tmp_path) == 75.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -64,6 +65,59 @@ def test_an_earlier_result_stays_in_the_report_and_its_own_is_replaced(
     assert len(list(Path("out").glob("*.json"))) == 2
     report = Path("out/evaluation_report.html").read_text(encoding="utf-8")
     assert report.count('<section id="result') == 2
+
+
+def test_folders_of_one_name_are_told_apart_and_none_counts_twice(
+    desk: Path, tiny_models: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for person in ("ann", "ben"):
+        (desk / person).mkdir()
+        (desk / person / "clips").symlink_to(tiny_folder)
+    Path("clips").mkdir()
+    for path in list(tiny_folder.iterdir())[:30]:
+        shutil.copy(path, "clips")
+    shutil.copytree("clips", "other/clips")
+    flags = ["--protocol", "strangers", "--pipeline", "mfcc", "--models_dir", str(tiny_models), str(tiny_models)]
+    flags += ["--folder", "clips", "ann/clips", "clips", "other/clips", "ben/clips", "--log_scoring", "scored.md"]
+    assert evaluate.main(flags) == 0
+    names = [path.name for path in Path("evaluation_results").glob("*.json")]
+    assert len(names) == 3
+    assert "strangers_other_clips_mfcc.json" in names
+    assert Path("scored.md").read_text(encoding="utf-8").count("| strangers |") == 3
+    assert "mean of" not in capsys.readouterr().out, "one model"
+
+
+def test_a_result_of_an_older_version_costs_no_figures(
+    desk: Path, tiny_models: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("out").mkdir()
+    Path("out/older.json").write_text('{"protocol": "official"}', encoding="utf-8")
+    assert evaluate.main(words(tiny_models, tiny_folder, "--protocol", "strangers", "--output", "out")) == 0
+    said = capsys.readouterr()
+    assert "Errors and accuracy" in said.out
+    assert re.search(r"left out of the report: .*older\.json is no result of evaluate\.py", said.err)
+    assert Path("out/evaluation_report.html").exists()
+
+
+def test_noise_that_cannot_be_read_is_told(
+    desk: Path, tiny_models: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("noises").mkdir()
+    shutil.copy(next(tiny_folder.iterdir()), "noises")
+    Path("noises/broken.wav").write_bytes(b"RIFF")
+    assert evaluate.main(words(tiny_models, tiny_folder, "--protocol", "noise", "--noise_dir", "noises")) == 0
+    assert "noises (noise): 1 file left out, first broken.wav: " in capsys.readouterr().err
+
+
+def test_clips_that_cannot_be_read_are_told(
+    desk: Path, tiny_models: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_folder, "clips")
+    Path("clips/3_speaker1_2.wav").write_bytes(b"RIFF")
+    assert evaluate.main(words(tiny_models, Path("clips"), "--protocol", "strangers")) == 0
+    assert "clips: 1 file left out, first 3_speaker1_2.wav: " in capsys.readouterr().err
+    values = json.loads(Path("evaluation_results/strangers_clips_mfcc.json").read_text(encoding="utf-8"))
+    assert (values["clips"], values["details"]["clips_left_out"][0]["file"]) == (199, "3_speaker1_2.wav")
 
 
 def test_noise_draws_one_plot_for_each_kind(
@@ -137,7 +191,13 @@ def test_loso_trains_and_goes_on_by_itself(desk: Path, tiny_folder: Path, capsys
         (["--protocol", "oficial"], 2, "invalid choice: 'oficial'"),
         (["--protocol", "strangers"], 2, "needs a folder of labelled clips"),
         (["--protocol", "loso", "--log_scoring", "x.md"], 2, "it logs looks at a folder, and none is named"),
-        (["--protocol", "loso", "--seeds", "-1"], 2, "seeds: expected whole numbers from 0 on"),
+        (["--protocol", "loso", "--seeds", "-1"], 2, "seeds: expected whole numbers from 0 on, got -1"),
+        (["--protocol", "loso", "--noise_seed", "-1"], 2, "noise_seed: expected a whole number from 0 to 2147483647"),
+        (["--protocol", "official", "--folder", "CLIPS"], 2, "only strangers, noise and calibration score folders"),
+        (["--protocol", "official", "--noise_dir", "CLIPS"], 2, "noise_dir: only protocol 'noise' mixes noise in"),
+        (["--protocol", "official", "--speakers", "theo"], 2, "only protocol 'loso' leaves speakers out"),
+        (["--protocol", "official", "--output", "fold.json/x"], 2, "fold.json is a file, expected a folder"),
+        (["--protocol", "official", "--update_docs", "foreign"], 2, "foreign is a folder, expected a file"),
         (["--protocol", "loso", "--config", "missing.json"], 2, "missing.json"),
         (["--protocol", "loso", "--config", "fold.json"], 2, "split: the protocol decides it"),
         (["--protocol", "loso", "--epochs", "0"], 2, "epochs: expected a number from 1"),
@@ -166,6 +226,7 @@ def test_faults_are_one_line(
     assert (found, said.out) == (code, "")
     last = said.err.splitlines()[-1]
     assert expected in last
+    assert not Path("evaluation_results").exists(), "nothing is left behind"
     assert "Traceback" not in said.err
 
 

@@ -39,14 +39,15 @@ class Backgrounds:
 
 @lru_cache(maxsize=4)
 def load_backgrounds(folder: str) -> Backgrounds:
-    """Every audio file in and below `folder`, decoded to 8 kHz once in the life of the process.
+    """Every audio file in and below `folder` that is not hidden, decoded to 8 kHz once in the life of the process.
 
     Raises DataError when there is no such folder, when it holds no audio, or a file of it cannot be used.
     """
     root = Path(os.path.expanduser(folder))
     if not root.is_dir():
         raise DataError(f"noise_dir {folder} is not a folder: expected one with recordings of background noise")
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    found = (path for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    files = sorted(path for path in found if not path.name.startswith("."))  # as macOS leaves beside each recording
     if not files:
         raise DataError(f"noise_dir {folder} holds no audio: expected recordings of background noise, e.g. .wav")
     digest = hashlib.sha256()

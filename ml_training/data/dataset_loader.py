@@ -243,8 +243,10 @@ def _collect(folder: str, clips: list[_Clip], official: bool, name: str | None =
     _check_skipped(folder, skipped, len(clips))
     is_fsdd = fsdd.tree_hash(blobs) == fsdd.TREE_HASH
     good = [clips[row] for row in kept]
+    called = name or (fsdd.NAME if is_fsdd else folder)
     return Corpus(
-        name=name or (fsdd.NAME if is_fsdd else folder),
+        # Escaped, because it ends up where bytes that are no UTF-8 fail: plots, and the model's metadata.
+        name=called.encode("utf-8", errors="backslashreplace").decode("utf-8"),
         waveforms=waveforms[kept] if skipped else waveforms,
         lengths=lengths[kept],
         labels=np.array([clip.digit for clip in good], dtype=np.int64),

@@ -5,6 +5,7 @@ This module is read by `ml_training.inference` too, so it imports nothing heavy.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -135,8 +136,12 @@ def is_intact(content: bytes, metadata: Mapping[str, str]) -> bool:
     return hashlib.sha256(content.replace(digest.encode(), _BLANK.encode(), 1)).hexdigest() == digest
 
 
+@functools.cache
 def git_commit() -> str:
-    """Commit of the checkout this package lies in, or 'unknown' outside of one or without git."""
+    """Commit of the checkout this package lies in, or 'unknown' outside of one or without git.
+
+    Asked once in the life of a process: its own log of scorings, written into the checkout, made it dirty before.
+    """
     import subprocess  # here, because answering reads this module too and must start quickly
 
     root = Path(ml_training.__file__).resolve().parents[1]

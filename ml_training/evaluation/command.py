@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from ml_training.errors import ConfigError
 from ml_training.evaluation.loso import leave_one_speaker_out
 from ml_training.evaluation.perturbations import load_recordings
 from ml_training.evaluation.protocols import (
+    CALIBRATION,
     LOSO,
     NOISE,
     OFFICIAL,
@@ -34,9 +36,10 @@ from ml_training.pipelines.base import Pipeline
 from ml_training.results import ProtocolResult
 from ml_training.utils.evaluation_tables import plural, provenance, tables_of, title_of
 from ml_training.utils.report_evaluation import write_evaluation_report
-from ml_training.utils.visualization_evaluation import plot_result
+from ml_training.utils.visualization_evaluation import plot_result, slug
 
 REPORT = "evaluation_report.html"
+SCORE_FOLDERS = (STRANGERS, NOISE, CALIBRATION, REJECTION)
 Report = Callable[[str], None]
 
 
@@ -68,14 +71,46 @@ class Request:
             faults.append("folder: protocol 'strangers' needs a folder of labelled clips")
         if REJECTION in self.protocols and not self.others:
             faults.append("others: protocol 'rejection' needs a folder of clips without a digit, as words=FOLDER")
+        if self.others and REJECTION not in self.protocols:
+            faults.append(f"others: only protocol {REJECTION!r} hears them: name it")
+        if self.folders and not set(SCORE_FOLDERS) & set(self.protocols):
+            faults.append(f"folder: only {', '.join(SCORE_FOLDERS)} score folders: name one of these")
+        if self.noise_dir and NOISE not in self.protocols:
+            faults.append(f"noise_dir: only protocol {NOISE!r} mixes noise in: name it")
+        if self.speakers and LOSO not in self.protocols:
+            faults.append(f"speakers: only protocol {LOSO!r} leaves speakers out: name it")
         if self.log_scoring and not self.folders:
             faults.append("log_scoring: it logs looks at a folder, and none is named")
-        if min(self.seeds, default=0) < 0 or not 0 <= self.noise_seed < 2**31:
-            faults.append("seeds: expected whole numbers from 0 on")
+        faults += [f"seeds: expected whole numbers from 0 on, got {seed}" for seed in self.seeds if seed < 0]
+        if not 0 <= self.noise_seed < 2**31:
+            faults.append(f"noise_seed: expected a whole number from 0 to {2**31 - 1}, got {self.noise_seed}")
+        faults += _unwritable(self)
         if self.config.split != "official" or self.config.resume is not None:
             faults.append("split, held_out_speaker, resume: the protocol decides these, leave them out")
         if faults:
             raise ConfigError(faults)
+
+
+def _unwritable(request: Request) -> list[str]:
+    """What can be known before hours of work about places that cannot be written to."""
+    faults = []
+    places = {
+        "output": Path(request.output, REPORT),
+        "log_scoring": request.log_scoring,
+        "update_docs": request.update_docs,
+    }
+    for name, place in places.items():
+        if place is None:
+            continue
+        path = Path(place).absolute()
+        there = next(folder for folder in path.parents if os.path.lexists(folder))
+        if os.path.isdir(path):  # unlike Path.is_dir, no error where a folder on the way is locked
+            faults.append(f"{name}: {place} is a folder, expected a file")
+        elif not there.is_dir():
+            faults.append(f"{name}: {there} is a file, expected a folder")
+        elif not os.access(there, os.W_OK):
+            faults.append(f"{name}: {there} cannot be written to, name another place")
+    return faults
 
 
 @dataclass(frozen=True)
@@ -106,11 +141,12 @@ def evaluate(
         found.append(result)
         if request.log_scoring and result.protocol not in (OFFICIAL, LOSO):
             log_scoring(Path(request.log_scoring), result)
-        files.append(save_result(result, output))
+        files.append(save_result(result, output, report))
     page = output / REPORT
-    everything = load_results(output)
+    everything = load_results(output, report)
     plots = output / PLOTS
-    write_evaluation_report([(result, plot_result(result, plots, file_name(result))) for result in everything], page)
+    if everything:
+        write_evaluation_report([(r, plot_result(r, plots, file_name(r))) for r in everything], page)
     if request.update_docs:
         log = Path(request.log_scoring) if request.log_scoring else None
         count = update_docs(output, Path(request.update_docs), log)
@@ -124,12 +160,19 @@ def _results(
     """What each protocol finds on each set of clips, one after another."""
     config, asked = request.config, [name for name in PROTOCOLS if name in request.protocols]
     trained = [name for name in asked if name != LOSO]
-    models = load_models(request.models_dirs, config.pipeline, report) if trained else []
-    noises = load_recordings(request.noise_dir) if request.noise_dir and NOISE in asked else None
-    others = [load_others(kind, folder) for kind, folder in request.others] if REJECTION in asked else []
-    folders = [TestClips(load_folder(folder), official=False) for folder in request.folders]
+    models = load_models(_each_once(request.models_dirs), config.pipeline, report) if trained else []
+    noises = load_recordings(request.noise_dir) if request.noise_dir else None
+    others = [load_others(kind, folder) for kind, folder in request.others]
+    if noises:
+        _tell_left_out(f"{request.noise_dir} ({NOISE})", noises.skipped, report)
+    folders = [
+        TestClips(load_folder(folder, name), official=False)
+        for folder, name in _told_apart(_each_once(request.folders)).items()
+    ]
     if corpus is None and (LOSO in asked or OFFICIAL in asked or (trained and not folders)):
         corpus = load_corpus(config, report=report)
+    for scored in [*(clips.corpus for clips in folders), *([corpus] if corpus else [])]:
+        _tell_left_out(scored.name, [f"{clip.file}: {clip.reason}" for clip in scored.skipped], report)
     for name in asked:
         if name == LOSO:
             assert corpus is not None
@@ -156,6 +199,36 @@ def _results(
                 yield noise(models, clips, request.noise_seed, noises, report)
             else:
                 yield calibrated(models, clips)
+
+
+def _tell_left_out(where: str, files: Sequence[str], report: Report) -> None:
+    if files:
+        report(f"{where}: {plural(len(files), 'file')} left out, first {files[0]}")
+
+
+def _each_once(folders: Sequence[str]) -> list[str]:
+    """Folders without those that are one of the others once more: nothing counts twice."""
+    places: dict[str, str] = {}
+    for folder in folders:
+        places.setdefault(os.path.realpath(os.path.expanduser(folder)), folder)
+    return list(places.values())
+
+
+def _told_apart(folders: Sequence[str]) -> dict[str, str | None]:
+    """Folders with the name of their results: None for their own, more of the path where two are called alike."""
+    parts = {folder: Path(folder).expanduser().resolve().parts for folder in folders}
+    names: dict[str, str | None] = {}
+    for folder, own in parts.items():
+        others = [path for path in parts.values() if path != own]
+        ends = (depth for depth in range(1, len(own)) if not any(_end(p, depth) == _end(own, depth) for p in others))
+        depth = next(ends, len(own))
+        names[folder] = None if depth == 1 else "/".join(own[-depth:])
+    return names
+
+
+def _end(parts: Sequence[str], depth: int) -> str:
+    """The last parts of a path as they become part of a file's name."""
+    return slug("/".join(parts[-depth:]))
 
 
 def summary(outcome: Outcome) -> str:

@@ -118,6 +118,8 @@ def load_recordings(folder: str | Path) -> Recordings:
         raise DataError(f"{root} is not a folder: expected a folder of background recordings")
     files, samples, skipped = [], [], []
     for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()):
+        if path.name.startswith("."):  # as macOS leaves beside each recording
+            continue
         name = path.relative_to(root).as_posix()
         try:
             sound = decode(path)
@@ -138,7 +140,8 @@ def draw_recordings(
 
     A place is taken that is no more than 20 dB quieter during the word than the recording is on the whole, because a
     pause of a barking dog is no background at 0 dB: of eight places drawn the first such, else another recording is
-    drawn, at most eight times; then the loudest place of the last.
+    drawn, at most eight times; of the last the place that puts its loudest sample into the word, going on from its
+    beginning where it ends. Noise that is silent during the word would have no level there, and any elsewhere.
     """
     frames = word_frames(clips)
     noise = np.empty_like(clips)
@@ -151,11 +154,15 @@ def draw_recordings(
             pieces = np.stack([sound[start : start + NUM_SAMPLES] for start in starts])
             heard = word_power(pieces, np.broadcast_to(frames[row], (_TRIES, frames.shape[1])))
             loud = np.flatnonzero(heard >= 0.01 * float(np.square(sound).mean(dtype=np.float64)))
-            chosen = int(loud[0]) if len(loud) else int(heard.argmax())
             if len(loud):
+                start = int(starts[loud[0]])
                 break
-        noise[row] = pieces[chosen]
-        drawn.append({"file": recordings.files[number], "start": int(starts[chosen])})
+        else:
+            word = np.flatnonzero(frames[row])
+            middle = int(word[len(word) // 2]) * FRAME + FRAME // 2
+            start = (int(np.abs(sound).argmax()) - middle) % len(sound)
+        noise[row] = sound.take(np.arange(start, start + NUM_SAMPLES), mode="wrap")
+        drawn.append({"file": recordings.files[number], "start": start})
     return noise, drawn
 
 

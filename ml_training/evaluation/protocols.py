@@ -274,11 +274,12 @@ def new_result(
 ) -> ProtocolResult:
     """A result that says with what it was made. `found`: scores, curves, reliability."""
     corpus = clips.corpus
+    left_out = {"clips_left_out": [dataclasses.asdict(clip) for clip in corpus.skipped]} if corpus.skipped else {}
     return ProtocolResult(
         protocol=protocol, definition=f"{definition} ({clips.description})", data=corpus.name,
         data_hash=corpus.data_hash, synthetic=corpus.synthetic, clips=len(corpus), speakers=len(set(corpus.speakers)),
         seeds=tuple(map(str, seeds)) or tuple(sorted({m.card.seed for m in models})),
         version=ml_training.__version__, git_commit=git_commit(),
         created=datetime.now(UTC).isoformat(timespec="seconds"), models=tuple(m.card for m in models),
-        details=dict(details or {}), **found,
+        details={**(details or {}), **left_out}, **found,
     )  # fmt: skip

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from ml_training.config import PIPELINES
@@ -17,7 +19,10 @@ from ml_training.utils.evaluation_tables import provenance, short, tables_of, ti
 from ml_training.utils.files import write_atomically, write_json
 from ml_training.utils.visualization_evaluation import slug
 
+Report = Callable[[str], None]
+
 PLOTS = "plots"  # folder of plots, beside the JSON files
+LONGEST_NAME = 150  # bytes; file systems take 255, and more is added for plots and while a file is written
 SCORING_LOG = "strangers_scored.md"  # beside results.md
 _LOG_HEAD = (
     f"| when (UTC) | commit | protocol | recordings | seeds | models | {' | '.join(PIPELINES)} |\n"
@@ -32,26 +37,52 @@ def file_name(result: ProtocolResult) -> str:
     asked = [result.protocol, result.data, str(details.get("noise_folder", "")), *details.get("left_out", ())]
     if pipelines != set(PIPELINES):
         asked.append("_".join(sorted(pipelines)))
-    return "_".join(slug(part) for part in asked if part)
+    name = "_".join(slug(part) for part in asked if part)
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    return f"{name.encode()[:LONGEST_NAME].decode(errors='ignore')}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def save_result(result: ProtocolResult, folder: Path) -> Path:
-    """Write a result as JSON into a folder. Raises TrainingError where that cannot be."""
+def save_result(result: ProtocolResult, folder: Path, report: Report = lambda line: None) -> Path:
+    """Write a result as JSON into a folder; `report` is told where it takes the place of an answer to something else.
+
+    Raises TrainingError where it cannot be written.
+    """
     path = folder / f"{file_name(result)}.json"
-    write_json(path, result.to_dict())
+    values = result.to_dict()
+    try:
+        changed = [name for name, how in _asked(json.loads(path.read_text(encoding="utf-8"))).items()
+                   if how != _asked(values)[name]]  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none there, or of an older version
+        changed = []
+    if changed:
+        report(f"{path}: replaces a result of other {' and '.join(changed)}; another --output keeps both")
+    write_json(path, values)
     return path
 
 
-def load_results(folder: Path) -> list[ProtocolResult]:
-    """The results in a folder, by protocol and data. Raises DataError for a file that is none."""
+def _asked(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result is the answer to beyond the name of its file."""
+    details = values["details"] or {}
+    return {
+        "recordings": values["data_hash"], "noise seed": details.get("noise_seed"), "settings": details.get("trainings")
+    }  # fmt: skip
+
+
+def load_results(folder: Path, report: Report | None = None) -> list[ProtocolResult]:
+    """The results in a folder, by protocol and data.
+
+    A file that is none, or of an older version, is told to `report` and left out; without one DataError is raised.
+    """
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
             found.append(ProtocolResult.from_dict(json.loads(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"{path} is no result of evaluate.py ({type(error).__name__}: {error}): remove it or evaluate again"
-            ) from error
+            fault = f"{path} is no result of evaluate.py ({type(error).__name__}: {error}): remove it or evaluate again"
+            if report is None:
+                raise DataError(fault) from error
+            report(f"left out of the report: {fault}")
     order = {name: i for i, name in enumerate(PROTOCOLS)}
     return sorted(found, key=lambda r: (order.get(r.protocol, len(order)), r.data, file_name(r)))
 

@@ -104,7 +104,7 @@ def interval(count: Count) -> str:
 
 def mean_count(counts: Sequence[Count]) -> Count:
     """The counts of several models on the same clips as that of an average one: no more clips than there are."""
-    return Count(round(statistics.fmean(c.right for c in counts)), counts[0].clips)
+    return Count(statistics.fmean(c.right for c in counts), counts[0].clips)
 
 
 def merged(curves: Sequence[Curve]) -> dict[str, list[Point]]:
@@ -153,7 +153,7 @@ def _by_speaker(result: ProtocolResult) -> Table:
     return _breakdown(title, "speaker", result.scores, "by_speaker", names, {n: n for n in names})
 
 
-def _errors(count: Count | None) -> int:
+def _errors(count: Count | None) -> float:
     return count.clips - count.right if count else 0
 
 

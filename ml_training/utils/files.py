@@ -29,8 +29,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):  # it may lie where there is no folder
             beside.unlink()
         raise TrainingError(
-            f"could not write {path}: {error.strerror or error}; make room or choose another folder with --models_dir "
-            "or --log_dir"
+            f"could not write {path}: {error.strerror or error}; make room or choose another place "
+            "(--models_dir, --log_dir, --output)"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib.util
 import io
@@ -43,11 +44,24 @@ def program(main: Main) -> Main:
         except KeyboardInterrupt:
             return 130  # 128 + SIGINT
         except BrokenPipeError:
-            # What is left in the buffer would fail again when Python ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             return 141  # 128 + SIGPIPE
+        except PermissionError as error:  # wherever a folder is looked into: whose it is, is the user's to change
+            print(f"error: {error.filename}: {error.strerror}; change its rights or name another", file=sys.stderr)
+            return 1
+        except OSError as error:
+            if error.errno != errno.ENOSPC or error.filename is not None:
+                raise
+            _drop_output()
+            print(f"error: cannot write the output: {error.strerror}; make room", file=sys.stderr)
+            return 1
 
     return wrapped
+
+
+def _drop_output() -> None:
+    """What is left in the buffer would fail again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def require(what: str, modules: Sequence[str]) -> None:

@@ -170,16 +170,21 @@ def new_figure(width: float, height: float) -> Figure:
 
 def dress(axes: Any, title: str) -> None:
     """Give axes their title and quiet lines."""
-    axes.set_title(title, loc="left", fontsize=10.5, color=INK, parse_math=False)
+    axes.set_title(drawable(title), loc="left", fontsize=10.5, color=INK, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#b5b5b0")
     axes.tick_params(colors=MUTED, labelsize=9, labelcolor=INK)
 
 
+def drawable(text: str) -> str:
+    """A text that matplotlib draws: bytes of a file's name that are no UTF-8 are escaped, where it would fail."""
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
 def head(figure: Figure, title: str) -> None:
     """The title over a whole figure."""
     # parse_math: a dollar sign in a name is no formula.
-    figure.suptitle(title, x=0.012, y=1 - 0.1 / figure.get_figheight(), ha="left", va="top", fontsize=12.5,
+    figure.suptitle(drawable(title), x=0.012, y=1 - 0.1 / figure.get_figheight(), ha="left", va="top", fontsize=12.5,
                     fontweight="bold", color=INK, parse_math=False)  # fmt: skip
 
 

@@ -11,12 +11,23 @@ import numpy as np
 from ml_training.config import PIPELINE_TITLES
 from ml_training.results import Curve, ProtocolResult
 from ml_training.utils.evaluation_tables import mean_count, merged, pipelines_of, spread_of, title_of
-from ml_training.utils.visualization import COLOURS, GRID, INK, MUTED, colour_index, dress, head, new_figure, save
+from ml_training.utils.visualization import (
+    COLOURS,
+    GRID,
+    INK,
+    MUTED,
+    colour_index,
+    drawable,
+    dress,
+    head,
+    new_figure,
+    save,
+)
 
 
 def slug(name: str) -> str:
     """A name as part of a file's name."""
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "data"
+    return re.sub(r"[\W_]+", "_", name.lower()).strip("_") or "data"
 
 
 def plot_result(result: ProtocolResult, folder: Path, name: str) -> list[Path]:
@@ -166,7 +177,7 @@ def plot_speakers_left_out(result: ProtocolResult, path: Path) -> None:
         mean = 100 * spread_of(own).mean
         title = PIPELINE_TITLES.get(pipeline, pipeline)
         axes.axhline(mean, color=colour, lw=1.3, ls="--", label=f"{title}, mean {mean:.1f} %")
-    axes.set_xticks(range(len(speakers)), speakers)
+    axes.set_xticks(range(len(speakers)), [drawable(name) for name in speakers], parse_math=False)
     dress(axes, "Accuracy on the speaker left out, % (points: seeds)")
     axes.grid(axis="y", color=GRID, lw=0.8)
     axes.legend(frameon=False, fontsize=9, labelcolor=INK)

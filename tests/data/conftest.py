@@ -214,4 +214,5 @@ def noise_dir(tmp_path: Path) -> Path:
     soundfile.write(folder / "tone.wav", np.pad(tone, (SAMPLE_RATE, 2 * SAMPLE_RATE)), SAMPLE_RATE)
     soundfile.write(folder / "inner" / "hum.flac", 0.5 * np.sin(2 * np.pi * 200 * time[:2400]), SAMPLE_RATE)
     (folder / "about.txt").write_text("not audio")
+    (folder / "._tone.wav").write_bytes(b"hidden")
     return folder

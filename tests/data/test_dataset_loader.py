@@ -54,6 +54,11 @@ def test_a_checkout_holds_its_recordings_one_folder_down(tmp_path, recordings):
     assert load_folder(tmp_path).files == tuple(sorted(recordings))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_folder_whose_name_is_no_utf_8_has_a_name_that_is(tmp_path, recordings):
+    assert load_folder(write(tmp_path / os.fsdecode(b"caf\xe9"), recordings)).name == "caf\\udce9"
+
+
 def test_other_suffixes_rates_and_lengths(tmp_path, wav):
     samples = np.sin(np.arange(96_000) / 7).astype(np.float32)
     soundfile.write(tmp_path / "3_eva_1.flac", np.stack([samples, samples], axis=1), 48_000)

@@ -147,6 +147,7 @@ def noises(tmp_path: Path) -> Path:
     soundfile.write(tmp_path / "noise" / "sub" / "dog.wav", barks, 8000)
     soundfile.write(tmp_path / "noise" / "short.wav", 0.1 * rng.standard_normal(3000), 8000)
     (tmp_path / "noise" / "broken.wav").write_bytes(b"nothing")
+    (tmp_path / "noise" / "._rain.wav").write_bytes(b"hidden")
     return tmp_path / "noise"
 
 
@@ -154,7 +155,8 @@ def test_recordings_are_found_and_the_broken_one_is_named(noises: Path, tmp_path
     found = p.load_recordings(noises)
     assert found.files == ("rain.wav", "short.wav", "sub/dog.wav")
     assert [len(sound) >= 8000 for sound in found.samples] == [True] * 3
-    assert found.skipped[0].startswith("broken.wav: ")
+    (skipped,) = found.skipped
+    assert skipped.startswith("broken.wav: ")
     with pytest.raises(DataError, match="is not a folder"):
         p.load_recordings(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -173,6 +175,20 @@ def test_each_clip_gets_a_stated_piece_that_sounds_while_the_word_does(clips: np
     added = p.word_power(mixed - clips, p.word_frames(clips))
     np.testing.assert_allclose(added, p.word_power(clips, p.word_frames(clips)), rtol=1e-3)
     assert np.isfinite(mixed).all()
+
+
+@pytest.mark.parametrize("place", [3, 15_000, 30 * 8000 - 3])
+def test_a_click_in_a_long_silence_is_noise_at_the_level_asked_for(
+    clips: np.ndarray, tmp_path: Path, place: int
+) -> None:
+    click = np.zeros(30 * 8000)
+    click[place - 3 : place + 3] = [0.1, -0.2, 0.4, -0.4, 0.2, -0.1]
+    soundfile.write(tmp_path / "click.wav", click, 8000)
+    noise, _ = p.draw_recordings(p.load_recordings(tmp_path), clips, np.random.default_rng(0))
+    mixed = p.mix(clips, noise, 0.0)
+    frames = p.word_frames(clips)
+    np.testing.assert_allclose(p.word_power(mixed - clips, frames), p.word_power(clips, frames), rtol=1e-3)
+    assert np.abs(mixed).max() < 100, "and none that deafens beside the word"
 
 
 # --- all of them ---------------------------------------------------------------------------------

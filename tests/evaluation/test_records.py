@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,23 @@ def test_the_same_question_has_the_same_name_and_others_have_others() -> None:
     assert len({records.file_name(r) for r in asked}) == len(asked)
     assert records.file_name(result()) == "official_fsdd_v1"
     assert records.file_name(asked[-1]) == "loso_fsdd_v1_theo"
+
+
+def test_a_name_is_never_longer_than_file_systems_take(tmp_path: Path) -> None:
+    crowd = [f"speaker {i}" for i in range(90)]
+    long = [result("loso", left_out=crowd), result("loso", left_out=crowd[:-1]), result(data="数字" * 60)]
+    assert len({records.save_result(r, tmp_path) for r in long}) == len(list(tmp_path.iterdir())) == len(long)
+
+
+def test_a_result_that_replaces_an_answer_to_something_else_says_so(tmp_path: Path) -> None:
+    said: list[str] = []
+    short, long = result("loso", trainings={"mfcc": {"epochs": 1}}), result("loso", trainings={"mfcc": {"epochs": 50}})
+    for found in (result(), result(), dataclasses.replace(result(), data_hash="other"), long, long, short):
+        records.save_result(found, tmp_path, said.append)
+    assert said == [
+        f"{tmp_path / 'official_fsdd_v1.json'}: replaces a result of other recordings; another --output keeps both",
+        f"{tmp_path / 'loso_fsdd_v1.json'}: replaces a result of other settings; another --output keeps both",
+    ]
 
 
 def test_results_come_back_in_the_order_of_protocols(tmp_path: Path) -> None:

@@ -26,6 +26,21 @@ def test_a_reader_that_stops_reading_ends_a_door_without_a_traceback(words: str)
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is Linux's")
+@pytest.mark.parametrize("words", ["'one line'", r"'many lines\n' * 100_000"])
+def test_a_full_disk_behind_the_output_is_one_line(words: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([sys.executable, "-c", SAY.format(words)], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: cannot write the output: No space left on device; make room\n")
+
+
+def test_a_locked_folder_is_one_line() -> None:
+    look = SAY.format("(_ for _ in ()).throw(PermissionError(13, 'Permission denied', 'models'))")
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: models: Permission denied; change its rights or name another\n"
+
+
 def test_signs_that_the_output_lacks_are_escaped() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", SAY.format(r"'\xe9\udcff'")], capture_output=True, env=environment)

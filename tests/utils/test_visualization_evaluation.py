@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from pathlib import Path
+
+import pytest
 
 from ml_training.results import (
     Count,
@@ -43,6 +46,14 @@ def test_scores_and_speakers_left_out_have_one_plot_each(tmp_path: Path) -> None
         assert min(size(path)) > 200
 
 
+@pytest.mark.parametrize("name", ["$a_{$", "caf\udce9", "数字"])
+@pytest.mark.parametrize("protocol", ["strangers", "loso"])
+def test_any_name_that_a_file_may_have_is_drawn(protocol: str, name: str, tmp_path: Path) -> None:
+    score = ModelScore("mfcc", "0", Count(9, 10), {name: Count(4, 5), "ann": Count(5, 5)}, {"1": Count(9, 10)})
+    (path,) = plot_result(dataclasses.replace(result(protocol, data=name), scores=(score,)), tmp_path, "odd")
+    assert min(size(path)) > 200
+
+
 def test_every_kind_of_change_has_a_plot(tmp_path: Path) -> None:
     points = (Point(None, "clean", Count(90, 100)), Point(5.0, "5 dB", Count(70, 100)))
     curves = tuple(Curve(kind, kind, "dB", p, s, points) for kind in ("white", "pink") for p, s in WHO)
@@ -63,7 +74,8 @@ def test_reliability_has_a_row_for_each_seed_and_a_column_for_each_pipeline(tmp_
 def test_names_become_parts_of_file_names() -> None:
     assert slug("FSDD v1.0.10") == "fsdd_v1_0_10"
     assert slug("../../etc") == "etc"
-    assert slug("数字") == "data"
+    assert slug("数字") == "数字"
+    assert slug("!") == "data"
 
 
 def test_the_page_escapes_names_and_holds_every_table_and_plot(tmp_path: Path) -> None:
