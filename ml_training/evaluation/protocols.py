@@ -18,13 +18,13 @@ import numpy as np
 
 import ml_training
 from ml_training.audio import SAMPLE_RATE
-from ml_training.config import PIPELINES, model_folder
+from ml_training.config import PIPELINES
 from ml_training.data.corpus import OFFICIAL_TEST_INDICES, Corpus
 from ml_training.deploy.metadata import git_commit
 from ml_training.errors import DataError
 from ml_training.evaluation.calibration import BINS, calibration, tempered
 from ml_training.evaluation.perturbations import CLEAN, FRAME, WORD_DB, Condition, Recordings, perturbed
-from ml_training.inference import MODEL_FILE, DigitClassifier, load_classifier
+from ml_training.inference import DigitClassifier, load_classifier, model_file
 from ml_training.results import (
     Count,
     Curve,
@@ -91,7 +91,7 @@ def load_models(folders: Sequence[str | Path], pipeline: str, report: Report = _
     models = []
     for folder in folders:
         names = PIPELINES if pipeline == "all" else (pipeline,)
-        there = [name for name in names if (model_folder(folder, name) / MODEL_FILE).is_file()]
+        there = [name for name in names if model_file(folder, name).is_file()]
         missing = [name for name in names if name not in there]
         if there and missing:
             report(f"{folder} holds no trained {' and no '.join(missing)}: left out")

@@ -90,26 +90,29 @@ def load_results(folder: Path, report: Report | None = None) -> list[ProtocolRes
 # --- docs/results.md -----------------------------------------------------------------------------
 
 
-def results_page(
-    results: Sequence[ProtocolResult], scorings: str, pictures: Mapping[str, Sequence[str]] | None = None
-) -> str:
+Shown = tuple[ProtocolResult, Sequence[str]]  # a result and the addresses of its plots
+
+
+def results_page(parts: Mapping[str, Sequence[Shown]], scorings: str) -> str:
     """docs/results.md as text.
 
-    `scorings` is the log of every look at evaluation-only recordings, "" without one; `pictures` are the addresses of
-    each result's plots, by its file name.
+    `parts` are results under a heading, "" for none; `scorings` is the log of every look at evaluation-only recordings,
+    "" without one.
     """
     lines = [
         "# Results", "",
         "Written by `python ml_training/evaluate.py --update_docs` from the JSON files of the protocols; not typed.",
         "Intervals are Wilson's, 95 %. ± is one standard deviation.", "",
     ]  # fmt: skip
-    for result in results:
-        lines += [f"## {title_of(result)}", "", f"{result.definition}.", ""]
-        for table in tables_of(result):
-            lines += [table.markdown(), ""]
-        for address in (pictures or {}).get(file_name(result), ()):
-            lines += [f"![{title_of(result)}: {_words(address, result)}]({address})", ""]
-        lines += [f"Made with: {provenance(result)}.", ""]
+    for heading, shown in parts.items():
+        lines += [f"# {heading}", ""] if heading else []
+        for result, addresses in shown:
+            lines += [f"## {title_of(result)}", "", f"{result.definition}.", ""]
+            for table in tables_of(result):
+                lines += [table.markdown(), ""]
+            for address in addresses:
+                lines += [f"![{title_of(result)}: {_words(address, result)}]({address})", ""]
+            lines += [f"Made with: {provenance(result)}.", ""]
     logged = [line for line in scorings.splitlines() if line.startswith("|")]
     if logged:
         lines += [
@@ -136,21 +139,31 @@ def _words(address: str, result: ProtocolResult) -> str:
 def update_docs(folder: Path, page: Path, log: Path | None = None) -> int:
     """Write `page` from the results in `folder` and the log (default: beside the page); returns how many results.
 
-    Plots that lie in the folder's sub-folder `plots` are shown.
+    Plots that lie in the folder's sub-folder `plots` are shown. Other sub-folders with results are parts of their own.
     Raises DataError without any, and TrainingError where it cannot be written.
     """
-    results = load_results(folder)
-    if not results:
+    parts = {"": _shown(folder, page)}
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else ():
+        parts[inner.name.replace("_", " ").capitalize()] = _shown(inner, page)
+    count = sum(map(len, parts.values()))
+    if not count:
         raise DataError(f"{folder} holds no results to write {page} from: evaluate first, or name another --output")
     log = log or page.with_name(SCORING_LOG)
     scorings = log.read_text(encoding="utf-8") if log.is_file() else ""
+    text = results_page({heading: shown for heading, shown in parts.items() if shown}, scorings)
+    write_atomically(page, text.encode("utf-8", errors="backslashreplace"))
+    return count
+
+
+def _shown(folder: Path, page: Path) -> list[Shown]:
+    """The results of one folder, each with the addresses of its plots on the page."""
+    results = load_results(folder)
     pictures: dict[str, list[str]] = {}
     for name in sorted(map(file_name, results), key=len, reverse=True):  # a longer name may begin with a shorter one
         taken = {address for addresses in pictures.values() for address in addresses}
         found = [_address(path, page) for path in sorted((folder / PLOTS).glob(f"{name}_*.png"))]
         pictures[name] = [address for address in found if address not in taken]
-    write_atomically(page, results_page(results, scorings, pictures).encode("utf-8", errors="backslashreplace"))
-    return len(results)
+    return [(result, pictures[file_name(result)]) for result in results]
 
 
 # --- the log -------------------------------------------------------------------------------------

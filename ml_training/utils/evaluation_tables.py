@@ -40,6 +40,8 @@ class Table:
 
 def tables_of(result: ProtocolResult) -> list[Table]:
     """Every table of a result, the most telling one first."""
+    if result.protocol == "comparison":
+        return [_comparison(result)]
     if result.protocol == "loso":
         return [_loso(result), _by_digit(result)]
     if result.curves:
@@ -57,6 +59,7 @@ def title_of(result: ProtocolResult) -> str:
     titles = {
         "official": "Official test part", "loso": "Leave one speaker out", "strangers": "Strangers",
         "noise": "Noise and other changes", "calibration": "Calibration", "rejection": "Not a digit",
+        "comparison": "Beside other recognisers",
     }  # fmt: skip
     name = titles.get(result.protocol, result.protocol)
     return f"{name}: {result.data}" + (f", backgrounds from {noises}" if noises else "")
@@ -270,3 +273,20 @@ def _rejection(result: ProtocolResult) -> Table:
             rows.append((f"{kind} ({same[0].clips:,})", "area under ROC", *(f"{area:.3f}" for area in areas)))
     title = "Share of clips that pass for digits, where the threshold lets so many digits pass (mean over seeds)"
     return Table(title, ("clips", "threshold", *pipelines), tuple(rows))
+
+
+def _comparison(result: ProtocolResult) -> Table:
+    """Recognisers side by side: accuracy, clean and in noise, size and time."""
+    details = result.details or {}
+    noisy = {c.pipeline: c.points[1:] for c in result.curves}
+    labels = [point.label for point in next(iter(noisy.values()), ())]
+    rows = []
+    for score in result.scores:
+        name, wide = score.pipeline, details["original"].get(score.pipeline)
+        rows.append((
+            name, f"{percent(score.all.accuracy)} ({interval(score.all)})", "-" if wide is None else percent(wide),
+            *(percent(point.count.accuracy) for point in noisy.get(name, ())),
+            f"{details['megabytes'][name]:.2f}", f"{details['milliseconds'][name]:.2f}",
+        ))  # fmt: skip
+    header = ("recogniser", "8 kHz, clean (95 % interval)", "16 kHz", *labels, "MB", "ms a clip")
+    return Table("Clips right, size of the model, time of one clip on one thread (medians)", header, tuple(rows))
