@@ -2,8 +2,9 @@
 
     python examples/cut_a_long_recording.py RECORDING [--model_dir models] [--pipeline mfcc] [--pause 0.2]
 
-The recording is cut where its level stays near the background for a while, and each piece is answered by itself. It
-takes every sound for a digit, a cough too, and digits that run into each other for one: it is a start, not a detector.
+The recording is cut where its level stays near the background for a while, and each piece is answered by itself; one
+that is no digit, a cough say, is told and left out. Digits that run into each other are one piece:
+it is a start, no more.
 """
 
 from __future__ import annotations
@@ -51,12 +52,11 @@ def main(argv: list[str] | None = None) -> int:
     for start, end in pieces(samples, args.pause):
         answer = classifier.predict(samples[start:end])
         digit = answer["predicted_digit"]
-        digits.append(str(digit))
-        print(
-            f"{start / SAMPLE_RATE:7.2f} to {end / SAMPLE_RATE:6.2f} s   {digit} {LABELS[digit]:<6} "
-            f"{100 * answer['confidence']:5.1f} %"
-        )
-    print(f"heard: {' '.join(digits) if digits else 'nothing louder than the background'}")
+        said = f"{digit} {LABELS[digit]:<6} {100 * answer['confidence']:5.1f} %" if answer["is_digit"] else "- no digit"
+        if answer["is_digit"]:
+            digits.append(str(digit))
+        print(f"{start / SAMPLE_RATE:7.2f} to {end / SAMPLE_RATE:6.2f} s   {said}")
+    print(f"heard: {' '.join(digits) if digits else 'no digit'}")
     return 0
 
 

@@ -21,7 +21,7 @@ from ml_training.config import AugmentationConfig, Recipe, TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.errors import ConfigError, DataError, Interrupted, TrainingError
 from ml_training.evaluation.loso import leave_one_speaker_out
-from ml_training.pipelines.base import DigitModel, Pipeline
+from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline
 from ml_training.results import ProtocolResult
 from ml_training.utils.evaluation_tables import spread_of, tables_of
 
@@ -31,7 +31,7 @@ class Energies(DigitModel):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.BatchNorm1d(65), nn.Linear(65, 10))
+        self.layers = nn.Sequential(nn.BatchNorm1d(65), nn.Linear(65, OUTPUTS))
 
     def logits(self, waveforms: Tensor) -> Tensor:
         spectrum = torch.stft(waveforms, 128, 128, window=torch.ones(128), center=False, return_complex=True)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from ml_training.config import AugmentationConfig, Recipe, TrainConfig
 from ml_training.errors import CheckpointError, Interrupted
-from ml_training.pipelines.base import DigitModel, Pipeline
+from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline
 from ml_training.training.checkpoint import CheckpointStore, RunIdentity
 from ml_training.training.setup import Clips, step_seed
 from ml_training.training.signals import StopSignals
@@ -40,8 +40,9 @@ class TinyModel(DigitModel):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.BatchNorm1d(40), nn.Linear(40, 32), nn.ReLU(), nn.Dropout(0.2), nn.BatchNorm1d(32), nn.Linear(32, 10)
-        )
+            nn.BatchNorm1d(40), nn.Linear(40, 32), nn.ReLU(), nn.Dropout(0.2), nn.BatchNorm1d(32),
+            nn.Linear(32, OUTPUTS),
+        )  # fmt: skip
 
     def logits(self, waveforms: Tensor) -> Tensor:
         return self.layers(F.avg_pool1d(waveforms.abs()[:, None, :], 200)[:, 0])
