@@ -334,7 +334,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if "error" not in entry:
                 print(_shown(entry))
         told = f"the {pipeline} that comes along" if model_dir == PRETRAINED else f"your own {pipeline} in {model_dir}"
-        print(f"answered by {told}", file=sys.stderr)
+        if len(bad) < len(entries):
+            print(f"answered by {told}", file=sys.stderr)
     for error_line in bad:
         print(f"error: {error_line}", file=sys.stderr)
     return 1 if bad else 0

@@ -176,5 +176,5 @@ def test_a_small_temperature_does_not_turn_rounding_into_a_fault(tiny_network, c
 
 
 def test_a_small_temperature_does_not_hide_another_digit_score(clips, tmp_path):
-    with pytest.raises(ExportError, match="differs from the trained network by 0.0001"):
+    with pytest.raises(ExportError, match=r"differs from the trained network by 0\.0001"):
         export_onnx(Tempered(OtherDigitScoreWhenExported()), tmp_path / "model.onnx", METADATA, clips)
