@@ -141,13 +141,15 @@ def test_other_settings_and_data_are_refused_by_name(tiny: ModuleType, tmp_path:
     config = tiny.config()
     tiny.store(tmp_path, config).save_epoch(1, STATE)
     assert config.augmentation
-    other = replace(config, learning_rate=0.5, seed=1, augmentation=replace(config.augmentation, noise_probability=0.5))
+    noisy = replace(config.augmentation, noise_probability=0.5)
+    other = replace(config, learning_rate=0.5, seed=1, negative_share=0.5, augmentation=noisy)
     store = tiny.store(tmp_path, other)
     store.identity = replace(store.identity, data_hash="f" * 64)
     with pytest.raises(CheckpointError) as raised:
         store.resume("latest")
     for part in (
-        "learning_rate was 0.01, is 0.5", "seed was 0, is 1", "augmentation.noise_probability was 0.8, is 0.5",
+        "learning_rate was 0.01, is 0.5", "seed was 0, is 1", "negative_share was 0.0, is 0.5",
+        "augmentation.noise_probability was 0.8, is 0.5",
         "data hash was 0123456789ab, is ffffffffffff", "start anew without --resume",
     ):  # fmt: skip
         assert part in str(raised.value)
@@ -168,7 +170,7 @@ def test_what_changes_no_weight_may_differ(tiny: ModuleType, tmp_path: Path) -> 
     tiny.store(tmp_path, tiny.config()).save_epoch(1, STATE)
     other = tiny.config(
         models_dir="elsewhere", log_dir="elsewhere", threads=3, keep_checkpoints="all", resume="latest",
-        dataset="folder", data_dir="elsewhere", device="auto",
+        dataset="folder", data_dir="elsewhere", device="auto", words_dir="elsewhere", extra_dir="elsewhere",
     )  # fmt: skip
     assert tiny.store(tmp_path, other).resume("latest") is not None
 
