@@ -142,7 +142,7 @@ def refuse_known(models: Sequence[TrainedModel], clips: TestClips) -> None:
     """Raise DataError where a model was trained on some of the clips, as far as the hash of its data tells."""
     for model in models:
         card, file = model.card, model.classifier.model_file
-        if clips.corpus.data_hash not in said_hashes(model):
+        if not set(clips.corpus.recordings) & set(said_hashes(model)):
             continue
         if not clips.official:
             raise DataError(
