@@ -13,9 +13,9 @@ import torch
 
 import ml_training
 from ml_training import inference
-from ml_training.config import MFCC
+from ml_training.config import MFCC, TrainConfig
 from ml_training.data.corpus import Corpus
-from ml_training.data.dataset_loader import load_folder
+from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.deploy.export import export_onnx
 from ml_training.deploy.metadata import git_commit, model_metadata
 from ml_training.errors import DataError, ModelError
@@ -117,6 +117,30 @@ def test_an_official_part_beside_other_recordings_is_still_refused_by_another_sp
                 protocols.official(models, protocols.official_part(both))
         else:
             assert protocols.official(models, protocols.official_part(both)).clips == 80
+
+
+def test_of_two_folders_the_first_has_the_official_part_and_the_second_no_strangers(
+    tiny_network: torch.nn.Module, tiny_corpus: Corpus, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """What extra_dir means for evaluation, from files to refusals."""
+    for name in ("main", "extra"):
+        (tmp_path / name).mkdir()
+    for file in tiny_folder.iterdir():
+        digit, speaker, index = file.stem.split("_")
+        number = int(index) if int(index) < 2 else int(index) + 5
+        where = tmp_path / ("extra" if speaker == "speaker3" else "main")
+        shutil.copyfile(file, where / f"{digit}_{speaker}_{number}.wav")
+    main, extra = load_folder(tmp_path / "main"), load_folder(tmp_path / "extra")
+    config = TrainConfig(dataset="folder", data_dir=str(tmp_path / "main"), extra_dir=str(tmp_path / "extra"))
+    both = load_corpus(config)
+    said = {"data_hash": both.data_hash, "recordings_hash": " ".join(both.recordings)}
+    models = load_models([models_of(tmp_path / "models", tiny_network, tiny_corpus, **said)], MFCC)
+    for corpus in (main, both):
+        result = protocols.official(models, protocols.official_part(corpus))
+        assert (result.clips, result.speakers) == (60, 3)
+    for corpus in (main, extra):
+        with pytest.raises(DataError, match=rf"was trained on these very recordings .*{corpus.data_hash[:12]}"):
+            protocols.strangers(models, TestClips(corpus, official=False))
 
 
 def test_models_that_come_along_are_found_by_their_word(
