@@ -127,7 +127,8 @@ def recorded_negatives(folder: str) -> Negatives:
     if not root.is_dir():
         raise DataError(f"words_dir {folder} is not a folder: expected one with recordings of words that are no digits")
     files = sorted(path for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
-    files = [path for path in files if not _DIGITS & {path.parent.name, path.name.split("_")[0]}]
+    files = [path for path in files if not path.name.startswith(".")]  # as macOS leaves beside each recording
+    files = [path for path in files if not _DIGITS & {path.parent.name.lower(), path.stem.split("_")[0].lower()}]
     if not files:
         raise DataError(f"words_dir {folder} holds no recordings of words that are no digits, e.g. yes_anna_0.wav")
     clips = []

@@ -63,13 +63,14 @@ class Fold:
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that decides the fold's figures, as JSON gives it back."""
-        noise_hash = RunIdentity(self.pipeline.name, self.config, self.data_hash).noise_hash
+        run = RunIdentity(self.pipeline.name, self.config, self.data_hash)
         deciding = {k: v for k, v in to_dict(self.config).items() if k not in FREE_SETTINGS}
         augmentation = {k: v for k, v in (deciding.pop("augmentation") or {}).items() if k != "noise_dir"}
         words_hash = recorded_negatives(self.config.words_dir).data_hash if self.config.words_dir is not None else ""
         values = {
             "pipeline": self.pipeline.name, "settings": deciding, "augmentation": augmentation,
-            "data_hash": self.data_hash, "noise_hash": noise_hash, "words_hash": words_hash,
+            "data_hash": self.data_hash, "noise_hash": run.noise_hash, "words_hash": words_hash,
+            "teachers_hash": run.teachers_hash,
             "version": ml_training.__version__,
         }  # fmt: skip
         plain: dict[str, Any] = json.loads(json.dumps(values))

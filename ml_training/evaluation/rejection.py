@@ -43,6 +43,7 @@ def load_others(kind: str, folder: str | Path) -> Others:
     if not root.is_dir():
         raise DataError(f"{folder} is not a folder: expected one with recordings of {kind}")
     files = sorted(path for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    files = [path for path in files if not path.name.startswith(".")]  # as macOS leaves beside each recording
     clips: list[Floats] = []
     for path in files:
         try:

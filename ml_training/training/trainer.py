@@ -39,6 +39,7 @@ from ml_training.training.setup import (
     predict,
     step_seed,
 )
+from ml_training.training.teachers import Teachers
 
 MAX_ROLLBACKS = 3
 _CUDA_CHECK = 16  # steps between looks at the loss on a GPU: each look waits for it
@@ -173,6 +174,7 @@ class _Loop:
         self.averaged.eval()
         self.best: Weights = {}
         self.progress = Progress()
+        self.teachers = Teachers(config.teacher_dir, self.device) if config.teacher_dir is not None else None
         self.losses = torch.zeros(self.steps, device=self.device)
         self.right = torch.zeros((), dtype=torch.int64, device=self.device)
         self.good: State = {}
@@ -270,6 +272,12 @@ class _Loop:
         loss = F.cross_entropy(scores, targets, label_smoothing=config.label_smoothing)
         if negatives:
             loss = loss + detection_loss(heard.digit.float(), digits, config.label_smoothing)
+        if self.teachers is not None:
+            opinions, presence = self.teachers.hear(waveforms)
+            theirs = F.cross_entropy(scores, opinions[:digits])
+            if negatives:
+                theirs = theirs + F.binary_cross_entropy_with_logits(heard.digit.float(), presence)
+            loss = torch.lerp(loss, theirs, config.teacher_share)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self.grad_scaler.scale(loss))
         if config.clip_norm > 0:

@@ -1,0 +1,44 @@
+"""Trained models that teach another what they make of a clip, besides what was said in it (Hinton et al., 2015).
+
+They hear the clip after augmentation, so that a second in noise teaches how unsure one may be of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ml_training.errors import CheckpointError
+from ml_training.pipelines import get_pipeline
+from ml_training.pipelines.base import DigitModel
+from ml_training.training.checkpoint import BEST, load_checkpoint, teacher_files
+from ml_training.training.setup import load_weights
+
+
+class Teachers:
+    """Every trained model in and below a folder, one average opinion.
+
+    Raises DataError where there is none, CheckpointError for a damaged or foreign one.
+    """
+
+    def __init__(self, folder: str, device: torch.device) -> None:
+        self.models = [_model(path).to(device) for path in teacher_files(folder)]
+
+    def hear(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T) clips -> (B, 10) probabilities of the digits and (B,) of there being one."""
+        with torch.no_grad():
+            heard = [model(waveforms) for model in self.models]
+        scores = torch.stack([h.scores.float().softmax(dim=1) for h in heard]).mean(dim=0)
+        return scores, torch.stack([h.digit.float().sigmoid() for h in heard]).mean(dim=0)
+
+
+def _model(path: Path) -> DigitModel:
+    checkpoint = load_checkpoint(path)
+    if "weights" not in checkpoint:
+        raise CheckpointError(f"{path} holds no weights to teach with: expected a {BEST} of this program")
+    model = get_pipeline(checkpoint["pipeline"]).build()
+    load_weights(model, checkpoint["weights"], path)
+    model.temperature.fill_(1.0)  # as it was trained: modest, so that the other digits' shares teach too
+    return model.eval()
