@@ -30,7 +30,7 @@ from ml_training.evaluation.protocols import (
     strangers,
 )
 from ml_training.evaluation.records import PLOTS, file_name, load_results, log_scoring, save_result, update_docs
-from ml_training.evaluation.rejection import load_others, rejection
+from ml_training.evaluation.rejection import OWN_KINDS, load_others, rejection
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import Pipeline
 from ml_training.results import ProtocolResult
@@ -71,6 +71,9 @@ class Request:
             faults.append("folder: protocol 'strangers' needs a folder of labelled clips")
         if REJECTION in self.protocols and not self.others:
             faults.append("others: protocol 'rejection' needs a folder of clips without a digit, as words=FOLDER")
+        kinds = [kind for kind, _ in self.others]
+        if len({*kinds, *OWN_KINDS}) < len(kinds) + len(OWN_KINDS):
+            faults.append(f"others: each kind needs a name of its own, none of {', '.join(OWN_KINDS)}")
         if self.others and REJECTION not in self.protocols:
             faults.append(f"others: only protocol {REJECTION!r} hears them: name it")
         if self.folders and not set(SCORE_FOLDERS) & set(self.protocols):

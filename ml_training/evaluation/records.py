@@ -65,7 +65,8 @@ def _asked(values: Mapping[str, Any]) -> dict[str, Any]:
     """What a result is the answer to beyond the name of its file."""
     details = values["details"] or {}
     return {
-        "recordings": values["data_hash"], "noise seed": details.get("noise_seed"), "settings": details.get("trainings")
+        "recordings": values["data_hash"], "noise seed": details.get("noise_seed"),
+        "settings": details.get("trainings"), "clips without a digit": details.get("others"),
     }  # fmt: skip
 
 

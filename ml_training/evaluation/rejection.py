@@ -16,6 +16,7 @@ from ml_training.evaluation.protocols import REJECTION, TestClips, TrainedModel,
 from ml_training.inference import IS_DIGIT
 from ml_training.results import Count, Floats, ProtocolResult, Rejection
 
+OWN_KINDS = ("digits", "cut off", "doubled", "silence")  # are there without recordings of them
 KEPT = (0.95, 0.9)  # shares of the digits that are accepted where others are counted
 AS_SHIPPED = f"score {IS_DIGIT:g}"
 _LONGEST = 1.5  # seconds; a longer recording is heard a second at a time
