@@ -124,8 +124,9 @@ def plot_rejection(result: ProtocolResult, path: Path) -> None:
         for position, kind in enumerate(kinds):
             found = next(r for r in own if r.kind == kind)
             places, shares = np.array(found.roc).T * 100
-            colour = COLOURS[position % len(COLOURS)]
-            axes.plot(places, shares, color=colour, lw=1.8, label=f"{kind}: {found.area:.3f}")
+            again, colour = divmod(position, len(COLOURS))  # more kinds than colours: dashed
+            label = drawable(f"{kind}: {found.area:.3f}")
+            axes.plot(places, shares, color=COLOURS[colour], lw=1.8, ls="--" if again else "-", label=label)
         for share in (95, 90):
             axes.axhline(share, color=MUTED, lw=0.8, ls=":")
         dress(axes, f"{PIPELINE_TITLES.get(pipeline, pipeline)}, seed {own[0].seed}")
@@ -133,7 +134,9 @@ def plot_rejection(result: ProtocolResult, path: Path) -> None:
         axes.set_ylim(60, 100.5)
         axes.set_xlabel("Clips without a digit accepted, %", color=MUTED)
         axes.grid(color=GRID, lw=0.6)
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right", title="area under the curve")
+        legend = axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right", title="area under the curve")
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     panels[0].set_ylabel("Digits accepted, %", color=MUTED)
     head(figure, f"Digit or not\n{title_of(result)}")
     figure.subplots_adjust(left=0.6 / figure.get_figwidth(), right=0.985, top=0.8, bottom=0.12, wspace=0.12)

@@ -51,6 +51,14 @@ def test_a_result_that_replaces_an_answer_to_something_else_says_so(tmp_path: Pa
     ]
 
 
+def test_other_clips_without_a_digit_are_another_question(tmp_path: Path) -> None:
+    said: list[str] = []
+    for words in ("10 clips in a", "10 clips in a", "12 clips in b"):
+        records.save_result(result("rejection", others={"words": words}), tmp_path, said.append)
+    assert len(said) == 1
+    assert "replaces a result of other clips without a digit" in said[0]
+
+
 def test_results_come_back_in_the_order_of_protocols(tmp_path: Path) -> None:
     for protocol in ("calibration", "official", "strangers"):
         records.save_result(result(protocol), tmp_path)

@@ -14,6 +14,7 @@ from ml_training.results import (
     ModelScore,
     Point,
     ProtocolResult,
+    Rejection,
     Reliability,
     ReliabilityBin,
 )
@@ -69,6 +70,20 @@ def test_reliability_has_a_row_for_each_seed_and_a_column_for_each_pipeline(tmp_
     (flat,) = plot_result(result("calibration", reliability=every[:2]), tmp_path, "flat")
     assert size(tall)[1] > 2 * size(flat)[1]
     assert size(tall)[0] > 1.3 * size(flat)[0]
+
+
+def test_digits_and_others_have_a_panel_for_each_pipeline(tmp_path: Path) -> None:
+    roc = ((0.0, 0.3), (0.1, 0.9), (1.0, 1.0))
+    every = tuple(
+        Rejection(p, s, kind, 100, 0.9, {"95%": Count(10, 100)}, roc)
+        for p, s in WHO
+        for kind in ("digits", "words", "$a_{$", "数字", "caf\udce9", "noise", "one more", "and another")
+    )
+    (wide,) = plot_result(result("rejection", rejections=every), tmp_path, "wide")
+    (narrow,) = plot_result(result("rejection", rejections=every[:8]), tmp_path, "narrow")
+    assert wide.name == "wide_roc.png"
+    assert size(wide)[0] > 1.5 * size(narrow)[0]
+    assert size(wide)[1] == size(narrow)[1]
 
 
 def test_names_become_parts_of_file_names() -> None:
