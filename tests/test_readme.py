@@ -99,10 +99,11 @@ def trains(command: str) -> bool:
 
 
 def smaller(command: str) -> str:
-    """The same with one epoch, the speakers that the tiny corpus has, and fewer runs of a benchmark."""
+    """The same with one epoch, few voices, the speakers that the tiny corpus has, and fewer runs of a benchmark."""
     if trains(command):
         command = re.sub(r"--epochs \d+", "--epochs 1", command)
         command += "" if "--epochs" in command else " --epochs 1"
+        command += "" if "--synthetic_voices" in command else " --synthetic_voices 4"
     if command.startswith("python benchmarks/floors.py"):
         command = command.replace("--seeds 0 1 2", "--seeds 0").replace(" --loso", "") + " --epochs 1"
     if "--protocol loso" in command:
