@@ -172,7 +172,16 @@ def test_synthetic_voices_train_and_nothing_else(tiny_corpus: Corpus, tmp_path: 
     assert set(fold["validation_speakers"]) <= set(SPEAKERS)
 
 
-def test_what_is_no_digit_is_trained_with_and_counted_nowhere(tiny_corpus: Corpus, tmp_path: Path) -> None:
+def test_what_is_no_digit_is_trained_with_and_counted_nowhere(
+    tiny_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[int] = []
+
+    def fit(scores: np.ndarray, labels: np.ndarray, power: float) -> float:
+        fitted.extend(labels.tolist())
+        return 1.0
+
+    monkeypatch.setattr("ml_training.evaluation.loso.temperature_for_other_voices", fit)
     result, _ = run(
         tiny_corpus, tmp_path, seeds=(0,), speakers=("speaker1",), negative_share=0.25, synthetic_voices=12, epochs=1
     )
@@ -182,6 +191,8 @@ def test_what_is_no_digit_is_trained_with_and_counted_nowhere(tiny_corpus: Corpu
     assert set(fold["validation_speakers"]) <= set(SPEAKERS)
     assert fold["test"]["clips"] == result.clips == 50
     assert set(fold["test"]["by_digit"]) == {str(digit) for digit in range(10)}
+    assert len(fitted) == 15
+    assert set(fitted) <= set(range(10))
 
 
 def test_recorded_words_decide_a_fold_by_their_sound_not_by_their_place(tiny_corpus: Corpus, tmp_path: Path) -> None:
