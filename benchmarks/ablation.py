@@ -135,7 +135,8 @@ def page(found: Mapping[str, Mapping[str, Mapping[int, float]]], epochs: int, co
         f"`{PIPELINE}` by a short recipe ({epochs} epochs), seeds {', '.join(map(str, seeds))}: per cent right, mean ± "
         "one standard deviation over seeds, of two speakers of FSDD left out in turn and of iitg_digits, answered by a "
         "model of all six. Behind each mean, its distance from everything: the smaller, the more the effect was worth. "
-        "Differences within the deviations say nothing. Written by `python benchmarks/ablation.py --update-docs`, not "
+        "Differences within the deviations say nothing, and effects that take long to learn show less of their worth "
+        "than in the whole recipe. Written by `python benchmarks/ablation.py --update-docs`, not "
         f"typed; {datetime.now(UTC):%Y-%m-%d}, commit {', '.join(commits)}.", "",
     ]  # fmt: skip
     for title, rows in (("Taken away", GROUPS), ("Added or changed", {WHOLE: {}, **ADDITIONS})):

@@ -1,3 +1,5 @@
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -46,7 +48,15 @@ def test_a_part_has_every_digit_of_every_speaker_and_of_both_parts(tiny_corpus, 
         assert part.files[place].startswith(f"{part.labels[place]}_{part.speakers[place]}_")
 
 
-def test_ctrl_c_comes_once_and_from_training_only():
+@pytest.fixture
+def heeding_ctrl_c():
+    """Ctrl-C raises KeyboardInterrupt, also where a shell started this in the background and had it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_comes_once_and_from_training_only(heeding_ctrl_c):
     model = _with_ctrl_c(get_pipeline(MFCC), clips=5).build()
     clips = torch.randn(4, 8000)
     model.fit_statistics(clips)
