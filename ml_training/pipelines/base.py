@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from ml_training.config import LABELS, AugmentationConfig, Recipe
 
 OUTPUTS = len(LABELS) + 1  # of a network
+CERTAINTY = 0.3  # how much it tells of there being a digit when one of the ten stands out
+_SURE = 1e-4  # nearer to 1 no probability counts
 
 
 class Heard(NamedTuple):
@@ -25,7 +27,9 @@ class DigitModel(nn.Module):
     """(B, 8000) waveforms -> what was heard; features and their normalisation are part of it.
 
     A pipeline says how in `logits`. In evaluation mode the scores are divided by `temperature`, which is 1 until it
-    is fitted after training, so that probabilities made of them mean what they say (Guo et al., 2017).
+    is fitted after training, so that probabilities made of them mean what they say (Guo et al., 2017); and the logit of
+    there being a digit gets CERTAINTY of the logit of the likeliest one's probability, because a sound that might be
+    several digits is none more often than not.
     """
 
     temperature: Tensor
@@ -42,7 +46,10 @@ class DigitModel(nn.Module):
     def forward(self, waveforms: Tensor) -> Heard:
         outputs = self.logits(waveforms)
         scores, digit = outputs[:, : len(LABELS)], outputs[:, -1]
-        return Heard(scores if self.training else scores / self.temperature, digit)
+        if self.training:
+            return Heard(scores, digit)
+        likeliest = scores.float().softmax(dim=1).amax(dim=1)
+        return Heard(scores / self.temperature, digit + CERTAINTY * torch.logit(likeliest, _SURE))
 
     def logits(self, waveforms: Tensor) -> Tensor:
         """(B, 8000) -> (B, OUTPUTS): the digits' scores and the one for there being a digit, as the network says."""

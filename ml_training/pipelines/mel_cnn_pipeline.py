@@ -53,8 +53,8 @@ class MelCnnClassifier(DigitModel):
         self.spec_augment = SpecAugment(bands=8, frames=8)
         self.network = nn.Sequential(  # M x F beside each step
             nn.Conv2d(1, 16, 5, (2, 1), padding=2, bias=False), nn.BatchNorm2d(16), nn.ReLU(),  # 32 x 51
-            ResidualConv(16, 24, (2, 1)), ResidualConv(24, 24),  # 16 x 51
-            ResidualConv(24, 32, (2, 2)), ResidualConv(32, 32),  # 8 x 26
+            ResidualConv(16, 24, (2, 2)), ResidualConv(24, 24),  # 16 x 26
+            ResidualConv(24, 32, (2, 1)), ResidualConv(32, 32),  # 8 x 26
             ResidualConv(32, 48, (2, 1)), ResidualConv(48, 48),  # 4 x 26
             nn.Conv2d(48, 64, (4, 1), bias=False), nn.BatchNorm2d(64), nn.ReLU(),  # 1 x 26
             nn.Flatten(2), TemporalMix(64),

@@ -29,9 +29,9 @@ class Teachers:
     def hear(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) clips -> (B, 10) probabilities of the digits and (B,) of there being one."""
         with torch.no_grad():
-            heard = [model(waveforms) for model in self.models]
-        scores = torch.stack([h.scores.float().softmax(dim=1) for h in heard]).mean(dim=0)
-        return scores, torch.stack([h.digit.float().sigmoid() for h in heard]).mean(dim=0)
+            heard = [model.logits(waveforms).float() for model in self.models]  # as trained: no temperature
+        scores = torch.stack([outputs[:, :-1].softmax(dim=1) for outputs in heard]).mean(dim=0)
+        return scores, torch.stack([outputs[:, -1].sigmoid() for outputs in heard]).mean(dim=0)
 
 
 def _model(path: Path) -> DigitModel:
@@ -40,5 +40,4 @@ def _model(path: Path) -> DigitModel:
         raise CheckpointError(f"{path} holds no weights to teach with: expected a {BEST} of this program")
     model = get_pipeline(checkpoint["pipeline"]).build()
     load_weights(model, checkpoint["weights"], path)
-    model.temperature.fill_(1.0)  # as it was trained: modest, so that the other digits' shares teach too
     return model.eval()
