@@ -60,8 +60,9 @@ def with_negatives(corpus: Corpus, split: Split, config: TrainConfig) -> tuple[C
     """The same with clips in which no digit is said, and what these are.
 
     Synthetic words, and the recordings of config.words_dir where that is given; those of some speakers for validation,
-    the others for training. They come last, labelled NOT_A_DIGIT; the data hash of the corpus tells of them. Without a
-    negative_share there are none.
+    the others for training, where the fewer of a kind are repeated until both kinds come up about equally often: a few
+    recorded words tell more of what will be heard than many synthetic ones. They come last, labelled NOT_A_DIGIT; the
+    data hash of the corpus tells of them. Without a negative_share there are none.
     Raises DataError where there is no speech synthesis, or words_dir cannot be used.
     """
     if not config.negative_share:
@@ -89,7 +90,9 @@ def with_negatives(corpus: Corpus, split: Split, config: TrainConfig) -> tuple[C
         files=corpus.files + tuple(file for negatives in found for file in negatives.files),
         data_hash=hashlib.sha256(hashes.encode()).hexdigest(),
     )
-    training = np.flatnonzero(~np.isin(speakers, judges))
+    counts = np.array([len(negatives.lengths) for negatives in found])
+    times = np.repeat(np.rint(counts.max() / counts).astype(np.int64), counts)
+    training = np.repeat(np.arange(len(speakers)), np.where(np.isin(speakers, judges), 0, times))
     train, validation = split.train, split.validation
     train, validation = (np.concatenate([a, len(corpus) + b]) for a, b in ((train, training), (validation, judging)))
     return mixed, replace(split, train=train, validation=validation), name

@@ -184,6 +184,15 @@ def test_room_around_a_recorded_word_is_cut_off(tmp_path: Path) -> None:
     assert 3200 <= length <= 3200 + 4 * 80
 
 
+def test_a_few_recorded_words_come_up_as_often_as_many_synthetic_ones(tiny_corpus: Corpus, words: Path) -> None:
+    mixed, _, divided, _ = beside(tiny_corpus, synthetic_voices=8, words_dir=str(words))
+    chosen = divided.train[divided.train >= len(tiny_corpus)]
+    synthetic = np.array([mixed.speakers[i].startswith("espeak-") for i in chosen])
+    assert len(set(chosen[~synthetic])) < len(set(chosen[synthetic])) / 5
+    assert (~synthetic).sum() == pytest.approx(synthetic.sum(), rel=0.35), "speakers of validation are left out"
+    assert len(set(divided.validation)) == len(divided.validation)
+
+
 def test_recorded_words_join_the_synthetic_ones(tiny_corpus: Corpus, words: Path) -> None:
     corpus, before, after, name = beside(tiny_corpus, synthetic_voices=2, words_dir=str(words))
     assert name == f"{2 * EACH} synthetic words and 13 my words"
