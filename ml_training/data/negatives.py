@@ -15,6 +15,7 @@ from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, decode, fit, trimmed
 from ml_training.config import LABELS, TrainConfig
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.splits import Split
+from ml_training.data.spoiling import KINDS
 from ml_training.data.synthetic import VOICES, say
 from ml_training.errors import AudioError, DataError, DigitError
 from ml_training.results import Floats, Ints
@@ -41,6 +42,7 @@ WORDS = tuple(_WORDS.split())
 WORDS_EACH, PIECES_EACH = 24, 12  # clips that each voice says
 WORDS_OF_A_SENTENCE = (3, 6)
 VALIDATION_SHARE = 0.1  # of the speakers
+MADE = f"digits {', '.join(KINDS[:-1])}, {KINDS[-1]}"  # in every step, of that step's digits
 SILENCE_DB = -30.0  # recordings of words are cut as close as those of digits: room around a word must be no sign
 _DIGITS = {*LABELS, *map(str, range(10))}
 
@@ -78,7 +80,7 @@ def with_negatives(corpus: Corpus, split: Split, config: TrainConfig) -> tuple[C
     rng = np.random.default_rng(config.seed)
     judges = rng.permutation(names)[: round(VALIDATION_SHARE * len(names))]
     judging = np.sort(rng.permutation(np.flatnonzero(np.isin(speakers, judges)))[: len(split.validation)])
-    name = " and ".join(f"{len(negatives.lengths):,} {negatives.name}" for negatives in found)
+    name = ", ".join([*(f"{len(negatives.lengths):,} {negatives.name}" for negatives in found), MADE])
     hashes = "\n".join((corpus.data_hash, *(negatives.data_hash for negatives in found)))
     mixed = replace(
         corpus,
@@ -141,7 +143,7 @@ def recorded_negatives(folder: str) -> Negatives:
         except (AudioError, OSError) as error:
             raise DataError(f"words_dir {folder}: {path.name}: {error}; mend or remove it") from error
     names = [path.relative_to(root).as_posix() for path in files]
-    return _of(root.resolve().name, clips, [_speaker(path) for path in files], names)
+    return _of("recorded words", clips, [_speaker(path) for path in files], names)
 
 
 def _speaker(path: Path) -> str:

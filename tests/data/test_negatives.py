@@ -54,7 +54,7 @@ def test_they_come_last_and_are_labelled_as_no_digit(tiny_corpus: Corpus, mixed:
     assert corpus.files[:first] == tiny_corpus.files
     assert set(corpus.speakers[first:]) == {f"espeak-{voice}" for voice in VOICES[:VOICES_HEARD]}
     assert corpus.waveforms.dtype == np.float32
-    assert name == f"{count} synthetic words"
+    assert name == f"{count} synthetic words, digits cut off, doubled, spliced, turned round, noise"
     assert (corpus.name, corpus.synthetic) == (tiny_corpus.name, tiny_corpus.synthetic)
 
 
@@ -165,7 +165,7 @@ def words(tmp_path: Path, wav: Callable[..., bytes]) -> Path:
 
 def test_recorded_words_are_taken_and_digits_among_them_left_out(words: Path) -> None:
     found = recorded_negatives(str(words))
-    assert found.name == "my words"
+    assert found.name == "recorded words"
     expected = {f"{word}_{name}_0.wav" for word in ("yes", "no") for name in ("ann", "ben", "cy", "di", "eve")}
     expected |= {"bed/0a7c2a8d_nohash_0.wav", "happy/ffd2ba2f_nohash_1.wav", "cough.wav"}
     assert set(found.files) == expected
@@ -195,7 +195,7 @@ def test_a_few_recorded_words_come_up_as_often_as_many_synthetic_ones(tiny_corpu
 
 def test_recorded_words_join_the_synthetic_ones(tiny_corpus: Corpus, words: Path) -> None:
     corpus, before, after, name = beside(tiny_corpus, synthetic_voices=2, words_dir=str(words))
-    assert name == f"{2 * EACH} synthetic words and 13 my words"
+    assert name.startswith(f"{2 * EACH} synthetic words, 13 recorded words, digits cut off")
     assert len(corpus) == len(tiny_corpus) + 2 * EACH + 13
     assert (corpus.labels[len(tiny_corpus) :] == NOT_A_DIGIT).all()
     assert corpus.data_hash != beside(tiny_corpus, synthetic_voices=2)[0].data_hash

@@ -268,18 +268,19 @@ def test_what_is_no_digit_is_trained_with_and_named_everywhere(tiny: ModuleType,
     corpus = small_corpus(tiny)
     outcome = run(settings(tmp_path, **changes), corpus=corpus, pipelines=[tiny.TINY])
     (result,) = outcome.results
-    assert outcome.data.negatives == "432 synthetic words"
+    told = "432 synthetic words, digits cut off, doubled, spliced, turned round, noise"
+    assert outcome.data.negatives == told
     assert (outcome.data.clips, outcome.data.speakers) == (160, ("ann", "ben"))
     assert sum(outcome.data.parts.values()) == 160
     assert result.test.clips == outcome.data.parts["test"] == 100
     assert set(result.test.labels.tolist()) == set(range(10))
-    assert "without a digit: 432 synthetic words; hash" in outcome.log_file.read_text(encoding="utf-8")
+    assert f"without a digit: {told}; hash" in outcome.log_file.read_text(encoding="utf-8")
     metadata = load_classifier(tmp_path / "models", "mfcc").metadata
-    assert metadata["negatives"] == "432 synthetic words"
+    assert metadata["negatives"] == told
     assert metadata["recordings_hash"] == corpus.data_hash
     assert metadata["data_hash"] == outcome.data.data_hash != corpus.data_hash
     summary = json.loads(only(tmp_path / "logs", "metrics_summary_mfcc_*.json").read_text(encoding="utf-8"))
-    assert summary["data"]["negatives"] == "432 synthetic words"
+    assert summary["data"]["negatives"] == told
     assert f"fitted on {outcome.data.parts['validation']} validation clips" in outcome.log_file.read_text(
         encoding="utf-8"
     )

@@ -1,0 +1,31 @@
+"""Trainings of train.py in folders of their own, which go on where they were stopped; for the scripts beside."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def train(folder: Path, settings: Mapping[str, Any]) -> None:
+    """One run of train.py; from its last checkpoint where there is one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(settings, indent=2))
+    command = [sys.executable, str(ROOT / "ml_training/train.py"), "--config", "config.json"]
+    if list((folder / "models").rglob("checkpoint_epoch_*.pt")):
+        command += ["--resume"]
+    with (folder / "output.txt").open("a") as output:
+        code = subprocess.run(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT).returncode
+    if code:
+        sys.exit(f"{folder.name}: train.py left with {code}; see {folder / 'output.txt'}")
+
+
+def head() -> str:
+    """The short name of the commit at hand."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
