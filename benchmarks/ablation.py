@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from trainings import ROOT, head, train
 
 from ml_training.data.dataset_loader import load_folder
 from ml_training.inference import load_classifier
-from trainings import ROOT, head, train
 
 PAGE = ROOT / "docs" / "ablation.md"
 PIPELINE = "mel_cnn"

@@ -40,7 +40,8 @@ DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- floors:begin -->", "<!-- floors:end -->"
 SNR_DB = 5.0
-SHOWN = ("loso_*.png", "noise_*_recorded.png", "noise_*_white.png", "calibration_*.png")  # plots in docs/results
+# Plots in docs/results.
+SHOWN = ("loso_*.png", "noise_*_recorded.png", "noise_*_white.png", "calibration_*.png", "rejection_*.png")
 
 
 class Row:
@@ -195,21 +196,27 @@ def main() -> int:
     print(f"\n{table}")
     if arguments.update_docs:
         update_docs(arguments.work / "results")
-        text = README.read_text(encoding="utf-8")
-        before, rest = text.split(BEGIN)
-        README.write_text(f"{before}{BEGIN}\n{table}{END}{rest.split(END)[1]}", encoding="utf-8")
+        put_into_readme(BEGIN, table, END)
     return 0
 
 
-def update_docs(found: Path) -> None:
-    """Copy results and the plots that tell most to docs/results, and write docs/results.md from them."""
-    (DOCS / "results" / PLOTS).mkdir(parents=True, exist_ok=True)
+def update_docs(found: Path, part: str = "") -> None:
+    """Copy results and the plots that tell most to docs/results or a `part` of it, and write docs/results.md anew."""
+    into = DOCS / "results" / part
+    (into / PLOTS).mkdir(parents=True, exist_ok=True)
     for path in found.glob("*.json"):
-        shutil.copy(path, DOCS / "results")
+        shutil.copy(path, into)
     for pattern in SHOWN:
         for path in (found / PLOTS).glob(pattern):
-            shutil.copy(path, DOCS / "results" / PLOTS)
+            shutil.copy(path, into / PLOTS)
     write_page(DOCS / "results", DOCS / "results.md")
+
+
+def put_into_readme(begin: str, table: str, end: str) -> None:
+    """Replace what stands between two marks in README.md."""
+    text = README.read_text(encoding="utf-8")
+    before, rest = text.split(begin)
+    README.write_text(f"{before}{begin}\n{table}{end}{rest.split(end)[1]}", encoding="utf-8")
 
 
 def markdown(figures: dict[str, Any], seeds: list[int], commits: list[str]) -> str:
