@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from ml_training.config import LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, Augmen
 from ml_training.data.corpus import Corpus
 from ml_training.errors import ConfigError
 from ml_training.pipelines import PIPELINE_REGISTRY, DigitModel, get_pipeline
-from ml_training.pipelines.base import OUTPUTS, Heard
+from ml_training.pipelines.base import CERTAINTY, OUTPUTS, Heard
 from ml_training.pipelines.mel_cnn_pipeline import MelCnnClassifier
 from ml_training.pipelines.mfcc_pipeline import FEATURES, MfccClassifier
 
@@ -62,6 +64,55 @@ def test_what_a_network_says_last_is_the_digit_score() -> None:
     heard = Counting()(torch.zeros(2, NUM_SAMPLES))
     assert heard.scores.tolist() == [list(range(10))] * 2
     assert heard.digit.tolist() == [10, 10]
+
+
+class Saying(DigitModel):
+    """Says of every clip what it was told to."""
+
+    def __init__(self, outputs: torch.Tensor) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def logits(self, waveforms: torch.Tensor) -> torch.Tensor:
+        return self.outputs.expand(len(waveforms), -1)
+
+
+def sure_of(probability: float, digit: float) -> torch.Tensor:
+    """(11,) outputs of a network to which the fourth digit is so probable, the others alike, with a digit's logit."""
+    shares = torch.full((10,), (1 - probability) / 9)
+    shares[3] = probability
+    return torch.cat([shares.log() + 2.0, torch.tensor([digit])])  # scores of any sum make the same probabilities
+
+
+@pytest.mark.parametrize("digit", [-2.0, 0.0, 1.5])
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9, 0.999])
+def test_a_digit_that_stands_out_counts_towards_there_being_one(probability: float, digit: float) -> None:
+    heard = Saying(sure_of(probability, digit)).eval()(torch.zeros(2, NUM_SAMPLES))
+    expected = digit + CERTAINTY * math.log(probability / (1 - probability))
+    assert heard.digit.tolist() == pytest.approx([expected] * 2, abs=1e-3)
+    assert heard.scores[0].softmax(dim=0)[3] == pytest.approx(probability)
+
+
+def test_in_training_it_counts_for_nothing() -> None:
+    heard = Saying(sure_of(0.9, 1.5)).train()(torch.zeros(1, NUM_SAMPLES))
+    assert heard.digit.tolist() == [1.5]
+
+
+def test_how_sure_is_asked_before_the_temperature() -> None:
+    model = Saying(sure_of(0.9, 0.0)).eval()
+    cold = model(torch.zeros(1, NUM_SAMPLES))
+    model.temperature.fill_(5.0)
+    hot = model(torch.zeros(1, NUM_SAMPLES))
+    assert hot.scores.softmax(dim=1).max() < 0.5 < cold.scores.softmax(dim=1).max()
+    assert torch.equal(hot.digit, cold.digit)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_nobody_is_surer_than_sure(dtype: torch.dtype) -> None:
+    outputs = torch.zeros(11, dtype=dtype)
+    outputs[3] = 1000.0
+    heard = Saying(outputs).eval()(torch.zeros(1, NUM_SAMPLES))
+    assert heard.digit.tolist() == pytest.approx([CERTAINTY * math.log(1e4 - 1)], rel=1e-3)
 
 
 def test_scores_do_not_depend_on_level_or_offset(model: DigitModel, waveforms: torch.Tensor) -> None:

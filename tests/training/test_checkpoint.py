@@ -13,9 +13,10 @@ import pytest
 import soundfile
 import torch
 
+from ml_training.config import TrainConfig
 from ml_training.data.backgrounds import load_backgrounds
 from ml_training.errors import CheckpointError
-from ml_training.training.checkpoint import BEST, FORMAT, INTERRUPTED, load_checkpoint, write_durably
+from ml_training.training.checkpoint import BEST, FORMAT, INTERRUPTED, load_checkpoint, teachers_hash, write_durably
 
 STATE = {"model": {"weight": torch.arange(1000.0)}}
 
@@ -164,6 +165,37 @@ def test_other_noise_in_the_same_folder_is_refused(tiny: ModuleType, tmp_path: P
     load_backgrounds.cache_clear()  # another process
     with pytest.raises(CheckpointError, match=r"hash of noise_dir was [0-9a-f]{12}, is [0-9a-f]{12}"):
         tiny.store(tmp_path, config).resume("latest")
+
+
+def test_other_teachers_are_refused_wherever_they_lie(tiny: ModuleType, tmp_path: Path) -> None:
+    def best(folder: str, value: float) -> str:
+        tiny.store(tmp_path / folder, tiny.config()).save_best(1, {"weight": torch.full((3,), value)}, {})
+        return str(tmp_path / folder)
+
+    def resume(then: TrainConfig, now: TrainConfig) -> object:
+        teachers_hash.cache_clear()  # another process
+        tiny.store(tmp_path / "student", then).save_epoch(1, STATE)
+        teachers_hash.cache_clear()
+        return tiny.store(tmp_path / "student", now).resume("latest")
+
+    one, same, other = best("one", 1.0), best("same", 1.0), best("other", 2.0)
+    alone, taught = tiny.config(), tiny.config(teacher_dir=one)
+    assert resume(taught, taught)
+    assert resume(taught, replace(taught, teacher_dir=same)), "another place, the same weights"
+    hashed = "[0-9a-f]{12}"
+    for then, now, message in (
+        (taught, replace(taught, teacher_dir=other), f"hash of teacher_dir was {hashed}, is {hashed}"),
+        (alone, taught, f"hash of teacher_dir was none, is {hashed}"),
+        (taught, alone, f"hash of teacher_dir was {hashed}, is none"),
+        (taught, replace(taught, teacher_share=0.5), r"teacher_share was 0\.7, is 0\.5"),
+    ):
+        with pytest.raises(CheckpointError, match=f"belong to another run: {message}. Give the old"):
+            resume(then, now)
+    tiny.store(tmp_path / "student", taught).save_epoch(1, STATE)
+    best("one/more", 1.0)
+    teachers_hash.cache_clear()
+    with pytest.raises(CheckpointError, match=f"hash of teacher_dir was {hashed}, is {hashed}"):
+        tiny.store(tmp_path / "student", taught).resume("latest")
 
 
 def test_what_changes_no_weight_may_differ(tiny: ModuleType, tmp_path: Path) -> None:
