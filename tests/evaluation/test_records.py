@@ -88,6 +88,54 @@ def test_the_page_is_made_of_files_and_of_nothing_else(tmp_path: Path) -> None:
     assert "Every time" not in first
 
 
+def test_results_of_a_sub_folder_are_a_part_of_their_own(tmp_path: Path) -> None:
+    folder, page = tmp_path / "json", tmp_path / "results.md"
+    records.save_result(result(), folder)
+    for inner in ("shipped_models", "earlier"):
+        for found in (result("strangers", data="people"), result("noise")):
+            records.save_result(found, folder / inner)
+        plots = folder / inner / "plots"
+        plots.mkdir()
+        (plots / "strangers_people_accuracy.png").write_bytes(b"")
+    (folder / "plots").mkdir()
+    (folder / "plots" / "official_fsdd_v1_accuracy.png").write_bytes(b"")
+    (folder / "empty").mkdir()
+    assert records.update_docs(folder, page) == 5
+    text = page.read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if line.startswith(("# ", "## ", "!["))] == [
+        "# Results", "## Official test part: FSDD v1",
+        "![Official test part: FSDD v1: accuracy](json/plots/official_fsdd_v1_accuracy.png)",
+        "# Earlier", "## Strangers: people",
+        "![Strangers: people: accuracy](json/earlier/plots/strangers_people_accuracy.png)",
+        "## Noise and other changes: FSDD v1",
+        "# Shipped models", "## Strangers: people",
+        "![Strangers: people: accuracy](json/shipped_models/plots/strangers_people_accuracy.png)",
+        "## Noise and other changes: FSDD v1",
+    ]  # fmt: skip
+
+
+def test_sub_folders_alone_make_a_page_and_nothing_makes_none(tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    for folder in (tmp_path / "json", tmp_path / "nowhere"):
+        with pytest.raises(DataError, match="holds no results to write"):
+            records.update_docs(folder, page)
+    (tmp_path / "json" / "plots").mkdir(parents=True)
+    with pytest.raises(DataError, match="holds no results to write"):
+        records.update_docs(tmp_path / "json", page)
+    assert not page.exists()
+    records.save_result(result(), tmp_path / "json" / "shipped")
+    assert records.update_docs(tmp_path / "json", page) == 1
+    assert page.read_text(encoding="utf-8").index("# Shipped") < page.read_text(encoding="utf-8").index("## Official")
+
+
+def test_a_foreign_file_in_a_sub_folder_is_named_too(tmp_path: Path) -> None:
+    records.save_result(result(), tmp_path)
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / "mine.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError, match=r"shipped.mine\.json is no result of evaluate\.py"):
+        records.update_docs(tmp_path, tmp_path / "results.md")
+
+
 def test_a_log_that_cannot_be_written_is_one_of_our_errors(tmp_path: Path) -> None:
     (tmp_path / "log.md").mkdir()
     with pytest.raises(DataError, match="cannot log the scoring"):
