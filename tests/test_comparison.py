@@ -59,7 +59,7 @@ def test_a_digit_is_found_as_word_and_as_figure(comparison: ModuleType, digit: i
     ("text", "digit"),
     [
         ("Four four.", 4), ("one, two, three", 1), ("To.", 2), ("too", 2), ("For", 4), ("won", 1), ("Ate.", 8),
-        ("Oh!", 0), ("2,2,2", 2), ("seven8", 7), ("7-up", 7),
+        ("Oh!", 0), ("2,2,2", 2), ("seven8", 7), ("7-up", 7), ("41", 4),
     ],
 )  # fmt: skip
 def test_the_first_that_is_or_sounds_like_a_digit_counts(comparison: ModuleType, text: str, digit: int) -> None:
@@ -160,6 +160,7 @@ def test_the_table_has_a_row_for_each_recogniser(comparison: ModuleType, few: Pa
     (table,) = tables_of(quiet)
     assert table.header == ("recogniser", "8 kHz, clean (95 % interval)", "16 kHz", "MB", "ms a clip")
     assert "noise_seed" not in quiet.details
+    assert not quiet.curves, "one point is none"
 
 
 @pytest.mark.parametrize("noisy", [True, False])

@@ -1,4 +1,4 @@
-"""benchmarks/evaluation_manifest.py: what clips are called where they come from, and that the list is of these clips."""
+"""benchmarks/evaluation_manifest.py: what clips are called where they come from; the list is of these clips."""
 
 from __future__ import annotations
 
