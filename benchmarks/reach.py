@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ship import AUGMENTATION
 from trainings import ROOT, head, train
 
 from ml_training.audio import AUDIO_SUFFIXES
@@ -37,6 +38,7 @@ from ml_training.results import Floats
 PAGE = ROOT / "docs" / "reach.md"
 PAIRS = (("nicolas", "iitg01"), ("george", "iitg02"))
 SNR_DB = 5.0
+ROOMS = ("reverb_probability", "telephone_probability", "tilt_db", "band_probability")
 KEPT = 0.95  # share of the digits that are accepted where others are counted
 WHOLE = "everything"
 ROWS: dict[str, dict[str, Any]] = {
@@ -47,11 +49,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "without synthetic voices that say digits": {"synthetic_share": 0.0},
     "without clips that are no digits": {"negative_share": 0.0},
     "250 synthetic voices": {"synthetic_voices": 250},
-    "rooms, telephones and tilted spectra": {
-        "augmentation": {
-            "reverb_probability": 0.3, "telephone_probability": 0.15, "tilt_db": 3.0, "band_probability": 0.2,
-        }
-    },
+    "without rooms, telephones, tilts, band limits": {"augmentation": dict.fromkeys(ROOMS, 0.0)},
     "formants and pitch moved": {"augmentation": {"tract_probability": 0.3, "pitch_probability": 0.3}},
     "taught by mel_cnn and raw_cnn": {"teacher_dir": "teachers"},
 }  # fmt: skip
@@ -103,7 +101,7 @@ def trained(work: Path, row: str, pipeline: str, seed: int, pair: tuple[str, str
         "words_dir": there["words"], "synthetic_share": 0.25, "seed": seed, "epochs": epochs, "patience": 0,
         "keep_checkpoints": "1",
     }  # fmt: skip
-    augmentation = {"noise_dir": there["noise"], "recorded_share": 0.5}
+    augmentation = {"noise_dir": there["noise"], **AUGMENTATION}
     changes = {**ROWS[row]}
     augmentation |= changes.pop("augmentation", {})
     if "teacher_dir" in changes:
