@@ -29,7 +29,7 @@ pause music louder quiet lights kitchen coffee water window morning evening toda
 summer money people mother father brother sister paper table garden river mountain
 ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty
 seventy eighty ninety hundred thousand million dozen first second third fourth fifth sixth seventh eighth ninth
-none nun bun gone sun run fun wand once want dawn on torn new true do shoe blue view through zoo flew who
+none nun bun gone sun run fun wand once want dawn torn new true do shoe blue view through zoo flew who
 free see he fee thirst thread throw knee key me we reef more door floor force fork fault fall saw law war
 fine hive live dive fight fire finger by buy my sick sit fix kiss mix sink seek socks sacks switch sixes
 heaven several lemon seldom ceiling even oven hate gate late aid ape hey day way rate wait cake great
@@ -41,7 +41,7 @@ number letter message email street city country doctor school
 WORDS = tuple(_WORDS.split())
 WORDS_EACH, PIECES_EACH = 24, 12  # clips that each voice says
 WORDS_OF_A_SENTENCE = (3, 6)
-VALIDATION_SHARE = 0.1  # of the speakers
+VALIDATION_SHARE = 0.1  # of the speakers; one at least where there are two
 MADE = f"digits {', '.join(KINDS[:-1])}, {KINDS[-1]}"  # in every step, of that step's digits
 SILENCE_DB = -30.0  # recordings of words are cut as close as those of digits: room around a word must be no sign
 _DIGITS = {*LABELS, *map(str, range(10))}
@@ -78,7 +78,7 @@ def with_negatives(corpus: Corpus, split: Split, config: TrainConfig) -> tuple[C
     speakers = np.concatenate([np.asarray(negatives.speakers) for negatives in found])
     names = np.unique(speakers)
     rng = np.random.default_rng(config.seed)
-    judges = rng.permutation(names)[: round(VALIDATION_SHARE * len(names))]
+    judges = rng.permutation(names)[: max(round(VALIDATION_SHARE * len(names)), min(1, len(names) - 1))]
     judging = np.sort(rng.permutation(np.flatnonzero(np.isin(speakers, judges)))[: len(split.validation)])
     name = ", ".join([*(f"{len(negatives.lengths):,} {negatives.name}" for negatives in found), MADE])
     hashes = "\n".join((corpus.data_hash, *(negatives.data_hash for negatives in found)))
@@ -125,7 +125,8 @@ def synthetic_negatives(seed: int, voices: int) -> Negatives:
 def recorded_negatives(folder: str) -> Negatives:
     """Every recording in and below `folder`, but for those whose name or folder says a digit (Speech Commands).
 
-    Names are {word}_{speaker}_..., or a folder for each word; where a name says no speaker, the file is its own.
+    Names are {word}_{speaker}_..., or {speaker}_... in a folder for each word; where one says no speaker, the file is
+    its own.
     Raises DataError when there is no such folder, when it holds no other words, or a file of it cannot be used.
     """
     root = Path(os.path.expanduser(folder))
@@ -143,12 +144,14 @@ def recorded_negatives(folder: str) -> Negatives:
         except (AudioError, OSError) as error:
             raise DataError(f"words_dir {folder}: {path.name}: {error}; mend or remove it") from error
     names = [path.relative_to(root).as_posix() for path in files]
-    return _of("recorded words", clips, [_speaker(path) for path in files], names)
+    return _of("recorded words", clips, [_speaker(path, root) for path in files], names)
 
 
-def _speaker(path: Path) -> str:
+def _speaker(path: Path, root: Path) -> str:
     parts = path.stem.split("_")
-    return parts[0] if "_nohash_" in path.name else parts[1] if len(parts) > 1 else path.stem
+    if "_nohash_" in path.name or (path.parent != root and len(parts) == 2 and parts[1].isdigit()):
+        return parts[0]
+    return parts[1] if len(parts) > 1 else path.stem
 
 
 def _piece(samples: Floats, rng: np.random.Generator) -> Floats:

@@ -84,6 +84,21 @@ def test_nobody_is_heard_in_both_parts(tiny_corpus: Corpus, mixed: Mixed) -> Non
     assert sum(corpus.labels[after.train] == NOT_A_DIGIT) == len(learnt) * EACH
 
 
+@pytest.mark.parametrize(("voices", "judges"), [(1, 0), (2, 1), (5, 1), (14, 1), (15, 2)])
+def test_one_of_two_judges_at_least(
+    tiny_corpus: Corpus, voices: int, judges: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made_up(seed: int, count: int) -> negatives.Negatives:
+        clips, names = np.ones((3 * count, 8000), dtype=np.float32), [f"voice{i}" for i in range(count)] * 3
+        return negatives.Negatives("words", clips, np.full(len(clips), 8000), tuple(names), tuple(names), "hash")
+
+    monkeypatch.setattr(negatives, "synthetic_negatives", made_up)
+    corpus, before, after, _ = beside(tiny_corpus, synthetic_voices=voices)
+    judging = {corpus.speakers[i] for i in after.validation[len(before.validation) :]}
+    assert len(judging) == judges
+    assert len({corpus.speakers[i] for i in after.train[len(before.train) :]}) == voices - judges
+
+
 def test_the_hash_tells_of_them(tiny_corpus: Corpus, mixed: Mixed) -> None:
     corpus, _, after, _ = mixed
     again, _, same, _ = beside(tiny_corpus)
@@ -121,7 +136,7 @@ def test_without_speech_synthesis_the_way_out_is_named(tiny_corpus: Corpus, monk
 
 def test_no_word_is_a_digit_or_sounds_like_one() -> None:
     sounding = {"oh", "o", "won", "to", "too", "for", "fore", "ate", "nought", "naught", "nil", "tree's", "sicks"}
-    assert len(set(WORDS)) > 200
+    assert len(set(WORDS)) == len(WORDS) > 200
     assert not set(WORDS) & {*LABELS, *sounding}
     assert all(word.isalpha() and word.islower() for word in WORDS)
 
@@ -173,6 +188,20 @@ def test_recorded_words_are_taken_and_digits_among_them_left_out(words: Path) ->
     assert found.speakers[found.files.index("yes_cy_0.wav")] == "cy"
     assert found.waveforms.shape == (13, 8000)
     assert (found.lengths == 3200).all()
+
+
+@pytest.mark.parametrize(
+    ("file", "speaker"),
+    [
+        ("yes_anna_0.wav", "anna"), ("yes_anna.wav", "anna"), ("cough.wav", "cough"), ("yes_0.wav", "0"),
+        ("on/anna_0.wav", "anna"), ("on/anna.wav", "anna"), ("on/on_anna_0.wav", "anna"), ("deep/on/ben_12.wav", "ben"),
+        ("on/0a7c2a8d_nohash_0.wav", "0a7c2a8d"), ("0a7c2a8d_nohash_3.wav", "0a7c2a8d"),
+    ],
+)  # fmt: skip
+def test_names_and_folders_say_who_speaks(tmp_path: Path, wav: Callable[..., bytes], file: str, speaker: str) -> None:
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_bytes(wav(300))
+    assert recorded_negatives(str(tmp_path)).speakers == (speaker,)
 
 
 def test_room_around_a_recorded_word_is_cut_off(tmp_path: Path) -> None:
