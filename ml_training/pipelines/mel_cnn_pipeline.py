@@ -79,5 +79,5 @@ class MelCnnClassifier(DigitModel):
 
 
 PIPELINE = Pipeline(
-    MEL_CNN, MelCnnClassifier, Recipe(epochs=52, batch_size=32, learning_rate=3e-3, weight_decay=0.02)
+    MEL_CNN, MelCnnClassifier, Recipe(epochs=48, batch_size=32, learning_rate=3e-3, weight_decay=0.02)
 )  # fmt: skip

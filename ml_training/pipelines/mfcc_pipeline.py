@@ -107,6 +107,6 @@ class MfccClassifier(DigitModel):
 PIPELINE = Pipeline(
     MFCC,
     MfccClassifier,
-    Recipe(epochs=110, batch_size=64, learning_rate=3e-3, weight_decay=0.02),
+    Recipe(epochs=90, batch_size=64, learning_rate=3e-3, weight_decay=0.02),
     temperature_power=0.7,
 )

@@ -134,5 +134,5 @@ class RawCnnClassifier(DigitModel):
 
 
 PIPELINE = Pipeline(
-    RAW_CNN, RawCnnClassifier, Recipe(epochs=44, batch_size=32, learning_rate=3e-3, weight_decay=0.02)
+    RAW_CNN, RawCnnClassifier, Recipe(epochs=38, batch_size=32, learning_rate=3e-3, weight_decay=0.02)
 )  # fmt: skip
