@@ -81,8 +81,8 @@ def test_shipped_models_hear_digits_and_know_silence(pipeline: str) -> None:
     if not os.environ.get("DIGIT_DATA_DIR"):
         pytest.skip("no real recordings: $DIGIT_DATA_DIR is not set")
     classifier = load_classifier("pretrained", pipeline)
-    files = [path for path in Path(os.environ["DIGIT_DATA_DIR"]).rglob("*_[0-4].wav")]
-    answers = classifier.batch_predict(sorted(files))
+    files = sorted(Path(os.environ["DIGIT_DATA_DIR"]).rglob("*_[0-4].wav"))
+    answers = classifier.batch_predict(files)
     assert len(answers) == 300
     wrong = sum(answer["predicted_digit"] != int(Path(answer["file"]).name[0]) for answer in answers)
     assert wrong <= 3
@@ -97,5 +97,3 @@ def test_the_manifest_names_every_evaluation_clip_once() -> None:
     assert len({(row["set"], row["file"]) for row in rows}) == len(rows) == 300 + 203 + 1492 + 142 + 139
     digits = [row["original"] for row in rows if row["set"] == "strangers"]
     assert {name.split("/")[0].removeprefix("Speech Commands ") for name in digits} == set(LABELS)
-
-
