@@ -22,12 +22,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from floors import DOCS, Row, figures_of, put_into_readme, update_docs
+from floors import DOCS, EVALUATION, WITH_FOLDER, Row, figures_of, folders_of, put_into_readme, update_docs
 from trainings import ROOT, train
 
 from ml_training.config import MEL_CNN, MFCC, PIPELINE_TITLES, PIPELINES, RAW_CNN, TrainConfig
 from ml_training.evaluation.command import Request, evaluate
-from ml_training.evaluation.protocols import CALIBRATION, NOISE, OFFICIAL, REJECTION, STRANGERS
+from ml_training.evaluation.protocols import OFFICIAL
 from ml_training.evaluation.records import SCORING_LOG, load_results
 from ml_training.inference import PRETRAINED, load_classifier, model_file
 from ml_training.results import ProtocolResult
@@ -50,12 +50,14 @@ ROWS = {
     "strangers %": Row("strangers (84 contributors of Speech Commands, 203 clips), %", (87, 95, 92), 1),
     "strangers 5 dB %": Row("strangers in recorded noise (noise/eval) at 5 dB, %", (64, 84, 80), 1),
     "strangers ECE %": Row("calibration error on strangers, %", None, 1, most=True),
-    "words 95%": Row(
+    "strangers words 95%": Row(
         "other words of the same people that pass where 95 % of their digits do, %", (50, 28, 32), 1, True
     ),
-    "words 90%": Row("the same where 90 % of their digits do, %", (35, 15, 18), 1, most=True),
-    "sentences 95%": Row("seconds of sentences that pass where 95 % of digits do, %", (45, 20, 24), 1, most=True),
-    "noise 95%": Row("seconds of noise that pass where 95 % of digits do, %", (10, 2, 3), 1, most=True),
+    "strangers words 90%": Row("the same where 90 % of their digits do, %", (35, 15, 18), 1, most=True),
+    "strangers sentences 95%": Row(
+        "seconds of sentences that pass where 95 % of digits do, %", (45, 20, 24), 1, most=True
+    ),
+    "strangers noise 95%": Row("seconds of noise that pass where 95 % of digits do, %", (10, 2, 3), 1, most=True),
     "model MB": Row("model file, MB", (0.6, 0.6, 0.8), 2, most=True),
 }
 
@@ -107,21 +109,13 @@ def install(work: Path) -> None:
 
 def score(output: Path) -> list[ProtocolResult]:
     """What lies in ml_training/pretrained by every protocol; each look at evaluation-only clips is logged."""
-    shared, config = corpora(), TrainConfig(dataset="fsdd")
-    others = tuple((kind, str(shared / name)) for kind, name in
-                   (("words", "words/eval"), ("sentences", "speech/eval"), ("noise", "noise/eval")))  # fmt: skip
+    config, folders = TrainConfig(dataset="fsdd"), folders_of(corpora(), EVALUATION)
 
     def request(*names: str, **more: Any) -> tuple[ProtocolResult, ...]:
         asked = Request(names, config, models_dirs=(PRETRAINED,), output=str(output), **more)
         return evaluate(asked, report=lambda line: print(line, file=sys.stderr, flush=True)).results
 
-    return [
-        *request(OFFICIAL),
-        *request(
-            STRANGERS, NOISE, CALIBRATION, REJECTION, folders=(str(shared / "strangers"),), others=others,
-            noise_dir=str(shared / "noise" / "eval"), log_scoring=str(DOCS / SCORING_LOG),
-        ),
-    ]  # fmt: skip
+    return [*request(OFFICIAL), *request(*WITH_FOLDER, **folders, log_scoring=str(DOCS / SCORING_LOG))]
 
 
 def figures(results: Sequence[ProtocolResult]) -> dict[str, dict[str, float]]:
@@ -130,11 +124,7 @@ def figures(results: Sequence[ProtocolResult]) -> dict[str, dict[str, float]]:
         "model MB": {p: model_file(PRETRAINED, p).stat().st_size / 1e6 for p in PIPELINES}
     }
     for result in results:
-        if result.protocol == REJECTION:
-            for each in result.rejections:
-                for share, count in each.accepted.items():
-                    found.setdefault(f"{each.kind} {share}", {})[each.pipeline] = 100 * count.accuracy
-        elif result.protocol in (OFFICIAL, STRANGERS, NOISE, CALIBRATION):
+        if result.protocol in (OFFICIAL, *WITH_FOLDER):
             found |= figures_of(result)
     return found
 
