@@ -34,7 +34,7 @@ def parser() -> OneLineParser:
     add("--dataset", choices=DATASETS, default=SUPPRESS, help="which recordings, as in training")
     add("--data_dir", default=SUPPRESS, metavar="DIR", help="folder of recordings, as in training")
     add("--folder", nargs="+", default=[], metavar="DIR",
-        help="labelled clips for strangers, noise and calibration (without: the official test part)")  # fmt: skip
+        help="labelled clips for all but official and loso (without: the official test part)")  # fmt: skip
     add("--noise_dir", default=None, metavar="DIR", help="folder of background recordings for noise")
     add("--others", nargs="+", default=[], metavar="KIND=DIR", type=_kind,
         help="recordings without a digit for rejection, e.g. words=DIR sentences=DIR noise=DIR")  # fmt: skip
