@@ -100,6 +100,14 @@ def with_negatives(corpus: Corpus, split: Split, config: TrainConfig) -> tuple[C
     return mixed, replace(split, train=train, validation=validation), name
 
 
+def hash_of_words(config: TrainConfig) -> str:
+    """SHA-256 of which words with_negatives takes, said by whom or synthesised; "" where it takes none."""
+    if not config.negative_share:
+        return ""
+    recorded = recorded_negatives(config.words_dir).data_hash if config.words_dir is not None else ""
+    return hashlib.sha256(f"{WORDS} {WORDS_EACH} {PIECES_EACH} {recorded}".encode()).hexdigest()
+
+
 @lru_cache(maxsize=2)
 def synthetic_negatives(seed: int, voices: int) -> Negatives:
     """Words and seconds out of the middle of sentences, said by the first `voices` of VOICES.

@@ -21,7 +21,7 @@ import torch
 import ml_training
 from ml_training.config import TrainConfig, to_dict
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
-from ml_training.data.negatives import recorded_negatives, with_negatives
+from ml_training.data.negatives import hash_of_words, with_negatives
 from ml_training.data.splits import split_corpus
 from ml_training.data.synthetic_share import settled, with_synthetic_voices
 from ml_training.deploy.metadata import git_commit
@@ -66,7 +66,7 @@ class Fold:
         run = RunIdentity(self.pipeline.name, self.config, self.data_hash)
         deciding = {k: v for k, v in to_dict(self.config).items() if k not in FREE_SETTINGS}
         augmentation = {k: v for k, v in (deciding.pop("augmentation") or {}).items() if k != "noise_dir"}
-        words_hash = recorded_negatives(self.config.words_dir).data_hash if self.config.words_dir is not None else ""
+        words_hash = hash_of_words(self.config)
         values = {
             "pipeline": self.pipeline.name, "settings": deciding, "augmentation": augmentation,
             "data_hash": self.data_hash, "noise_hash": run.noise_hash, "words_hash": words_hash,

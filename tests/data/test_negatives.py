@@ -15,7 +15,7 @@ import soundfile
 from ml_training.config import LABELS, TrainConfig
 from ml_training.data import negatives
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
-from ml_training.data.negatives import PIECES_EACH, WORDS, WORDS_EACH, recorded_negatives, with_negatives
+from ml_training.data.negatives import PIECES_EACH, WORDS, WORDS_EACH, hash_of_words, recorded_negatives, with_negatives
 from ml_training.data.splits import Split, split_corpus
 from ml_training.data.synthetic import VOICES
 from ml_training.errors import DataError
@@ -202,6 +202,14 @@ def test_names_and_folders_say_who_speaks(tmp_path: Path, wav: Callable[..., byt
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).write_bytes(wav(300))
     assert recorded_negatives(str(tmp_path)).speakers == (speaker,)
+
+
+def test_other_words_have_another_hash(words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, with_own = hash_of_words(TrainConfig()), hash_of_words(TrainConfig(words_dir=str(words)))
+    assert plain != with_own
+    assert hash_of_words(TrainConfig(negative_share=0.0)) == ""
+    monkeypatch.setattr(negatives, "WORDS", (*WORDS, "umbrella"))
+    assert hash_of_words(TrainConfig()) not in (plain, with_own)
 
 
 def test_room_around_a_recorded_word_is_cut_off(tmp_path: Path) -> None:
