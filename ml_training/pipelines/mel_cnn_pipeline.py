@@ -11,7 +11,7 @@ from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, channels_l
 from ml_training.pipelines.features import LogMel, SpecAugment, below_peak, normalise_level
 
 BANDS = 64
-RANGE_DB = 45.0  # what lies deeper below the peak is floor
+RANGE_DB = 60.0  # what lies deeper below the peak is floor
 
 
 class ResidualConv(nn.Module):
