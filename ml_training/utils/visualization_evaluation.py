@@ -24,6 +24,9 @@ from ml_training.utils.visualization import (
     save,
 )
 
+LEGEND = 24  # characters of a kind of clips that fit into the legend of a panel
+STYLES = ("-", "--", ":", "-.")  # more kinds than colours: the same colours again in another style
+
 
 def slug(name: str) -> str:
     """A name as part of a file's name."""
@@ -124,9 +127,10 @@ def plot_rejection(result: ProtocolResult, path: Path) -> None:
         for position, kind in enumerate(kinds):
             found = next(r for r in own if r.kind == kind)
             places, shares = np.array(found.roc).T * 100
-            again, colour = divmod(position, len(COLOURS))  # more kinds than colours: dashed
-            label = drawable(f"{kind}: {found.area:.3f}")
-            axes.plot(places, shares, color=COLOURS[colour], lw=1.8, ls="--" if again else "-", label=label)
+            lap, colour = divmod(position, len(COLOURS))
+            told = kind if len(kind) <= LEGEND else f"{kind[: LEGEND - 1]}…"
+            label = drawable(f"{told}: {found.area:.3f}")
+            axes.plot(places, shares, color=COLOURS[colour], lw=1.8, ls=STYLES[lap % len(STYLES)], label=label)
         for share in (95, 90):
             axes.axhline(share, color=MUTED, lw=0.8, ls=":")
         dress(axes, f"{PIPELINE_TITLES.get(pipeline, pipeline)}, seed {own[0].seed}")
@@ -134,7 +138,9 @@ def plot_rejection(result: ProtocolResult, path: Path) -> None:
         axes.set_ylim(60, 100.5)
         axes.set_xlabel("Clips without a digit accepted, %", color=MUTED)
         axes.grid(color=GRID, lw=0.6)
-        legend = axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right", title="area under the curve")
+        legend = axes.legend(
+            frameon=False, fontsize=8, labelcolor=INK, loc="lower right", title="area under the curve", title_fontsize=8
+        )
         for text in legend.get_texts():
             text.set_parse_math(False)
     panels[0].set_ylabel("Digits accepted, %", color=MUTED)
