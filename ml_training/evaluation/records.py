@@ -140,11 +140,13 @@ def _words(address: str, result: ProtocolResult) -> str:
 def update_docs(folder: Path, page: Path, log: Path | None = None) -> int:
     """Write `page` from the results in `folder` and the log (default: beside the page); returns how many results.
 
-    Plots that lie in the folder's sub-folder `plots` are shown. Other sub-folders with results are parts of their own.
+    Plots that lie in the folder's sub-folder `plots` are shown. Other sub-folders with results are parts of their own,
+    but for hidden ones, where editors and synchronisers keep copies.
     Raises DataError without any, and TrainingError where it cannot be written.
     """
     parts = {"": _shown(folder, page)}
-    for inner in sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else ():
+    inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    for inner in (path for path in inside if not path.name.startswith(".") and _names_protocol(path)):
         parts[inner.name.replace("_", " ").capitalize()] = _shown(inner, page)
     count = sum(map(len, parts.values()))
     if not count:
@@ -154,6 +156,17 @@ def update_docs(folder: Path, page: Path, log: Path | None = None) -> int:
     text = results_page({heading: shown for heading, shown in parts.items() if shown}, scorings)
     write_atomically(page, text.encode("utf-8", errors="backslashreplace"))
     return count
+
+
+def _names_protocol(folder: Path) -> bool:
+    """Whether some JSON file there is a result, be it of an older version; what trainings log, say, is none."""
+    for path in folder.glob("*.json"):
+        try:
+            if "protocol" in json.loads(path.read_text(encoding="utf-8")):
+                return True
+        except (OSError, ValueError, TypeError):
+            continue
+    return False
 
 
 def _shown(folder: Path, page: Path) -> list[Shown]:

@@ -100,6 +100,7 @@ def test_results_of_a_sub_folder_are_a_part_of_their_own(tmp_path: Path) -> None
     (folder / "plots").mkdir()
     (folder / "plots" / "official_fsdd_v1_accuracy.png").write_bytes(b"")
     (folder / "empty").mkdir()
+    records.save_result(result("noise"), folder / ".copies")
     assert records.update_docs(folder, page) == 5
     text = page.read_text(encoding="utf-8")
     assert [line for line in text.splitlines() if line.startswith(("# ", "## ", "!["))] == [
@@ -128,12 +129,22 @@ def test_sub_folders_alone_make_a_page_and_nothing_makes_none(tmp_path: Path) ->
     assert page.read_text(encoding="utf-8").index("# Shipped") < page.read_text(encoding="utf-8").index("## Official")
 
 
-def test_a_foreign_file_in_a_sub_folder_is_named_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["{}", "[", '{"protocol": "official"}'])
+def test_a_foreign_file_beside_the_results_of_a_sub_folder_is_named_too(content: str, tmp_path: Path) -> None:
     records.save_result(result(), tmp_path)
-    (tmp_path / "shipped").mkdir()
-    (tmp_path / "shipped" / "mine.json").write_text("{}", encoding="utf-8")
+    records.save_result(result(), tmp_path / "shipped")
+    (tmp_path / "shipped" / "mine.json").write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=r"shipped.mine\.json is no result of evaluate\.py"):
         records.update_docs(tmp_path, tmp_path / "results.md")
+
+
+@pytest.mark.parametrize("content", ["{}", "[", "3", '{"test": {"protocol": "official"}}'])
+def test_a_sub_folder_of_other_things_is_no_part(content: str, tmp_path: Path) -> None:
+    records.save_result(result(), tmp_path)
+    (tmp_path / "train_logs").mkdir()
+    (tmp_path / "train_logs" / "metrics_summary_mfcc.json").write_text(content, encoding="utf-8")
+    assert records.update_docs(tmp_path, tmp_path / "results.md") == 1
+    assert "# Train logs" not in (tmp_path / "results.md").read_text(encoding="utf-8")
 
 
 def test_a_log_that_cannot_be_written_is_one_of_our_errors(tmp_path: Path) -> None:
