@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from ml_training import evaluate
+from ml_training import evaluate, inference
 from ml_training.config import PIPELINES
 from ml_training.evaluation import protocols
 
@@ -87,6 +87,21 @@ def test_folders_of_one_name_are_told_apart_and_none_counts_twice(
     assert "strangers_other_clips_mfcc.json" in names
     assert Path("scored.md").read_text(encoding="utf-8").count("| strangers |") == 3
     assert "mean of" not in capsys.readouterr().out, "one model"
+
+
+def test_models_that_ship_and_a_folder_of_their_name_are_both_heard(
+    desk: Path, tiny_models: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (desk / "package" / "pretrained").mkdir(parents=True)
+    shutil.copy(tiny_models / "mfcc_classifier" / "model.onnx", desk / "package" / "pretrained" / "mfcc.onnx")
+    monkeypatch.setattr(inference, "__file__", str(desk / "package" / "inference.py"))
+    shutil.copytree(tiny_models, "pretrained")
+    flags = ["--protocol", "strangers", "--pipeline", "mfcc", "--folder", str(tiny_folder), "--models_dir"]
+    assert evaluate.main([*flags, "./pretrained", "pretrained", "pretrained", str(desk / "pretrained")]) == 0
+    (found,) = Path("evaluation_results").glob("*.json")
+    assert [model["file"].split("/")[-2] for model in json.loads(found.read_text(encoding="utf-8"))["models"]] == [
+        "mfcc_classifier", "pretrained",
+    ]  # fmt: skip
 
 
 def test_a_result_of_an_older_version_costs_no_figures(

@@ -31,6 +31,7 @@ from ml_training.evaluation.protocols import (
 )
 from ml_training.evaluation.records import PLOTS, file_name, load_results, log_scoring, save_result, update_docs
 from ml_training.evaluation.rejection import OWN_KINDS, load_others, rejection
+from ml_training.inference import PRETRAINED
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import Pipeline
 from ml_training.results import ProtocolResult
@@ -163,7 +164,7 @@ def _results(
     """What each protocol finds on each set of clips, one after another."""
     config, asked = request.config, [name for name in PROTOCOLS if name in request.protocols]
     trained = [name for name in asked if name != LOSO]
-    models = load_models(_each_once(request.models_dirs), config.pipeline, report) if trained else []
+    models = load_models(_models_once(request.models_dirs), config.pipeline, report) if trained else []
     noises = load_recordings(request.noise_dir) if request.noise_dir else None
     others = [load_others(kind, folder) for kind, folder in request.others]
     if noises:
@@ -215,6 +216,12 @@ def _each_once(folders: Sequence[str]) -> list[str]:
     for folder in folders:
         places.setdefault(os.path.realpath(os.path.expanduser(folder)), folder)
     return list(places.values())
+
+
+def _models_once(folders: Sequence[str]) -> list[str]:
+    """The same of folders of models, where one word is none."""
+    shipped = [PRETRAINED] if PRETRAINED in folders else []
+    return sorted([*_each_once([f for f in folders if f != PRETRAINED]), *shipped], key=folders.index)
 
 
 def _told_apart(folders: Sequence[str]) -> dict[str, str | None]:
