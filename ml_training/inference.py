@@ -347,7 +347,8 @@ def _answering(model_dir: str | None, pipeline: str | None) -> tuple[str, str]:
         for name in BEST_FIRST if pipeline is None else (pipeline,):
             if model_file(folder, name).is_file():
                 return folder, name
-    return model_dir or PRETRAINED, pipeline or BEST_FIRST[0]  # whoever loads it says what is missing
+    # Whoever loads it says what is missing.
+    return PRETRAINED if model_dir is None else model_dir, pipeline or BEST_FIRST[0]
 
 
 def _print_json(entries: Sequence[FilePrediction | FileError]) -> None:

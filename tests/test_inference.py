@@ -362,6 +362,7 @@ def test_a_folder_that_is_named_answers_or_nobody(shipped, tiny_models, tiny_fol
     assert answered_by(capsys, tiny_folder, "--model_dir", "other") == (0, "answered by your own mfcc in other")
     for words, message in (
         (["--model_dir", "nowhere"], "error: no folder nowhere"),
+        (["--model_dir", ""], "error: . holds no mel_cnn_classifier"),
         (["--model_dir", "other", "--pipeline", RAW_CNN], "error: other holds no raw_cnn_classifier"),
     ):
         code, said = answered_by(capsys, tiny_folder, *words)
