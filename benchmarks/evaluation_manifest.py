@@ -57,14 +57,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
-    with arguments.output.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS)
-        for count, (name, path, source) in enumerate(clips(), 1):  # noqa: B007 (told below)
-            samples, rate = soundfile.read(path, dtype="int16")
-            digest = hashlib.sha256(samples.astype("<i2").tobytes()).hexdigest()
-            table.writerow((name, path.name, source, rate, len(samples), digest))
-    print(f"{arguments.output}: {count} clips")
+    missing = [name for name in ("DIGIT_DATA_DIR", "DIGIT_CORPORA_DIR") if not os.environ.get(name)]
+    if missing:
+        sys.exit(f"${' and $'.join(missing)} not set: expected FSDD, and the folder that holds {', '.join(SETS)}")
+    rows = []
+    for name, path, source in clips():
+        samples, rate = soundfile.read(path, dtype="int16")
+        rows.append((name, path.name, source, rate, len(samples), hashlib.sha256(samples.astype("<i2")).hexdigest()))
+    with arguments.output.open("w", newline="", encoding="utf-8") as file:  # not before: the list in place is packed
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+    print(f"{arguments.output}: {len(rows)} clips")
     return 0
 
 

@@ -61,6 +61,20 @@ def test_the_list_is_whole_and_no_clip_is_in_it_twice(manifest: ModuleType, rows
         assert row["original"] == (f"FSDD v1.0.10 recordings/{row['file']}" if ours else manifest.original(stem))
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_list_stays_whole_where_no_other_can_be_made(
+    manifest: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    path = tmp_path / "clips.csv"
+    path.write_text("as it was")
+    monkeypatch.setattr(sys, "argv", ["evaluation_manifest.py", "--output", str(path)])
+    for name in ("DIGIT_DATA_DIR", "DIGIT_CORPORA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path)) if there else monkeypatch.delenv(name, raising=False)
+    with pytest.raises(FileNotFoundError if there else SystemExit):
+        manifest.main()
+    assert path.read_text() == "as it was"
+
+
 @pytest.mark.real_data
 @pytest.mark.usefixtures("fsdd_dir")
 def test_the_list_is_what_the_recordings_say(
