@@ -30,6 +30,8 @@ from ml_training.audio import SAMPLE_RATE
 from ml_training.config import LABELS, PIPELINES
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_folder
+from ml_training.data.fsdd import recordings_folder
+from ml_training.errors import DigitError
 from ml_training.evaluation.perturbations import load_recordings, perturbed
 from ml_training.evaluation.protocols import TestClips, TrainedModel, load_models, new_result, refuse_known
 from ml_training.evaluation.records import PLOTS, file_name, log_scoring, save_result
@@ -115,10 +117,16 @@ def conditions(corpus: Corpus, folder: Path, noise_dir: Path | None) -> tuple[di
         if condition.kind in ("clean", "recorded")
     }
     originals = []
-    for file in corpus.files:
-        samples, rate = soundfile.read(folder / file, dtype="float32", always_2d=True)
+    for path in files_of(corpus, folder):
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
         originals.append(soxr.resample(samples.mean(axis=1), rate, WIDE, quality="VHQ"))
     return chosen, originals
+
+
+def files_of(corpus: Corpus, folder: Path) -> list[Path]:
+    """Where the recordings lie: in the folder or, as some are given away, one further down."""
+    places = (folder, recordings_folder(folder), folder / "data")
+    return [next(place / file for place in places if (place / file).is_file()) for file in corpus.files]
 
 
 def run(
@@ -152,7 +160,9 @@ def main() -> int:
     parser.add_argument("--noise_dir", type=Path, help="recorded backgrounds")
     parser.add_argument("--work", type=Path, required=True, help="folder for what was heard")
     parser.add_argument("--models_dir", default=PRETRAINED)
-    parser.add_argument("--recognisers", nargs="+", default=[*PIPELINES, "pocketsphinx", "whisper_tiny"])
+    everybody = (*PIPELINES, "pocketsphinx", "whisper_tiny")
+    parser.add_argument("--recognisers", nargs="+", choices=everybody, default=everybody, metavar="NAME",
+                        help=", ".join(everybody))  # fmt: skip
     parser.add_argument("--output", type=Path, help="folder of results, for a page that evaluate.py writes")
     parser.add_argument("--log_scoring", type=Path, help="file that logs every look at evaluation-only recordings")
     arguments = parser.parse_args()
@@ -218,4 +228,7 @@ def gathered(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except DigitError as error:
+        sys.exit(f"error: {error}")

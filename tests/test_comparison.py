@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -137,6 +139,31 @@ def test_everybody_hears_the_same_second_and_the_others_the_recording_too(
     assert list(noisy) == ["clean", "20 dB", "10 dB", "5 dB", "0 dB", "-5 dB"]
     assert all(clips.shape == (4, 8000) for clips in noisy.values())
     assert not np.array_equal(noisy["5 dB"], corpus.waveforms)
+
+
+@pytest.mark.parametrize("layout", ["recordings", "data"])
+def test_the_recordings_are_found_in_every_layout(
+    comparison: ModuleType, few: Path, tmp_path: Path, layout: str
+) -> None:
+    for path in few.iterdir():
+        inside = path.stem.split("_")[1] if layout == "data" else ""
+        (tmp_path / "public" / layout / inside).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, tmp_path / "public" / layout / inside / path.name)
+    corpus = load_folder(tmp_path / "public")
+    assert len(comparison.conditions(corpus, tmp_path / "public", None)[1]) == len(corpus) == 4
+
+
+def test_a_fault_is_one_line(tmp_path: Path) -> None:
+    for words, said in (
+        (["--recognisers", "mfcc"], "error: nowhere is not a folder: expected a folder of recordings"),
+        (["--recognisers", "mfcc", "sphinx"], "invalid choice: 'sphinx'"),
+    ):
+        command = [sys.executable, str(SCRIPT), "--folder", "nowhere", "--work", "work", *words]
+        env = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode in (1, 2)
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 # --- what is told --------------------------------------------------------------------------------
