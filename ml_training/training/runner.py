@@ -158,7 +158,15 @@ def _meet_teachers(config: TrainConfig, logger: RunLogger) -> None:
         raise ConfigError(
             [f"models_dir {config.models_dir} lies in teacher_dir {config.teacher_dir}: a model would teach itself"]
         )
-    count = len(Teachers(config.teacher_dir, torch.device("cpu")).models)
+    teachers = Teachers(config.teacher_dir, torch.device("cpu"))
+    if config.negative_share and teachers.of_digits_alone:
+        raise ConfigError(
+            [
+                f"teacher {teachers.of_digits_alone[0]} has heard digits alone and cannot tell whether there is one: "
+                "train it with a negative_share above 0, or its student without: --negative_share 0"
+            ]
+        )
+    count = len(teachers.models)
     told = teachers_hash(config.teacher_dir)
     line = f"teachers: {count} models, hash {told[:12]} ({config.teacher_dir})"
     logger.say(line, "teachers", folder=config.teacher_dir, models=count, data_hash=told)

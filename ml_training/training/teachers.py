@@ -24,7 +24,9 @@ class Teachers:
     """
 
     def __init__(self, folder: str, device: torch.device) -> None:
-        self.models = [_model(path).to(device) for path in teacher_files(folder)]
+        found = {path: _model(path) for path in teacher_files(folder)}
+        self.models = [model.to(device) for model, _ in found.values()]
+        self.of_digits_alone = [path for path, (_, share) in found.items() if not share]
 
     def hear(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) clips -> (B, 10) probabilities of the digits and (B,) of there being one."""
@@ -34,7 +36,8 @@ class Teachers:
         return scores, torch.stack([outputs[:, -1].sigmoid() for outputs in heard]).mean(dim=0)
 
 
-def _model(path: Path) -> DigitModel:
+def _model(path: Path) -> tuple[DigitModel, float]:
+    """A trained model, and what share of its clips had no digit."""
     checkpoint = load_checkpoint(path)
     if "weights" not in checkpoint:
         raise CheckpointError(f"{path} holds no weights to teach with: expected a {BEST} of this program")
@@ -43,4 +46,4 @@ def _model(path: Path) -> DigitModel:
     except ConfigError as error:
         raise CheckpointError(f"{path} cannot teach: {error}") from error
     load_weights(model, checkpoint["weights"], path)
-    return model.eval()
+    return model.eval(), checkpoint["config"]["negative_share"]

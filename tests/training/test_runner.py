@@ -26,7 +26,7 @@ from ml_training.errors import ConfigError, DataError, Interrupted
 from ml_training.evaluation.calibration import temperature_for_other_voices
 from ml_training.inference import load_classifier
 from ml_training.results import SkippedClip
-from ml_training.training.checkpoint import load_checkpoint
+from ml_training.training.checkpoint import BEST, load_checkpoint
 from ml_training.training.runner import RunOutcome, run
 from ml_training.training.setup import predict
 
@@ -275,6 +275,18 @@ def test_teachers_are_met_before_anything_is_loaded(
     inside = settings(teacher_dir, teacher_dir=str(teacher_dir))
     with pytest.raises(ConfigError, match="a model would teach itself"):
         run(inside, pipelines=[tiny.TINY])
+
+
+def test_whoever_heard_digits_alone_teaches_digits_alone(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ml_training.training.teachers.get_pipeline", lambda name: tiny.TINY)
+    run(settings(tmp_path / "teacher"), corpus=small_corpus(tiny), pipelines=[tiny.TINY])
+    student = settings(tmp_path, teacher_dir=str(tmp_path / "teacher"), epochs=1)
+    assert not run(student, corpus=small_corpus(tiny), pipelines=[tiny.TINY]).failures
+    student = settings(tmp_path, teacher_dir=str(tmp_path / "teacher"), negative_share=0.25)
+    with pytest.raises(ConfigError, match=rf"teacher .*{BEST} has heard digits alone"):
+        run(student, corpus=small_corpus(tiny), pipelines=[tiny.TINY])
 
 
 def test_what_is_no_digit_is_trained_with_and_named_everywhere(tiny: ModuleType, tmp_path: Path) -> None:
