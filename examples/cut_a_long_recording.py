@@ -27,6 +27,8 @@ MARGIN = 4  # frames kept on both sides of a piece: soft consonants lie there
 def pieces(samples: Floats, pause: float) -> list[tuple[int, int]]:
     """(start, end) in samples of the louder stretches of (T,), joined where less than `pause` seconds lie between."""
     frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
+    if not len(frames):
+        return []
     level = 10 * np.log10(np.square(frames).mean(axis=1) + 1e-10)
     # Half-way, in dB, between the background and the loudest sounds.
     loud = np.flatnonzero(level > (np.percentile(level, 10) + level.max()) / 2)

@@ -26,6 +26,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pipeline", choices=PIPELINES, default=PIPELINES[0])
     parser.add_argument("--batch_size", type=int, default=32)
     args = parser.parse_args(argv)
+    for folder in (args.folder, args.csv.parent):  # noticed now, not after an hour of answers
+        if not folder.is_dir():
+            print(f"error: no folder {folder}", file=sys.stderr)
+            return 1
     files = sorted(path for path in args.folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
     try:
         entries = load_classifier(args.model_dir, args.pipeline).batch_predict(files, args.batch_size)

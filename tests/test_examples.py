@@ -85,6 +85,22 @@ def test_folder_to_csv(tiny_models, tmp_path):
     assert (rows[1]["digit"], rows[1]["is_digit"], rows[1]["digit_score"]) == ("", "", "")
 
 
+@pytest.mark.parametrize("words", [("nowhere", "answers.csv"), (".", "nowhere/answers.csv")])
+def test_folder_to_csv_says_which_folder_is_missing(words, tiny_models, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main = runpy.run_path(str(EXAMPLES / "folder_to_csv.py"))["main"]
+    assert main([*words, "--model_dir", str(tiny_models)]) == 1
+    assert capsys.readouterr().err == "error: no folder nowhere\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_recording_too_short_to_cut_holds_no_digit(tiny_models, tmp_path, capsys):
+    soundfile.write(tmp_path / "click.wav", np.array([0.5, -0.5]), 8000)
+    main = runpy.run_path(str(EXAMPLES / "cut_a_long_recording.py"))["main"]
+    assert main([str(tmp_path / "click.wav"), "--model_dir", str(tiny_models)]) == 0
+    assert capsys.readouterr().out == "heard: no digit\n"
+
+
 def test_cut_a_long_recording(tiny_models, tiny_corpus, tmp_path):
     said = [4, 0, 7, 7, 1]
     rng = np.random.default_rng(0)
