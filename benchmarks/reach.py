@@ -12,6 +12,7 @@ repeated. --update-docs writes docs/reach.md from whatever is finished.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -67,8 +68,8 @@ def links(folder: Path, files: Sequence[Path]) -> str:
     """A folder of links to some recordings."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in files:
-        if not (folder / path.name).exists():
-            (folder / path.name).symlink_to(path)
+        with contextlib.suppress(FileExistsError):  # another training may be at it, too
+            (folder / path.name).symlink_to(path.absolute())
     return str(folder)
 
 

@@ -70,6 +70,17 @@ def test_nothing_that_judges_is_trained_on(reach: dict[str, Any], tmp_path: Path
             assert (config == whole.setdefault(pair, config)) == (row == reach["WHOLE"])
 
 
+def test_links_lead_somewhere_from_anywhere(
+    reach: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DIGIT_DATA_DIR", "fsdd")
+    monkeypatch.setenv("DIGIT_CORPORA_DIR", "corpora")
+    for _ in range(2):
+        there = reach["material"](tmp_path / "work", reach["PAIRS"][0])
+        assert all(path.is_file() for folder in there.values() for path in Path(folder).iterdir())
+
+
 def test_other_settings_need_another_folder(reach: dict[str, Any], tmp_path: Path) -> None:
     pair = reach["PAIRS"][0]
     first = reach["trained"](tmp_path, reach["WHOLE"], "mfcc", 0, pair, 3)
