@@ -1,7 +1,7 @@
 """Named protocols for trained models: official, strangers, noise, calibration. (loso trains: see loso.py.)
 
 Each takes loaded models and clips and gives a ProtocolResult that says with which clips, seeds, code and models its
-figures were made. No protocol scores a model on clips that it was trained on.
+figures were made. No protocol scores a model on digits that it was trained on; of clips without one nobody can tell.
 """
 
 from __future__ import annotations
