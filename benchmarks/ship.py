@@ -69,7 +69,7 @@ def corpora() -> Path:
     found = os.environ.get("DIGIT_CORPORA_DIR")
     if not found:  # said before hours of training, not after
         sys.exit("$DIGIT_CORPORA_DIR is not set: expected the folder that holds iitg_digits, words and noise")
-    return Path(found)
+    return Path(found).expanduser().absolute()  # trainings run in folders of their own
 
 
 def settings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,8 +20,12 @@ def train(folder: Path, settings: Mapping[str, Any]) -> None:
     command = [sys.executable, str(ROOT / "ml_training/train.py"), "--config", "config.json"]
     if list((folder / "models").rglob("checkpoint_epoch_*.pt")):
         command += ["--resume"]
+    environment = dict(os.environ)
+    if data := environment.get("DIGIT_DATA_DIR"):
+        environment["DIGIT_DATA_DIR"] = os.path.abspath(os.path.expanduser(data))  # it runs in another folder
     with (folder / "output.txt").open("a") as output:
-        code = subprocess.run(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT).returncode
+        done = subprocess.run(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    code = done.returncode
     if code:
         sys.exit(f"{folder.name}: train.py left with {code}; see {folder / 'output.txt'}")
 

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import os
 import runpy
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,25 @@ def test_what_is_evaluation_only_trains_nothing(
     folders = {config.extra_dir, config.words_dir, config.augmentation["noise_dir"]}
     assert folders == {"/corpora/iitg_digits", "/corpora/words/train", "/corpora/noise/train"}
     assert (config.dataset, config.split) == ("fsdd", "official"), "whose test clips train nothing"
+
+
+def test_folders_that_the_environment_names_are_found_from_those_of_the_trainings(
+    ship: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, Any] = {}
+
+    def train(command: list[str], **how: Any) -> subprocess.CompletedProcess[str]:
+        told.update(how)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DIGIT_CORPORA_DIR", "corpora")
+    monkeypatch.setenv("DIGIT_DATA_DIR", "fsdd")
+    assert ship["settings"]("mfcc", 0, 3)["words_dir"] == str(tmp_path / "corpora" / "words" / "train")
+    monkeypatch.setattr(subprocess, "run", train)
+    ship["train"](tmp_path / "work", {})
+    assert told["cwd"] == tmp_path / "work"
+    assert told["env"]["DIGIT_DATA_DIR"] == str(tmp_path / "fsdd")
 
 
 def test_a_training_that_is_done_is_not_repeated(ship: dict[str, Any], tmp_path: Path) -> None:
