@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from ship import AUGMENTATION
-from trainings import ROOT, head, train
+from trainings import ROOT, head, train_once
 
 from ml_training.audio import AUDIO_SUFFIXES
 from ml_training.config import MEL_CNN, PIPELINES, RAW_CNN
@@ -111,13 +111,7 @@ def trained(work: Path, row: str, pipeline: str, seed: int, pair: tuple[str, str
     settings |= {**changes, "augmentation": augmentation}
     within = work / ("teachers" if seed else "rows") / "+".join(pair)
     folder = within / f"{row.replace(' ', '_')}_{pipeline}_{seed}"
-    done = folder / "done.json"
-    if done.exists():
-        if json.loads(done.read_text())["settings"] != settings:
-            sys.exit(f"{done} is of other settings: name another --work")
-    else:
-        train(folder, settings)
-        done.write_text(json.dumps({"settings": settings, "commit": head()}))
+    train_once(folder, settings)
     return folder
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from floors import DOCS, EVALUATION, WITH_FOLDER, Row, figures_of, folders_of, put_into_readme, update_docs
-from trainings import ROOT, train
+from trainings import ROOT, train_once
 
 from ml_training.config import MEL_CNN, MFCC, PIPELINE_TITLES, PIPELINES, RAW_CNN, TrainConfig
 from ml_training.evaluation.command import Request, evaluate
@@ -97,15 +97,7 @@ def trained(work: Path, jobs: int) -> None:
     ]  # fmt: skip
     for trainings in (teachers, students):
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(_once, *zip(*trainings, strict=True)))
-
-
-def _once(folder: Path, settings: Mapping[str, Any]) -> None:
-    if (folder / "done").exists():
-        return
-    train(folder, settings)
-    (folder / "done").touch()
-    print(f"trained {folder.parent.name}/{folder.name}", flush=True)
+            list(pool.map(train_once, *zip(*trainings, strict=True)))
 
 
 def install(work: Path) -> None:

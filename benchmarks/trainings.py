@@ -30,6 +30,17 @@ def train(folder: Path, settings: Mapping[str, Any]) -> None:
         sys.exit(f"{folder.name}: train.py left with {code}; see {folder / 'output.txt'}")
 
 
+def train_once(folder: Path, settings: Mapping[str, Any]) -> None:
+    """The same, unless it is finished. Leaves the program when what is finished had other settings."""
+    done = folder / "done.json"
+    if not done.exists():
+        train(folder, settings)
+        done.write_text(json.dumps({"settings": settings, "commit": head()}, indent=2))
+        print(f"trained {folder.parent.name}/{folder.name}", flush=True)
+    elif json.loads(done.read_text())["settings"] != settings:
+        sys.exit(f"{done} is of other settings: name another --work")
+
+
 def head() -> str:
     """The short name of the commit at hand."""
     command = ["git", "rev-parse", "--short", "HEAD"]

@@ -39,7 +39,7 @@ def reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(settings))
 
-    monkeypatch.setitem(found["trained"].__globals__, "train", train)
+    monkeypatch.setattr("trainings.train", train)
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trainings
 
 from ml_training.config import LABELS, PIPELINES, TrainConfig
 from ml_training.evaluation.records import load_results
@@ -51,16 +52,19 @@ def test_folders_that_the_environment_names_are_found_from_those_of_the_training
     monkeypatch.setenv("DIGIT_DATA_DIR", "fsdd")
     assert ship["settings"]("mfcc", 0, 3)["words_dir"] == str(tmp_path / "corpora" / "words" / "train")
     monkeypatch.setattr(subprocess, "run", train)
-    ship["train"](tmp_path / "work", {})
+    trainings.train(tmp_path / "work", {})
     assert told["cwd"] == tmp_path / "work"
     assert told["env"]["DIGIT_DATA_DIR"] == str(tmp_path / "fsdd")
 
 
-def test_a_training_that_is_done_is_not_repeated(ship: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "mfcc").mkdir()
-    (tmp_path / "mfcc" / "done").touch()
-    ship["_once"](tmp_path / "mfcc", {"epochs": "none such: training with it would fail"})
-    assert [path.name for path in (tmp_path / "mfcc").iterdir()] == ["done"]
+def test_a_training_that_is_done_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Path] = []
+    monkeypatch.setattr(trainings, "train", lambda folder, _: (folder.mkdir(exist_ok=True), seen.append(folder)))
+    for _ in range(2):
+        trainings.train_once(tmp_path / "mfcc", {"epochs": 3})
+    assert seen == [tmp_path / "mfcc"]
+    with pytest.raises(SystemExit, match="other settings"):
+        trainings.train_once(tmp_path / "mfcc", {"epochs": 4})
 
 
 def test_figures_that_miss_their_floor_are_marked(ship: dict[str, Any]) -> None:
