@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -23,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from trainings import ROOT, head, train
 
 from ml_training.data.dataset_loader import load_folder
 from ml_training.inference import load_classifier
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "ablation.md"
 PIPELINE = "mel_cnn"
 SPEAKERS = ("george", "nicolas")  # whom models of the other five understand least
@@ -81,19 +80,6 @@ def judge(row: str, seed: int, judged_by: str, epochs: int, work: Path) -> float
     return accuracy
 
 
-def train(folder: Path, settings: Mapping[str, Any]) -> None:
-    """One run of train.py; from its last checkpoint where there is one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(settings, indent=2))
-    command = [sys.executable, str(ROOT / "ml_training/train.py"), "--config", "config.json"]
-    if list((folder / "models").rglob("checkpoint_epoch_*.pt")):
-        command += ["--resume"]
-    with (folder / "output.txt").open("a") as output:
-        code = subprocess.run(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT).returncode
-    if code:
-        sys.exit(f"{folder.name}: train.py left with {code}; see {folder / 'output.txt'}")
-
-
 def accuracy_on(models: Path, name: str) -> float:
     """Per cent of a folder of $DIGIT_CORPORA_DIR that the exported model gets right."""
     corpus = load_folder(Path(os.environ["DIGIT_CORPORA_DIR"]) / name)
@@ -101,12 +87,6 @@ def accuracy_on(models: Path, name: str) -> float:
     parts = np.array_split(corpus.waveforms, -(-len(corpus) // 100))
     heard = np.concatenate([classifier.probabilities(part).argmax(axis=1) for part in parts])
     return 100 * float((heard == corpus.labels).mean())
-
-
-def head() -> str:
-    """The short name of the commit at hand."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 # --- docs/ablation.md ----------------------------------------------------------------------------

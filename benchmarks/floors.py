@@ -22,14 +22,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ml_training.config import PIPELINES, TrainConfig
 from ml_training.evaluation.command import Request, evaluate
-from ml_training.evaluation.protocols import CALIBRATION, LOSO, NOISE, OFFICIAL, STRANGERS
+from ml_training.evaluation.protocols import CALIBRATION, LOSO, NOISE, OFFICIAL, REJECTION, STRANGERS
 from ml_training.evaluation.records import PLOTS, SCORING_LOG
 from ml_training.evaluation.records import update_docs as write_page
 from ml_training.results import ProtocolResult
@@ -40,7 +40,11 @@ DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- floors:begin -->", "<!-- floors:end -->"
 SNR_DB = 5.0
-SHOWN = ("loso_*.png", "noise_*_recorded.png", "noise_*_white.png", "calibration_*.png")  # plots in docs/results
+WITH_FOLDER = (STRANGERS, NOISE, CALIBRATION, REJECTION)
+DEVELOPMENT = {"digits": "iitg_digits", "words": "words/train", "sentences": "speech/tune", "noise": "noise/train"}
+EVALUATION = {"digits": "strangers", "words": "words/eval", "sentences": "speech/eval", "noise": "noise/eval"}
+# Plots in docs/results.
+SHOWN = ("loso_*.png", "noise_*_recorded.png", "noise_*_white.png", "calibration_*.png", "rejection_*.png")
 
 
 class Row:
@@ -69,6 +73,8 @@ ROWS = {
     "strangers %": Row("strangers (84 contributors of Speech Commands, 203 clips), %", (83, 92, 88), 1),
     "strangers 5 dB %": Row("strangers in recorded noise (noise/eval) at 5 dB, %", (58, 76, 72), 1),
     "strangers ECE %": Row("calibration error on strangers, %", (6, 5, 5), 1, most=True),
+    "strangers words 95%": Row("other words of strangers that pass where 95 % of digits do, %", None, 1),
+    "strangers noise 95%": Row("seconds of noise (noise/eval) that pass there, %", None, 1),
     "model MB": Row("model.onnx, MB", (0.6, 0.6, 0.8), 2, most=True),
     "train s": Row("training, seconds", None, 0),
 }
@@ -143,13 +149,16 @@ def protocols(arguments: argparse.Namespace, models: list[str]) -> Iterator[Prot
     yield from request(OFFICIAL)
     if arguments.loso:
         yield from request(LOSO)
-    with_folder = (STRANGERS, NOISE, CALIBRATION)
-    yield from request(*with_folder, folders=(str(shared / "iitg_digits"),), noise_dir=str(shared / "noise" / "train"))
+    yield from request(*WITH_FOLDER, **folders_of(shared, DEVELOPMENT))
     if arguments.score_strangers:
-        yield from request(
-            *with_folder, folders=(str(shared / "strangers"),), noise_dir=str(shared / "noise" / "eval"),
-            log_scoring=str(DOCS / SCORING_LOG),
-        )  # fmt: skip
+        yield from request(*WITH_FOLDER, **folders_of(shared, EVALUATION), log_scoring=str(DOCS / SCORING_LOG))
+
+
+def folders_of(shared: Path, names: Mapping[str, str]) -> dict[str, Any]:
+    """What evaluate.py's request calls the folders of digits and of everything else."""
+    there = {kind: str(shared / name) for kind, name in names.items()}
+    digits = there.pop("digits")
+    return {"folders": (digits,), "noise_dir": there["noise"], "others": tuple(there.items())}
 
 
 def figures_of(result: ProtocolResult) -> dict[str, dict[str, float]]:
@@ -161,6 +170,13 @@ def figures_of(result: ProtocolResult) -> dict[str, dict[str, float]]:
         each = {p: [c.right / c.clips for s in result.scores if s.pipeline == p for c in s.by_speaker.values()]
                 for p in PIPELINES}  # fmt: skip
         return {"loso %": {p: 100 * statistics.mean(found) for p, found in each.items()}}
+    if result.protocol == REJECTION:
+        passed: dict[str, dict[str, list[float]]] = {}
+        for one in result.rejections:
+            for threshold, count in one.accepted.items():
+                row = passed.setdefault(f"{result.data} {one.kind} {threshold}", {})
+                row.setdefault(one.pipeline, []).append(100 * count.accuracy)
+        return {name: {p: statistics.mean(found) for p, found in row.items()} for name, row in passed.items()}
     if result.protocol == STRANGERS:
         return {f"{result.data} %": {p: 100 * statistics.mean(c.right / c.clips for c in f) for p, f in right.items()}}
     if result.protocol == NOISE:
@@ -195,21 +211,27 @@ def main() -> int:
     print(f"\n{table}")
     if arguments.update_docs:
         update_docs(arguments.work / "results")
-        text = README.read_text(encoding="utf-8")
-        before, rest = text.split(BEGIN)
-        README.write_text(f"{before}{BEGIN}\n{table}{END}{rest.split(END)[1]}", encoding="utf-8")
+        put_into_readme(BEGIN, table, END)
     return 0
 
 
-def update_docs(found: Path) -> None:
-    """Copy results and the plots that tell most to docs/results, and write docs/results.md from them."""
-    (DOCS / "results" / PLOTS).mkdir(parents=True, exist_ok=True)
+def update_docs(found: Path, part: str = "") -> None:
+    """Copy results and the plots that tell most to docs/results or a `part` of it, and write docs/results.md anew."""
+    into = DOCS / "results" / part
+    (into / PLOTS).mkdir(parents=True, exist_ok=True)
     for path in found.glob("*.json"):
-        shutil.copy(path, DOCS / "results")
+        shutil.copy(path, into)
     for pattern in SHOWN:
         for path in (found / PLOTS).glob(pattern):
-            shutil.copy(path, DOCS / "results" / PLOTS)
+            shutil.copy(path, into / PLOTS)
     write_page(DOCS / "results", DOCS / "results.md")
+
+
+def put_into_readme(begin: str, table: str, end: str) -> None:
+    """Replace what stands between two marks in README.md."""
+    text = README.read_text(encoding="utf-8")
+    before, rest = text.split(begin)
+    README.write_text(f"{before}{begin}\n{table}{end}{rest.split(end)[1]}", encoding="utf-8")
 
 
 def markdown(figures: dict[str, Any], seeds: list[int], commits: list[str]) -> str:

@@ -28,7 +28,7 @@ from ml_training.data.splits import split_corpus
 from ml_training.evaluation.calibration import Calibration, calibration, log_softmax, temperature_for_other_voices
 from ml_training.pipelines import get_pipeline
 from ml_training.training.checkpoint import BEST, load_checkpoint
-from ml_training.training.setup import load_weights, predict_scores
+from ml_training.training.setup import load_weights, predict
 
 Scored = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -46,7 +46,7 @@ def scores_of(folder: Path, recordings: Corpus, others: Corpus) -> tuple[Scored,
     model.temperature.fill_(1.0)
 
     def heard(waveforms: NDArray[np.float32], labels: NDArray[np.int64]) -> Scored:
-        return predict_scores(model.eval(), torch.from_numpy(waveforms)).numpy(), labels
+        return predict(model, torch.from_numpy(waveforms)).scores.numpy(), labels
 
     known, unknown = ((recordings.waveforms[i], recordings.labels[i]) for i in (split.validation, split.test))
     return heard(*known), heard(*unknown), heard(others.waveforms, others.labels)

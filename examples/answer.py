@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     for way, answer in answers.items():
         guesses = ", ".join(f"{LABELS[g['digit']]} {g['probability']:.3f}" for g in answer["top3"])
-        print(f"{way:<12} {answer['predicted_digit']}   {guesses}   {answer['inference_ms']:.2f} ms")
+        sure = "a digit" if answer["is_digit"] else "no digit"
+        print(f"{way:<12} {answer['predicted_digit']}   {guesses}   {sure}   {answer['inference_ms']:.2f} ms")
     return 0
 
 

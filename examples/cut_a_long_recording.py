@@ -2,8 +2,9 @@
 
     python examples/cut_a_long_recording.py RECORDING [--model_dir models] [--pipeline mfcc] [--pause 0.2]
 
-The recording is cut where its level stays near the background for a while, and each piece is answered by itself. It
-takes every sound for a digit, a cough too, and digits that run into each other for one: it is a start, not a detector.
+The recording is cut where its level stays near the background for a while, and each piece is answered by itself; one
+that is no digit, a cough say, is told and left out. Digits that run into each other are one piece:
+it is a start, no more.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ MARGIN = 4  # frames kept on both sides of a piece: soft consonants lie there
 def pieces(samples: Floats, pause: float) -> list[tuple[int, int]]:
     """(start, end) in samples of the louder stretches of (T,), joined where less than `pause` seconds lie between."""
     frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
+    if not len(frames):
+        return []
     level = 10 * np.log10(np.square(frames).mean(axis=1) + 1e-10)
     # Half-way, in dB, between the background and the loudest sounds.
     loud = np.flatnonzero(level > (np.percentile(level, 10) + level.max()) / 2)
@@ -51,12 +54,11 @@ def main(argv: list[str] | None = None) -> int:
     for start, end in pieces(samples, args.pause):
         answer = classifier.predict(samples[start:end])
         digit = answer["predicted_digit"]
-        digits.append(str(digit))
-        print(
-            f"{start / SAMPLE_RATE:7.2f} to {end / SAMPLE_RATE:6.2f} s   {digit} {LABELS[digit]:<6} "
-            f"{100 * answer['confidence']:5.1f} %"
-        )
-    print(f"heard: {' '.join(digits) if digits else 'nothing louder than the background'}")
+        said = f"{digit} {LABELS[digit]:<6} {100 * answer['confidence']:5.1f} %" if answer["is_digit"] else "- no digit"
+        if answer["is_digit"]:
+            digits.append(str(digit))
+        print(f"{start / SAMPLE_RATE:7.2f} to {end / SAMPLE_RATE:6.2f} s   {said}")
+    print(f"heard: {' '.join(digits) if digits else 'no digit'}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Every recording of a folder into one CSV: file, digit, confidence, ten probabilities, and why one has no answer.
+"""Every recording of a folder into one CSV: file, digit, how sure, whether it is one, and why one has no answer.
 
     python examples/folder_to_csv.py FOLDER answers.csv [--model_dir models] [--pipeline mfcc] [--batch_size 32]
 
@@ -26,6 +26,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pipeline", choices=PIPELINES, default=PIPELINES[0])
     parser.add_argument("--batch_size", type=int, default=32)
     args = parser.parse_args(argv)
+    for folder in (args.folder, args.csv.parent):  # noticed now, not after an hour of answers
+        if not folder.is_dir():
+            print(f"error: no folder {folder}", file=sys.stderr)
+            return 1
     files = sorted(path for path in args.folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
     try:
         entries = load_classifier(args.model_dir, args.pipeline).batch_predict(files, args.batch_size)
@@ -35,14 +39,15 @@ def main(argv: list[str] | None = None) -> int:
     bad = 0
     with args.csv.open("w", newline="", encoding="utf-8") as output:
         table = csv.writer(output)
-        table.writerow(["file", "digit", "confidence", *LABELS, "error"])
+        table.writerow(["file", "digit", "confidence", *LABELS, "is_digit", "digit_score", "error"])
         for entry in entries:
             if "error" in entry:
                 bad += 1
-                table.writerow([entry["file"], "", "", *[""] * len(LABELS), entry["error"]])
+                table.writerow([entry["file"], *[""] * (4 + len(LABELS)), entry["error"]])
             else:
-                shares = [f"{p:.6f}" for p in entry["probabilities"]]
-                table.writerow([entry["file"], entry["predicted_digit"], f"{entry['confidence']:.6f}", *shares, ""])
+                shares = [f"{p:.6f}" for p in (entry["confidence"], *entry["probabilities"], entry["digit_score"])]
+                row = [entry["file"], entry["predicted_digit"], *shares[:-1], int(entry["is_digit"]), shares[-1], ""]
+                table.writerow(row)
     print(f"{len(entries) - bad} answers and {bad} errors in {args.csv}")
     return 1 if bad else 0
 

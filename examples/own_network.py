@@ -2,8 +2,9 @@
 
     python examples/own_network.py [--dataset auto] [--data_dir FOLDER] [--epochs 20] [--output own_network]
 
-A model is any DigitModel from (B, 8000) waveforms to (B, 10) scores; features are part of it, so that model.onnx
-carries them. CONTRIBUTING.md says how such a file becomes a pipeline with a name of its own. Needs the extra [train].
+A model is any DigitModel from (B, 8000) waveforms to (B, OUTPUTS) scores: ten for the digits, and one for there being a
+digit at all. Features are part of it, so that model.onnx carries them. CONTRIBUTING.md says how such a file becomes a
+pipeline with a name of its own. Needs the extra [train].
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ml_training.config import DATASETS, LABELS, RAW_CNN, Recipe, TrainConfig
+from ml_training.config import DATASETS, RAW_CNN, Recipe, TrainConfig
 from ml_training.errors import DigitError, Interrupted
 from ml_training.inference import load_classifier
-from ml_training.pipelines.base import DigitModel, Pipeline
+from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline
 from ml_training.pipelines.features import normalise_level
 from ml_training.training.runner import run
 
@@ -32,7 +33,7 @@ class StridedNetwork(DigitModel):
             layers += [nn.Conv1d(channels, out, taps, stride, padding=taps // 2, bias=False)]
             layers += [nn.BatchNorm1d(out), nn.ReLU()]
         self.convolutions = nn.Sequential(*layers)  # (B, 1, 8000) -> (B, 96, 32)
-        self.scores = nn.Linear(96, len(LABELS))
+        self.scores = nn.Linear(96, OUTPUTS)
 
     def logits(self, waveforms: Tensor) -> Tensor:
         track = self.convolutions(normalise_level(waveforms)[:, None, :])

@@ -65,6 +65,17 @@ def decode(source: Source, sample_rate: int | None = None) -> Floats:
     return _checked(_resample(blocks, name), name)
 
 
+def trimmed(samples: Floats, silence_db: float) -> Floats:
+    """A clip (T,) without its ends that lie so many decibels below its loudest hundredth of a second."""
+    frame = SAMPLE_RATE // 100
+    if len(samples) < frame:
+        return samples
+    frames = samples[: len(samples) // frame * frame].reshape(-1, frame)
+    energy = np.square(frames).sum(axis=1)
+    loud = np.flatnonzero(energy >= energy.max() * 10 ** (silence_db / 10))
+    return samples[max(0, loud[0] - 1) * frame : (loud[-1] + 2) * frame]
+
+
 def fit(samples: Floats) -> Floats:
     """Exactly one second, float32 (8000,), of a clip (T,).
 

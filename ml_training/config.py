@@ -107,6 +107,7 @@ class TrainConfig:
     dataset: str = choice(*DATASETS, default="auto", help="which recordings; auto falls back to synthetic speech")
     data_dir: str | None = setting(None, "folder of recordings (default: $DIGIT_DATA_DIR, the cache, a download)")
     data_url: str | None = setting(None, "address of the FSDD archive (default: $DIGIT_DATA_URL, the public tag)")
+    extra_dir: str | None = setting(None, "folder of further recordings of digits, none an official test clip")
     split: str = choice(*SPLITS, default="official", help="how clips are divided into training, validation and test")
     held_out_speaker: str | None = setting(None, "the test speaker of --split speaker")
     models_dir: str = setting("models", "where trained models go")
@@ -136,6 +137,10 @@ class TrainConfig:
         None, "share of training clips that synthetic voices speak (default: 0.25 with FSDD, none otherwise)", 0.0, 0.9
     )
     synthetic_voices: int = setting(84, "how many voices of espeak-ng these are", 1, MAX_VOICES)
+    negative_share: float = setting(0.25, "share of the clips of a step in which no digit is said", 0.0, 0.9)
+    words_dir: str | None = setting(None, "folder of recorded words that are no digits (default: synthetic ones alone)")
+    teacher_dir: str | None = setting(None, "folder of trained models to learn from, besides what was said")
+    teacher_share: float = setting(0.7, "how much of what is learnt is theirs", 0.0, 1.0)
     augmentation: AugmentationConfig | Mapping[str, Any] | None = setting(
         None, "augmentation (default: the pipeline's own, also of every setting that is left out)"
     )

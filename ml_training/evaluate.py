@@ -9,7 +9,7 @@ if not __package__:  # run as a script: Python put this folder on the path, wher
     _here = os.path.dirname(os.path.realpath(__file__))
     sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.realpath(p) != _here)]
 
-from argparse import SUPPRESS, Namespace
+from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +18,7 @@ from ml_training.errors import ConfigError, Interrupted
 from ml_training.utils.program import program, require
 
 NEEDED = ("torch", "matplotlib", "jinja2")
-PROTOCOLS = ("official", "loso", "strangers", "noise", "calibration")
+PROTOCOLS = ("official", "loso", "strangers", "noise", "calibration", "rejection")
 # Flags that are settings of TrainConfig; what is left out comes from --config or the defaults.
 SETTINGS = ("pipeline", "dataset", "data_dir", "log_dir", "epochs", "threads", "device")
 
@@ -34,8 +34,10 @@ def parser() -> OneLineParser:
     add("--dataset", choices=DATASETS, default=SUPPRESS, help="which recordings, as in training")
     add("--data_dir", default=SUPPRESS, metavar="DIR", help="folder of recordings, as in training")
     add("--folder", nargs="+", default=[], metavar="DIR",
-        help="labelled clips for strangers, noise and calibration (without: the official test part)")  # fmt: skip
+        help="labelled clips for all but official and loso (without: the official test part)")  # fmt: skip
     add("--noise_dir", default=None, metavar="DIR", help="folder of background recordings for noise")
+    add("--others", nargs="+", default=[], metavar="KIND=DIR", type=_kind,
+        help="recordings without a digit for rejection, e.g. words=DIR sentences=DIR noise=DIR")  # fmt: skip
     add("--noise_seed", type=int, default=0, help="seed of noises and rooms")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="seeds of the trainings of loso")
     add("--speakers", nargs="+", default=[], metavar="NAME", help="speakers that loso leaves out (default: each)")
@@ -63,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcome = evaluate(
             Request(
                 protocols=tuple(namespace.protocol), config=config, models_dirs=tuple(namespace.models_dir),
-                folders=tuple(namespace.folder), noise_dir=namespace.noise_dir, noise_seed=namespace.noise_seed,
+                folders=tuple(namespace.folder), noise_dir=namespace.noise_dir,
+                others=tuple(namespace.others), noise_seed=namespace.noise_seed,
                 seeds=tuple(namespace.seeds), speakers=tuple(namespace.speakers), output=namespace.output,
                 log_scoring=namespace.log_scoring, update_docs=namespace.update_docs,
             ),
@@ -83,6 +86,13 @@ def config_from(namespace: Namespace) -> TrainConfig:
     if values.get("split") == "speaker":  # the settings of one fold are welcome, its speaker is not
         raise ConfigError(["split: the protocol decides it, leave it and held_out_speaker out"], namespace.config)
     return TrainConfig(**values)
+
+
+def _kind(text: str) -> tuple[str, str]:
+    kind, sign, folder = text.partition("=")
+    if not (kind and sign and folder):
+        raise ArgumentTypeError(f"expected KIND=DIR, e.g. words=recordings/words, got {text!r}")
+    return kind, folder
 
 
 def _say(line: str) -> None:

@@ -29,13 +29,16 @@ import numpy as np
 
 from ml_training.audio import NUM_SAMPLES, Floats, Source, load_audio
 from ml_training.config import LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, OneLineParser, model_folder
-from ml_training.deploy.metadata import INPUT_NAME, OUTPUT_NAME, check_metadata, is_intact
+from ml_training.deploy.metadata import DIGIT_NAME, INPUT_NAME, SCORES_NAME, check_metadata, is_intact
 from ml_training.errors import ConfigError, DigitError, ModelError
 from ml_training.utils.program import program
 
 MODEL_FILE = "model.onnx"
+PRETRAINED = "pretrained"  # in the place of a folder of models: those that come with the package
+TRAINED = "models"  # where training puts one's own
 MAX_THREADS = 1024  # as in training; onnxruntime would start any number and never end
 BEST_FIRST = (MEL_CNN, RAW_CNN, MFCC)
+IS_DIGIT = 0.5  # the least digit score that counts as a digit
 
 
 class DigitProbability(TypedDict):
@@ -50,6 +53,8 @@ class Prediction(TypedDict):
     confidence: float  # probability of the predicted digit
     probabilities: list[float]  # ten, they sum to 1
     top3: list[DigitProbability]  # the most probable first
+    is_digit: bool  # whether a digit was said at all: digit_score is IS_DIGIT at least
+    digit_score: float  # 0 to 1: how probable that is where digits and other sounds are equally frequent
     inference_ms: float  # from 8,000 samples to probabilities; reading and resampling are not in it
     model: str  # path of the file that answered
 
@@ -101,8 +106,8 @@ class DigitClassifier:
         """
         samples = load_audio(source, sample_rate)
         started = time.perf_counter()
-        (probabilities,) = self.probabilities(samples[None])
-        return self._answer(probabilities, 1e3 * (time.perf_counter() - started))
+        (probabilities,), (digit_score,) = self.hear(samples[None])
+        return self._answer(probabilities, digit_score, 1e3 * (time.perf_counter() - started))
 
     def batch_predict(self, files: Iterable[Source], batch_size: int = 32) -> list[FilePrediction | FileError]:
         """One entry for each of `files`, in their order; `batch_size` of them go through the model at once.
@@ -129,30 +134,34 @@ class DigitClassifier:
             except DigitError as error:
                 faults.append(str(error))
         started = time.perf_counter()
-        answers = iter(self.probabilities(np.stack(clips)) if clips else ())
+        answers = zip(*self.hear(np.stack(clips)), strict=True) if clips else iter(())
         share = 1e3 * (time.perf_counter() - started) / max(1, len(clips))
         entries: list[FilePrediction | FileError] = []
         for (position, source), fault in zip(group, faults, strict=True):
             file = _file_name(source, position)
             if fault is None:
-                entries.append(FilePrediction(file=file, **self._answer(next(answers), share)))
+                entries.append(FilePrediction(file=file, **self._answer(*next(answers), share)))
             else:
                 entries.append(FileError(file=file, error=fault))
         return entries
 
     def probabilities(self, waveforms: Floats) -> Floats:
         """(N, 8000) float32 seconds as `load_audio` makes them -> (N, 10) probabilities."""
+        return self.hear(waveforms)[0]
+
+    def hear(self, waveforms: Floats) -> tuple[Floats, Floats]:
+        """(N, 8000) float32 seconds as `load_audio` makes them -> (N, 10) probabilities and (N,) digit scores."""
         try:
-            (logits,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: waveforms})
+            logits, digit_scores = self._session.run([SCORES_NAME, DIGIT_NAME], {INPUT_NAME: waveforms})
         except Exception as error:  # onnxruntime's own exceptions share no narrower base
             raise ModelError(f"{self.model_file} failed on an input of shape {waveforms.shape}: {error}") from error
-        if logits.shape != (len(waveforms), len(LABELS)) or not np.isfinite(logits).all():
+        whole = logits.shape == (len(waveforms), len(LABELS)) and digit_scores.shape == (len(waveforms),)
+        if not whole or not np.isfinite(logits).all() or not np.isfinite(digit_scores).all():
             raise ModelError(
                 f"{self.model_file} is damaged: expected {len(LABELS)} finite scores a clip; export or train it again"
             )
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares: Floats = powers / powers.sum(axis=1, keepdims=True)
-        return shares
+        return powers / powers.sum(axis=1, keepdims=True), digit_scores
 
     def benchmark_speed(self, num_samples: int = 1000, batch_size: int = 32) -> Benchmark:
         """Time `num_samples` clips of noise one by one, and again in batches."""
@@ -181,18 +190,20 @@ class DigitClassifier:
             batch_throughput_per_second=batches * batch_size / batch_seconds, model=str(self.model_file),
         )  # fmt: skip
 
-    def _answer(self, probabilities: Floats, milliseconds: float) -> Prediction:
+    def _answer(self, probabilities: Floats, digit_score: float, milliseconds: float) -> Prediction:
         order = np.argsort(-probabilities, kind="stable")
         top3 = [DigitProbability(digit=int(d), probability=float(probabilities[d])) for d in order[:3]]
         return Prediction(
             predicted_digit=top3[0]["digit"], confidence=top3[0]["probability"],
-            probabilities=[float(p) for p in probabilities], top3=top3, inference_ms=milliseconds,
-            model=str(self.model_file),
+            probabilities=[float(p) for p in probabilities], top3=top3, is_digit=bool(digit_score >= IS_DIGIT),
+            digit_score=float(digit_score), inference_ms=milliseconds, model=str(self.model_file),
         )  # fmt: skip
 
 
 def load_classifier(model_dir: str | Path, pipeline: str, threads: int = 1) -> DigitClassifier:
     """The trained `pipeline` of the folder `model_dir`, answering on `threads` CPU threads.
+
+    The word "pretrained" stands for the models that come with the package, whatever folders lie around.
 
     Raises ConfigError for a name that is no pipeline, ModelError for a folder or file that is
     missing, damaged or not ours.
@@ -203,8 +214,8 @@ def load_classifier(model_dir: str | Path, pipeline: str, threads: int = 1) -> D
         raise ConfigError([f"pipeline: expected one of {', '.join(PIPELINES)}, got {pipeline!r}{hint}"])
     if not 1 <= threads <= MAX_THREADS:
         raise ConfigError([f"threads: expected 1 to {MAX_THREADS}, got {threads}"])
-    file = model_folder(model_dir, pipeline) / MODEL_FILE
-    content = _read_model(file, pipeline)
+    file = model_file(model_dir, pipeline)
+    content = _read_shipped(file) if model_dir == PRETRAINED else _read_model(file, pipeline)
     session = _open_session(file, content, threads)
     try:
         metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
@@ -217,6 +228,22 @@ def load_classifier(model_dir: str | Path, pipeline: str, threads: int = 1) -> D
     classifier = DigitClassifier(session, file, metadata, threads)
     classifier.probabilities(np.zeros((1, NUM_SAMPLES), dtype=np.float32))  # a damaged graph fails here, not later
     return classifier
+
+
+def model_file(model_dir: str | Path, pipeline: str) -> Path:
+    """Where a pipeline's model lies; see load_classifier."""
+    if model_dir == PRETRAINED:
+        return Path(__file__).parent / PRETRAINED / f"{pipeline}.onnx"
+    return model_folder(model_dir, pipeline) / MODEL_FILE
+
+
+def _read_shipped(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"{file}, which comes with the package, cannot be read: {error.strerror or error}; install it again"
+        ) from error
 
 
 def _read_model(file: Path, pipeline: str) -> bytes:
@@ -257,12 +284,13 @@ def _open_session(file: Path, content: bytes, threads: int) -> Any:
 
 def _check_shapes(session: Any, file: Path) -> None:
     found = [(node.name, node.type, node.shape[1:]) for node in (*session.get_inputs(), *session.get_outputs())]
-    expected = [(INPUT_NAME, "tensor(float)", [NUM_SAMPLES]), (OUTPUT_NAME, "tensor(float)", [len(LABELS)])]
+    shapes = {INPUT_NAME: [NUM_SAMPLES], SCORES_NAME: [len(LABELS)], DIGIT_NAME: []}
+    expected = [(name, "tensor(float)", shape) for name, shape in shapes.items()]
     if found != expected:
-        shown = "; ".join(f"{name} {kind} (N, {', '.join(map(str, rest))})" for name, kind, rest in found)
+        shown = "; ".join(f"{name} {kind} ({', '.join(['N', *map(str, rest)])})" for name, kind, rest in found)
         raise ModelError(
-            f"{file} takes and gives {shown}: expected {INPUT_NAME} (N, {NUM_SAMPLES}) and "
-            f"{OUTPUT_NAME} (N, {len(LABELS)}), both float"
+            f"{file} takes and gives {shown}: expected {INPUT_NAME} (N, {NUM_SAMPLES}), {SCORES_NAME} "
+            f"(N, {len(LABELS)}) and {DIGIT_NAME} (N), all float"
         )
 
 
@@ -281,7 +309,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(description="Which digit is said in these recordings?")
     parser.add_argument("files", nargs="*", metavar="FILE", default=SUPPRESS, help="recordings")
     parser.add_argument("--audio", nargs="+", action="extend", metavar="FILE", default=SUPPRESS, help="more of them")
-    parser.add_argument("--model_dir", "--models_dir", default="models", help="folder of models")
+    parser.add_argument(
+        "--model_dir", "--models_dir", default=SUPPRESS, metavar="DIR",
+        help=f"folder of models (default: {TRAINED} if it holds any, else {PRETRAINED}: those that come along)",
+    )  # fmt: skip
     parser.add_argument(
         "--pipeline", choices=PIPELINES, default=SUPPRESS, help="who answers (default: the best there is)"
     )
@@ -290,11 +321,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--json", action="store_true", default=SUPPRESS, help="an object for one file, a list for several"
     )
     args = vars(parser.parse_args(argv))
-    model_dir: str = args["model_dir"]
     files: list[str] = [*args.get("files", []), *args.get("audio", [])]
     if not files:
         parser.error("name at least one recording")
-    pipeline = args.get("pipeline") or _best_pipeline(model_dir)
+    model_dir, pipeline = _answering(args.get("model_dir"), args.get("pipeline"))
     entries = load_classifier(model_dir, pipeline, args["threads"]).batch_predict(files)
     bad = [entry["error"] for entry in entries if "error" in entry]
     if "json" in args:
@@ -303,14 +333,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         for entry in entries:
             if "error" not in entry:
                 print(_shown(entry))
+        told = f"the {pipeline} that comes along" if model_dir == PRETRAINED else f"your own {pipeline} in {model_dir}"
+        if len(bad) < len(entries):
+            print(f"answered by {told}", file=sys.stderr)
     for error_line in bad:
         print(f"error: {error_line}", file=sys.stderr)
     return 1 if bad else 0
 
 
-def _best_pipeline(model_dir: str) -> str:
-    trained = (p for p in BEST_FIRST if (model_folder(model_dir, p) / MODEL_FILE).is_file())
-    return next(trained, BEST_FIRST[0])
+def _answering(model_dir: str | None, pipeline: str | None) -> tuple[str, str]:
+    """Folder and pipeline of who answers: what is asked for, else the best of one's own, else the best that ships."""
+    for folder in (TRAINED, PRETRAINED) if model_dir is None else (model_dir,):
+        for name in BEST_FIRST if pipeline is None else (pipeline,):
+            if model_file(folder, name).is_file():
+                return folder, name
+    # Whoever loads it says what is missing.
+    return PRETRAINED if model_dir is None else model_dir, pipeline or BEST_FIRST[0]
 
 
 def _print_json(entries: Sequence[FilePrediction | FileError]) -> None:
@@ -330,7 +368,10 @@ def _shown(entry: FilePrediction) -> str:
         ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else ("",) * 3
     )
     digit, sure = entry["predicted_digit"], 100 * entry["confidence"]
-    lines = [f"{bold}{digit}{off}  {LABELS[digit]}, {sure:.1f} % sure  {dim}{entry['file']}{off}"]
+    said = f"{bold}{digit}{off}  {LABELS[digit]}, {sure:.1f} % sure"
+    if not entry["is_digit"]:
+        said = f"{bold}-{off}  no digit: its score is {100 * entry['digit_score']:.1f} %; if one, then"
+    lines = [f"{said}  {dim}{entry['file']}{off}"]
     for guess in entry["top3"]:
         bar = full * round(24 * guess["probability"])
         lines.append(f"   {guess['digit']}  {bar:<24}  {100 * guess['probability']:5.1f} %")

@@ -40,6 +40,7 @@ class DataSummary:
     hours: float
     split: str
     parts: dict[str, int]  # clips in "train", "validation", "test"
+    negatives: str = ""  # what clips without a digit were trained with, beside them
     skipped: tuple[SkippedClip, ...] = ()
 
 
@@ -261,6 +262,19 @@ class Reliability:
 
 
 @dataclass(frozen=True)
+class Rejection:
+    """How one model's digit score tells one kind of clips without a digit from digits."""
+
+    pipeline: str
+    seed: str
+    kind: str
+    clips: int
+    area: float  # under the ROC curve: how often a digit scores higher than one of these clips
+    accepted: Mapping[str, Count]  # where a threshold lies -> how many clips still pass for digits
+    roc: tuple[tuple[float, float], ...]  # (share of these clips accepted, share of digits accepted), rising
+
+
+@dataclass(frozen=True)
 class ProtocolResult:
     """What a named protocol found, and everything that says how; its JSON is the whole of it."""
 
@@ -279,6 +293,7 @@ class ProtocolResult:
     scores: tuple[ModelScore, ...] = ()
     curves: tuple[Curve, ...] = ()
     reliability: tuple[Reliability, ...] = ()
+    rejections: tuple[Rejection, ...] = ()
     details: Mapping[str, Any] | None = None  # further settings: seeds and files of noises, folds, ...
 
     def to_dict(self) -> dict[str, Any]:
@@ -309,5 +324,11 @@ class ProtocolResult:
         reliability = tuple(
             Reliability(**{**r, "bins": tuple(ReliabilityBin(**b) for b in r["bins"])}) for r in values["reliability"]
         )
+        rejections = tuple(
+            Rejection(**{**r, "accepted": counts(r["accepted"]), "roc": tuple(tuple(point) for point in r["roc"])})
+            for r in values.get("rejections", ())
+        )
         plain = {**values, "seeds": tuple(values["seeds"]), "models": tuple(ModelCard(**m) for m in values["models"])}
-        return cls(**{**plain, "scores": scores, "curves": curves, "reliability": reliability})
+        return cls(
+            **{**plain, "scores": scores, "curves": curves, "reliability": reliability, "rejections": rejections}
+        )

@@ -19,6 +19,7 @@ from ml_training.config import MFCC
 from ml_training.data.corpus import Corpus
 from ml_training.deploy.export import export_onnx
 from ml_training.deploy.metadata import model_metadata
+from ml_training.pipelines.base import OUTPUTS, Heard
 
 ROOT = Path(__file__).resolve().parents[1]
 VOWELS = {  # two formants in Hz, one pair a digit, far enough apart for a tiny network
@@ -33,13 +34,14 @@ class TinyNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("window", torch.hann_window(128))
-        self.linear = nn.Linear(65, 10)
+        self.linear = nn.Linear(65, OUTPUTS)
 
-    def forward(self, waveforms: Tensor) -> Tensor:  # (B, 8000) -> (B, 10)
+    def forward(self, waveforms: Tensor) -> Heard:
         spectrum = torch.stft(waveforms, 128, 128, window=self.window, center=False, return_complex=True)
         power = torch.view_as_real(spectrum).square().sum(-1).mean(-1)  # (B, 65)
         logs = (power + 1e-4).log()
-        return self.linear(logs - logs.mean(dim=1, keepdim=True))
+        outputs = self.linear(logs - logs.mean(dim=1, keepdim=True))
+        return Heard(outputs[:, :-1], outputs[:, -1])
 
 
 def say(digit: int, pitch: float, seconds: float, generator: np.random.Generator) -> np.ndarray:
@@ -84,17 +86,23 @@ def tiny_folder(tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def tiny_network(tiny_corpus: Corpus) -> TinyNetwork:
-    """A network that knows the tiny corpus."""
+    """A network that knows the tiny corpus, and that white noise is no digit."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = TinyNetwork()
         waveforms, labels = torch.from_numpy(tiny_corpus.waveforms), torch.from_numpy(tiny_corpus.labels)
+        noise = torch.randn(100, NUM_SAMPLES) * torch.logspace(-2, -0.5, 100)[:, None]
+        everything, is_digit = torch.cat([waveforms, noise]), torch.cat([torch.ones(len(labels)), torch.zeros(100)])
         optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
         for _ in range(60):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(network(waveforms), labels).backward()
+            heard = network(everything)
+            loss = nn.functional.cross_entropy(heard.scores[: len(labels)], labels)
+            (loss + nn.functional.binary_cross_entropy_with_logits(heard.digit, is_digit)).backward()
             optimizer.step()
-        assert (network(waveforms).argmax(1) == labels).all()
+        heard = network(everything)
+        assert (heard.scores[: len(labels)].argmax(1) == labels).all()
+        assert torch.equal(heard.digit > 0, is_digit > 0)
     return network.eval()
 
 

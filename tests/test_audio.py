@@ -15,7 +15,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, decode, fit, load_audio
+from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, decode, fit, load_audio, trimmed
 from ml_training.errors import (
     AudioError,
     EmptyAudioError,
@@ -311,3 +311,24 @@ def test_random_bytes_never_escape_our_errors(content: bytes) -> None:
             continue
         assert clip.shape == (NUM_SAMPLES,)
         assert np.isfinite(clip).all()
+
+
+# --- trimmed -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("silence_db", "expected"), [(-30.0, (3920, 5680)), (-50.0, (1920, 7680))])
+def test_what_lies_so_far_below_the_loudest_is_cut_off_but_for_a_hundredth_of_a_second(
+    silence_db: float, expected: tuple[int, int]
+) -> None:
+    clip = np.zeros(9000, dtype=np.float32)
+    clip[2000:7600] = 0.01  # 40 dB below
+    clip[4000:5600] = 1.0
+    begin, end = expected
+    np.testing.assert_array_equal(trimmed(clip, silence_db), clip[begin:end])
+
+
+def test_a_clip_without_silence_stays_whole_and_so_does_a_click() -> None:
+    loud = np.full(8000, 0.5, dtype=np.float32)
+    click = np.r_[np.zeros(80), 0.5 * np.ones(20)].astype(np.float32)
+    for samples in (loud, loud[:1], loud[:79], click):
+        np.testing.assert_array_equal(trimmed(samples, -30.0), samples)

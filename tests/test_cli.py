@@ -60,7 +60,7 @@ def test_every_sub_command_explains_itself_by_its_name(run_digits, name):
 
 def test_predict_answers(run_digits, tiny_models, tiny_folder):
     done = run_digits("predict", tiny_folder / "7_speaker0_0.wav", "--models-dir", tiny_models)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, f"answered by your own mfcc in {tiny_models}\n")
     assert done.stdout.startswith("7  seven, ")
 
 

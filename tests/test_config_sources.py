@@ -25,11 +25,12 @@ from ml_training.config import (
 from ml_training.errors import ConfigError
 
 UNUSUAL = TrainConfig(
-    pipeline="raw_cnn", dataset="folder", data_dir="somewhere", data_url="file.zip", split="speaker",
+    pipeline="raw_cnn", dataset="folder", data_dir="somewhere", data_url="file.zip", extra_dir="more", split="speaker",
     held_out_speaker="theo", models_dir="m", log_dir="l", epochs=7, batch_size=3, learning_rate=0.5, weight_decay=0.25,
     optimizer="adam", scheduler="step", label_smoothing=0.2, clip_norm=0.0, ema_decay=0.5, patience=1,
     validation_share=0.2, device="cpu", precision="fp32", threads=2, seed=11, keep_checkpoints="all", resume="4",
-    synthetic_share=0.25, synthetic_voices=40,
+    synthetic_share=0.25, synthetic_voices=40, negative_share=0.5, words_dir="words", teacher_dir="teachers",
+    teacher_share=0.25,
     augmentation=AugmentationConfig(
         enabled=False, speed=(0.9, 1.1), level_db=(-3, 3), equaliser_db=1.0, noise_probability=0.1, snr_db=(1.0, 2.0),
         shift=0.5, vtlp=(0.9, 1.0), spec_augment=False, tract_probability=0.1, tract=(0.9, 1.1), pitch_probability=0.2,

@@ -10,9 +10,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
-from ml_training import evaluate
+from ml_training import evaluate, inference
 from ml_training.config import PIPELINES
 from ml_training.evaluation import protocols
 
@@ -85,6 +87,21 @@ def test_folders_of_one_name_are_told_apart_and_none_counts_twice(
     assert "strangers_other_clips_mfcc.json" in names
     assert Path("scored.md").read_text(encoding="utf-8").count("| strangers |") == 3
     assert "mean of" not in capsys.readouterr().out, "one model"
+
+
+def test_models_that_ship_and_a_folder_of_their_name_are_both_heard(
+    desk: Path, tiny_models: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (desk / "package" / "pretrained").mkdir(parents=True)
+    shutil.copy(tiny_models / "mfcc_classifier" / "model.onnx", desk / "package" / "pretrained" / "mfcc.onnx")
+    monkeypatch.setattr(inference, "__file__", str(desk / "package" / "inference.py"))
+    shutil.copytree(tiny_models, "pretrained")
+    flags = ["--protocol", "strangers", "--pipeline", "mfcc", "--folder", str(tiny_folder), "--models_dir"]
+    assert evaluate.main([*flags, "./pretrained", "pretrained", "pretrained", str(desk / "pretrained")]) == 0
+    (found,) = Path("evaluation_results").glob("*.json")
+    assert [model["file"].split("/")[-2] for model in json.loads(found.read_text(encoding="utf-8"))["models"]] == [
+        "mfcc_classifier", "pretrained",
+    ]  # fmt: skip
 
 
 def test_a_result_of_an_older_version_costs_no_figures(
@@ -170,11 +187,38 @@ def test_a_log_of_another_shape_keeps_its_lines(desk: Path, tiny_models: Path, t
     assert text.startswith("# Mine\n\n| when | what |\n|---|---|\n| once | this |\n\n| when (UTC) |")
 
 
+def test_rejection_leaves_a_table_and_a_curve_for_each_pipeline(
+    desk: Path, tiny_models: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in ("words", "noise"):
+        Path(kind).mkdir()
+        for number in range(3):
+            noise = np.random.default_rng(number).normal(0, 0.1, 6000)
+            soundfile.write(f"{kind}/{number}.wav", noise, 8000)
+    flags = words(tiny_models, tiny_folder, "--protocol", "rejection", "--others", "words=words", "noise=noise")
+    assert evaluate.main(flags) == 0
+    said = capsys.readouterr()
+    assert re.search(r"digits \(200\) +95% +95\.0 %$", said.out, re.MULTILINE)
+    assert re.search(r"words \(3\) +score 0\.5 +0\.0 %$", said.out, re.MULTILINE)
+    assert re.search(r"noise \(3\) +area under ROC +1\.000$", said.out, re.MULTILINE)
+    (path,) = Path("evaluation_results").glob("rejection_*_mfcc.json")
+    values = json.loads(path.read_text(encoding="utf-8"))
+    kinds = [found["kind"] for found in values["rejections"]]
+    assert kinds == ["digits", "words", "noise", "cut off", "doubled", "silence"]
+    assert values["details"]["others"]["words"] == "3 clips of 3 recordings in words"
+    (plot,) = Path("evaluation_results/plots").iterdir()
+    assert plot.name.endswith("_roc.png")
+    assert plot.read_bytes().startswith(PNG)
+    report = Path("evaluation_results/evaluation_report.html").read_text(encoding="utf-8")
+    assert "Not a digit" in report
+
+
 def test_loso_trains_and_goes_on_by_itself(desk: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = [
         "--protocol", "loso", "--dataset", "folder", "--data_dir", str(tiny_folder), "--pipeline", "mfcc",
-        "--epochs", "1", "--seeds", "0", "--speakers", "speaker0", "--device", "cpu",
+        "--epochs", "1", "--seeds", "0", "--speakers", "speaker0", "--device", "cpu", "--config", "few.json",
     ]  # fmt: skip
+    Path("few.json").write_text('{"synthetic_voices": 2}', encoding="utf-8")
     assert evaluate.main(flags) == 0
     said = capsys.readouterr()
     assert "fold 1 of 1, mfcc, seed 0, without speaker0: epoch 1 of 1" in said.err
@@ -187,15 +231,23 @@ def test_loso_trains_and_goes_on_by_itself(desk: Path, tiny_folder: Path, capsys
 @pytest.mark.parametrize(
     ("flags", "code", "expected"),
     [
-        ([], 2, "protocol: name one of official, loso, strangers, noise, calibration at least"),
+        ([], 2, "protocol: name one of official, loso, strangers, noise, calibration, rejection at least"),
         (["--protocol", "oficial"], 2, "invalid choice: 'oficial'"),
         (["--protocol", "strangers"], 2, "needs a folder of labelled clips"),
         (["--protocol", "loso", "--log_scoring", "x.md"], 2, "it logs looks at a folder, and none is named"),
         (["--protocol", "loso", "--seeds", "-1"], 2, "seeds: expected whole numbers from 0 on, got -1"),
         (["--protocol", "loso", "--noise_seed", "-1"], 2, "noise_seed: expected a whole number from 0 to 2147483647"),
-        (["--protocol", "official", "--folder", "CLIPS"], 2, "only strangers, noise and calibration score folders"),
+        (["--protocol", "official", "--folder", "CLIPS"], 2, "strangers, noise, calibration, rejection score folders"),
         (["--protocol", "official", "--noise_dir", "CLIPS"], 2, "noise_dir: only protocol 'noise' mixes noise in"),
         (["--protocol", "official", "--speakers", "theo"], 2, "only protocol 'loso' leaves speakers out"),
+        (["--protocol", "rejection", "--folder", "CLIPS"], 2, "'rejection' needs a folder of clips without a digit"),
+        (["--protocol", "official", "--others", "words=CLIPS"], 2, "others: only protocol 'rejection' hears them"),
+        (["--protocol", "rejection", "--others", "CLIPS"], 2, "expected KIND=DIR, e.g. words=recordings/words, got"),
+        (["--protocol", "rejection", "--others", "words="], 2, "expected KIND=DIR"),
+        (["--protocol", "rejection", "--others", "a=x", "a=y"], 2, "others: each kind needs a name of its own"),
+        (["--protocol", "rejection", "--others", "silence=x"], 2, "none of digits, cut off, doubled, silence"),
+        (["--protocol", "rejection", "--folder", "CLIPS", "--others", "words=nowhere", "--models_dir", "MODELS"], 1,
+         "nowhere is not a folder: expected one with recordings of words"),
         (["--protocol", "official", "--output", "fold.json/x"], 2, "fold.json is a file, expected a folder"),
         (["--protocol", "official", "--update_docs", "foreign"], 2, "foreign is a folder, expected a file"),
         (["--protocol", "loso", "--config", "missing.json"], 2, "missing.json"),
@@ -217,7 +269,7 @@ def test_faults_are_one_line(
     Path("fold.json").write_text('{"split": "speaker", "held_out_speaker": "theo"}', encoding="utf-8")
     Path("foreign").mkdir()
     Path("foreign/foreign.json").write_text('{"protocol": "official"}', encoding="utf-8")
-    there = {"MODELS": str(tiny_models), "CLIPS": str(tiny_folder)}
+    there = {"MODELS": str(tiny_models), "CLIPS": str(tiny_folder), "words=CLIPS": f"words={tiny_folder}"}
     try:
         found = evaluate.main([there.get(word, word) for word in flags])
     except SystemExit as left:  # argparse leaves by itself

@@ -53,7 +53,7 @@ def test_own_network(tiny_folder, tmp_path, capsys):
     main = runpy.run_path(str(EXAMPLES / "own_network.py"))["main"]
     words = ["--dataset", "folder", "--data_dir", str(tiny_folder), "--epochs", "2", "--output", str(tmp_path / "own")]
     assert main(words) == 0
-    assert re.search(r"^60,842 parameters, [\d.]+ ms a clip$", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^60,939 parameters, [\d.]+ ms a clip$", capsys.readouterr().out, re.MULTILINE)
     assert (tmp_path / "own" / "models" / "raw_cnn_classifier" / "model.onnx").is_file()
 
 
@@ -81,21 +81,42 @@ def test_folder_to_csv(tiny_models, tmp_path):
     shares = [float(rows[0][word]) for word in list(rows[0])[3:13]]
     assert sum(shares) == pytest.approx(1, abs=1e-4)
     assert max(shares) == float(rows[0]["confidence"]) == shares[int(rows[0]["digit"])]
+    assert rows[0]["is_digit"] == str(int(float(rows[0]["digit_score"]) >= 0.5))
+    assert (rows[1]["digit"], rows[1]["is_digit"], rows[1]["digit_score"]) == ("", "", "")
+
+
+@pytest.mark.parametrize("words", [("nowhere", "answers.csv"), (".", "nowhere/answers.csv")])
+def test_folder_to_csv_says_which_folder_is_missing(words, tiny_models, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main = runpy.run_path(str(EXAMPLES / "folder_to_csv.py"))["main"]
+    assert main([*words, "--model_dir", str(tiny_models)]) == 1
+    assert capsys.readouterr().err == "error: no folder nowhere\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_recording_too_short_to_cut_holds_no_digit(tiny_models, tmp_path, capsys):
+    soundfile.write(tmp_path / "click.wav", np.array([0.5, -0.5]), 8000)
+    main = runpy.run_path(str(EXAMPLES / "cut_a_long_recording.py"))["main"]
+    assert main([str(tmp_path / "click.wav"), "--model_dir", str(tiny_models)]) == 0
+    assert capsys.readouterr().out == "heard: no digit\n"
 
 
 def test_cut_a_long_recording(tiny_models, tiny_corpus, tmp_path):
     said = [4, 0, 7, 7, 1]
-    quiet = np.random.default_rng(0).normal(0, 1e-4, 4000)
+    rng = np.random.default_rng(0)
+    quiet, hiss = rng.normal(0, 1e-4, 4000), rng.normal(0, 0.1, 3000)
     parts = [quiet]
     for place, digit in enumerate(said):
         at = tiny_corpus.files.index(f"{digit}_speaker{place % 4}_0.wav")
         start = (8000 - tiny_corpus.lengths[at]) // 2
         parts += [tiny_corpus.waveforms[at, start : start + tiny_corpus.lengths[at]], quiet]
-    soundfile.write(tmp_path / "number.wav", np.concatenate(parts), 8000)
+    soundfile.write(tmp_path / "number.wav", np.concatenate([*parts, hiss, quiet]), 8000)
     done = run("cut_a_long_recording.py", "number.wav", "--model_dir", tiny_models, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "heard: 4 0 7 7 1"
-    assert len(done.stdout.splitlines()) == len(said) + 1
+    *pieces, cough, heard = done.stdout.splitlines()
+    assert heard == "heard: 4 0 7 7 1"
+    assert len(pieces) == len(said)
+    assert cough.endswith(" s   - no digit")
 
 
 def test_compare_runs(tmp_path):

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import pytest
 import soundfile
 from onnx import TensorProto, helper
 
-from ml_training.config import MEL_CNN, MFCC, RAW_CNN
+from ml_training import inference
+from ml_training.config import MEL_CNN, MFCC, PIPELINES, RAW_CNN
 from ml_training.deploy.metadata import model_metadata
 from ml_training.errors import AudioError, ConfigError, ModelError, SilentAudioError, UndecodableAudioError
 from ml_training.inference import load_classifier
@@ -32,23 +34,39 @@ def models(tiny_models, tmp_path):
     return Path(shutil.copytree(tiny_models, tmp_path / "models"))
 
 
-def write_model(path, *, window=8000, input_name="waveform", metadata=None, scale=1.0):
-    """A hand-made ONNX model: the first ten samples, times `scale`, are the scores."""
+def described(pipeline):
+    return model_metadata(pipeline=pipeline, data="x", data_hash="x", synthetic=True, split="official", accuracy=0.1)
+
+
+def write_model(
+    path,
+    *,
+    window=8000,
+    input_name="waveform",
+    metadata=None,
+    scale=1.0,
+    digit_scale=1.0,
+    outputs=("logits", "digit_score"),
+):
+    """A hand-made ONNX model: ten samples, times `scale`, are the scores, and the largest of all says it is a digit."""
     nodes = [
         helper.make_node("Slice", [input_name, "starts", "ends", "axes"], ["sliced"]),
         helper.make_node("Mul", ["sliced", "scale"], ["logits"]),
+        helper.make_node("ReduceMax", [input_name, "axes"], ["largest"], keepdims=0),
+        helper.make_node("Mul", ["largest", "digit_scale"], ["digit_score"]),
     ]
     constants = [
         helper.make_tensor(name, TensorProto.INT64, [1], [value])
         for name, value in (("starts", 0), ("ends", 10), ("axes", 1))
     ]
-    constants.append(helper.make_tensor("scale", TensorProto.FLOAT, [1], [scale]))
+    scales = (("scale", [1], [scale]), ("digit_scale", [], [digit_scale]))
+    constants += [helper.make_tensor(name, TensorProto.FLOAT, dims, values) for name, dims, values in scales]
     inputs = [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, ["N", window])]
-    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])]
+    shapes = {"logits": ["N", 10], "digit_score": ["N"]}
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in outputs]
     graph = helper.make_graph(nodes, "hand_made", inputs, outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    ours = model_metadata(pipeline=MFCC, data="x", data_hash="x", synthetic=True, split="official", accuracy=0.1)
-    helper.set_model_props(model, ours if metadata is None else metadata)
+    helper.set_model_props(model, described(MFCC) if metadata is None else metadata)
     onnx.save(model, path)
 
 
@@ -64,9 +82,29 @@ def test_an_answer_has_the_promised_keys(classifier, tiny_folder, tiny_models):
     assert answer["confidence"] == max(answer["probabilities"]) == answer["probabilities"][7]
     assert [guess["digit"] for guess in answer["top3"]] == list(np.argsort(answer["probabilities"])[::-1][:3])
     assert answer["top3"][0] == {"digit": 7, "probability": answer["confidence"]}
+    assert answer["is_digit"] is True
+    assert 0.5 < answer["digit_score"] <= 1
     assert 0 < answer["inference_ms"] < 5000
     assert answer["model"] == str(tiny_models / "mfcc_classifier" / "model.onnx")
     assert json.loads(json.dumps(answer)) == answer
+
+
+def test_a_sound_that_is_no_digit_is_told_and_answered_all_the_same(classifier):
+    answer = classifier.predict(np.random.default_rng(0).normal(0, 0.1, 8000))
+    assert answer["is_digit"] is False
+    assert 0 <= answer["digit_score"] < 0.5
+    assert answer["confidence"] == max(answer["probabilities"])
+    assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_score_of_one_half_is_a_digit(models):
+    write_model(models / "mfcc_classifier" / "model.onnx")
+    clips = np.zeros((2, 8000))
+    clips[0, 0], clips[1, 0] = 0.5, 0.4999
+    answers = load_classifier(models, MFCC).batch_predict(list(clips))
+    assert [(answer["digit_score"], answer["is_digit"]) for answer in answers] == [
+        (0.5, True), (pytest.approx(0.4999), False)
+    ]  # fmt: skip
 
 
 def test_every_kind_of_source_gives_the_same_answer(classifier, tiny_folder):
@@ -88,7 +126,11 @@ def test_a_sample_rate_is_heard(classifier, tiny_folder):
 
 
 def test_the_file_answers_as_the_network_does(classifier, tiny_corpus):
-    assert (classifier.probabilities(tiny_corpus.waveforms).argmax(1) == tiny_corpus.labels).all()
+    probabilities, digit_scores = classifier.hear(tiny_corpus.waveforms)
+    assert (probabilities.argmax(1) == tiny_corpus.labels).all()
+    assert digit_scores.shape == (200,)
+    assert (digit_scores > 0.5).all()
+    np.testing.assert_array_equal(classifier.probabilities(tiny_corpus.waveforms), probabilities)
 
 
 def test_bad_audio_is_an_error_that_says_why(classifier, tmp_path):
@@ -118,6 +160,7 @@ def test_a_batch_answers_in_order_like_one_by_one_and_names_bad_files(classifier
             alone = classifier.predict(file)
             assert entry.keys() == alone.keys() | {"file"}
             np.testing.assert_allclose(entry["probabilities"], alone["probabilities"], atol=1e-5)
+            assert entry["digit_score"] == pytest.approx(alone["digit_score"], abs=1e-5)
 
 
 @pytest.mark.parametrize(("batch_size", "expected"), [(4, [4, 4, 2]), (32, [10]), (1, [1] * 10)])
@@ -125,9 +168,9 @@ def test_a_batch_goes_through_the_model_at_once(tiny_models, tiny_folder, batch_
     sizes = []
 
     class Counting(type(load_classifier(tiny_models, MFCC))):
-        def probabilities(self, waveforms):
+        def hear(self, waveforms):
             sizes.append(len(waveforms))
-            return super().probabilities(waveforms)
+            return super().hear(waveforms)
 
     classifier = load_classifier(tiny_models, MFCC)
     classifier.__class__ = Counting
@@ -222,8 +265,25 @@ def test_foreign_files_are_refused(models):
     write_model(file, input_name="audio")
     with pytest.raises(ModelError, match="takes and gives audio"):
         load_classifier(models, MFCC)
-    write_model(file, scale=float("nan"))
-    with pytest.raises(ModelError, match="expected 10 finite scores"):
+    write_model(file, outputs=["logits"])
+    with pytest.raises(ModelError, match=r"logits tensor\(float\) \(N, 10\): expected .*and digit_score \(N\)"):
+        load_classifier(models, MFCC)
+    write_model(file, outputs=["digit_score", "logits"])
+    with pytest.raises(ModelError, match=r"expected .*logits \(N, 10\) and digit_score \(N\)"):
+        load_classifier(models, MFCC)
+    for broken in ({"scale": float("nan")}, {"digit_scale": float("nan")}):
+        write_model(file, **broken)
+        with pytest.raises(ModelError, match="expected 10 finite scores"):
+            load_classifier(models, MFCC)
+
+
+def test_a_model_from_before_there_was_a_digit_score_is_to_be_trained_again(models):
+    write_model(
+        models / "mfcc_classifier" / "model.onnx",
+        outputs=["logits"],
+        metadata=described(MFCC) | {"streaming-digit-detector": "1"},
+    )
+    with pytest.raises(ModelError, match=r"model\.onnx cannot answer.*train it again with train\.py --pipeline mfcc"):
         load_classifier(models, MFCC)
 
 
@@ -233,12 +293,97 @@ def test_a_model_in_the_wrong_folder_is_refused(models):
         load_classifier(models, MEL_CNN)
 
 
+# --- models that come with the package -----------------------------------------------------------
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    """A folder in the place of the package's own, with all three models; the current folder is an empty one."""
+    folder, desk = tmp_path / "package" / "pretrained", tmp_path / "desk"
+    folder.mkdir(parents=True)
+    desk.mkdir()
+    for pipeline in PIPELINES:
+        write_model(folder / f"{pipeline}.onnx", metadata=described(pipeline))
+    monkeypatch.setattr(inference, "__file__", str(tmp_path / "package" / "inference.py"))
+    monkeypatch.chdir(desk)
+    return folder
+
+
+def test_pretrained_means_the_models_of_the_package(shipped):
+    for pipeline in PIPELINES:
+        assert load_classifier("pretrained", pipeline).model_file == shipped / f"{pipeline}.onnx"
+
+
+def test_a_folder_of_that_name_does_not_shadow_them(shipped, tiny_models):
+    shutil.copytree(tiny_models, "pretrained")
+    assert load_classifier("pretrained", MFCC).model_file == shipped / "mfcc.onnx"
+    for named in ("./pretrained", Path("pretrained")):
+        assert load_classifier(named, MFCC).model_file == Path("pretrained/mfcc_classifier/model.onnx")
+
+
+def test_a_shipped_model_that_is_gone_or_damaged_is_named(shipped):
+    (shipped / "mfcc.onnx").unlink()
+    with pytest.raises(ModelError, match=r"mfcc\.onnx, which comes with the package, cannot be read: No such file"):
+        load_classifier("pretrained", MFCC)
+    (shipped / "mel_cnn.onnx").write_bytes(b"x")
+    with pytest.raises(ModelError, match=r"mel_cnn\.onnx \(1 bytes\) is damaged"):
+        load_classifier("pretrained", MEL_CNN)
+
+
+def answered_by(capsys, tiny_folder, *words):
+    code = inference.main([str(tiny_folder / SEVEN), *words])
+    return code, capsys.readouterr().err.strip()
+
+
+@pytest.mark.parametrize("gone", [[], [MEL_CNN], [MEL_CNN, RAW_CNN]])
+def test_without_models_of_ones_own_the_best_that_comes_along_answers(shipped, gone, tiny_folder, capsys):
+    for pipeline in gone:
+        (shipped / f"{pipeline}.onnx").unlink()
+    best = [MEL_CNN, RAW_CNN, MFCC][len(gone)]
+    assert answered_by(capsys, tiny_folder) == (0, f"answered by the {best} that comes along")
+    assert answered_by(capsys, tiny_folder, "--pipeline", MFCC) == (0, "answered by the mfcc that comes along")
+
+
+def test_models_of_ones_own_come_first(shipped, tiny_models, tiny_folder, capsys):
+    shutil.copytree(tiny_models, "models")
+    assert answered_by(capsys, tiny_folder) == (0, "answered by your own mfcc in models")
+    assert answered_by(capsys, tiny_folder, "--pipeline", RAW_CNN) == (0, "answered by the raw_cnn that comes along")
+    Path("models/raw_cnn_classifier").mkdir()
+    write_model("models/raw_cnn_classifier/model.onnx", metadata=described(RAW_CNN))
+    assert answered_by(capsys, tiny_folder) == (0, "answered by your own raw_cnn in models")
+    assert answered_by(capsys, tiny_folder, "--model_dir", "pretrained") == (
+        0, "answered by the mel_cnn that comes along"
+    )  # fmt: skip
+
+
+def test_a_folder_that_is_named_answers_or_nobody(shipped, tiny_models, tiny_folder, capsys):
+    shutil.copytree(tiny_models, "models")
+    shutil.copytree(tiny_models, "other")
+    assert answered_by(capsys, tiny_folder, "--model_dir", "other") == (0, "answered by your own mfcc in other")
+    for words, message in (
+        (["--model_dir", "nowhere"], "error: no folder nowhere"),
+        (["--model_dir", ""], "error: . holds no mel_cnn_classifier"),
+        (["--model_dir", "other", "--pipeline", RAW_CNN], "error: other holds no raw_cnn_classifier"),
+    ):
+        code, said = answered_by(capsys, tiny_folder, *words)
+        assert code == 1
+        assert said.startswith(message)
+
+
+def test_a_damaged_model_of_ones_own_is_told_and_not_passed_over(shipped, tiny_models, tiny_folder, capsys):
+    shutil.copytree(tiny_models, "models")
+    Path("models/mfcc_classifier/model.onnx").write_bytes(b"x")
+    code, said = answered_by(capsys, tiny_folder)
+    assert code == 1
+    assert "damaged" in said
+
+
 # --- the program ---------------------------------------------------------------------------------
 
 
 def test_door_prints_a_short_answer_from_another_folder(run_door, tiny_models, tiny_folder):
     done = run_door("inference.py", "--model-dir", tiny_models, "--pipeline", MFCC, "--audio", tiny_folder / SEVEN)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, f"answered by your own mfcc in {tiny_models}\n")
     first, *bars = done.stdout.splitlines()
     assert first.startswith("7  seven, ")
     assert str(tiny_folder / SEVEN) in first
@@ -247,9 +392,22 @@ def test_door_prints_a_short_answer_from_another_folder(run_door, tiny_models, t
     assert "\033" not in done.stdout
 
 
+def test_door_says_that_a_sound_is_no_digit_and_what_it_would_be(run_door, tiny_models, tmp_path):
+    soundfile.write(tmp_path / "hiss.wav", np.random.default_rng(0).normal(0, 0.1, 8000), 8000)
+    done = run_door("inference.py", "--model_dir", tiny_models, "hiss.wav")
+    assert done.returncode == 0, done.stderr
+    first, *bars = done.stdout.splitlines()
+    assert re.fullmatch(r"-  no digit: its score is \d+\.\d %; if one, then  hiss\.wav", first)
+    assert len(bars) == 3
+    answer = json.loads(run_door("inference.py", "--model_dir", tiny_models, "hiss.wav", "--json").stdout)
+    assert answer["is_digit"] is False
+    assert f"its score is {100 * answer['digit_score']:.1f} %" in first
+    assert bars[0].startswith(f"   {answer['predicted_digit']}  ")
+
+
 def test_door_prints_plain_bars_where_blocks_cannot_be_shown(run_door, tiny_models, tiny_folder):
     done = run_door("inference.py", "--model_dir", tiny_models, tiny_folder / SEVEN, PYTHONIOENCODING="ascii")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     assert "   7  ###" in done.stdout
 
 
@@ -261,7 +419,8 @@ def test_door_leaves_names_behind_two_dashes_alone(run_door, tiny_models):
 def test_door_prints_json(run_door, tiny_models, tiny_folder):
     one = run_door("inference.py", "--models_dir", tiny_models, "--json", "--audio", tiny_folder / SEVEN)
     answer = json.loads(one.stdout)
-    assert answer["predicted_digit"] == 7
+    assert (answer["predicted_digit"], answer["is_digit"]) == (7, True)
+    assert one.stderr == "", "what answered is in the object"
     assert answer["file"] == str(tiny_folder / SEVEN)
     files = [tiny_folder / SEVEN, "nothing.wav", tiny_folder / "3_speaker0_0.wav"]
     several = run_door("inference.py", "--model_dir", tiny_models, "--json", "--audio", *files)

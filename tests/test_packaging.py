@@ -5,9 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 from packaging.requirements import Requirement
@@ -16,7 +18,8 @@ from packaging.utils import canonicalize_name
 import ml_training
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 LINES = (ROOT / "ml_training_requirements.txt").read_text(encoding="utf-8").splitlines()
 PINS = {canonicalize_name(r.name): r for r in map(Requirement, (s for s in LINES if s and s[0] not in "#-"))}
@@ -66,6 +69,47 @@ def test_every_library_that_is_imported_is_declared():
 def test_version_is_said_once():
     assert PROJECT["dynamic"] == ["version"]
     assert version("streaming-digit-detector") == ml_training.__version__
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[str], set[str]]:
+    """The files of the package that git knows, and what a wheel and a source distribution of them hold."""
+    if not shutil.which("git") or not (ROOT / ".git").exists():
+        pytest.skip("this is no git checkout")
+    command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout.decode().split("\0")
+    copy, output = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("built")
+    for name in (name for name in names if name and (ROOT / name).is_file()):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, copy / name)
+    for kind in ("wheel", "sdist"):  # a process each: setuptools changes the one it runs in
+        code = f"from setuptools.build_meta import build_{kind}; build_{kind}({str(output)!r})"
+        done = subprocess.run([sys.executable, "-c", code], cwd=copy, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next(output.glob("*.whl"))) as wheel, tarfile.open(next(output.glob("*.tar.gz"))) as sdist:
+        packed, source = set(wheel.namelist()), {name.partition("/")[2] for name in sdist.getnames()}
+    return {name for name in names if name.startswith("ml_training/") and (ROOT / name).is_file()}, packed, source
+
+
+def test_every_file_of_the_package_is_in_the_wheel_and_in_the_source_distribution(built):
+    known, wheel, sdist = built
+    assert "ml_training/pretrained/evaluation_clips.csv" in known
+    assert known - wheel == set()
+    assert known - sdist == set()
+    assert {"pyproject.toml", "README.md", "LICENSE", "NOTICE"} <= sdist
+
+
+def test_the_wheel_holds_the_package_and_its_licences_alone(built):
+    known, wheel, _ = built
+    rest = {name.partition("/")[2] for name in wheel - known}
+    told = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "top_level.txt", "licenses/LICENSE", "licenses/NOTICE"}
+    assert rest == told
+
+
+@pytest.mark.parametrize("name", ["mfcc.onnx", "mfcc.md", "evaluation_clips.csv", "scores.json", "licence.txt"])
+def test_whatever_ships_with_a_model_is_packed(name):
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["ml_training"]
+    assert any(PurePath("pretrained", name).match(pattern) for pattern in patterns)
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="there is no make here")

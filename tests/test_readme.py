@@ -1,7 +1,8 @@
 """What the documentation tells people to type works: every command, every Python block, every flag, every message.
 
 Commands are the lines of ```bash blocks, run in a folder that has what they name: `audio.wav`, `x.wav`, `recordings/`,
-`my_config.json` (the README's own), `models/`, and a tiny corpus behind $DIGIT_DATA_DIR. Two substitutions make the
+`my_config.json` (the README's own), `models/`, `more/`, `words/`, `noise/`, `teachers/`, and a tiny corpus behind
+$DIGIT_DATA_DIR. Two substitutions make the
 long ones small, see `smaller`. `make` and `pip` are not run (they set up what is running here), but what they name must
 exist. A command that no rule knows fails.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import itertools
 import json
 import os
 import re
@@ -26,7 +28,9 @@ from typing import NamedTuple
 import pytest
 
 from ml_training import inference
-from ml_training.config import OneLineParser, TrainConfig, add_train_flags, load_config, train_config_from
+from ml_training.config import MFCC, OneLineParser, TrainConfig, add_train_flags, load_config, train_config_from
+from ml_training.pipelines import get_pipeline
+from ml_training.training.checkpoint import CheckpointStore, RunIdentity
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ("README.md", "ml_training/README.md", "CONTRIBUTING.md")
@@ -52,6 +56,10 @@ SLOW = (
     "demo",
     "--dataset",
     "--data_dir",
+    "--extra_dir",
+    "--words_dir",
+    "--models_dir",
+    "--teacher_dir",
     "--batch_size",
     "--optimizer",
     "tensorboard",
@@ -99,10 +107,11 @@ def trains(command: str) -> bool:
 
 
 def smaller(command: str) -> str:
-    """The same with one epoch, the speakers that the tiny corpus has, and fewer runs of a benchmark."""
+    """The same with one epoch, few voices, the speakers that the tiny corpus has, and fewer runs of a benchmark."""
     if trains(command):
         command = re.sub(r"--epochs \d+", "--epochs 1", command)
         command += "" if "--epochs" in command else " --epochs 1"
+        command += "" if "--synthetic_voices" in command else " --synthetic_voices 4"
     if command.startswith("python benchmarks/floors.py"):
         command = command.replace("--seeds 0 1 2", "--seeds 0").replace(" --loso", "") + " --epochs 1"
     if "--protocol loso" in command:
@@ -121,6 +130,13 @@ def desk(tmp_path, tiny_folder, tiny_models, monkeypatch):
         shutil.copyfile(tiny_folder / "7_speaker1_2.wav", tmp_path / name)
     shutil.copytree(tiny_folder, tmp_path / "recordings")
     shutil.copytree(tiny_models, tmp_path / "models")
+    for folder, names in {"more": ("{}_erin_0", "{}_erin_7"), "words": ("yes_ann_{}",), "noise": ("rain_{}",)}.items():
+        (tmp_path / folder).mkdir()
+        for name, digit in itertools.product(names, range(10)):
+            shutil.copyfile(tiny_folder / f"{digit}_speaker2_1.wav", tmp_path / folder / f"{name.format(digit)}.wav")
+    config = TrainConfig().resolved(MFCC, get_pipeline(MFCC).recipe)
+    store = CheckpointStore(tmp_path / "teachers" / "mfcc_classifier", RunIdentity(MFCC, config, "made up"))
+    store.save_best(1, get_pipeline(MFCC).build().state_dict(), {})
     (tmp_path / "my_config.json").write_text(next(b.text for b in BLOCKS if b.language == "json"), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DIGIT_DATA_DIR", str(tiny_folder))
@@ -190,8 +206,9 @@ def test_command(command, desk, request, monkeypatch, capsys):
         assert importlib.import_module(DOORS[door]).main(words[len(door.split()) :]) == 0, capsys.readouterr().err
     if trains(command):
         assert {p.name for p in set(desk.rglob("*")) - before} >= {"training_report.html", "best_model.pt"}
-        for pipeline in training(words[2:]).pipelines:
-            assert (desk / "models" / f"{pipeline}_classifier" / "model.onnx").is_file()
+        config = training(words[2:])
+        for pipeline in config.pipelines:
+            assert (desk / config.models_dir / f"{pipeline}_classifier" / "model.onnx").is_file()
 
 
 def test_every_training_command_has_flags_that_exist(desk):

@@ -43,7 +43,8 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def flags(recordings: Path, out: Path, *more: str) -> list[str]:
     return [
         "--dataset=folder", f"--data-dir={recordings}", f"--models_dir={out / 'models'}",
-        "--log-dir", str(out / "logs"), "--pipeline", "mfcc", "--threads", "1", "--device", "cpu", *more,
+        "--log-dir", str(out / "logs"), "--pipeline", "mfcc", "--threads", "1", "--device", "cpu",
+        "--synthetic_voices", "12", *more,
     ]  # fmt: skip
 
 
@@ -110,6 +111,17 @@ def test_missing_recordings_are_one_line_and_exit_code_1(tmp_path: Path, capsys:
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("flag", ["--words_dir", "--extra_dir"])
+def test_further_folders_that_are_none_are_one_line_before_anything_is_trained(
+    flag: str, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(flags(recordings, tmp_path, flag, str(tmp_path / "nowhere"))) == 1
+    said = capsys.readouterr().err
+    assert re.match(r"error: .*nowhere is not a folder", said)
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "models").exists()
 
 
 def test_without_the_train_extra_the_door_says_which_to_install(tmp_path: Path) -> None:

@@ -148,7 +148,8 @@ def random_noise(spectra: Tensor, durations: Tensor, config: AugmentationConfig)
     wanted = _chosen(durations, config.noise_probability)
     energy = torch.view_as_real(spectra).square().sum(dim=(1, 2))  # Parseval: a sum over bins is one over samples
     ratio = torch.exp(_uniform(durations, config.snr_db) * (2 * _NEPERS))
-    power = energy / durations.clamp_min(1) / ratio * wanted * (2 / padded)  # of the word's samples, noise's share
+    heard = durations.clamp(1, NUM_SAMPLES)  # of a word slowed beyond its second the ends are cut off
+    power = energy / heard / ratio * wanted * (2 / padded)  # of the word's samples, noise's share
     slopes = torch.linspace(0, 1, _SLOPES, device=device)[:, None]
     shapes = _hertz(bins, device).pow(-slopes)
     shapes = shapes / shapes.square().mean(dim=1, keepdim=True).sqrt()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
 from ml_training.results import Floats, Ints, SkippedClip
 
+NOT_A_DIGIT = -1  # label of a clip that says none
 OFFICIAL_TEST_INDICES = 5  # recordings 0-4 of every speaker and digit are FSDD's test part
 
 
@@ -28,6 +29,7 @@ class Corpus:
     synthetic: bool
     official_split: bool  # indices mean what FSDD's mean: 0-4 is the test part
     skipped: tuple[SkippedClip, ...] = ()
+    sources: tuple[str, ...] = ()  # data hashes of the recordings it was put together from; empty for one source
 
     def __post_init__(self) -> None:
         clips = len(self.labels)
@@ -37,6 +39,11 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def recordings(self) -> tuple[str, ...]:
+        """The data hash of each of its sources."""
+        return self.sources or (self.data_hash,)
 
     @property
     def hours(self) -> float:

@@ -53,7 +53,7 @@ def _say(line: str) -> None:
 
 
 def load_corpus(config: TrainConfig, report: Callable[[str], None] = _say, progress: Progress | None = None) -> Corpus:
-    """The clips that `config.dataset` and `config.data_dir` ask for.
+    """The clips that `config.dataset` and `config.data_dir` ask for, and those of `config.extra_dir` after them.
 
     fsdd: FSDD v1.0.10 from `--data_dir`, $DIGIT_DATA_DIR, the user's cache or a download. auto: the
     same, but a folder of other recordings will do, and where no recordings can be had at all,
@@ -62,6 +62,36 @@ def load_corpus(config: TrainConfig, report: Callable[[str], None] = _say, progr
     `report` receives lines for people, `progress` the bytes of a download, so far and in all.
     Raises DataError, of which DownloadError is a kind.
     """
+    corpus = _load_main(config, report, progress)
+    return corpus if config.extra_dir is None else _together(corpus, load_folder(config.extra_dir))
+
+
+def _together(first: Corpus, second: Corpus) -> Corpus:
+    """Both as one; the numbers of the second's recordings are none of the official test part's."""
+    shared = set(first.speakers) & set(second.speakers)
+    if shared:
+        raise DataError(
+            f"{first.name} and {second.name} share speakers ({', '.join(sorted(shared)[:5])}): rename them if they are "
+            "others, or leave extra_dir out"
+        )
+    sources = (*first.recordings, *second.recordings)
+    return Corpus(
+        name=f"{first.name} and {second.name}",
+        waveforms=np.concatenate([first.waveforms, second.waveforms]),
+        lengths=np.concatenate([first.lengths, second.lengths]),
+        labels=np.concatenate([first.labels, second.labels]),
+        speakers=first.speakers + second.speakers,
+        indices=np.concatenate([first.indices, second.indices + OFFICIAL_TEST_INDICES]),
+        files=first.files + tuple(f"{second.name}/{file}" for file in second.files),
+        data_hash=hashlib.sha256("\n".join(sources).encode()).hexdigest(),
+        synthetic=first.synthetic,
+        official_split=first.official_split,
+        skipped=first.skipped + second.skipped,
+        sources=sources,
+    )
+
+
+def _load_main(config: TrainConfig, report: Callable[[str], None], progress: Progress | None) -> Corpus:
     if config.dataset == "synthetic":
         return _synthetic(config.seed, report)
     path = fsdd.chosen_path(config.data_dir)

@@ -10,11 +10,12 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, fit
+from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, fit, trimmed
 from ml_training.config import LABELS
 from ml_training.data import espeak_worker
 from ml_training.data.corpus import Corpus
@@ -48,8 +49,7 @@ RANGES = (20, 80)  # how much the pitch moves
 ENDINGS = ("", ".", "!", "?")  # each ends on another melody
 
 _TIMEOUT = 300  # seconds; three thousand clips take about five
-_SILENCE_DB = -40.0  # below the loudest frame
-_FRAME = SAMPLE_RATE // 100
+_SILENCE_DB = -40.0
 
 
 class _Request(NamedTuple):
@@ -88,6 +88,16 @@ def synthesise(seed: int = 0, voices: int = DEFAULT_VOICES, takes: int = DEFAULT
     )
 
 
+def say(texts: Sequence[tuple[str, str]], seed: int) -> list[Floats]:
+    """What each (voice of VOICES, text) sounds like, (T,) at 8 kHz without silence around; `seed` draws the manners.
+
+    Raises what `synthesise` raises.
+    """
+    rng = np.random.default_rng(seed)
+    requests = [_Request(voice, text + rng.choice(ENDINGS), *_manner(rng)) for voice, text in texts]
+    return [_to_clip(samples) for samples in _speak(requests, seed)]
+
+
 def _manner(rng: np.random.Generator) -> tuple[int, int, int]:
     rate, pitch, pitch_range = (int(rng.integers(*limits, endpoint=True)) for limits in (RATES, PITCHES, RANGES))
     return rate, pitch, pitch_range
@@ -122,8 +132,4 @@ def _to_clip(samples: Floats) -> Floats:
     """Samples at espeak-ng's rate -> (T,) at 8 kHz without the silence around the word."""
     import soxr
 
-    clip: Floats = soxr.resample(samples, espeak_worker.SAMPLE_RATE, SAMPLE_RATE, quality="HQ")
-    frames = clip[: len(clip) // _FRAME * _FRAME].reshape(-1, _FRAME)
-    energy = np.square(frames).sum(axis=1)
-    loud = np.flatnonzero(energy > energy.max() * 10 ** (_SILENCE_DB / 10))
-    return clip[max(0, loud[0] - 1) * _FRAME : (loud[-1] + 2) * _FRAME]
+    return trimmed(soxr.resample(samples, espeak_worker.SAMPLE_RATE, SAMPLE_RATE, quality="HQ"), _SILENCE_DB)

@@ -23,7 +23,7 @@ def settled(config: TrainConfig, corpus: Corpus) -> TrainConfig:
     """`config` with a share where it leaves that open: FSDD's six men gain from other voices."""
     if config.synthetic_share is not None:
         return config
-    is_fsdd = not corpus.synthetic and (config.dataset == "fsdd" or corpus.data_hash == TREE_HASH)
+    is_fsdd = not corpus.synthetic and (config.dataset == "fsdd" or TREE_HASH in corpus.recordings)
     return replace(config, synthetic_share=WITH_FSDD if is_fsdd else 0.0)
 
 

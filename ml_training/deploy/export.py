@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ml_training.audio import NUM_SAMPLES, Floats
 from ml_training.config import LABELS
-from ml_training.deploy.metadata import INPUT_NAME, OUTPUT_NAME, model_metadata, seal, unsealed
+from ml_training.deploy.metadata import DIGIT_NAME, INPUT_NAME, SCORES_NAME, model_metadata, seal, unsealed
 from ml_training.errors import ExportError
 from ml_training.utils.files import write_atomically
 
@@ -29,8 +29,20 @@ _BATCH = 64
 _SINGLES = 4
 
 
+class _Graph(nn.Module):
+    """What the file computes: scores, and the digit score as a probability."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
+        scores, digit = self.model(waveforms)
+        return scores, digit.sigmoid()
+
+
 def export_onnx(model: nn.Module, path: Path, metadata: Mapping[str, str], parity_waveforms: Floats) -> float:
-    """Write `model` to `path` as ONNX: "waveform" (N, 8000) float32 -> "logits" (N, 10) float32.
+    """Write `model` to `path` as ONNX: "waveform" (N, 8000) float32 -> "logits" (N, 10) and "digit_score" (N,).
 
     `metadata` (see ml_training.deploy.metadata) goes into the file. The file is then compared with
     the model on `parity_waveforms` (at least one, float32 (N, 8000), real clips), in batches and
@@ -44,14 +56,14 @@ def export_onnx(model: nn.Module, path: Path, metadata: Mapping[str, str], parit
     if parity_waveforms.ndim != 2 or parity_waveforms.shape[1] != NUM_SAMPLES or not len(parity_waveforms):
         raise ExportError(f"comparing needs clips of shape (N, {NUM_SAMPLES}), got {parity_waveforms.shape}")
     waveforms = np.ascontiguousarray(parity_waveforms, dtype=np.float32)
-    reference = copy.deepcopy(model).cpu().eval()
+    reference = _Graph(copy.deepcopy(model).cpu()).eval()
     proto = _to_onnx(reference)
     onnx.helper.set_model_props(proto, unsealed(metadata))
 
     content = seal(proto.SerializeToString())
     # A temperature below 1 stretches the scores and their rounding alike: compared is what it divides.
-    stretch = max(1.0, 1.0 / float(getattr(reference, "temperature", 1.0)))
-    difference = _largest_difference(reference, content, waveforms) / stretch
+    stretch = max(1.0, 1.0 / float(getattr(reference.model, "temperature", 1.0)))
+    difference = _largest_difference(reference, content, waveforms, stretch)
     if not difference <= TOLERANCE:  # also when it is NaN
         raise ExportError(
             f"the exported {path.name} differs from the trained network by {difference:.2g} in a score, "
@@ -71,7 +83,7 @@ def _to_onnx(model: nn.Module) -> onnx.ModelProto:
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
+                output_names=[SCORES_NAME, DIGIT_NAME],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 external_data=False,
                 verbose=False,
@@ -91,7 +103,7 @@ def _to_onnx(model: nn.Module) -> onnx.ModelProto:
     return proto
 
 
-def _largest_difference(model: nn.Module, content: bytes, waveforms: Floats) -> float:
+def _largest_difference(model: nn.Module, content: bytes, waveforms: Floats, stretch: float) -> float:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
@@ -103,17 +115,18 @@ def _largest_difference(model: nn.Module, content: bytes, waveforms: Floats) -> 
     largest = 0.0
     for batch in (*batches, *singles):
         with torch.no_grad():
-            expected = model(torch.from_numpy(batch)).numpy()
+            expected = [outputs.numpy() for outputs in model(torch.from_numpy(batch))]
         try:
-            (scores,) = session.run([OUTPUT_NAME], {INPUT_NAME: batch})
+            found = session.run([SCORES_NAME, DIGIT_NAME], {INPUT_NAME: batch})
         except Exception as error:  # as above
             raise ExportError(f"the exported network fails on {len(batch)} clips: {error}") from error
-        if scores.shape != (len(batch), len(LABELS)):
+        shapes, wanted = [outputs.shape for outputs in found], [(len(batch), len(LABELS)), (len(batch),)]
+        if shapes != wanted:
             raise ExportError(
-                f"the exported network gives scores of shape {scores.shape} for {len(batch)} clips, "
-                f"expected {(len(batch), len(LABELS))}"
+                f"the exported network gives scores of shapes {shapes} for {len(batch)} clips, expected {wanted}"
             )
-        largest = max(largest, float(np.abs(scores - expected).max()), key=lambda d: (d != d, d))  # NaN is largest
+        scores, digits = (float(np.abs(ours - theirs).max()) for ours, theirs in zip(expected, found, strict=True))
+        largest = max(largest, scores / stretch, digits, key=lambda d: (d != d, d))  # NaN is largest
     return largest
 
 

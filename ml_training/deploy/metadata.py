@@ -20,10 +20,11 @@ CHECKSUM_KEY = "sha256"  # see `seal`
 _BLANK = "0" * 64
 
 INPUT_NAME = "waveform"  # (N, 8000) float32
-OUTPUT_NAME = "logits"  # (N, 10) float32
+SCORES_NAME = "logits"  # (N, 10) float32
+DIGIT_NAME = "digit_score"  # (N,) float32, 0 to 1: whether there is a digit at all, at even odds
 
 FORMAT_KEY = "streaming-digit-detector"
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"  # 1 had no digit score
 
 KEYS = {
     FORMAT_KEY: "version of this list; a file without it is not ours",
@@ -33,8 +34,9 @@ KEYS = {
     "window": "samples of the input: one second, the word within",
     "data": "name of the recordings it learnt from",
     "data_hash": "hash of those recordings",
-    "recordings_hash": "the same without the synthetic voices that were added to them; equal where none were",
+    "recordings_hash": "the same of each source by itself, without what was synthesised; parted by blanks",
     "speech": "'recordings' or 'synthetic speech'",
+    "negatives": "what it learnt to be no digit; empty where its digit score means nothing",
     "split": "how training and test clips were divided; names the protocol of the accuracy",
     "accuracy": "share of the test clips it got right, 0 to 1",
     "seed": "seed of everything random in its training, or 'unknown'",
@@ -54,6 +56,7 @@ def model_metadata(
     split: str,
     accuracy: float,
     recordings_hash: str | None = None,
+    negatives: str = "",
     seed: int | None = None,
     temperature: float = 1.0,
     version: str = ml_training.__version__,
@@ -74,6 +77,7 @@ def model_metadata(
         "data_hash": data_hash,
         "recordings_hash": recordings_hash or data_hash,
         "speech": "synthetic speech" if synthetic else "recordings",
+        "negatives": negatives,
         "split": split,
         "accuracy": f"{accuracy:.6f}",
         "seed": "unknown" if seed is None else str(seed),
@@ -107,7 +111,8 @@ def check_metadata(metadata: Mapping[str, str], pipeline: str, name: str) -> Non
         if metadata.get(key) != value
     ]
     if faults:
-        raise ModelError(f"{name} cannot answer for {pipeline!r}: {'; '.join(faults)}")
+        again = "" if found == FORMAT_VERSION else f"; train it again with train.py --pipeline {pipeline}"
+        raise ModelError(f"{name} cannot answer for {pipeline!r}: {'; '.join(faults)}{again}")
 
 
 def unsealed(metadata: Mapping[str, str]) -> dict[str, str]:

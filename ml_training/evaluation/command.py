@@ -19,6 +19,7 @@ from ml_training.evaluation.protocols import (
     NOISE,
     OFFICIAL,
     PROTOCOLS,
+    REJECTION,
     STRANGERS,
     TestClips,
     calibrated,
@@ -29,6 +30,8 @@ from ml_training.evaluation.protocols import (
     strangers,
 )
 from ml_training.evaluation.records import PLOTS, file_name, load_results, log_scoring, save_result, update_docs
+from ml_training.evaluation.rejection import OWN_KINDS, load_others, rejection
+from ml_training.inference import PRETRAINED
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import Pipeline
 from ml_training.results import ProtocolResult
@@ -37,6 +40,7 @@ from ml_training.utils.report_evaluation import write_evaluation_report
 from ml_training.utils.visualization_evaluation import plot_result, slug
 
 REPORT = "evaluation_report.html"
+SCORE_FOLDERS = (STRANGERS, NOISE, CALIBRATION, REJECTION)
 Report = Callable[[str], None]
 
 
@@ -49,6 +53,7 @@ class Request:
     models_dirs: tuple[str, ...] = ("models",)
     folders: tuple[str, ...] = ()  # of labelled clips; without one the official test part is scored
     noise_dir: str | None = None
+    others: tuple[tuple[str, str], ...] = ()  # for rejection: kind of clips without a digit, their folder
     noise_seed: int = 0
     seeds: tuple[int, ...] = (0, 1, 2)
     speakers: tuple[str, ...] = ()
@@ -65,8 +70,15 @@ class Request:
             faults.append(f"protocol: name one of {', '.join(PROTOCOLS)} at least, or update_docs")
         if STRANGERS in self.protocols and not self.folders:
             faults.append("folder: protocol 'strangers' needs a folder of labelled clips")
-        if self.folders and not {STRANGERS, NOISE, CALIBRATION} & set(self.protocols):
-            faults.append(f"folder: only {STRANGERS}, {NOISE} and {CALIBRATION} score folders: name one of these")
+        if REJECTION in self.protocols and not self.others:
+            faults.append("others: protocol 'rejection' needs a folder of clips without a digit, as words=FOLDER")
+        kinds = [kind for kind, _ in self.others]
+        if len({*kinds, *OWN_KINDS}) < len(kinds) + len(OWN_KINDS):
+            faults.append(f"others: each kind needs a name of its own, none of {', '.join(OWN_KINDS)}")
+        if self.others and REJECTION not in self.protocols:
+            faults.append(f"others: only protocol {REJECTION!r} hears them: name it")
+        if self.folders and not set(SCORE_FOLDERS) & set(self.protocols):
+            faults.append(f"folder: only {', '.join(SCORE_FOLDERS)} score folders: name one of these")
         if self.noise_dir and NOISE not in self.protocols:
             faults.append(f"noise_dir: only protocol {NOISE!r} mixes noise in: name it")
         if self.speakers and LOSO not in self.protocols:
@@ -152,8 +164,9 @@ def _results(
     """What each protocol finds on each set of clips, one after another."""
     config, asked = request.config, [name for name in PROTOCOLS if name in request.protocols]
     trained = [name for name in asked if name != LOSO]
-    models = load_models(_each_once(request.models_dirs), config.pipeline, report) if trained else []
+    models = load_models(_models_once(request.models_dirs), config.pipeline, report) if trained else []
     noises = load_recordings(request.noise_dir) if request.noise_dir else None
+    others = [load_others(kind, folder) for kind, folder in request.others]
     if noises:
         _tell_left_out(f"{request.noise_dir} ({NOISE})", noises.skipped, report)
     folders = [
@@ -184,6 +197,8 @@ def _results(
                 yield official(models, clips)
             elif name == STRANGERS:
                 yield strangers(models, clips)
+            elif name == REJECTION:
+                yield rejection(models, clips, others, request.noise_seed)
             elif name == NOISE:
                 yield noise(models, clips, request.noise_seed, noises, report)
             else:
@@ -201,6 +216,12 @@ def _each_once(folders: Sequence[str]) -> list[str]:
     for folder in folders:
         places.setdefault(os.path.realpath(os.path.expanduser(folder)), folder)
     return list(places.values())
+
+
+def _models_once(folders: Sequence[str]) -> list[str]:
+    """The same of folders of models, where one word is none."""
+    shipped = [PRETRAINED] if PRETRAINED in folders else []
+    return sorted([*_each_once([f for f in folders if f != PRETRAINED]), *shipped], key=folders.index)
 
 
 def _told_apart(folders: Sequence[str]) -> dict[str, str | None]:

@@ -20,7 +20,8 @@ import torch
 
 import ml_training
 from ml_training.config import TrainConfig, to_dict
-from ml_training.data.corpus import Corpus
+from ml_training.data.corpus import NOT_A_DIGIT, Corpus
+from ml_training.data.negatives import hash_of_words, with_negatives
 from ml_training.data.splits import split_corpus
 from ml_training.data.synthetic_share import settled, with_synthetic_voices
 from ml_training.deploy.metadata import git_commit
@@ -35,8 +36,8 @@ from ml_training.training.setup import (
     build_model,
     cpu_threads,
     load_weights,
+    predict,
     predict_probabilities,
-    predict_scores,
 )
 from ml_training.training.signals import StopSignals
 from ml_training.training.trainer import Unobserved, train_model
@@ -62,12 +63,15 @@ class Fold:
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that decides the fold's figures, as JSON gives it back."""
-        noise_hash = RunIdentity(self.pipeline.name, self.config, self.data_hash).noise_hash
+        run = RunIdentity(self.pipeline.name, self.config, self.data_hash)
         deciding = {k: v for k, v in to_dict(self.config).items() if k not in FREE_SETTINGS}
         augmentation = {k: v for k, v in (deciding.pop("augmentation") or {}).items() if k != "noise_dir"}
+        words_hash = hash_of_words(self.config)
         values = {
             "pipeline": self.pipeline.name, "settings": deciding, "augmentation": augmentation,
-            "data_hash": self.data_hash, "noise_hash": noise_hash, "version": ml_training.__version__,
+            "data_hash": self.data_hash, "noise_hash": run.noise_hash, "words_hash": words_hash,
+            "teachers_hash": run.teachers_hash,
+            "version": ml_training.__version__,
         }  # fmt: skip
         plain: dict[str, Any] = json.loads(json.dumps(values))
         return plain
@@ -172,6 +176,8 @@ def _finished(fold: Fold, work: Path, report: Report) -> dict[str, Any] | None:
 def _train(fold: Fold, corpus: Corpus, work: Path, signals: StopSignals, what: str, report: Report) -> dict[str, Any]:
     config, split = fold.config, split_corpus(corpus, fold.config, report=report)
     corpus, split = with_synthetic_voices(corpus, split, config, report=report)
+    parts = split.parts
+    corpus, split, _ = with_negatives(corpus, split, config)
     train, validation = _part(corpus, split.train), _part(corpus, split.validation)
     folder = work / fold.folder
     store = CheckpointStore(folder, RunIdentity(fold.pipeline.name, config, corpus.data_hash, corpus.synthetic))
@@ -188,7 +194,9 @@ def _train(fold: Fold, corpus: Corpus, work: Path, signals: StopSignals, what: s
         raise TrainingError(f"{what}: {error}") from error
     model = model.cpu()
     load_weights(model, training.best_weights, folder)
-    scores, power = predict_scores(model, validation.waveforms).numpy(), fold.pipeline.temperature_power
+    judges = sorted({corpus.speakers[i] for i in split.validation if corpus.labels[i] != NOT_A_DIGIT})
+    validation = validation.of(validation.labels != NOT_A_DIGIT)
+    scores, power = predict(model, validation.waveforms).scores.numpy(), fold.pipeline.temperature_power
     model.temperature.fill_(temperature_for_other_voices(scores, validation.labels.numpy(), power))
     test = Evaluation(
         protocol=f"{LOSO}: {fold.speaker} of {corpus.name} left out",
@@ -200,8 +208,8 @@ def _train(fold: Fold, corpus: Corpus, work: Path, signals: StopSignals, what: s
     report(f"{what}: {100 * test.accuracy:.1f} % of {test.clips} clips right")
     return {
         "identity": fold.identity, "speaker": fold.speaker, "seed": config.seed, "pipeline": fold.pipeline.name,
-        "git_commit": git_commit(), "validation_speakers": sorted({corpus.speakers[i] for i in split.validation}),
-        "parts": split.parts, "best_epoch": training.best_epoch, "epochs": len(training.history),
+        "git_commit": git_commit(), "validation_speakers": judges,
+        "parts": parts, "best_epoch": training.best_epoch, "epochs": len(training.history),
         "stopped": training.stopped, "seconds": training.seconds, "temperature": float(model.temperature),
         "ece": fit.ece, "nll": fit.nll, "test": test.summary(),
     }  # fmt: skip

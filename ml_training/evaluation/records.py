@@ -65,7 +65,8 @@ def _asked(values: Mapping[str, Any]) -> dict[str, Any]:
     """What a result is the answer to beyond the name of its file."""
     details = values["details"] or {}
     return {
-        "recordings": values["data_hash"], "noise seed": details.get("noise_seed"), "settings": details.get("trainings")
+        "recordings": values["data_hash"], "noise seed": details.get("noise_seed"),
+        "settings": details.get("trainings"), "clips without a digit": details.get("others"),
     }  # fmt: skip
 
 
@@ -90,26 +91,29 @@ def load_results(folder: Path, report: Report | None = None) -> list[ProtocolRes
 # --- docs/results.md -----------------------------------------------------------------------------
 
 
-def results_page(
-    results: Sequence[ProtocolResult], scorings: str, pictures: Mapping[str, Sequence[str]] | None = None
-) -> str:
+Shown = tuple[ProtocolResult, Sequence[str]]  # a result and the addresses of its plots
+
+
+def results_page(parts: Mapping[str, Sequence[Shown]], scorings: str) -> str:
     """docs/results.md as text.
 
-    `scorings` is the log of every look at evaluation-only recordings, "" without one; `pictures` are the addresses of
-    each result's plots, by its file name.
+    `parts` are results under a heading, "" for none; `scorings` is the log of every look at evaluation-only recordings,
+    "" without one.
     """
     lines = [
         "# Results", "",
         "Written by `python ml_training/evaluate.py --update_docs` from the JSON files of the protocols; not typed.",
         "Intervals are Wilson's, 95 %. ± is one standard deviation.", "",
     ]  # fmt: skip
-    for result in results:
-        lines += [f"## {title_of(result)}", "", f"{result.definition}.", ""]
-        for table in tables_of(result):
-            lines += [table.markdown(), ""]
-        for address in (pictures or {}).get(file_name(result), ()):
-            lines += [f"![{title_of(result)}: {_words(address, result)}]({address})", ""]
-        lines += [f"Made with: {provenance(result)}.", ""]
+    for heading, shown in parts.items():
+        lines += [f"# {heading}", ""] if heading else []
+        for result, addresses in shown:
+            lines += [f"## {title_of(result)}", "", f"{result.definition}.", ""]
+            for table in tables_of(result):
+                lines += [table.markdown(), ""]
+            for address in addresses:
+                lines += [f"![{title_of(result)}: {_words(address, result)}]({address})", ""]
+            lines += [f"Made with: {provenance(result)}.", ""]
     logged = [line for line in scorings.splitlines() if line.startswith("|")]
     if logged:
         lines += [
@@ -136,21 +140,44 @@ def _words(address: str, result: ProtocolResult) -> str:
 def update_docs(folder: Path, page: Path, log: Path | None = None) -> int:
     """Write `page` from the results in `folder` and the log (default: beside the page); returns how many results.
 
-    Plots that lie in the folder's sub-folder `plots` are shown.
+    Plots that lie in the folder's sub-folder `plots` are shown. Other sub-folders with results are parts of their own,
+    but for hidden ones, where editors and synchronisers keep copies.
     Raises DataError without any, and TrainingError where it cannot be written.
     """
-    results = load_results(folder)
-    if not results:
+    parts = {"": _shown(folder, page)}
+    inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    for inner in (path for path in inside if not path.name.startswith(".") and _names_protocol(path)):
+        parts[inner.name.replace("_", " ").capitalize()] = _shown(inner, page)
+    count = sum(map(len, parts.values()))
+    if not count:
         raise DataError(f"{folder} holds no results to write {page} from: evaluate first, or name another --output")
     log = log or page.with_name(SCORING_LOG)
     scorings = log.read_text(encoding="utf-8") if log.is_file() else ""
+    text = results_page({heading: shown for heading, shown in parts.items() if shown}, scorings)
+    write_atomically(page, text.encode("utf-8", errors="backslashreplace"))
+    return count
+
+
+def _names_protocol(folder: Path) -> bool:
+    """Whether some JSON file there is a result, be it of an older version; what trainings log, say, is none."""
+    for path in folder.glob("*.json"):
+        try:
+            if "protocol" in json.loads(path.read_text(encoding="utf-8")):
+                return True
+        except (OSError, ValueError, TypeError):
+            continue
+    return False
+
+
+def _shown(folder: Path, page: Path) -> list[Shown]:
+    """The results of one folder, each with the addresses of its plots on the page."""
+    results = load_results(folder)
     pictures: dict[str, list[str]] = {}
     for name in sorted(map(file_name, results), key=len, reverse=True):  # a longer name may begin with a shorter one
         taken = {address for addresses in pictures.values() for address in addresses}
         found = [_address(path, page) for path in sorted((folder / PLOTS).glob(f"{name}_*.png"))]
         pictures[name] = [address for address in found if address not in taken]
-    write_atomically(page, results_page(results, scorings, pictures).encode("utf-8", errors="backslashreplace"))
-    return len(results)
+    return [(result, pictures[file_name(result)]) for result in results]
 
 
 # --- the log -------------------------------------------------------------------------------------

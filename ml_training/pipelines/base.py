@@ -1,22 +1,35 @@
-"""What every pipeline's model is: a module from waveforms to ten scores."""
+"""What every pipeline's model is: a module from waveforms to ten scores, and one for there being a digit at all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ml_training.config import AugmentationConfig, Recipe
+from ml_training.config import LABELS, AugmentationConfig, Recipe
+
+OUTPUTS = len(LABELS) + 1  # of a network
+CERTAINTY = 0.3  # how much it tells of there being a digit when one of the ten stands out
+_SURE = 1e-4  # nearer to 1 no probability counts
+
+
+class Heard(NamedTuple):
+    """What a model makes of B clips."""
+
+    scores: Tensor  # (B, 10) logits of the digits
+    digit: Tensor  # (B,) logit of there being a digit
 
 
 class DigitModel(nn.Module):
-    """(B, 8000) waveforms -> (B, 10) scores; features and their normalisation are part of it.
+    """(B, 8000) waveforms -> what was heard; features and their normalisation are part of it.
 
     A pipeline says how in `logits`. In evaluation mode the scores are divided by `temperature`, which is 1 until it
-    is fitted after training, so that probabilities made of them mean what they say (Guo et al., 2017).
+    is fitted after training, so that probabilities made of them mean what they say (Guo et al., 2017); and the logit of
+    there being a digit gets CERTAINTY of the logit of the likeliest one's probability, because a sound that might be
+    several digits is none more often than not.
     """
 
     temperature: Tensor
@@ -30,18 +43,17 @@ class DigitModel(nn.Module):
         if "forward" in vars(cls):
             raise TypeError(f"{cls.__name__} defines forward, which would lose the temperature: define logits instead")
 
-    def forward(self, waveforms: Tensor) -> Tensor:
-        scores = self.logits(waveforms)
-        return scores if self.training else scores / self.temperature
+    def forward(self, waveforms: Tensor) -> Heard:
+        outputs = self.logits(waveforms)
+        scores, digit = outputs[:, : len(LABELS)], outputs[:, -1]
+        if self.training:
+            return Heard(scores, digit)
+        likeliest = scores.float().softmax(dim=1).amax(dim=1)
+        return Heard(scores / self.temperature, digit + CERTAINTY * torch.logit(likeliest, _SURE))
 
     def logits(self, waveforms: Tensor) -> Tensor:
-        """(B, 8000) -> (B, 10) scores before the temperature."""
+        """(B, 8000) -> (B, OUTPUTS): the digits' scores and the one for there being a digit, as the network says."""
         raise NotImplementedError
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Weights from before there was a temperature had none: 1.
-        state_dict.setdefault(f"{prefix}temperature", torch.ones(()))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def configure(self, augmentation: AugmentationConfig) -> None:
         """Choose the feature-level augmentation that training mode applies."""

@@ -1,4 +1,4 @@
-"""Log-mel spectrogram and a 2D CNN: (8000,) -> (64, 51) -> (10,)."""
+"""Log-mel spectrogram and a 2D CNN: (8000,) -> (64, 51) -> ten scores."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ml_training.config import LABELS, MEL_CNN, AugmentationConfig, Recipe
-from ml_training.pipelines.base import DigitModel, Pipeline, channels_last
+from ml_training.config import MEL_CNN, AugmentationConfig, Recipe
+from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, channels_last
 from ml_training.pipelines.features import LogMel, SpecAugment, below_peak, normalise_level
 
 BANDS = 64
@@ -53,13 +53,13 @@ class MelCnnClassifier(DigitModel):
         self.spec_augment = SpecAugment(bands=8, frames=8)
         self.network = nn.Sequential(  # M x F beside each step
             nn.Conv2d(1, 16, 5, (2, 1), padding=2, bias=False), nn.BatchNorm2d(16), nn.ReLU(),  # 32 x 51
-            ResidualConv(16, 24, (2, 1)), ResidualConv(24, 24),  # 16 x 51
-            ResidualConv(24, 32, (2, 2)), ResidualConv(32, 32),  # 8 x 26
+            ResidualConv(16, 24, (2, 2)), ResidualConv(24, 24),  # 16 x 26
+            ResidualConv(24, 32, (2, 1)), ResidualConv(32, 32),  # 8 x 26
             ResidualConv(32, 48, (2, 1)), ResidualConv(48, 48),  # 4 x 26
             nn.Conv2d(48, 64, (4, 1), bias=False), nn.BatchNorm2d(64), nn.ReLU(),  # 1 x 26
             nn.Flatten(2), TemporalMix(64),
         )  # fmt: skip
-        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * 64, len(LABELS)))
+        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * 64, OUTPUTS))
         channels_last(self.network)
 
     def configure(self, augmentation: AugmentationConfig) -> None:
@@ -79,5 +79,5 @@ class MelCnnClassifier(DigitModel):
 
 
 PIPELINE = Pipeline(
-    MEL_CNN, MelCnnClassifier, Recipe(epochs=52, batch_size=32, learning_rate=3e-3, weight_decay=0.02)
+    MEL_CNN, MelCnnClassifier, Recipe(epochs=48, batch_size=32, learning_rate=3e-3, weight_decay=0.02)
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""MFCC statistics and a dense network: (8000,) -> (156,) -> (10,).
+"""MFCC statistics and a dense network: (8000,) -> (156,) -> ten scores.
 
 13 MFCC with first and second derivatives, each summarised over the frames of the word by mean,
 standard deviation, maximum and minimum. Frames count by how near they come to the loudest one, so
@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ml_training.config import LABELS, MFCC, AugmentationConfig, Recipe
-from ml_training.pipelines.base import DigitModel, Pipeline
+from ml_training.config import MFCC, AugmentationConfig, Recipe
+from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline
 from ml_training.pipelines.features import (
     Deltas,
     LogMel,
@@ -78,7 +78,7 @@ class MfccClassifier(DigitModel):
         self.network = nn.Sequential(
             nn.Linear(FEATURES, 320), nn.BatchNorm1d(320), nn.SiLU(), nn.Dropout(0.25),
             nn.Linear(320, 160), nn.BatchNorm1d(160), nn.SiLU(), nn.Dropout(0.25),
-            nn.Linear(160, len(LABELS)),
+            nn.Linear(160, OUTPUTS),
         )  # fmt: skip
 
     def configure(self, augmentation: AugmentationConfig) -> None:
@@ -107,6 +107,6 @@ class MfccClassifier(DigitModel):
 PIPELINE = Pipeline(
     MFCC,
     MfccClassifier,
-    Recipe(epochs=110, batch_size=64, learning_rate=3e-3, weight_decay=0.02),
+    Recipe(epochs=90, batch_size=64, learning_rate=3e-3, weight_decay=0.02),
     temperature_power=0.7,
 )

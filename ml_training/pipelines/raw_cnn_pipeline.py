@@ -1,4 +1,4 @@
-"""Raw waveform and a 1D CNN: (8000,) -> (8000,) -> (10,).
+"""Raw waveform and a 1D CNN: (8000,) -> (8000,) -> ten scores.
 
 The first layer is a bank of learned filters in quadrature pairs; each pair's power, averaged over
 20 ms and in dB, is a track that the following convolutions read. It starts as Gabor filters on the mel
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ml_training.audio import SAMPLE_RATE
-from ml_training.config import LABELS, RAW_CNN, AugmentationConfig, Recipe
-from ml_training.pipelines.base import DigitModel, Pipeline, channels_last
+from ml_training.config import RAW_CNN, AugmentationConfig, Recipe
+from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, channels_last
 from ml_training.pipelines.features import (
     AMIN,
     SpecAugment,
@@ -120,7 +120,7 @@ class RawCnnClassifier(DigitModel):
             SeparableConv(96, 96), SeparableConv(96, 96, stride=2), SeparableConv(96, 96),
             SeparableConv(96, 128), SeparableConv(128, 128), nn.Flatten(2),
         )  # fmt: skip
-        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * 128, len(LABELS)))
+        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * 128, OUTPUTS))
         channels_last(self.network)
 
     def configure(self, augmentation: AugmentationConfig) -> None:
@@ -134,5 +134,5 @@ class RawCnnClassifier(DigitModel):
 
 
 PIPELINE = Pipeline(
-    RAW_CNN, RawCnnClassifier, Recipe(epochs=44, batch_size=32, learning_rate=3e-3, weight_decay=0.02)
+    RAW_CNN, RawCnnClassifier, Recipe(epochs=38, batch_size=32, learning_rate=3e-3, weight_decay=0.02)
 )  # fmt: skip

@@ -7,6 +7,7 @@ settings and data, so that `--resume` can refuse to go on with something else.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import os
 import pickle
@@ -14,6 +15,7 @@ import re
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import torch
 from ml_training import __version__
 from ml_training.config import AugmentationConfig, TrainConfig, to_dict
 from ml_training.data.backgrounds import load_backgrounds
-from ml_training.errors import CheckpointError
+from ml_training.errors import CheckpointError, DataError
 
 FORMAT = "streaming-digit-detector checkpoint"
 VERSION = 1
@@ -31,7 +33,20 @@ INTERRUPTED = "checkpoint_interrupted.pt"
 
 # Settings that change no weight: places, speed, and where the data come from (their hash is compared instead).
 FREE_SETTINGS = frozenset(
-    {"models_dir", "log_dir", "threads", "device", "keep_checkpoints", "resume", "dataset", "data_dir", "data_url"}
+    {
+        "models_dir",
+        "log_dir",
+        "threads",
+        "device",
+        "keep_checkpoints",
+        "resume",
+        "dataset",
+        "data_dir",
+        "data_url",
+        "words_dir",
+        "teacher_dir",
+        "extra_dir",
+    }
 )
 
 Checkpoint = dict[str, Any]
@@ -53,6 +68,11 @@ class RunIdentity:
         if augmentation.noise_dir is None or not augmentation.enabled:
             return ""
         return load_backgrounds(augmentation.noise_dir).data_hash
+
+    @property
+    def teachers_hash(self) -> str:
+        """Of the models it learns from; empty without any."""
+        return teachers_hash(self.config.teacher_dir) if self.config.teacher_dir is not None else ""
 
 
 class CheckpointStore:
@@ -153,9 +173,10 @@ class CheckpointStore:
             faults.append(f"pipeline was {checkpoint['pipeline']}, is {self.identity.pipeline}")
         if checkpoint["data_hash"] != self.identity.data_hash:
             faults.append(f"data hash was {checkpoint['data_hash'][:12]}, is {self.identity.data_hash[:12]}")
-        noise_then, noise_now = checkpoint.get("noise_hash", ""), self.identity.noise_hash
-        if noise_then != noise_now:
-            faults.append(f"hash of noise_dir was {noise_then[:12] or 'none'}, is {noise_now[:12] or 'none'}")
+        for folder, key in (("noise_dir", "noise_hash"), ("teacher_dir", "teachers_hash")):
+            then, now = checkpoint.get(key, ""), getattr(self.identity, key)
+            if then != now:
+                faults.append(f"hash of {folder} was {then[:12] or 'none'}, is {now[:12] or 'none'}")
         faults += _differences(checkpoint["config"], to_dict(self.identity.config))
         if faults:
             raise CheckpointError(
@@ -188,6 +209,7 @@ class CheckpointStore:
             "format": FORMAT, "version": VERSION, "package_version": __version__, "pipeline": self.identity.pipeline,
             "config": to_dict(self.identity.config), "data_hash": self.identity.data_hash,
             "synthetic": self.identity.synthetic, "noise_hash": self.identity.noise_hash,
+            "teachers_hash": self.identity.teachers_hash,
         }  # fmt: skip
         try:
             write_durably(path, _to_bytes({**head, **content}))
@@ -197,6 +219,24 @@ class CheckpointStore:
             raise CheckpointError(
                 f"cannot write checkpoint {path}: {error.strerror or error}. Make room or change --models_dir{kept}"
             ) from error
+
+
+def teacher_files(folder: str) -> list[Path]:
+    """Where the weights lie. Raises DataError where there are none."""
+    root = Path(os.path.expanduser(folder))
+    files = sorted(root.rglob(BEST)) if root.is_dir() else []
+    if not files:
+        raise DataError(f"teacher_dir {folder} holds no {BEST}: expected a folder of trained models")
+    return files
+
+
+@lru_cache(maxsize=4)
+def teachers_hash(folder: str) -> str:
+    """SHA-256 of all their weights."""
+    digest = hashlib.sha256()
+    for path in teacher_files(folder):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -19,18 +19,19 @@ import torch
 from ml_training import __version__
 from ml_training.config import LABELS, PIPELINE_TITLES, TrainConfig, model_folder, to_dict
 from ml_training.data.backgrounds import load_backgrounds
-from ml_training.data.corpus import Corpus
+from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.dataset_loader import load_corpus
+from ml_training.data.negatives import with_negatives
 from ml_training.data.splits import Split, split_corpus
 from ml_training.data.synthetic_share import settled, with_synthetic_voices
 from ml_training.deploy.export import export_onnx, model_metadata
-from ml_training.errors import DigitError, Interrupted
+from ml_training.errors import ConfigError, DigitError, Interrupted
 from ml_training.evaluation.calibration import temperature_for_other_voices
 from ml_training.inference import MODEL_FILE, load_classifier
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import DataSummary, EpochRecord, Evaluation, Ints, PipelineResult
-from ml_training.training.checkpoint import CheckpointStore, RunIdentity
+from ml_training.training.checkpoint import CheckpointStore, RunIdentity, teachers_hash
 from ml_training.training.setup import (
     Clips,
     build_model,
@@ -38,10 +39,11 @@ from ml_training.training.setup import (
     choose_precision,
     cpu_threads,
     load_weights,
+    predict,
     predict_probabilities,
-    predict_scores,
 )
 from ml_training.training.signals import StopSignals
+from ml_training.training.teachers import Teachers
 from ml_training.training.trainer import Training, train_model
 from ml_training.utils.files import write_atomically, write_json
 from ml_training.utils.logging_utils import RunLogger
@@ -122,6 +124,7 @@ def _run(
     signals: StopSignals,
 ) -> RunOutcome:
     logger.record(f"version {__version__}, process {os.getpid()}", "start", config=to_dict(config))
+    _meet_teachers(config, logger)
     _load_noise(config, pipelines, logger)
     material = _load(config, corpus, logger)
     results: list[PipelineResult] = []
@@ -147,6 +150,28 @@ def _run(
     return RunOutcome(tuple(results), failures, material.summary, report, logger.log_file)
 
 
+def _meet_teachers(config: TrainConfig, logger: RunLogger) -> None:
+    """See that all teachers can teach before anything is trained; raises what Teachers does, and ConfigError."""
+    if config.teacher_dir is None:
+        return
+    if Path(config.models_dir).resolve().is_relative_to(Path(config.teacher_dir).expanduser().resolve()):
+        raise ConfigError(
+            [f"models_dir {config.models_dir} lies in teacher_dir {config.teacher_dir}: a model would teach itself"]
+        )
+    teachers = Teachers(config.teacher_dir, torch.device("cpu"))
+    if config.negative_share and teachers.of_digits_alone:
+        raise ConfigError(
+            [
+                f"teacher {teachers.of_digits_alone[0]} has heard digits alone and cannot tell whether there is one: "
+                "train it with a negative_share above 0, or its student without: --negative_share 0"
+            ]
+        )
+    count = len(teachers.models)
+    told = teachers_hash(config.teacher_dir)
+    line = f"teachers: {count} models, hash {told[:12]} ({config.teacher_dir})"
+    logger.say(line, "teachers", folder=config.teacher_dir, models=count, data_hash=told)
+
+
 def _load_noise(config: TrainConfig, pipelines: Sequence[Pipeline], logger: RunLogger) -> None:
     """Read the background noise before anything is trained; raises DataError where it cannot be read."""
     every = [config.resolved(pipeline.name, pipeline.recipe).augmenting for pipeline in pipelines]
@@ -166,22 +191,24 @@ def _load(config: TrainConfig, corpus: Corpus | None, logger: RunLogger) -> _Mat
         )
     config = settled(config, corpus)
     split = split_corpus(corpus, config, report=logger.warn)
-    tested_on, recordings_hash = corpus.name, corpus.data_hash
+    tested_on, recordings_hash = corpus.name, " ".join(corpus.recordings)
     corpus, split = with_synthetic_voices(corpus, split, config, report=logger.warn)
+    digits, parts = corpus, split.parts
+    corpus, split, negatives = with_negatives(corpus, split, config)
     summary = DataSummary(
-        name=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic, clips=len(corpus),
-        speakers=tuple(sorted(set(corpus.speakers))), hours=corpus.hours, split=split.name, parts=split.parts,
-        skipped=corpus.skipped,
+        name=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic, clips=len(digits),
+        speakers=tuple(sorted(set(digits.speakers))), hours=digits.hours, split=split.name, parts=parts,
+        negatives=negatives, skipped=corpus.skipped,
     )  # fmt: skip
     kind = "synthetic speech, no recordings" if corpus.synthetic else "recordings"
-    parts = ", ".join(f"{count} {name}" for name, count in split.parts.items())
+    told = ", ".join(f"{count} {name}" for name, count in parts.items())
     tell = logger.warn if corpus.synthetic else logger.say
     tell(
-        f"data: {corpus.name} ({kind}), {len(corpus)} clips of {len(summary.speakers)} speakers, "
-        f"split {split.name}: {parts}; hash {corpus.data_hash[:12]}",
+        f"data: {corpus.name} ({kind}), {len(digits)} clips of {len(summary.speakers)} speakers, "
+        f"split {split.name}: {told}; without a digit: {negatives or 'none'}; hash {corpus.data_hash[:12]}",
         "data", summary=dataclasses.asdict(summary),
     )  # fmt: skip
-    missing = [digit for digit in range(len(LABELS)) if digit not in corpus.labels]
+    missing = [digit for digit in range(len(LABELS)) if digit not in digits.labels]
     if missing:
         logger.warn(f"no clip says {', '.join(LABELS[digit] for digit in missing)}: the models cannot learn that")
     if corpus.skipped:
@@ -257,7 +284,8 @@ class _PipelineRun:
     def _calibrate(self, model: DigitModel, training: Training, store: CheckpointStore) -> None:
         """Fit the temperature on the validation part; from here on it is part of the model and of best_model.pt."""
         validation = self.material.part(self.material.split.validation)
-        scores = predict_scores(model, validation.waveforms).numpy()
+        validation = validation.of(validation.labels != NOT_A_DIGIT)
+        scores = predict(model, validation.waveforms).scores.numpy()
         power = self.pipeline.temperature_power
         model.temperature.fill_(temperature_for_other_voices(scores, validation.labels.numpy(), power))
         best = training.history[training.best_epoch - 1]
@@ -287,7 +315,8 @@ class _PipelineRun:
         corpus, split = self.material.corpus, self.material.split
         metadata = model_metadata(
             pipeline=self.name, data=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic,
-            split=split.name, accuracy=test.accuracy, recordings_hash=self.material.recordings_hash,
+            negatives=self.material.summary.negatives, split=split.name, accuracy=test.accuracy,
+            recordings_hash=self.material.recordings_hash,
             seed=self.config.seed, temperature=float(model.temperature),
         )  # fmt: skip
         clips = np.concatenate([split.test, split.validation, split.train])[:PARITY_CLIPS]

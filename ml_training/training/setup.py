@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ml_training.config import TrainConfig
 from ml_training.errors import CheckpointError, ConfigError
-from ml_training.pipelines.base import DigitModel, Pipeline
+from ml_training.pipelines.base import DigitModel, Heard, Pipeline
 from ml_training.results import Floats
 
 EVALUATION_BATCH = 256
@@ -30,10 +30,14 @@ class Clips:
 
     waveforms: Tensor  # (N, 8000) float32
     lengths: Tensor  # (N,) int64, samples before padding
-    labels: Tensor  # (N,) int64
+    labels: Tensor  # (N,) int64, NOT_A_DIGIT where a clip says none
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def of(self, chosen: Tensor) -> Clips:
+        """The clips that a mask (N,) names."""
+        return Clips(self.waveforms[chosen], self.lengths[chosen], self.labels[chosen])
 
     def to(self, device: torch.device) -> Clips:
         return Clips(self.waveforms.to(device), self.lengths.to(device), self.labels.to(device))
@@ -74,17 +78,17 @@ def build_model(pipeline: Pipeline, config: TrainConfig, train: Clips) -> DigitM
     return model
 
 
-def predict_scores(model: nn.Module, waveforms: Tensor) -> Tensor:
-    """(N, 8000) -> (N, 10) scores in float32, in evaluation mode."""
+def predict(model: nn.Module, waveforms: Tensor) -> Heard:
+    """What a model makes of (N, 8000) clips, in float32, in evaluation mode."""
     model.eval()
-    starts = range(0, len(waveforms), EVALUATION_BATCH)
     with torch.no_grad():
-        return torch.cat([model(waveforms[start : start + EVALUATION_BATCH]).float() for start in starts])
+        parts = [model(part) for part in torch.split(waveforms, EVALUATION_BATCH)]
+    return Heard(*(torch.cat([outputs.float() for outputs in each]) for each in zip(*parts, strict=True)))
 
 
 def predict_probabilities(model: nn.Module, waveforms: Tensor) -> Floats:
     """(N, 8000) -> (N, 10) probabilities in float32, in evaluation mode."""
-    probabilities: Floats = predict_scores(model, waveforms).softmax(dim=1).cpu().numpy().astype(np.float32)
+    probabilities: Floats = predict(model, waveforms).scores.softmax(dim=1).cpu().numpy().astype(np.float32)
     return probabilities
 
 

@@ -20,10 +20,12 @@ from torch.nn import functional as F
 
 from ml_training.config import TrainConfig
 from ml_training.data.augmentation import augment
+from ml_training.data.corpus import NOT_A_DIGIT
 from ml_training.data.mixing import mix
 from ml_training.errors import CheckpointError, Interrupted, TrainingError
 from ml_training.results import EpochRecord
 from ml_training.training.checkpoint import CheckpointStore
+from ml_training.training.negatives import count_beside, draw_negatives
 from ml_training.training.progress import Progress
 from ml_training.training.schedule import Schedule
 from ml_training.training.setup import (
@@ -34,9 +36,10 @@ from ml_training.training.setup import (
     copied,
     deterministic,
     make_optimizer,
-    predict_probabilities,
+    predict,
     step_seed,
 )
+from ml_training.training.teachers import Teachers
 
 MAX_ROLLBACKS = 3
 _CUDA_CHECK = 16  # steps between looks at the loss on a GPU: each look waits for it
@@ -120,6 +123,18 @@ def train_model(
             ) from error
 
 
+def detection_loss(logits: Tensor, digits: int, smoothing: float) -> Tensor:
+    """Binary cross-entropy of (B,) logits of there being a digit, which the first `digits` have.
+
+    Both kinds weigh the same, however many there are of each: a logit of 0 then means that odds which were even before
+    are even still. Targets are smoothed as those of the digits are.
+    """
+    targets = torch.full_like(logits, smoothing / 2)
+    targets[:digits] = 1.0 - smoothing / 2
+    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return (losses[:digits].mean() + losses[digits:].mean()) / 2
+
+
 class _Loop:
     def __init__(
         self,
@@ -136,9 +151,10 @@ class _Loop:
         assert config.epochs
         assert config.batch_size
         assert config.learning_rate
-        if len(train) < 2 or not len(validation):
+        digits, judges = (int((clips.labels != NOT_A_DIGIT).sum()) for clips in (train, validation))
+        if digits < 2 or not judges:
             raise TrainingError(
-                f"training needs 2 clips and validation 1 at least, got {len(train)} and {len(validation)}: "
+                f"training needs 2 clips of digits and validation 1 at least, got {digits} and {judges}: "
                 "use more recordings or another --validation_share"
             )
         self.config, self.epochs, self.augmentation = config, config.epochs, config.augmenting
@@ -146,9 +162,10 @@ class _Loop:
         self.device = choose_device(config)
         self.dtype = choose_precision(config, self.device)
         self.model = model.to(self.device)
-        self.train, self.validation = train.to(self.device), validation.to(self.device)
+        self.others = train.of(train.labels == NOT_A_DIGIT).to(self.device)
+        self.train, self.validation = train.of(train.labels != NOT_A_DIGIT).to(self.device), validation.to(self.device)
         self.batch_size = config.batch_size
-        whole, rest = divmod(len(train), self.batch_size)
+        whole, rest = divmod(len(self.train), self.batch_size)
         self.steps = whole + (rest > 1 or not whole)  # a batch of one clip has no batch statistics
         self.schedule = Schedule(config.scheduler, config.learning_rate, self.epochs, self.steps)
         self.optimizer = make_optimizer(model, config)
@@ -157,6 +174,7 @@ class _Loop:
         self.averaged.eval()
         self.best: Weights = {}
         self.progress = Progress()
+        self.teachers = Teachers(config.teacher_dir, self.device) if config.teacher_dir is not None else None
         self.losses = torch.zeros(self.steps, device=self.device)
         self.right = torch.zeros((), dtype=torch.int64, device=self.device)
         self.good: State = {}
@@ -236,17 +254,30 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(step_seed(config.seed, progress.epoch + 1, step, progress.rollbacks))
-        waveforms, labels = self.train.waveforms[chosen], self.train.labels[chosen]
-        targets = labels
+        waveforms, lengths = self.train.waveforms[chosen], self.train.lengths[chosen]
+        targets = labels = self.train.labels[chosen]
+        digits = len(labels)
         with torch.no_grad():
+            negatives = count_beside(digits, config.negative_share)
+            if negatives:
+                others, spans = draw_negatives(negatives, self.train, self.others, self.augmentation.noise_dir)
+                waveforms, lengths = torch.cat([waveforms, others]), torch.cat([lengths, spans])
             if self.augmentation.enabled:
-                waveforms = augment(waveforms, self.train.lengths[chosen], self.augmentation)
+                waveforms = augment(waveforms, lengths, self.augmentation)
             if self.augmentation.mixes:
-                waveforms, targets = mix(waveforms, labels, self.augmentation)
+                waveforms[:digits], targets = mix(waveforms[:digits], labels, self.augmentation)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            scores = self.model(waveforms)
-        scores = scores.float()
+            heard = self.model(waveforms)
+        scores = heard.scores[:digits].float()
         loss = F.cross_entropy(scores, targets, label_smoothing=config.label_smoothing)
+        if negatives:
+            loss = loss + detection_loss(heard.digit.float(), digits, config.label_smoothing)
+        if self.teachers is not None:
+            opinions, presence = self.teachers.hear(waveforms)
+            theirs = F.cross_entropy(scores, opinions[:digits])
+            if negatives:
+                theirs = theirs + F.binary_cross_entropy_with_logits(heard.digit.float(), presence)
+            loss = torch.lerp(loss, theirs, config.teacher_share)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self.grad_scaler.scale(loss))
         if config.clip_norm > 0:
@@ -294,15 +325,19 @@ class _Loop:
         return torch.randperm(len(self.train), generator=generator).to(self.device)
 
     def _validate(self) -> tuple[float, float]:
-        probabilities = torch.from_numpy(predict_probabilities(self.averaged, self.validation.waveforms))
-        labels = self.validation.labels.cpu()
+        heard, labels = predict(self.averaged, self.validation.waveforms), self.validation.labels
+        is_digit = labels != NOT_A_DIGIT
+        scores, labels = heard.scores[is_digit].double().cpu(), labels[is_digit].cpu()
         # The training's own measure, smoothing included: a plain log loss grows while smoothing
         # makes scores modest, and would keep a model from the middle of the schedule.
         smoothing = self.config.label_smoothing
-        loss = float(F.cross_entropy(probabilities.double().clamp_min(1e-12).log(), labels, label_smoothing=smoothing))
+        loss = float(F.cross_entropy(scores, labels, label_smoothing=smoothing))
+        if len(labels) < len(is_digit):
+            order = torch.argsort(is_digit.int(), descending=True, stable=True)
+            loss += float(detection_loss(heard.digit[order].double(), len(labels), smoothing))
         if not math.isfinite(loss):
             raise _Diverged(self.steps, loss)
-        return loss, float((probabilities.argmax(dim=1) == labels).double().mean())
+        return loss, float((scores.argmax(dim=1) == labels).double().mean())
 
     # --- between epochs ---
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ml_training.config import LABELS, PIPELINES
-from ml_training.results import Count, Curve, ModelScore, Point, ProtocolResult, Reliability
+from ml_training.results import Count, Curve, ModelScore, Point, ProtocolResult, Rejection, Reliability
 
 MAX_SPEAKERS = 15  # rows; of more, those with most errors
 
@@ -40,12 +40,16 @@ class Table:
 
 def tables_of(result: ProtocolResult) -> list[Table]:
     """Every table of a result, the most telling one first."""
+    if result.protocol == "comparison":
+        return [_comparison(result)]
     if result.protocol == "loso":
         return [_loso(result), _by_digit(result)]
     if result.curves:
         return _conditions(result)
     if result.reliability:
         return [_calibration(result)]
+    if result.rejections:
+        return [_rejection(result)]
     return [_scores(result), _by_digit(result), _by_speaker(result)]
 
 
@@ -54,7 +58,8 @@ def title_of(result: ProtocolResult) -> str:
     noises = (result.details or {}).get("noise_folder")
     titles = {
         "official": "Official test part", "loso": "Leave one speaker out", "strangers": "Strangers",
-        "noise": "Noise and other changes", "calibration": "Calibration",
+        "noise": "Noise and other changes", "calibration": "Calibration", "rejection": "Not a digit",
+        "comparison": "Beside other recognisers",
     }  # fmt: skip
     name = titles.get(result.protocol, result.protocol)
     return f"{name}: {result.data}" + (f", backgrounds from {noises}" if noises else "")
@@ -83,7 +88,9 @@ def short(commit: str) -> str:
     return name[:12] + sign + rest
 
 
-def pipelines_of(items: Iterable[ModelScore] | Iterable[Curve] | Iterable[Reliability]) -> list[str]:
+def pipelines_of(
+    items: Iterable[ModelScore] | Iterable[Curve] | Iterable[Reliability] | Iterable[Rejection],
+) -> list[str]:
     """The pipelines that occur, in the order of the registry, others after them."""
     names = dict.fromkeys(item.pipeline for item in items)
     return sorted(names, key=lambda name: PIPELINES.index(name) if name in PIPELINES else len(PIPELINES))
@@ -247,3 +254,39 @@ def _calibration(result: ProtocolResult) -> Table:
         ))  # fmt: skip
     header = ("pipeline", "seed", "temperature", "error before", "error after", "NLL before", "NLL after")
     return Table("Expected calibration error and negative log likelihood", header, tuple(rows))
+
+
+def _rejection(result: ProtocolResult) -> Table:
+    """Clips that pass for digits, by kind and threshold; means over seeds."""
+    pipelines = pipelines_of(result.rejections)
+    rows = []
+    for kind in dict.fromkeys(r.kind for r in result.rejections):
+        same = [r for r in result.rejections if r.kind == kind]
+        for threshold in same[0].accepted:
+            cells = []
+            for pipeline in pipelines:
+                shares = [r.accepted[threshold].accuracy for r in same if r.pipeline == pipeline]
+                cells.append(percent(statistics.fmean(shares)))
+            rows.append((f"{kind} ({same[0].clips:,})", threshold, *cells))
+        areas = (statistics.fmean(r.area for r in same if r.pipeline == p) for p in pipelines)
+        if kind != "digits":
+            rows.append((f"{kind} ({same[0].clips:,})", "area under ROC", *(f"{area:.3f}" for area in areas)))
+    title = "Share of clips that pass for digits, where the threshold lets so many digits pass (mean over seeds)"
+    return Table(title, ("clips", "threshold", *pipelines), tuple(rows))
+
+
+def _comparison(result: ProtocolResult) -> Table:
+    """Recognisers side by side: accuracy, clean and in noise, size and time."""
+    details = result.details or {}
+    noisy = {c.pipeline: c.points[1:] for c in result.curves}
+    labels = [point.label for point in next(iter(noisy.values()), ())]
+    rows = []
+    for score in result.scores:
+        name, wide = score.pipeline, details["original"].get(score.pipeline)
+        rows.append((
+            name, f"{percent(score.all.accuracy)} ({interval(score.all)})", "-" if wide is None else percent(wide),
+            *(percent(point.count.accuracy) for point in noisy.get(name, ())),
+            f"{details['megabytes'][name]:.2f}", f"{details['milliseconds'][name]:.2f}",
+        ))  # fmt: skip
+    header = ("recogniser", "8 kHz, clean (95 % interval)", "16 kHz", *labels, "MB", "ms a clip")
+    return Table("Clips right, size of the model, time of one clip on one thread (medians)", header, tuple(rows))

@@ -32,7 +32,9 @@ HIT, MISS = np.array([11, 98, 168]) / 255, np.array([200, 70, 20]) / 255
 
 def colour_index(pipeline: str, position: int) -> int:
     """Which of the five colours a pipeline has: always the same for the ones that ship."""
-    return (PIPELINES.index(pipeline) if pipeline in PIPELINES else len(PIPELINES) + position) % len(COLOURS)
+    if pipeline in PIPELINES:
+        return PIPELINES.index(pipeline)
+    return len(PIPELINES) + position % (len(COLOURS) - len(PIPELINES))
 
 
 def tint(share: float) -> float:

@@ -24,6 +24,9 @@ from ml_training.utils.visualization import (
     save,
 )
 
+LEGEND = 24  # characters of a kind of clips that fit into the legend of a panel
+STYLES = ("-", "--", ":", "-.")  # more kinds than colours: the same colours again in another style
+
 
 def slug(name: str) -> str:
     """A name as part of a file's name."""
@@ -39,6 +42,9 @@ def plot_result(result: ProtocolResult, folder: Path, name: str) -> list[Path]:
     if result.reliability:
         paths.append(folder / f"{name}_reliability.png")
         plot_reliability(result, paths[-1])
+    if result.rejections:
+        paths.append(folder / f"{name}_roc.png")
+        plot_rejection(result, paths[-1])
     if not paths and result.scores:
         paths.append(folder / f"{name}_accuracy.png")
         (plot_speakers_left_out if result.protocol == "loso" else plot_scores)(result, paths[-1])
@@ -107,6 +113,39 @@ def plot_reliability(result: ProtocolResult, path: Path) -> None:
     figure.subplots_adjust(left=0.55 / figure.get_figwidth(), right=0.985,
                            top=1 - 0.95 / figure.get_figheight(), bottom=0.5 / figure.get_figheight(),
                            wspace=0.2, hspace=0.25)  # fmt: skip
+    save(figure, path)
+
+
+def plot_rejection(result: ProtocolResult, path: Path) -> None:
+    """ROC curves, one panel a pipeline (its first seed), one line a kind; the left side is where it is decided."""
+    pipelines = pipelines_of(result.rejections)
+    figure = new_figure(1.4 + 3.4 * len(pipelines), 4.6)
+    panels = figure.subplots(1, len(pipelines), sharey=True, squeeze=False)[0]
+    kinds = [kind for kind in dict.fromkeys(r.kind for r in result.rejections) if kind != "digits"]
+    for axes, pipeline in zip(panels, pipelines, strict=True):
+        own = [r for r in result.rejections if r.pipeline == pipeline]
+        for position, kind in enumerate(kinds):
+            found = next(r for r in own if r.kind == kind)
+            places, shares = np.array(found.roc).T * 100
+            lap, colour = divmod(position, len(COLOURS))
+            told = kind if len(kind) <= LEGEND else f"{kind[: LEGEND - 1]}…"
+            label = drawable(f"{told}: {found.area:.3f}")
+            axes.plot(places, shares, color=COLOURS[colour], lw=1.8, ls=STYLES[lap % len(STYLES)], label=label)
+        for share in (95, 90):
+            axes.axhline(share, color=MUTED, lw=0.8, ls=":")
+        dress(axes, f"{PIPELINE_TITLES.get(pipeline, pipeline)}, seed {own[0].seed}")
+        axes.set_xlim(-1, 60)
+        axes.set_ylim(60, 100.5)
+        axes.set_xlabel("Clips without a digit accepted, %", color=MUTED)
+        axes.grid(color=GRID, lw=0.6)
+        legend = axes.legend(
+            frameon=False, fontsize=8, labelcolor=INK, loc="lower right", title="area under the curve", title_fontsize=8
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    panels[0].set_ylabel("Digits accepted, %", color=MUTED)
+    head(figure, f"Digit or not\n{title_of(result)}")
+    figure.subplots_adjust(left=0.6 / figure.get_figwidth(), right=0.985, top=0.8, bottom=0.12, wspace=0.12)
     save(figure, path)
 
 

@@ -200,6 +200,15 @@ def test_noise_has_the_ratio_to_the_word(
     assert float(ratio.std()) < 1.0 or source == "generated", "pauses of a sound that comes and goes stay quiet"
 
 
+def test_a_word_slowed_beyond_its_second_has_the_ratio_of_what_is_left_of_it(noise_of: MakeClips) -> None:
+    torch.manual_seed(0)
+    word = torch.randn(64, NUM_SAMPLES)
+    placed, durations = place(word, torch.full((64,), NUM_SAMPLES), (0.8, 0.8), 1.0)
+    noise = noise_of(placed, durations, noise_probability=1.0, snr_db=(0.0, 0.0), generated_share=0.0)
+    ratio = 10 * torch.log10(placed.square().mean(dim=1) / noise.square().mean(dim=1))
+    assert abs(float(ratio.mean())) < 0.2
+
+
 def test_generated_sounds_take_their_share_of_the_noise(
     noise_of: MakeClips, clips: torch.Tensor, lengths: torch.Tensor
 ) -> None:

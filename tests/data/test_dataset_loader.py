@@ -17,6 +17,7 @@ from ml_training.config import LABELS, TrainConfig
 from ml_training.data import dataset_loader, fsdd
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
+from ml_training.data.splits import split_corpus
 from ml_training.data.synthetic import synthesise
 from ml_training.errors import DataError, DownloadError
 
@@ -299,6 +300,70 @@ def test_synthetic_asks_nobody(server, monkeypatch):
     monkeypatch.setenv("DIGIT_DATA_DIR", "nowhere")
     assert load(dataset="synthetic").synthetic
     assert server.requests == []
+
+
+# --- further recordings --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def extra(tmp_path, wav) -> Path:
+    """Recordings 0 and 7 of one more speaker, and a file that is none."""
+    files = {f"{digit}_eva_{index}.wav": wav(200 + 50 * digit + index) for digit in range(10) for index in (0, 7)}
+    return write(tmp_path / "further", files | {"5_eva_9.wav": b""})
+
+
+def test_further_recordings_come_after_the_others_with_all_that_is_known_of_them(tmp_path, recordings, extra):
+    first, second = load_folder(write(tmp_path / "mine", recordings)), load_folder(extra)
+    corpus = load(dataset="folder", data_dir=str(tmp_path / "mine"), extra_dir=str(extra))
+    assert corpus.name == "mine and further"
+    assert len(corpus) == len(first) + len(second) == 80
+    assert corpus.files == first.files + tuple(f"further/{file}" for file in second.files)
+    assert corpus.speakers == first.speakers + second.speakers
+    for column in ("waveforms", "lengths", "labels"):
+        expected = np.concatenate([getattr(first, column), getattr(second, column)])
+        np.testing.assert_array_equal(getattr(corpus, column), expected)
+    assert [clip.file for clip in corpus.skipped] == ["5_eva_9.wav"]
+    assert not corpus.synthetic
+
+
+def test_none_of_them_is_in_the_official_test_part(tmp_path, recordings, extra):
+    first = load_folder(write(tmp_path / "mine", recordings))
+    corpus = load(dataset="folder", data_dir=str(tmp_path / "mine"), extra_dir=str(extra))
+    assert corpus.official_split
+    before, after = (split_corpus(c, TrainConfig()) for c in (first, corpus))
+    assert [corpus.files[i] for i in after.test] == [first.files[i] for i in before.test]
+    assert "eva" in {corpus.speakers[i] for i in after.train}
+    assert corpus.indices[corpus.files.index("further/3_eva_0.wav")] >= 5
+
+
+def test_the_hash_is_of_both_and_each_is_told(tmp_path, recordings, extra):
+    mine = write(tmp_path / "mine", recordings)
+    first, second = load_folder(mine), load_folder(extra)
+    corpus = load(dataset="folder", data_dir=str(mine), extra_dir=str(extra))
+    assert first.recordings == (first.data_hash,)
+    assert corpus.recordings == (first.data_hash, second.data_hash)
+    turned = load(dataset="folder", data_dir=str(extra), extra_dir=str(mine))
+    assert len({corpus.data_hash, turned.data_hash, first.data_hash, second.data_hash}) == 4
+
+
+def test_they_come_with_any_dataset(tmp_path, pinned, extra):
+    for dataset in ("auto", "fsdd"):
+        corpus = load(dataset=dataset, data_dir=str(write(tmp_path / "fsdd", pinned)), extra_dir=str(extra))
+        assert corpus.name == "FSDD v1.0.10 and further"
+        assert fsdd.TREE_HASH in corpus.recordings
+
+
+def test_speakers_of_the_same_name_are_refused(tmp_path, recordings, wav):
+    further = {f"{digit}_{speaker}_9.wav": wav() for digit in range(10) for speaker in ("theo", "zoe")}
+    write(tmp_path / "mine", recordings)
+    write(tmp_path / "further", further)
+    with pytest.raises(DataError, match=r"mine and further share speakers \(theo\): rename them.*leave extra_dir out"):
+        load(dataset="folder", data_dir=str(tmp_path / "mine"), extra_dir=str(tmp_path / "further"))
+
+
+def test_a_folder_of_further_recordings_that_is_none_is_an_error(tmp_path, recordings):
+    with pytest.raises(DataError, match="nowhere is not a folder"):
+        load(dataset="folder", data_dir=str(write(tmp_path / "mine", recordings)), extra_dir=str(tmp_path / "nowhere"))
 
 
 # --- real recordings -----------------------------------------------------------------------------

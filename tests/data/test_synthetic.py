@@ -95,6 +95,20 @@ def test_voices_truly_differ():
     assert (apart.min(axis=1) > within).all()
 
 
+def test_other_words_are_said_in_order_by_the_voice_that_is_named():
+    texts = [
+        (synthetic.VOICES[0], "a"),
+        (synthetic.VOICES[1], "a very long sentence indeed"),
+        (synthetic.VOICES[0], "a"),
+    ]
+    short, long, again = synthetic.say(texts, seed=3)
+    assert len(long) > 2 * max(len(short), len(again))
+    assert all(np.isfinite(clip).all() and np.abs(clip).max() > 0.02 for clip in (short, long, again))
+    for first, second in zip(synthetic.say(texts, seed=3), (short, long, again), strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert len(synthetic.say(texts, seed=4)[1]) != len(long)
+
+
 @pytest.mark.parametrize(("voices", "takes"), [(0, 1), (1, 0), (len(synthetic.VOICES) + 1, 1)])
 def test_impossible_sizes_are_refused(voices, takes):
     with pytest.raises(ValueError, match="expected 1 to"):

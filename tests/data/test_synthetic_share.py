@@ -68,7 +68,8 @@ def test_what_is_left_open_depends_on_the_recordings(recordings: Corpus, tiny_co
         return settled(TrainConfig(**settings), corpus).synthetic_share  # type: ignore[arg-type]
 
     fsdd = dataclasses.replace(recordings, data_hash=TREE_HASH)
-    assert share(fsdd) == share(recordings, dataset="fsdd") == WITH_FSDD
+    beside = dataclasses.replace(recordings, sources=("other", TREE_HASH))
+    assert share(fsdd) == share(beside) == share(recordings, dataset="fsdd") == WITH_FSDD
     assert share(recordings) == share(tiny_corpus) == share(tiny_corpus, dataset="synthetic") == 0.0
     assert share(fsdd, synthetic_share=0.0) == 0.0
     assert share(recordings, synthetic_share=0.4) == 0.4

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ml_training.deploy.export import TOLERANCE, export_onnx
 from ml_training.errors import ExportError, TrainingError
+from ml_training.pipelines.base import Heard
 
-METADATA = {"who": "a test", "streaming-digit-detector": "1"}
+METADATA = {"who": "a test", "streaming-digit-detector": "2"}
 
 
 @pytest.fixture
@@ -20,36 +21,57 @@ def clips(tiny_corpus):
 
 
 class Simple(nn.Module):
-    """Ten means of the second, for tests of what goes wrong."""
+    """Ten means of the second and the mean of all, for tests of what goes wrong."""
 
-    def forward(self, waveforms: Tensor) -> Tensor:
-        return waveforms.reshape(-1, 10, 800).mean(2)
+    def forward(self, waveforms: Tensor) -> Heard:
+        return Heard(waveforms.reshape(-1, 10, 800).mean(2), waveforms.mean(1))
 
 
-class OtherWhenExported(Simple):
-    def forward(self, waveforms: Tensor) -> Tensor:
-        return super().forward(waveforms) + (1.01 * TOLERANCE if torch.compiler.is_exporting() else 0.0)
+class OtherScoresWhenExported(Simple):
+    def forward(self, waveforms: Tensor) -> Heard:
+        scores, digit = super().forward(waveforms)
+        return Heard(scores + (1.01 * TOLERANCE if torch.compiler.is_exporting() else 0.0), digit)
+
+
+class OtherDigitScoreWhenExported(Simple):
+    def forward(self, waveforms: Tensor) -> Heard:
+        scores, digit = super().forward(waveforms)  # a logit near 0 moves its probability by a quarter
+        return Heard(scores, digit + (4.04 * TOLERANCE if torch.compiler.is_exporting() else 0.0))
 
 
 class GivesNan(Simple):
-    def forward(self, waveforms: Tensor) -> Tensor:
-        return super().forward(waveforms) * float("nan")
+    def forward(self, waveforms: Tensor) -> Heard:
+        scores, digit = super().forward(waveforms)
+        return Heard(scores * float("nan"), digit)
+
+
+class GivesNanForADigit(Simple):
+    def forward(self, waveforms: Tensor) -> Heard:
+        scores, digit = super().forward(waveforms)
+        return Heard(scores, digit * float("nan"))
 
 
 class NineScores(Simple):
-    def forward(self, waveforms: Tensor) -> Tensor:
-        return super().forward(waveforms)[:, :9]
+    def forward(self, waveforms: Tensor) -> Heard:
+        scores, digit = super().forward(waveforms)
+        return Heard(scores[:, :9], digit)
+
+
+class DigitScoreForEach(Simple):
+    def forward(self, waveforms: Tensor) -> Heard:
+        scores, _ = super().forward(waveforms)
+        return Heard(scores, scores)
 
 
 class AsksTheData(Simple):
-    def forward(self, waveforms: Tensor) -> Tensor:
-        return super().forward(waveforms) if waveforms.sum() > 0 else waveforms[:, :10]
+    def forward(self, waveforms: Tensor) -> Heard:
+        return super().forward(waveforms) if waveforms.sum() > 0 else Heard(waveforms[:, :10], waveforms[:, 0])
 
 
 class TwoClipsWhenExported(Simple):
-    def forward(self, waveforms: Tensor) -> Tensor:
+    def forward(self, waveforms: Tensor) -> Heard:
         clips = 2 if torch.compiler.is_exporting() else waveforms.shape[0]
-        return waveforms.reshape(clips, 10, 800).mean(2)
+        return Heard(waveforms.reshape(clips, 10, 800).mean(2), waveforms.mean(1))
 
 
 def test_file_answers_like_the_network_for_any_number_of_clips(tmp_path, tiny_network, clips):
@@ -58,9 +80,12 @@ def test_file_answers_like_the_network_for_any_number_of_clips(tmp_path, tiny_ne
     assert 0 < difference <= TOLERANCE
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     for count in (1, 3, 70):
-        (scores,) = session.run(["logits"], {"waveform": clips[:count]})
-        expected = tiny_network(torch.from_numpy(clips[:count])).detach().numpy()
-        np.testing.assert_allclose(scores, expected, atol=TOLERANCE)
+        scores, digit_scores = session.run(["logits", "digit_score"], {"waveform": clips[:count]})
+        with torch.no_grad():
+            expected = tiny_network(torch.from_numpy(clips[:count]))
+        np.testing.assert_allclose(scores, expected.scores, atol=TOLERANCE)
+        np.testing.assert_allclose(digit_scores, expected.digit.sigmoid(), atol=TOLERANCE)
+        assert digit_scores.shape == (count,)
 
 
 def test_file_is_alone_self_contained_and_tells_nothing_of_this_machine(tmp_path, tiny_network, clips):
@@ -101,9 +126,12 @@ def test_exporting_says_nothing(tmp_path, tiny_network, clips, capfd, caplog):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (OtherWhenExported(), "differs from the trained network by 0.0001"),
+        (OtherScoresWhenExported(), "differs from the trained network by 0.0001"),
+        (OtherDigitScoreWhenExported(), "differs from the trained network by 0.0001"),
         (GivesNan(), "differs from the trained network by nan"),
-        (NineScores(), r"scores of shape \(64, 9\)"),
+        (GivesNanForADigit(), "differs from the trained network by nan"),
+        (NineScores(), r"shapes \[\(64, 9\), \(64,\)\] for 64 clips, expected \[\(64, 10\), \(64,\)\]"),
+        (DigitScoreForEach(), r"shapes \[\(64, 10\), \(64, 10\)\]"),
         (AsksTheData(), "cannot express this network"),
         (TwoClipsWhenExported(), "fails on 64 clips|cannot express this network"),
     ],
@@ -130,14 +158,23 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, clips):
         export_onnx(Simple(), tmp_path / "file" / "model.onnx", METADATA, clips[:2])
 
 
+class Tempered(nn.Module):
+    """A network whose scores are divided by a small temperature."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+        self.register_buffer("temperature", torch.tensor(1e-4))
+
+    def forward(self, waveforms):
+        scores, digit = self.network(waveforms)
+        return Heard(scores / self.temperature, digit)
+
+
 def test_a_small_temperature_does_not_turn_rounding_into_a_fault(tiny_network, clips, tmp_path):
-    class Tempered(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.network = tiny_network
-            self.register_buffer("temperature", torch.tensor(1e-4))
+    assert export_onnx(Tempered(tiny_network), tmp_path / "model.onnx", METADATA, clips) < TOLERANCE
 
-        def forward(self, waveforms):
-            return self.network(waveforms) / self.temperature
 
-    assert export_onnx(Tempered(), tmp_path / "model.onnx", METADATA, clips) < TOLERANCE
+def test_a_small_temperature_does_not_hide_another_digit_score(clips, tmp_path):
+    with pytest.raises(ExportError, match=r"differs from the trained network by 0\.0001"):
+        export_onnx(Tempered(OtherDigitScoreWhenExported()), tmp_path / "model.onnx", METADATA, clips)

@@ -15,7 +15,7 @@ def metadata(**changes):
 
 
 def test_every_documented_key_has_a_value():
-    found = metadata(commit="f00d", created=datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC))
+    found = metadata(negatives="3 words", commit="f00d", created=datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC))
     assert found.keys() == KEYS.keys()
     assert all(isinstance(value, str) and value for value in found.values())
     assert found["accuracy"] == "0.987654"
@@ -27,6 +27,7 @@ def test_every_documented_key_has_a_value():
 
 def test_hash_of_the_recordings_seed_and_temperature_have_defaults():
     plain = metadata()
+    assert plain["negatives"] == ""
     assert (plain["recordings_hash"], plain["seed"], plain["temperature"]) == ("abc", "unknown", "1")
     told = metadata(recordings_hash="def", seed=7, temperature=0.5)
     assert (told["data_hash"], told["recordings_hash"], told["seed"], told["temperature"]) == ("abc", "def", "7", "0.5")
@@ -43,8 +44,13 @@ def test_check_takes_ours_and_refuses_others():
         check_metadata({}, MFCC, "model.onnx")
     with pytest.raises(ModelError, match="pipeline is 'mfcc', expected 'mel_cnn'"):
         check_metadata(metadata(), MEL_CNN, "model.onnx")
-    with pytest.raises(ModelError, match=f"{FORMAT_KEY} is '2', expected '1'; window is 'missing'"):
-        check_metadata({k: v for k, v in metadata().items() if k != "window"} | {FORMAT_KEY: "2"}, MFCC, "model.onnx")
+    with pytest.raises(ModelError, match=f"{FORMAT_KEY} is '3', expected '2'; window is 'missing'"):
+        check_metadata({k: v for k, v in metadata().items() if k != "window"} | {FORMAT_KEY: "3"}, MFCC, "model.onnx")
+
+
+def test_a_file_from_before_there_was_a_digit_score_is_to_be_trained_again():
+    with pytest.raises(ModelError, match=r"model\.onnx .*train it again with train\.py --pipeline mfcc"):
+        check_metadata(metadata() | {FORMAT_KEY: "1"}, MFCC, "model.onnx")
 
 
 def test_commit_is_that_of_the_checkout_and_says_dirty(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from ml_training.config import AugmentationConfig, Recipe, TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.errors import ConfigError, DataError, Interrupted, TrainingError
 from ml_training.evaluation.loso import leave_one_speaker_out
-from ml_training.pipelines.base import DigitModel, Pipeline
+from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline
 from ml_training.results import ProtocolResult
 from ml_training.utils.evaluation_tables import spread_of, tables_of
 
@@ -31,7 +31,7 @@ class Energies(DigitModel):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.BatchNorm1d(65), nn.Linear(65, 10))
+        self.layers = nn.Sequential(nn.BatchNorm1d(65), nn.Linear(65, OUTPUTS))
 
     def logits(self, waveforms: Tensor) -> Tensor:
         spectrum = torch.stft(waveforms, 128, 128, window=torch.ones(128), center=False, return_complex=True)
@@ -46,7 +46,7 @@ SPEAKERS = ("speaker0", "speaker1", "speaker2", "speaker3")
 def run(corpus: Corpus, work: Path, pipeline: Pipeline = TINY, **changes: object) -> tuple[ProtocolResult, list[str]]:
     said: list[str] = []
     options = {name: changes.pop(name) for name in ("seeds", "speakers") if name in changes}
-    config = TrainConfig(device="cpu", ema_decay=0.0, **changes)  # type: ignore[arg-type]
+    config = TrainConfig(**{"device": "cpu", "ema_decay": 0.0, "negative_share": 0.0, **changes})  # type: ignore[arg-type]
     options = {"seeds": (0, 1), "speakers": ("speaker1", "speaker3"), **options}
     result = leave_one_speaker_out(corpus, [pipeline], config, work, report=said.append, **options)  # type: ignore[arg-type]
     return result, said
@@ -170,6 +170,44 @@ def test_synthetic_voices_train_and_nothing_else(tiny_corpus: Corpus, tmp_path: 
     fold = json.loads(path.read_text(encoding="utf-8"))
     assert fold["parts"] == {"train": 135 + 45, "validation": 15, "test": 50}
     assert set(fold["validation_speakers"]) <= set(SPEAKERS)
+
+
+def test_what_is_no_digit_is_trained_with_and_counted_nowhere(
+    tiny_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[int] = []
+
+    def fit(scores: np.ndarray, labels: np.ndarray, power: float) -> float:
+        fitted.extend(labels.tolist())
+        return 1.0
+
+    monkeypatch.setattr("ml_training.evaluation.loso.temperature_for_other_voices", fit)
+    result, _ = run(
+        tiny_corpus, tmp_path, seeds=(0,), speakers=("speaker1",), negative_share=0.25, synthetic_voices=12, epochs=1
+    )
+    (path,) = tmp_path.glob("*/fold.json")
+    fold = json.loads(path.read_text(encoding="utf-8"))
+    assert fold["parts"] == {"train": 135, "validation": 15, "test": 50}
+    assert set(fold["validation_speakers"]) <= set(SPEAKERS)
+    assert fold["test"]["clips"] == result.clips == 50
+    assert set(fold["test"]["by_digit"]) == {str(digit) for digit in range(10)}
+    assert len(fitted) == 15
+    assert set(fitted) <= set(range(10))
+
+
+def test_recorded_words_decide_a_fold_by_their_sound_not_by_their_place(tiny_corpus: Corpus, tmp_path: Path) -> None:
+    word = np.sin(np.arange(4000) / 3.0)
+    for name, gain in (("here", 0.1), ("there", 0.1), ("other", 0.2)):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "yes_ann_0.wav", gain * word, 8000)
+    options: dict[str, object] = {"seeds": (0,), "speakers": ("speaker1",), "negative_share": 0.25, "epochs": 1}
+    counts = []
+    for name in ("here", "there", "other"):
+        words = str(tmp_path / name)
+        result, said = run(tiny_corpus, tmp_path / "work", synthetic_voices=2, words_dir=words, **options)
+        counts.append(trained(said))
+        assert str(tmp_path) not in json.dumps(result.to_dict())
+    assert counts == [1, 0, 1]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of another kind")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,16 @@ import pytest
 import torch
 
 import ml_training
-from ml_training.config import MFCC
+from ml_training import inference
+from ml_training.config import MFCC, TrainConfig
 from ml_training.data.corpus import Corpus
-from ml_training.data.dataset_loader import load_folder
+from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.deploy.export import export_onnx
 from ml_training.deploy.metadata import git_commit, model_metadata
 from ml_training.errors import DataError, ModelError
 from ml_training.evaluation import perturbations, protocols
 from ml_training.evaluation.protocols import TestClips, load_models
+from ml_training.pipelines.base import Heard
 from ml_training.results import ProtocolResult
 
 
@@ -77,7 +80,7 @@ def test_clips_a_model_was_trained_on_are_refused(tiny_models: Path, heard_wrong
     known = TestClips(dataclasses.replace(heard_wrong.corpus, data_hash="tiny"), official=False)
     models = load_models([tiny_models], MFCC)
     for protocol in (protocols.strangers, protocols.noise, protocols.calibrated):
-        with pytest.raises(DataError, match=r"model\.onnx was trained on these very recordings \(tiny, data hash tiny"):
+        with pytest.raises(DataError, match=r"model\.onnx was trained on these very recordings \(tiny, hash tiny"):
             protocol(models, known)
 
 
@@ -87,6 +90,70 @@ def test_synthetic_voices_among_them_do_not_hide_the_recordings(
     folder = models_of(tmp_path, tiny_network, tiny_corpus, data_hash="mixed", recordings_hash="other")
     with pytest.raises(DataError, match="was trained on these very recordings"):
         protocols.strangers(load_models([folder], MFCC), heard_wrong)
+
+
+def test_a_model_of_several_sources_is_refused_for_each_of_them(
+    tiny_network: torch.nn.Module, tiny_corpus: Corpus, heard_wrong: TestClips, tmp_path: Path
+) -> None:
+    said = {"data_hash": "mixed", "recordings_hash": "first other", "split": "random"}
+    models = load_models([models_of(tmp_path, tiny_network, tiny_corpus, **said)], MFCC)
+    for name in ("first", "other"):
+        clips = TestClips(dataclasses.replace(heard_wrong.corpus, data_hash=name), official=False)
+        with pytest.raises(DataError, match="was trained on these very recordings"):
+            protocols.strangers(models, clips)
+    protocols.strangers(models, TestClips(dataclasses.replace(heard_wrong.corpus, data_hash="third"), official=False))
+
+
+def test_an_official_part_beside_other_recordings_is_still_refused_by_another_split(
+    tiny_network: torch.nn.Module, tiny_corpus: Corpus, tmp_path: Path
+) -> None:
+    """As evaluate.py makes it of a config with extra_dir: the corpus has a hash of its own, its sources tell."""
+    both = dataclasses.replace(numbered(tiny_corpus), data_hash="both", sources=("tiny", "further"))
+    for split, refused in (("random", True), ("official", False)):
+        folder = models_of(tmp_path / split, tiny_network, tiny_corpus, split=split)
+        models = load_models([folder], MFCC)
+        if refused:
+            with pytest.raises(DataError, match="has heard clips of the official test part"):
+                protocols.official(models, protocols.official_part(both))
+        else:
+            assert protocols.official(models, protocols.official_part(both)).clips == 80
+
+
+def test_of_two_folders_the_first_has_the_official_part_and_the_second_no_strangers(
+    tiny_network: torch.nn.Module, tiny_corpus: Corpus, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """What extra_dir means for evaluation, from files to refusals."""
+    for name in ("main", "extra"):
+        (tmp_path / name).mkdir()
+    for file in tiny_folder.iterdir():
+        digit, speaker, index = file.stem.split("_")
+        number = int(index) if int(index) < 2 else int(index) + 5
+        where = tmp_path / ("extra" if speaker == "speaker3" else "main")
+        shutil.copyfile(file, where / f"{digit}_{speaker}_{number}.wav")
+    main, extra = load_folder(tmp_path / "main"), load_folder(tmp_path / "extra")
+    config = TrainConfig(dataset="folder", data_dir=str(tmp_path / "main"), extra_dir=str(tmp_path / "extra"))
+    both = load_corpus(config)
+    said = {"data_hash": both.data_hash, "recordings_hash": " ".join(both.recordings)}
+    models = load_models([models_of(tmp_path / "models", tiny_network, tiny_corpus, **said)], MFCC)
+    for corpus in (main, both):
+        result = protocols.official(models, protocols.official_part(corpus))
+        assert (result.clips, result.speakers) == (60, 3)
+    for corpus in (main, extra):
+        with pytest.raises(DataError, match=rf"was trained on these very recordings .*{corpus.data_hash[:12]}"):
+            protocols.strangers(models, TestClips(corpus, official=False))
+
+
+def test_models_that_come_along_are_found_by_their_word(
+    tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pretrained").mkdir()
+    shutil.copyfile(tiny_models / "mfcc_classifier" / "model.onnx", tmp_path / "pretrained" / "mfcc.onnx")
+    monkeypatch.setattr(inference, "__file__", str(tmp_path / "inference.py"))
+    said: list[str] = []
+    for pipeline in (MFCC, "all"):
+        (model,) = load_models(["pretrained"], pipeline, said.append)
+        assert model.card.file.endswith("pretrained/mfcc.onnx")
+    assert said == ["pretrained holds no trained mel_cnn and no raw_cnn: left out"]
 
 
 def test_the_official_part_is_recordings_0_to_4_and_nothing_else(tiny_models: Path, tiny_corpus: Corpus) -> None:
@@ -160,8 +227,9 @@ def test_calibration_before_takes_back_the_temperature_of_the_graph(
             super().__init__()
             self.network = tiny_network
 
-        def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
-            return self.network(waveforms) / 2.0
+        def forward(self, waveforms: torch.Tensor) -> Heard:
+            scores, digit = self.network(waveforms)
+            return Heard(scores / 2.0, digit)
 
     plain = load_models([models_of(tmp_path / "plain", tiny_network, tiny_corpus)], MFCC)
     divided = load_models([models_of(tmp_path / "divided", Halved(), tiny_corpus, temperature=2.0)], MFCC)

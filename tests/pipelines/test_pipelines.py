@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from ml_training.config import LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, Augmen
 from ml_training.data.corpus import Corpus
 from ml_training.errors import ConfigError
 from ml_training.pipelines import PIPELINE_REGISTRY, DigitModel, get_pipeline
+from ml_training.pipelines.base import CERTAINTY, OUTPUTS, Heard
 from ml_training.pipelines.mel_cnn_pipeline import MelCnnClassifier
 from ml_training.pipelines.mfcc_pipeline import FEATURES, MfccClassifier
 
@@ -20,6 +23,11 @@ LARGEST_BYTES = {MFCC: 1_000_000, MEL_CNN: 1_000_000, RAW_CNN: 1_500_000}
 def model(request: pytest.FixtureRequest) -> DigitModel:
     torch.manual_seed(0)
     return get_pipeline(request.param).build()
+
+
+def probabilities(heard: Heard) -> torch.Tensor:
+    """(B, 11): those of the digits, and the digit score."""
+    return torch.cat([heard.scores.float().softmax(dim=1), heard.digit.float().sigmoid()[:, None]], dim=1)
 
 
 @pytest.fixture
@@ -41,19 +49,79 @@ def test_models_are_small(name: str) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])
-def test_waveforms_become_ten_scores(model: DigitModel, batch: int) -> None:
-    scores = model.eval()(torch.randn(batch, NUM_SAMPLES))
-    assert scores.shape == (batch, len(LABELS))
-    assert torch.isfinite(scores).all()
+def test_waveforms_become_ten_scores_and_one_for_there_being_a_digit(model: DigitModel, batch: int) -> None:
+    heard = model.eval()(torch.randn(batch, NUM_SAMPLES))
+    assert heard.scores.shape == (batch, len(LABELS))
+    assert heard.digit.shape == (batch,)
+    assert all(torch.isfinite(outputs).all() for outputs in heard)
+
+
+def test_what_a_network_says_last_is_the_digit_score() -> None:
+    class Counting(DigitModel):
+        def logits(self, waveforms: torch.Tensor) -> torch.Tensor:
+            return torch.arange(OUTPUTS).repeat(len(waveforms), 1)
+
+    heard = Counting()(torch.zeros(2, NUM_SAMPLES))
+    assert heard.scores.tolist() == [list(range(10))] * 2
+    assert heard.digit.tolist() == [10, 10]
+
+
+class Saying(DigitModel):
+    """Says of every clip what it was told to."""
+
+    def __init__(self, outputs: torch.Tensor) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def logits(self, waveforms: torch.Tensor) -> torch.Tensor:
+        return self.outputs.expand(len(waveforms), -1)
+
+
+def sure_of(probability: float, digit: float) -> torch.Tensor:
+    """(11,) outputs of a network to which the fourth digit is so probable, the others alike, with a digit's logit."""
+    shares = torch.full((10,), (1 - probability) / 9)
+    shares[3] = probability
+    return torch.cat([shares.log() + 2.0, torch.tensor([digit])])  # scores of any sum make the same probabilities
+
+
+@pytest.mark.parametrize("digit", [-2.0, 0.0, 1.5])
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9, 0.999])
+def test_a_digit_that_stands_out_counts_towards_there_being_one(probability: float, digit: float) -> None:
+    heard = Saying(sure_of(probability, digit)).eval()(torch.zeros(2, NUM_SAMPLES))
+    expected = digit + CERTAINTY * math.log(probability / (1 - probability))
+    assert heard.digit.tolist() == pytest.approx([expected] * 2, abs=1e-3)
+    assert heard.scores[0].softmax(dim=0)[3] == pytest.approx(probability)
+
+
+def test_in_training_it_counts_for_nothing() -> None:
+    heard = Saying(sure_of(0.9, 1.5)).train()(torch.zeros(1, NUM_SAMPLES))
+    assert heard.digit.tolist() == [1.5]
+
+
+def test_how_sure_is_asked_before_the_temperature() -> None:
+    model = Saying(sure_of(0.9, 0.0)).eval()
+    cold = model(torch.zeros(1, NUM_SAMPLES))
+    model.temperature.fill_(5.0)
+    hot = model(torch.zeros(1, NUM_SAMPLES))
+    assert hot.scores.softmax(dim=1).max() < 0.5 < cold.scores.softmax(dim=1).max()
+    assert torch.equal(hot.digit, cold.digit)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_nobody_is_surer_than_sure(dtype: torch.dtype) -> None:
+    outputs = torch.zeros(11, dtype=dtype)
+    outputs[3] = 1000.0
+    heard = Saying(outputs).eval()(torch.zeros(1, NUM_SAMPLES))
+    assert heard.digit.tolist() == pytest.approx([CERTAINTY * math.log(1e4 - 1)], rel=1e-3)
 
 
 def test_scores_do_not_depend_on_level_or_offset(model: DigitModel, waveforms: torch.Tensor) -> None:
     model.fit_statistics(waveforms)
     model.eval()
     with torch.no_grad():
-        expected = model(waveforms).softmax(dim=1)
+        expected = probabilities(model(waveforms))
         for gain, offset in ((0.01, 0.0), (0.5, 0.1)):
-            heard = model(waveforms * gain + offset).softmax(dim=1)
+            heard = probabilities(model(waveforms * gain + offset))
             torch.testing.assert_close(heard, expected, atol=2e-3, rtol=0)
 
 
@@ -61,9 +129,9 @@ def test_features_stay_in_full_precision_under_autocast(model: DigitModel, wavef
     model.fit_statistics(waveforms)
     model.eval()
     with torch.no_grad():
-        expected = model(waveforms).softmax(dim=1)
+        expected = probabilities(model(waveforms))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            mixed = model(waveforms).float().softmax(dim=1)
+            mixed = probabilities(model(waveforms))
     torch.testing.assert_close(mixed, expected, atol=0.05, rtol=0)
 
 
@@ -71,14 +139,16 @@ def test_silence_has_finite_scores_and_gradients(model: DigitModel) -> None:
     model.train()
     waveforms = torch.zeros(4, NUM_SAMPLES)
     waveforms[1:] = torch.randn(3, NUM_SAMPLES)
-    model(waveforms).square().sum().backward()
+    scores, digit = model(waveforms)
+    (scores.square().sum() + digit.square().sum()).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
 def test_every_parameter_learns(model: DigitModel, waveforms: torch.Tensor) -> None:
     model.fit_statistics(waveforms)
     model.train()
-    torch.nn.functional.cross_entropy(model(waveforms), torch.arange(len(waveforms)) % 10).backward()
+    scores, digit = model(waveforms)
+    (torch.nn.functional.cross_entropy(scores, torch.arange(len(waveforms)) % 10) - digit.mean()).backward()
     idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []
 
@@ -128,23 +198,13 @@ def test_the_temperature_divides_the_scores_in_evaluation_alone(model: DigitMode
     with torch.no_grad():
         plain = model.eval()(waveforms)
         model.temperature.fill_(2.5)
-        torch.testing.assert_close(model(waveforms), plain / 2.5)
+        torch.testing.assert_close(model(waveforms).scores, plain.scores / 2.5)
+        torch.testing.assert_close(model(waveforms).digit, plain.digit)
         torch.manual_seed(0)
         hot = model.train()(waveforms)
         model.temperature.fill_(1.0)
         torch.manual_seed(0)
-        torch.testing.assert_close(model(waveforms), hot, rtol=0, atol=1e-4)
-
-
-def test_weights_from_before_there_was_a_temperature_have_none(model: DigitModel) -> None:
-    weights = model.state_dict()
-    assert weights.pop("temperature") == 1.0
-    model.temperature.fill_(3.0)
-    model.load_state_dict(weights)
-    assert model.temperature == 1.0
-    assert "temperature" not in weights, "what is loaded stays as it was"
-    with pytest.raises(RuntimeError, match="Missing key"):
-        model.load_state_dict({})
+        torch.testing.assert_close(tuple(model(waveforms)), tuple(hot), rtol=0, atol=1e-4)
 
 
 def test_a_pipeline_cannot_forget_the_temperature() -> None:

@@ -13,9 +13,10 @@ import pytest
 import soundfile
 import torch
 
+from ml_training.config import TrainConfig
 from ml_training.data.backgrounds import load_backgrounds
 from ml_training.errors import CheckpointError
-from ml_training.training.checkpoint import BEST, FORMAT, INTERRUPTED, load_checkpoint, write_durably
+from ml_training.training.checkpoint import BEST, FORMAT, INTERRUPTED, load_checkpoint, teachers_hash, write_durably
 
 STATE = {"model": {"weight": torch.arange(1000.0)}}
 
@@ -141,13 +142,15 @@ def test_other_settings_and_data_are_refused_by_name(tiny: ModuleType, tmp_path:
     config = tiny.config()
     tiny.store(tmp_path, config).save_epoch(1, STATE)
     assert config.augmentation
-    other = replace(config, learning_rate=0.5, seed=1, augmentation=replace(config.augmentation, noise_probability=0.5))
+    noisy = replace(config.augmentation, noise_probability=0.5)
+    other = replace(config, learning_rate=0.5, seed=1, negative_share=0.5, augmentation=noisy)
     store = tiny.store(tmp_path, other)
     store.identity = replace(store.identity, data_hash="f" * 64)
     with pytest.raises(CheckpointError) as raised:
         store.resume("latest")
     for part in (
-        "learning_rate was 0.01, is 0.5", "seed was 0, is 1", "augmentation.noise_probability was 0.8, is 0.5",
+        "learning_rate was 0.01, is 0.5", "seed was 0, is 1", "negative_share was 0.0, is 0.5",
+        "augmentation.noise_probability was 0.8, is 0.5",
         "data hash was 0123456789ab, is ffffffffffff", "start anew without --resume",
     ):  # fmt: skip
         assert part in str(raised.value)
@@ -164,11 +167,42 @@ def test_other_noise_in_the_same_folder_is_refused(tiny: ModuleType, tmp_path: P
         tiny.store(tmp_path, config).resume("latest")
 
 
+def test_other_teachers_are_refused_wherever_they_lie(tiny: ModuleType, tmp_path: Path) -> None:
+    def best(folder: str, value: float) -> str:
+        tiny.store(tmp_path / folder, tiny.config()).save_best(1, {"weight": torch.full((3,), value)}, {})
+        return str(tmp_path / folder)
+
+    def resume(then: TrainConfig, now: TrainConfig) -> object:
+        teachers_hash.cache_clear()  # another process
+        tiny.store(tmp_path / "student", then).save_epoch(1, STATE)
+        teachers_hash.cache_clear()
+        return tiny.store(tmp_path / "student", now).resume("latest")
+
+    one, same, other = best("one", 1.0), best("same", 1.0), best("other", 2.0)
+    alone, taught = tiny.config(), tiny.config(teacher_dir=one)
+    assert resume(taught, taught)
+    assert resume(taught, replace(taught, teacher_dir=same)), "another place, the same weights"
+    hashed = "[0-9a-f]{12}"
+    for then, now, message in (
+        (taught, replace(taught, teacher_dir=other), f"hash of teacher_dir was {hashed}, is {hashed}"),
+        (alone, taught, f"hash of teacher_dir was none, is {hashed}"),
+        (taught, alone, f"hash of teacher_dir was {hashed}, is none"),
+        (taught, replace(taught, teacher_share=0.5), r"teacher_share was 0\.7, is 0\.5"),
+    ):
+        with pytest.raises(CheckpointError, match=f"belong to another run: {message}. Give the old"):
+            resume(then, now)
+    tiny.store(tmp_path / "student", taught).save_epoch(1, STATE)
+    best("one/more", 1.0)
+    teachers_hash.cache_clear()
+    with pytest.raises(CheckpointError, match=f"hash of teacher_dir was {hashed}, is {hashed}"):
+        tiny.store(tmp_path / "student", taught).resume("latest")
+
+
 def test_what_changes_no_weight_may_differ(tiny: ModuleType, tmp_path: Path) -> None:
     tiny.store(tmp_path, tiny.config()).save_epoch(1, STATE)
     other = tiny.config(
         models_dir="elsewhere", log_dir="elsewhere", threads=3, keep_checkpoints="all", resume="latest",
-        dataset="folder", data_dir="elsewhere", device="auto",
+        dataset="folder", data_dir="elsewhere", device="auto", words_dir="elsewhere", extra_dir="elsewhere",
     )  # fmt: skip
     assert tiny.store(tmp_path, other).resume("latest") is not None
 

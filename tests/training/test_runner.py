@@ -26,9 +26,9 @@ from ml_training.errors import ConfigError, DataError, Interrupted
 from ml_training.evaluation.calibration import temperature_for_other_voices
 from ml_training.inference import load_classifier
 from ml_training.results import SkippedClip
-from ml_training.training.checkpoint import load_checkpoint
+from ml_training.training.checkpoint import BEST, load_checkpoint
 from ml_training.training.runner import RunOutcome, run
-from ml_training.training.setup import predict_scores
+from ml_training.training.setup import predict
 
 PNG = b"\x89PNG"
 
@@ -50,10 +50,10 @@ def small_corpus(tiny: ModuleType, synthetic: bool = False) -> Corpus:
 
 
 def settings(folder: Path, **changes: Any) -> TrainConfig:
+    usual = {"threads": 1, "epochs": 6, "ema_decay": 0.8, "learning_rate": 0.03, "batch_size": 8, "negative_share": 0.0}
     return TrainConfig(
-        models_dir=str(folder / "models"), log_dir=str(folder / "logs"), device="cpu", threads=1, epochs=6,
-        ema_decay=0.8, learning_rate=0.03, batch_size=8, **changes,
-    )  # fmt: skip
+        models_dir=str(folder / "models"), log_dir=str(folder / "logs"), device="cpu", **{**usual, **changes}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -262,6 +262,70 @@ def test_synthetic_voices_among_recordings_are_named_everywhere(tiny: ModuleType
     assert metadata["data_hash"] == outcome.data.data_hash != small_corpus(tiny).data_hash
 
 
+def test_teachers_are_met_before_anything_is_loaded(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("recordings were loaded first")
+
+    monkeypatch.setattr("ml_training.training.runner.load_corpus", never)
+    teacher_dir = tmp_path / "teachers"
+    with pytest.raises(DataError, match="holds no best_model"):
+        run(settings(tmp_path, teacher_dir=str(teacher_dir)), pipelines=[tiny.TINY])
+    inside = settings(teacher_dir, teacher_dir=str(teacher_dir))
+    with pytest.raises(ConfigError, match="a model would teach itself"):
+        run(inside, pipelines=[tiny.TINY])
+
+
+def test_whoever_heard_digits_alone_teaches_digits_alone(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ml_training.training.teachers.get_pipeline", lambda name: tiny.TINY)
+    run(settings(tmp_path / "teacher"), corpus=small_corpus(tiny), pipelines=[tiny.TINY])
+    student = settings(tmp_path, teacher_dir=str(tmp_path / "teacher"), epochs=1)
+    assert not run(student, corpus=small_corpus(tiny), pipelines=[tiny.TINY]).failures
+    student = settings(tmp_path, teacher_dir=str(tmp_path / "teacher"), negative_share=0.25)
+    with pytest.raises(ConfigError, match=rf"teacher .*{BEST} has heard digits alone"):
+        run(student, corpus=small_corpus(tiny), pipelines=[tiny.TINY])
+
+
+def test_what_is_no_digit_is_trained_with_and_named_everywhere(tiny: ModuleType, tmp_path: Path) -> None:
+    """Twelve voices, of which one judges: the figures are of digits alone, whatever was trained with beside them."""
+    changes = {"negative_share": 0.25, "synthetic_voices": 12, "epochs": 2}
+    corpus = small_corpus(tiny)
+    outcome = run(settings(tmp_path, **changes), corpus=corpus, pipelines=[tiny.TINY])
+    (result,) = outcome.results
+    told = "432 synthetic words, digits cut off, doubled, spliced, turned round, noise"
+    assert outcome.data.negatives == told
+    assert (outcome.data.clips, outcome.data.speakers) == (160, ("ann", "ben"))
+    assert sum(outcome.data.parts.values()) == 160
+    assert result.test.clips == outcome.data.parts["test"] == 100
+    assert set(result.test.labels.tolist()) == set(range(10))
+    assert f"without a digit: {told}; hash" in outcome.log_file.read_text(encoding="utf-8")
+    metadata = load_classifier(tmp_path / "models", "mfcc").metadata
+    assert metadata["negatives"] == told
+    assert metadata["recordings_hash"] == corpus.data_hash
+    assert metadata["data_hash"] == outcome.data.data_hash != corpus.data_hash
+    summary = json.loads(only(tmp_path / "logs", "metrics_summary_mfcc_*.json").read_text(encoding="utf-8"))
+    assert summary["data"]["negatives"] == told
+    assert f"fitted on {outcome.data.parts['validation']} validation clips" in outcome.log_file.read_text(
+        encoding="utf-8"
+    )
+
+
+def test_trained_without_them_a_model_says_so(finished: tuple[Path, RunOutcome]) -> None:
+    folder, outcome = finished
+    assert outcome.data.negatives == ""
+    assert "without a digit: none; hash" in outcome.log_file.read_text(encoding="utf-8")
+    assert load_classifier(folder / "models", "mfcc").metadata["negatives"] == ""
+
+
+def test_the_model_names_each_source_of_its_recordings(tiny: ModuleType, tmp_path: Path) -> None:
+    corpus = replace(small_corpus(tiny), sources=("one", "two"))
+    run(settings(tmp_path, epochs=1), corpus=corpus, pipelines=[tiny.TINY])
+    assert load_classifier(tmp_path / "models", "mfcc").metadata["recordings_hash"] == "one two"
+
+
 def test_background_noise_is_read_before_anything_is_trained(tiny: ModuleType, tmp_path: Path) -> None:
     missing = settings(tmp_path, augmentation={"noise_dir": str(tmp_path / "none")})
     with pytest.raises(DataError, match=r"noise_dir .*none is not a folder"):
@@ -289,7 +353,7 @@ def test_the_temperature_is_fitted_on_validation_and_told_everywhere(
     model.load_state_dict({**weights, "temperature": torch.ones(())})
     corpus = small_corpus(tiny)
     split = split_corpus(corpus, result.config)
-    scores = predict_scores(model, torch.from_numpy(corpus.waveforms[split.validation]))
+    scores = predict(model, torch.from_numpy(corpus.waveforms[split.validation])).scores
     expected = temperature_for_other_voices(scores.numpy(), corpus.labels[split.validation], power=0.7)
     assert result.temperature == pytest.approx(expected, rel=1e-6)
     assert abs(expected - 1) > 0.02, "a temperature of 1 would show nothing"
@@ -309,7 +373,7 @@ def test_the_exported_scores_are_divided_by_the_temperature(
     model = tiny.TinyModel()
     model.load_state_dict({**weights, "temperature": torch.ones(())})
     clips = small_corpus(tiny).waveforms[:30]
-    undivided = predict_scores(model, torch.from_numpy(clips))
+    undivided = predict(model, torch.from_numpy(clips)).scores
     heard = load_classifier(folder / "models", "mfcc").probabilities(clips)
     expected = (undivided / outcome.results[0].temperature).softmax(dim=1).numpy()
     assert heard == pytest.approx(expected, abs=1e-4)

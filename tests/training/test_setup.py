@@ -15,6 +15,7 @@ from ml_training.training.setup import (
     choose_precision,
     load_weights,
     make_optimizer,
+    predict,
     predict_probabilities,
     step_seed,
 )
@@ -78,6 +79,18 @@ def test_probabilities_do_not_depend_on_batches(tiny: ModuleType) -> None:
     assert probabilities.shape == (300, 10)
     assert probabilities.sum(axis=1) == pytest.approx(1.0, abs=1e-5)
     assert probabilities[290:] == pytest.approx(predict_probabilities(model, waveforms[290:]), abs=1e-5)
+    heard = predict(model, waveforms)
+    assert (heard.scores.shape, heard.digit.shape) == ((300, 10), (300,))
+    torch.testing.assert_close(heard.digit[290:], predict(model, waveforms[290:]).digit)
+    assert not heard.digit.requires_grad
+
+
+def test_a_mask_takes_clips_whole(tiny: ModuleType) -> None:
+    clips = tiny.bursts(10)
+    taken = clips.of(clips.labels > 7)
+    assert taken.labels.tolist() == [8, 9]
+    assert torch.equal(taken.waveforms, clips.waveforms[8:])
+    assert len(taken.lengths) == 2
 
 
 def test_weights_of_another_network_are_refused(tiny: ModuleType) -> None:

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ml_training.config import AugmentationConfig, Recipe, TrainConfig
+from ml_training.data.corpus import NOT_A_DIGIT
 from ml_training.errors import CheckpointError, Interrupted
-from ml_training.pipelines.base import DigitModel, Pipeline
+from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline
 from ml_training.training.checkpoint import CheckpointStore, RunIdentity
 from ml_training.training.setup import Clips, step_seed
 from ml_training.training.signals import StopSignals
@@ -40,8 +41,9 @@ class TinyModel(DigitModel):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.BatchNorm1d(40), nn.Linear(40, 32), nn.ReLU(), nn.Dropout(0.2), nn.BatchNorm1d(32), nn.Linear(32, 10)
-        )
+            nn.BatchNorm1d(40), nn.Linear(40, 32), nn.ReLU(), nn.Dropout(0.2), nn.BatchNorm1d(32),
+            nn.Linear(32, OUTPUTS),
+        )  # fmt: skip
 
     def logits(self, waveforms: Tensor) -> Tensor:
         return self.layers(F.avg_pool1d(waveforms.abs()[:, None, :], 200)[:, 0])
@@ -72,8 +74,23 @@ def bursts(clips: int, seed: int = 0) -> Clips:
     return Clips(waveforms, torch.full((clips,), 8000), labels)
 
 
+def hisses(clips: int, seed: int = 2) -> Clips:
+    """Clips of steady noise, which is no digit."""
+    generator = torch.Generator().manual_seed(seed)
+    waveforms = 0.08 * torch.randn(clips, 8000, generator=generator)
+    return Clips(waveforms, torch.full((clips,), 8000), torch.full((clips,), NOT_A_DIGIT))
+
+
+def both(digits: int, others: int, seed: int = 0) -> Clips:
+    """Bursts and hisses, shuffled."""
+    first, second = bursts(digits, seed), hisses(others, seed + 2)
+    order = torch.randperm(digits + others, generator=torch.Generator().manual_seed(seed))
+    pairs = ((first.waveforms, second.waveforms), (first.lengths, second.lengths), (first.labels, second.labels))
+    return Clips(*(torch.cat(pair)[order] for pair in pairs))
+
+
 def config(**changes: Any) -> TrainConfig:
-    return TrainConfig(**{"device": "cpu", **changes}).resolved("mfcc", TINY.recipe)
+    return TrainConfig(**{"device": "cpu", "negative_share": 0.0, **changes}).resolved("mfcc", TINY.recipe)
 
 
 def store(folder: Path, settings: TrainConfig, **kwargs: Any) -> CheckpointStore:
@@ -81,14 +98,20 @@ def store(folder: Path, settings: TrainConfig, **kwargs: Any) -> CheckpointStore
 
 
 def train(
-    settings: TrainConfig, folder: Path | None = None, build: Callable[[], nn.Module] = TinyModel, **kwargs: Any
+    settings: TrainConfig,
+    folder: Path | None = None,
+    build: Callable[[], nn.Module] = TinyModel,
+    others: int = 0,
+    **kwargs: Any,
 ) -> Training:
-    """Train on 81 clips (six steps, the last clip of each epoch left out), validate on 20."""
+    """Train on 81 clips (five steps, the last clip of each epoch left out), validate on 20; hisses beside both."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if folder is not None:
         kwargs["store"] = store(folder, settings)
-    return train_model(build(), bursts(81), bursts(20, seed=1), settings, **kwargs)
+    if not others:
+        return train_model(build(), bursts(81), bursts(20, seed=1), settings, **kwargs)
+    return train_model(build(), both(81, others), both(20, others, seed=1), settings, **kwargs)
 
 
 class At(Unobserved):

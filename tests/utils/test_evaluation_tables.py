@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from ml_training.results import Count, ModelCard, ModelScore, ProtocolResult
+from ml_training.results import Count, ModelCard, ModelScore, ProtocolResult, Rejection
 from ml_training.utils import evaluation_tables as tables
 
 
@@ -69,3 +69,25 @@ def test_a_mean_model_has_no_more_clips_than_there_are() -> None:
     mean = tables.mean_count([Count(90, 100), Count(95, 100), Count(96, 100)])
     assert (100 * mean.accuracy, mean.clips) == (pytest.approx(93.667, abs=1e-3), 100), "not rounded to whole clips"
     assert Count(93, 100).interval < mean.interval < Count(94, 100).interval
+
+
+def test_what_passes_for_a_digit_has_a_row_for_each_kind_and_threshold() -> None:
+    def found(pipeline: str, seed: str, kind: str, passed: int, area: float) -> Rejection:
+        accepted = {"95%": Count(passed, 1000), "score 0.5": Count(passed // 2, 1000)}
+        return Rejection(pipeline, seed, kind, 1000, area, accepted, ((0.0, 0.5), (1.0, 1.0)))
+
+    rejections = (
+        found("raw_cnn", "0", "digits", 950, 0.5), found("raw_cnn", "0", "words", 100, 0.9),
+        found("mfcc", "0", "digits", 950, 0.5), found("mfcc", "0", "words", 200, 0.8),
+        found("mfcc", "1", "digits", 950, 0.5), found("mfcc", "1", "words", 300, 0.7),
+    )  # fmt: skip
+    (table,) = tables.tables_of(result(protocol="rejection", rejections=rejections))
+    assert table.header == ("clips", "threshold", "mfcc", "raw_cnn")
+    assert table.rows == (
+        ("digits (1,000)", "95%", "95.0 %", "95.0 %"),
+        ("digits (1,000)", "score 0.5", "47.5 %", "47.5 %"),
+        ("words (1,000)", "95%", "25.0 %", "10.0 %"),
+        ("words (1,000)", "score 0.5", "12.5 %", "5.0 %"),
+        ("words (1,000)", "area under ROC", "0.750", "0.900"),
+    )
+    assert tables.title_of(result(protocol="rejection")) == "Not a digit: people"

@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from ml_training.results import (
     Count,
@@ -14,9 +15,11 @@ from ml_training.results import (
     ModelScore,
     Point,
     ProtocolResult,
+    Rejection,
     Reliability,
     ReliabilityBin,
 )
+from ml_training.utils import visualization_evaluation
 from ml_training.utils.report_evaluation import write_evaluation_report
 from ml_training.utils.visualization_evaluation import plot_result, slug
 
@@ -69,6 +72,38 @@ def test_reliability_has_a_row_for_each_seed_and_a_column_for_each_pipeline(tmp_
     (flat,) = plot_result(result("calibration", reliability=every[:2]), tmp_path, "flat")
     assert size(tall)[1] > 2 * size(flat)[1]
     assert size(tall)[0] > 1.3 * size(flat)[0]
+
+
+def test_digits_and_others_have_a_panel_for_each_pipeline(tmp_path: Path) -> None:
+    roc = ((0.0, 0.3), (0.1, 0.9), (1.0, 1.0))
+    every = tuple(
+        Rejection(p, s, kind, 100, 0.9, {"95%": Count(10, 100)}, roc)
+        for p, s in WHO
+        for kind in ("digits", "words", "$a_{$", "数字", "caf\udce9", "noise", "one more", "and another")
+    )
+    (wide,) = plot_result(result("rejection", rejections=every), tmp_path, "wide")
+    (narrow,) = plot_result(result("rejection", rejections=every[:8]), tmp_path, "narrow")
+    assert wide.name == "wide_roc.png"
+    assert size(wide)[0] > 1.5 * size(narrow)[0]
+    assert size(wide)[1] == size(narrow)[1]
+
+
+def test_many_kinds_and_long_names_stay_apart_and_within_their_panel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(visualization_evaluation, "save", lambda figure, path: drawn.append(figure))
+    kinds = ["digits", "noise of the street in front of the house, and of the house behind it", *map(str, range(11))]
+    every = tuple(Rejection("mfcc", "0", k, 9, 0.9, {"95%": Count(1, 9)}, ((0.0, 0.3), (1.0, 1.0))) for k in kinds)
+    plot_result(result("rejection", rejections=every), tmp_path, "many")
+    (figure,) = drawn
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(kinds) - 1
+    legend = axes.get_legend()
+    assert legend is not None
+    assert axes.get_window_extent().x0 <= legend.get_window_extent().x0
 
 
 def test_names_become_parts_of_file_names() -> None:

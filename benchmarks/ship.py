@@ -1,0 +1,179 @@
+"""Make the models that ship: train teachers, teach the three small networks, put them into the package, score them.
+
+    python benchmarks/ship.py --work FOLDER [--jobs 2] [--install] [--score]
+
+Everything is decided by the settings below and SEED. $DIGIT_DATA_DIR is FSDD; $DIGIT_CORPORA_DIR holds iitg_digits,
+words/train and noise/train, which are trained on, and strangers, words/eval, noise/eval and speech/eval, which are not.
+FSDD's official test clips train nothing. A training that is finished in --work is not repeated, one that was stopped
+goes on; --jobs is how many run at once.
+
+--install copies the models to ml_training/pretrained. --score scores what lies there by every protocol, adds the
+scorings to docs/strangers_scored.md, and writes docs/results/shipped, the table of README.md and the model cards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from floors import DOCS, EVALUATION, WITH_FOLDER, Row, figures_of, folders_of, put_into_readme, update_docs
+from trainings import ROOT, train_once
+
+from ml_training.config import MEL_CNN, MFCC, PIPELINE_TITLES, PIPELINES, RAW_CNN, TrainConfig
+from ml_training.evaluation.command import Request, evaluate
+from ml_training.evaluation.protocols import OFFICIAL
+from ml_training.evaluation.records import SCORING_LOG, load_results
+from ml_training.inference import PRETRAINED, load_classifier, model_file
+from ml_training.results import ProtocolResult
+
+SHIPPED = "shipped"  # part of docs/results
+BEGIN, END = "<!-- shipped:begin -->", "<!-- shipped:end -->"
+CARD = Path(__file__).with_name("model_card.md")
+SEED = 0
+CORPORA = {"extra_dir": "iitg_digits", "words_dir": "words/train", "noise_dir": "noise/train"}
+AUGMENTATION = {  # beside each pipeline's own, and recorded noise
+    "recorded_share": 0.5, "reverb_probability": 0.15, "telephone_probability": 0.1, "tilt_db": 2.0,
+    "band_probability": 0.1,
+}  # fmt: skip
+OWN: dict[str, dict[str, Any]] = {  # it learns less than it is told: no rooms and lines, and more of what was said
+    MFCC: {"augmentation": {"recorded_share": 0.5}, "teacher_share": 0.5}
+}
+TEACHERS = ((MEL_CNN, 1), (RAW_CNN, 1))
+TEACHER_EPOCHS = {MEL_CNN: 60, RAW_CNN: 60}
+EPOCHS = {MFCC: 120, MEL_CNN: 84, RAW_CNN: 72}
+
+ROWS = {
+    "official errors": Row("FSDD official test, errors of 300", (3, 1, 2), 0, most=True),
+    "strangers %": Row("strangers (84 contributors of Speech Commands, 203 clips), %", (87, 95, 92), 1),
+    "strangers 5 dB %": Row("strangers in recorded noise (noise/eval) at 5 dB, %", (64, 84, 80), 1),
+    "strangers ECE %": Row("calibration error on strangers, %", None, 1, most=True),
+    "strangers words 95%": Row(
+        "other words of the same people that pass where 95 % of their digits do, %", (50, 28, 32), 1, True
+    ),
+    "strangers words 90%": Row("the same where 90 % of their digits do, %", (35, 15, 18), 1, most=True),
+    "strangers sentences 95%": Row(
+        "seconds of sentences that pass where 95 % of digits do, %", (45, 20, 24), 1, most=True
+    ),
+    "strangers noise 95%": Row("seconds of noise that pass where 95 % of digits do, %", (10, 2, 3), 1, most=True),
+    "model MB": Row("model file, MB", (0.6, 0.6, 0.8), 2, most=True),
+}
+
+
+def corpora() -> Path:
+    found = os.environ.get("DIGIT_CORPORA_DIR")
+    if not found:  # said before hours of training, not after
+        sys.exit("$DIGIT_CORPORA_DIR is not set: expected the folder that holds iitg_digits, words and noise")
+    return Path(found).expanduser().absolute()  # trainings run in folders of their own
+
+
+def settings(
+    pipeline: str, seed: int, epochs: int, augmentation: Mapping[str, float] = AUGMENTATION, **more: Any
+) -> dict[str, Any]:  # fmt: skip
+    """What every training here has in common, and what one has of its own."""
+    folders = {setting: str(corpora() / name) for setting, name in CORPORA.items()}
+    augmenting = {"noise_dir": folders.pop("noise_dir"), **augmentation}
+    return {
+        "pipeline": pipeline, "dataset": "fsdd", "seed": seed, "epochs": epochs, "patience": 0,
+        "keep_checkpoints": "1", "augmentation": augmenting, **folders, **more,
+    }  # fmt: skip
+
+
+def trained(work: Path, jobs: int) -> None:
+    """Teachers first, then who learns from them."""
+    teachers = [
+        (work / "teachers" / f"{pipeline}_{seed}", settings(pipeline, seed, TEACHER_EPOCHS[pipeline]))
+        for pipeline, seed in TEACHERS
+    ]
+    students = [
+        (work / "students" / pipeline, settings(pipeline, SEED, epochs, **OWN.get(pipeline, {}))
+         | {"teacher_dir": str(work / "teachers")})
+        for pipeline, epochs in EPOCHS.items()
+    ]  # fmt: skip
+    for trainings in (teachers, students):
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(train_once, *zip(*trainings, strict=True)))
+
+
+def install(work: Path) -> None:
+    for pipeline in PIPELINES:
+        shutil.copyfile(model_file(work / "students" / pipeline / "models", pipeline), model_file(PRETRAINED, pipeline))
+
+
+def score(output: Path) -> list[ProtocolResult]:
+    """What lies in ml_training/pretrained by every protocol; each look at evaluation-only clips is logged."""
+    config, folders = TrainConfig(dataset="fsdd"), folders_of(corpora(), EVALUATION)
+
+    def request(*names: str, **more: Any) -> tuple[ProtocolResult, ...]:
+        asked = Request(names, config, models_dirs=(PRETRAINED,), output=str(output), **more)
+        return evaluate(asked, report=lambda line: print(line, file=sys.stderr, flush=True)).results
+
+    return [*request(OFFICIAL), *request(*WITH_FOLDER, **folders, log_scoring=str(DOCS / SCORING_LOG))]
+
+
+def figures(results: Sequence[ProtocolResult]) -> dict[str, dict[str, float]]:
+    """Row -> pipeline -> figure."""
+    found: dict[str, dict[str, float]] = {
+        "model MB": {p: model_file(PRETRAINED, p).stat().st_size / 1e6 for p in PIPELINES}
+    }
+    for result in results:
+        if result.protocol in (OFFICIAL, *WITH_FOLDER):
+            found |= figures_of(result)
+    return found
+
+
+def table(found: Mapping[str, Mapping[str, float]], only: str | None = None) -> str:
+    """The rows as Markdown, of all pipelines with their floors or of one without."""
+    shown = PIPELINES if only is None else (only,)
+    lines = [f"| | {' | '.join(shown)} |", f"|---|{'---:|' * len(shown)}"]
+    for name, row in ROWS.items():
+        if name in found:
+            told = [f"{found[name][p]:.{row.digits}f}" if only else row.cell(p, found[name][p]) for p in shown]
+            lines.append(f"| {row.title} | {' | '.join(told)} |")
+    return "\n".join(lines) + "\n"
+
+
+def card(pipeline: str, found: Mapping[str, Mapping[str, float]], results: Sequence[ProtocolResult]) -> str:
+    """What a model is made of, what it may be used for and how well it does, as Markdown."""
+    said = load_classifier(PRETRAINED, pipeline).metadata
+    known = next(model for result in results for model in result.models if model.pipeline == pipeline)
+    return CARD.read_text(encoding="utf-8").format(
+        pipeline=pipeline, title=PIPELINE_TITLES[pipeline], file=f"{pipeline}.onnx", sha256=known.sha256,
+        size=round(model_file(PRETRAINED, pipeline).stat().st_size / 1000), created=said["created"],
+        version=said["version"], commit=said["git_commit"], seed=said["seed"], negatives=said["negatives"],
+        teachers=", ".join(f"{name} of seed {seed}" for name, seed in TEACHERS), table=table(found, pipeline),
+        share=OWN.get(pipeline, {}).get("teacher_share", TrainConfig().teacher_share),
+    )  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for the trainings and results")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
+    parser.add_argument("--install", action="store_true", help="put the models into ml_training/pretrained")
+    parser.add_argument("--score", action="store_true", help="score what lies there, log it, write docs and cards")
+    arguments = parser.parse_args()
+    work = arguments.work.resolve()
+    trained(work, arguments.jobs)
+    if arguments.install:
+        install(work)
+    if arguments.score:
+        results = score(work / "results")
+        found = figures(results)
+        print(table(found))
+        update_docs(work / "results", SHIPPED)
+        put_into_readme(BEGIN, table(found), END)
+        everything = load_results(DOCS / "results" / SHIPPED)
+        for pipeline in PIPELINES:
+            told = card(pipeline, figures(everything), results)
+            (ROOT / "ml_training" / PRETRAINED / f"{pipeline}.md").write_text(told, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
