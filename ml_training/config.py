@@ -64,6 +64,8 @@ class AugmentationConfig:
     equaliser_db: float = setting(6.0, "largest gain of the random smooth equaliser, dB either way", 0.0, 40.0)
     noise_probability: float = setting(0.8, "share of clips that get noise", 0.0, 1.0)
     snr_db: tuple[float, float] = setting((-5.0, 40.0), "signal-to-noise ratio over the word, dB", -20.0, 100.0)
+    trim_probability: float = setting(0.0, "share of words that lose some of an end; each end by itself", 0.0, 1.0)
+    trim: float = setting(0.15, "largest share of a word that an end loses", 0.0, 0.5)
     shift: float = setting(1.0, "how far into the free part of the second a word may move, 0 to 1", 0.0, 1.0)
     vtlp: tuple[float, float] = setting((0.82, 1.22), "vocal-tract warping factors of the mel filters", 0.5, 2.0)
     spec_augment: bool = setting(True, "hide random bands and frames of the spectrogram")
