@@ -42,7 +42,7 @@ WORDS = tuple(_WORDS.split())
 WORDS_EACH, PIECES_EACH = 24, 12  # clips that each voice says
 WORDS_OF_A_SENTENCE = (3, 6)
 VALIDATION_SHARE = 0.1  # of the speakers; one at least where there are two
-MADE = f"digits {', '.join(KINDS[:-1])}, {KINDS[-1]}"  # in every step, of that step's digits
+MADE = f"digits {', '.join(KINDS)}"  # in every step, of that step's digits
 SILENCE_DB = -30.0  # recordings of words are cut as close as those of digits: room around a word must be no sign
 _DIGITS = {*LABELS, *map(str, range(10))}
 
