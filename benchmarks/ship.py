@@ -38,15 +38,18 @@ CARD = Path(__file__).with_name("model_card.md")
 SEED = 0
 CORPORA = {"extra_dir": "iitg_digits", "words_dir": "words/train", "noise_dir": "noise/train"}
 AUGMENTATION = {  # beside each pipeline's own, and recorded noise
-    "recorded_share": 0.5, "reverb_probability": 0.15, "telephone_probability": 0.1, "tilt_db": 2.0,
-    "band_probability": 0.1,
+    "recorded_share": 0.5, "trim_probability": 0.4, "reverb_probability": 0.2, "telephone_probability": 0.1,
+    "tilt_db": 3.0, "band_probability": 0.15,
 }  # fmt: skip
-OWN: dict[str, dict[str, Any]] = {  # it learns less than it is told: no rooms and lines, and more of what was said
-    MFCC: {"augmentation": {"recorded_share": 0.5}, "teacher_share": 0.5}
+OWN: dict[str, dict[str, Any]] = {
+    # it learns less than it is told: whole words, no rooms and lines, and more of what was said
+    MFCC: {"augmentation": {"recorded_share": 0.5}, "teacher_share": 0.5},
+    # it took a five without its beginning for a nine
+    MEL_CNN: {"augmentation": {**AUGMENTATION, "trim": 0.1}},
 }
 TEACHERS = ((MEL_CNN, 1), (RAW_CNN, 1))
 TEACHER_EPOCHS = {MEL_CNN: 60, RAW_CNN: 60}
-EPOCHS = {MFCC: 120, MEL_CNN: 84, RAW_CNN: 72}
+EPOCHS = {MFCC: 120, MEL_CNN: 108, RAW_CNN: 72}
 
 ROWS = {
     "official errors": Row("FSDD official test, errors of 300", (3, 1, 2), 0, most=True),

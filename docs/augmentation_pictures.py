@@ -51,6 +51,7 @@ class Effect(NamedTuple):
 
 
 EFFECTS = {
+    "trim": Effect("trim 0.4: up to so much of either end lost", {"trim_probability": 1.0, "trim": 0.4}, 1),
     "speed": Effect("speed 1.25: shorter, pitch and formants higher", {"speed": (1.25, 1.25)}),
     "shift": Effect("shift 1: anywhere in its second", {"shift": 1.0}, 3),
     "level": Effect("level -12 dB", {"level_db": (-12.0, -12.0)}),

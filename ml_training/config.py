@@ -1,4 +1,4 @@
-"""Names, settings and how they are read: one frozen dataclass, a JSON file, command-line flags.
+"""Names, settings and how a JSON file of them is read; flags.py makes flags of them.
 
 Precedence: defaults < JSON file (`--config`) < flags. A setting left at None takes the value of
 the pipeline's recipe. Everything is checked before anything runs, and every fault is listed.
@@ -6,7 +6,6 @@ the pipeline's recipe. Everything is checked before anything runs, and every fau
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
 import json
@@ -14,10 +13,10 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ml_training.errors import ConfigError
 
@@ -64,6 +63,8 @@ class AugmentationConfig:
     equaliser_db: float = setting(6.0, "largest gain of the random smooth equaliser, dB either way", 0.0, 40.0)
     noise_probability: float = setting(0.8, "share of clips that get noise", 0.0, 1.0)
     snr_db: tuple[float, float] = setting((-5.0, 40.0), "signal-to-noise ratio over the word, dB", -20.0, 100.0)
+    trim_probability: float = setting(0.0, "share of words that lose some of an end; each end by itself", 0.0, 1.0)
+    trim: float = setting(0.15, "largest share of a word that an end loses", 0.0, 0.5)
     shift: float = setting(1.0, "how far into the free part of the second a word may move, 0 to 1", 0.0, 1.0)
     vtlp: tuple[float, float] = setting((0.82, 1.22), "vocal-tract warping factors of the mel filters", 0.5, 2.0)
     spec_augment: bool = setting(True, "hide random bands and frames of the spectrogram")
@@ -194,7 +195,7 @@ def _value_faults(cls: type, values: Mapping[str, Any], prefix: str = "") -> lis
     hints = typing.get_type_hints(cls)
     faults: list[str] = []
     for f in dataclasses.fields(cls):
-        kinds = _alternatives(hints[f.name])
+        kinds = alternatives(hints[f.name])
         if f.name not in values or (values[f.name] is None and type(None) in kinds):
             continue
         kind, value = next(k for k in kinds if k is not type(None)), values[f.name]
@@ -269,7 +270,7 @@ def _check(cls: type, values: Mapping[str, Any], prefix: str, faults: list[str])
             near = difflib.get_close_matches(key, hints, n=1)
             faults.append(f"unknown setting {prefix + key!r}" + (f", did you mean {prefix}{near[0]}?" if near else ""))
             continue
-        kinds = _alternatives(hints[key])
+        kinds = alternatives(hints[key])
         if value is None and type(None) in kinds:
             checked[key] = None
             continue
@@ -290,7 +291,8 @@ def _whole(cls: type, values: Mapping[str, Any]) -> Any:
     return cls(**checked) if checked.keys() == {f.name for f in dataclasses.fields(cls)} else checked
 
 
-def _alternatives(hint: Any) -> tuple[Any, ...]:
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types that `int | None` and the like stand for."""
     return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
@@ -314,87 +316,3 @@ def _convert(kind: Any, value: Any) -> Any:
     if kind in (bool, str) and isinstance(value, kind):
         return value
     raise TypeError
-
-
-# --- command line --------------------------------------------------------------------------------
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and whose flags take - and _ alike."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        import sys
-
-        words = list(sys.argv[1:] if args is None else args)
-        flags = words.index("--") if "--" in words else len(words)  # what follows -- are no flags
-        words[:flags] = map(underscored, words[:flags])
-        parsed, unknown = self.parse_known_args(words, namespace)
-        if unknown:
-            known = [option for action in self._actions for option in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
-            self.error(f"unknown argument {unknown[0]}" + (f", did you mean {near[0]}?" if near else ""))
-        return parsed
-
-
-def underscored(word: str) -> str:
-    """--batch-size=32 as --batch_size=32; words that are no long flags stay as they are."""
-    if not word.startswith("--"):
-        return word
-    name, sign, value = word[2:].partition("=")
-    return f"--{name.replace('-', '_')}{sign}{value}"
-
-
-_FLAG_ALIASES = {"models_dir": ("--model_dir",)}
-
-
-def add_train_flags(parser: argparse.ArgumentParser) -> None:
-    """One flag per setting of TrainConfig; what the user leaves out is absent from the namespace."""
-    parser.add_argument(
-        "--config", metavar="FILE", default=argparse.SUPPRESS, help="JSON file of settings; flags win over it"
-    )
-    for cls, prefix in ((TrainConfig, ""), (AugmentationConfig, "augmentation.")):
-        hints = typing.get_type_hints(cls)
-        for f in dataclasses.fields(cls):
-            kind = next(k for k in _alternatives(hints[f.name]) if k is not type(None))
-            if not dataclasses.is_dataclass(kind):
-                _add_flag(parser, prefix, f, kind)
-
-
-def _add_flag(parser: argparse.ArgumentParser, prefix: str, f: dataclasses.Field[Any], kind: Any) -> None:
-    shown = "" if f.default is None else f" (default: {f.default})"
-    help_text = f.metadata.get("help", "")
-    options: dict[str, Any] = {
-        "dest": prefix + f.name, "default": argparse.SUPPRESS, "help": help_text.replace("%", "%%") + shown,
-    }  # fmt: skip
-    names = [f"--{prefix}{f.name}", *_FLAG_ALIASES.get(f.name, ())]
-    if kind is bool:
-        parser.add_argument(*names, action="store_true", **options)
-        parser.add_argument(f"--no_{prefix}{f.name}", action="store_false", **{**options, "help": argparse.SUPPRESS})
-    elif f.name == "resume":
-        parser.add_argument(*names, nargs="?", const="latest", metavar="EPOCH", **options)
-    elif f.metadata.get("choices"):
-        parser.add_argument(*names, choices=f.metadata["choices"], **options)
-    elif typing.get_origin(kind) is tuple:
-        parser.add_argument(*names, nargs=2, type=float, metavar=("LOW", "HIGH"), **options)
-    else:
-        parser.add_argument(*names, type=kind, metavar=kind.__name__.upper(), **options)
-
-
-def train_config_from(namespace: argparse.Namespace) -> TrainConfig:
-    """The configuration that flags and, below them, the JSON file of --config describe."""
-    flags = vars(namespace).copy()
-    path = flags.pop("config", None)
-    values = load_config(path) if path else {}
-    prefix = "augmentation."
-    inner = {k.removeprefix(prefix): v for k, v in flags.items() if k.startswith(prefix)}
-    values |= {k: v for k, v in flags.items() if not k.startswith(prefix)}
-    if inner:
-        inner = {k: tuple(v) if isinstance(v, list) else v for k, v in inner.items()}
-        values["augmentation"] = {**(values.get("augmentation") or {}), **inner}
-    return TrainConfig(**values)

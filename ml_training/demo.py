@@ -15,7 +15,7 @@ if not __package__:  # run as a script: Python put this folder on the path, wher
 
 from collections.abc import Sequence
 
-from ml_training.config import OneLineParser
+from ml_training.flags import OneLineParser
 from ml_training.utils.program import program, require
 
 

@@ -13,8 +13,9 @@ from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from typing import Any
 
-from ml_training.config import DATASETS, PIPELINES, OneLineParser, TrainConfig, load_config
+from ml_training.config import DATASETS, PIPELINES, TrainConfig, load_config
 from ml_training.errors import ConfigError, Interrupted
+from ml_training.flags import OneLineParser
 from ml_training.utils.program import program, require
 
 NEEDED = ("torch", "matplotlib", "jinja2")

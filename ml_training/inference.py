@@ -28,9 +28,10 @@ from typing import Any, TypedDict, final
 import numpy as np
 
 from ml_training.audio import NUM_SAMPLES, Floats, Source, load_audio
-from ml_training.config import LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, OneLineParser, model_folder
+from ml_training.config import LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, model_folder
 from ml_training.deploy.metadata import DIGIT_NAME, INPUT_NAME, SCORES_NAME, check_metadata, is_intact
 from ml_training.errors import ConfigError, DigitError, ModelError
+from ml_training.flags import OneLineParser
 from ml_training.utils.program import program
 
 MODEL_FILE = "model.onnx"

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ml_training.config import OneLineParser, add_train_flags, train_config_from, underscored
+from ml_training.flags import OneLineParser, add_train_flags, train_config_from, underscored
 from ml_training.utils.program import program, require
 
 if TYPE_CHECKING:

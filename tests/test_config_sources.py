@@ -10,19 +10,9 @@ from typing import Any
 
 import pytest
 
-from ml_training.config import (
-    MFCC,
-    AugmentationConfig,
-    OneLineParser,
-    Recipe,
-    TrainConfig,
-    add_train_flags,
-    load_config,
-    to_dict,
-    train_config_from,
-    underscored,
-)
+from ml_training.config import MFCC, AugmentationConfig, Recipe, TrainConfig, load_config, to_dict
 from ml_training.errors import ConfigError
+from ml_training.flags import OneLineParser, add_train_flags, train_config_from, underscored
 
 UNUSUAL = TrainConfig(
     pipeline="raw_cnn", dataset="folder", data_dir="somewhere", data_url="file.zip", extra_dir="more", split="speaker",
@@ -32,7 +22,8 @@ UNUSUAL = TrainConfig(
     synthetic_share=0.25, synthetic_voices=40, negative_share=0.5, words_dir="words", teacher_dir="teachers",
     teacher_share=0.25,
     augmentation=AugmentationConfig(
-        enabled=False, speed=(0.9, 1.1), level_db=(-3, 3), equaliser_db=1.0, noise_probability=0.1, snr_db=(1.0, 2.0),
+        enabled=False, trim_probability=0.1, trim=0.2,
+        speed=(0.9, 1.1), level_db=(-3, 3), equaliser_db=1.0, noise_probability=0.1, snr_db=(1.0, 2.0),
         shift=0.5, vtlp=(0.9, 1.0), spec_augment=False, tract_probability=0.1, tract=(0.9, 1.1), pitch_probability=0.2,
         pitch=(0.9, 1.1), tilt_db=1.0, band_probability=0.3, band_low_hz=(10.0, 20.0), band_high_hz=(3000.0, 3500.0),
         generated_share=0.25, noise_dir="noises", recorded_share=0.25, reverb_probability=0.4, rt60=(0.2, 0.3),

@@ -18,6 +18,7 @@ RULES = {
     "": set(),
     "errors": set(),
     "config": {"errors"},
+    "flags": {"config"},
     "audio": {"errors"},
     "results": BASE,
     "data": BASE | {"data"},

@@ -95,9 +95,11 @@ def test_the_page_has_means_of_what_is_finished(reach: dict[str, Any], tmp_path:
             folder = tmp_path / "rows" / "+".join(pair) / f"{row.replace(' ', '_')}_mfcc_0"
             folder.mkdir(parents=True)
             figures = dict.fromkeys(reach["FIGURES"], 10.0 * number)
-            (folder / "result.json").write_text(json.dumps({"figures": figures, "epochs": 3, "commit": "abc"}))
-    rows, commits, epochs = reach["finished"](tmp_path, "mfcc")
+            result = {"figures": figures, "speakers": {pair[0]: 91.25}, "epochs": 3, "commit": "abc"}
+            (folder / "result.json").write_text(json.dumps(result))
+    rows, speakers, commits, epochs = reach["finished"](tmp_path, "mfcc")
     assert (list(rows), commits, epochs) == ([reach["WHOLE"]], ["abc"], {3})
-    page = reach["page"]({"mfcc": rows}, commits, [3])
+    page = reach["page"]({"mfcc": rows}, {"mfcc": speakers}, commits, [3])
     assert "| everything | 15.0 | 15.0 | 15.0 | 15.0 | 15.0 |" in page
     assert "shortened to 3 epochs" in page
+    assert "left out: george 91.2, jackson 91.2, lucas 91.2, nicolas 91.2." in page

@@ -28,7 +28,8 @@ from typing import NamedTuple
 import pytest
 
 from ml_training import inference
-from ml_training.config import MFCC, OneLineParser, TrainConfig, add_train_flags, load_config, train_config_from
+from ml_training.config import MFCC, TrainConfig, load_config
+from ml_training.flags import OneLineParser, add_train_flags, train_config_from
 from ml_training.pipelines import get_pipeline
 from ml_training.training.checkpoint import CheckpointStore, RunIdentity
 

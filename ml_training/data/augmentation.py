@@ -25,6 +25,7 @@ from ml_training.data.voice import revoice
 # reverberation lasts up to half a second longer than its clip.
 _PADDED, _PADDED_FOR_ROOMS = 9000, 12000
 _ROWS = 8  # clips that a CPU resamples at once: what they need fits its cache, and memory is what costs time there
+_EDGE = SAMPLE_RATE / 200  # samples in which a trimmed word comes and goes
 _KNOTS = 8  # free points of the random equaliser, evenly spaced in frequency
 _SLOPES = 9  # colours of noise between white and brown
 _POOL = 1 << 19  # bins of white noise to take stretches of
@@ -38,6 +39,8 @@ def augment(waveforms: Tensor, lengths: Tensor, config: AugmentationConfig) -> T
 
     Raises DataError when `config.noise_dir` holds no sound that can be read.
     """
+    if config.trim_probability:
+        waveforms = trimmed_words(waveforms, lengths, config.trim_probability, config.trim)
     pitch = torch.ones(len(waveforms), device=waveforms.device)
     if config.tract_probability or config.pitch_probability:
         tract = _sometimes(pitch, config.tract_probability, config.tract)
@@ -71,6 +74,20 @@ def augment(waveforms: Tensor, lengths: Tensor, config: AugmentationConfig) -> T
         wanted = _chosen(pitch, config.eight_bit_probability)
         varied = coarse(varied, wanted, _uniform(pitch, config.peak_db), mu_law=False)
     return varied * torch.exp(_uniform(pitch, config.level_db) * _NEPERS)[:, None]
+
+
+def trimmed_words(waveforms: Tensor, lengths: Tensor, probability: float, share: float) -> Tensor:
+    """(B, T) clips, each `lengths` (B,) long and centred, of which some lose up to `share` of either end.
+
+    So does a word that was recorded a moment too late or not to its end.
+    """
+    size = lengths.to(waveforms.dtype)
+    begin = torch.div(NUM_SAMPLES - lengths, 2, rounding_mode="floor").to(waveforms.dtype)
+    first, last = (_uniform(size, (0.0, share)) * size * _chosen(size, probability) for _ in range(2))
+    time = torch.arange(NUM_SAMPLES, device=waveforms.device, dtype=waveforms.dtype)
+    rising = ((time - (begin + first)[:, None]) / _EDGE).clamp_(0, 1)
+    falling = (((begin + size - last)[:, None] - time) / _EDGE).clamp_(0, 1)
+    return torch.where((first + last > 0)[:, None], waveforms * rising * falling, waveforms)
 
 
 def place(

@@ -15,18 +15,19 @@ from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
 from ml_training.data.backgrounds import excerpts
 
 KINDS = ("cut off", "doubled", "spliced", "turned round", "noise")
+USUAL = (*KINDS, *["noise"] * 4)  # how often each comes up: of noises there are the most
 
 _KEPT = (0.2, 0.5)  # share of a digit that is left when it is cut off
 _SPLICE = (0.35, 0.65)  # where one digit of a splice ends and the other goes on
 _PAUSE = (0.0, 0.1)  # seconds between doubled digits
-_NOISE = (0.15, 1.0)  # seconds
+_NOISE = (0.15, 1.6)  # seconds; beyond one, all of the clip
 _FRAME = SAMPLE_RATE // 50
 _ROOM_DB = -30.0  # below the loudest frame; what lies lower around a word is the room
 _FADE = SAMPLE_RATE // 200  # a hard edge would be a sign
 
 
 def spoil(
-    waveforms: Tensor, lengths: Tensor, labels: Tensor, noise_dir: str | None, kinds: Sequence[str] = KINDS
+    waveforms: Tensor, lengths: Tensor, labels: Tensor, noise_dir: str | None, kinds: Sequence[str] = USUAL
 ) -> tuple[Tensor, Tensor]:
     """(B, T) clips of digits, each `lengths` (B,) long and centred -> as many that are none, and their lengths.
 

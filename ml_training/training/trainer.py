@@ -16,16 +16,13 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ml_training.config import TrainConfig
-from ml_training.data.augmentation import augment
 from ml_training.data.corpus import NOT_A_DIGIT
-from ml_training.data.mixing import mix
 from ml_training.errors import CheckpointError, Interrupted, TrainingError
 from ml_training.results import EpochRecord
 from ml_training.training.checkpoint import CheckpointStore
-from ml_training.training.negatives import count_beside, draw_negatives
+from ml_training.training.objective import Objective, validation_loss
 from ml_training.training.progress import Progress
 from ml_training.training.schedule import Schedule
 from ml_training.training.setup import (
@@ -39,7 +36,6 @@ from ml_training.training.setup import (
     predict,
     step_seed,
 )
-from ml_training.training.teachers import Teachers
 
 MAX_ROLLBACKS = 3
 _CUDA_CHECK = 16  # steps between looks at the loss on a GPU: each look waits for it
@@ -123,18 +119,6 @@ def train_model(
             ) from error
 
 
-def detection_loss(logits: Tensor, digits: int, smoothing: float) -> Tensor:
-    """Binary cross-entropy of (B,) logits of there being a digit, which the first `digits` have.
-
-    Both kinds weigh the same, however many there are of each: a logit of 0 then means that odds which were even before
-    are even still. Targets are smoothed as those of the digits are.
-    """
-    targets = torch.full_like(logits, smoothing / 2)
-    targets[:digits] = 1.0 - smoothing / 2
-    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return (losses[:digits].mean() + losses[digits:].mean()) / 2
-
-
 class _Loop:
     def __init__(
         self,
@@ -157,15 +141,14 @@ class _Loop:
                 f"training needs 2 clips of digits and validation 1 at least, got {digits} and {judges}: "
                 "use more recordings or another --validation_share"
             )
-        self.config, self.epochs, self.augmentation = config, config.epochs, config.augmenting
+        self.config, self.epochs = config, config.epochs
         self.store, self.observer, self.stop = store, observer, stop
         self.device = choose_device(config)
         self.dtype = choose_precision(config, self.device)
         self.model = model.to(self.device)
-        self.others = train.of(train.labels == NOT_A_DIGIT).to(self.device)
-        self.train, self.validation = train.of(train.labels != NOT_A_DIGIT).to(self.device), validation.to(self.device)
+        self.objective, self.validation = Objective(train, config, self.device), validation.to(self.device)
         self.batch_size = config.batch_size
-        whole, rest = divmod(len(self.train), self.batch_size)
+        whole, rest = divmod(digits, self.batch_size)
         self.steps = whole + (rest > 1 or not whole)  # a batch of one clip has no batch statistics
         self.schedule = Schedule(config.scheduler, config.learning_rate, self.epochs, self.steps)
         self.optimizer = make_optimizer(model, config)
@@ -174,7 +157,6 @@ class _Loop:
         self.averaged.eval()
         self.best: Weights = {}
         self.progress = Progress()
-        self.teachers = Teachers(config.teacher_dir, self.device) if config.teacher_dir is not None else None
         self.losses = torch.zeros(self.steps, device=self.device)
         self.right = torch.zeros((), dtype=torch.int64, device=self.device)
         self.good: State = {}
@@ -254,30 +236,10 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(step_seed(config.seed, progress.epoch + 1, step, progress.rollbacks))
-        waveforms, lengths = self.train.waveforms[chosen], self.train.lengths[chosen]
-        targets = labels = self.train.labels[chosen]
-        digits = len(labels)
-        with torch.no_grad():
-            negatives = count_beside(digits, config.negative_share)
-            if negatives:
-                others, spans = draw_negatives(negatives, self.train, self.others, self.augmentation.noise_dir)
-                waveforms, lengths = torch.cat([waveforms, others]), torch.cat([lengths, spans])
-            if self.augmentation.enabled:
-                waveforms = augment(waveforms, lengths, self.augmentation)
-            if self.augmentation.mixes:
-                waveforms[:digits], targets = mix(waveforms[:digits], labels, self.augmentation)
+        batch = self.objective.batch(chosen)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            heard = self.model(waveforms)
-        scores = heard.scores[:digits].float()
-        loss = F.cross_entropy(scores, targets, label_smoothing=config.label_smoothing)
-        if negatives:
-            loss = loss + detection_loss(heard.digit.float(), digits, config.label_smoothing)
-        if self.teachers is not None:
-            opinions, presence = self.teachers.hear(waveforms)
-            theirs = F.cross_entropy(scores, opinions[:digits])
-            if negatives:
-                theirs = theirs + F.binary_cross_entropy_with_logits(heard.digit.float(), presence)
-            loss = torch.lerp(loss, theirs, config.teacher_share)
+            heard = self.model(batch.waveforms)
+        loss = self.objective.loss(heard, batch)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self.grad_scaler.scale(loss))
         if config.clip_norm > 0:
@@ -287,7 +249,7 @@ class _Loop:
         self.grad_scaler.update()
         self._average()
         self.losses[step] = loss.detach()
-        self.right += (scores.argmax(dim=1) == labels).sum()
+        self.right += (heard.scores[: len(batch.labels)].argmax(dim=1) == batch.labels).sum()
         progress.step = step + 1
         return rate
 
@@ -317,27 +279,20 @@ class _Loop:
         self.observer.step(self.progress.epoch + 1, done, self.steps, float(losses.mean()), accuracy, rate)
 
     def _seen(self, steps: int) -> int:
-        return min(steps * self.batch_size, len(self.train))
+        return min(steps * self.batch_size, len(self.objective.digits))
 
     def _order(self) -> Tensor:
         generator = torch.Generator()
         generator.manual_seed(step_seed(self.config.seed, self.progress.epoch + 1, -1, self.progress.rollbacks))
-        return torch.randperm(len(self.train), generator=generator).to(self.device)
+        return torch.randperm(len(self.objective.digits), generator=generator).to(self.device)
 
     def _validate(self) -> tuple[float, float]:
         heard, labels = predict(self.averaged, self.validation.waveforms), self.validation.labels
-        is_digit = labels != NOT_A_DIGIT
-        scores, labels = heard.scores[is_digit].double().cpu(), labels[is_digit].cpu()
-        # The training's own measure, smoothing included: a plain log loss grows while smoothing
-        # makes scores modest, and would keep a model from the middle of the schedule.
-        smoothing = self.config.label_smoothing
-        loss = float(F.cross_entropy(scores, labels, label_smoothing=smoothing))
-        if len(labels) < len(is_digit):
-            order = torch.argsort(is_digit.int(), descending=True, stable=True)
-            loss += float(detection_loss(heard.digit[order].double(), len(labels), smoothing))
+        loss = validation_loss(heard, labels, self.config.label_smoothing)
         if not math.isfinite(loss):
             raise _Diverged(self.steps, loss)
-        return loss, float((scores.argmax(dim=1) == labels).double().mean())
+        is_digit = labels != NOT_A_DIGIT
+        return loss, float((heard.scores[is_digit].argmax(dim=1) == labels[is_digit]).double().mean())
 
     # --- between epochs ---
 
