@@ -129,6 +129,11 @@ def check_metadata(metadata: Mapping[str, str], pipeline: str, name: str) -> Non
         raise ModelError(f"{name} cannot answer for {pipeline!r}: {'; '.join(faults)}{again}")
 
 
+def onnx_name(stem: str, precision: str) -> str:
+    """What a file of one of FILE_PRECISIONS is called, e.g. model.onnx and model_int8.onnx."""
+    return f"{stem}.onnx" if precision == FP32 else f"{stem}_{precision}.onnx"
+
+
 def unsealed(metadata: Mapping[str, str]) -> dict[str, str]:
     """`metadata` with a place for the checksum that `seal` fills in."""
     return {**metadata, CHECKSUM_KEY: _BLANK}
