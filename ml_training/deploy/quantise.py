@@ -93,12 +93,18 @@ def quantised(network: Network, calibration: Floats, judges: Judges, methods: tu
     """
     chosen, layers = inner_nodes(network)
     best: Int8 | None = None
+    fault = ""
     for method in methods:
-        proto = _in_half(_quantise(network.proto, chosen, calibration, method))
+        try:
+            proto = _in_half(_quantise(network.proto, chosen, calibration, method))
+        except Exception as error:  # of numpy, onnx or onnxruntime: histograms fail where ranges are next to nothing
+            fault = f"{method}: {' '.join(str(error).split())}"
+            continue
         found = Int8(proto, method, layers, judged(proto.SerializeToString(), judges))
         if best is None or found.verdict.divergence < best.verdict.divergence:
             best = found
-    assert best is not None
+    if best is None:
+        raise ExportError(f"onnxruntime cannot quantise this network: {fault}")
     if best.verdict.faults:
         raise ExportError(f"int8 answers otherwise than the trained network: {'; '.join(best.verdict.faults)}")
     return best
