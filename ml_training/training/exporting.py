@@ -166,9 +166,9 @@ class _Trained:
                 f"hash {material.corpus.data_hash[:12]}: name the folders of its training with "
                 "--data_dir, --extra_dir and --words_dir"
             )
-        known, wanted = pipelines or PIPELINE_REGISTRY, checkpoint["pipeline"]
+        known, wanted = PIPELINE_REGISTRY if pipelines is None else pipelines, checkpoint["pipeline"]
         if wanted not in known:
-            raise CheckpointError(f"{name} is of pipeline {wanted!r}: expected one of {', '.join(known)}")
+            raise CheckpointError(f"{name} is of pipeline {wanted!r}: expected one of {', '.join(known) or 'none'}")
         self.name, self.checkpoint, self.material = name, checkpoint, material
         self.pipeline = known[wanted]
         self.model = self.pipeline.build()
@@ -190,7 +190,7 @@ class _Trained:
             content = int8.proto.SerializeToString()
             test = material.tested(lambda waveforms: softmax(answers(content, waveforms)[0]))
             compared = str(int8.verdict)
-            told = f"{int8.layers} layers, {int8.method} of {CALIBRATION_CLIPS} training clips; {compared}"
+            told = f"{int8.layers} layer{'s' * (int8.layers > 1)}, {int8.method} of {CALIBRATION_CLIPS} training clips; {compared}"
             write_atomically(place, sealed(int8.proto, self._metadata(test, precision=INT8, calibration=told)))
         return Exported(
             self.name, self.pipeline.name, precision, place, place.stat().st_size, test.errors, test.clips, compared
