@@ -190,7 +190,8 @@ class _Trained:
             content = int8.proto.SerializeToString()
             test = material.tested(lambda waveforms: softmax(answers(content, waveforms)[0]))
             compared = str(int8.verdict)
-            told = f"{int8.layers} layer{'s' * (int8.layers > 1)}, {int8.method} of {CALIBRATION_CLIPS} training clips; {compared}"
+            layers = f"{int8.layers} layer{'s' * (int8.layers > 1)}"
+            told = f"{layers}, {int8.method} of {CALIBRATION_CLIPS} training clips; {compared}"
             write_atomically(place, sealed(int8.proto, self._metadata(test, precision=INT8, calibration=told)))
         return Exported(
             self.name, self.pipeline.name, precision, place, place.stat().st_size, test.errors, test.clips, compared
