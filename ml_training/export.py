@@ -38,6 +38,7 @@ def parser() -> OneLineParser:
     add("--pipeline", choices=("all", *PIPELINES), default="all", help="which of them")
     add("--precision", nargs="+", choices=FILE_PRECISIONS, default=list(FILE_PRECISIONS), metavar="NAME",
         help=", ".join(FILE_PRECISIONS))  # fmt: skip
+    add("--executorch", action="store_true", help="write model.pte for ExecuTorch, too; needs the extra [executorch]")
     add("--output", default=None, metavar="DIR", help="folder of models to write into (default: beside the checkpoint)")
     add("--dataset", choices=DATASETS, default=SUPPRESS, help="which recordings it learnt from (default: as it says)")
     add("--data_dir", default=SUPPRESS, metavar="DIR", help="where they lie now")
@@ -55,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     named = tuple(getattr(namespace, "checkpoints", ())) or checkpoints_in(namespace.models_dir, namespace.pipeline)
     where = {name: getattr(namespace, name) for name in WHERE if name in namespace}
-    outcome = export(ExportRequest(named, tuple(namespace.precision), namespace.output, where), report=_say)
+    request = ExportRequest(named, tuple(namespace.precision), namespace.output, namespace.executorch, where)
+    outcome = export(request, report=_say)
     if outcome.files:
         print(summary_table(outcome))
     for name, reason in outcome.failures.items():

@@ -23,7 +23,9 @@ from ml_training.deploy.metadata import DIGIT_NAME, INPUT_NAME, SCORES_NAME, mod
 from ml_training.errors import ExportError
 from ml_training.utils.files import write_atomically
 
-__all__ = ["TOLERANCE", "Network", "answers", "export_onnx", "model_metadata", "network_of", "quiet", "sealed"]
+__all__ = [
+    "TOLERANCE", "Network", "answers", "export_onnx", "model_metadata", "network_of", "quiet", "reference_of", "sealed",
+]  # fmt: skip
 
 OPSET = 18
 TOLERANCE = 1e-4  # largest difference of a score between torch and the file
@@ -66,7 +68,7 @@ def export_onnx(model: nn.Module, path: Path, metadata: Mapping[str, str], parit
     if parity_waveforms.ndim != 2 or parity_waveforms.shape[1] != NUM_SAMPLES or not len(parity_waveforms):
         raise ExportError(f"comparing needs clips of shape (N, {NUM_SAMPLES}), got {parity_waveforms.shape}")
     waveforms = np.ascontiguousarray(parity_waveforms, dtype=np.float32)
-    reference = _reference(model)
+    reference = reference_of(model)
     content = sealed(_to_onnx(reference), metadata)
     # A temperature below 1 stretches the scores and their rounding alike: compared is what it divides.
     stretch = max(1.0, 1.0 / float(getattr(reference.model, "temperature", 1.0)))
@@ -82,7 +84,7 @@ def export_onnx(model: nn.Module, path: Path, metadata: Mapping[str, str], parit
 
 def network_of(model: nn.Module) -> Network:
     """A trained model as a graph that nobody has compared with it yet. Raises ExportError as export_onnx does."""
-    reference = _reference(model)
+    reference = reference_of(model)
     learnt = frozenset(name for name, weight in reference.named_parameters() if weight.ndim > 1)
     return Network(_to_onnx(reference), learnt)
 
@@ -101,7 +103,8 @@ def answers(content: bytes, waveforms: Floats) -> tuple[Floats, Floats]:
     return np.concatenate([scores for scores, _ in heard]), np.concatenate([digits for _, digits in heard])
 
 
-def _reference(model: nn.Module) -> _Graph:
+def reference_of(model: nn.Module) -> _Graph:
+    """A copy of a trained model that gives what its file is to give, on the CPU and in evaluation mode."""
     return _Graph(copy.deepcopy(model).cpu()).eval()
 
 

@@ -96,7 +96,7 @@ def quantised(network: Network, calibration: Floats, judges: Judges, methods: tu
     fault = ""
     for method in methods:
         try:
-            proto = _in_half(_quantise(network.proto, chosen, calibration, method))
+            proto = halved(in_8_bits(network.proto, chosen, calibration, method))
         except Exception as error:  # of numpy, onnx or onnxruntime: histograms fail where ranges are next to nothing
             fault = f"{method}: {' '.join(str(error).split())}"
             continue
@@ -181,7 +181,13 @@ def _upstream(nodes: Any, layers: set[str]) -> set[str]:
     return found
 
 
-def _quantise(proto: onnx.ModelProto, nodes: list[str], calibration: Floats, method: str) -> onnx.ModelProto:
+def in_8_bits(
+    proto: onnx.ModelProto, nodes: list[str], calibration: Floats, method: str, form: str = "QDQ"
+) -> onnx.ModelProto:
+    """A copy of a graph with some of its nodes in 8 bits, as QDQ, which is plain ONNX, or QOperator.
+
+    Raises what onnxruntime raises.
+    """
     with quiet():
         from onnxruntime.quantization import (
             CalibrationDataReader,
@@ -207,7 +213,7 @@ def _quantise(proto: onnx.ModelProto, nodes: list[str], calibration: Floats, met
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, quiet(), contextlib.redirect_stdout(io.StringIO()):
         quantize_static(
-            copied, f"{folder}/int8.onnx", Clips(), quant_format=QuantFormat.QDQ, nodes_to_quantize=nodes,
+            copied, f"{folder}/int8.onnx", Clips(), quant_format=QuantFormat[form], nodes_to_quantize=nodes,
             per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
             # Weights of 7 bits: processors without VNNI add two products in 16 bits, where 8 would overflow.
             reduce_range=True, calibrate_method=known[method],
@@ -217,7 +223,7 @@ def _quantise(proto: onnx.ModelProto, nodes: list[str], calibration: Floats, met
     return found
 
 
-def _in_half(proto: onnx.ModelProto) -> onnx.ModelProto:
+def halved(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The same with every large float table in 16 bits and a node that widens it, which onnxruntime does on loading."""
     tables, widened = [], []
     for table in proto.graph.initializer:
@@ -234,5 +240,4 @@ def _in_half(proto: onnx.ModelProto) -> onnx.ModelProto:
     for field, items in (("initializer", tables), ("node", nodes)):
         proto.graph.ClearField(field)
         getattr(proto.graph, field).extend(items)
-    onnx.checker.check_model(proto)
     return proto

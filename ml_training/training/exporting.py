@@ -13,6 +13,7 @@ import torch
 from ml_training import __version__
 from ml_training.config import PIPELINES, TrainConfig, model_folder
 from ml_training.data.corpus import Corpus
+from ml_training.deploy.executorch import export_executorch
 from ml_training.deploy.export import answers, export_onnx, network_of, sealed
 from ml_training.deploy.metadata import FILE_PRECISIONS, FP32, INT8, onnx_name
 from ml_training.deploy.quantise import Judges, quantised, softmax
@@ -26,6 +27,7 @@ from ml_training.training.setup import load_weights, predict, predict_probabilit
 from ml_training.utils.files import write_atomically
 
 CALIBRATION_CLIPS = 300
+EXECUTORCH = "executorch"  # a kind of file beside FILE_PRECISIONS, computed in fp32
 WHERE = ("dataset", "data_dir", "data_url", "extra_dir", "words_dir")  # settings that say where recordings lie
 DATA = (  # settings that decide what a training learns from
     *WHERE, "split", "held_out_speaker", "validation_share", "seed", "synthetic_share", "synthetic_voices",
@@ -42,6 +44,7 @@ class ExportRequest:
     checkpoints: tuple[str, ...]
     precisions: tuple[str, ...] = FILE_PRECISIONS
     output: str | None = None  # folder of models to write into; None: beside each checkpoint
+    executorch: bool = False  # write a program for ExecuTorch, too
     where: Mapping[str, str] = field(default_factory=dict)  # of WHERE, in the place of what the checkpoint says
 
     def __post_init__(self) -> None:
@@ -60,7 +63,7 @@ class Exported:
 
     checkpoint: str
     pipeline: str
-    precision: str
+    precision: str  # of FILE_PRECISIONS, or EXECUTORCH
     file: Path
     size: int  # bytes
     errors: int  # of the clips of the test part
@@ -116,15 +119,15 @@ def export(
     known: dict[tuple[Any, ...], Material] = {}
     for name, checkpoint in checkpoints.items():
         try:
-            config = _config(name, checkpoint, request.where)
+            config = config_of(name, checkpoint, request.where)
             asked = tuple(getattr(config, setting) for setting in DATA)
             if asked not in known:
                 known = {asked: load_material(config, corpus, report, report)}  # those before need no more room
-            trained = _Trained(name, checkpoint, known[asked], pipelines)
+            trained = Trained(name, checkpoint, known[asked], pipelines)
         except DigitError as error:
             failures[name] = str(error)
             continue
-        for precision in request.precisions:
+        for precision in (*request.precisions, *([EXECUTORCH] if request.executorch else [])):
             try:
                 files.append(trained.export(precision, _place(name, checkpoint, request.output, precision)))
             except DigitError as error:
@@ -132,8 +135,11 @@ def export(
     return ExportOutcome(tuple(files), failures)
 
 
-def _config(name: str, checkpoint: Checkpoint, where: Mapping[str, str]) -> TrainConfig:
-    """The settings of the training that left a checkpoint, with the places of the recordings changed."""
+def config_of(name: str, checkpoint: Checkpoint, where: Mapping[str, str]) -> TrainConfig:
+    """The settings of the training that left a checkpoint, with the places of the recordings changed.
+
+    Raises CheckpointError where this version does not take them.
+    """
     said = {**checkpoint["config"], "teacher_dir": None, "resume": None}
     if checkpoint["synthetic"]:
         said["dataset"] = "synthetic"  # also where it was a makeshift
@@ -149,16 +155,23 @@ def _config(name: str, checkpoint: Checkpoint, where: Mapping[str, str]) -> Trai
 def _place(name: str, checkpoint: Checkpoint, output: str | None, precision: str) -> Path:
     """Where a file goes: a best model's under the name that answers, another's under its own; see load_classifier."""
     path = Path(name)
-    if output is not None:
-        return model_folder(output, checkpoint["pipeline"]) / onnx_name("model", precision)
-    return path.with_name(onnx_name("model" if checkpoint["kind"] == "best" else path.stem, precision))
+    stem = path.stem if output is None and checkpoint["kind"] != "best" else "model"
+    folder = path.parent if output is None else model_folder(output, checkpoint["pipeline"])
+    return folder / (f"{stem}.pte" if precision == EXECUTORCH else onnx_name(stem, precision))
 
 
-class _Trained:
-    """A network out of a checkpoint, and the recordings that it learnt from."""
+class Trained:
+    """A network out of a checkpoint, and the recordings that it learnt from.
+
+    Raises DataError for other recordings, CheckpointError for weights of another network.
+    """
 
     def __init__(
-        self, name: str, checkpoint: Checkpoint, material: Material, pipelines: Mapping[str, Pipeline] | None
+        self,
+        name: str,
+        checkpoint: Checkpoint,
+        material: Material,
+        pipelines: Mapping[str, Pipeline] | None = None,
     ) -> None:
         if material.corpus.data_hash != checkpoint["data_hash"]:
             raise DataError(
@@ -181,12 +194,13 @@ class _Trained:
     def export(self, precision: str, place: Path) -> Exported:
         """Write it, compared with the network. Raises ExportError where it answers otherwise."""
         material, model = self.material, self.model
-        if precision == FP32:
+        if precision != INT8:
+            write = export_onnx if precision == FP32 else export_executorch
             test = material.tested(lambda waveforms: predict_probabilities(model, torch.from_numpy(waveforms)))
-            difference = export_onnx(model, place, self._metadata(test), material.real_clips(PARITY_CLIPS))
+            difference = write(model, place, self._metadata(test), material.real_clips(PARITY_CLIPS))
             compared = f"largest difference {difference:.1e}"
         else:
-            int8 = quantised(network_of(model), self._calibration(), self._judges())
+            int8 = quantised(network_of(model), self.calibration(), self.judges())
             content = int8.proto.SerializeToString()
             test = material.tested(lambda waveforms: softmax(answers(content, waveforms)[0]))
             compared = str(int8.verdict)
@@ -204,14 +218,14 @@ class _Trained:
             version=said["package_version"], commit=said.get("git_commit", "unknown"), **more,
         )  # fmt: skip
 
-    def _calibration(self) -> Floats:
+    def calibration(self) -> Floats:
         """Clips of the training part, with and without a digit, each once."""
         train = np.unique(self.material.split.train)
         chosen = np.random.default_rng(self.material.config.seed).permutation(train)[:CALIBRATION_CLIPS]
         waveforms: Floats = self.material.corpus.waveforms[chosen]
         return waveforms
 
-    def _judges(self) -> Judges:
+    def judges(self) -> Judges:
         """The validation part, and digits of the training part where it has fewer than are compared with."""
         split, material = self.material.split, self.material
         missing = max(0, PARITY_CLIPS - len(material.digits(split.validation)))

@@ -124,6 +124,7 @@ def test_weights_are_8_bits_of_which_7_are_used_and_large_tables_16(int8):
     scales = [table for name, table in found.items() if name == "model.second.0.weight_scale"]
     assert scales[0].shape == (MAPS,)  # one an output channel
     assert not [node for node in int8.proto.graph.node if node.domain]  # plain ONNX
+    onnx.checker.check_model(int8.proto)
 
 
 def test_the_float_graph_stays_and_nothing_is_said(network, judges, tiny_corpus, capfd, caplog):
@@ -210,6 +211,6 @@ def test_tables_that_16_bits_do_not_hold_stay_float(trained):
     values = numpy_helper.to_array(large).copy()
     values[0, 0] = 1e6
     large.CopyFrom(numpy_helper.from_array(values, large.name))
-    found = tables(quantise._in_half(proto))
+    found = tables(quantise.halved(proto))
     assert found["model.cosines"].dtype == np.float32
     assert found["model.sines_half"].dtype == np.float16
