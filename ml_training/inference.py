@@ -29,12 +29,21 @@ import numpy as np
 
 from ml_training.audio import NUM_SAMPLES, Floats, Source, load_audio
 from ml_training.config import LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, model_folder
-from ml_training.deploy.metadata import DIGIT_NAME, INPUT_NAME, SCORES_NAME, check_metadata, is_intact
+from ml_training.deploy.metadata import (
+    DIGIT_NAME,
+    FILE_PRECISIONS,
+    FP32,
+    INPUT_NAME,
+    SCORES_NAME,
+    check_metadata,
+    is_intact,
+    onnx_name,
+)
 from ml_training.errors import ConfigError, DigitError, ModelError
 from ml_training.flags import OneLineParser
 from ml_training.utils.program import program
 
-MODEL_FILE = "model.onnx"
+MODEL_FILE = onnx_name("model", FP32)
 PRETRAINED = "pretrained"  # in the place of a folder of models: those that come with the package
 TRAINED = "models"  # where training puts one's own
 MAX_THREADS = 1024  # as in training; onnxruntime would start any number and never end
@@ -201,10 +210,11 @@ class DigitClassifier:
         )  # fmt: skip
 
 
-def load_classifier(model_dir: str | Path, pipeline: str, threads: int = 1) -> DigitClassifier:
+def load_classifier(model_dir: str | Path, pipeline: str, threads: int = 1, precision: str = FP32) -> DigitClassifier:
     """The trained `pipeline` of the folder `model_dir`, answering on `threads` CPU threads.
 
-    The word "pretrained" stands for the models that come with the package, whatever folders lie around.
+    The word "pretrained" stands for the models that come with the package, whatever folders lie around. `precision`
+    "int8" takes the smaller file that `digits export` makes.
 
     Raises ConfigError for a name that is no pipeline, ModelError for a folder or file that is
     missing, damaged or not ours.
@@ -215,7 +225,9 @@ def load_classifier(model_dir: str | Path, pipeline: str, threads: int = 1) -> D
         raise ConfigError([f"pipeline: expected one of {', '.join(PIPELINES)}, got {pipeline!r}{hint}"])
     if not 1 <= threads <= MAX_THREADS:
         raise ConfigError([f"threads: expected 1 to {MAX_THREADS}, got {threads}"])
-    file = model_file(model_dir, pipeline)
+    if precision not in FILE_PRECISIONS:
+        raise ConfigError([f"precision: expected one of {', '.join(FILE_PRECISIONS)}, got {precision!r}"])
+    file = model_file(model_dir, pipeline, precision)
     content = _read_shipped(file) if model_dir == PRETRAINED else _read_model(file, pipeline)
     session = _open_session(file, content, threads)
     try:
@@ -231,11 +243,11 @@ def load_classifier(model_dir: str | Path, pipeline: str, threads: int = 1) -> D
     return classifier
 
 
-def model_file(model_dir: str | Path, pipeline: str) -> Path:
+def model_file(model_dir: str | Path, pipeline: str, precision: str = FP32) -> Path:
     """Where a pipeline's model lies; see load_classifier."""
     if model_dir == PRETRAINED:
-        return Path(__file__).parent / PRETRAINED / f"{pipeline}.onnx"
-    return model_folder(model_dir, pipeline) / MODEL_FILE
+        return Path(__file__).parent / PRETRAINED / onnx_name(pipeline, precision)
+    return model_folder(model_dir, pipeline) / onnx_name("model", precision)
 
 
 def _read_shipped(file: Path) -> bytes:
@@ -255,7 +267,8 @@ def _read_model(file: Path, pipeline: str) -> bytes:
     if not folder.is_dir():
         raise ModelError(f"{models} holds no {folder.name}, {_content(models)}: {train}, or name another folder")
     if not file.is_file():
-        raise ModelError(f"{folder} holds no {file.name}, {_content(folder)}: {train}; training ends by writing it")
+        made = f"{train}; training ends by writing it" if file.name == MODEL_FILE else "make it with digits export"
+        raise ModelError(f"{folder} holds no {file.name}, {_content(folder)}: {made}")
     try:
         return file.read_bytes()
     except OSError as error:
@@ -318,6 +331,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--pipeline", choices=PIPELINES, default=SUPPRESS, help="who answers (default: the best there is)"
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--precision", choices=FILE_PRECISIONS, default=FP32, help="which file of a model answers")
     parser.add_argument(
         "--json", action="store_true", default=SUPPRESS, help="an object for one file, a list for several"
     )
@@ -325,8 +339,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     files: list[str] = [*args.get("files", []), *args.get("audio", [])]
     if not files:
         parser.error("name at least one recording")
-    model_dir, pipeline = _answering(args.get("model_dir"), args.get("pipeline"))
-    entries = load_classifier(model_dir, pipeline, args["threads"]).batch_predict(files)
+    precision = args["precision"]
+    model_dir, pipeline = _answering(args.get("model_dir"), args.get("pipeline"), precision)
+    entries = load_classifier(model_dir, pipeline, args["threads"], precision).batch_predict(files)
     bad = [entry["error"] for entry in entries if "error" in entry]
     if "json" in args:
         _print_json(entries)
@@ -334,7 +349,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for entry in entries:
             if "error" not in entry:
                 print(_shown(entry))
-        told = f"the {pipeline} that comes along" if model_dir == PRETRAINED else f"your own {pipeline} in {model_dir}"
+        who = pipeline if precision == FP32 else f"{pipeline} ({precision})"
+        told = f"the {who} that comes along" if model_dir == PRETRAINED else f"your own {who} in {model_dir}"
         if len(bad) < len(entries):
             print(f"answered by {told}", file=sys.stderr)
     for error_line in bad:
@@ -342,11 +358,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if bad else 0
 
 
-def _answering(model_dir: str | None, pipeline: str | None) -> tuple[str, str]:
+def _answering(model_dir: str | None, pipeline: str | None, precision: str) -> tuple[str, str]:
     """Folder and pipeline of who answers: what is asked for, else the best of one's own, else the best that ships."""
     for folder in (TRAINED, PRETRAINED) if model_dir is None else (model_dir,):
         for name in BEST_FIRST if pipeline is None else (pipeline,):
-            if model_file(folder, name).is_file():
+            if model_file(folder, name, precision).is_file():
                 return folder, name
     # Whoever loads it says what is missing.
     return PRETRAINED if model_dir is None else model_dir, pipeline or BEST_FIRST[0]

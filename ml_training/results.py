@@ -202,6 +202,7 @@ class ModelCard:
     version: str
     git_commit: str
     temperature: float
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)

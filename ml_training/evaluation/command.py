@@ -10,6 +10,7 @@ from pathlib import Path
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
+from ml_training.deploy.metadata import FP32
 from ml_training.errors import ConfigError
 from ml_training.evaluation.loso import leave_one_speaker_out
 from ml_training.evaluation.perturbations import load_recordings
@@ -22,6 +23,7 @@ from ml_training.evaluation.protocols import (
     REJECTION,
     STRANGERS,
     TestClips,
+    TrainedModel,
     calibrated,
     load_models,
     noise,
@@ -51,6 +53,7 @@ class Request:
     protocols: tuple[str, ...]
     config: TrainConfig  # which recordings and pipelines; for loso how to train
     models_dirs: tuple[str, ...] = ("models",)
+    precision: str = FP32  # of their files
     folders: tuple[str, ...] = ()  # of labelled clips; without one the official test part is scored
     noise_dir: str | None = None
     others: tuple[tuple[str, str], ...] = ()  # for rejection: kind of clips without a digit, their folder
@@ -164,7 +167,7 @@ def _results(
     """What each protocol finds on each set of clips, one after another."""
     config, asked = request.config, [name for name in PROTOCOLS if name in request.protocols]
     trained = [name for name in asked if name != LOSO]
-    models = load_models(_models_once(request.models_dirs), config.pipeline, report) if trained else []
+    models = _models(request, report) if trained else []
     noises = load_recordings(request.noise_dir) if request.noise_dir else None
     others = [load_others(kind, folder) for kind, folder in request.others]
     if noises:
@@ -203,6 +206,10 @@ def _results(
                 yield noise(models, clips, request.noise_seed, noises, report)
             else:
                 yield calibrated(models, clips)
+
+
+def _models(request: Request, report: Report) -> list[TrainedModel]:
+    return load_models(_models_once(request.models_dirs), request.config.pipeline, report, request.precision)
 
 
 def _tell_left_out(where: str, files: Sequence[str], report: Report) -> None:

@@ -24,6 +24,7 @@ import torch
 from ml_training import __version__
 from ml_training.config import AugmentationConfig, TrainConfig, to_dict
 from ml_training.data.backgrounds import load_backgrounds
+from ml_training.deploy.metadata import git_commit
 from ml_training.errors import CheckpointError, DataError
 
 FORMAT = "streaming-digit-detector checkpoint"
@@ -209,7 +210,7 @@ class CheckpointStore:
             "format": FORMAT, "version": VERSION, "package_version": __version__, "pipeline": self.identity.pipeline,
             "config": to_dict(self.identity.config), "data_hash": self.identity.data_hash,
             "synthetic": self.identity.synthetic, "noise_hash": self.identity.noise_hash,
-            "teachers_hash": self.identity.teachers_hash,
+            "teachers_hash": self.identity.teachers_hash, "git_commit": git_commit(),
         }  # fmt: skip
         try:
             write_durably(path, _to_bytes({**head, **content}))

@@ -11,27 +11,21 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from ml_training import __version__
 from ml_training.config import LABELS, PIPELINE_TITLES, TrainConfig, model_folder, to_dict
 from ml_training.data.backgrounds import load_backgrounds
-from ml_training.data.corpus import NOT_A_DIGIT, Corpus
-from ml_training.data.dataset_loader import load_corpus
-from ml_training.data.negatives import with_negatives
-from ml_training.data.splits import Split, split_corpus
-from ml_training.data.synthetic_share import settled, with_synthetic_voices
-from ml_training.deploy.export import export_onnx, model_metadata
+from ml_training.data.corpus import Corpus
+from ml_training.deploy.export import export_onnx
 from ml_training.errors import ConfigError, DigitError, Interrupted
-from ml_training.evaluation.calibration import temperature_for_other_voices
 from ml_training.inference import MODEL_FILE, load_classifier
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel, Pipeline
-from ml_training.results import DataSummary, EpochRecord, Evaluation, Ints, PipelineResult
+from ml_training.results import DataSummary, EpochRecord, Evaluation, PipelineResult
 from ml_training.training.checkpoint import CheckpointStore, RunIdentity, teachers_hash
+from ml_training.training.material import PARITY_CLIPS, Material, fitted_temperature, load_material
 from ml_training.training.setup import (
     Clips,
     build_model,
@@ -39,7 +33,6 @@ from ml_training.training.setup import (
     choose_precision,
     cpu_threads,
     load_weights,
-    predict,
     predict_probabilities,
 )
 from ml_training.training.signals import StopSignals
@@ -50,7 +43,6 @@ from ml_training.utils.logging_utils import RunLogger
 from ml_training.utils.report import gather_versions, write_report
 from ml_training.utils.visualization import plot_confusion_matrix, plot_model_comparison, plot_training_history
 
-PARITY_CLIPS = 300
 LATENCY_CLIPS = 100
 
 
@@ -67,24 +59,6 @@ class RunOutcome:
     @property
     def exit_code(self) -> int:
         return 1 if self.failures else 0
-
-
-@dataclass(frozen=True)
-class _Material:
-    """The recordings of a run, divided."""
-
-    config: TrainConfig  # with what only the recordings could settle
-    corpus: Corpus
-    split: Split
-    summary: DataSummary
-    recordings_hash: str  # of the recordings, without synthetic voices among them
-    tested_on: str  # what the test part is of: the recordings, without synthetic voices among the training clips
-
-    def part(self, chosen: Ints) -> Clips:
-        corpus = self.corpus
-        return Clips(
-            *(torch.from_numpy(column[chosen]) for column in (corpus.waveforms, corpus.lengths, corpus.labels))
-        )
 
 
 def run(
@@ -184,43 +158,30 @@ def _load_noise(config: TrainConfig, pipelines: Sequence[Pipeline], logger: RunL
         )  # fmt: skip
 
 
-def _load(config: TrainConfig, corpus: Corpus | None, logger: RunLogger) -> _Material:
-    if corpus is None:
-        corpus = load_corpus(
-            config, report=lambda line: logger.warn(line) if line.startswith("!!!") else logger.say(line)
-        )
-    config = settled(config, corpus)
-    split = split_corpus(corpus, config, report=logger.warn)
-    tested_on, recordings_hash = corpus.name, " ".join(corpus.recordings)
-    corpus, split = with_synthetic_voices(corpus, split, config, report=logger.warn)
-    digits, parts = corpus, split.parts
-    corpus, split, negatives = with_negatives(corpus, split, config)
-    summary = DataSummary(
-        name=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic, clips=len(digits),
-        speakers=tuple(sorted(set(digits.speakers))), hours=digits.hours, split=split.name, parts=parts,
-        negatives=negatives, skipped=corpus.skipped,
-    )  # fmt: skip
+def _load(config: TrainConfig, corpus: Corpus | None, logger: RunLogger) -> Material:
+    material = load_material(config, corpus, logger.say, logger.warn)
+    corpus, split, summary = material.corpus, material.split, material.summary
     kind = "synthetic speech, no recordings" if corpus.synthetic else "recordings"
-    told = ", ".join(f"{count} {name}" for name, count in parts.items())
+    told = ", ".join(f"{count} {name}" for name, count in summary.parts.items())
     tell = logger.warn if corpus.synthetic else logger.say
     tell(
-        f"data: {corpus.name} ({kind}), {len(digits)} clips of {len(summary.speakers)} speakers, "
-        f"split {split.name}: {told}; without a digit: {negatives or 'none'}; hash {corpus.data_hash[:12]}",
+        f"data: {corpus.name} ({kind}), {summary.clips} clips of {len(summary.speakers)} speakers, "
+        f"split {split.name}: {told}; without a digit: {summary.negatives or 'none'}; hash {corpus.data_hash[:12]}",
         "data", summary=dataclasses.asdict(summary),
     )  # fmt: skip
-    missing = [digit for digit in range(len(LABELS)) if digit not in digits.labels]
+    missing = [digit for digit in range(len(LABELS)) if digit not in corpus.labels]
     if missing:
         logger.warn(f"no clip says {', '.join(LABELS[digit] for digit in missing)}: the models cannot learn that")
     if corpus.skipped:
         first = corpus.skipped[0]
         logger.warn(f"{len(corpus.skipped)} files left out, listed in the report; first {first.file}: {first.reason}")
-    return _Material(config, corpus, split, summary, recordings_hash, tested_on)
+    return material
 
 
 class _PipelineRun:
     """One pipeline's part of a run: training, test, export, plots, summaries."""
 
-    def __init__(self, pipeline: Pipeline, material: _Material, logger: RunLogger, signals: StopSignals) -> None:
+    def __init__(self, pipeline: Pipeline, material: Material, logger: RunLogger, signals: StopSignals) -> None:
         config = material.config
         self.pipeline, self.name = pipeline, pipeline.name
         self.config = config.resolved(pipeline.name, pipeline.recipe)
@@ -239,14 +200,14 @@ class _PipelineRun:
         model = model.cpu()
         load_weights(model, training.best_weights, self.folder)
         self._calibrate(model, training, store)
-        test, waveforms = self._test(model)
-        self._export(model, test)
+        test = self.material.tested(lambda waveforms: predict_probabilities(model, torch.from_numpy(waveforms)))
+        self._export(model, test, training.best_epoch)
         result = PipelineResult(
             pipeline=self.name,
             config=self.config,
             history=training.history,
             test=test,
-            mistake_waveforms=waveforms[test.mistakes()],
+            mistake_waveforms=self.material.corpus.waveforms[self.material.split.test][test.mistakes()],
             best_epoch=training.best_epoch,
             stopped=training.stopped,
             parameters=sum(p.numel() for p in model.parameters()),
@@ -283,44 +244,23 @@ class _PipelineRun:
 
     def _calibrate(self, model: DigitModel, training: Training, store: CheckpointStore) -> None:
         """Fit the temperature on the validation part; from here on it is part of the model and of best_model.pt."""
-        validation = self.material.part(self.material.split.validation)
-        validation = validation.of(validation.labels != NOT_A_DIGIT)
-        scores = predict(model, validation.waveforms).scores.numpy()
-        power = self.pipeline.temperature_power
-        model.temperature.fill_(temperature_for_other_voices(scores, validation.labels.numpy(), power))
+        temperature, clips = fitted_temperature(model, self.pipeline, self.material)
+        model.temperature.fill_(temperature)
         best = training.history[training.best_epoch - 1]
         figures = {"loss": best.validation_loss, "accuracy": best.validation_accuracy}
         store.save_best(training.best_epoch, model.state_dict(), figures)
         self.logger.record(
-            f"{self.name}: temperature {float(model.temperature):.3f}, fitted on {len(validation)} validation clips",
+            f"{self.name}: temperature {float(model.temperature):.3f}, fitted on {clips} validation clips",
             "temperature", pipeline=self.name, temperature=float(model.temperature),
         )  # fmt: skip
 
     def _draw(self, history: Sequence[EpochRecord]) -> None:
         plot_training_history(history, self.plots / f"training_history_{self.name}.png", self.title)
 
-    def _test(self, model: DigitModel) -> tuple[Evaluation, np.ndarray[Any, np.dtype[np.float32]]]:
-        corpus, chosen = self.material.corpus, self.material.split.test
-        waveforms = corpus.waveforms[chosen]
-        evaluation = Evaluation(
-            protocol=f"the {self.material.split.name} split of {self.material.tested_on}",
-            files=tuple(corpus.files[i] for i in chosen),
-            speakers=tuple(corpus.speakers[i] for i in chosen),
-            labels=corpus.labels[chosen],
-            probabilities=predict_probabilities(model, torch.from_numpy(waveforms)),
-        )
-        return evaluation, waveforms
-
-    def _export(self, model: DigitModel, test: Evaluation) -> None:
-        corpus, split = self.material.corpus, self.material.split
-        metadata = model_metadata(
-            pipeline=self.name, data=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic,
-            negatives=self.material.summary.negatives, split=split.name, accuracy=test.accuracy,
-            recordings_hash=self.material.recordings_hash,
-            seed=self.config.seed, temperature=float(model.temperature),
-        )  # fmt: skip
-        clips = np.concatenate([split.test, split.validation, split.train])[:PARITY_CLIPS]
-        difference = export_onnx(model, self.folder / MODEL_FILE, metadata, corpus.waveforms[clips])
+    def _export(self, model: DigitModel, test: Evaluation, epoch: int) -> None:
+        metadata = self.material.metadata(self.name, test, float(model.temperature), epoch=epoch)
+        clips = self.material.real_clips(PARITY_CLIPS)
+        difference = export_onnx(model, self.folder / MODEL_FILE, metadata, clips)
         self.logger.record(
             f"{self.name}: exported, largest difference {difference:.1e}", "export", difference=difference
         )

@@ -268,7 +268,7 @@ def test_teachers_are_met_before_anything_is_loaded(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("recordings were loaded first")
 
-    monkeypatch.setattr("ml_training.training.runner.load_corpus", never)
+    monkeypatch.setattr("ml_training.training.material.load_corpus", never)
     teacher_dir = tmp_path / "teachers"
     with pytest.raises(DataError, match="holds no best_model"):
         run(settings(tmp_path, teacher_dir=str(teacher_dir)), pipelines=[tiny.TINY])
