@@ -25,6 +25,7 @@ from ml_training import __version__
 from ml_training.config import AugmentationConfig, TrainConfig, to_dict
 from ml_training.data.backgrounds import load_backgrounds
 from ml_training.errors import CheckpointError, DataError
+from ml_training.utils.files import write_durably
 
 FORMAT = "streaming-digit-detector checkpoint"
 VERSION = 1
@@ -274,30 +275,6 @@ def _load_state(path: Path) -> Checkpoint:
             f"{path} holds weights alone ({checkpoint.get('kind')}): nothing to go on from, remove it."
         )
     return checkpoint
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Put `data` at `path` whole or not at all: written beside, flushed to the disk, renamed.
-
-    Raises OSError; the temporary file is gone then and what was at `path` is as before.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id keeps two runs that share a folder from writing into each other's file.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if hasattr(os, "O_DIRECTORY"):  # the rename itself must survive a power cut; Windows has no such call
-        folder = os.open(path.parent, os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _to_bytes(content: Mapping[str, Any]) -> bytes:
