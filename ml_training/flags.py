@@ -26,7 +26,9 @@ class OneLineParser(argparse.ArgumentParser):
         words = list(sys.argv[1:] if args is None else args)
         flags = words.index("--") if "--" in words else len(words)  # what follows -- are no flags
         words[:flags] = map(underscored, words[:flags])
-        parsed, unknown = self.parse_known_args(words, namespace)
+        # Files and numbers may stand between flags; argparse cannot do that and -- at once.
+        parse = self.parse_known_args if "--" in words else self.parse_known_intermixed_args
+        parsed, unknown = parse(words, namespace)
         if unknown:
             known = [option for action in self._actions for option in action.option_strings]
             near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -41,7 +42,6 @@ from ml_training.deploy.versions import (
     Promotion,
     Promotions,
     Version,
-    find,
     in_place,
     numbers,
     read_file,
@@ -65,6 +65,14 @@ Report = Callable[[str], None]
 
 def _silent(line: str) -> None:
     pass
+
+
+@dataclass(frozen=True)
+class Added:
+    """The version that a training became, and whether it is the promoted one."""
+
+    version: Version
+    promoted: bool
 
 
 @dataclass(frozen=True)
@@ -93,36 +101,42 @@ def add(
     metrics: Metrics,
     *,
     promote: bool = True,
-    again: str | None = None,
+    again: bool = False,
     report: Report = _silent,
-) -> Version:
+) -> Added:
     """Make the files in the folder `made` the next version of the pipeline in `folder`, and promote it.
 
-    Where `again` names a file of which a whole version has the same bytes already, that version is taken: a run that
-    was resumed after its end is still the same run. Raises TrainingError where the disk refuses; a version that was
-    made by then stays, promoted or not.
+    With `again` a whole version of the same weights is taken where there is one: a run that was resumed after its end
+    is still the same run. Raises TrainingError where the disk refuses; a version that was made by then stays, promoted
+    or not.
     """
     with _disk(f"could not make {folder / VERSIONS}"):
         (folder / VERSIONS).mkdir(parents=True, exist_ok=True)
     with _alone(folder, report):
-        version = _same(folder, made, again) if again else None
+        version = _same(folder, origin) if again else None
         if version is None:
             version = _make(folder, made, origin, metrics)
         if promote:
             try:
                 _promote(folder, version, "training", report)
             except TrainingError as error:
+                command = promote_command(folder, version)
                 raise TrainingError(
-                    f"version {version.number} was made, but not promoted: {error}; then digits versions promote "
-                    f"{version.number} --pipeline {origin.pipeline}"
+                    f"version {version.number} was made, but not promoted: {error}; then {command}"
                 ) from error
-    return version
+        return Added(version, promoted=promote or _promotions_if_known(folder).promoted == version.number)
 
 
 def promote(folder: Path, number: int, report: Report = _silent) -> Change:
     """Make a version the one that answers. Raises ModelError for one that is missing or damaged."""
     with _alone(folder, report):
         return _promote(folder, whole_version(folder, number), "promote", report)
+
+
+def promote_command(folder: Path, version: Version) -> str:
+    """What to type to promote a version of the pipeline in `folder`."""
+    words = ["digits", "versions", "promote", str(version.number), "--pipeline", version.origin.pipeline]
+    return shlex.join([*words, "--models_dir", str(folder.parent)])
 
 
 def roll_back(folder: Path, report: Report = _silent) -> Change:
@@ -259,9 +273,7 @@ def _disk(failed: str) -> Iterator[None]:
 
 def _make(folder: Path, made: Path, origin: Origin, metrics: Metrics) -> Version:
     new = folder / VERSIONS / _NEW
-    promotions = Promotions()
-    with contextlib.suppress(ModelError):  # a damaged promoted.json must not cost a training
-        promotions = read_promotions(folder)
+    promotions = _promotions_if_known(folder)
     number = max([*numbers(folder), *(p.version for p in promotions.history)], default=0) + 1
     files = {}
     with _disk(f"could not write version {number} in {folder / VERSIONS}"):
@@ -280,10 +292,22 @@ def _make(folder: Path, made: Path, origin: Origin, metrics: Metrics) -> Version
     return read_version(folder, number)
 
 
-def _same(folder: Path, made: Path, name: str) -> Version | None:
-    """The whole version whose file `name` is the one that was made."""
-    digest = hashlib.sha256((made / name).read_bytes()).hexdigest()
-    return next((read_version(folder, n) for n in reversed(find(folder, name, digest)) if _is_whole(folder, n)), None)
+def _promotions_if_known(folder: Path) -> Promotions:
+    """A damaged promoted.json must not cost a training."""
+    try:
+        return read_promotions(folder)
+    except ModelError:
+        return Promotions()
+
+
+def _same(folder: Path, origin: Origin) -> Version | None:
+    """The newest whole version with the weights of `origin`."""
+    for number in reversed(numbers(folder)):
+        with contextlib.suppress(ModelError):
+            version = whole_version(folder, number)
+            if version.origin.weights_hash == origin.weights_hash:
+                return version
+    return None
 
 
 def _is_whole(folder: Path, number: int) -> bool:

@@ -48,6 +48,7 @@ class Origin:
     package_version: str
     settings: Mapping[str, Any]  # as in config_*.json
     training: Mapping[str, Any]  # what it came to: best epoch, why it stopped, seconds, ...
+    weights_hash: str  # of the numbers themselves, however they are stored
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,19 @@ class Row:
     promoted: bool
 
 
+@dataclass(frozen=True)
+class State:
+    """All versions of a pipeline, and what is wrong with their promotion."""
+
+    promotions: Promotions
+    rows: tuple[Row, ...]
+    faults: tuple[str, ...]
+
+    @property
+    def damaged(self) -> bool:
+        return bool(self.faults) or any(row.faults for row in self.rows)
+
+
 # --- places --------------------------------------------------------------------------------------
 
 
@@ -148,6 +162,11 @@ def numbers(folder: Path) -> list[int]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(map(int, found))
+
+
+def any_there(folder: Path) -> bool:
+    """Whether a pipeline has versions, or had some."""
+    return bool(numbers(folder)) or (folder / VERSIONS / PROMOTED).exists()
 
 
 def answering_file(folder: Path, name: str) -> Path:
@@ -272,19 +291,6 @@ def read_promotions(folder: Path) -> Promotions:
     return promotions
 
 
-def rows(folder: Path, promotions: Promotions) -> list[Row]:
-    """Every version of a pipeline, with what is wrong with it, in order."""
-    found = []
-    for number in numbers(folder):
-        promoted = number == promotions.promoted
-        try:
-            version = read_version(folder, number)
-            found.append(Row(number, version, tuple(faults(folder, version)), promoted))
-        except ModelError as error:
-            found.append(Row(number, None, (str(error),), promoted))
-    return found
-
-
 def find(folder: Path, name: str, sha256: str) -> list[int]:
     """The versions whose file `name` has that hash by their own description."""
     found = []
@@ -312,7 +318,26 @@ def in_place(folder: Path) -> int | None:
     return None
 
 
-def state_faults(folder: Path, promotions: Promotions, there: Sequence[Row]) -> list[str]:
+def state_of(folder: Path) -> State:
+    """Everything that lies there, whatever is damaged."""
+    wrong: list[str] = []
+    try:
+        promotions = read_promotions(folder)
+    except ModelError as error:
+        promotions, wrong = Promotions(), [str(error)]
+    there = []
+    for number in numbers(folder):
+        version = None
+        try:
+            version = read_version(folder, number)
+            found = faults(folder, version)
+        except ModelError as error:
+            found = [str(error)]
+        there.append(Row(number, version, tuple(found), number == promotions.promoted))
+    return State(promotions, tuple(there), (*wrong, *_wrong_in_place(folder, promotions, there)))
+
+
+def _wrong_in_place(folder: Path, promotions: Promotions, there: Sequence[Row]) -> list[str]:
     """What is wrong with the promotion itself: a version that is gone, files that are not its own."""
     if promotions.promoted is None:
         lies = in_place(folder)

@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +25,17 @@ from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.negatives import with_negatives
 from ml_training.data.splits import Split, split_corpus
 from ml_training.data.synthetic_share import settled, with_synthetic_voices
+from ml_training.deploy import version_store
 from ml_training.deploy.export import export_onnx, model_metadata
+from ml_training.deploy.metadata import git_commit
+from ml_training.deploy.versions import Origin, version_folder
 from ml_training.errors import ConfigError, DigitError, Interrupted
 from ml_training.evaluation.calibration import temperature_for_other_voices
 from ml_training.inference import MODEL_FILE, load_classifier
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import DataSummary, EpochRecord, Evaluation, Ints, PipelineResult
-from ml_training.training.checkpoint import CheckpointStore, RunIdentity, teachers_hash
+from ml_training.training.checkpoint import BEST, CheckpointStore, RunIdentity, teachers_hash
 from ml_training.training.setup import (
     Clips,
     build_model,
@@ -41,6 +45,7 @@ from ml_training.training.setup import (
     load_weights,
     predict,
     predict_probabilities,
+    weights_hash,
 )
 from ml_training.training.signals import StopSignals
 from ml_training.training.teachers import Teachers
@@ -231,16 +236,28 @@ class _PipelineRun:
 
     def result(self) -> PipelineResult:
         self._write_config()
+        version_store.settle(self.folder, self._say)
+        # What answers in self.folder is the promoted version's until this training has become one itself.
+        with tempfile.TemporaryDirectory(prefix=f"{self.name}_") as made:
+            return self._result(Path(made))
+
+    def _result(self, made: Path) -> PipelineResult:
         train = self.material.part(self.material.split.train)
         model = build_model(self.pipeline, self.config, train)
-        store = self._store()
+        store = self._store(made)
+        before = max(store.epochs(), default=0)
         training = self._train(model, train, store)
         del train
         model = model.cpu()
         load_weights(model, training.best_weights, self.folder)
         self._calibrate(model, training, store)
         test, waveforms = self._test(model)
-        self._export(model, test)
+        self._export(model, test, made)
+        nothing_left = self.config.resume == "latest" and before == len(training.history)
+        added = self._version(made, training, model, test, again=nothing_left)
+        version = added.version
+        folder = self.folder if added.promoted else version_folder(self.folder, version.number)
+        classifier = load_classifier(self.config.models_dir, self.name, version=version.number)
         result = PipelineResult(
             pipeline=self.name,
             config=self.config,
@@ -250,12 +267,13 @@ class _PipelineRun:
             best_epoch=training.best_epoch,
             stopped=training.stopped,
             parameters=sum(p.numel() for p in model.parameters()),
-            model_bytes=(self.folder / MODEL_FILE).stat().st_size,
-            latency_ms=load_classifier(self.config.models_dir, self.name).benchmark_speed(LATENCY_CLIPS)["p50_ms"],
+            model_bytes=version.files[MODEL_FILE].bytes,
+            latency_ms=classifier.benchmark_speed(LATENCY_CLIPS)["p50_ms"],
             train_seconds=training.seconds,
             peak_memory_mb=peak_memory_mb(),
-            model_file=str(self.folder / MODEL_FILE),
+            model_file=str(folder / MODEL_FILE),
             temperature=float(model.temperature),
+            version=version.number,
         )
         self._write_summary(result)
         plot_confusion_matrix(test, self.plots / f"confusion_matrix_{self.name}.png", self.title)
@@ -266,10 +284,13 @@ class _PipelineRun:
         )  # fmt: skip
         return result
 
-    def _store(self) -> CheckpointStore:
+    def _say(self, line: str) -> None:
+        self.logger.say(f"{self.name}: {line}")
+
+    def _store(self, made: Path) -> CheckpointStore:
         corpus = self.material.corpus
         identity = RunIdentity(self.name, self.config, corpus.data_hash, corpus.synthetic)
-        return CheckpointStore(self.folder, identity, lambda line: self.logger.say(f"{self.name}: {line}"))
+        return CheckpointStore(self.folder, identity, self._say, best=made / BEST)
 
     def _train(self, model: DigitModel, train: Clips, store: CheckpointStore) -> Training:
         events = self.log_dir / "tensorboard" / f"{self.name}_{self.logger.timestamp}"
@@ -311,7 +332,7 @@ class _PipelineRun:
         )
         return evaluation, waveforms
 
-    def _export(self, model: DigitModel, test: Evaluation) -> None:
+    def _export(self, model: DigitModel, test: Evaluation, made: Path) -> None:
         corpus, split = self.material.corpus, self.material.split
         metadata = model_metadata(
             pipeline=self.name, data=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic,
@@ -320,18 +341,49 @@ class _PipelineRun:
             seed=self.config.seed, temperature=float(model.temperature),
         )  # fmt: skip
         clips = np.concatenate([split.test, split.validation, split.train])[:PARITY_CLIPS]
-        difference = export_onnx(model, self.folder / MODEL_FILE, metadata, corpus.waveforms[clips])
+        difference = export_onnx(model, made / MODEL_FILE, metadata, corpus.waveforms[clips])
         self.logger.record(
             f"{self.name}: exported, largest difference {difference:.1e}", "export", difference=difference
         )
         scaler = model.scaler()
         if scaler is not None:  # for people: nothing of ours reads it back
-            write_atomically(self.folder / "scaler.pkl", pickle.dumps(scaler))
+            write_atomically(made / "scaler.pkl", pickle.dumps(scaler))
+
+    def _version(
+        self, made: Path, training: Training, model: DigitModel, test: Evaluation, *, again: bool
+    ) -> version_store.Added:
+        """Make what lies in `made` a version; `again` where nothing was left to train and it may be one already."""
+        corpus, split = self.material.corpus, self.material.split
+        origin = Origin(
+            pipeline=self.name, data=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic,
+            split=split.name, git_commit=git_commit(), package_version=__version__, settings=self._settings(),
+            training={
+                "epochs": len(training.history), "best_epoch": training.best_epoch, "stopped": training.stopped,
+                "seconds": training.seconds, "parameters": sum(p.numel() for p in model.parameters()),
+                "temperature": float(model.temperature),
+            },
+            weights_hash=weights_hash(model.state_dict()),
+        )  # fmt: skip
+        added = version_store.add(
+            self.folder, made, origin, {split.name: {self.material.tested_on: test.figures()}},
+            promote=self.config.promote, again=again, report=self._say,
+        )  # fmt: skip
+        number = added.version.number
+        told = (
+            "promoted"
+            if added.promoted
+            else f"not promoted: {version_store.promote_command(self.folder, added.version)}"
+        )
+        line = f"{self.name}: version {number}, {told}"
+        self.logger.say(line, "version", pipeline=self.name, version=number, promoted=added.promoted)
+        return added
+
+    def _settings(self) -> dict[str, Any]:
+        # Without `resume`: they say how to get these weights, not how this session began.
+        return to_dict(dataclasses.replace(self.config, resume=None))
 
     def _write_config(self) -> None:
-        # Without `resume`: the file says how to get these weights, not how this session began.
-        values = to_dict(dataclasses.replace(self.config, resume=None))
-        write_json(self.log_dir / f"config_{self.name}_{self.logger.timestamp}.json", values)
+        write_json(self.log_dir / f"config_{self.name}_{self.logger.timestamp}.json", self._settings())
 
     def _write_summary(self, result: PipelineResult) -> None:
         values = {

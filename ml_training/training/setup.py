@@ -101,6 +101,15 @@ def load_weights(model: nn.Module, weights: Weights, where: Path | str) -> None:
         raise CheckpointError(f"the weights in {where} do not fit this network ({reason}): train anew") from error
 
 
+def weights_hash(weights: Weights) -> str:
+    """SHA-256 of all values of a model, buffers included."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW or Adam; biases and normalisation weights (vectors) do not decay."""
     assert config.learning_rate is not None

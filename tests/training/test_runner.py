@@ -84,7 +84,7 @@ def test_everything_promised_is_there(finished: tuple[Path, RunOutcome]) -> None
     model, logs = folder / "models" / "mfcc_classifier", folder / "logs"
     assert sorted(path.name for path in model.iterdir()) == [
         "best_model.pt", "checkpoint_epoch_004.pt", "checkpoint_epoch_005.pt", "checkpoint_epoch_006.pt",
-        "model.onnx", "scaler.pkl",
+        "model.onnx", "scaler.pkl", "versions",
     ]  # fmt: skip
     plots = logs / "plots"
     for name in ("training_history_mfcc", "confusion_matrix_mfcc", "model_comparison"):
