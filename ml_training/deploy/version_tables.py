@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_training.config import AugmentationConfig, TrainConfig, to_dict
+from ml_training.config import AugmentationConfig, TrainConfig, flat, to_dict
 from ml_training.deploy.versions import FileRecord, Row, State, Version, version_folder
 
 SHORT = 12  # signs of a hash that are shown
@@ -111,38 +111,30 @@ def _measured(version: Version) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
 def _flat(version: Version) -> dict[str, Any]:
     """Everything of a version that may be compared, under one name each."""
     origin = version.origin
-    flat: dict[str, Any] = {
+    told: dict[str, Any] = {
         f"{protocol}, {data}, {name}": value
         for protocol, data, found in _measured(version)
         for name, value in found.items()
         if name not in ("data_hash", "created")
     }
-    flat |= {
+    told |= {
         "made": version.created, "parent": version.parent, "commit": origin.git_commit[:SHORT],
         "program": origin.package_version, "data": origin.data, "data hash": origin.data_hash[:SHORT],
         "split": origin.split, "weights": origin.weights_hash[:SHORT],
     }  # fmt: skip
-    flat |= {f"training {name}": value for name, value in origin.training.items()}
-    flat |= {f"setting {name}": value for name, value in _settings(origin.settings)}
-    return flat | {f"{name} bytes": then.bytes for name, then in version.files.items()}
+    told |= {f"training {name}": value for name, value in origin.training.items()}
+    told |= {f"setting {name}": value for name, value in flat(origin.settings)}
+    return told | {f"{name} bytes": then.bytes for name, then in version.files.items()}
 
 
 def _is_metric(name: str) -> bool:
     return name.count(", ") >= 2
 
 
-def _settings(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{name}.{inner}", v) for inner, v in value.items())
-        else:
-            yield name, value
-
-
 def _changed(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The settings that are not what nobody chose; those that pipelines choose are all told."""
-    usual = dict(_settings({**to_dict(TrainConfig()), "augmentation": vars(AugmentationConfig())}))
-    for name, value in _settings(settings):
+    usual = dict(flat({**to_dict(TrainConfig()), "augmentation": vars(AugmentationConfig())}))
+    for name, value in flat(settings):
         default = usual.get(name)
         if value != (list(default) if isinstance(default, tuple) else default):
             yield name, value

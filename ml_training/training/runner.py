@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import pickle
 import signal
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,12 +41,14 @@ from ml_training.training.setup import (
     choose_precision,
     cpu_threads,
     load_weights,
+    peak_memory_mb,
     predict,
     predict_probabilities,
     weights_hash,
 )
 from ml_training.training.signals import StopSignals
 from ml_training.training.teachers import Teachers
+from ml_training.training.tracking import track, tracker_at
 from ml_training.training.trainer import Training, train_model
 from ml_training.utils.files import write_atomically, write_json
 from ml_training.utils.logging_utils import RunLogger
@@ -129,6 +129,7 @@ def _run(
     signals: StopSignals,
 ) -> RunOutcome:
     logger.record(f"version {__version__}, process {os.getpid()}", "start", config=to_dict(config))
+    tracker = tracker_at(config.mlflow, Path(config.log_dir)) if config.mlflow is not None else None
     _meet_teachers(config, logger)
     _load_noise(config, pipelines, logger)
     material = _load(config, corpus, logger)
@@ -137,6 +138,8 @@ def _run(
     for pipeline in pipelines:
         try:
             results.append(_PipelineRun(pipeline, material, logger, signals).result())
+            if tracker is not None:
+                failures |= track(tracker, results[-1], config, logger)
         except DigitError as error:
             failures[pipeline.name] = str(error)
             logger.fail(f"{pipeline.name} failed: {error}", error, pipeline=pipeline.name)
@@ -391,16 +394,6 @@ class _PipelineRun:
             "config": to_dict(self.config), "versions": gather_versions(),
         }  # fmt: skip
         write_json(self.log_dir / f"metrics_summary_{self.name}_{self.logger.timestamp}.json", values)
-
-
-def peak_memory_mb() -> float:
-    """The most memory this process ever held, in MB; NaN where the system does not tell (Windows)."""
-    if sys.platform == "win32":
-        return math.nan
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def _plots(config: TrainConfig) -> Path:
