@@ -220,7 +220,7 @@ def _alone(folder: Path, report: Report) -> Iterator[None]:
 
 def _leftovers(folder: Path) -> list[Path]:
     inside = folder / VERSIONS
-    half_written = (f"{PROMOTED}.*.tmp", f"*/{RECORD}.*.tmp")
+    half_written = (f"{PROMOTED}.*.tmp", f"[1-9]*/{RECORD}.*.tmp")
     return [
         *folder.glob(f".*{_BESIDE}*"),
         *(path for pattern in (_NEW, f"{_GONE}-*", *half_written) for path in inside.glob(pattern)),
