@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import importlib.util
 import itertools
 import json
 import os
@@ -28,7 +29,9 @@ from typing import NamedTuple
 import pytest
 
 from ml_training import inference
-from ml_training.config import MFCC, TrainConfig, load_config
+from ml_training.config import MFCC, TrainConfig, load_config, to_dict
+from ml_training.deploy import version_store
+from ml_training.deploy.versions import Origin
 from ml_training.flags import OneLineParser, add_train_flags, train_config_from
 from ml_training.pipelines import get_pipeline
 from ml_training.training.checkpoint import CheckpointStore, RunIdentity
@@ -41,6 +44,7 @@ DOORS = {
     "python ml_training/train.py": "ml_training.train",
     "python ml_training/inference.py": "ml_training.inference",
     "python ml_training/evaluate.py": "ml_training.evaluate",
+    "python ml_training/versions.py": "ml_training.versions",
     "python ml_training/demo.py": "ml_training.demo",
     "digits": "ml_training.cli",
 }
@@ -99,6 +103,8 @@ COMMANDS = list(dict.fromkeys(line for b in BLOCKS if b.language == "bash" for l
 
 def marked(command: str) -> object:
     marks = [pytest.mark.slow] if any(part in command for part in SLOW) else []
+    if "--mlflow" in command and not importlib.util.find_spec("mlflow"):
+        marks.append(pytest.mark.skip(reason='MLflow is not installed: pip install -e ".[mlflow]"'))
     marks += [pytest.mark.real_data] if any(part in command for part in REAL) else []
     return pytest.param(command, marks=marks, id=command)
 
@@ -131,6 +137,9 @@ def desk(tmp_path, tiny_folder, tiny_models, monkeypatch):
         shutil.copyfile(tiny_folder / "7_speaker1_2.wav", tmp_path / name)
     shutil.copytree(tiny_folder, tmp_path / "recordings")
     shutil.copytree(tiny_models, tmp_path / "models")
+    for _ in range(2):  # versions 1 and 2
+        origin = Origin(MFCC, "tiny", "tiny", True, "official", "", "", to_dict(TrainConfig()), {}, "")
+        version_store.add(tmp_path / "models" / "mfcc_classifier", tiny_models / "mfcc_classifier", origin, {})
     for folder, names in {"more": ("{}_erin_0", "{}_erin_7"), "words": ("yes_ann_{}",), "noise": ("rain_{}",)}.items():
         (tmp_path / folder).mkdir()
         for name, digit in itertools.product(names, range(10)):
@@ -280,7 +289,7 @@ def test_commands_and_flags_within_sentences_exist(document, capsys):
     parser = OneLineParser()
     add_train_flags(parser)
     known = {option for action in parser._actions for option in action.option_strings}
-    for door in ("inference", "evaluate", "demo"):
+    for door in ("inference", "evaluate", "versions", "demo"):
         with contextlib.suppress(SystemExit):
             importlib.import_module(f"ml_training.{door}").main(["--help"])
         known |= set(re.findall(r"--\w+", capsys.readouterr().out))
