@@ -74,7 +74,7 @@ def test_what_only_other_versions_have_goes_and_what_is_nobodys_stays(
 def test_writing_into_the_files_that_answer_reaches_no_version(make: Make, folder: Path) -> None:
     make("one")
     with (folder / "model.onnx").open("r+b") as file:  # in place, as cp and rsync do
-        file.write(b"XXX")
+        file.write(b"###")
     whole_version(folder, 1)
     (fault,) = state_of(folder).faults
     assert "model.onnx in " in fault
