@@ -3,7 +3,7 @@
 **Nobody overwrites a version.** Its files are put together in a folder beside, flushed to the disk, and the folder
 is renamed to the next number; a number is never given twice. The files of the promoted version in the folder above
 are copies, not links: whoever writes into those, in place or by renaming, reaches no version. Kept twice is one
-version of each pipeline, about 2 MB.
+version of each pipeline, about 1 MB.
 
 **The pipeline's own files are always those of the promoted version.** A training therefore writes none of them
 while it runs: its best weights so far lie in its checkpoints, which are all that `--resume` needs. When it ends,

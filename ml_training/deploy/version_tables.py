@@ -10,6 +10,7 @@ from ml_training.config import AugmentationConfig, TrainConfig, flat, to_dict
 from ml_training.deploy.versions import FileRecord, Row, State, Version, version_folder
 
 SHORT = 12  # signs of a hash that are shown
+PROVENANCE = ("data_hash", "git_commit", "created")  # of figures; JSON alone tells it
 
 
 def listed(pipeline: str, folder: Path, state: State) -> list[str]:
@@ -115,7 +116,7 @@ def _flat(version: Version) -> dict[str, Any]:
         f"{protocol}, {data}, {name}": value
         for protocol, data, found in _measured(version)
         for name, value in found.items()
-        if name not in ("data_hash", "created")
+        if name not in PROVENANCE
     }
     told |= {
         "made": version.created, "parent": version.parent, "commit": origin.git_commit[:SHORT],
@@ -141,7 +142,7 @@ def _changed(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _figures(found: Mapping[str, Any]) -> str:
-    told = (f"{name.replace('_', ' ')} {_figure(name, v)}" for name, v in found.items() if not name.endswith("hash"))
+    told = (f"{name.replace('_', ' ')} {_figure(name, v)}" for name, v in found.items() if name not in PROVENANCE)
     return ", ".join(told)
 
 
