@@ -34,6 +34,7 @@ def parser() -> OneLineParser:
     add("--models_dir", "--model_dir", nargs="+", default=["models"], metavar="DIR",
         help="folders of trained models; several, e.g. one a seed, are told side by side with their mean")  # fmt: skip
     add("--precision", choices=FILE_PRECISIONS, default=FP32, help="which of their files answers")
+    add("--version", type=int, default=None, metavar="N", help="a version of these models (default: the promoted one)")
     add("--dataset", choices=DATASETS, default=SUPPRESS, help="which recordings, as in training")
     add("--data_dir", default=SUPPRESS, metavar="DIR", help="folder of recordings, as in training")
     add("--folder", nargs="+", default=[], metavar="DIR",
@@ -68,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcome = evaluate(
             Request(
                 protocols=tuple(namespace.protocol), config=config, models_dirs=tuple(namespace.models_dir),
-                precision=namespace.precision, folders=tuple(namespace.folder), noise_dir=namespace.noise_dir,
+                precision=namespace.precision, model_version=namespace.version,
+                folders=tuple(namespace.folder), noise_dir=namespace.noise_dir,
                 others=tuple(namespace.others), noise_seed=namespace.noise_seed,
                 seeds=tuple(namespace.seeds), speakers=tuple(namespace.speakers), output=namespace.output,
                 log_scoring=namespace.log_scoring, update_docs=namespace.update_docs,

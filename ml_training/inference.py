@@ -39,6 +39,7 @@ from ml_training.deploy.metadata import (
     is_intact,
     onnx_name,
 )
+from ml_training.deploy.versions import answering_file, read_file, version_folder, whole_version
 from ml_training.errors import ConfigError, DigitError, ModelError
 from ml_training.flags import OneLineParser
 from ml_training.utils.program import program
@@ -210,13 +211,16 @@ class DigitClassifier:
         )  # fmt: skip
 
 
-def load_classifier(model_dir: str | Path, pipeline: str, threads: int = 1, precision: str = FP32) -> DigitClassifier:
+def load_classifier(
+    model_dir: str | Path, pipeline: str, threads: int = 1, precision: str = FP32, version: int | None = None
+) -> DigitClassifier:
     """The trained `pipeline` of the folder `model_dir`, answering on `threads` CPU threads.
 
     The word "pretrained" stands for the models that come with the package, whatever folders lie around. `precision`
-    "int8" takes the smaller file that `digits export` makes.
+    "int8" takes the smaller file that `digits export` makes. `version` is the number of one of the versions in the
+    folder; None is the promoted one.
 
-    Raises ConfigError for a name that is no pipeline, ModelError for a folder or file that is
+    Raises ConfigError for a name that is no pipeline, ModelError for a folder, file or version that is
     missing, damaged or not ours.
     """
     if pipeline not in PIPELINES:
@@ -227,8 +231,10 @@ def load_classifier(model_dir: str | Path, pipeline: str, threads: int = 1, prec
         raise ConfigError([f"threads: expected 1 to {MAX_THREADS}, got {threads}"])
     if precision not in FILE_PRECISIONS:
         raise ConfigError([f"precision: expected one of {', '.join(FILE_PRECISIONS)}, got {precision!r}"])
-    file = model_file(model_dir, pipeline, precision)
-    content = _read_shipped(file) if model_dir == PRETRAINED else _read_model(file, pipeline)
+    if version is not None and (not isinstance(version, int) or version < 1):
+        raise ConfigError([f"version: expected a whole number from 1 on, got {version!r}"])
+    file = model_file(model_dir, pipeline, precision, version)
+    content = _read_shipped(file) if model_dir == PRETRAINED else _read_model(file, model_dir, pipeline, version)
     session = _open_session(file, content, threads)
     try:
         metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
@@ -243,11 +249,14 @@ def load_classifier(model_dir: str | Path, pipeline: str, threads: int = 1, prec
     return classifier
 
 
-def model_file(model_dir: str | Path, pipeline: str, precision: str = FP32) -> Path:
+def model_file(model_dir: str | Path, pipeline: str, precision: str = FP32, version: int | None = None) -> Path:
     """Where a pipeline's model lies; see load_classifier."""
     if model_dir == PRETRAINED:
+        if version is not None:
+            raise ConfigError([f"version: the models that ship have none, got {version}"])
         return Path(__file__).parent / PRETRAINED / onnx_name(pipeline, precision)
-    return model_folder(model_dir, pipeline) / onnx_name("model", precision)
+    folder, name = model_folder(model_dir, pipeline), onnx_name("model", precision)
+    return answering_file(folder, name) if version is None else version_folder(folder, version) / name
 
 
 def _read_shipped(file: Path) -> bytes:
@@ -259,13 +268,15 @@ def _read_shipped(file: Path) -> bytes:
         ) from error
 
 
-def _read_model(file: Path, pipeline: str) -> bytes:
+def _read_model(file: Path, model_dir: str | Path, pipeline: str, version: int | None) -> bytes:
     train = f"train one with train.py --pipeline {pipeline}"
-    folder, models = file.parent, file.parent.parent
+    models, folder = Path(model_dir), model_folder(model_dir, pipeline)
     if not models.is_dir():
         raise ModelError(f"no folder {models} (looked for {models.absolute()}): {train}, or name another folder")
     if not folder.is_dir():
         raise ModelError(f"{models} holds no {folder.name}, {_content(models)}: {train}, or name another folder")
+    if version is not None:
+        return read_file(folder, whole_version(folder, version), file.name)
     if not file.is_file():
         made = f"{train}; training ends by writing it" if file.name == MODEL_FILE else "make it with digits export"
         raise ModelError(f"{folder} holds no {file.name}, {_content(folder)}: {made}")
@@ -330,6 +341,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--pipeline", choices=PIPELINES, default=SUPPRESS, help="who answers (default: the best there is)"
     )
+    parser.add_argument(
+        "--version", type=int, default=None, metavar="N", help="a version of your own model (default: the promoted one)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--precision", choices=FILE_PRECISIONS, default=FP32, help="which file of a model answers")
     parser.add_argument(
@@ -339,9 +353,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     files: list[str] = [*args.get("files", []), *args.get("audio", [])]
     if not files:
         parser.error("name at least one recording")
-    precision = args["precision"]
-    model_dir, pipeline = _answering(args.get("model_dir"), args.get("pipeline"), precision)
-    entries = load_classifier(model_dir, pipeline, args["threads"], precision).batch_predict(files)
+    precision: str = args["precision"]
+    version: int | None = args["version"]
+    model_dir, pipeline = _answering(args.get("model_dir"), args.get("pipeline"), precision, version)
+    entries = load_classifier(model_dir, pipeline, args["threads"], precision, version).batch_predict(files)
     bad = [entry["error"] for entry in entries if "error" in entry]
     if "json" in args:
         _print_json(entries)
@@ -351,6 +366,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(_shown(entry))
         who = pipeline if precision == FP32 else f"{pipeline} ({precision})"
         told = f"the {who} that comes along" if model_dir == PRETRAINED else f"your own {who} in {model_dir}"
+        told += "" if version is None else f", version {version}"
         if len(bad) < len(entries):
             print(f"answered by {told}", file=sys.stderr)
     for error_line in bad:
@@ -358,14 +374,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if bad else 0
 
 
-def _answering(model_dir: str | None, pipeline: str | None, precision: str) -> tuple[str, str]:
+def _answering(model_dir: str | None, pipeline: str | None, precision: str, version: int | None) -> tuple[str, str]:
     """Folder and pipeline of who answers: what is asked for, else the best of one's own, else the best that ships."""
-    for folder in (TRAINED, PRETRAINED) if model_dir is None else (model_dir,):
+    usual = (TRAINED, PRETRAINED) if version is None else (TRAINED,)
+    for folder in usual if model_dir is None else (model_dir,):
         for name in BEST_FIRST if pipeline is None else (pipeline,):
-            if model_file(folder, name, precision).is_file():
+            if model_file(folder, name, precision, version).is_file():
                 return folder, name
     # Whoever loads it says what is missing.
-    return PRETRAINED if model_dir is None else model_dir, pipeline or BEST_FIRST[0]
+    return usual[-1] if model_dir is None else model_dir, pipeline or BEST_FIRST[0]
 
 
 def _print_json(entries: Sequence[FilePrediction | FileError]) -> None:

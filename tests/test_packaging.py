@@ -24,15 +24,13 @@ EXTRAS = PROJECT["optional-dependencies"]
 LINES = (ROOT / "ml_training_requirements.txt").read_text(encoding="utf-8").splitlines()
 PINS = {canonicalize_name(r.name): r for r in map(Requirement, (s for s in LINES if s and s[0] not in "#-"))}
 # import name -> distribution name, where they differ
-DISTRIBUTIONS = {"espeakng_loader": "espeakng-loader"}
+DISTRIBUTIONS = {"espeakng_loader": "espeakng-loader", "mlflow": "mlflow-skinny"}
+UNPINNED = {"executorch", "mlflow"}  # extras that only those install who ask for them
 
 
-UNPINNED = ("executorch",)  # extras that the requirements leave out
-
-
-def ranges(*left_out: str) -> list[Requirement]:
-    extras = [lines for name, lines in EXTRAS.items() if name not in left_out]
-    return [Requirement(line) for line in (*PROJECT["dependencies"], *(line for lines in extras for line in lines))]
+def ranges(without: set[str] = UNPINNED) -> list[Requirement]:
+    extras = (r for name, extra in EXTRAS.items() if name not in without for r in extra)
+    return [Requirement(line) for line in (*PROJECT["dependencies"], *extras)]
 
 
 def test_base_dependencies_are_what_answering_needs():
@@ -45,14 +43,14 @@ def test_requirements_end_with_this_package():
 
 
 def test_every_range_is_pinned_exactly_within_itself_and_nothing_else_is():
-    for wanted in ranges(*UNPINNED):
+    for wanted in ranges():
         (pin,) = PINS[canonicalize_name(wanted.name)].specifier
         assert pin.operator == "=="
         assert wanted.specifier.contains(pin.version), wanted
-    assert PINS.keys() == {canonicalize_name(wanted.name) for wanted in ranges(*UNPINNED)}
+    assert PINS.keys() == {canonicalize_name(wanted.name) for wanted in ranges()}
 
 
-@pytest.mark.parametrize("wanted", ranges(*UNPINNED), ids=lambda r: r.name)
+@pytest.mark.parametrize("wanted", ranges(), ids=lambda r: r.name)
 def test_what_is_installed_lies_in_the_range(wanted):
     assert wanted.specifier.contains(version(wanted.name))
 
@@ -66,7 +64,7 @@ def test_every_library_that_is_imported_is_declared():
             elif isinstance(node, ast.ImportFrom):
                 imported.add(str(node.module).split(".")[0])
     libraries = imported - set(sys.stdlib_module_names) - {"ml_training"}
-    declared = {canonicalize_name(wanted.name) for wanted in ranges()}
+    declared = {canonicalize_name(wanted.name) for wanted in ranges(without=set())}
     assert {canonicalize_name(DISTRIBUTIONS.get(name, name)) for name in libraries} <= declared
 
 

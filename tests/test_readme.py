@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import importlib.util
 import itertools
 import json
 import os
@@ -28,7 +29,9 @@ from typing import NamedTuple
 import pytest
 
 from ml_training import inference
-from ml_training.config import MFCC, TrainConfig, load_config
+from ml_training.config import MFCC, TrainConfig, load_config, to_dict
+from ml_training.deploy import version_store
+from ml_training.deploy.versions import Origin
 from ml_training.flags import OneLineParser, add_train_flags, train_config_from
 from ml_training.pipelines import get_pipeline
 from ml_training.training.checkpoint import CheckpointStore, RunIdentity
@@ -46,6 +49,7 @@ DOORS = {
     "python ml_training/evaluate.py": "ml_training.evaluate",
     "python ml_training/export.py": "ml_training.export",
     "python ml_training/inspect_model.py": "ml_training.inspect_model",
+    "python ml_training/versions.py": "ml_training.versions",
     "python ml_training/demo.py": "ml_training.demo",
     "digits": "ml_training.cli",
 }
@@ -105,6 +109,8 @@ COMMANDS = list(dict.fromkeys(line for b in BLOCKS if b.language == "bash" for l
 
 def marked(command: str) -> object:
     marks = [pytest.mark.slow] if any(part in command for part in SLOW) else []
+    if "--mlflow" in command and not importlib.util.find_spec("mlflow"):
+        marks.append(pytest.mark.skip(reason='MLflow is not installed: pip install -e ".[mlflow]"'))
     marks += [pytest.mark.real_data] if any(part in command for part in REAL) else []
     return pytest.param(command, marks=marks, id=command)
 
@@ -152,6 +158,9 @@ def desk(tmp_path, tiny_folder, tiny_models, monkeypatch):
     shutil.copytree(tiny_folder, tmp_path / "recordings")
     shutil.copytree(tiny_models, tmp_path / "models")
     shutil.copyfile(tmp_path / ONNX, tmp_path / ONNX.replace("model.onnx", "model_int8.onnx"))
+    for _ in range(2):  # versions 1 and 2
+        origin = Origin(MFCC, "tiny", "tiny", True, "official", "", "", to_dict(TrainConfig()), {}, "")
+        version_store.add(tmp_path / "models" / "mfcc_classifier", tiny_models / "mfcc_classifier", origin, {})
     for folder, names in {"more": ("{}_erin_0", "{}_erin_7"), "words": ("yes_ann_{}",), "noise": ("rain_{}",)}.items():
         (tmp_path / folder).mkdir()
         for name, digit in itertools.product(names, range(10)):
@@ -305,7 +314,7 @@ def test_commands_and_flags_within_sentences_exist(document, capsys):
     parser = OneLineParser()
     add_train_flags(parser)
     known = {option for action in parser._actions for option in action.option_strings}
-    for door in ("inference", "evaluate", "export", "inspect_model", "demo"):
+    for door in ("inference", "evaluate", "export", "inspect_model", "versions", "demo"):
         with contextlib.suppress(SystemExit):
             importlib.import_module(f"ml_training.{door}").main(["--help"])
         known |= set(re.findall(r"--\w+", capsys.readouterr().out))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from ml_training import __version__
 from ml_training.config import PIPELINES, TrainConfig, model_folder
 from ml_training.data.corpus import Corpus
+from ml_training.deploy import version_store, versions
 from ml_training.deploy.executorch import export_executorch
 from ml_training.deploy.export import answers, export_onnx, network_of, sealed
 from ml_training.deploy.metadata import FILE_PRECISIONS, FP32, INT8, onnx_name
@@ -129,7 +132,8 @@ def export(
             continue
         for precision in (*request.precisions, *([EXECUTORCH] if request.executorch else [])):
             try:
-                files.append(trained.export(precision, _place(name, checkpoint, request.output, precision)))
+                place = _place(name, checkpoint, request.output, precision)
+                files.append(_put(trained, precision, place, _version_of(name, request.output), report))
             except DigitError as error:
                 failures[f"{name} as {precision}"] = str(error)
     return ExportOutcome(tuple(files), failures)
@@ -158,6 +162,29 @@ def _place(name: str, checkpoint: Checkpoint, output: str | None, precision: str
     stem = path.stem if output is None and checkpoint["kind"] != "best" else "model"
     folder = path.parent if output is None else model_folder(output, checkpoint["pipeline"])
     return folder / (f"{stem}.pte" if precision == EXECUTORCH else onnx_name(stem, precision))
+
+
+def _version_of(name: str, output: str | None) -> tuple[Path, int] | None:
+    """The pipeline's folder and the version to which files of a checkpoint belong that are written beside it."""
+    path = Path(name).absolute()
+    if output is not None or path.name != BEST:
+        return None
+    if path.parents[1].name == versions.VERSIONS and path.parent.name.isdigit():
+        return path.parents[2], int(path.parent.name)
+    same = versions.find(path.parent, BEST, hashlib.sha256(path.read_bytes()).hexdigest())
+    return (path.parent, same[-1]) if same else None
+
+
+def _put(trained: Trained, precision: str, place: Path, version: tuple[Path, int] | None, report: Report) -> Exported:
+    """Write a file, into the version that it was made of where there is one."""
+    if version is None:
+        return trained.export(precision, place)
+    folder, number = version
+    with tempfile.TemporaryDirectory() as made:
+        exported = trained.export(precision, Path(made) / place.name)
+        if not version_store.attach(folder, number, place.name, exported.file.read_bytes(), report):
+            report(f"version {number} keeps the {place.name} that it has; --output writes another elsewhere")
+    return replace(exported, file=place, size=place.stat().st_size)
 
 
 class Trained:

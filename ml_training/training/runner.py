@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import pickle
 import signal
-import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,13 +18,16 @@ from ml_training import __version__
 from ml_training.config import LABELS, PIPELINE_TITLES, TrainConfig, model_folder, to_dict
 from ml_training.data.backgrounds import load_backgrounds
 from ml_training.data.corpus import Corpus
+from ml_training.deploy import version_store
 from ml_training.deploy.export import export_onnx
+from ml_training.deploy.metadata import git_commit
+from ml_training.deploy.versions import Origin, version_folder
 from ml_training.errors import ConfigError, DigitError, Interrupted
 from ml_training.inference import MODEL_FILE, load_classifier
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import DataSummary, EpochRecord, Evaluation, PipelineResult
-from ml_training.training.checkpoint import CheckpointStore, RunIdentity, teachers_hash
+from ml_training.training.checkpoint import BEST, CheckpointStore, RunIdentity, teachers_hash
 from ml_training.training.material import PARITY_CLIPS, Material, fitted_temperature, load_material
 from ml_training.training.setup import (
     Clips,
@@ -33,10 +36,13 @@ from ml_training.training.setup import (
     choose_precision,
     cpu_threads,
     load_weights,
+    peak_memory_mb,
     predict_probabilities,
+    weights_hash,
 )
 from ml_training.training.signals import StopSignals
 from ml_training.training.teachers import Teachers
+from ml_training.training.tracking import track, tracker_at
 from ml_training.training.trainer import Training, train_model
 from ml_training.utils.files import write_atomically, write_json
 from ml_training.utils.logging_utils import RunLogger
@@ -98,6 +104,7 @@ def _run(
     signals: StopSignals,
 ) -> RunOutcome:
     logger.record(f"version {__version__}, process {os.getpid()}", "start", config=to_dict(config))
+    tracker = tracker_at(config.mlflow, Path(config.log_dir)) if config.mlflow is not None else None
     _meet_teachers(config, logger)
     _load_noise(config, pipelines, logger)
     material = _load(config, corpus, logger)
@@ -106,6 +113,8 @@ def _run(
     for pipeline in pipelines:
         try:
             results.append(_PipelineRun(pipeline, material, logger, signals).result())
+            if tracker is not None:
+                failures |= track(tracker, results[-1], config, logger)
         except DigitError as error:
             failures[pipeline.name] = str(error)
             logger.fail(f"{pipeline.name} failed: {error}", error, pipeline=pipeline.name)
@@ -192,16 +201,28 @@ class _PipelineRun:
 
     def result(self) -> PipelineResult:
         self._write_config()
+        version_store.settle(self.folder, self._say)
+        # What answers in self.folder is the promoted version's until this training has become one itself.
+        with tempfile.TemporaryDirectory(prefix=f"{self.name}_") as made:
+            return self._result(Path(made))
+
+    def _result(self, made: Path) -> PipelineResult:
         train = self.material.part(self.material.split.train)
         model = build_model(self.pipeline, self.config, train)
-        store = self._store()
+        store = self._store(made)
+        before = max(store.epochs(), default=0)
         training = self._train(model, train, store)
         del train
         model = model.cpu()
         load_weights(model, training.best_weights, self.folder)
         self._calibrate(model, training, store)
         test = self.material.tested(lambda waveforms: predict_probabilities(model, torch.from_numpy(waveforms)))
-        self._export(model, test, training.best_epoch)
+        self._export(model, test, training.best_epoch, made)
+        nothing_left = self.config.resume == "latest" and before == len(training.history)
+        added = self._version(made, training, model, test, again=nothing_left)
+        version = added.version
+        folder = self.folder if added.promoted else version_folder(self.folder, version.number)
+        classifier = load_classifier(self.config.models_dir, self.name, version=version.number)
         result = PipelineResult(
             pipeline=self.name,
             config=self.config,
@@ -211,12 +232,13 @@ class _PipelineRun:
             best_epoch=training.best_epoch,
             stopped=training.stopped,
             parameters=sum(p.numel() for p in model.parameters()),
-            model_bytes=(self.folder / MODEL_FILE).stat().st_size,
-            latency_ms=load_classifier(self.config.models_dir, self.name).benchmark_speed(LATENCY_CLIPS)["p50_ms"],
+            model_bytes=version.files[MODEL_FILE].bytes,
+            latency_ms=classifier.benchmark_speed(LATENCY_CLIPS)["p50_ms"],
             train_seconds=training.seconds,
             peak_memory_mb=peak_memory_mb(),
-            model_file=str(self.folder / MODEL_FILE),
+            model_file=str(folder / MODEL_FILE),
             temperature=float(model.temperature),
+            version=version.number,
         )
         self._write_summary(result)
         plot_confusion_matrix(test, self.plots / f"confusion_matrix_{self.name}.png", self.title)
@@ -227,10 +249,13 @@ class _PipelineRun:
         )  # fmt: skip
         return result
 
-    def _store(self) -> CheckpointStore:
+    def _say(self, line: str) -> None:
+        self.logger.say(f"{self.name}: {line}")
+
+    def _store(self, made: Path) -> CheckpointStore:
         corpus = self.material.corpus
         identity = RunIdentity(self.name, self.config, corpus.data_hash, corpus.synthetic)
-        return CheckpointStore(self.folder, identity, lambda line: self.logger.say(f"{self.name}: {line}"))
+        return CheckpointStore(self.folder, identity, self._say, best=made / BEST)
 
     def _train(self, model: DigitModel, train: Clips, store: CheckpointStore) -> Training:
         events = self.log_dir / "tensorboard" / f"{self.name}_{self.logger.timestamp}"
@@ -257,21 +282,52 @@ class _PipelineRun:
     def _draw(self, history: Sequence[EpochRecord]) -> None:
         plot_training_history(history, self.plots / f"training_history_{self.name}.png", self.title)
 
-    def _export(self, model: DigitModel, test: Evaluation, epoch: int) -> None:
+    def _export(self, model: DigitModel, test: Evaluation, epoch: int, made: Path) -> None:
         metadata = self.material.metadata(self.name, test, float(model.temperature), epoch=epoch)
         clips = self.material.real_clips(PARITY_CLIPS)
-        difference = export_onnx(model, self.folder / MODEL_FILE, metadata, clips)
+        difference = export_onnx(model, made / MODEL_FILE, metadata, clips)
         self.logger.record(
             f"{self.name}: exported, largest difference {difference:.1e}", "export", difference=difference
         )
         scaler = model.scaler()
         if scaler is not None:  # for people: nothing of ours reads it back
-            write_atomically(self.folder / "scaler.pkl", pickle.dumps(scaler))
+            write_atomically(made / "scaler.pkl", pickle.dumps(scaler))
+
+    def _version(
+        self, made: Path, training: Training, model: DigitModel, test: Evaluation, *, again: bool
+    ) -> version_store.Added:
+        """Make what lies in `made` a version; `again` where nothing was left to train and it may be one already."""
+        corpus, split = self.material.corpus, self.material.split
+        origin = Origin(
+            pipeline=self.name, data=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic,
+            split=split.name, git_commit=git_commit(), package_version=__version__, settings=self._settings(),
+            training={
+                "epochs": len(training.history), "best_epoch": training.best_epoch, "stopped": training.stopped,
+                "seconds": training.seconds, "parameters": sum(p.numel() for p in model.parameters()),
+                "temperature": float(model.temperature),
+            },
+            weights_hash=weights_hash(model.state_dict()),
+        )  # fmt: skip
+        added = version_store.add(
+            self.folder, made, origin, {split.name: {self.material.tested_on: test.figures()}},
+            promote=self.config.promote, again=again, report=self._say,
+        )  # fmt: skip
+        number = added.version.number
+        told = (
+            "promoted"
+            if added.promoted
+            else f"not promoted: {version_store.promote_command(self.folder, added.version)}"
+        )
+        line = f"{self.name}: version {number}, {told}"
+        self.logger.say(line, "version", pipeline=self.name, version=number, promoted=added.promoted)
+        return added
+
+    def _settings(self) -> dict[str, Any]:
+        # Without `resume`: they say how to get these weights, not how this session began.
+        return to_dict(dataclasses.replace(self.config, resume=None))
 
     def _write_config(self) -> None:
-        # Without `resume`: the file says how to get these weights, not how this session began.
-        values = to_dict(dataclasses.replace(self.config, resume=None))
-        write_json(self.log_dir / f"config_{self.name}_{self.logger.timestamp}.json", values)
+        write_json(self.log_dir / f"config_{self.name}_{self.logger.timestamp}.json", self._settings())
 
     def _write_summary(self, result: PipelineResult) -> None:
         values = {
@@ -279,16 +335,6 @@ class _PipelineRun:
             "config": to_dict(self.config), "versions": gather_versions(),
         }  # fmt: skip
         write_json(self.log_dir / f"metrics_summary_{self.name}_{self.logger.timestamp}.json", values)
-
-
-def peak_memory_mb() -> float:
-    """The most memory this process ever held, in MB; NaN where the system does not tell (Windows)."""
-    if sys.platform == "win32":
-        return math.nan
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def _plots(config: TrainConfig) -> Path:

@@ -15,8 +15,9 @@ import torch
 
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
-from ml_training.deploy import quantise
+from ml_training.deploy import quantise, version_store
 from ml_training.deploy.metadata import is_intact
+from ml_training.deploy.versions import read_version, state_of
 from ml_training.errors import CheckpointError, ConfigError
 from ml_training.inference import load_classifier
 from ml_training.training.checkpoint import load_checkpoint
@@ -82,6 +83,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def test_fp32_is_the_file_that_training_wrote(trained: Path, exports: Any, corpus: Corpus) -> None:
+    shutil.rmtree(trained / "models/mfcc_classifier/versions")  # versions are not written again, see below
     file = trained / "models/mfcc_classifier/model.onnx"
     before, said = load_classifier(trained / "models", "mfcc").hear(corpus.waveforms), metadata(file)
     written = file.stat().st_mtime_ns
@@ -94,6 +96,54 @@ def test_fp32_is_the_file_that_training_wrote(trained: Path, exports: Any, corpu
     assert (again["tested_on"], again["epoch"]) == ("100 clips, the official split of bursts", said["epoch"])
     for old, new in zip(before, load_classifier(trained / "models", "mfcc").hear(corpus.waveforms), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_what_is_exported_from_a_version_belongs_to_it(trained: Path, exports: Any) -> None:
+    folder = trained / "models/mfcc_classifier"
+    before = (folder / "model.onnx").read_bytes()
+    exported = {file.precision: file for file in exports(trained / BEST).files}
+    assert (folder / "model.onnx").read_bytes() == before == (folder / "versions/1/model.onnx").read_bytes()
+    assert exported["int8"].file == folder / "model_int8.onnx"
+    assert exported["int8"].size == (folder / "versions/1/model_int8.onnx").stat().st_size
+    small = (folder / "model_int8.onnx").read_bytes()
+    assert small == (folder / "versions/1/model_int8.onnx").read_bytes()
+    assert load_classifier(trained / "models", "mfcc", precision="int8", version=1).metadata["precision"] == "int8"
+    assert not state_of(folder).damaged
+
+
+def test_int8_comes_and_goes_with_its_version(trained: Path, exports: Any) -> None:
+    folder = trained / "models/mfcc_classifier"
+    made = trained / "made"
+    made.mkdir()
+    shutil.copyfile(folder / "model.onnx", made / "model.onnx")
+    shutil.copyfile(folder / "best_model.pt", made / "best_model.pt")
+    origin = read_version(folder, 1).origin
+    version_store.add(folder, made, origin, {}, promote=False)
+    first = only(exports(folder / "versions/1/best_model.pt", precisions=("int8",)))
+    assert first.file == folder / "versions/1/model_int8.onnx"
+    assert (folder / "model_int8.onnx").read_bytes() == first.file.read_bytes()
+    version_store.promote(folder, 2)
+    assert not (folder / "model_int8.onnx").exists()
+    version_store.roll_back(folder)
+    assert (folder / "model_int8.onnx").read_bytes() == first.file.read_bytes()
+
+
+def test_a_second_export_leaves_the_first(trained: Path, exports: Any) -> None:
+    exported = only(exports(trained / BEST, precisions=("int8",)))
+    content = exported.file.read_bytes()
+    again = only(exports(trained / BEST, precisions=("int8",)))
+    assert (again.file, again.file.read_bytes()) == (exported.file, content)
+    assert not state_of(exported.file.parent).damaged
+
+
+def test_nothing_joins_a_damaged_version(trained: Path, exports: Any) -> None:
+    folder = trained / "models/mfcc_classifier"
+    with (folder / "versions/1/model.onnx").open("ab") as file:
+        file.write(b"more")
+    outcome = exports(trained / BEST, precisions=("int8",))
+    (reason,) = outcome.failures.values()
+    assert "model.onnx is damaged" in reason
+    assert not (folder / "model_int8.onnx").exists()
 
 
 def test_int8_answers_beside_it(trained: Path, exports: Any, corpus: Corpus) -> None:
