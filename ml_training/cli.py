@@ -17,6 +17,7 @@ DOORS = {
     "train": ("ml_training.train", "train one pipeline or all three on recordings of spoken digits"),
     "predict": ("ml_training.inference", "say which digit is spoken in recordings"),
     "evaluate": ("ml_training.evaluate", "score models by named protocols: other speakers, noise, calibration"),
+    "benchmark": ("ml_training.benchmark", "measure the models beside what else people use"),
     "demo": ("ml_training.demo", "run the whole chain small and show what passed"),
 }
 
