@@ -61,7 +61,7 @@ def benchmark(
 
 
 def heard(clips: TestClips, recordings: Sequence[Path] | None = None) -> Heard:
-    """Clips as contenders of both rates hear them: at 16 kHz from the recordings, a second at most, where they are given.
+    """Clips as contenders of both rates hear them; at 16 kHz from the recordings, if given, a second at most.
 
     FSDD's are of 8 kHz, and nothing is gained by going back to the files.
     """

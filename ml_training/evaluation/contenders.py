@@ -263,7 +263,7 @@ def contenders() -> Mapping[str, Contender]:
                 lambda place, threads, name=name: Eager(place, name, threads),  # type: ignore[misc]
                 ("torch", "librosa", "onnx"),
                 against=name,
-            )  # fmt: skip
+            )
         )
     return {
         contender.name: contender
