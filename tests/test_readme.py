@@ -76,9 +76,10 @@ SLOW = (
     "tensorboard",
     "benchmarks/",
     "--protocol official",
+    "digits benchmark",
     "--protocol loso --seeds",
 )
-REAL = ("--dataset fsdd", "--protocol official", "benchmarks/floors.py")
+REAL = ("--dataset fsdd", "--protocol official", "benchmarks/floors.py", "digits benchmark")
 
 
 class Block(NamedTuple):
