@@ -42,6 +42,17 @@ class LibrosaLogMel(nn.Module):
         ]
         return torch.from_numpy(np.stack(found).astype(np.float32))
 
+    def by_banks(self, waveforms: Tensor, banks: Tensor) -> Tensor:
+        """(B, T) -> (B, V, M, F) in dB: librosa knows no vocal tracts, so its spectrogram goes through our banks."""
+        found = [
+            librosa.power_to_db(
+                banks.numpy() @ np.abs(librosa.stft(clip, n_fft=WINDOW, hop_length=HOP, pad_mode="constant")) ** 2,
+                top_db=None,
+            )
+            for clip in waveforms.numpy()
+        ]
+        return torch.from_numpy(np.stack(found).astype(np.float32))
+
 
 class LibrosaDeltas(nn.Module):
     """(B, C, F) -> first and second derivative over time, each (B, C, F)."""

@@ -150,7 +150,17 @@ class LogMel(nn.Module):
             mel = torch.bmm(self.warped[which], power)
         else:
             mel = torch.matmul(self.filters, power)
-        return 10.0 * torch.log10(mel.clamp_min(AMIN))
+        return decibels(mel)
+
+    def by_banks(self, waveforms: Tensor, banks: Tensor) -> Tensor:
+        """(B, T) through V filter banks (V, M, K) -> (B, V, M, F) in dB, of one spectrogram."""
+        mel = torch.matmul(banks.flatten(0, 1), self.spectrogram(waveforms))
+        return decibels(torch.unflatten(mel, 1, (len(banks), self.bands)))
+
+
+def decibels(power: Tensor) -> Tensor:
+    """Powers in dB, as librosa.power_to_db with top_db=None."""
+    return 10.0 * torch.log10(power.clamp_min(AMIN))
 
 
 def loudness(log_mel: Tensor) -> Tensor:

@@ -3,6 +3,10 @@
 13 MFCC with first and second derivatives, each summarised over the frames of the word by mean,
 standard deviation, maximum and minimum. Frames count by how near they come to the loudest one, so
 that the silence around a word says nothing.
+
+A model that has been trained hears every clip by three filter banks, as if the speaker's vocal tract were also longer
+and shorter, and takes the mean of what the network says: such statistics know few ways to allow for a voice by
+themselves, and further banks of the same spectrogram cost little.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from ml_training.pipelines.features import (
     dct_matrix,
     full_precision,
     loudness,
+    mel_filters,
     normalise_level,
 )
 
@@ -28,6 +33,7 @@ FEATURES = CEPSTRA * 3 * 4
 RANGE_DB = 50.0  # what lies deeper below the peak is floor
 WORD_DB = 20.0  # a frame this far below the loudest counts half
 SOFTNESS_DB = 5.0  # how gradually frames stop counting
+VOICES = (0.88, 1.0, 1.13)  # vocal-tract factors that a clip is heard by
 OUTLIER = 6.0  # standard deviations at which a feature is cut
 
 
@@ -35,10 +41,12 @@ class MfccStatistics(nn.Module):
     """(B, 8000) -> (B, 156): mean, deviation, maximum, minimum of 39 cepstral tracks."""
 
     dct: Tensor
+    voices: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.log_mel = LogMel(BANDS)
+        self.register_buffer("voices", torch.stack([mel_filters(BANDS, factor) for factor in VOICES]), persistent=False)
         self.deltas = Deltas()
         self.register_buffer("dct", dct_matrix(BANDS, CEPSTRA), persistent=False)
 
@@ -48,7 +56,14 @@ class MfccStatistics(nn.Module):
 
     @full_precision
     def forward(self, waveforms: Tensor) -> Tensor:
-        log_mel = self.log_mel(normalise_level(waveforms))
+        return self._summary(self.log_mel(normalise_level(waveforms)))
+
+    @full_precision
+    def by_voice(self, waveforms: Tensor) -> Tensor:
+        """(B, 8000) -> (B * V, 156): the statistics by each of VOICES, those of a clip side by side."""
+        return self._summary(self.log_mel.by_banks(normalise_level(waveforms), self.voices).flatten(0, 1))
+
+    def _summary(self, log_mel: Tensor) -> Tensor:
         level = loudness(log_mel)  # (B, F)
         depth = level - level.amax(dim=1, keepdim=True)
         weight = torch.sigmoid((depth + WORD_DB) / SOFTNESS_DB)[:, None, :]  # (B, 1, F)
@@ -94,9 +109,9 @@ class MfccClassifier(DigitModel):
         self.train(mode)
 
     def logits(self, waveforms: Tensor) -> Tensor:
-        standardised = (self.statistics(waveforms) - self.mean) / self.scale
-        logits: Tensor = self.network(standardised.clamp(-OUTLIER, OUTLIER))
-        return logits
+        statistics = self.statistics(waveforms) if self.training else self.statistics.by_voice(waveforms)
+        logits: Tensor = self.network(((statistics - self.mean) / self.scale).clamp(-OUTLIER, OUTLIER))
+        return logits if self.training else torch.unflatten(logits, 0, (-1, len(VOICES))).mean(dim=1)
 
     def scaler(self) -> dict[str, list[float] | list[str]]:
         kinds = [f"{kind}{i}" for kind in ("mfcc", "delta", "delta2") for i in range(CEPSTRA)]
