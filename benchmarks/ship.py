@@ -128,13 +128,11 @@ def score(work: Path) -> None:
 
     The files in 8 bits, which answer as the others do, are scored on the official test and on clean strangers alone.
     """
-    config, folders = TrainConfig(dataset="fsdd"), folders_of(corpora(), EVALUATION)
-    for precision, names in {FP32: WITH_FOLDER, INT8: (STRANGERS,)}.items():
+    config, places = TrainConfig(dataset="fsdd"), folders_of(corpora(), EVALUATION)
+    heard = {FP32: (WITH_FOLDER, places), INT8: ((STRANGERS,), {"folders": places["folders"]})}
+    for precision, (names, folders) in heard.items():
         output = work / ("results" if precision == FP32 else f"results_{precision}")
-        for protocols, more in (
-            ((OFFICIAL,), {}),
-            (names, {**folders, "log_scoring": str(DOCS / SCORING_LOG)}),
-        ):
+        for protocols, more in (((OFFICIAL,), {}), (names, {**folders, "log_scoring": str(DOCS / SCORING_LOG)})):
             asked = Request(
                 protocols, config, models_dirs=(PRETRAINED,), precision=precision, output=str(output), **more
             )
