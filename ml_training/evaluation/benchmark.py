@@ -27,7 +27,6 @@ import soundfile
 
 import ml_training
 from ml_training.audio import SAMPLE_RATE
-from ml_training.config import PIPELINES
 from ml_training.deploy.metadata import git_commit
 from ml_training.errors import DigitError
 from ml_training.evaluation.contenders import Contender, contenders
@@ -333,9 +332,11 @@ def _starts(
 
 
 def _start(name: str, file: str, models_dir: str, training: Path | None) -> list[str]:
-    if name in PIPELINES:
-        door = _ROOT / "ml_training" / "inference.py"
-        return [sys.executable, str(door), "--model_dir", models_dir, "--pipeline", name, "--audio", file]
+    ours = contenders()[name].ours
+    if ours is not None:
+        door, (pipeline, precision) = _ROOT / "ml_training" / "inference.py", ours
+        flags = ["--model_dir", models_dir, "--pipeline", pipeline, "--precision", precision]
+        return [sys.executable, str(door), *flags, "--audio", file]
     code = (
         f"import sys; sys.path.insert(0, {str(_ROOT)!r})\n"
         "from pathlib import Path\nfrom ml_training.evaluation.contenders import Place, contenders\n"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ml_training.config import PIPELINES
+from ml_training.deploy.metadata import INT8
 from ml_training.evaluation.benchmark import YARDSTICK_MS, BenchmarkResult, Measured
 from ml_training.utils.files import write_atomically
 from ml_training.utils.visualization import COLOURS, GRID, INK, MUTED, dress, head, new_figure, save
@@ -134,4 +135,6 @@ def _colour(measured: Measured) -> str:
 
 
 def _marker(measured: Measured) -> str:
-    return "o" if measured.name in PIPELINES else "s" if measured.against else "^"
+    return (
+        "o" if measured.name in PIPELINES else "d" if measured.name.endswith(INT8) else "s" if measured.against else "^"
+    )

@@ -18,6 +18,7 @@ import numpy as np
 
 from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, fit, load_audio
 from ml_training.config import LABELS, MFCC, PIPELINES, RAW_CNN
+from ml_training.deploy.metadata import FILE_PRECISIONS, FP32
 from ml_training.inference import PRETRAINED, load_classifier
 from ml_training.results import Floats, Ints
 
@@ -61,6 +62,7 @@ class Contender:
     needs: tuple[str, ...] = ()
     rate: int = SAMPLE_RATE
     against: str | None = None  # the contender of ours that has the same network
+    ours: tuple[str, str] | None = None  # pipeline and precision of the file, of those that come with the package
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -73,8 +75,8 @@ class Contender:
 class Ours:
     """A model of ours by onnxruntime."""
 
-    def __init__(self, place: Place, pipeline: str, threads: int) -> None:
-        self.classifier = load_classifier(place.models_dir, pipeline, threads)
+    def __init__(self, place: Place, pipeline: str, threads: int, precision: str = FP32) -> None:
+        self.classifier = load_classifier(place.models_dir, pipeline, threads, precision)
         self.megabytes = self.classifier.model_file.stat().st_size / 1e6
 
     def one(self, samples: Floats) -> int:
@@ -251,7 +253,13 @@ def _by_soundfile(content: bytes) -> Floats:
 def contenders() -> Mapping[str, Contender]:
     """Everybody by name, in the order of the table."""
     every = [
-        Contender(name, name, lambda place, threads, name=name: Ours(place, name, threads))  # type: ignore[misc]
+        Contender(
+            name if precision == FP32 else f"{name}_{precision}",
+            name if precision == FP32 else f"{name}, {precision}",
+            lambda place, threads, name=name, precision=precision: Ours(place, name, threads, precision),  # type: ignore[misc]
+            ours=(name, precision),
+        )
+        for precision in FILE_PRECISIONS
         for name in PIPELINES
     ]
     for name in PIPELINES:
