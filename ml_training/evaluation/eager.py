@@ -42,13 +42,10 @@ class LibrosaLogMel(nn.Module):
         ]
         return torch.from_numpy(np.stack(found).astype(np.float32))
 
-    def by_banks(self, waveforms: Tensor, banks: Tensor) -> Tensor:
-        """(B, T) -> (B, V, M, F) in dB: librosa knows no vocal tracts, so its spectrogram goes through our banks."""
+    def power_by_banks(self, waveforms: Tensor, banks: Tensor) -> Tensor:
+        """(B, T) -> (B, V, M, F): librosa knows no vocal tracts, so its spectrogram goes through our banks."""
         found = [
-            librosa.power_to_db(
-                banks.numpy() @ np.abs(librosa.stft(clip, n_fft=WINDOW, hop_length=HOP, pad_mode="constant")) ** 2,
-                top_db=None,
-            )
+            banks.numpy() @ np.abs(librosa.stft(clip, n_fft=WINDOW, hop_length=HOP, pad_mode="constant")) ** 2
             for clip in waveforms.numpy()
         ]
         return torch.from_numpy(np.stack(found).astype(np.float32))

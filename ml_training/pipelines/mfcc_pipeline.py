@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from ml_training.config import MFCC, AugmentationConfig, Recipe
 from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline
 from ml_training.pipelines.features import (
+    AMIN,
     Deltas,
     LogMel,
     below_peak,
     dct_matrix,
+    decibels,
     full_precision,
-    loudness,
     mel_filters,
     normalise_level,
 )
@@ -56,25 +57,31 @@ class MfccStatistics(nn.Module):
 
     @full_precision
     def forward(self, waveforms: Tensor) -> Tensor:
-        return self._summary(self.log_mel(normalise_level(waveforms)))
+        return self._summary(self.log_mel.power(normalise_level(waveforms)))
 
     @full_precision
     def by_voice(self, waveforms: Tensor) -> Tensor:
         """(B, 8000) -> (B * V, 156): the statistics by each of VOICES, those of a clip side by side."""
-        return self._summary(self.log_mel.by_banks(normalise_level(waveforms), self.voices).flatten(0, 1))
+        return self._summary(self.log_mel.power_by_banks(normalise_level(waveforms), self.voices).flatten(0, 1))
 
-    def _summary(self, log_mel: Tensor) -> Tensor:
-        level = loudness(log_mel)  # (B, F)
-        depth = level - level.amax(dim=1, keepdim=True)
-        weight = torch.sigmoid((depth + WORD_DB) / SOFTNESS_DB)[:, None, :]  # (B, 1, F)
-        cepstra = self.mfcc(below_peak(log_mel, RANGE_DB))
+    def _summary(self, power: Tensor) -> Tensor:
+        """Mel power (B, M, F) -> (B, 156)."""
+        level = decibels(power.clamp_min(AMIN).sum(dim=1, keepdim=True))  # (B, 1, F), of each frame
+        depth = level - level.amax(dim=2, keepdim=True)
+        weight = torch.sigmoid((depth + WORD_DB) / SOFTNESS_DB)
+        cepstra = self.mfcc(below_peak(decibels(power), RANGE_DB))
         tracks = torch.cat([cepstra, *self.deltas(cepstra)], dim=1)  # (B, 39, F)
-        share = weight / weight.sum(dim=2, keepdim=True)
-        mean = (tracks * share).sum(dim=2)
-        variance = ((tracks - mean[:, :, None]).square() * share).sum(dim=2)
+        share = (weight / weight.sum(dim=2, keepdim=True)).transpose(1, 2)  # (B, F, 1)
+        mean = torch.matmul(tracks, share)  # (B, 39, 1)
+        variance = torch.matmul((tracks - mean).square(), share)
         outside = (1.0 - weight) * 100.0  # keeps frames outside the word from being an extreme
         return torch.cat(
-            [mean, variance.clamp_min(1e-8).sqrt(), (tracks - outside).amax(dim=2), (tracks + outside).amin(dim=2)],
+            [
+                mean.squeeze(2),
+                variance.clamp_min(1e-8).sqrt().squeeze(2),
+                (tracks - outside).amax(dim=2),
+                (tracks + outside).amin(dim=2),
+            ],
             dim=1,
         )
 
