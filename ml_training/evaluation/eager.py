@@ -62,6 +62,22 @@ class LibrosaDeltas(nn.Module):
 def eager_model(file: Path, pipeline: str) -> tuple[DigitModel, float]:
     """The network of an exported model with librosa before it, and how large its weights are, MB.
 
+    Raises ModelError for a file whose weights are not those of this version's network.
+    """
+    model = network_in(file, pipeline)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, LogMel):
+                setattr(parent, name, LibrosaLogMel(child.bands))
+            elif isinstance(child, Deltas):
+                setattr(parent, name, LibrosaDeltas())
+    state = model.state_dict()
+    return model, sum(tensor.numel() * tensor.element_size() for tensor in state.values()) / 1e6
+
+
+def network_in(file: Path, pipeline: str) -> DigitModel:
+    """The network of an exported model, with our front end.
+
     The export folded batch normalisation into the weights before it; here it is there again, and changes nothing but
     the time. Raises ModelError for a file whose weights are not those of this version's network.
     """
@@ -84,10 +100,4 @@ def eager_model(file: Path, pipeline: str) -> tuple[DigitModel, float]:
         elif name.endswith(".weight") and tensor.ndim > 1:
             raise ModelError(f"{file} has no {tuple(tensor.shape)} weights {name}: export it again with this version")
     model.load_state_dict(state)
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, LogMel):
-                setattr(parent, name, LibrosaLogMel(child.bands))
-            elif isinstance(child, Deltas):
-                setattr(parent, name, LibrosaDeltas())
-    return model, sum(tensor.numel() * tensor.element_size() for tensor in state.values()) / 1e6
+    return model
