@@ -28,10 +28,12 @@ from typing import Any, TypedDict, final
 import numpy as np
 
 from ml_training.audio import NUM_SAMPLES, Floats, Source, load_audio
-from ml_training.config import LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, model_folder
+from ml_training.config import IS_DIGIT, LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, model_folder
 from ml_training.deploy.metadata import DIGIT_NAME, INPUT_NAME, SCORES_NAME, check_metadata, is_intact
-from ml_training.errors import ConfigError, DigitError, ModelError
+from ml_training.errors import ConfigError, DigitError, ModelError, ModelMemoryError
 from ml_training.flags import OneLineParser
+from ml_training.utils.answers import print_json, shown
+from ml_training.utils.memory import is_out_of_memory
 from ml_training.utils.program import program
 
 MODEL_FILE = "model.onnx"
@@ -39,7 +41,6 @@ PRETRAINED = "pretrained"  # in the place of a folder of models: those that come
 TRAINED = "models"  # where training puts one's own
 MAX_THREADS = 1024  # as in training; onnxruntime would start any number and never end
 BEST_FIRST = (MEL_CNN, RAW_CNN, MFCC)
-IS_DIGIT = 0.5  # the least digit score that counts as a digit
 
 
 class DigitProbability(TypedDict):
@@ -155,7 +156,8 @@ class DigitClassifier:
         try:
             logits, digit_scores = self._session.run([SCORES_NAME, DIGIT_NAME], {INPUT_NAME: waveforms})
         except Exception as error:  # onnxruntime's own exceptions share no narrower base
-            raise ModelError(f"{self.model_file} failed on an input of shape {waveforms.shape}: {error}") from error
+            kind = ModelMemoryError if is_out_of_memory(error) else ModelError
+            raise kind(f"{self.model_file} failed on an input of shape {waveforms.shape}: {error}") from error
         whole = logits.shape == (len(waveforms), len(LABELS)) and digit_scores.shape == (len(waveforms),)
         if not whole or not np.isfinite(logits).all() or not np.isfinite(digit_scores).all():
             raise ModelError(
@@ -321,20 +323,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--json", action="store_true", default=SUPPRESS, help="an object for one file, a list for several"
     )
+    parser.add_argument(
+        "--out", default=SUPPRESS, metavar="TABLE",
+        help="write a row for every recording in these files and folders into TABLE: .csv, .jsonl or .parquet",
+    )  # fmt: skip
+    parser.add_argument("--resume", action="store_true", default=SUPPRESS, help="go on with a TABLE not finished")
+    parser.add_argument("--batch_size", default=SUPPRESS, metavar="N", help="at once, for a TABLE (default: auto)")
+    parser.add_argument("--decoders", type=int, default=SUPPRESS, help="threads that decode for a TABLE")
     args = vars(parser.parse_args(argv))
     files: list[str] = [*args.get("files", []), *args.get("audio", [])]
     if not files:
         parser.error("name at least one recording")
     model_dir, pipeline = _answering(args.get("model_dir"), args.get("pipeline"))
+    told = f"the {pipeline} that comes along" if model_dir == PRETRAINED else f"your own {pipeline} in {model_dir}"
+    if "out" in args or args.keys() & {"resume", "batch_size", "decoders"}:
+        from ml_training.batch.command import request_of, write_table
+
+        request = request_of(files, args)
+        return write_table(load_classifier(model_dir, pipeline, args["threads"]), request, told)
     entries = load_classifier(model_dir, pipeline, args["threads"]).batch_predict(files)
     bad = [entry["error"] for entry in entries if "error" in entry]
     if "json" in args:
-        _print_json(entries)
+        print_json(entries)
     else:
         for entry in entries:
             if "error" not in entry:
-                print(_shown(entry))
-        told = f"the {pipeline} that comes along" if model_dir == PRETRAINED else f"your own {pipeline} in {model_dir}"
+                print(shown(entry))
         if len(bad) < len(entries):
             print(f"answered by {told}", file=sys.stderr)
     for error_line in bad:
@@ -350,33 +364,6 @@ def _answering(model_dir: str | None, pipeline: str | None) -> tuple[str, str]:
                 return folder, name
     # Whoever loads it says what is missing.
     return PRETRAINED if model_dir is None else model_dir, pipeline or BEST_FIRST[0]
-
-
-def _print_json(entries: Sequence[FilePrediction | FileError]) -> None:
-    import json
-
-    if len(entries) > 1:
-        print(json.dumps(entries, indent=2))
-    elif "error" not in entries[0]:
-        print(json.dumps(entries[0], indent=2))
-
-
-def _shown(entry: FilePrediction) -> str:
-    """An answer in four lines: the digit, then the three most probable with their bars."""
-    encoding = (sys.stdout.encoding or "ascii").lower()
-    full = "█" if encoding.startswith("utf") else "#"
-    bold, dim, off = (
-        ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else ("",) * 3
-    )
-    digit, sure = entry["predicted_digit"], 100 * entry["confidence"]
-    said = f"{bold}{digit}{off}  {LABELS[digit]}, {sure:.1f} % sure"
-    if not entry["is_digit"]:
-        said = f"{bold}-{off}  no digit: its score is {100 * entry['digit_score']:.1f} %; if one, then"
-    lines = [f"{said}  {dim}{entry['file']}{off}"]
-    for guess in entry["top3"]:
-        bar = full * round(24 * guess["probability"])
-        lines.append(f"   {guess['digit']}  {bar:<24}  {100 * guess['probability']:5.1f} %")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

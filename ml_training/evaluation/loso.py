@@ -39,9 +39,9 @@ from ml_training.training.setup import (
     predict,
     predict_probabilities,
 )
-from ml_training.training.signals import StopSignals
 from ml_training.training.trainer import Unobserved, train_model
 from ml_training.utils.files import write_json
+from ml_training.utils.signals import StopSignals
 
 Report = Callable[[str], None]
 EVERY = "every speaker"

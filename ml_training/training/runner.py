@@ -42,12 +42,12 @@ from ml_training.training.setup import (
     predict,
     predict_probabilities,
 )
-from ml_training.training.signals import StopSignals
 from ml_training.training.teachers import Teachers
 from ml_training.training.trainer import Training, train_model
 from ml_training.utils.files import write_atomically, write_json
 from ml_training.utils.logging_utils import RunLogger
 from ml_training.utils.report import gather_versions, write_report
+from ml_training.utils.signals import StopSignals
 from ml_training.utils.visualization import plot_confusion_matrix, plot_model_comparison, plot_training_history
 
 PARITY_CLIPS = 300
