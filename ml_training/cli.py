@@ -1,4 +1,4 @@
-"""The console command: digits train, digits predict, digits evaluate, digits demo.
+"""The console command: digits train, digits predict, digits export and so on.
 
 Each sub-command is the door of the same job; only the door that is asked for is imported.
 """
@@ -17,6 +17,10 @@ DOORS = {
     "train": ("ml_training.train", "train one pipeline or all three on recordings of spoken digits"),
     "predict": ("ml_training.inference", "say which digit is spoken in recordings"),
     "evaluate": ("ml_training.evaluate", "score models by named protocols: other speakers, noise, calibration"),
+    "export": ("ml_training.export", "turn checkpoints into files that answer: fp32, and int8 of a third of its size"),
+    "inspect": ("ml_training.inspect_model", "tell what a model file says of itself and what it is made of"),
+    "versions": ("ml_training.versions", "list, compare, promote and delete what trainings left"),
+    "benchmark": ("ml_training.benchmark", "measure the models beside what else people use"),
     "demo": ("ml_training.demo", "run the whole chain small and show what passed"),
 }
 

@@ -13,7 +13,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ OPTIMIZERS = ("adamw", "adam")
 SCHEDULERS = ("cosine", "plateau", "step")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+MLFLOW_HERE = "here"  # in the place of an address: a database in log_dir
 MAX_VOICES = 462  # that espeak-ng has for us; data/synthetic.py lists them
 
 
@@ -135,6 +136,10 @@ class TrainConfig:
     seed: int = setting(0, "seed of everything random", 0, 2**31 - 1)
     keep_checkpoints: str = number_or("all", "3", "how many checkpoint_epoch files to keep: a number or all")
     resume: str | None = number_or("latest", None, "go on from the latest checkpoint, or from the given epoch")
+    promote: bool = setting(True, "make the new version the one that answers")
+    mlflow: str | None = setting(
+        None, "log to MLflow at this http, https or sqlite address; alone: into a file in log_dir (extra [mlflow])"
+    )
     synthetic_share: float | None = setting(
         None, "share of training clips that synthetic voices speak (default: 0.25 with FSDD, none otherwise)", 0.0, 0.9
     )
@@ -153,6 +158,11 @@ class TrainConfig:
             object.__setattr__(self, "augmentation", _whole(AugmentationConfig, self.augmentation))
         if self.dataset == "synthetic" and self.synthetic_share:
             faults.append("synthetic_share is for recordings: dataset 'synthetic' has no other clips to mix with")
+        if self.mlflow is not None and not _is_mlflow_address(self.mlflow):
+            faults.append(
+                f"mlflow: expected {MLFLOW_HERE!r} or an address such as http://localhost:5000 or sqlite:///mlflow.db, "
+                "a password in $MLFLOW_TRACKING_PASSWORD"
+            )
         if self.split == "speaker" and not self.held_out_speaker:
             faults.append("split 'speaker' needs held_out_speaker, the one to test on")
         if self.split != "speaker" and self.held_out_speaker:
@@ -189,6 +199,20 @@ class Recipe:
     learning_rate: float
     weight_decay: float
     augmentation: AugmentationConfig = AugmentationConfig()
+
+
+def _is_mlflow_address(text: Any) -> bool:
+    # A password in it would end up in logs and in config_*.json.
+    return text == MLFLOW_HERE or (isinstance(text, str) and bool(re.fullmatch("(https?://[^@]+|sqlite:///.+)", text)))
+
+
+def flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Settings as JSON has them, name and value, those of augmentation with its name before theirs."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", v) for inner, v in value.items())
+        else:
+            yield name, value
 
 
 def _value_faults(cls: type, values: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -142,6 +142,18 @@ def test_bad_audio_is_an_error_that_says_why(classifier, tmp_path):
         classifier.predict(b"these are no sounds")
 
 
+def test_a_precision_is_another_file(models, tiny_folder):
+    folder = models / "mfcc_classifier"
+    with pytest.raises(ModelError, match=r"holds no model_int8\.onnx, only model\.onnx: make it with digits export"):
+        load_classifier(models, MFCC, precision="int8")
+    with pytest.raises(ConfigError, match="precision: expected one of fp32, int8, got 'int4'"):
+        load_classifier(models, MFCC, precision="int4")
+    shutil.copyfile(folder / "model.onnx", folder / "model_int8.onnx")
+    answer = load_classifier(models, MFCC, precision="int8").predict(tiny_folder / SEVEN)
+    assert answer["model"] == str(folder / "model_int8.onnx")
+    assert inference.model_file("pretrained", MFCC, "int8").name == "mfcc_int8.onnx"
+
+
 # --- batch_predict -------------------------------------------------------------------------------
 
 

@@ -26,6 +26,8 @@ DIGIT_NAME = "digit_score"  # (N,) float32, 0 to 1: whether there is a digit at 
 FORMAT_KEY = "streaming-digit-detector"
 FORMAT_VERSION = "2"  # 1 had no digit score
 
+FP32, INT8 = FILE_PRECISIONS = ("fp32", "int8")  # what a file computes in; a file that does not say is fp32
+
 KEYS = {
     FORMAT_KEY: "version of this list; a file without it is not ours",
     "pipeline": "name of the pipeline that was trained",
@@ -39,6 +41,10 @@ KEYS = {
     "negatives": "what it learnt to be no digit; empty where its digit score means nothing",
     "split": "how training and test clips were divided; names the protocol of the accuracy",
     "accuracy": "share of the test clips it got right, 0 to 1",
+    "tested_on": "how many clips these are, and of what",
+    "precision": "fp32, or int8 where layers of the network were made 8 bits wide",
+    "calibration": "which layers, calibrated on what, and what they lost; empty for fp32",
+    "epoch": "epochs of training behind the weights, or 'unknown'",
     "seed": "seed of everything random in its training, or 'unknown'",
     "temperature": "what the scores were divided by, fitted on the validation part; 1 where none was fitted",
     "version": "version of ml_training that trained it",
@@ -57,6 +63,10 @@ def model_metadata(
     accuracy: float,
     recordings_hash: str | None = None,
     negatives: str = "",
+    tested_on: str = "unknown",
+    precision: str = FP32,
+    calibration: str = "",
+    epoch: int | None = None,
     seed: int | None = None,
     temperature: float = 1.0,
     version: str = ml_training.__version__,
@@ -80,6 +90,10 @@ def model_metadata(
         "negatives": negatives,
         "split": split,
         "accuracy": f"{accuracy:.6f}",
+        "tested_on": tested_on,
+        "precision": precision,
+        "calibration": calibration,
+        "epoch": "unknown" if epoch is None else str(epoch),
         "seed": "unknown" if seed is None else str(seed),
         "temperature": f"{temperature:.6g}",
         "version": version,
@@ -113,6 +127,11 @@ def check_metadata(metadata: Mapping[str, str], pipeline: str, name: str) -> Non
     if faults:
         again = "" if found == FORMAT_VERSION else f"; train it again with train.py --pipeline {pipeline}"
         raise ModelError(f"{name} cannot answer for {pipeline!r}: {'; '.join(faults)}{again}")
+
+
+def onnx_name(stem: str, precision: str) -> str:
+    """What a file of one of FILE_PRECISIONS is called, e.g. model.onnx and model_int8.onnx."""
+    return f"{stem}.onnx" if precision == FP32 else f"{stem}_{precision}.onnx"
 
 
 def unsealed(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ml_training.config import LABELS, AugmentationConfig, Recipe
 
 OUTPUTS = len(LABELS) + 1  # of a network
-CERTAINTY = 0.3  # how much it tells of there being a digit when one of the ten stands out
+CERTAINTY = 0.6  # how much it tells of there being a digit when one of the ten stands out
 _SURE = 1e-4  # nearer to 1 no probability counts
 
 

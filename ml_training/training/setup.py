@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +103,15 @@ def load_weights(model: nn.Module, weights: Weights, where: Path | str) -> None:
         raise CheckpointError(f"the weights in {where} do not fit this network ({reason}): train anew") from error
 
 
+def weights_hash(weights: Weights) -> str:
+    """SHA-256 of all values of a model, buffers included."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW or Adam; biases and normalisation weights (vectors) do not decay."""
     assert config.learning_rate is not None
@@ -137,6 +148,16 @@ def deterministic() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warned)
         torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process ever held, in MB; NaN where the system does not tell (Windows)."""
+    if sys.platform == "win32":
+        return math.nan
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 @contextlib.contextmanager
