@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 # What numpy, onnxruntime, torch and what lies below them say. oneDNN, the last, fails so for want of memory.
 _SIGNS = (
@@ -17,10 +19,30 @@ _SIGNS = (
 )
 _GROUPS = Path("/sys/fs/cgroup")
 
+Answer = TypeVar("Answer")
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of a computation, on a CPU or a GPU, means that memory ran out."""
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in _SIGNS)
+
+
+def halving(
+    work: Callable[[int], Answer], size: int, least: int, told: Callable[[int, int], None]
+) -> tuple[Answer, int]:
+    """What `work` makes of `size` or, as often as memory is not enough for that, of half of it; and of which size.
+
+    `told` hears which size was too much and which is next. The error that a size below `least` would follow is raised.
+    """
+    while True:
+        try:
+            return work(size), size
+        except Exception as error:  # what lies below shares no narrower base
+            if not is_out_of_memory(error) or size // 2 < least:
+                raise
+        # Here nothing holds on any more to what the attempt took.
+        told(size, size // 2)
+        size //= 2
 
 
 def available_memory() -> int | None:
