@@ -12,6 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 LEAST = 2  # clips of a part: one clip has no batch statistics
 
 
+def parts_of(clips: int, at_once: int) -> int:
+    """Into how many parts a step falls if each may have `at_once` clips, or one more where it would be alone."""
+    return max(1, min(-(-clips // at_once), clips // LEAST))
+
+
 class RunningStatistics:
     """What the batch norms of a model remember of the batches they saw.
 

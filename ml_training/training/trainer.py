@@ -10,9 +10,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,8 @@ from ml_training.errors import CheckpointError, Interrupted, TrainingError
 from ml_training.results import EpochRecord
 from ml_training.training.checkpoint import CheckpointStore
 from ml_training.training.objective import Objective, validation_loss
-from ml_training.training.parts import LEAST, RunningStatistics
+from ml_training.training.observer import Observer, StopRequest, Unobserved
+from ml_training.training.parts import LEAST, RunningStatistics, parts_of
 from ml_training.training.progress import Progress
 from ml_training.training.schedule import Schedule
 from ml_training.training.setup import (
@@ -44,36 +44,6 @@ MAX_ROLLBACKS = 3
 _CUDA_CHECK = 16  # steps between looks at the loss on a GPU: each look waits for it
 
 State = dict[str, Any]
-
-
-class Observer(Protocol):
-    """Who is told what happens. Epochs and steps count from 1."""
-
-    def step(self, epoch: int, step: int, steps: int, loss: float, accuracy: float, rate: float) -> None: ...
-
-    def epoch(self, history: Sequence[EpochRecord], better: bool) -> None: ...
-
-    def note(self, line: str) -> None: ...
-
-
-class Unobserved:
-    """An observer that says nothing."""
-
-    def step(self, epoch: int, step: int, steps: int, loss: float, accuracy: float, rate: float) -> None:
-        pass
-
-    def epoch(self, history: Sequence[EpochRecord], better: bool) -> None:
-        pass
-
-    def note(self, line: str) -> None:
-        pass
-
-
-class StopRequest(Protocol):
-    """Whether somebody wants training to end; the number of the signal that said so."""
-
-    @property
-    def signum(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -109,8 +79,9 @@ def train_model(
     """Train `model` in place as the resolved `config` says, going on from `store` if config.resume asks for it.
 
     Validated, chosen as best (lowest validation loss, then highest accuracy) and kept are the averaged weights.
-    A batch that memory does not hold is taken in parts whose gradients add up. Raises TrainingError when the loss stays NaN or infinite after three rollbacks, CheckpointError when a
-    checkpoint cannot be written or read, Interrupted when `stop` says so.
+    A batch that memory does not hold is taken in parts whose gradients add up.
+    Raises TrainingError when the loss stays NaN or infinite after three rollbacks or memory is too small for any batch,
+    CheckpointError when a checkpoint cannot be written or read, Interrupted when `stop` says so.
     """
     with deterministic():
         try:
@@ -243,11 +214,11 @@ class _Loop:
             group["lr"] = rate
         self.statistics.keep()
         most = self.objective.clips(len(chosen))
+        known = min(progress.at_once or most, most)
         (loss, right), at_once = halving(
-            lambda size: self._gradients(step, chosen, -(-most // size)), min(progress.at_once or most, most), LEAST,
-            self._too_much,
-        )  # fmt: skip
-        if at_once < min(progress.at_once or most, most):
+            lambda size: self._gradients(step, chosen, parts_of(most, size)), known, LEAST, self._too_much
+        )
+        if at_once < known:
             progress.at_once = at_once
         if config.clip_norm > 0:
             self.grad_scaler.unscale_(self.optimizer)
@@ -321,7 +292,8 @@ class _Loop:
         return torch.randperm(len(self.objective.digits), generator=generator).to(self.device)
 
     def _validate(self) -> tuple[float, float]:
-        labels, usual = self.validation.labels, self.progress.heard_at_once or EVALUATION_BATCH
+        labels = self.validation.labels
+        usual = self.progress.heard_at_once or min(EVALUATION_BATCH, len(labels))
         heard, self.progress.heard_at_once = halving(
             lambda at_once: predict_by(at_once, self.averaged, self.validation.waveforms), usual, 1,
             lambda clips, fewer: self.observer.note(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ml_training.utils import memory
-from ml_training.utils.memory import available_memory, is_out_of_memory, used_memory
+from ml_training.utils.memory import available_memory, halving, is_out_of_memory, used_memory
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -57,3 +57,19 @@ def test_errors_that_mean_it():
     assert is_out_of_memory(torch_s.value)
     assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
     assert not is_out_of_memory(RuntimeError("shapes do not fit"))
+
+
+def test_halves_until_it_fits():
+    told = []
+
+    def work(size):
+        if size > 30:
+            raise MemoryError
+        return f"{size} done"
+
+    assert halving(work, 100, 1, lambda *sizes: told.append(sizes)) == ("25 done", 25)
+    assert told == [(100, 50), (50, 25)]
+    with pytest.raises(MemoryError):
+        halving(work, 100, 40, lambda *sizes: None)
+    with pytest.raises(ZeroDivisionError):
+        halving(lambda size: size // 0, 100, 1, lambda *sizes: None)
