@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -31,10 +32,14 @@ def make_clips() -> Callable[[Path, Iterable[str]], None]:
     generator = np.random.default_rng(0)
 
     def make(folder: Path, names: Iterable[str]) -> None:
+        made = set()
         for name in names:
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(wav(generator.integers(-9000, 9000, 400)))
+            path = os.path.join(folder, name)
+            if (parent := os.path.dirname(path)) not in made:
+                os.makedirs(parent, exist_ok=True)
+                made.add(parent)
+            with open(path, "wb") as file:
+                file.write(wav(generator.integers(-9000, 9000, 400, dtype=np.int16)))
 
     return make
 

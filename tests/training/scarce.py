@@ -1,4 +1,4 @@
-"""A training in a process that may take only so much memory, of a network that wants two megabytes a clip and pass.
+"""A training in a process that may take only so much memory, of a network that wants 640 kB a clip and pass.
 
     python scarce.py FOLDER MEGABYTES KIND [resume] [EPOCH STEP]
 
@@ -28,12 +28,12 @@ from ml_training.utils.signals import StopSignals
 
 
 class WideModel(DigitModel):
-    """Mean energies of 40 stretches, each in 12,500 shades."""
+    """Mean energies of 40 stretches, each in 4,000 shades."""
 
     def __init__(self, norm: bool, megabytes: int = 0) -> None:
         super().__init__()
         self.megabytes = megabytes  # until the first clips come
-        self.shades = nn.Parameter(torch.linspace(0.5, 2.0, 12_500))
+        self.shades = nn.Parameter(torch.linspace(0.5, 2.0, 4_000))
         between = [nn.BatchNorm1d(40), nn.Dropout(0.2)] if norm else []
         self.layers = nn.Sequential(*between, nn.Linear(40, 32), nn.ReLU(), nn.Linear(32, OUTPUTS))
 

@@ -23,7 +23,7 @@ from ml_training.training.setup import predict, predict_by
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="limits of another kind")
 HERE = Path(__file__).resolve().parent
-SCARCE = 85  # megabytes: a whole step takes 126, half of it 66; 25 clips in validation take 100, 12 take 50
+SCARCE = 28  # megabytes: a whole step takes 41, half of it 22; 25 clips in validation take 32, 12 take 16
 
 
 @pytest.fixture(scope="module")
