@@ -23,6 +23,7 @@ from ml_training.errors import ConfigError
 MFCC, MEL_CNN, RAW_CNN = PIPELINES = ("mfcc", "mel_cnn", "raw_cnn")
 PIPELINE_TITLES = {MFCC: "MFCC + dense network", MEL_CNN: "log-mel + 2D CNN", RAW_CNN: "raw waveform + 1D CNN"}
 LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+IS_DIGIT = 0.5  # the least digit score that counts as a digit
 
 DATASETS = ("auto", "fsdd", "folder", "synthetic")
 SPLITS = ("official", "random", "speaker")

@@ -78,8 +78,16 @@ class ModelError(DigitError):
     """A model folder or file that is missing, damaged or not one of ours."""
 
 
+class ModelMemoryError(ModelError):
+    """A model that was asked more at once than memory holds."""
+
+
+class BatchError(DigitError):
+    """A folder's answers that cannot be begun, written or gone on with."""
+
+
 class Interrupted(BaseException):
-    """Work stopped because it was asked to; what training had done is saved."""
+    """Work stopped because it was asked to; what was done until then is saved."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")

@@ -28,7 +28,7 @@ from typing import Any, TypedDict, final
 import numpy as np
 
 from ml_training.audio import NUM_SAMPLES, Floats, Source, load_audio
-from ml_training.config import LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, model_folder
+from ml_training.config import IS_DIGIT, LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, model_folder
 from ml_training.deploy.metadata import (
     DIGIT_NAME,
     FILE_PRECISIONS,
@@ -40,8 +40,10 @@ from ml_training.deploy.metadata import (
     onnx_name,
 )
 from ml_training.deploy.versions import answering_file, read_file, version_folder, whole_version
-from ml_training.errors import ConfigError, DigitError, ModelError
+from ml_training.errors import ConfigError, DigitError, ModelError, ModelMemoryError
 from ml_training.flags import OneLineParser
+from ml_training.utils.answers import print_json, shown
+from ml_training.utils.memory import is_out_of_memory
 from ml_training.utils.program import program
 
 MODEL_FILE = onnx_name("model", FP32)
@@ -49,7 +51,6 @@ PRETRAINED = "pretrained"  # in the place of a folder of models: those that come
 TRAINED = "models"  # where training puts one's own
 MAX_THREADS = 1024  # as in training; onnxruntime would start any number and never end
 BEST_FIRST = (MEL_CNN, RAW_CNN, MFCC)
-IS_DIGIT = 0.5  # the least digit score that counts as a digit
 
 
 class DigitProbability(TypedDict):
@@ -165,7 +166,8 @@ class DigitClassifier:
         try:
             logits, digit_scores = self._session.run([SCORES_NAME, DIGIT_NAME], {INPUT_NAME: waveforms})
         except Exception as error:  # onnxruntime's own exceptions share no narrower base
-            raise ModelError(f"{self.model_file} failed on an input of shape {waveforms.shape}: {error}") from error
+            kind = ModelMemoryError if is_out_of_memory(error) else ModelError
+            raise kind(f"{self.model_file} failed on an input of shape {waveforms.shape}: {error}") from error
         whole = logits.shape == (len(waveforms), len(LABELS)) and digit_scores.shape == (len(waveforms),)
         if not whole or not np.isfinite(logits).all() or not np.isfinite(digit_scores).all():
             raise ModelError(
@@ -331,6 +333,8 @@ def _file_name(source: Any, position: int) -> str:
 @program
 def main(argv: Sequence[str] | None = None) -> int:
     """Print which digit is said in each of the files; returns the exit code."""
+    from ml_training.batch import command as batch
+
     parser = OneLineParser(description="Which digit is said in these recordings?")
     parser.add_argument("files", nargs="*", metavar="FILE", default=SUPPRESS, help="recordings")
     parser.add_argument("--audio", nargs="+", action="extend", metavar="FILE", default=SUPPRESS, help="more of them")
@@ -349,6 +353,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--json", action="store_true", default=SUPPRESS, help="an object for one file, a list for several"
     )
+    batch.add_flags(parser)
     args = vars(parser.parse_args(argv))
     files: list[str] = [*args.get("files", []), *args.get("audio", [])]
     if not files:
@@ -356,17 +361,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     precision: str = args["precision"]
     version: int | None = args["version"]
     model_dir, pipeline = _answering(args.get("model_dir"), args.get("pipeline"), precision, version)
-    entries = load_classifier(model_dir, pipeline, args["threads"], precision, version).batch_predict(files)
+    who = pipeline if precision == FP32 else f"{pipeline} ({precision})"
+    told = f"the {who} that comes along" if model_dir == PRETRAINED else f"your own {who} in {model_dir}"
+    told += "" if version is None else f", version {version}"
+    classifier = load_classifier(model_dir, pipeline, args["threads"], precision, version)
+    if args.keys() & batch.FLAGS:
+        return batch.write_table(classifier, batch.request_of(files, args), told)
+    entries = classifier.batch_predict(files)
     bad = [entry["error"] for entry in entries if "error" in entry]
     if "json" in args:
-        _print_json(entries)
+        print_json(entries)
     else:
         for entry in entries:
             if "error" not in entry:
-                print(_shown(entry))
-        who = pipeline if precision == FP32 else f"{pipeline} ({precision})"
-        told = f"the {who} that comes along" if model_dir == PRETRAINED else f"your own {who} in {model_dir}"
-        told += "" if version is None else f", version {version}"
+                print(shown(entry))
         if len(bad) < len(entries):
             print(f"answered by {told}", file=sys.stderr)
     for error_line in bad:
@@ -383,33 +391,6 @@ def _answering(model_dir: str | None, pipeline: str | None, precision: str, vers
                 return folder, name
     # Whoever loads it says what is missing.
     return usual[-1] if model_dir is None else model_dir, pipeline or BEST_FIRST[0]
-
-
-def _print_json(entries: Sequence[FilePrediction | FileError]) -> None:
-    import json
-
-    if len(entries) > 1:
-        print(json.dumps(entries, indent=2))
-    elif "error" not in entries[0]:
-        print(json.dumps(entries[0], indent=2))
-
-
-def _shown(entry: FilePrediction) -> str:
-    """An answer in four lines: the digit, then the three most probable with their bars."""
-    encoding = (sys.stdout.encoding or "ascii").lower()
-    full = "█" if encoding.startswith("utf") else "#"
-    bold, dim, off = (
-        ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else ("",) * 3
-    )
-    digit, sure = entry["predicted_digit"], 100 * entry["confidence"]
-    said = f"{bold}{digit}{off}  {LABELS[digit]}, {sure:.1f} % sure"
-    if not entry["is_digit"]:
-        said = f"{bold}-{off}  no digit: its score is {100 * entry['digit_score']:.1f} %; if one, then"
-    lines = [f"{said}  {dim}{entry['file']}{off}"]
-    for guess in entry["top3"]:
-        bar = full * round(24 * guess["probability"])
-        lines.append(f"   {guess['digit']}  {bar:<24}  {100 * guess['probability']:5.1f} %")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ RULES = {
     "pipelines": BASE | {"pipelines"},
     "utils": BASE | {"utils", ""},
     "deploy": BASE | {"deploy", "utils", ""},
+    "batch": BASE | {"batch", "utils"},
     # inference is a door and a library: what was exported is timed by the very code that answers
     "training": BASE | {"data", "pipelines", "utils", "deploy", "evaluation", "training", "inference", ""},
     # a protocol may train, and asks the code that answers; what training takes of it (calibration) needs neither

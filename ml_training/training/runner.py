@@ -40,13 +40,13 @@ from ml_training.training.setup import (
     predict_probabilities,
     weights_hash,
 )
-from ml_training.training.signals import StopSignals
 from ml_training.training.teachers import Teachers
 from ml_training.training.tracking import track, tracker_at
 from ml_training.training.trainer import Training, train_model
 from ml_training.utils.files import write_atomically, write_json
 from ml_training.utils.logging_utils import RunLogger
 from ml_training.utils.report import gather_versions, write_report
+from ml_training.utils.signals import StopSignals
 from ml_training.utils.visualization import plot_confusion_matrix, plot_model_comparison, plot_training_history
 
 LATENCY_CLIPS = 100

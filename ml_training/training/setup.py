@@ -20,6 +20,7 @@ from ml_training.config import TrainConfig
 from ml_training.errors import CheckpointError, ConfigError
 from ml_training.pipelines.base import DigitModel, Heard, Pipeline
 from ml_training.results import Floats
+from ml_training.utils.memory import halving
 
 EVALUATION_BATCH = 256
 
@@ -81,11 +82,20 @@ def build_model(pipeline: Pipeline, config: TrainConfig, train: Clips) -> DigitM
 
 
 def predict(model: nn.Module, waveforms: Tensor) -> Heard:
-    """What a model makes of (N, 8000) clips, in float32, in evaluation mode."""
+    """What a model makes of (N, 8000) clips, in float32, in evaluation mode; fewer at once where memory is short."""
+    return halving(lambda at_once: predict_by(at_once, model, waveforms), EVALUATION_BATCH, 1, _unheeded)[0]
+
+
+def predict_by(at_once: int, model: nn.Module, waveforms: Tensor) -> Heard:
+    """As `predict`, so many clips at once and no fewer."""
     model.eval()
     with torch.no_grad():
-        parts = [model(part) for part in torch.split(waveforms, EVALUATION_BATCH)]
+        parts = [model(part) for part in torch.split(waveforms, at_once)]
     return Heard(*(torch.cat([outputs.float() for outputs in each]) for each in zip(*parts, strict=True)))
+
+
+def _unheeded(_too_much: int, _next: int) -> None:
+    pass  # answers do not depend on who is asked along
 
 
 def predict_probabilities(model: nn.Module, waveforms: Tensor) -> Floats:

@@ -27,9 +27,10 @@ from ml_training.errors import CheckpointError, Interrupted
 from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline
 from ml_training.results import SkippedClip
 from ml_training.training.checkpoint import CheckpointStore, RunIdentity
+from ml_training.training.observer import Unobserved
 from ml_training.training.setup import Clips, step_seed
-from ml_training.training.signals import StopSignals
-from ml_training.training.trainer import Training, Unobserved, train_model
+from ml_training.training.trainer import Training, train_model
+from ml_training.utils.signals import StopSignals
 
 DATA_HASH = "0123456789abcdef"
 AUGMENTATION = AugmentationConfig(  # a burst that moved would be another digit, a noise that comes and goes is a burst
