@@ -5,12 +5,12 @@ Each sub-command is the door of the same job; only the door that is asked for is
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 
 import ml_training
+from ml_training.errors import did_you_mean
 
 # sub-command -> module with main(argv) -> exit code, what it does
 DOORS = {
@@ -36,9 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, *rest = words
     if name not in DOORS:
-        near = difflib.get_close_matches(name, DOORS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(DOORS)}"
-        print(f"digits: unknown sub-command {name!r}, {hint} (see digits --help)", file=sys.stderr)
+        hint = did_you_mean(name, DOORS) or f", expected one of {', '.join(DOORS)}"
+        print(f"digits: unknown sub-command {name!r}{hint} (see digits --help)", file=sys.stderr)
         return 2
     sys.argv[0] = f"digits {name}"  # argparse takes the name it shows from here
     code: int = importlib.import_module(DOORS[name][0]).main(rest)

@@ -7,7 +7,6 @@ the pipeline's recipe. Everything is checked before anything runs, and every fau
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import re
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ml_training.errors import ConfigError
+from ml_training.errors import ConfigError, did_you_mean
 
 MFCC, MEL_CNN, RAW_CNN = PIPELINES = ("mfcc", "mel_cnn", "raw_cnn")
 PIPELINE_TITLES = {MFCC: "MFCC + dense network", MEL_CNN: "log-mel + 2D CNN", RAW_CNN: "raw waveform + 1D CNN"}
@@ -292,8 +291,7 @@ def _check(cls: type, values: Mapping[str, Any], prefix: str, faults: list[str])
     checked: dict[str, Any] = {}
     for key, value in values.items():
         if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            faults.append(f"unknown setting {prefix + key!r}" + (f", did you mean {prefix}{near[0]}?" if near else ""))
+            faults.append(f"unknown setting {prefix + key!r}" + did_you_mean(key, hints, prefix))
             continue
         kinds = alternatives(hints[key])
         if value is None and type(None) in kinds:

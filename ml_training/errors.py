@@ -5,6 +5,15 @@ line and leaves with `exit_code`; a traceback therefore always means a bug of ou
 """
 
 import signal
+from collections.abc import Iterable
+
+
+def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
+    """What to add to an error about a mistyped word: ", did you mean `before`mfcc?", or nothing."""
+    import difflib  # only where something was mistyped
+
+    near = difflib.get_close_matches(word, known, n=1)
+    return f", did you mean {before}{near[0]}?" if near else ""
 
 
 class DigitError(Exception):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import sys
 import typing
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ml_training.config import MLFLOW_HERE, AugmentationConfig, TrainConfig, alternatives, load_config
+from ml_training.errors import did_you_mean
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -31,8 +31,7 @@ class OneLineParser(argparse.ArgumentParser):
         parsed, unknown = parse(words, namespace)
         if unknown:
             known = [option for action in self._actions for option in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
-            self.error(f"unknown argument {unknown[0]}" + (f", did you mean {near[0]}?" if near else ""))
+            self.error(f"unknown argument {unknown[0]}" + did_you_mean(unknown[0].split("=")[0], known))
         return parsed
 
 

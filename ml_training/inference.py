@@ -17,7 +17,6 @@ if not __package__:  # run as a script: Python put this folder on the path, wher
     _here = os.path.dirname(os.path.realpath(__file__))
     sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.realpath(p) != _here)]
 
-import difflib
 import time
 from argparse import SUPPRESS
 from collections.abc import Iterable, Sequence
@@ -28,6 +27,7 @@ from typing import Any, TypedDict, final
 import numpy as np
 
 from ml_training.audio import NUM_SAMPLES, Floats, Source, load_audio
+from ml_training.batch.flags import FLAGS, add_flags
 from ml_training.config import IS_DIGIT, LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, model_folder
 from ml_training.deploy.metadata import (
     DIGIT_NAME,
@@ -39,8 +39,7 @@ from ml_training.deploy.metadata import (
     is_intact,
     onnx_name,
 )
-from ml_training.deploy.versions import answering_file, read_file, version_folder, whole_version
-from ml_training.errors import ConfigError, DigitError, ModelError, ModelMemoryError
+from ml_training.errors import ConfigError, DigitError, ModelError, ModelMemoryError, did_you_mean
 from ml_training.flags import OneLineParser
 from ml_training.utils.answers import print_json, shown
 from ml_training.utils.memory import is_out_of_memory
@@ -226,9 +225,8 @@ def load_classifier(
     missing, damaged or not ours.
     """
     if pipeline not in PIPELINES:
-        near = difflib.get_close_matches(str(pipeline), PIPELINES, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ""
-        raise ConfigError([f"pipeline: expected one of {', '.join(PIPELINES)}, got {pipeline!r}{hint}"])
+        told = f"{pipeline!r}{did_you_mean(str(pipeline), PIPELINES)}"
+        raise ConfigError([f"pipeline: expected one of {', '.join(PIPELINES)}, got {told}"])
     if not 1 <= threads <= MAX_THREADS:
         raise ConfigError([f"threads: expected 1 to {MAX_THREADS}, got {threads}"])
     if precision not in FILE_PRECISIONS:
@@ -258,6 +256,10 @@ def model_file(model_dir: str | Path, pipeline: str, precision: str = FP32, vers
             raise ConfigError([f"version: the models that ship have none, got {version}"])
         return Path(__file__).parent / PRETRAINED / onnx_name(pipeline, precision)
     folder, name = model_folder(model_dir, pipeline), onnx_name("model", precision)
+    if version is None and not (folder / "versions").is_dir():
+        return folder / name
+    from ml_training.deploy.versions import answering_file, version_folder  # a quick start does without
+
     return answering_file(folder, name) if version is None else version_folder(folder, version) / name
 
 
@@ -278,6 +280,8 @@ def _read_model(file: Path, model_dir: str | Path, pipeline: str, version: int |
     if not folder.is_dir():
         raise ModelError(f"{models} holds no {folder.name}, {_content(models)}: {train}, or name another folder")
     if version is not None:
+        from ml_training.deploy.versions import read_file, whole_version
+
         return read_file(folder, whole_version(folder, version), file.name)
     if not file.is_file():
         made = f"{train}; training ends by writing it" if file.name == MODEL_FILE else "make it with digits export"
@@ -333,8 +337,6 @@ def _file_name(source: Any, position: int) -> str:
 @program
 def main(argv: Sequence[str] | None = None) -> int:
     """Print which digit is said in each of the files; returns the exit code."""
-    from ml_training.batch import command as batch
-
     parser = OneLineParser(description="Which digit is said in these recordings?")
     parser.add_argument("files", nargs="*", metavar="FILE", default=SUPPRESS, help="recordings")
     parser.add_argument("--audio", nargs="+", action="extend", metavar="FILE", default=SUPPRESS, help="more of them")
@@ -353,7 +355,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--json", action="store_true", default=SUPPRESS, help="an object for one file, a list for several"
     )
-    batch.add_flags(parser)
+    add_flags(parser)
     args = vars(parser.parse_args(argv))
     files: list[str] = [*args.get("files", []), *args.get("audio", [])]
     if not files:
@@ -365,8 +367,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     told = f"the {who} that comes along" if model_dir == PRETRAINED else f"your own {who} in {model_dir}"
     told += "" if version is None else f", version {version}"
     classifier = load_classifier(model_dir, pipeline, args["threads"], precision, version)
-    if args.keys() & batch.FLAGS:
-        return batch.write_table(classifier, batch.request_of(files, args), told)
+    if args.keys() & FLAGS:
+        from ml_training.batch.command import request_of, write_table
+
+        return write_table(classifier, request_of(files, args), told)
     entries = classifier.batch_predict(files)
     bad = [entry["error"] for entry in entries if "error" in entry]
     if "json" in args:

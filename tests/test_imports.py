@@ -18,7 +18,7 @@ RULES = {
     "": set(),
     "errors": set(),
     "config": {"errors"},
-    "flags": {"config"},
+    "flags": {"config", "errors"},
     "audio": {"errors"},
     "results": BASE,
     "data": BASE | {"data"},

@@ -235,9 +235,7 @@ def test_a_flipped_bit_anywhere_is_noticed(tiny_models, tmp_path):
 
 
 def test_names_that_are_no_pipeline_or_thread_count(tiny_models):
-    with pytest.raises(
-        ConfigError, match="expected one of mfcc, mel_cnn, raw_cnn, got 'mel_cn', did you mean 'mel_cnn'"
-    ):
+    with pytest.raises(ConfigError, match="expected one of mfcc, mel_cnn, raw_cnn, got 'mel_cn', did you mean mel_cnn"):
         load_classifier(tiny_models, "mel_cn")
     with pytest.raises(ConfigError, match="threads: expected 1 to 1024, got 0"):
         load_classifier(tiny_models, MFCC, threads=0)

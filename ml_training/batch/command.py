@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import sys
-from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 
 from ml_training.audio import AUDIO_SUFFIXES, Floats
 from ml_training.batch.decoding import Decoded, decoded
+from ml_training.batch.flags import AUTO, ONLY_WITH_OUT
 from ml_training.batch.journal import Journal, without
 from ml_training.batch.progress import Progress
 from ml_training.batch.sizes import Batches
@@ -24,9 +24,6 @@ from ml_training.errors import BatchError, ConfigError, Interrupted
 from ml_training.utils.signals import StopSignals
 
 MAX_DECODERS = 64
-AUTO = "auto"  # for a batch size: as many as suits memory
-ONLY_WITH_OUT = {"resume", "batch_size", "decoders"}
-FLAGS = {"out", *ONLY_WITH_OUT}
 
 
 class Classifier(Protocol):
@@ -69,25 +66,6 @@ class BatchOutcome:
     def __str__(self) -> str:
         others = f"; {self.left_out:,} other files left out" if self.left_out else ""
         return f"{self.answers:,} answers and {self.errors:,} errors{others}"
-
-
-def add_flags(parser: ArgumentParser) -> None:
-    """The flags of a table; those not given stay out of the answer."""
-    parser.add_argument(
-        "--out", default=SUPPRESS, metavar="TABLE",
-        help="write a row for every recording in these files and folders into TABLE: .csv, .jsonl or .parquet",
-    )  # fmt: skip
-    parser.add_argument("--resume", action="store_true", default=SUPPRESS, help="go on with a TABLE not finished")
-    parser.add_argument(
-        "--batch_size",
-        default=SUPPRESS,
-        metavar="N",
-        help="recordings at once for a TABLE (default: auto)",
-    )
-    parser.add_argument(
-        "--decoders", type=int, default=SUPPRESS, metavar="N",
-        help="threads that decode for a TABLE (default: one for each CPU, up to 8)",
-    )  # fmt: skip
 
 
 def request_of(named: Sequence[str], flags: Mapping[str, Any]) -> BatchRequest:
