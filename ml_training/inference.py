@@ -267,9 +267,8 @@ def _read_shipped(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise ModelError(
-            f"{file}, which comes with the package, cannot be read: {error.strerror or error}; install it again"
-        ) from error
+        why = error.strerror or error
+        raise ModelError(f"{file}, which comes with the package, cannot be read: {why}; install it again") from error
 
 
 def _read_model(file: Path, model_dir: str | Path, pipeline: str, version: int | None) -> bytes:

@@ -29,7 +29,7 @@ import hashlib
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,14 @@ from ml_training.deploy.versions import (
     PROMOTED,
     RECORD,
     VERSIONS,
+    Added,
+    Change,
     FileRecord,
     Metrics,
     Origin,
     Promotion,
     Promotions,
+    Pruning,
     Version,
     in_place,
     numbers,
@@ -68,30 +71,6 @@ Report = Callable[[str], None]
 
 def _silent(line: str) -> None:
     pass
-
-
-@dataclass(frozen=True)
-class Added:
-    """The version that a training became, and whether it is the promoted one."""
-
-    version: Version
-    promoted: bool
-
-
-@dataclass(frozen=True)
-class Change:
-    """Which version is promoted now, and which was before."""
-
-    promoted: int
-    before: int | None
-
-
-@dataclass(frozen=True)
-class Pruning:
-    """Which versions go, and which stay."""
-
-    goes: tuple[int, ...]
-    stays: tuple[int, ...]
 
 
 # --- what can be done ----------------------------------------------------------------------------

@@ -147,6 +147,30 @@ class State:
         return bool(self.faults) or any(row.faults for row in self.rows)
 
 
+@dataclass(frozen=True)
+class Added:
+    """The version that a training became, and whether it is the promoted one."""
+
+    version: Version
+    promoted: bool
+
+
+@dataclass(frozen=True)
+class Change:
+    """Which version is promoted now, and which was before."""
+
+    promoted: int
+    before: int | None
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Which versions go, and which stay."""
+
+    goes: tuple[int, ...]
+    stays: tuple[int, ...]
+
+
 # --- places --------------------------------------------------------------------------------------
 
 

@@ -82,23 +82,25 @@ def write_benchmark(result: BenchmarkResult, folder: Path) -> Path:
 def plot_accuracy(result: BenchmarkResult, path: Path) -> None:
     """Accuracy against milliseconds for one clip, the area of a dot the size of the model."""
     protocols = list(result.clips)
-    figure = new_figure(6.2 * len(protocols), 4.8)
-    for axes, name in zip(figure.subplots(1, len(protocols), squeeze=False)[0], protocols, strict=True):
-        for place, m in enumerate(result.contenders):
+    figure = new_figure(5.4 * len(protocols) + 2.0, 4.8)
+    panels = figure.subplots(1, len(protocols), squeeze=False)[0]
+    for axes, name in zip(panels, protocols, strict=True):
+        for m in result.contenders:
             low, high = m.accuracy[name].interval
             x, y = m.one_ms["p50"], 100 * m.accuracy[name].accuracy
             colour = _colour(m)
             axes.plot([x, x], [100 * low, 100 * high], color=colour, lw=1, alpha=0.5)
-            axes.scatter(x, y, s=30 + 12 * m.model_mb, color=colour, alpha=0.85, linewidths=0)
-            axes.annotate(m.name.replace("_", " "), (x, y), xytext=(7, 4 if place % 2 else -10),
-                          textcoords="offset points", fontsize=8.5, color=INK)  # fmt: skip
+            axes.scatter(x, y, s=30 + 12 * m.model_mb, color=colour, alpha=0.75, linewidths=0, marker=_marker(m))
+            axes.plot([], [], _marker(m), color=colour, ms=6, label=m.name.replace("_", " "))
         axes.set_xscale("log")
-        axes.margins(x=0.2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.margins(x=0.1)
         axes.set_xlabel("Milliseconds for one clip, one thread", color=MUTED)
         axes.grid(color=GRID, lw=0.8)
         dress(axes, f"{name}, % right")
+    panels[-1].legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
     head(figure, PICTURES[path.name] + "; the larger, the more megabytes")
-    figure.subplots_adjust(left=0.06, right=0.98, top=0.84, bottom=0.12, wspace=0.14)
+    figure.subplots_adjust(left=0.06, right=1 - 1.9 / (5.4 * len(protocols) + 2.0), top=0.84, bottom=0.12, wspace=0.14)
     save(figure, path)
 
 
@@ -135,6 +137,9 @@ def _colour(measured: Measured) -> str:
 
 
 def _marker(measured: Measured) -> str:
-    return (
-        "o" if measured.name in PIPELINES else "d" if measured.name.endswith(INT8) else "s" if measured.against else "^"
-    )
+    """A shape for each kind of ours, and one for each of the others."""
+    if measured.name in PIPELINES:
+        return "o"
+    if measured.name.endswith(INT8):
+        return "d"
+    return "s" if measured.against else {"svm": "^", "pocketsphinx": "v"}.get(measured.name, "P")
