@@ -21,7 +21,7 @@ from ml_training.data.corpus import Corpus
 from ml_training.deploy import version_store
 from ml_training.deploy.export import export_onnx
 from ml_training.deploy.metadata import git_commit
-from ml_training.deploy.versions import Origin, version_folder
+from ml_training.deploy.versions import Added, Origin, version_folder
 from ml_training.errors import ConfigError, DigitError, Interrupted
 from ml_training.inference import MODEL_FILE, load_classifier
 from ml_training.pipelines import get_pipeline
@@ -293,9 +293,7 @@ class _PipelineRun:
         if scaler is not None:  # for people: nothing of ours reads it back
             write_atomically(made / "scaler.pkl", pickle.dumps(scaler))
 
-    def _version(
-        self, made: Path, training: Training, model: DigitModel, test: Evaluation, *, again: bool
-    ) -> version_store.Added:
+    def _version(self, made: Path, training: Training, model: DigitModel, test: Evaluation, *, again: bool) -> Added:
         """Make what lies in `made` a version; `again` where nothing was left to train and it may be one already."""
         corpus, split = self.material.corpus, self.material.split
         origin = Origin(
