@@ -30,10 +30,10 @@ import torch
 from torch import Tensor, nn
 from trainings import ROOT, head
 
-from ml_training.config import PIPELINES
+from ml_training.config import INT8, PIPELINES
 from ml_training.deploy.export import network_of
 from ml_training.deploy.inspection import inspect_model
-from ml_training.deploy.metadata import DIGIT_NAME, INPUT_NAME, INT8, SCORES_NAME
+from ml_training.deploy.metadata import DIGIT_NAME, INPUT_NAME, SCORES_NAME
 from ml_training.evaluation.benchmark import YARDSTICK_MS, machine, yardstick
 from ml_training.evaluation.eager import eager_model, network_in
 from ml_training.inference import PRETRAINED, model_file

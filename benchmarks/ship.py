@@ -27,8 +27,17 @@ from typing import Any
 from floors import DOCS, EVALUATION, WITH_FOLDER, Row, figures_of, folders_of, put_into_readme, update_docs
 from trainings import ROOT, train_once
 
-from ml_training.config import MEL_CNN, MFCC, PIPELINE_TITLES, PIPELINES, RAW_CNN, TrainConfig
-from ml_training.deploy.metadata import FILE_PRECISIONS, FP32, INT8
+from ml_training.config import (
+    FILE_PRECISIONS,
+    FP32,
+    INT8,
+    MEL_CNN,
+    MFCC,
+    PIPELINE_TITLES,
+    PIPELINES,
+    RAW_CNN,
+    TrainConfig,
+)
 from ml_training.evaluation.command import Request, evaluate
 from ml_training.evaluation.protocols import OFFICIAL, STRANGERS
 from ml_training.evaluation.records import SCORING_LOG, load_results

@@ -30,6 +30,7 @@ OPTIMIZERS = ("adamw", "adam")
 SCHEDULERS = ("cosine", "plateau", "step")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+FP32, INT8 = FILE_PRECISIONS = ("fp32", "int8")  # what a model file computes in; one that does not say is fp32
 MLFLOW_HERE = "here"  # in the place of an address: a database in log_dir
 MAX_VOICES = 462  # that espeak-ng has for us; data/synthetic.py lists them
 

@@ -13,8 +13,7 @@ from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from typing import Any
 
-from ml_training.config import DATASETS, PIPELINES, TrainConfig, load_config
-from ml_training.deploy.metadata import FILE_PRECISIONS, FP32
+from ml_training.config import DATASETS, FILE_PRECISIONS, FP32, PIPELINES, TrainConfig, load_config
 from ml_training.errors import ConfigError, Interrupted
 from ml_training.flags import OneLineParser
 from ml_training.utils.program import program, require

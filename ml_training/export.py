@@ -13,8 +13,7 @@ from argparse import SUPPRESS
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ml_training.config import DATASETS, PIPELINES
-from ml_training.deploy.metadata import FILE_PRECISIONS
+from ml_training.config import DATASETS, FILE_PRECISIONS, PIPELINES
 from ml_training.flags import OneLineParser
 from ml_training.utils.program import program, require
 

@@ -28,17 +28,8 @@ import numpy as np
 
 from ml_training.audio import NUM_SAMPLES, Floats, Source, load_audio
 from ml_training.batch.flags import FLAGS, add_flags
-from ml_training.config import IS_DIGIT, LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, model_folder
-from ml_training.deploy.metadata import (
-    DIGIT_NAME,
-    FILE_PRECISIONS,
-    FP32,
-    INPUT_NAME,
-    SCORES_NAME,
-    check_metadata,
-    is_intact,
-    onnx_name,
-)
+from ml_training.config import FILE_PRECISIONS, FP32, IS_DIGIT, LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, model_folder
+from ml_training.deploy.metadata import DIGIT_NAME, INPUT_NAME, SCORES_NAME, check_metadata, is_intact, onnx_name
 from ml_training.errors import ConfigError, DigitError, ModelError, ModelMemoryError, did_you_mean
 from ml_training.flags import OneLineParser
 from ml_training.utils.answers import print_json, shown

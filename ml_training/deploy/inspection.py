@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ml_training.deploy.metadata import CHECKSUM_KEY, FORMAT_KEY, FP32, is_intact
+from ml_training.config import FP32
+from ml_training.deploy.metadata import CHECKSUM_KEY, FORMAT_KEY, is_intact
 from ml_training.errors import ModelError
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import ml_training
 from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
-from ml_training.config import LABELS
+from ml_training.config import FP32, LABELS
 from ml_training.errors import ModelError
 
 CHECKSUM_KEY = "sha256"  # see `seal`
@@ -25,8 +25,6 @@ DIGIT_NAME = "digit_score"  # (N,) float32, 0 to 1: whether there is a digit at 
 
 FORMAT_KEY = "streaming-digit-detector"
 FORMAT_VERSION = "2"  # 1 had no digit score
-
-FP32, INT8 = FILE_PRECISIONS = ("fp32", "int8")  # what a file computes in; a file that does not say is fp32
 
 KEYS = {
     FORMAT_KEY: "version of this list; a file without it is not ours",

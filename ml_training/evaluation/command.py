@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ml_training.config import TrainConfig
+from ml_training.config import FP32, TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
-from ml_training.deploy.metadata import FP32
 from ml_training.errors import ConfigError
 from ml_training.evaluation.loso import leave_one_speaker_out
 from ml_training.evaluation.perturbations import load_recordings

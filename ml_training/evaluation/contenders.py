@@ -17,8 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, fit, load_audio
-from ml_training.config import LABELS, MFCC, PIPELINES, RAW_CNN
-from ml_training.deploy.metadata import FILE_PRECISIONS, FP32
+from ml_training.config import FILE_PRECISIONS, FP32, LABELS, MFCC, PIPELINES, RAW_CNN
 from ml_training.inference import PRETRAINED, load_classifier
 from ml_training.results import Floats, Ints
 

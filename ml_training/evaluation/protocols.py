@@ -18,9 +18,9 @@ import numpy as np
 
 import ml_training
 from ml_training.audio import SAMPLE_RATE
-from ml_training.config import PIPELINES
+from ml_training.config import FP32, PIPELINES
 from ml_training.data.corpus import OFFICIAL_TEST_INDICES, Corpus
-from ml_training.deploy.metadata import FP32, git_commit
+from ml_training.deploy.metadata import git_commit
 from ml_training.errors import DataError
 from ml_training.evaluation.calibration import BINS, calibration, tempered
 from ml_training.evaluation.perturbations import CLEAN, FRAME, WORD_DB, Condition, Recordings, perturbed

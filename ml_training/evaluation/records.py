@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ml_training.config import PIPELINES
-from ml_training.deploy.metadata import FP32
+from ml_training.config import FP32, PIPELINES
 from ml_training.errors import DataError
 from ml_training.evaluation.protocols import PROTOCOLS
 from ml_training.results import ModelScore, ProtocolResult

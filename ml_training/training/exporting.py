@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from ml_training import __version__
-from ml_training.config import PIPELINES, TrainConfig, model_folder
+from ml_training.config import FILE_PRECISIONS, FP32, INT8, PIPELINES, TrainConfig, model_folder
 from ml_training.data.corpus import Corpus
 from ml_training.deploy import version_store, versions
 from ml_training.deploy.executorch import export_executorch
 from ml_training.deploy.export import answers, export_onnx, network_of, sealed
-from ml_training.deploy.metadata import FILE_PRECISIONS, FP32, INT8, onnx_name
+from ml_training.deploy.metadata import onnx_name
 from ml_training.deploy.quantise import Judges, quantised, softmax
 from ml_training.errors import CheckpointError, ConfigError, DataError, DigitError
 from ml_training.pipelines import PIPELINE_REGISTRY
