@@ -60,10 +60,11 @@ def test_a_batch_too_large_for_memory_gives_the_same_weights_in_parts(
 ) -> None:
     whole, scarce = train(tmp_path / "whole", 0, "plain"), train(tmp_path / "scarce", SCARCE, "plain")
     assert whole["notes"] == []
-    first, second, third = scarce["notes"]
+    first, *rest = scarce["notes"]  # how often validation is halved hangs on what the process holds besides
     assert re.match(r"epoch 1, step 1: not enough memory for 21 clips at once, going on with 10 whose gradients", first)
-    assert second == "not enough memory to validate 50 clips at once: going on with 25"
-    assert third == "not enough memory to validate 25 clips at once: going on with 12"
+    halved = "not enough memory to validate {} clips at once: going on with {}"
+    assert rest
+    assert rest == [halved.format(50, 25), halved.format(25, 12), halved.format(12, 6)][: len(rest)]
     expected, found = weights(tmp_path / "whole"), weights(tmp_path / "scarce")
     assert not all(torch.equal(found[name], value) for name, value in expected.items()), "parts round otherwise"
     for name, value in expected.items():
