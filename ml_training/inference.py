@@ -384,7 +384,9 @@ def _answering(model_dir: str | None, pipeline: str | None, precision: str, vers
             if model_file(folder, name, precision, version).is_file():
                 return folder, name
     # Whoever loads it says what is missing.
-    return usual[-1] if model_dir is None else model_dir, pipeline or BEST_FIRST[0]
+    folder = usual[-1] if model_dir is None else model_dir
+    there = (name for name in BEST_FIRST if folder != PRETRAINED and model_folder(folder, name).is_dir())
+    return folder, pipeline or next(there, BEST_FIRST[0])
 
 
 if __name__ == "__main__":

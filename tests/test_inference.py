@@ -460,6 +460,12 @@ def test_door_says_what_is_wrong_in_one_line(run_door, tiny_models, arguments, c
     assert done.stdout == ""
 
 
+def test_a_folder_is_answered_into_a_table(run_door, tmp_path):
+    done = run_door("inference.py", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path} is a folder: digits predict answers all in it with --out TABLE\n"
+
+
 @pytest.mark.bench
 def test_start_up_takes_little_more_than_its_imports(tiny_models):
     script = ROOT / "benchmarks" / "start_up.py"

@@ -177,8 +177,11 @@ def test_any_version_answers(desk: Path, tiny_folder: Path, capsys: pytest.Captu
     assert json.loads(capsys.readouterr().out)["model"] == str(version_folder(desk, 1) / "model.onnx")
     assert inference.main([clip, "--version", "1"]) == 0
     assert "answered by your own mfcc in models, version 1" in capsys.readouterr().err
-    assert inference.main([clip, "--version", "4", "--pipeline", "mfcc"]) == 1
-    assert "has no version 4, only 1, 2, 3" in capsys.readouterr().err
+    for flags in (["--pipeline", "mfcc"], []):
+        assert inference.main([clip, "--version", "4", *flags]) == 1
+        assert "has no version 4, only 1, 2, 3" in capsys.readouterr().err
+    assert inference.main([clip, "--version", "2", "--precision", "int8"]) == 1
+    assert "version 2 in models/mfcc_classifier has no model_int8.onnx" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("version", [0, -1, "3", 1.0])
