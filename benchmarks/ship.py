@@ -7,17 +7,19 @@ words/train and noise/train, which are trained on, and strangers, words/eval, no
 FSDD's official test clips train nothing. A training that is finished in --work is not repeated, one that was stopped
 goes on; --jobs is how many run at once.
 
---install copies the models to ml_training/pretrained. --score scores what lies there by every protocol, adds the
-scorings to docs/strangers_scored.md, and writes docs/results/shipped, the table of README.md and the model cards.
+--install copies the models to ml_training/pretrained and makes int8 files of the same weights. --score scores what
+lies there by every protocol, adds the scorings to docs/strangers_scored.md, and writes docs/results/shipped, the table
+of README.md and the model cards.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,14 +27,24 @@ from typing import Any
 from floors import DOCS, EVALUATION, WITH_FOLDER, Row, figures_of, folders_of, put_into_readme, update_docs
 from trainings import ROOT, train_once
 
-from ml_training.config import MEL_CNN, MFCC, PIPELINE_TITLES, PIPELINES, RAW_CNN, TrainConfig
+from ml_training.config import (
+    FILE_PRECISIONS,
+    FP32,
+    INT8,
+    MEL_CNN,
+    MFCC,
+    PIPELINE_TITLES,
+    PIPELINES,
+    RAW_CNN,
+    TrainConfig,
+)
 from ml_training.evaluation.command import Request, evaluate
-from ml_training.evaluation.protocols import OFFICIAL
+from ml_training.evaluation.protocols import OFFICIAL, STRANGERS
 from ml_training.evaluation.records import SCORING_LOG, load_results
 from ml_training.inference import PRETRAINED, load_classifier, model_file
-from ml_training.results import ProtocolResult
+from ml_training.training.exporting import ExportRequest, checkpoints_in, export
 
-SHIPPED = "shipped"  # part of docs/results
+PARTS = {FP32: "shipped", INT8: "shipped_int8"}  # of docs/results
 BEGIN, END = "<!-- shipped:begin -->", "<!-- shipped:end -->"
 CARD = Path(__file__).with_name("model_card.md")
 SEED = 0
@@ -65,6 +77,9 @@ ROWS = {
     ),
     "strangers noise 95%": Row("seconds of noise that pass where 95 % of digits do, %", (10, 2, 3), 1, most=True),
     "model MB": Row("model file, MB", (0.6, 0.6, 0.8), 2, most=True),
+    "int8 official errors": Row('in 8 bits (`precision="int8"`): FSDD official test, errors of 300', None, 0),
+    "int8 strangers %": Row("in 8 bits: strangers, %", None, 1),
+    "int8 model MB": Row("in 8 bits: model file, MB", None, 2),
 }
 
 
@@ -104,29 +119,46 @@ def trained(work: Path, jobs: int) -> None:
 
 
 def install(work: Path) -> None:
+    """Copy what training wrote, and make int8 of the same weights; one that is refused is told and not there."""
     for pipeline in PIPELINES:
-        shutil.copyfile(model_file(work / "students" / pipeline / "models", pipeline), model_file(PRETRAINED, pipeline))
+        models = work / "students" / pipeline / "models"
+        shutil.copyfile(model_file(models, pipeline), model_file(PRETRAINED, pipeline))
+        outcome = export(ExportRequest(checkpoints_in(str(models), pipeline), (INT8,)), report=print)
+        for exported in outcome.files:
+            shutil.copyfile(exported.file, model_file(PRETRAINED, pipeline, INT8))
+            print(f"{pipeline} {INT8}: {exported.size / 1000:.0f} kB, {exported.compared}")
+        for reason in outcome.failures.values():
+            model_file(PRETRAINED, pipeline, INT8).unlink(missing_ok=True)
+            print(f"{pipeline} {INT8}: {reason}", file=sys.stderr)
 
 
-def score(output: Path) -> list[ProtocolResult]:
-    """What lies in ml_training/pretrained by every protocol; each look at evaluation-only clips is logged."""
-    config, folders = TrainConfig(dataset="fsdd"), folders_of(corpora(), EVALUATION)
+def score(work: Path) -> None:
+    """What lies in ml_training/pretrained by every protocol; each look at evaluation-only clips is logged.
 
-    def request(*names: str, **more: Any) -> tuple[ProtocolResult, ...]:
-        asked = Request(names, config, models_dirs=(PRETRAINED,), output=str(output), **more)
-        return evaluate(asked, report=lambda line: print(line, file=sys.stderr, flush=True)).results
+    The files in 8 bits, which answer as the others do, are scored on the official test and on clean strangers alone.
+    """
+    config, places = TrainConfig(dataset="fsdd"), folders_of(corpora(), EVALUATION)
+    heard = {FP32: (WITH_FOLDER, places), INT8: ((STRANGERS,), {"folders": places["folders"]})}
+    for precision, (names, folders) in heard.items():
+        output = work / ("results" if precision == FP32 else f"results_{precision}")
+        for protocols, more in (((OFFICIAL,), {}), (names, {**folders, "log_scoring": str(DOCS / SCORING_LOG)})):
+            asked = Request(
+                protocols, config, models_dirs=(PRETRAINED,), precision=precision, output=str(output), **more
+            )
+            evaluate(asked, report=lambda line: print(line, file=sys.stderr, flush=True))
+        update_docs(output, PARTS[precision])
 
-    return [*request(OFFICIAL), *request(*WITH_FOLDER, **folders, log_scoring=str(DOCS / SCORING_LOG))]
 
-
-def figures(results: Sequence[ProtocolResult]) -> dict[str, dict[str, float]]:
-    """Row -> pipeline -> figure."""
-    found: dict[str, dict[str, float]] = {
-        "model MB": {p: model_file(PRETRAINED, p).stat().st_size / 1e6 for p in PIPELINES}
-    }
-    for result in results:
-        if result.protocol in (OFFICIAL, *WITH_FOLDER):
-            found |= figures_of(result)
+def figures() -> dict[str, dict[str, float]]:
+    """Row -> pipeline -> figure, of what docs/results tells and of the files that ship."""
+    found: dict[str, dict[str, float]] = {}
+    for precision in FILE_PRECISIONS:
+        before = "" if precision == FP32 else f"{precision} "
+        sizes = {p: model_file(PRETRAINED, p, precision).stat().st_size / 1e6 for p in PIPELINES}
+        found[f"{before}model MB"] = sizes
+        for result in load_results(DOCS / "results" / PARTS[precision]):
+            if result.protocol in (OFFICIAL, *WITH_FOLDER):
+                found |= {f"{before}{name}": figure for name, figure in figures_of(result).items()}
     return found
 
 
@@ -141,13 +173,15 @@ def table(found: Mapping[str, Mapping[str, float]], only: str | None = None) -> 
     return "\n".join(lines) + "\n"
 
 
-def card(pipeline: str, found: Mapping[str, Mapping[str, float]], results: Sequence[ProtocolResult]) -> str:
+def card(pipeline: str, found: Mapping[str, Mapping[str, float]]) -> str:
     """What a model is made of, what it may be used for and how well it does, as Markdown."""
     said = load_classifier(PRETRAINED, pipeline).metadata
-    known = next(model for result in results for model in result.models if model.pipeline == pipeline)
+    files = {precision: model_file(PRETRAINED, pipeline, precision) for precision in FILE_PRECISIONS}
+    hashes = {precision: hashlib.sha256(file.read_bytes()).hexdigest() for precision, file in files.items()}
     return CARD.read_text(encoding="utf-8").format(
-        pipeline=pipeline, title=PIPELINE_TITLES[pipeline], file=f"{pipeline}.onnx", sha256=known.sha256,
-        size=round(model_file(PRETRAINED, pipeline).stat().st_size / 1000), created=said["created"],
+        pipeline=pipeline, title=PIPELINE_TITLES[pipeline], file=files[FP32].name, sha256=hashes[FP32],
+        size=round(files[FP32].stat().st_size / 1000), int8=files[INT8].name, int8_sha256=hashes[INT8],
+        int8_size=round(files[INT8].stat().st_size / 1000), created=said["created"],
         version=said["version"], commit=said["git_commit"], seed=said["seed"], negatives=said["negatives"],
         teachers=", ".join(f"{name} of seed {seed}" for name, seed in TEACHERS), table=table(found, pipeline),
         share=OWN.get(pipeline, {}).get("teacher_share", TrainConfig().teacher_share),
@@ -166,15 +200,12 @@ def main() -> int:
     if arguments.install:
         install(work)
     if arguments.score:
-        results = score(work / "results")
-        found = figures(results)
+        score(work)
+        found = figures()
         print(table(found))
-        update_docs(work / "results", SHIPPED)
         put_into_readme(BEGIN, table(found), END)
-        everything = load_results(DOCS / "results" / SHIPPED)
         for pipeline in PIPELINES:
-            told = card(pipeline, figures(everything), results)
-            (ROOT / "ml_training" / PRETRAINED / f"{pipeline}.md").write_text(told, encoding="utf-8")
+            (ROOT / "ml_training" / PRETRAINED / f"{pipeline}.md").write_text(card(pipeline, found), encoding="utf-8")
     return 0
 
 

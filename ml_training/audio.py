@@ -195,6 +195,8 @@ def _file_blocks(source: Any) -> Iterator[tuple[int, Floats]]:
                 raise UndecodableAudioError(f"{name} is damaged after {frames} frames: {reason}")
             stream.seek(0)
             yield from _av_blocks(stream, name, head, reason)
+    except IsADirectoryError as error:
+        raise UndecodableAudioError(f"{name} is a folder: digits predict answers all in it with --out TABLE") from error
     except OSError as error:
         raise UndecodableAudioError(f"cannot read {name}: {error.strerror or error}") from error
     except ValueError as error:  # a NUL in the name, a closed file

@@ -1,22 +1,26 @@
-"""The console command: digits train, digits predict, digits evaluate, digits demo.
+"""The console command: digits train, digits predict, digits export and so on.
 
 Each sub-command is the door of the same job; only the door that is asked for is imported.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 
 import ml_training
+from ml_training.errors import did_you_mean
 
 # sub-command -> module with main(argv) -> exit code, what it does
 DOORS = {
     "train": ("ml_training.train", "train one pipeline or all three on recordings of spoken digits"),
     "predict": ("ml_training.inference", "say which digit is spoken in recordings"),
     "evaluate": ("ml_training.evaluate", "score models by named protocols: other speakers, noise, calibration"),
+    "export": ("ml_training.export", "turn checkpoints into files that answer: fp32, and int8 of a third of its size"),
+    "inspect": ("ml_training.inspect_model", "tell what a model file says of itself and what it is made of"),
+    "versions": ("ml_training.versions", "list, compare, promote and delete what trainings left"),
+    "benchmark": ("ml_training.benchmark", "measure the models beside what else people use"),
     "demo": ("ml_training.demo", "run the whole chain small and show what passed"),
 }
 
@@ -32,9 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, *rest = words
     if name not in DOORS:
-        near = difflib.get_close_matches(name, DOORS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(DOORS)}"
-        print(f"digits: unknown sub-command {name!r}, {hint} (see digits --help)", file=sys.stderr)
+        hint = did_you_mean(name, DOORS) or f", expected one of {', '.join(DOORS)}"
+        print(f"digits: unknown sub-command {name!r}{hint} (see digits --help)", file=sys.stderr)
         return 2
     sys.argv[0] = f"digits {name}"  # argparse takes the name it shows from here
     code: int = importlib.import_module(DOORS[name][0]).main(rest)

@@ -7,22 +7,22 @@ the pipeline's recipe. Everything is checked before anything runs, and every fau
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ml_training.errors import ConfigError
+from ml_training.errors import ConfigError, did_you_mean
 
 MFCC, MEL_CNN, RAW_CNN = PIPELINES = ("mfcc", "mel_cnn", "raw_cnn")
 PIPELINE_TITLES = {MFCC: "MFCC + dense network", MEL_CNN: "log-mel + 2D CNN", RAW_CNN: "raw waveform + 1D CNN"}
 LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+IS_DIGIT = 0.5  # the least digit score that counts as a digit
 
 DATASETS = ("auto", "fsdd", "folder", "synthetic")
 SPLITS = ("official", "random", "speaker")
@@ -30,6 +30,8 @@ OPTIMIZERS = ("adamw", "adam")
 SCHEDULERS = ("cosine", "plateau", "step")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+FP32, INT8 = FILE_PRECISIONS = ("fp32", "int8")  # what a model file computes in; one that does not say is fp32
+MLFLOW_HERE = "here"  # in the place of an address: a database in log_dir
 MAX_VOICES = 462  # that espeak-ng has for us; data/synthetic.py lists them
 
 
@@ -134,6 +136,10 @@ class TrainConfig:
     seed: int = setting(0, "seed of everything random", 0, 2**31 - 1)
     keep_checkpoints: str = number_or("all", "3", "how many checkpoint_epoch files to keep: a number or all")
     resume: str | None = number_or("latest", None, "go on from the latest checkpoint, or from the given epoch")
+    promote: bool = setting(True, "make the new version the one that answers")
+    mlflow: str | None = setting(
+        None, "log to MLflow at this http, https or sqlite address; alone: into a file in log_dir (extra [mlflow])"
+    )
     synthetic_share: float | None = setting(
         None, "share of training clips that synthetic voices speak (default: 0.25 with FSDD, none otherwise)", 0.0, 0.9
     )
@@ -152,6 +158,11 @@ class TrainConfig:
             object.__setattr__(self, "augmentation", _whole(AugmentationConfig, self.augmentation))
         if self.dataset == "synthetic" and self.synthetic_share:
             faults.append("synthetic_share is for recordings: dataset 'synthetic' has no other clips to mix with")
+        if self.mlflow is not None and not _is_mlflow_address(self.mlflow):
+            faults.append(
+                f"mlflow: expected {MLFLOW_HERE!r} or an address such as http://localhost:5000 or sqlite:///mlflow.db, "
+                "a password in $MLFLOW_TRACKING_PASSWORD"
+            )
         if self.split == "speaker" and not self.held_out_speaker:
             faults.append("split 'speaker' needs held_out_speaker, the one to test on")
         if self.split != "speaker" and self.held_out_speaker:
@@ -188,6 +199,20 @@ class Recipe:
     learning_rate: float
     weight_decay: float
     augmentation: AugmentationConfig = AugmentationConfig()
+
+
+def _is_mlflow_address(text: Any) -> bool:
+    # A password in it would end up in logs and in config_*.json.
+    return text == MLFLOW_HERE or (isinstance(text, str) and bool(re.fullmatch("(https?://[^@]+|sqlite:///.+)", text)))
+
+
+def flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Settings as JSON has them, name and value, those of augmentation with its name before theirs."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", v) for inner, v in value.items())
+        else:
+            yield name, value
 
 
 def _value_faults(cls: type, values: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -267,8 +292,7 @@ def _check(cls: type, values: Mapping[str, Any], prefix: str, faults: list[str])
     checked: dict[str, Any] = {}
     for key, value in values.items():
         if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            faults.append(f"unknown setting {prefix + key!r}" + (f", did you mean {prefix}{near[0]}?" if near else ""))
+            faults.append(f"unknown setting {prefix + key!r}" + did_you_mean(key, hints, prefix))
             continue
         kinds = alternatives(hints[key])
         if value is None and type(None) in kinds:

@@ -5,6 +5,15 @@ line and leaves with `exit_code`; a traceback therefore always means a bug of ou
 """
 
 import signal
+from collections.abc import Iterable
+
+
+def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
+    """What to add to an error about a mistyped word: ", did you mean `before`mfcc?", or nothing."""
+    import difflib  # only where something was mistyped
+
+    near = difflib.get_close_matches(word, known, n=1)
+    return f", did you mean {before}{near[0]}?" if near else ""
 
 
 class DigitError(Exception):
@@ -78,8 +87,16 @@ class ModelError(DigitError):
     """A model folder or file that is missing, damaged or not one of ours."""
 
 
+class ModelMemoryError(ModelError):
+    """A model that was asked more at once than memory holds."""
+
+
+class BatchError(DigitError):
+    """A folder's answers that cannot be begun, written or gone on with."""
+
+
 class Interrupted(BaseException):
-    """Work stopped because it was asked to; what training had done is saved."""
+    """Work stopped because it was asked to; what was done until then is saved."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")

@@ -13,7 +13,7 @@ from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from typing import Any
 
-from ml_training.config import DATASETS, PIPELINES, TrainConfig, load_config
+from ml_training.config import DATASETS, FILE_PRECISIONS, FP32, PIPELINES, TrainConfig, load_config
 from ml_training.errors import ConfigError, Interrupted
 from ml_training.flags import OneLineParser
 from ml_training.utils.program import program, require
@@ -32,6 +32,8 @@ def parser() -> OneLineParser:
     add("--pipeline", choices=("all", *PIPELINES), default=SUPPRESS, help="who is evaluated (default: all)")
     add("--models_dir", "--model_dir", nargs="+", default=["models"], metavar="DIR",
         help="folders of trained models; several, e.g. one a seed, are told side by side with their mean")  # fmt: skip
+    add("--precision", choices=FILE_PRECISIONS, default=FP32, help="which of their files answers")
+    add("--version", type=int, default=None, metavar="N", help="a version of these models (default: the promoted one)")
     add("--dataset", choices=DATASETS, default=SUPPRESS, help="which recordings, as in training")
     add("--data_dir", default=SUPPRESS, metavar="DIR", help="folder of recordings, as in training")
     add("--folder", nargs="+", default=[], metavar="DIR",
@@ -66,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcome = evaluate(
             Request(
                 protocols=tuple(namespace.protocol), config=config, models_dirs=tuple(namespace.models_dir),
+                precision=namespace.precision, model_version=namespace.version,
                 folders=tuple(namespace.folder), noise_dir=namespace.noise_dir,
                 others=tuple(namespace.others), noise_seed=namespace.noise_seed,
                 seeds=tuple(namespace.seeds), speakers=tuple(namespace.speakers), output=namespace.output,

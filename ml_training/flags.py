@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import sys
 import typing
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ml_training.config import AugmentationConfig, TrainConfig, alternatives, load_config
+from ml_training.config import MLFLOW_HERE, AugmentationConfig, TrainConfig, alternatives, load_config
+from ml_training.errors import did_you_mean
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -26,11 +26,12 @@ class OneLineParser(argparse.ArgumentParser):
         words = list(sys.argv[1:] if args is None else args)
         flags = words.index("--") if "--" in words else len(words)  # what follows -- are no flags
         words[:flags] = map(underscored, words[:flags])
-        parsed, unknown = self.parse_known_args(words, namespace)
+        # Files and numbers may stand between flags; argparse cannot do that and -- at once.
+        parse = self.parse_known_args if "--" in words else self.parse_known_intermixed_args
+        parsed, unknown = parse(words, namespace)
         if unknown:
             known = [option for action in self._actions for option in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
-            self.error(f"unknown argument {unknown[0]}" + (f", did you mean {near[0]}?" if near else ""))
+            self.error(f"unknown argument {unknown[0]}" + did_you_mean(unknown[0].split("=")[0], known))
         return parsed
 
 
@@ -43,6 +44,7 @@ def underscored(word: str) -> str:
 
 
 _FLAG_ALIASES = {"models_dir": ("--model_dir",)}
+_ALONE = {"resume": ("latest", "EPOCH"), "mlflow": (MLFLOW_HERE, "ADDRESS")}  # flag -> what it means alone, or takes
 
 
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
@@ -68,8 +70,9 @@ def _add_flag(parser: argparse.ArgumentParser, prefix: str, f: dataclasses.Field
     if kind is bool:
         parser.add_argument(*names, action="store_true", **options)
         parser.add_argument(f"--no_{prefix}{f.name}", action="store_false", **{**options, "help": argparse.SUPPRESS})
-    elif f.name == "resume":
-        parser.add_argument(*names, nargs="?", const="latest", metavar="EPOCH", **options)
+    elif f.name in _ALONE:
+        alone, takes = _ALONE[f.name]
+        parser.add_argument(*names, nargs="?", const=alone, metavar=takes, **options)
     elif f.metadata.get("choices"):
         parser.add_argument(*names, choices=f.metadata["choices"], **options)
     elif typing.get_origin(kind) is tuple:

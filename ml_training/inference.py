@@ -17,7 +17,6 @@ if not __package__:  # run as a script: Python put this folder on the path, wher
     _here = os.path.dirname(os.path.realpath(__file__))
     sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.realpath(p) != _here)]
 
-import difflib
 import time
 from argparse import SUPPRESS
 from collections.abc import Iterable, Sequence
@@ -28,18 +27,20 @@ from typing import Any, TypedDict, final
 import numpy as np
 
 from ml_training.audio import NUM_SAMPLES, Floats, Source, load_audio
-from ml_training.config import LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, model_folder
-from ml_training.deploy.metadata import DIGIT_NAME, INPUT_NAME, SCORES_NAME, check_metadata, is_intact
-from ml_training.errors import ConfigError, DigitError, ModelError
+from ml_training.batch.flags import FLAGS, add_flags
+from ml_training.config import FILE_PRECISIONS, FP32, IS_DIGIT, LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, model_folder
+from ml_training.deploy.metadata import DIGIT_NAME, INPUT_NAME, SCORES_NAME, check_metadata, is_intact, onnx_name
+from ml_training.errors import ConfigError, DigitError, ModelError, ModelMemoryError, did_you_mean
 from ml_training.flags import OneLineParser
+from ml_training.utils.answers import print_json, shown
+from ml_training.utils.memory import is_out_of_memory
 from ml_training.utils.program import program
 
-MODEL_FILE = "model.onnx"
+MODEL_FILE = onnx_name("model", FP32)
 PRETRAINED = "pretrained"  # in the place of a folder of models: those that come with the package
 TRAINED = "models"  # where training puts one's own
 MAX_THREADS = 1024  # as in training; onnxruntime would start any number and never end
 BEST_FIRST = (MEL_CNN, RAW_CNN, MFCC)
-IS_DIGIT = 0.5  # the least digit score that counts as a digit
 
 
 class DigitProbability(TypedDict):
@@ -155,7 +156,8 @@ class DigitClassifier:
         try:
             logits, digit_scores = self._session.run([SCORES_NAME, DIGIT_NAME], {INPUT_NAME: waveforms})
         except Exception as error:  # onnxruntime's own exceptions share no narrower base
-            raise ModelError(f"{self.model_file} failed on an input of shape {waveforms.shape}: {error}") from error
+            kind = ModelMemoryError if is_out_of_memory(error) else ModelError
+            raise kind(f"{self.model_file} failed on an input of shape {waveforms.shape}: {error}") from error
         whole = logits.shape == (len(waveforms), len(LABELS)) and digit_scores.shape == (len(waveforms),)
         if not whole or not np.isfinite(logits).all() or not np.isfinite(digit_scores).all():
             raise ModelError(
@@ -201,22 +203,29 @@ class DigitClassifier:
         )  # fmt: skip
 
 
-def load_classifier(model_dir: str | Path, pipeline: str, threads: int = 1) -> DigitClassifier:
+def load_classifier(
+    model_dir: str | Path, pipeline: str, threads: int = 1, precision: str = FP32, version: int | None = None
+) -> DigitClassifier:
     """The trained `pipeline` of the folder `model_dir`, answering on `threads` CPU threads.
 
-    The word "pretrained" stands for the models that come with the package, whatever folders lie around.
+    The word "pretrained" stands for the models that come with the package, whatever folders lie around. `precision`
+    "int8" takes the smaller file that `digits export` makes. `version` is the number of one of the versions in the
+    folder; None is the promoted one.
 
-    Raises ConfigError for a name that is no pipeline, ModelError for a folder or file that is
+    Raises ConfigError for a name that is no pipeline, ModelError for a folder, file or version that is
     missing, damaged or not ours.
     """
     if pipeline not in PIPELINES:
-        near = difflib.get_close_matches(str(pipeline), PIPELINES, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ""
-        raise ConfigError([f"pipeline: expected one of {', '.join(PIPELINES)}, got {pipeline!r}{hint}"])
+        told = f"{pipeline!r}{did_you_mean(str(pipeline), PIPELINES)}"
+        raise ConfigError([f"pipeline: expected one of {', '.join(PIPELINES)}, got {told}"])
     if not 1 <= threads <= MAX_THREADS:
         raise ConfigError([f"threads: expected 1 to {MAX_THREADS}, got {threads}"])
-    file = model_file(model_dir, pipeline)
-    content = _read_shipped(file) if model_dir == PRETRAINED else _read_model(file, pipeline)
+    if precision not in FILE_PRECISIONS:
+        raise ConfigError([f"precision: expected one of {', '.join(FILE_PRECISIONS)}, got {precision!r}"])
+    if version is not None and (not isinstance(version, int) or version < 1):
+        raise ConfigError([f"version: expected a whole number from 1 on, got {version!r}"])
+    file = model_file(model_dir, pipeline, precision, version)
+    content = _read_shipped(file) if model_dir == PRETRAINED else _read_model(file, model_dir, pipeline, version)
     session = _open_session(file, content, threads)
     try:
         metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
@@ -231,31 +240,42 @@ def load_classifier(model_dir: str | Path, pipeline: str, threads: int = 1) -> D
     return classifier
 
 
-def model_file(model_dir: str | Path, pipeline: str) -> Path:
+def model_file(model_dir: str | Path, pipeline: str, precision: str = FP32, version: int | None = None) -> Path:
     """Where a pipeline's model lies; see load_classifier."""
     if model_dir == PRETRAINED:
-        return Path(__file__).parent / PRETRAINED / f"{pipeline}.onnx"
-    return model_folder(model_dir, pipeline) / MODEL_FILE
+        if version is not None:
+            raise ConfigError([f"version: the models that ship have none, got {version}"])
+        return Path(__file__).parent / PRETRAINED / onnx_name(pipeline, precision)
+    folder, name = model_folder(model_dir, pipeline), onnx_name("model", precision)
+    if version is None and not (folder / "versions").is_dir():
+        return folder / name
+    from ml_training.deploy.versions import answering_file, version_folder  # a quick start does without
+
+    return answering_file(folder, name) if version is None else version_folder(folder, version) / name
 
 
 def _read_shipped(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise ModelError(
-            f"{file}, which comes with the package, cannot be read: {error.strerror or error}; install it again"
-        ) from error
+        why = error.strerror or error
+        raise ModelError(f"{file}, which comes with the package, cannot be read: {why}; install it again") from error
 
 
-def _read_model(file: Path, pipeline: str) -> bytes:
+def _read_model(file: Path, model_dir: str | Path, pipeline: str, version: int | None) -> bytes:
     train = f"train one with train.py --pipeline {pipeline}"
-    folder, models = file.parent, file.parent.parent
+    models, folder = Path(model_dir), model_folder(model_dir, pipeline)
     if not models.is_dir():
         raise ModelError(f"no folder {models} (looked for {models.absolute()}): {train}, or name another folder")
     if not folder.is_dir():
         raise ModelError(f"{models} holds no {folder.name}, {_content(models)}: {train}, or name another folder")
+    if version is not None:
+        from ml_training.deploy.versions import read_file, whole_version
+
+        return read_file(folder, whole_version(folder, version), file.name)
     if not file.is_file():
-        raise ModelError(f"{folder} holds no {file.name}, {_content(folder)}: {train}; training ends by writing it")
+        made = f"{train}; training ends by writing it" if file.name == MODEL_FILE else "make it with digits export"
+        raise ModelError(f"{folder} holds no {file.name}, {_content(folder)}: {made}")
     try:
         return file.read_bytes()
     except OSError as error:
@@ -317,24 +337,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--pipeline", choices=PIPELINES, default=SUPPRESS, help="who answers (default: the best there is)"
     )
+    parser.add_argument(
+        "--version", type=int, default=None, metavar="N", help="a version of your own model (default: the promoted one)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--precision", choices=FILE_PRECISIONS, default=FP32, help="which file of a model answers")
     parser.add_argument(
         "--json", action="store_true", default=SUPPRESS, help="an object for one file, a list for several"
     )
+    add_flags(parser)
     args = vars(parser.parse_args(argv))
     files: list[str] = [*args.get("files", []), *args.get("audio", [])]
     if not files:
         parser.error("name at least one recording")
-    model_dir, pipeline = _answering(args.get("model_dir"), args.get("pipeline"))
-    entries = load_classifier(model_dir, pipeline, args["threads"]).batch_predict(files)
+    precision: str = args["precision"]
+    version: int | None = args["version"]
+    model_dir, pipeline = _answering(args.get("model_dir"), args.get("pipeline"), precision, version)
+    who = pipeline if precision == FP32 else f"{pipeline} ({precision})"
+    told = f"the {who} that comes along" if model_dir == PRETRAINED else f"your own {who} in {model_dir}"
+    told += "" if version is None else f", version {version}"
+    classifier = load_classifier(model_dir, pipeline, args["threads"], precision, version)
+    if args.keys() & FLAGS:
+        from ml_training.batch.command import request_of, write_table
+
+        return write_table(classifier, request_of(files, args), told)
+    entries = classifier.batch_predict(files)
     bad = [entry["error"] for entry in entries if "error" in entry]
     if "json" in args:
-        _print_json(entries)
+        print_json(entries)
     else:
         for entry in entries:
             if "error" not in entry:
-                print(_shown(entry))
-        told = f"the {pipeline} that comes along" if model_dir == PRETRAINED else f"your own {pipeline} in {model_dir}"
+                print(shown(entry))
         if len(bad) < len(entries):
             print(f"answered by {told}", file=sys.stderr)
     for error_line in bad:
@@ -342,41 +376,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if bad else 0
 
 
-def _answering(model_dir: str | None, pipeline: str | None) -> tuple[str, str]:
+def _answering(model_dir: str | None, pipeline: str | None, precision: str, version: int | None) -> tuple[str, str]:
     """Folder and pipeline of who answers: what is asked for, else the best of one's own, else the best that ships."""
-    for folder in (TRAINED, PRETRAINED) if model_dir is None else (model_dir,):
+    usual = (TRAINED, PRETRAINED) if version is None else (TRAINED,)
+    for folder in usual if model_dir is None else (model_dir,):
         for name in BEST_FIRST if pipeline is None else (pipeline,):
-            if model_file(folder, name).is_file():
+            if model_file(folder, name, precision, version).is_file():
                 return folder, name
     # Whoever loads it says what is missing.
-    return PRETRAINED if model_dir is None else model_dir, pipeline or BEST_FIRST[0]
-
-
-def _print_json(entries: Sequence[FilePrediction | FileError]) -> None:
-    import json
-
-    if len(entries) > 1:
-        print(json.dumps(entries, indent=2))
-    elif "error" not in entries[0]:
-        print(json.dumps(entries[0], indent=2))
-
-
-def _shown(entry: FilePrediction) -> str:
-    """An answer in four lines: the digit, then the three most probable with their bars."""
-    encoding = (sys.stdout.encoding or "ascii").lower()
-    full = "█" if encoding.startswith("utf") else "#"
-    bold, dim, off = (
-        ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else ("",) * 3
-    )
-    digit, sure = entry["predicted_digit"], 100 * entry["confidence"]
-    said = f"{bold}{digit}{off}  {LABELS[digit]}, {sure:.1f} % sure"
-    if not entry["is_digit"]:
-        said = f"{bold}-{off}  no digit: its score is {100 * entry['digit_score']:.1f} %; if one, then"
-    lines = [f"{said}  {dim}{entry['file']}{off}"]
-    for guess in entry["top3"]:
-        bar = full * round(24 * guess["probability"])
-        lines.append(f"   {guess['digit']}  {bar:<24}  {100 * guess['probability']:5.1f} %")
-    return "\n".join(lines)
+    folder = usual[-1] if model_dir is None else model_dir
+    there = (name for name in BEST_FIRST if folder != PRETRAINED and model_folder(folder, name).is_dir())
+    return folder, pipeline or next(there, BEST_FIRST[0])
 
 
 if __name__ == "__main__":

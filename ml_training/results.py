@@ -112,12 +112,16 @@ class Evaluation:
         wrong = np.flatnonzero(self.predicted != self.labels)
         return [int(i) for i in wrong[np.argsort(-self.probabilities[wrong].max(axis=1), kind="stable")]]
 
-    def summary(self) -> dict[str, Any]:
-        """The figures, ready for JSON."""
-        low, high = self.interval
+    def figures(self) -> dict[str, Any]:
+        """How many it got right, ready for JSON."""
         return {
-            "protocol": self.protocol, "clips": self.clips, "errors": self.errors, "accuracy": self.accuracy,
-            "interval_95": [low, high], "confusion": self.confusion.tolist(),
+            "clips": self.clips, "errors": self.errors, "accuracy": self.accuracy, "interval_95": list(self.interval)
+        }  # fmt: skip
+
+    def summary(self) -> dict[str, Any]:
+        """All figures, ready for JSON."""
+        return {
+            "protocol": self.protocol, **self.figures(), "confusion": self.confusion.tolist(),
             "by_digit": {str(d): {"right": r, "clips": n} for d, (r, n) in self.accuracy_by_digit().items()},
             "by_speaker": {s: {"right": r, "clips": n} for s, (r, n) in self.accuracy_by_speaker().items()},
             "mistakes": [
@@ -156,6 +160,7 @@ class PipelineResult:
     peak_memory_mb: float
     model_file: str
     temperature: float = 1.0  # that the scores are divided by; fitted on the validation part
+    version: int | None = None  # of the pipeline, see deploy/versions.py
 
     def summary(self) -> dict[str, Any]:
         """The figures, ready for JSON."""
@@ -163,7 +168,8 @@ class PipelineResult:
             "pipeline": self.pipeline, "best_epoch": self.best_epoch, "stopped": self.stopped,
             "parameters": self.parameters, "model_bytes": self.model_bytes, "latency_ms": self.latency_ms,
             "train_seconds": self.train_seconds, "peak_memory_mb": self.peak_memory_mb,
-            "model_file": self.model_file, "temperature": self.temperature, "test": self.test.summary(),
+            "model_file": self.model_file, "model_version": self.version, "temperature": self.temperature,
+            "test": self.test.summary(),
             "history": [vars(record) for record in self.history],
         }  # fmt: skip
 
@@ -202,6 +208,7 @@ class ModelCard:
     version: str
     git_commit: str
     temperature: float
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ def test_blocks_join_without_a_seam() -> None:
         (io.StringIO("text"), UndecodableAudioError, "text mode"),
         ("no such file.wav", UndecodableAudioError, "No such file"),
         ("nul\0byte.wav", UndecodableAudioError, "null"),
-        (".", UndecodableAudioError, "cannot read"),
+        (".", UndecodableAudioError, "is a folder"),
     ],
     ids=lambda value: value if isinstance(value, str) and value.isprintable() else type(value).__name__,
 )  # fmt: skip

@@ -28,7 +28,7 @@ def run_digits(tmp_path):
 def test_help_lists_every_sub_command(capsys):
     assert cli.main([]) == cli.main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"\n  {name} " in shown for name in ("train", "predict", "evaluate", "demo"))
+    assert all(f"\n  {name} " in shown for name in cli.DOORS)
 
 
 def test_version(capsys):
@@ -37,7 +37,11 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize(
-    ("word", "hint"), [("trian", "did you mean train?"), ("xyz", "expected one of train, predict, evaluate, demo")]
+    ("word", "hint"),
+    [
+        ("trian", "did you mean train?"),
+        ("xyz", "expected one of train, predict, evaluate, export, inspect, versions, benchmark, demo"),
+    ],
 )
 def test_an_unknown_sub_command_is_one_line_and_code_2(capsys, word, hint):
     assert cli.main([word]) == 2
@@ -76,4 +80,4 @@ def test_only_the_door_that_is_asked_for_is_imported():
         "import sys; from ml_training import cli; cli.main(['--help']); print([m for m in sys.modules if 'ml_' in m])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.splitlines()[-1] == "['ml_training', 'ml_training.cli']"
+    assert done.stdout.splitlines()[-1] == "['ml_training', 'ml_training.errors', 'ml_training.cli']"

@@ -20,7 +20,7 @@ UNUSUAL = TrainConfig(
     optimizer="adam", scheduler="step", label_smoothing=0.2, clip_norm=0.0, ema_decay=0.5, patience=1,
     validation_share=0.2, device="cpu", precision="fp32", threads=2, seed=11, keep_checkpoints="all", resume="4",
     synthetic_share=0.25, synthetic_voices=40, negative_share=0.5, words_dir="words", teacher_dir="teachers",
-    teacher_share=0.25,
+    teacher_share=0.25, promote=False, mlflow="http://localhost:5000",
     augmentation=AugmentationConfig(
         enabled=False, trim_probability=0.1, trim=0.2,
         speed=(0.9, 1.1), level_db=(-3, 3), equaliser_db=1.0, noise_probability=0.1, snr_db=(1.0, 2.0),

@@ -142,6 +142,18 @@ def test_bad_audio_is_an_error_that_says_why(classifier, tmp_path):
         classifier.predict(b"these are no sounds")
 
 
+def test_a_precision_is_another_file(models, tiny_folder):
+    folder = models / "mfcc_classifier"
+    with pytest.raises(ModelError, match=r"holds no model_int8\.onnx, only model\.onnx: make it with digits export"):
+        load_classifier(models, MFCC, precision="int8")
+    with pytest.raises(ConfigError, match="precision: expected one of fp32, int8, got 'int4'"):
+        load_classifier(models, MFCC, precision="int4")
+    shutil.copyfile(folder / "model.onnx", folder / "model_int8.onnx")
+    answer = load_classifier(models, MFCC, precision="int8").predict(tiny_folder / SEVEN)
+    assert answer["model"] == str(folder / "model_int8.onnx")
+    assert inference.model_file("pretrained", MFCC, "int8").name == "mfcc_int8.onnx"
+
+
 # --- batch_predict -------------------------------------------------------------------------------
 
 
@@ -223,9 +235,7 @@ def test_a_flipped_bit_anywhere_is_noticed(tiny_models, tmp_path):
 
 
 def test_names_that_are_no_pipeline_or_thread_count(tiny_models):
-    with pytest.raises(
-        ConfigError, match="expected one of mfcc, mel_cnn, raw_cnn, got 'mel_cn', did you mean 'mel_cnn'"
-    ):
+    with pytest.raises(ConfigError, match="expected one of mfcc, mel_cnn, raw_cnn, got 'mel_cn', did you mean mel_cnn"):
         load_classifier(tiny_models, "mel_cn")
     with pytest.raises(ConfigError, match="threads: expected 1 to 1024, got 0"):
         load_classifier(tiny_models, MFCC, threads=0)
@@ -450,10 +460,16 @@ def test_door_says_what_is_wrong_in_one_line(run_door, tiny_models, arguments, c
     assert done.stdout == ""
 
 
+def test_a_folder_is_answered_into_a_table(run_door, tmp_path):
+    done = run_door("inference.py", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path} is a folder: digits predict answers all in it with --out TABLE\n"
+
+
 @pytest.mark.bench
-def test_start_up_takes_less_than_three_imports(tiny_models):
+def test_start_up_takes_little_more_than_its_imports(tiny_models):
     script = ROOT / "benchmarks" / "start_up.py"
-    command = [sys.executable, str(script), "--model_dir", str(tiny_models), "--runs", "5"]
+    command = [sys.executable, str(script), "--model_dir", str(tiny_models), "--runs", "5", "--limit", "1.6"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -1,17 +1,22 @@
 """The set-up files agree with each other, with what is installed and with what is imported."""
 
 import ast
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tomllib
+import venv
 import zipfile
 from importlib.metadata import version
 from pathlib import Path, PurePath
 
+import numpy as np
 import pytest
+import soundfile
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -24,11 +29,13 @@ EXTRAS = PROJECT["optional-dependencies"]
 LINES = (ROOT / "ml_training_requirements.txt").read_text(encoding="utf-8").splitlines()
 PINS = {canonicalize_name(r.name): r for r in map(Requirement, (s for s in LINES if s and s[0] not in "#-"))}
 # import name -> distribution name, where they differ
-DISTRIBUTIONS = {"espeakng_loader": "espeakng-loader"}
+DISTRIBUTIONS = {"espeakng_loader": "espeakng-loader", "mlflow": "mlflow-skinny", "sklearn": "scikit-learn"}
+UNPINNED = {"bench", "executorch", "mlflow"}  # extras that only those install who ask for them
 
 
-def ranges() -> list[Requirement]:
-    return [Requirement(line) for line in (*PROJECT["dependencies"], *(r for extra in EXTRAS.values() for r in extra))]
+def ranges(without: set[str] = UNPINNED) -> list[Requirement]:
+    extras = (r for name, extra in EXTRAS.items() if name not in without for r in extra)
+    return [Requirement(line) for line in (*PROJECT["dependencies"], *extras)]
 
 
 def test_base_dependencies_are_what_answering_needs():
@@ -62,7 +69,7 @@ def test_every_library_that_is_imported_is_declared():
             elif isinstance(node, ast.ImportFrom):
                 imported.add(str(node.module).split(".")[0])
     libraries = imported - set(sys.stdlib_module_names) - {"ml_training"}
-    declared = {canonicalize_name(wanted.name) for wanted in ranges()}
+    declared = {canonicalize_name(wanted.name) for wanted in ranges(without=set())}
     assert {canonicalize_name(DISTRIBUTIONS.get(name, name)) for name in libraries} <= declared
 
 
@@ -72,8 +79,8 @@ def test_version_is_said_once():
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[str], set[str]]:
-    """The files of the package that git knows, and what a wheel and a source distribution of them hold."""
+def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], Path]:
+    """The files of the package that git knows, and a folder with a wheel and a source distribution of them."""
     if not shutil.which("git") or not (ROOT / ".git").exists():
         pytest.skip("this is no git checkout")
     command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
@@ -86,9 +93,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[str],
         code = f"from setuptools.build_meta import build_{kind}; build_{kind}({str(output)!r})"
         done = subprocess.run([sys.executable, "-c", code], cwd=copy, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
+    return {name for name in names if name.startswith("ml_training/") and (ROOT / name).is_file()}, output
+
+
+@pytest.fixture(scope="module")
+def built(packages: tuple[set[str], Path]) -> tuple[set[str], set[str], set[str]]:
+    """The files of the package that git knows, and those in its wheel and its source distribution."""
+    known, output = packages
     with zipfile.ZipFile(next(output.glob("*.whl"))) as wheel, tarfile.open(next(output.glob("*.tar.gz"))) as sdist:
         packed, source = set(wheel.namelist()), {name.partition("/")[2] for name in sdist.getnames()}
-    return {name for name in names if name.startswith("ml_training/") and (ROOT / name).is_file()}, packed, source
+    return known, packed, source
 
 
 def test_every_file_of_the_package_is_in_the_wheel_and_in_the_source_distribution(built):
@@ -104,6 +118,48 @@ def test_the_wheel_holds_the_package_and_its_licences_alone(built):
     rest = {name.partition("/")[2] for name in wheel - known}
     told = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "top_level.txt", "licenses/LICENSE", "licenses/NOTICE"}
     assert rest == told
+
+
+@pytest.fixture(scope="module")
+def alone(packages: tuple[set[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment that holds the wheel and what it asks for, and nothing else; not even pip."""
+    folder = tmp_path_factory.mktemp("alone")
+    venv.create(folder / "venv", with_pip=False, symlinks=sys.platform != "win32")
+    site = next((folder / "venv").rglob("site-packages"))
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", str(site)]
+    done = subprocess.run(
+        [*command, str(next(packages[1].glob("*.whl")))], capture_output=True, text=True, timeout=600
+    )  # fmt: skip
+    if done.returncode and re.search("No matching distribution|ConnectionError|connection broken", done.stderr):
+        pytest.skip(f"no package index can be reached: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_wheel_alone_answers_in_170_mb_and_without_torch(alone: Path, tmp_path: Path) -> None:
+    python = alone / "venv" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    site = next((alone / "venv").rglob("site-packages"))
+    assert not list(site.glob("torch*"))
+    assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < 170e6
+
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "my.wav", 0.1 * rng.standard_normal(8000), 8000)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [str(python), "-m", "ml_training.cli", *words]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+
+    for flags in ([], ["--pipeline", "mfcc", "--precision", "int8"]):
+        done = run("predict", "my.wav", "--json", *flags)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["is_digit"] is False
+    shown = run("predict", "my.wav")
+    assert shown.stderr == "answered by the mel_cnn that comes along\n"
+    refused = run("train")
+    assert refused.returncode == 1
+    assert "[train]" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["mfcc.onnx", "mfcc.md", "evaluation_clips.csv", "scores.json", "licence.txt"])

@@ -1,10 +1,9 @@
 """What the documentation tells people to type works: every command, every Python block, every flag, every message.
 
 Commands are the lines of ```bash blocks, run in a folder that has what they name: `audio.wav`, `x.wav`, `recordings/`,
-`my_config.json` (the README's own), `models/`, `more/`, `words/`, `noise/`, `teachers/`, and a tiny corpus behind
-$DIGIT_DATA_DIR. Two substitutions make the
-long ones small, see `smaller`. `make` and `pip` are not run (they set up what is running here), but what they name must
-exist. A command that no rule knows fails.
+`my_config.json` (the README's own), `models/`, for exports with checkpoints, `more/`, `words/`, `noise/`, `teachers/`,
+and a tiny corpus behind $DIGIT_DATA_DIR. Two substitutions make the long ones small, see `smaller`. `make` and `pip`
+are not run (they set up what is running here), but what they name must exist. A command that no rule knows fails.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import importlib.util
 import itertools
 import json
 import os
@@ -21,6 +21,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import NamedTuple
@@ -28,12 +29,17 @@ from typing import NamedTuple
 import pytest
 
 from ml_training import inference
-from ml_training.config import MFCC, TrainConfig, load_config
+from ml_training.config import MFCC, TrainConfig, load_config, to_dict
+from ml_training.deploy import version_store
+from ml_training.deploy.versions import Origin
 from ml_training.flags import OneLineParser, add_train_flags, train_config_from
 from ml_training.pipelines import get_pipeline
 from ml_training.training.checkpoint import CheckpointStore, RunIdentity
+from ml_training.training.runner import run
 
 ROOT = Path(__file__).resolve().parents[1]
+ONNX = "models/mfcc_classifier/model.onnx"
+EXPORTS = ("digits export", "python ml_training/export.py", "python benchmarks/int8.py")
 RUN = ("README.md", "ml_training/README.md", "CONTRIBUTING.md")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -41,6 +47,9 @@ DOORS = {
     "python ml_training/train.py": "ml_training.train",
     "python ml_training/inference.py": "ml_training.inference",
     "python ml_training/evaluate.py": "ml_training.evaluate",
+    "python ml_training/export.py": "ml_training.export",
+    "python ml_training/inspect_model.py": "ml_training.inspect_model",
+    "python ml_training/versions.py": "ml_training.versions",
     "python ml_training/demo.py": "ml_training.demo",
     "digits": "ml_training.cli",
 }
@@ -49,6 +58,7 @@ TYPED = (
     "python ml_training/train.py --pipeline mfcc --epochs 30",
     "python ml_training/inference.py --model_dir models --pipeline mfcc --audio x.wav",
     "digits predict x.wav",
+    "python ml_training/inspect_model.py models/mfcc_classifier/model.onnx",
 )
 SET_UP = ("make ", "pip ", "python -m venv ", "source ")
 # Over ten seconds, or one more training like those that the quick tests do.
@@ -66,9 +76,10 @@ SLOW = (
     "tensorboard",
     "benchmarks/",
     "--protocol official",
+    "digits benchmark",
     "--protocol loso --seeds",
 )
-REAL = ("--dataset fsdd", "--protocol official", "benchmarks/floors.py")
+REAL = ("--dataset fsdd", "--protocol official", "benchmarks/floors.py", "digits benchmark")
 
 
 class Block(NamedTuple):
@@ -99,6 +110,8 @@ COMMANDS = list(dict.fromkeys(line for b in BLOCKS if b.language == "bash" for l
 
 def marked(command: str) -> object:
     marks = [pytest.mark.slow] if any(part in command for part in SLOW) else []
+    if "--mlflow" in command and not importlib.util.find_spec("mlflow"):
+        marks.append(pytest.mark.skip(reason='MLflow is not installed: pip install -e ".[mlflow]"'))
     marks += [pytest.mark.real_data] if any(part in command for part in REAL) else []
     return pytest.param(command, marks=marks, id=command)
 
@@ -119,9 +132,23 @@ def smaller(command: str) -> str:
         command = command.replace("--seeds 0 1 2", "--seeds 0 --epochs 1 --speakers speaker0 speaker2")
     if command.startswith("python benchmarks/start_up.py"):
         command += " --runs 1"
+    if command.startswith("python benchmarks/int8.py"):
+        command = command.replace("--runs 500", "--runs 3")
     if command.startswith("tensorboard"):
         command += " --inspect"
     return command.replace("jackson", "speaker1")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tiny_corpus, tmp_path_factory, tiny_folder) -> Path:
+    """A folder of models that a training of mfcc on the tiny corpus left."""
+    folder = tmp_path_factory.mktemp("run")
+    config = TrainConfig(
+        pipeline=MFCC, dataset="folder", data_dir=str(tiny_folder), epochs=12, negative_share=0.0,
+        models_dir=str(folder / "models"), log_dir=str(folder / "logs"),
+    )  # fmt: skip
+    assert run(config).exit_code == 0
+    return folder / "models"
 
 
 @pytest.fixture
@@ -131,6 +158,10 @@ def desk(tmp_path, tiny_folder, tiny_models, monkeypatch):
         shutil.copyfile(tiny_folder / "7_speaker1_2.wav", tmp_path / name)
     shutil.copytree(tiny_folder, tmp_path / "recordings")
     shutil.copytree(tiny_models, tmp_path / "models")
+    shutil.copyfile(tmp_path / ONNX, tmp_path / ONNX.replace("model.onnx", "model_int8.onnx"))
+    for _ in range(2):  # versions 1 and 2
+        origin = Origin(MFCC, "tiny", "tiny", True, "official", "", "", to_dict(TrainConfig()), {}, "")
+        version_store.add(tmp_path / "models" / "mfcc_classifier", tiny_models / "mfcc_classifier", origin, {})
     for folder, names in {"more": ("{}_erin_0", "{}_erin_7"), "words": ("yes_ann_{}",), "noise": ("rain_{}",)}.items():
         (tmp_path / folder).mkdir()
         for name, digit in itertools.product(names, range(10)):
@@ -197,7 +228,9 @@ def test_command(command, desk, request, monkeypatch, capsys):
         monkeypatch.setenv("DIGIT_DATA_DIR", str(request.getfixturevalue("fsdd_dir").resolve()))
         monkeypatch.setenv("DIGIT_CORPORA_DIR", str(request.getfixturevalue("corpora_dir").resolve()))
         monkeypatch.chdir(desk)
-    before = set(desk.rglob("*"))
+    if command.startswith(EXPORTS):
+        shutil.copytree(request.getfixturevalue("checkpoints"), desk / "models", dirs_exist_ok=True)
+    before, started = set(desk.rglob("*")), time.time()
     words = shlex.split(smaller(command))
     door = next((door for door in DOORS if command.startswith(f"{door} ") or command == door), None)
     if door is None or (command in TYPED and shutil.which("bash")):
@@ -205,6 +238,8 @@ def test_command(command, desk, request, monkeypatch, capsys):
     else:
         monkeypatch.setattr(sys, "argv", [words[0] if door == "digits" else str(ROOT / words[1])])
         assert importlib.import_module(DOORS[door]).main(words[len(door.split()) :]) == 0, capsys.readouterr().err
+    if command.startswith(EXPORTS[:2]):
+        assert {p.name for p in desk.rglob("*.onnx") if p.stat().st_mtime > started}
     if trains(command):
         assert {p.name for p in set(desk.rglob("*")) - before} >= {"training_report.html", "best_model.pt"}
         config = training(words[2:])
@@ -280,19 +315,20 @@ def test_commands_and_flags_within_sentences_exist(document, capsys):
     parser = OneLineParser()
     add_train_flags(parser)
     known = {option for action in parser._actions for option in action.option_strings}
-    for door in ("inference", "evaluate", "demo"):
+    for door in ("inference", "evaluate", "export", "inspect_model", "versions", "benchmark", "demo"):
         with contextlib.suppress(SystemExit):
             importlib.import_module(f"ml_training.{door}").main(["--help"])
         known |= set(re.findall(r"--\w+", capsys.readouterr().out))
-    known |= {"--synthetic", "--check", "--verbose"}
+    known |= {"--synthetic", "--check", "--verbose", "--ways"}
+    own: set[str] = set()
     for code in inline_code(document):
         if code.startswith("make ") and "..." not in code:
             check_set_up(code)
         if script := re.match(r"python (\S+\.py)", code):
-            assert (ROOT / script[1]).is_file(), code
+            own = set(re.findall(r"--[a-z][\w-]*", (ROOT / script[1]).read_text(encoding="utf-8")))
         if not code.startswith(("make ", "pip ", "python -m pip")):
             flags = set(re.findall(r"(?<![\w-])--[a-z][\w.]*", code))
-            assert flags <= known, f"{document}: {code}"
+            assert flags <= known | (own if script else set()), f"{document}: {code}"
 
 
 def said_by_the_code() -> str:

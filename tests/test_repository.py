@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from ml_training.audio import AUDIO_SUFFIXES
-from ml_training.config import PIPELINES
+from ml_training.config import FILE_PRECISIONS, PIPELINES
+from ml_training.deploy.metadata import onnx_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -100,7 +101,7 @@ def test_pictures_are_there_and_light():
 
 
 def test_no_recordings_and_no_trained_models_lie_in_the_repository_but_those_that_ship():
-    shipped = [ROOT / "ml_training" / "pretrained" / f"{pipeline}.onnx" for pipeline in PIPELINES]
+    shipped = [ROOT / "ml_training" / "pretrained" / onnx_name(p, kind) for p in PIPELINES for kind in FILE_PRECISIONS]
     for path in tracked():
         if path in shipped:
             assert path.stat().st_size < 1_000_000, path

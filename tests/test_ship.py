@@ -90,12 +90,22 @@ def test_what_ships_is_what_its_card_tells_of(ship: dict[str, Any], pipeline: st
     assert {result.protocol for result in scored} >= {"official", "strangers", "noise", "calibration", "rejection"}
     hashes = {model.sha256 for result in scored for model in result.models if model.pipeline == pipeline}
     assert hashes == {hashlib.sha256(content).hexdigest()}, "figures are of the files that ship"
-    assert ship["table"](ship["figures"](scored), pipeline) in card
+    int8 = hashlib.sha256((SHIPPED / f"{pipeline}_int8.onnx").read_bytes()).hexdigest()
+    assert int8 in card
+    scored = load_results(ROOT / "docs" / "results" / "shipped_int8")
+    assert {model.sha256 for result in scored for model in result.models if model.pipeline == pipeline} == {int8}
+    assert ship["table"](ship["figures"](), pipeline) in card
+
+
+def test_what_ships_in_8_bits_is_smaller_and_no_worse(ship: dict[str, Any]) -> None:
+    found = ship["figures"]()
+    for pipeline in PIPELINES:
+        assert found["int8 model MB"][pipeline] <= found["model MB"][pipeline] / 2
+        assert found["int8 strangers %"][pipeline] >= found["strangers %"][pipeline] - 1
 
 
 def test_the_readme_tells_the_same_figures(ship: dict[str, Any]) -> None:
-    scored = load_results(ROOT / "docs" / "results" / "shipped")
-    assert ship["table"](ship["figures"](scored)) in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert ship["table"](ship["figures"]()) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.real_data

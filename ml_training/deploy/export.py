@@ -7,7 +7,9 @@ import copy
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,12 +23,22 @@ from ml_training.deploy.metadata import DIGIT_NAME, INPUT_NAME, SCORES_NAME, mod
 from ml_training.errors import ExportError
 from ml_training.utils.files import write_atomically
 
-__all__ = ["TOLERANCE", "export_onnx", "model_metadata"]
+__all__ = [
+    "TOLERANCE", "Network", "answers", "export_onnx", "model_metadata", "network_of", "quiet", "reference_of", "sealed",
+]  # fmt: skip
 
 OPSET = 18
 TOLERANCE = 1e-4  # largest difference of a score between torch and the file
 _BATCH = 64
 _SINGLES = 4
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network as a graph, and what of it was learnt."""
+
+    proto: onnx.ModelProto  # without metadata
+    learnt: frozenset[str]  # names of its weights of two and more dimensions
 
 
 class _Graph(nn.Module):
@@ -56,11 +68,8 @@ def export_onnx(model: nn.Module, path: Path, metadata: Mapping[str, str], parit
     if parity_waveforms.ndim != 2 or parity_waveforms.shape[1] != NUM_SAMPLES or not len(parity_waveforms):
         raise ExportError(f"comparing needs clips of shape (N, {NUM_SAMPLES}), got {parity_waveforms.shape}")
     waveforms = np.ascontiguousarray(parity_waveforms, dtype=np.float32)
-    reference = _Graph(copy.deepcopy(model).cpu()).eval()
-    proto = _to_onnx(reference)
-    onnx.helper.set_model_props(proto, unsealed(metadata))
-
-    content = seal(proto.SerializeToString())
+    reference = reference_of(model)
+    content = sealed(_to_onnx(reference), metadata)
     # A temperature below 1 stretches the scores and their rounding alike: compared is what it divides.
     stretch = max(1.0, 1.0 / float(getattr(reference.model, "temperature", 1.0)))
     difference = _largest_difference(reference, content, waveforms, stretch)
@@ -73,10 +82,36 @@ def export_onnx(model: nn.Module, path: Path, metadata: Mapping[str, str], parit
     return difference
 
 
+def network_of(model: nn.Module) -> Network:
+    """A trained model as a graph that nobody has compared with it yet. Raises ExportError as export_onnx does."""
+    reference = reference_of(model)
+    learnt = frozenset(name for name, weight in reference.named_parameters() if weight.ndim > 1)
+    return Network(_to_onnx(reference), learnt)
+
+
+def sealed(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> bytes:
+    """The bytes of a file: a graph with its metadata and checksum."""
+    onnx.helper.set_model_props(proto, unsealed(metadata))
+    return seal(proto.SerializeToString())
+
+
+def answers(content: bytes, waveforms: Floats) -> tuple[Floats, Floats]:
+    """What the bytes of a model make of (N, 8000) waveforms: (N, 10) scores and (N,) digit scores."""
+    session = _session(content)
+    batches = [waveforms[i : i + _BATCH] for i in range(0, len(waveforms), _BATCH)]
+    heard = [session.run([SCORES_NAME, DIGIT_NAME], {INPUT_NAME: batch}) for batch in batches]
+    return np.concatenate([scores for scores, _ in heard]), np.concatenate([digits for _, digits in heard])
+
+
+def reference_of(model: nn.Module) -> _Graph:
+    """A copy of a trained model that gives what its file is to give, on the CPU and in evaluation mode."""
+    return _Graph(copy.deepcopy(model).cpu()).eval()
+
+
 def _to_onnx(model: nn.Module) -> onnx.ModelProto:
     example = torch.zeros(2, NUM_SAMPLES)  # two clips: with one the exporter takes the batch for a constant
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 model,
                 (example,),
@@ -104,12 +139,7 @@ def _to_onnx(model: nn.Module) -> onnx.ModelProto:
 
 
 def _largest_difference(model: nn.Module, content: bytes, waveforms: Floats, stretch: float) -> float:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own exceptions share no narrower base
-        raise ExportError(f"onnxruntime cannot load the exported network: {error}") from error
+    session = _session(content)
     singles = [waveforms[i : i + 1] for i in range(min(_SINGLES, len(waveforms)))]
     batches = [waveforms[i : i + _BATCH] for i in range(0, len(waveforms), _BATCH)]
     largest = 0.0
@@ -118,7 +148,7 @@ def _largest_difference(model: nn.Module, content: bytes, waveforms: Floats, str
             expected = [outputs.numpy() for outputs in model(torch.from_numpy(batch))]
         try:
             found = session.run([SCORES_NAME, DIGIT_NAME], {INPUT_NAME: batch})
-        except Exception as error:  # as above
+        except Exception as error:  # as below
             raise ExportError(f"the exported network fails on {len(batch)} clips: {error}") from error
         shapes, wanted = [outputs.shape for outputs in found], [(len(batch), len(LABELS)), (len(batch),)]
         if shapes != wanted:
@@ -130,10 +160,20 @@ def _largest_difference(model: nn.Module, content: bytes, waveforms: Floats, str
     return largest
 
 
+def _session(content: bytes) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no narrower base
+        raise ExportError(f"onnxruntime cannot load the exported network: {error}") from error
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Neither warnings nor log lines of the exporter: what it warns of, the comparison checks."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+def quiet() -> Iterator[None]:
+    """Neither warnings nor log lines of the exporters: what they warn of, the comparison checks."""
+    names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", None)  # the last, the root, is the quantiser's
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import ml_training
 from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
-from ml_training.config import LABELS
+from ml_training.config import FP32, LABELS
 from ml_training.errors import ModelError
 
 CHECKSUM_KEY = "sha256"  # see `seal`
@@ -39,6 +39,10 @@ KEYS = {
     "negatives": "what it learnt to be no digit; empty where its digit score means nothing",
     "split": "how training and test clips were divided; names the protocol of the accuracy",
     "accuracy": "share of the test clips it got right, 0 to 1",
+    "tested_on": "how many clips these are, and of what",
+    "precision": "fp32, or int8 where layers of the network were made 8 bits wide",
+    "calibration": "which layers, calibrated on what, and what they lost; empty for fp32",
+    "epoch": "epochs of training behind the weights, or 'unknown'",
     "seed": "seed of everything random in its training, or 'unknown'",
     "temperature": "what the scores were divided by, fitted on the validation part; 1 where none was fitted",
     "version": "version of ml_training that trained it",
@@ -57,6 +61,10 @@ def model_metadata(
     accuracy: float,
     recordings_hash: str | None = None,
     negatives: str = "",
+    tested_on: str = "unknown",
+    precision: str = FP32,
+    calibration: str = "",
+    epoch: int | None = None,
     seed: int | None = None,
     temperature: float = 1.0,
     version: str = ml_training.__version__,
@@ -80,6 +88,10 @@ def model_metadata(
         "negatives": negatives,
         "split": split,
         "accuracy": f"{accuracy:.6f}",
+        "tested_on": tested_on,
+        "precision": precision,
+        "calibration": calibration,
+        "epoch": "unknown" if epoch is None else str(epoch),
         "seed": "unknown" if seed is None else str(seed),
         "temperature": f"{temperature:.6g}",
         "version": version,
@@ -113,6 +125,11 @@ def check_metadata(metadata: Mapping[str, str], pipeline: str, name: str) -> Non
     if faults:
         again = "" if found == FORMAT_VERSION else f"; train it again with train.py --pipeline {pipeline}"
         raise ModelError(f"{name} cannot answer for {pipeline!r}: {'; '.join(faults)}{again}")
+
+
+def onnx_name(stem: str, precision: str) -> str:
+    """What a file of one of FILE_PRECISIONS is called, e.g. model.onnx and model_int8.onnx."""
+    return f"{stem}.onnx" if precision == FP32 else f"{stem}_{precision}.onnx"
 
 
 def unsealed(metadata: Mapping[str, str]) -> dict[str, str]:

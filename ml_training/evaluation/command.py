@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ml_training.config import TrainConfig
+from ml_training.config import FP32, TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.errors import ConfigError
@@ -22,6 +22,7 @@ from ml_training.evaluation.protocols import (
     REJECTION,
     STRANGERS,
     TestClips,
+    TrainedModel,
     calibrated,
     load_models,
     noise,
@@ -31,6 +32,7 @@ from ml_training.evaluation.protocols import (
 )
 from ml_training.evaluation.records import PLOTS, file_name, load_results, log_scoring, save_result, update_docs
 from ml_training.evaluation.rejection import OWN_KINDS, load_others, rejection
+from ml_training.evaluation.version_metrics import record_with_versions
 from ml_training.inference import PRETRAINED
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import Pipeline
@@ -51,6 +53,8 @@ class Request:
     protocols: tuple[str, ...]
     config: TrainConfig  # which recordings and pipelines; for loso how to train
     models_dirs: tuple[str, ...] = ("models",)
+    precision: str = FP32  # of their files
+    model_version: int | None = None  # of the models there; None is the promoted one
     folders: tuple[str, ...] = ()  # of labelled clips; without one the official test part is scored
     noise_dir: str | None = None
     others: tuple[tuple[str, str], ...] = ()  # for rejection: kind of clips without a digit, their folder
@@ -81,6 +85,8 @@ class Request:
             faults.append(f"folder: only {', '.join(SCORE_FOLDERS)} score folders: name one of these")
         if self.noise_dir and NOISE not in self.protocols:
             faults.append(f"noise_dir: only protocol {NOISE!r} mixes noise in: name it")
+        if self.model_version is not None and set(self.protocols) <= {LOSO}:
+            faults.append(f"version: protocol {LOSO!r} trains its own models: name another protocol")
         if self.speakers and LOSO not in self.protocols:
             faults.append(f"speakers: only protocol {LOSO!r} leaves speakers out: name it")
         if self.log_scoring and not self.folders:
@@ -146,6 +152,7 @@ def evaluate(
         if request.log_scoring and result.protocol not in (OFFICIAL, LOSO):
             log_scoring(Path(request.log_scoring), result)
         files.append(save_result(result, output, report))
+        record_with_versions(result, [f for f in request.models_dirs if f != PRETRAINED], report)
     page = output / REPORT
     everything = load_results(output, report)
     plots = output / PLOTS
@@ -164,7 +171,7 @@ def _results(
     """What each protocol finds on each set of clips, one after another."""
     config, asked = request.config, [name for name in PROTOCOLS if name in request.protocols]
     trained = [name for name in asked if name != LOSO]
-    models = load_models(_models_once(request.models_dirs), config.pipeline, report) if trained else []
+    models = _models(request, report) if trained else []
     noises = load_recordings(request.noise_dir) if request.noise_dir else None
     others = [load_others(kind, folder) for kind, folder in request.others]
     if noises:
@@ -203,6 +210,11 @@ def _results(
                 yield noise(models, clips, request.noise_seed, noises, report)
             else:
                 yield calibrated(models, clips)
+
+
+def _models(request: Request, report: Report) -> list[TrainedModel]:
+    folders = _models_once(request.models_dirs)
+    return load_models(folders, request.config.pipeline, report, request.precision, request.model_version)
 
 
 def _tell_left_out(where: str, files: Sequence[str], report: Report) -> None:

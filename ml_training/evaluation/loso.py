@@ -31,6 +31,7 @@ from ml_training.evaluation.protocols import LOSO, TestClips, new_result, subset
 from ml_training.pipelines.base import Pipeline
 from ml_training.results import Count, EpochRecord, Evaluation, Ints, ModelScore, ProtocolResult
 from ml_training.training.checkpoint import FREE_SETTINGS, INTERRUPTED, CheckpointStore, RunIdentity
+from ml_training.training.observer import Unobserved
 from ml_training.training.setup import (
     Clips,
     build_model,
@@ -39,9 +40,9 @@ from ml_training.training.setup import (
     predict,
     predict_probabilities,
 )
-from ml_training.training.signals import StopSignals
-from ml_training.training.trainer import Unobserved, train_model
+from ml_training.training.trainer import train_model
 from ml_training.utils.files import write_json
+from ml_training.utils.signals import StopSignals
 
 Report = Callable[[str], None]
 EVERY = "every speaker"

@@ -18,7 +18,7 @@ import numpy as np
 
 import ml_training
 from ml_training.audio import SAMPLE_RATE
-from ml_training.config import PIPELINES
+from ml_training.config import FP32, PIPELINES
 from ml_training.data.corpus import OFFICIAL_TEST_INDICES, Corpus
 from ml_training.deploy.metadata import git_commit
 from ml_training.errors import DataError
@@ -83,19 +83,28 @@ class TestClips:
         return f"{part} of {corpus.name}: {len(corpus)} clips, {speakers} speakers"
 
 
-def load_models(folders: Sequence[str | Path], pipeline: str, report: Report = _silent) -> list[TrainedModel]:
-    """The trained models of some folders: one pipeline, or of "all" those that are there.
+def load_models(
+    folders: Sequence[str | Path],
+    pipeline: str,
+    report: Report = _silent,
+    precision: str = FP32,
+    version: int | None = None,
+) -> list[TrainedModel]:
+    """The trained models of some folders: one pipeline, or of "all" those that are there; None is the promoted version.
 
     Raises ModelError for a folder without any, and for damaged or foreign files.
     """
     models = []
     for folder in folders:
         names = PIPELINES if pipeline == "all" else (pipeline,)
-        there = [name for name in names if model_file(folder, name).is_file()]
+        there = [name for name in names if model_file(folder, name, precision, version).is_file()]
         missing = [name for name in names if name not in there]
         if there and missing:
-            report(f"{folder} holds no trained {' and no '.join(missing)}: left out")
-        models += [_load(folder, name) for name in there or names[:1]]  # of none, the first says what is missing
+            which = "" if version is None else f" of version {version}"
+            report(f"{folder} holds no trained {' and no '.join(missing)}{which}: left out")
+        models += [
+            _load(folder, name, precision, version) for name in there or names[:1]
+        ]  # of none, the first says what is missing
     keys = [(m.card.pipeline, m.card.seed) for m in models]
     return [
         TrainedModel(m.classifier, dataclasses.replace(m.card, seed=f"{m.card.seed} {m.card.sha256[:6]}"))
@@ -105,15 +114,17 @@ def load_models(folders: Sequence[str | Path], pipeline: str, report: Report = _
     ]
 
 
-def _load(folder: str | Path, pipeline: str) -> TrainedModel:
-    classifier = load_classifier(folder, pipeline)
-    said = classifier.metadata
+def _load(folder: str | Path, pipeline: str, precision: str, version: int | None) -> TrainedModel:
+    classifier = load_classifier(folder, pipeline, precision=precision, version=version)
+    said, parts = classifier.metadata, 3 if version is None else 5  # models/mfcc_classifier, perhaps versions/2, file
+    which = "" if precision == FP32 else f" {precision}"  # tables and logs tell models apart by their seeds
     card = ModelCard(
-        pipeline=pipeline, seed=said.get("seed", "unknown"), file="/".join(classifier.model_file.parts[-3:]),
+        pipeline=pipeline, seed=said.get("seed", "unknown") + which,
+        file="/".join(classifier.model_file.parts[-parts:]),
         sha256=hashlib.sha256(classifier.model_file.read_bytes()).hexdigest(), data=said.get("data", "unknown"),
         data_hash=said.get("data_hash", "unknown"), split=said.get("split", "unknown"),
         version=said.get("version", "unknown"), git_commit=said.get("git_commit", "unknown"),
-        temperature=float(said.get("temperature", "1")),
+        temperature=float(said.get("temperature", "1")), precision=precision,
     )  # fmt: skip
     return TrainedModel(classifier, card)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ml_training.config import PIPELINES
+from ml_training.config import FP32, PIPELINES
 from ml_training.errors import DataError
 from ml_training.evaluation.protocols import PROTOCOLS
 from ml_training.results import ModelScore, ProtocolResult
@@ -37,6 +37,7 @@ def file_name(result: ProtocolResult) -> str:
     asked = [result.protocol, result.data, str(details.get("noise_folder", "")), *details.get("left_out", ())]
     if pipelines != set(PIPELINES):
         asked.append("_".join(sorted(pipelines)))
+    asked += sorted({model.precision for model in result.models} - {FP32})
     name = "_".join(slug(part) for part in asked if part)
     if len(name.encode()) <= LONGEST_NAME:
         return name

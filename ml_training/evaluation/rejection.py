@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, SAMPLE_RATE, decode, fit
+from ml_training.config import IS_DIGIT
 from ml_training.data.spoiling import spoil
 from ml_training.errors import AudioError, DataError
 from ml_training.evaluation.protocols import REJECTION, TestClips, TrainedModel, new_result, refuse_known, score
-from ml_training.inference import IS_DIGIT
 from ml_training.results import Count, Floats, ProtocolResult, Rejection
 
 OWN_KINDS = ("digits", "cut off", "doubled", "silence")  # are there without recordings of them

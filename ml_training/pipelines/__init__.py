@@ -5,9 +5,7 @@ A further pipeline is one new file, one row here and its name in config.py.
 
 from __future__ import annotations
 
-import difflib
-
-from ml_training.errors import ConfigError
+from ml_training.errors import ConfigError, did_you_mean
 from ml_training.pipelines import mel_cnn_pipeline, mfcc_pipeline, raw_cnn_pipeline
 from ml_training.pipelines.base import DigitModel, Pipeline
 
@@ -22,7 +20,6 @@ PIPELINE_REGISTRY = {
 def get_pipeline(name: str) -> Pipeline:
     """The pipeline of that name; raises ConfigError for an unknown one."""
     if name not in PIPELINE_REGISTRY:
-        near = difflib.get_close_matches(name, PIPELINE_REGISTRY, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, PIPELINE_REGISTRY)
         raise ConfigError([f"pipeline: expected one of {', '.join(PIPELINE_REGISTRY)}, got {name!r}{hint}"])
     return PIPELINE_REGISTRY[name]

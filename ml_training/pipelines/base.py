@@ -48,8 +48,8 @@ class DigitModel(nn.Module):
         scores, digit = outputs[:, : len(LABELS)], outputs[:, -1]
         if self.training:
             return Heard(scores, digit)
-        likeliest = scores.float().softmax(dim=1).amax(dim=1)
-        return Heard(scores / self.temperature, digit + CERTAINTY * torch.logit(likeliest, _SURE))
+        likeliest = scores.float().softmax(dim=1).amax(dim=1).clamp(_SURE, 1.0 - _SURE)
+        return Heard(scores / self.temperature, digit + CERTAINTY * (likeliest / (1.0 - likeliest)).log())
 
     def logits(self, waveforms: Tensor) -> Tensor:
         """(B, 8000) -> (B, OUTPUTS): the digits' scores and the one for there being a digit, as the network says."""

@@ -144,19 +144,25 @@ class LogMel(nn.Module):
 
     @full_precision
     def forward(self, waveforms: Tensor) -> Tensor:
+        return decibels(self.power(waveforms))
+
+    def power(self, waveforms: Tensor) -> Tensor:
+        """(B, T) -> (B, M, F), before the logarithm."""
         power = self.spectrogram(waveforms)  # (B, K, F)
         if self.training and len(self.warped):
             which = torch.randint(len(self.warped), (len(power),), device=power.device)
-            mel = torch.bmm(self.warped[which], power)
-        else:
-            mel = torch.matmul(self.filters, power)
-        return 10.0 * torch.log10(mel.clamp_min(AMIN))
+            return torch.bmm(self.warped[which], power)
+        return torch.matmul(self.filters, power)
+
+    def power_by_banks(self, waveforms: Tensor, banks: Tensor) -> Tensor:
+        """(B, T) through V filter banks (V, M, K) -> (B, V, M, F), of one spectrogram, before the logarithm."""
+        mel = torch.matmul(banks.flatten(0, 1), self.spectrogram(waveforms))
+        return torch.unflatten(mel, 1, (len(banks), self.bands))
 
 
-def loudness(log_mel: Tensor) -> Tensor:
-    """(B, M, F) in dB -> (B, F): total level of each frame, dB."""
-    nepers = math.log(10.0) / 10.0
-    return torch.logsumexp(log_mel * nepers, dim=1) / nepers
+def decibels(power: Tensor) -> Tensor:
+    """Powers in dB, as librosa.power_to_db with top_db=None."""
+    return 10.0 / math.log(10.0) * power.clamp_min(AMIN).log()
 
 
 def below_peak(log_mel: Tensor, range_db: float) -> Tensor:

@@ -1,11 +1,18 @@
 """MFCC statistics and a dense network: (8000,) -> (156,) -> ten scores.
 
-13 MFCC with first and second derivatives, each summarised over the frames of the word by mean,
-standard deviation, maximum and minimum. Frames count by how near they come to the loudest one, so
-that the silence around a word says nothing.
+13 MFCC with first and second derivatives, summarised over the frames of the word: mean, how the cepstra go from its
+beginning to its end, standard deviations and extremes. Frames count by their amplitude, so that the silence around a
+word says nothing; those far below the loudest one are no extremes. Where a frame lies in the word is the share of
+amplitude before it, so that a word said slowly has the same course.
+
+A model that has been trained hears every clip by three filter banks, as if the speaker's vocal tract were also longer
+and shorter, and takes the mean of what the network says: such statistics know few ways to allow for a voice by
+themselves, and further banks of the same spectrogram cost little.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -13,32 +20,45 @@ from torch import Tensor, nn
 from ml_training.config import MFCC, AugmentationConfig, Recipe
 from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline
 from ml_training.pipelines.features import (
+    AMIN,
     Deltas,
     LogMel,
     below_peak,
     dct_matrix,
+    decibels,
     full_precision,
-    loudness,
+    mel_filters,
     normalise_level,
 )
 
 BANDS = 20  # few and broad, so that the pitch of a voice does not show between its harmonics
 CEPSTRA = 13
-FEATURES = CEPSTRA * 3 * 4
+COURSES = 3  # cosines over the word, of half a turn, a whole one, and so on
+STATISTICS = (
+    "mean_mfcc", *(f"cosine{k}_mfcc" for k in range(1, COURSES + 1)), "std_mfcc", "std_delta", "std_delta2",
+    "max_mfcc", "max_delta", "max_delta2", "min_mfcc", "min_delta",
+)  # fmt: skip
+FEATURES = CEPSTRA * len(STATISTICS)
 RANGE_DB = 50.0  # what lies deeper below the peak is floor
-WORD_DB = 20.0  # a frame this far below the loudest counts half
-SOFTNESS_DB = 5.0  # how gradually frames stop counting
+WORD_DB = 20.0  # a frame this far below the loudest is half an extreme
+SOFTNESS_DB = 5.0  # how gradually frames stop being extremes
+VOICES = (0.88, 1.0, 1.13)  # vocal-tract factors that a clip is heard by
 OUTLIER = 6.0  # standard deviations at which a feature is cut
 
 
 class MfccStatistics(nn.Module):
-    """(B, 8000) -> (B, 156): mean, deviation, maximum, minimum of 39 cepstral tracks."""
+    """(B, 8000) -> (B, 156): STATISTICS, 13 of each."""
 
     dct: Tensor
+    voices: Tensor
+    turns: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.log_mel = LogMel(BANDS)
+        turns = math.pi * torch.arange(1.0, COURSES + 1)[:, None]
+        self.register_buffer("turns", turns, persistent=False)
+        self.register_buffer("voices", torch.stack([mel_filters(BANDS, factor) for factor in VOICES]), persistent=False)
         self.deltas = Deltas()
         self.register_buffer("dct", dct_matrix(BANDS, CEPSTRA), persistent=False)
 
@@ -48,20 +68,33 @@ class MfccStatistics(nn.Module):
 
     @full_precision
     def forward(self, waveforms: Tensor) -> Tensor:
-        log_mel = self.log_mel(normalise_level(waveforms))
-        level = loudness(log_mel)  # (B, F)
-        depth = level - level.amax(dim=1, keepdim=True)
-        weight = torch.sigmoid((depth + WORD_DB) / SOFTNESS_DB)[:, None, :]  # (B, 1, F)
-        cepstra = self.mfcc(below_peak(log_mel, RANGE_DB))
+        return self._summary(self.log_mel.power(normalise_level(waveforms)))
+
+    @full_precision
+    def by_voice(self, waveforms: Tensor) -> Tensor:
+        """(B, 8000) -> (B * V, 156): the statistics by each of VOICES, those of a clip side by side."""
+        return self._summary(self.log_mel.power_by_banks(normalise_level(waveforms), self.voices).flatten(0, 1))
+
+    def _summary(self, power: Tensor) -> Tensor:
+        """Mel power (B, M, F) -> (B, 156)."""
+        level = decibels(power.clamp_min(AMIN).sum(dim=1, keepdim=True))  # (B, 1, F), of each frame
+        depth = level - level.amax(dim=2, keepdim=True)
+        amplitude = (depth * (math.log(10.0) / 20.0)).exp()
+        share = amplitude / amplitude.sum(dim=2, keepdim=True)  # (B, 1, F)
+        cepstra = self.mfcc(below_peak(decibels(power), RANGE_DB))
         tracks = torch.cat([cepstra, *self.deltas(cepstra)], dim=1)  # (B, 39, F)
-        share = weight / weight.sum(dim=2, keepdim=True)
-        mean = (tracks * share).sum(dim=2)
-        variance = ((tracks - mean[:, :, None]).square() * share).sum(dim=2)
-        outside = (1.0 - weight) * 100.0  # keeps frames outside the word from being an extreme
+        mean = torch.matmul(tracks, share.transpose(1, 2))  # (B, 39, 1)
+        variance = torch.matmul((tracks - mean).square(), share.transpose(1, 2))
+        place = share.cumsum(dim=2) - 0.5 * share  # 0 to 1, from the beginning of the word to its end
+        courses = torch.matmul((self.turns * place).cos() * share, cepstra.transpose(1, 2))  # (B, COURSES, 13)
+        outside = 100.0 * (1.0 - torch.sigmoid((depth + WORD_DB) / SOFTNESS_DB))  # what keeps a frame from an extreme
         return torch.cat(
-            [mean, variance.clamp_min(1e-8).sqrt(), (tracks - outside).amax(dim=2), (tracks + outside).amin(dim=2)],
+            [
+                mean[:, :CEPSTRA, 0], courses.flatten(1), variance.clamp_min(1e-8).sqrt().squeeze(2),
+                (tracks - outside).amax(dim=2), (tracks + outside)[:, : 2 * CEPSTRA].amin(dim=2),
+            ],
             dim=1,
-        )
+        )  # fmt: skip
 
 
 class MfccClassifier(DigitModel):
@@ -94,13 +127,12 @@ class MfccClassifier(DigitModel):
         self.train(mode)
 
     def logits(self, waveforms: Tensor) -> Tensor:
-        standardised = (self.statistics(waveforms) - self.mean) / self.scale
-        logits: Tensor = self.network(standardised.clamp(-OUTLIER, OUTLIER))
-        return logits
+        statistics = self.statistics(waveforms) if self.training else self.statistics.by_voice(waveforms)
+        logits: Tensor = self.network(((statistics - self.mean) / self.scale).clamp(-OUTLIER, OUTLIER))
+        return logits if self.training else torch.unflatten(logits, 0, (-1, len(VOICES))).mean(dim=1)
 
     def scaler(self) -> dict[str, list[float] | list[str]]:
-        kinds = [f"{kind}{i}" for kind in ("mfcc", "delta", "delta2") for i in range(CEPSTRA)]
-        names = [f"{statistic}_{kind}" for statistic in ("mean", "std", "max", "min") for kind in kinds]
+        names = [f"{statistic}{i}" for statistic in STATISTICS for i in range(CEPSTRA)]
         return {"features": names, "mean": self.mean.tolist(), "scale": self.scale.tolist()}
 
 

@@ -24,7 +24,10 @@ import torch
 from ml_training import __version__
 from ml_training.config import AugmentationConfig, TrainConfig, to_dict
 from ml_training.data.backgrounds import load_backgrounds
+from ml_training.deploy.metadata import git_commit
+from ml_training.deploy.versions import VERSIONS
 from ml_training.errors import CheckpointError, DataError
+from ml_training.utils.files import write_durably
 
 FORMAT = "streaming-digit-detector checkpoint"
 VERSION = 1
@@ -46,6 +49,8 @@ FREE_SETTINGS = frozenset(
         "words_dir",
         "teacher_dir",
         "extra_dir",
+        "promote",
+        "mlflow",
     }
 )
 
@@ -76,10 +81,17 @@ class RunIdentity:
 
 
 class CheckpointStore:
-    """The checkpoints of one pipeline in one folder."""
+    """The checkpoints of one pipeline in one folder; the best weights go to the file `best`, there by default."""
 
-    def __init__(self, folder: Path, identity: RunIdentity, report: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        identity: RunIdentity,
+        report: Callable[[str], None] = lambda line: None,
+        best: Path | None = None,
+    ) -> None:
         self.folder = folder
+        self.best = best or folder / BEST
         self.identity = identity
         self.report = report
         self.keep = identity.config.keep_checkpoints
@@ -108,9 +120,8 @@ class CheckpointStore:
 
     def save_best(self, epoch: int, weights: Mapping[str, torch.Tensor], figures: Mapping[str, float]) -> Path:
         """Write the weights that are tested, exported and shipped."""
-        path = self.folder / BEST
-        self._save(path, {"kind": "best", "epoch": epoch, "weights": dict(weights), "validation": dict(figures)})
-        return path
+        self._save(self.best, {"kind": "best", "epoch": epoch, "weights": dict(weights), "validation": dict(figures)})
+        return self.best
 
     def start_anew(self) -> None:
         """Drop the checkpoints of an earlier run; best_model.pt and model.onnx stay until they are replaced."""
@@ -209,7 +220,7 @@ class CheckpointStore:
             "format": FORMAT, "version": VERSION, "package_version": __version__, "pipeline": self.identity.pipeline,
             "config": to_dict(self.identity.config), "data_hash": self.identity.data_hash,
             "synthetic": self.identity.synthetic, "noise_hash": self.identity.noise_hash,
-            "teachers_hash": self.identity.teachers_hash,
+            "teachers_hash": self.identity.teachers_hash, "git_commit": git_commit(),
         }  # fmt: skip
         try:
             write_durably(path, _to_bytes({**head, **content}))
@@ -222,12 +233,17 @@ class CheckpointStore:
 
 
 def teacher_files(folder: str) -> list[Path]:
-    """Where the weights lie. Raises DataError where there are none."""
+    """Where the weights lie, versions that are not promoted left out. Raises DataError where there are none."""
     root = Path(os.path.expanduser(folder))
     files = sorted(root.rglob(BEST)) if root.is_dir() else []
+    files = [path for path in files if not _is_of_version(path.relative_to(root))]  # the promoted one lies above
     if not files:
         raise DataError(f"teacher_dir {folder} holds no {BEST}: expected a folder of trained models")
     return files
+
+
+def _is_of_version(path: Path) -> bool:
+    return path.parent.name.isdecimal() and path.parent.parent.name == VERSIONS
 
 
 @lru_cache(maxsize=4)
@@ -274,30 +290,6 @@ def _load_state(path: Path) -> Checkpoint:
             f"{path} holds weights alone ({checkpoint.get('kind')}): nothing to go on from, remove it."
         )
     return checkpoint
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Put `data` at `path` whole or not at all: written beside, flushed to the disk, renamed.
-
-    Raises OSError; the temporary file is gone then and what was at `path` is as before.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id keeps two runs that share a folder from writing into each other's file.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if hasattr(os, "O_DIRECTORY"):  # the rename itself must survive a power cut; Windows has no such call
-        folder = os.open(path.parent, os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _to_bytes(content: Mapping[str, Any]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,17 @@ class Batch(NamedTuple):
     labels: Tensor  # (D,)
     targets: Tensor  # (D,) labels, or (D, 10) probabilities where clips were mixed
 
+    def parts(self, count: int) -> list[Batch]:
+        """The batch cut into so many of nearly one size, with nearly the same share of digits; count is at most B."""
+        clips, digits, parts = len(self.waveforms), len(self.labels), []
+        cuts = [clips * i // count for i in range(count + 1)]
+        for start, end in pairwise(cuts):
+            first, last = digits * start // clips, digits * end // clips
+            others = self.waveforms[digits + start - first : digits + end - last]
+            waveforms = torch.cat([self.waveforms[first:last], others])
+            parts.append(Batch(waveforms, self.labels[first:last], self.targets[first:last]))
+        return parts
+
 
 class Objective:
     """Digits beside clips without one, all varied alike, and what a model's answers to them cost.
@@ -37,6 +49,10 @@ class Objective:
         self.others = train.of(train.labels == NOT_A_DIGIT).to(device)
         self.digits = train.of(train.labels != NOT_A_DIGIT).to(device)
         self.teachers = Teachers(config.teacher_dir, device) if config.teacher_dir is not None else None
+
+    def clips(self, digits: int) -> int:
+        """How many clips a batch of so many digits has."""
+        return digits + count_beside(digits, self.config.negative_share)
 
     @torch.no_grad()
     def batch(self, chosen: Tensor) -> Batch:
@@ -52,33 +68,44 @@ class Objective:
             waveforms[: len(labels)], targets = mix(waveforms[: len(labels)], labels, self.augmentation)
         return Batch(waveforms, labels, targets)
 
-    def loss(self, heard: Heard, batch: Batch) -> Tensor:
-        """() mean cost of a batch: by what was said, and by what the teachers make of it."""
+    def loss(self, heard: Heard, batch: Batch, whole: Batch | None = None) -> Tensor:
+        """() mean cost of a batch: by what was said, and by what the teachers make of it.
+
+        Of one of the parts of a `whole` batch, what it adds to the mean over that: the costs of all parts add up to it.
+        """
+        whole = batch if whole is None else whole
         digits, smoothing = len(batch.labels), self.config.label_smoothing
+        of_digits = digits / len(whole.labels)
         scores, presence = heard.scores[:digits].float(), heard.digit.float()
-        both = len(presence) > digits
-        loss = F.cross_entropy(scores, batch.targets, label_smoothing=smoothing)
-        if both:
-            loss = loss + detection_loss(presence, digits, smoothing)
+        others = len(whole.waveforms) - len(whole.labels)
+        # What is no digit costs nothing here, but its scores keep their place in the graph.
+        loss = of_digits * F.cross_entropy(scores, batch.targets, label_smoothing=smoothing) if digits else scores.sum()
+        if others:
+            shares = of_digits, (len(presence) - digits) / others
+            loss = loss + detection_loss(presence, digits, smoothing, shares)
         if self.teachers is None:
             return loss
         opinions, present = self.teachers.hear(batch.waveforms)
-        theirs = F.cross_entropy(scores, opinions[:digits])
-        if both:
-            theirs = theirs + F.binary_cross_entropy_with_logits(presence, present)
+        theirs = of_digits * F.cross_entropy(scores, opinions[:digits]) if digits else scores.sum()
+        if others:
+            of_clips = len(presence) / len(whole.waveforms)
+            theirs = theirs + of_clips * F.binary_cross_entropy_with_logits(presence, present)
         return torch.lerp(loss, theirs, self.config.teacher_share)
 
 
-def detection_loss(logits: Tensor, digits: int, smoothing: float) -> Tensor:
+def detection_loss(logits: Tensor, digits: int, smoothing: float, shares: tuple[float, float] = (1.0, 1.0)) -> Tensor:
     """Binary cross-entropy of (B,) logits of there being a digit, which the first `digits` have.
 
     Both kinds weigh the same, however many there are of each: a logit of 0 then means that odds which were even before
-    are even still. Targets are smoothed as those of the digits are.
+    are even still. Targets are smoothed as those of the digits are. `shares` are those of a larger batch's digits and
+    others that are among these B; where they are less than 1, there may be none of a kind.
     """
     targets = torch.full_like(logits, smoothing / 2)
     targets[:digits] = 1.0 - smoothing / 2
     losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return (losses[:digits].mean() + losses[digits:].mean()) / 2
+    kinds = zip(shares, (losses[:digits], losses[digits:]), strict=True)
+    said, unsaid = (share * kind.mean() if share else kind.sum() for share, kind in kinds)
+    return (said + unsaid) / 2
 
 
 def validation_loss(heard: Heard, labels: Tensor, smoothing: float) -> float:

@@ -23,6 +23,8 @@ class Progress:
     plateau_halvings: int = 0
     plateau_since: int = 0  # epoch of the last better loss or halving
     rollbacks: int = 0
+    at_once: int = 0  # clips of a step that memory holds together; 0: as far as is known, all
+    heard_at_once: int = 0  # clips in validation, 0: as many as usual
     seconds: float = 0.0
     epoch_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)

@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import pickle
 import signal
-import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ml_training import __version__
 from ml_training.config import LABELS, PIPELINE_TITLES, TrainConfig, model_folder, to_dict
 from ml_training.data.backgrounds import load_backgrounds
-from ml_training.data.corpus import NOT_A_DIGIT, Corpus
-from ml_training.data.dataset_loader import load_corpus
-from ml_training.data.negatives import with_negatives
-from ml_training.data.splits import Split, split_corpus
-from ml_training.data.synthetic_share import settled, with_synthetic_voices
-from ml_training.deploy.export import export_onnx, model_metadata
+from ml_training.data.corpus import Corpus
+from ml_training.deploy import version_store
+from ml_training.deploy.export import export_onnx
+from ml_training.deploy.metadata import git_commit
+from ml_training.deploy.versions import Added, Origin, version_folder
 from ml_training.errors import ConfigError, DigitError, Interrupted
-from ml_training.evaluation.calibration import temperature_for_other_voices
 from ml_training.inference import MODEL_FILE, load_classifier
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel, Pipeline
-from ml_training.results import DataSummary, EpochRecord, Evaluation, Ints, PipelineResult
-from ml_training.training.checkpoint import CheckpointStore, RunIdentity, teachers_hash
+from ml_training.results import DataSummary, EpochRecord, Evaluation, PipelineResult
+from ml_training.training.checkpoint import BEST, CheckpointStore, RunIdentity, teachers_hash
+from ml_training.training.material import PARITY_CLIPS, Material, fitted_temperature, load_material
 from ml_training.training.setup import (
     Clips,
     build_model,
@@ -39,18 +36,19 @@ from ml_training.training.setup import (
     choose_precision,
     cpu_threads,
     load_weights,
-    predict,
+    peak_memory_mb,
     predict_probabilities,
+    weights_hash,
 )
-from ml_training.training.signals import StopSignals
 from ml_training.training.teachers import Teachers
+from ml_training.training.tracking import track, tracker_at
 from ml_training.training.trainer import Training, train_model
 from ml_training.utils.files import write_atomically, write_json
 from ml_training.utils.logging_utils import RunLogger
 from ml_training.utils.report import gather_versions, write_report
+from ml_training.utils.signals import StopSignals
 from ml_training.utils.visualization import plot_confusion_matrix, plot_model_comparison, plot_training_history
 
-PARITY_CLIPS = 300
 LATENCY_CLIPS = 100
 
 
@@ -67,24 +65,6 @@ class RunOutcome:
     @property
     def exit_code(self) -> int:
         return 1 if self.failures else 0
-
-
-@dataclass(frozen=True)
-class _Material:
-    """The recordings of a run, divided."""
-
-    config: TrainConfig  # with what only the recordings could settle
-    corpus: Corpus
-    split: Split
-    summary: DataSummary
-    recordings_hash: str  # of the recordings, without synthetic voices among them
-    tested_on: str  # what the test part is of: the recordings, without synthetic voices among the training clips
-
-    def part(self, chosen: Ints) -> Clips:
-        corpus = self.corpus
-        return Clips(
-            *(torch.from_numpy(column[chosen]) for column in (corpus.waveforms, corpus.lengths, corpus.labels))
-        )
 
 
 def run(
@@ -124,6 +104,7 @@ def _run(
     signals: StopSignals,
 ) -> RunOutcome:
     logger.record(f"version {__version__}, process {os.getpid()}", "start", config=to_dict(config))
+    tracker = tracker_at(config.mlflow, Path(config.log_dir)) if config.mlflow is not None else None
     _meet_teachers(config, logger)
     _load_noise(config, pipelines, logger)
     material = _load(config, corpus, logger)
@@ -132,6 +113,8 @@ def _run(
     for pipeline in pipelines:
         try:
             results.append(_PipelineRun(pipeline, material, logger, signals).result())
+            if tracker is not None:
+                failures |= track(tracker, results[-1], config, logger)
         except DigitError as error:
             failures[pipeline.name] = str(error)
             logger.fail(f"{pipeline.name} failed: {error}", error, pipeline=pipeline.name)
@@ -184,43 +167,30 @@ def _load_noise(config: TrainConfig, pipelines: Sequence[Pipeline], logger: RunL
         )  # fmt: skip
 
 
-def _load(config: TrainConfig, corpus: Corpus | None, logger: RunLogger) -> _Material:
-    if corpus is None:
-        corpus = load_corpus(
-            config, report=lambda line: logger.warn(line) if line.startswith("!!!") else logger.say(line)
-        )
-    config = settled(config, corpus)
-    split = split_corpus(corpus, config, report=logger.warn)
-    tested_on, recordings_hash = corpus.name, " ".join(corpus.recordings)
-    corpus, split = with_synthetic_voices(corpus, split, config, report=logger.warn)
-    digits, parts = corpus, split.parts
-    corpus, split, negatives = with_negatives(corpus, split, config)
-    summary = DataSummary(
-        name=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic, clips=len(digits),
-        speakers=tuple(sorted(set(digits.speakers))), hours=digits.hours, split=split.name, parts=parts,
-        negatives=negatives, skipped=corpus.skipped,
-    )  # fmt: skip
+def _load(config: TrainConfig, corpus: Corpus | None, logger: RunLogger) -> Material:
+    material = load_material(config, corpus, logger.say, logger.warn)
+    corpus, split, summary = material.corpus, material.split, material.summary
     kind = "synthetic speech, no recordings" if corpus.synthetic else "recordings"
-    told = ", ".join(f"{count} {name}" for name, count in parts.items())
+    told = ", ".join(f"{count} {name}" for name, count in summary.parts.items())
     tell = logger.warn if corpus.synthetic else logger.say
     tell(
-        f"data: {corpus.name} ({kind}), {len(digits)} clips of {len(summary.speakers)} speakers, "
-        f"split {split.name}: {told}; without a digit: {negatives or 'none'}; hash {corpus.data_hash[:12]}",
+        f"data: {corpus.name} ({kind}), {summary.clips} clips of {len(summary.speakers)} speakers, "
+        f"split {split.name}: {told}; without a digit: {summary.negatives or 'none'}; hash {corpus.data_hash[:12]}",
         "data", summary=dataclasses.asdict(summary),
     )  # fmt: skip
-    missing = [digit for digit in range(len(LABELS)) if digit not in digits.labels]
+    missing = [digit for digit in range(len(LABELS)) if digit not in corpus.labels]
     if missing:
         logger.warn(f"no clip says {', '.join(LABELS[digit] for digit in missing)}: the models cannot learn that")
     if corpus.skipped:
         first = corpus.skipped[0]
         logger.warn(f"{len(corpus.skipped)} files left out, listed in the report; first {first.file}: {first.reason}")
-    return _Material(config, corpus, split, summary, recordings_hash, tested_on)
+    return material
 
 
 class _PipelineRun:
     """One pipeline's part of a run: training, test, export, plots, summaries."""
 
-    def __init__(self, pipeline: Pipeline, material: _Material, logger: RunLogger, signals: StopSignals) -> None:
+    def __init__(self, pipeline: Pipeline, material: Material, logger: RunLogger, signals: StopSignals) -> None:
         config = material.config
         self.pipeline, self.name = pipeline, pipeline.name
         self.config = config.resolved(pipeline.name, pipeline.recipe)
@@ -231,31 +201,44 @@ class _PipelineRun:
 
     def result(self) -> PipelineResult:
         self._write_config()
+        version_store.settle(self.folder, self._say)
+        # What answers in self.folder is the promoted version's until this training has become one itself.
+        with tempfile.TemporaryDirectory(prefix=f"{self.name}_") as made:
+            return self._result(Path(made))
+
+    def _result(self, made: Path) -> PipelineResult:
         train = self.material.part(self.material.split.train)
         model = build_model(self.pipeline, self.config, train)
-        store = self._store()
+        store = self._store(made)
+        before = max(store.epochs(), default=0)
         training = self._train(model, train, store)
         del train
         model = model.cpu()
         load_weights(model, training.best_weights, self.folder)
         self._calibrate(model, training, store)
-        test, waveforms = self._test(model)
-        self._export(model, test)
+        test = self.material.tested(lambda waveforms: predict_probabilities(model, torch.from_numpy(waveforms)))
+        self._export(model, test, training.best_epoch, made)
+        nothing_left = self.config.resume == "latest" and before == len(training.history)
+        added = self._version(made, training, model, test, again=nothing_left)
+        version = added.version
+        folder = self.folder if added.promoted else version_folder(self.folder, version.number)
+        classifier = load_classifier(self.config.models_dir, self.name, version=version.number)
         result = PipelineResult(
             pipeline=self.name,
             config=self.config,
             history=training.history,
             test=test,
-            mistake_waveforms=waveforms[test.mistakes()],
+            mistake_waveforms=self.material.corpus.waveforms[self.material.split.test][test.mistakes()],
             best_epoch=training.best_epoch,
             stopped=training.stopped,
             parameters=sum(p.numel() for p in model.parameters()),
-            model_bytes=(self.folder / MODEL_FILE).stat().st_size,
-            latency_ms=load_classifier(self.config.models_dir, self.name).benchmark_speed(LATENCY_CLIPS)["p50_ms"],
+            model_bytes=version.files[MODEL_FILE].bytes,
+            latency_ms=classifier.benchmark_speed(LATENCY_CLIPS)["p50_ms"],
             train_seconds=training.seconds,
             peak_memory_mb=peak_memory_mb(),
-            model_file=str(self.folder / MODEL_FILE),
+            model_file=str(folder / MODEL_FILE),
             temperature=float(model.temperature),
+            version=version.number,
         )
         self._write_summary(result)
         plot_confusion_matrix(test, self.plots / f"confusion_matrix_{self.name}.png", self.title)
@@ -266,10 +249,13 @@ class _PipelineRun:
         )  # fmt: skip
         return result
 
-    def _store(self) -> CheckpointStore:
+    def _say(self, line: str) -> None:
+        self.logger.say(f"{self.name}: {line}")
+
+    def _store(self, made: Path) -> CheckpointStore:
         corpus = self.material.corpus
         identity = RunIdentity(self.name, self.config, corpus.data_hash, corpus.synthetic)
-        return CheckpointStore(self.folder, identity, lambda line: self.logger.say(f"{self.name}: {line}"))
+        return CheckpointStore(self.folder, identity, self._say, best=made / BEST)
 
     def _train(self, model: DigitModel, train: Clips, store: CheckpointStore) -> Training:
         events = self.log_dir / "tensorboard" / f"{self.name}_{self.logger.timestamp}"
@@ -283,55 +269,63 @@ class _PipelineRun:
 
     def _calibrate(self, model: DigitModel, training: Training, store: CheckpointStore) -> None:
         """Fit the temperature on the validation part; from here on it is part of the model and of best_model.pt."""
-        validation = self.material.part(self.material.split.validation)
-        validation = validation.of(validation.labels != NOT_A_DIGIT)
-        scores = predict(model, validation.waveforms).scores.numpy()
-        power = self.pipeline.temperature_power
-        model.temperature.fill_(temperature_for_other_voices(scores, validation.labels.numpy(), power))
+        temperature, clips = fitted_temperature(model, self.pipeline, self.material)
+        model.temperature.fill_(temperature)
         best = training.history[training.best_epoch - 1]
         figures = {"loss": best.validation_loss, "accuracy": best.validation_accuracy}
         store.save_best(training.best_epoch, model.state_dict(), figures)
         self.logger.record(
-            f"{self.name}: temperature {float(model.temperature):.3f}, fitted on {len(validation)} validation clips",
+            f"{self.name}: temperature {float(model.temperature):.3f}, fitted on {clips} validation clips",
             "temperature", pipeline=self.name, temperature=float(model.temperature),
         )  # fmt: skip
 
     def _draw(self, history: Sequence[EpochRecord]) -> None:
         plot_training_history(history, self.plots / f"training_history_{self.name}.png", self.title)
 
-    def _test(self, model: DigitModel) -> tuple[Evaluation, np.ndarray[Any, np.dtype[np.float32]]]:
-        corpus, chosen = self.material.corpus, self.material.split.test
-        waveforms = corpus.waveforms[chosen]
-        evaluation = Evaluation(
-            protocol=f"the {self.material.split.name} split of {self.material.tested_on}",
-            files=tuple(corpus.files[i] for i in chosen),
-            speakers=tuple(corpus.speakers[i] for i in chosen),
-            labels=corpus.labels[chosen],
-            probabilities=predict_probabilities(model, torch.from_numpy(waveforms)),
-        )
-        return evaluation, waveforms
-
-    def _export(self, model: DigitModel, test: Evaluation) -> None:
-        corpus, split = self.material.corpus, self.material.split
-        metadata = model_metadata(
-            pipeline=self.name, data=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic,
-            negatives=self.material.summary.negatives, split=split.name, accuracy=test.accuracy,
-            recordings_hash=self.material.recordings_hash,
-            seed=self.config.seed, temperature=float(model.temperature),
-        )  # fmt: skip
-        clips = np.concatenate([split.test, split.validation, split.train])[:PARITY_CLIPS]
-        difference = export_onnx(model, self.folder / MODEL_FILE, metadata, corpus.waveforms[clips])
+    def _export(self, model: DigitModel, test: Evaluation, epoch: int, made: Path) -> None:
+        metadata = self.material.metadata(self.name, test, float(model.temperature), epoch=epoch)
+        clips = self.material.real_clips(PARITY_CLIPS)
+        difference = export_onnx(model, made / MODEL_FILE, metadata, clips)
         self.logger.record(
             f"{self.name}: exported, largest difference {difference:.1e}", "export", difference=difference
         )
         scaler = model.scaler()
         if scaler is not None:  # for people: nothing of ours reads it back
-            write_atomically(self.folder / "scaler.pkl", pickle.dumps(scaler))
+            write_atomically(made / "scaler.pkl", pickle.dumps(scaler))
+
+    def _version(self, made: Path, training: Training, model: DigitModel, test: Evaluation, *, again: bool) -> Added:
+        """Make what lies in `made` a version; `again` where nothing was left to train and it may be one already."""
+        corpus, split = self.material.corpus, self.material.split
+        origin = Origin(
+            pipeline=self.name, data=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic,
+            split=split.name, git_commit=git_commit(), package_version=__version__, settings=self._settings(),
+            training={
+                "epochs": len(training.history), "best_epoch": training.best_epoch, "stopped": training.stopped,
+                "seconds": training.seconds, "parameters": sum(p.numel() for p in model.parameters()),
+                "temperature": float(model.temperature),
+            },
+            weights_hash=weights_hash(model.state_dict()),
+        )  # fmt: skip
+        added = version_store.add(
+            self.folder, made, origin, {split.name: {self.material.tested_on: test.figures()}},
+            promote=self.config.promote, again=again, report=self._say,
+        )  # fmt: skip
+        number = added.version.number
+        told = (
+            "promoted"
+            if added.promoted
+            else f"not promoted: {version_store.promote_command(self.folder, added.version)}"
+        )
+        line = f"{self.name}: version {number}, {told}"
+        self.logger.say(line, "version", pipeline=self.name, version=number, promoted=added.promoted)
+        return added
+
+    def _settings(self) -> dict[str, Any]:
+        # Without `resume`: they say how to get these weights, not how this session began.
+        return to_dict(dataclasses.replace(self.config, resume=None))
 
     def _write_config(self) -> None:
-        # Without `resume`: the file says how to get these weights, not how this session began.
-        values = to_dict(dataclasses.replace(self.config, resume=None))
-        write_json(self.log_dir / f"config_{self.name}_{self.logger.timestamp}.json", values)
+        write_json(self.log_dir / f"config_{self.name}_{self.logger.timestamp}.json", self._settings())
 
     def _write_summary(self, result: PipelineResult) -> None:
         values = {
@@ -339,16 +333,6 @@ class _PipelineRun:
             "config": to_dict(self.config), "versions": gather_versions(),
         }  # fmt: skip
         write_json(self.log_dir / f"metrics_summary_{self.name}_{self.logger.timestamp}.json", values)
-
-
-def peak_memory_mb() -> float:
-    """The most memory this process ever held, in MB; NaN where the system does not tell (Windows)."""
-    if sys.platform == "win32":
-        return math.nan
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def _plots(config: TrainConfig) -> Path:

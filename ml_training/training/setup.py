@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from ml_training.config import TrainConfig
 from ml_training.errors import CheckpointError, ConfigError
 from ml_training.pipelines.base import DigitModel, Heard, Pipeline
 from ml_training.results import Floats
+from ml_training.utils.memory import halving
 
 EVALUATION_BATCH = 256
 
@@ -79,11 +82,20 @@ def build_model(pipeline: Pipeline, config: TrainConfig, train: Clips) -> DigitM
 
 
 def predict(model: nn.Module, waveforms: Tensor) -> Heard:
-    """What a model makes of (N, 8000) clips, in float32, in evaluation mode."""
+    """What a model makes of (N, 8000) clips, in float32, in evaluation mode; fewer at once where memory is short."""
+    return halving(lambda at_once: predict_by(at_once, model, waveforms), EVALUATION_BATCH, 1, _unheeded)[0]
+
+
+def predict_by(at_once: int, model: nn.Module, waveforms: Tensor) -> Heard:
+    """As `predict`, so many clips at once and no fewer."""
     model.eval()
     with torch.no_grad():
-        parts = [model(part) for part in torch.split(waveforms, EVALUATION_BATCH)]
+        parts = [model(part) for part in torch.split(waveforms, at_once)]
     return Heard(*(torch.cat([outputs.float() for outputs in each]) for each in zip(*parts, strict=True)))
+
+
+def _unheeded(_too_much: int, _next: int) -> None:
+    pass  # answers do not depend on who is asked along
 
 
 def predict_probabilities(model: nn.Module, waveforms: Tensor) -> Floats:
@@ -99,6 +111,15 @@ def load_weights(model: nn.Module, weights: Weights, where: Path | str) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"the weights in {where} do not fit this network ({reason}): train anew") from error
+
+
+def weights_hash(weights: Weights) -> str:
+    """SHA-256 of all values of a model, buffers included."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -137,6 +158,16 @@ def deterministic() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warned)
         torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process ever held, in MB; NaN where the system does not tell (Windows)."""
+    if sys.platform == "win32":
+        return math.nan
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 @contextlib.contextmanager

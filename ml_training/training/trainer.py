@@ -10,9 +10,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +22,12 @@ from ml_training.errors import CheckpointError, Interrupted, TrainingError
 from ml_training.results import EpochRecord
 from ml_training.training.checkpoint import CheckpointStore
 from ml_training.training.objective import Objective, validation_loss
+from ml_training.training.observer import Observer, StopRequest, Unobserved
+from ml_training.training.parts import LEAST, RunningStatistics, parts_of
 from ml_training.training.progress import Progress
 from ml_training.training.schedule import Schedule
 from ml_training.training.setup import (
+    EVALUATION_BATCH,
     Clips,
     Weights,
     choose_device,
@@ -33,44 +35,15 @@ from ml_training.training.setup import (
     copied,
     deterministic,
     make_optimizer,
-    predict,
+    predict_by,
     step_seed,
 )
+from ml_training.utils.memory import halving, is_out_of_memory
 
 MAX_ROLLBACKS = 3
 _CUDA_CHECK = 16  # steps between looks at the loss on a GPU: each look waits for it
 
 State = dict[str, Any]
-
-
-class Observer(Protocol):
-    """Who is told what happens. Epochs and steps count from 1."""
-
-    def step(self, epoch: int, step: int, steps: int, loss: float, accuracy: float, rate: float) -> None: ...
-
-    def epoch(self, history: Sequence[EpochRecord], better: bool) -> None: ...
-
-    def note(self, line: str) -> None: ...
-
-
-class Unobserved:
-    """An observer that says nothing."""
-
-    def step(self, epoch: int, step: int, steps: int, loss: float, accuracy: float, rate: float) -> None:
-        pass
-
-    def epoch(self, history: Sequence[EpochRecord], better: bool) -> None:
-        pass
-
-    def note(self, line: str) -> None:
-        pass
-
-
-class StopRequest(Protocol):
-    """Whether somebody wants training to end; the number of the signal that said so."""
-
-    @property
-    def signum(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -106,16 +79,19 @@ def train_model(
     """Train `model` in place as the resolved `config` says, going on from `store` if config.resume asks for it.
 
     Validated, chosen as best (lowest validation loss, then highest accuracy) and kept are the averaged weights.
-    Raises TrainingError when the loss stays NaN or infinite after three rollbacks, CheckpointError when a
-    checkpoint cannot be written or read, Interrupted when `stop` says so.
+    A batch that memory does not hold is taken in parts whose gradients add up.
+    Raises TrainingError when the loss stays NaN or infinite after three rollbacks or memory is too small for any batch,
+    CheckpointError when a checkpoint cannot be written or read, Interrupted when `stop` says so.
     """
     with deterministic():
         try:
             return _Loop(model, train, validation, config, store, observer or Unobserved(), stop).run()
-        except torch.cuda.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise TrainingError(
-                f"the GPU has not enough memory for batches of {config.batch_size}: try --batch_size "
-                f"{max(2, (config.batch_size or 4) // 2)}, or --device cpu"
+                f"not enough memory to train, however few clips at once ({' '.join(str(error).split())[:120]}): try "
+                f"--batch_size {max(2, (config.batch_size or 4) // 2)}, fewer recordings or another --device"
             ) from error
 
 
@@ -152,6 +128,7 @@ class _Loop:
         self.steps = whole + (rest > 1 or not whole)  # a batch of one clip has no batch statistics
         self.schedule = Schedule(config.scheduler, config.learning_rate, self.epochs, self.steps)
         self.optimizer = make_optimizer(model, config)
+        self.statistics = RunningStatistics(model)
         self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
         self.averaged = copy.deepcopy(model)
         self.averaged.eval()
@@ -235,23 +212,51 @@ class _Loop:
         rate = self.schedule.rate(progress.epoch, step, progress.plateau_halvings) * 0.5**progress.rollbacks
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(step_seed(config.seed, progress.epoch + 1, step, progress.rollbacks))
-        batch = self.objective.batch(chosen)
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            heard = self.model(batch.waveforms)
-        loss = self.objective.loss(heard, batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(self.grad_scaler.scale(loss))
+        self.statistics.keep()
+        most = self.objective.clips(len(chosen))
+        known = min(progress.at_once or most, most)
+        (loss, right), at_once = halving(
+            lambda size: self._gradients(step, chosen, parts_of(most, size)), known, LEAST, self._too_much
+        )
+        if at_once < known:
+            progress.at_once = at_once
         if config.clip_norm > 0:
             self.grad_scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
         self._average()
-        self.losses[step] = loss.detach()
-        self.right += (heard.scores[: len(batch.labels)].argmax(dim=1) == batch.labels).sum()
+        self.losses[step] = loss
+        self.right += right
         progress.step = step + 1
         return rate
+
+    def _gradients(self, step: int, chosen: Tensor, parts: int) -> tuple[Tensor, Tensor]:
+        """Leave the gradients of a step's loss in the weights; that loss, and how many digits were right.
+
+        A matter of where training stands and of the number of parts, however much was tried before.
+        """
+        progress = self.progress
+        torch.manual_seed(step_seed(self.config.seed, progress.epoch + 1, step, progress.rollbacks))
+        self.optimizer.zero_grad(set_to_none=True)
+        batch = self.objective.batch(chosen)
+        losses, right = [], []
+        with self.statistics.moved_by(parts):
+            for part in batch.parts(parts) if parts > 1 else (batch,):
+                with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+                    heard = self.model(part.waveforms)
+                loss = self.objective.loss(heard, part, batch)
+                torch.autograd.backward(self.grad_scaler.scale(loss))
+                losses.append(loss.detach())
+                right.append((heard.scores[: len(part.labels)].argmax(dim=1) == part.labels).sum())
+        return torch.stack(losses).sum(), torch.stack(right).sum()
+
+    def _too_much(self, clips: int, fewer: int) -> None:
+        self.statistics.put_back()
+        self.observer.note(
+            f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}: not enough memory for {clips} clips at "
+            f"once, going on with {fewer} whose gradients add up to the same batch (batch norm sees {fewer})"
+        )
 
     def _average(self) -> None:
         """Move the averaged weights towards the current ones, faster in the first steps."""
@@ -287,7 +292,14 @@ class _Loop:
         return torch.randperm(len(self.objective.digits), generator=generator).to(self.device)
 
     def _validate(self) -> tuple[float, float]:
-        heard, labels = predict(self.averaged, self.validation.waveforms), self.validation.labels
+        labels = self.validation.labels
+        usual = self.progress.heard_at_once or min(EVALUATION_BATCH, len(labels))
+        heard, self.progress.heard_at_once = halving(
+            lambda at_once: predict_by(at_once, self.averaged, self.validation.waveforms), usual, 1,
+            lambda clips, fewer: self.observer.note(
+                f"not enough memory to validate {clips} clips at once: going on with {fewer}"
+            ),
+        )  # fmt: skip
         loss = validation_loss(heard, labels, self.config.label_smoothing)
         if not math.isfinite(loss):
             raise _Diverged(self.steps, loss)
@@ -318,8 +330,9 @@ class _Loop:
                 f"{where}, after {MAX_ROLLBACKS} attempts with a smaller rate: try a smaller --learning_rate, "
                 "a smaller --clip_norm or --precision fp32, and look for broken recordings"
             )
+        at_once = self.progress.at_once
         self._restore(self.good)
-        self.progress.rollbacks = rollbacks + 1
+        self.progress.rollbacks, self.progress.at_once = rollbacks + 1, at_once
         self.observer.note(
             f"{where}: going back to the end of epoch {epoch - 1}, learning rates halved "
             f"(attempt {rollbacks + 1} of {MAX_ROLLBACKS})"

@@ -34,10 +34,43 @@ def write_atomically(path: Path, content: bytes) -> None:
         ) from error
 
 
+def write_durably(path: Path, data: bytes) -> None:
+    """Put `data` at `path` whole or not at all: written beside, flushed to the disk, renamed.
+
+    Raises OSError; the temporary file is gone then and what was at `path` is as before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps two runs that share a folder from writing into each other's file.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """See that what was renamed in a folder survives a power cut; Windows has no such call. Raises OSError."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write values as JSON, atomically; numbers that are none become null. Raises TrainingError as above."""
-    text = json.dumps(finite(values), indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, text.encode("utf-8", errors="backslashreplace"))
+    write_atomically(path, json_bytes(finite(values)))
+
+
+def json_bytes(values: Mapping[str, Any]) -> bytes:
+    """Values as JSON for people and programs, a line a value."""
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode("utf-8", errors="backslashreplace")
 
 
 def finite(value: Any) -> Any:

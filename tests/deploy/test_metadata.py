@@ -15,10 +15,12 @@ def metadata(**changes):
 
 
 def test_every_documented_key_has_a_value():
-    found = metadata(negatives="3 words", commit="f00d", created=datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC))
+    told = {"negatives": "3 words", "calibration": "minmax", "precision": "int8", "epoch": 7, "commit": "f00d"}
+    found = metadata(**told, created=datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC))
     assert found.keys() == KEYS.keys()
     assert all(isinstance(value, str) and value for value in found.values())
     assert found["accuracy"] == "0.987654"
+    assert (found["precision"], found["epoch"]) == ("int8", "7")
     assert found["created"] == "2030-01-02T03:04:05+00:00"
     assert found["version"] == ml_training.__version__
     assert found["labels"].split(",")[7] == "seven"
@@ -28,6 +30,7 @@ def test_every_documented_key_has_a_value():
 def test_hash_of_the_recordings_seed_and_temperature_have_defaults():
     plain = metadata()
     assert plain["negatives"] == ""
+    assert (plain["precision"], plain["calibration"], plain["epoch"]) == ("fp32", "", "unknown")
     assert (plain["recordings_hash"], plain["seed"], plain["temperature"]) == ("abc", "unknown", "1")
     told = metadata(recordings_hash="def", seed=7, temperature=0.5)
     assert (told["data_hash"], told["recordings_hash"], told["seed"], told["temperature"]) == ("abc", "def", "7", "0.5")

@@ -21,7 +21,7 @@ from ml_training.pipelines.features import (
     SpecAugment,
     below_peak,
     dct_matrix,
-    loudness,
+    decibels,
     mel_filters,
     normalise_level,
 )
@@ -92,9 +92,9 @@ def test_level_and_offset_do_not_matter() -> None:
     assert torch.isfinite(normalise_level(torch.zeros(1, NUM_SAMPLES))).all()
 
 
-def test_loudness_is_the_total_of_the_bands() -> None:
-    decibels = torch.full((1, 10, 4), -20.0)
-    torch.testing.assert_close(loudness(decibels), torch.full((1, 4), -10.0))
+def test_decibels_have_a_floor() -> None:
+    powers = torch.tensor([100.0, 1.0, 0.01, 0.0, -1.0])
+    torch.testing.assert_close(decibels(powers), torch.tensor([20.0, 0.0, -20.0, -100.0, -100.0]))
 
 
 def test_below_peak_has_a_floor() -> None:

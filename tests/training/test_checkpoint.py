@@ -16,7 +16,8 @@ import torch
 from ml_training.config import TrainConfig
 from ml_training.data.backgrounds import load_backgrounds
 from ml_training.errors import CheckpointError
-from ml_training.training.checkpoint import BEST, FORMAT, INTERRUPTED, load_checkpoint, teachers_hash, write_durably
+from ml_training.training.checkpoint import BEST, FORMAT, INTERRUPTED, load_checkpoint, teachers_hash
+from ml_training.utils.files import write_durably
 
 STATE = {"model": {"weight": torch.arange(1000.0)}}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -25,7 +24,6 @@ from ml_training.data.splits import split_corpus
 from ml_training.errors import ConfigError, DataError, Interrupted
 from ml_training.evaluation.calibration import temperature_for_other_voices
 from ml_training.inference import load_classifier
-from ml_training.results import SkippedClip
 from ml_training.training.checkpoint import BEST, load_checkpoint
 from ml_training.training.runner import RunOutcome, run
 from ml_training.training.setup import predict
@@ -34,19 +32,8 @@ PNG = b"\x89PNG"
 
 
 def small_corpus(tiny: ModuleType, synthetic: bool = False) -> Corpus:
-    """160 clips: ten digits, two speakers, recordings 0 to 7."""
-    clips = tiny.bursts(160)
-    rows = range(160)
-    speakers = tuple(("ann", "ben")[row // 10 % 2] for row in rows)
-    indices = [row // 20 for row in rows]
-    waveforms = clips.waveforms.numpy()
-    return Corpus(
-        name="bursts", waveforms=waveforms, lengths=clips.lengths.numpy(), labels=clips.labels.numpy(),
-        speakers=speakers, indices=torch.tensor(indices).numpy(),
-        files=tuple(f"{row % 10}_{speakers[row]}_{indices[row]}.wav" for row in rows),
-        data_hash=hashlib.sha256(waveforms.tobytes()).hexdigest(), synthetic=synthetic, official_split=True,
-        skipped=(SkippedClip("5_ann_9.wav", "digital silence"),),
-    )  # fmt: skip
+    corpus: Corpus = tiny.corpus(synthetic)
+    return corpus
 
 
 def settings(folder: Path, **changes: Any) -> TrainConfig:
@@ -84,7 +71,7 @@ def test_everything_promised_is_there(finished: tuple[Path, RunOutcome]) -> None
     model, logs = folder / "models" / "mfcc_classifier", folder / "logs"
     assert sorted(path.name for path in model.iterdir()) == [
         "best_model.pt", "checkpoint_epoch_004.pt", "checkpoint_epoch_005.pt", "checkpoint_epoch_006.pt",
-        "model.onnx", "scaler.pkl",
+        "model.onnx", "scaler.pkl", "versions",
     ]  # fmt: skip
     plots = logs / "plots"
     for name in ("training_history_mfcc", "confusion_matrix_mfcc", "model_comparison"):
@@ -268,7 +255,7 @@ def test_teachers_are_met_before_anything_is_loaded(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("recordings were loaded first")
 
-    monkeypatch.setattr("ml_training.training.runner.load_corpus", never)
+    monkeypatch.setattr("ml_training.training.material.load_corpus", never)
     teacher_dir = tmp_path / "teachers"
     with pytest.raises(DataError, match="holds no best_model"):
         run(settings(tmp_path, teacher_dir=str(teacher_dir)), pipelines=[tiny.TINY])

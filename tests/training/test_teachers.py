@@ -20,8 +20,9 @@ from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel
 from ml_training.training import teachers
 from ml_training.training.checkpoint import BEST
+from ml_training.training.observer import Unobserved
 from ml_training.training.teachers import Teachers
-from ml_training.training.trainer import Training, Unobserved
+from ml_training.training.trainer import Training
 
 CPU = torch.device("cpu")
 OTHERS = 30

@@ -16,7 +16,8 @@ import torch
 
 from ml_training.errors import CheckpointError, ConfigError, Interrupted, TrainingError
 from ml_training.training.checkpoint import BEST, INTERRUPTED, load_checkpoint
-from ml_training.training.trainer import Training, Unobserved
+from ml_training.training.observer import Unobserved
+from ml_training.training.trainer import Training
 
 
 def same_weights(first: Training, second: Training) -> bool:

@@ -8,6 +8,7 @@ allows itself no file above a few bytes. Leaves with the exit code a door would.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import resource
 import signal
@@ -21,13 +22,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ml_training.config import AugmentationConfig, Recipe, TrainConfig
-from ml_training.data.corpus import NOT_A_DIGIT
+from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.errors import CheckpointError, Interrupted
 from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline
+from ml_training.results import SkippedClip
 from ml_training.training.checkpoint import CheckpointStore, RunIdentity
+from ml_training.training.observer import Unobserved
 from ml_training.training.setup import Clips, step_seed
-from ml_training.training.signals import StopSignals
-from ml_training.training.trainer import Training, Unobserved, train_model
+from ml_training.training.trainer import Training, train_model
+from ml_training.utils.signals import StopSignals
 
 DATA_HASH = "0123456789abcdef"
 AUGMENTATION = AugmentationConfig(  # a burst that moved would be another digit, a noise that comes and goes is a burst
@@ -72,6 +75,21 @@ def bursts(clips: int, seed: int = 0) -> Clips:
     for row, label in enumerate(labels.tolist()):
         waveforms[row, 800 * label : 800 * label + 800] += 0.2 * torch.randn(800, generator=generator)
     return Clips(waveforms, torch.full((clips,), 8000), labels)
+
+
+def corpus(synthetic: bool = False) -> Corpus:
+    """160 clips of bursts: ten digits, two speakers, recordings 0 to 7."""
+    clips, rows = bursts(160), range(160)
+    speakers = tuple(("ann", "ben")[row // 10 % 2] for row in rows)
+    indices = [row // 20 for row in rows]
+    waveforms = clips.waveforms.numpy()
+    return Corpus(
+        name="bursts", waveforms=waveforms, lengths=clips.lengths.numpy(), labels=clips.labels.numpy(),
+        speakers=speakers, indices=torch.tensor(indices).numpy(),
+        files=tuple(f"{row % 10}_{speakers[row]}_{indices[row]}.wav" for row in rows),
+        data_hash=hashlib.sha256(waveforms.tobytes()).hexdigest(), synthetic=synthetic, official_split=True,
+        skipped=(SkippedClip("5_ann_9.wav", "digital silence"),),
+    )  # fmt: skip
 
 
 def hisses(clips: int, seed: int = 2) -> Clips:

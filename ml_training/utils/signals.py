@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a wish that the training loop grants after its step, an exception anywhere else."""
+"""Ctrl-C and SIGTERM: a wish that a loop grants when its step is done, an exception anywhere else."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ class StopSignals:
     Interrupted at once. Python allows handlers in the main thread alone: elsewhere nothing changes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "this step") -> None:
         self.signum: int | None = None
+        self._unit = unit  # what is finished before the loop stops
         self._deferring = False
         self._before: dict[int, Any] = {}
 
@@ -52,4 +53,4 @@ class StopSignals:
             raise Interrupted(signum)
         self.signum = signum
         # Not print: the signal may have come in the middle of one.
-        os.write(2, b"\nstopping after this step; once more leaves at once\n")
+        os.write(2, f"\nstopping after {self._unit}; once more leaves at once\n".encode())

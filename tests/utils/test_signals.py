@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from ml_training.errors import Interrupted
-from ml_training.training.signals import StopSignals
+from ml_training.utils.signals import StopSignals
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of another kind")
 

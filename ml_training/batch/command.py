@@ -1,0 +1,174 @@
+"""What the door asks for: every recording of some folders answered into a table."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+from ml_training.audio import AUDIO_SUFFIXES, Floats
+from ml_training.batch.decoding import Decoded, decoded
+from ml_training.batch.flags import AUTO, ONLY_WITH_OUT
+from ml_training.batch.journal import Journal, without
+from ml_training.batch.progress import Progress
+from ml_training.batch.sizes import Batches
+from ml_training.batch.tables import Row, table_for
+from ml_training.batch.walk import Walk, kinds_of
+from ml_training.errors import BatchError, ConfigError, Interrupted
+from ml_training.utils.signals import StopSignals
+
+MAX_DECODERS = 64
+
+
+class Classifier(Protocol):
+    """What is asked of ml_training.inference.DigitClassifier."""
+
+    model_file: Path
+    metadata: dict[str, str]
+
+    def hear(self, waveforms: Floats) -> tuple[Floats, Floats]: ...
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """Which recordings are answered into which table. Raises ConfigError for numbers that cannot be meant."""
+
+    named: tuple[str, ...]  # folders and files
+    out: Path  # .csv, .jsonl or .parquet
+    resume: bool = False  # go on with a table that was not finished
+    batch_size: int | None = None  # clips through the model at once; None: as many as suits memory
+    decoders: int = 1  # threads that decode
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.batch_size is not None and self.batch_size < 1:
+            faults.append(f"batch_size: expected 1 or more, or auto, got {self.batch_size}")
+        if not 1 <= self.decoders <= MAX_DECODERS:
+            faults.append(f"decoders: expected 1 to {MAX_DECODERS}, got {self.decoders}")
+        if faults:
+            raise ConfigError(faults, "batch")
+
+
+@dataclass(frozen=True)
+class BatchOutcome:
+    """What a finished table holds, rows of earlier sessions included."""
+
+    answers: int
+    errors: int
+    left_out: int  # files in the folders whose names are not those of recordings
+
+    def __str__(self) -> str:
+        others = f"; {self.left_out:,} other files left out" if self.left_out else ""
+        return f"{self.answers:,} answers and {self.errors:,} errors{others}"
+
+
+def request_of(named: Sequence[str], flags: Mapping[str, Any]) -> BatchRequest:
+    """What the door's flags ask for. Raises ConfigError for flags that cannot be meant."""
+    faults = [f"{flag} belongs to a table: name one with --out" for flag in sorted(flags.keys() & ONLY_WITH_OUT)]
+    faults = [] if "out" in flags else faults
+    if "out" in flags and "json" in flags:
+        faults.append("json: a table is asked for, --out answers.jsonl writes JSON")
+    size = flags.get("batch_size", AUTO)
+    if size != AUTO and not (size.isascii() and size.isdigit()):
+        faults.append(f"batch_size: expected a number or {AUTO}, got {size!r}")
+    if faults:
+        raise ConfigError(faults, "flags")
+    return BatchRequest(
+        named=tuple(named), out=Path(flags["out"]), resume="resume" in flags,
+        batch_size=None if size == AUTO else int(size), decoders=flags.get("decoders", default_decoders()),
+    )  # fmt: skip
+
+
+def write_table(classifier: Classifier, request: BatchRequest, answered_by: str) -> int:
+    """Write the table, say what it holds; returns the exit code, 1 where a file has no answer."""
+    outcome = answer_all(classifier, request)
+    if outcome is None:
+        print(f"{request.out} is whole: nothing to resume", file=sys.stderr)
+        return 0
+    print(f"{outcome} in {request.out}")
+    print(f"answered by {answered_by}", file=sys.stderr)
+    return 1 if outcome.errors else 0
+
+
+def default_decoders() -> int:
+    """One for each CPU that this process may use, up to eight: more wait for each other."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        count = os.cpu_count() or 1
+    return min(8, count)
+
+
+def answer_all(classifier: Classifier, request: BatchRequest) -> BatchOutcome | None:
+    """Write the table that `request` asks for; None where it is there and nothing was left to resume.
+
+    Memory does not grow with the number of files. Ctrl-C and SIGTERM end it behind a whole batch with Interrupted.
+    Raises BatchError for folders that are not there, a table that cannot be written or belongs to another run.
+    """
+    table = table_for(request.out, str(classifier.model_file))
+    if request.out.is_dir():
+        raise BatchError(f"{request.out} is a folder: expected the name of a table to write")
+    progress = Progress()
+    with Journal(request.out, table, progress.note) as journal, StopSignals("these files") as signals:
+        before = journal.remembered() if request.resume else None
+        if request.resume and before is None:
+            if request.out.exists():
+                return None
+            progress.note(f"no {journal.part} to resume: starting anew")
+        named = kinds_of(request.named, before and before["named"])
+        model = hashlib.sha256(classifier.model_file.read_bytes()).hexdigest()
+        journal.begin({"named": named, "pipeline": classifier.metadata["pipeline"], "model": model}, before)
+        if before is not None:
+            progress.note(f"going on behind {journal.rows:,} rows of {journal.part}")
+        walk = Walk(named)
+        try:
+            with signals.deferred():
+                _answer(classifier, request, walk, journal, progress, signals)
+            if not journal.rows:
+                journal.discard()
+                raise BatchError(
+                    f"no recordings in {', '.join(named)} ({walk.left_out:,} other files): expected files whose names "
+                    f"end in {', '.join(AUDIO_SUFFIXES)}"
+                )
+            journal.finish()
+        except Interrupted:
+            progress.note(f"stopped: {journal.rows:,} rows are in {journal.part}, --resume goes on")
+            raise
+        finally:
+            progress.clear()
+    return BatchOutcome(journal.answers, journal.errors, walk.left_out)
+
+
+def _answer(
+    classifier: Classifier,
+    request: BatchRequest,
+    walk: Walk,
+    journal: Journal,
+    progress: Progress,
+    signals: StopSignals,
+) -> None:
+    batches = Batches(classifier, request.batch_size, progress.note)
+    progress.begin(journal.rows)
+    with contextlib.closing(decoded(without(walk, journal.done()), request.decoders)) as clips:
+        while group := list(islice(clips, batches.size)):
+            journal.add(list(_rows(group, batches)))
+            progress.tell(journal.rows, journal.errors)
+            if signals.signum is not None:
+                raise Interrupted(signals.signum)
+
+
+def _rows(group: list[Decoded], batches: Batches) -> Iterator[Row]:
+    heard = [one.clip for one in group if one.clip is not None]
+    answers = zip(*batches.hear(heard), strict=True) if heard else iter(())
+    for one in group:
+        if one.clip is None:
+            yield Row(one.name, error=one.error)
+        else:
+            probabilities, digit_score = next(answers)
+            yield Row(one.name, probabilities, float(digit_score))

@@ -1,0 +1,144 @@
+"""What a model file says of itself and what it is made of, without torch, and without onnx as far as that goes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ml_training.config import FP32
+from ml_training.deploy.metadata import CHECKSUM_KEY, FORMAT_KEY, is_intact
+from ml_training.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What the nodes and tables of a model are."""
+
+    opset: int
+    operators: Mapping[str, int]  # name -> nodes, the most frequent first
+    numbers: Mapping[str, int]  # type -> parameters and numbers of tables kept in the file, the most first
+    multiply_adds: int  # of one clip, in convolutions and matrix products
+    int8_multiply_adds: int  # those of layers that are in 8 bits
+    uncounted: int  # convolutions and products of unknown shape, which are in neither
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A model file of ours."""
+
+    file: str
+    size: int  # bytes
+    sealed: bool  # whether it has a checksum
+    intact: bool  # whether that is right; True without one
+    metadata: Mapping[str, str]
+    inputs: Mapping[str, str]  # name -> type and shape
+    outputs: Mapping[str, str]
+    graph: Graph | None  # None where the onnx package is not installed
+
+    @property
+    def precision(self) -> str:
+        return self.metadata.get("precision", FP32)
+
+
+def inspect_model(path: str | Path) -> Inspection:
+    """Look into an ONNX file of this program.
+
+    Raises ModelError for a file that is missing, cut off, no ONNX model or none of ours. One that was changed after
+    its export is told by `intact`.
+    """
+    file = Path(path)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
+    session = _open(file, content)
+    try:
+        metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
+        inputs, outputs = ({n.name: _shown(n.type, n.shape) for n in nodes}
+                           for nodes in (session.get_inputs(), session.get_outputs()))  # fmt: skip
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{file} is damaged: its names are no text; copy, export or train it again") from error
+    if FORMAT_KEY not in metadata:
+        raise ModelError(f"{file} is an ONNX model, but not one of ours: its metadata has no {FORMAT_KEY!r}")
+    return Inspection(
+        file=str(file), size=len(content), sealed=CHECKSUM_KEY in metadata, intact=is_intact(content, metadata),
+        metadata=metadata, inputs=inputs, outputs=outputs, graph=_graph(content),
+    )  # fmt: skip
+
+
+def _open(file: Path, content: bytes) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no narrower base
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{file} ({len(content)} bytes) is damaged or no ONNX model: {reason}") from error
+
+
+def _shown(kind: str, shape: Sequence[Any]) -> str:
+    sizes = ["N", *map(str, shape[1:])] if shape else []
+    return f"{kind.removeprefix('tensor(').removesuffix(')')} ({', '.join(sizes)})"
+
+
+# --- with the onnx package -----------------------------------------------------------------------
+
+
+def _graph(content: bytes) -> Graph | None:
+    """None where there is no onnx package: answering does without it, so the base installation does too."""
+    if importlib.util.find_spec("onnx") is None:
+        return None
+    import onnx
+
+    model = onnx.load_from_string(content)
+    kinds = onnx.TensorProto.DataType
+    numbers: Counter[str] = Counter()
+    for table in model.graph.initializer:
+        kind = kinds.Name(table.data_type).lower()
+        numbers["float32" if kind == "float" else kind] += math.prod(table.dims)
+    total, narrow, uncounted = _multiply_adds(model)
+    return Graph(
+        opset=next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0),
+        operators=dict(Counter(node.op_type for node in model.graph.node).most_common()),
+        numbers=dict(numbers.most_common()), multiply_adds=total, int8_multiply_adds=narrow, uncounted=uncounted,
+    )  # fmt: skip
+
+
+def _multiply_adds(model: Any) -> tuple[int, int, int]:
+    """Of one clip: multiply-adds, those of layers whose weights are in 8 bits, and how many layers have no shape."""
+    import onnx
+
+    for value in (*model.graph.input, *model.graph.output):
+        if value.type.tensor_type.shape.dim:
+            value.type.tensor_type.shape.dim[0].dim_value = 1
+    model.graph.ClearField("value_info")  # shapes for any number of clips
+    with contextlib.suppress(onnx.shape_inference.InferenceError):
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    shapes = {table.name: list(table.dims) for table in model.graph.initializer}
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        sizes = value.type.tensor_type.shape.dim
+        if all(size.HasField("dim_value") for size in sizes):
+            shapes.setdefault(value.name, [size.dim_value for size in sizes])
+    widened = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    total, narrow, uncounted = 0, 0, 0
+    for node in model.graph.node:
+        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+            continue
+        output, weight, first = (shapes.get(name) for name in (node.output[0], node.input[1], node.input[0]))
+        if output is None or weight is None or first is None:
+            uncounted += 1
+            continue
+        transposed = any(a.name == "transA" and a.i for a in node.attribute)
+        inner = math.prod(weight[1:]) if node.op_type == "Conv" else first[-2 if transposed else -1]
+        total += math.prod(output) * inner
+        narrow += math.prod(output) * inner * (node.input[1] in widened)
+    return total, narrow, uncounted

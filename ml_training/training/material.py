@@ -1,0 +1,107 @@
+"""The recordings of a run, divided: what its pipelines learn from and are judged by, and what models say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ml_training.config import TrainConfig
+from ml_training.data.corpus import NOT_A_DIGIT, Corpus
+from ml_training.data.dataset_loader import load_corpus
+from ml_training.data.negatives import with_negatives
+from ml_training.data.splits import Split, split_corpus
+from ml_training.data.synthetic_share import settled, with_synthetic_voices
+from ml_training.deploy.metadata import model_metadata
+from ml_training.evaluation.calibration import temperature_for_other_voices
+from ml_training.pipelines.base import DigitModel, Pipeline
+from ml_training.results import DataSummary, Evaluation, Floats, Ints
+from ml_training.training.setup import Clips, predict
+
+PARITY_CLIPS = 300  # on so many a file is held against its network
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Material:
+    """A corpus with everything that joins it, and which of its clips are for what."""
+
+    config: TrainConfig  # with what only the recordings could settle
+    corpus: Corpus
+    split: Split
+    summary: DataSummary
+    recordings_hash: str  # of the recordings, without synthetic voices among them
+    tested_on: str  # what the test part is of: the recordings, without synthetic voices among the training clips
+
+    def part(self, chosen: Ints) -> Clips:
+        """Some of the clips as tensors."""
+        corpus = self.corpus
+        return Clips(
+            *(torch.from_numpy(column[chosen]) for column in (corpus.waveforms, corpus.lengths, corpus.labels))
+        )
+
+    def digits(self, chosen: Ints) -> Ints:
+        """Those of the clips in which a digit is said."""
+        digits: Ints = chosen[self.corpus.labels[chosen] != NOT_A_DIGIT]
+        return digits
+
+    def tested(self, answer: Callable[[Floats], Floats]) -> Evaluation:
+        """What somebody who gives (N, 10) probabilities for (N, 8000) waveforms makes of the test part."""
+        corpus, chosen = self.corpus, self.split.test
+        return Evaluation(
+            protocol=f"the {self.split.name} split of {self.tested_on}",
+            files=tuple(corpus.files[i] for i in chosen),
+            speakers=tuple(corpus.speakers[i] for i in chosen),
+            labels=corpus.labels[chosen],
+            probabilities=answer(corpus.waveforms[chosen]),
+        )
+
+    def real_clips(self, count: int, first: str = "test") -> Floats:
+        """(count, 8000), or all there are: of one part first, then of the others; synthetic voices come last."""
+        names = [first, *(name for name in ("test", "validation", "train") if name != first)]
+        clips = np.concatenate([self.digits(getattr(self.split, name)) for name in names])[:count]
+        waveforms: Floats = self.corpus.waveforms[clips]
+        return waveforms
+
+    def metadata(self, pipeline: str, test: Evaluation, temperature: float, **more: Any) -> dict[str, str]:
+        """What a file of a model that learnt from this says of itself; `more` as in model_metadata."""
+        corpus = self.corpus
+        return model_metadata(
+            pipeline=pipeline, data=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic,
+            negatives=self.summary.negatives, split=self.split.name, accuracy=test.accuracy,
+            tested_on=f"{test.clips} clips, {test.protocol}", recordings_hash=self.recordings_hash,
+            seed=self.config.seed, temperature=temperature, **more,
+        )  # fmt: skip
+
+
+def load_material(config: TrainConfig, corpus: Corpus | None, say: Say, warn: Say) -> Material:
+    """What `config` names, divided and with all that joins it; `corpus` takes the place of the recordings it names.
+
+    Raises DataError without usable recordings, or where speech is to be synthesised and cannot be.
+    """
+    if corpus is None:
+        corpus = load_corpus(config, report=lambda line: warn(line) if line.startswith("!!!") else say(line))
+    config = settled(config, corpus)
+    split = split_corpus(corpus, config, report=warn)
+    tested_on, recordings_hash = corpus.name, " ".join(corpus.recordings)
+    corpus, split = with_synthetic_voices(corpus, split, config, report=warn)
+    digits, parts = corpus, split.parts
+    corpus, split, negatives = with_negatives(corpus, split, config)
+    summary = DataSummary(
+        name=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic, clips=len(digits),
+        speakers=tuple(sorted(set(digits.speakers))), hours=digits.hours, split=split.name, parts=parts,
+        negatives=negatives, skipped=corpus.skipped,
+    )  # fmt: skip
+    return Material(config, corpus, split, summary, recordings_hash, tested_on)
+
+
+def fitted_temperature(model: DigitModel, pipeline: Pipeline, material: Material) -> tuple[float, int]:
+    """What to divide a trained model's scores by, fitted on the digits of the validation part; and their number."""
+    validation = material.part(material.digits(material.split.validation))
+    scores = predict(model, validation.waveforms).scores.numpy()
+    power = pipeline.temperature_power
+    return temperature_for_other_voices(scores, validation.labels.numpy(), power), len(validation)

@@ -1,0 +1,165 @@
+"""What a model is made of, counted by hand and by torch."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch.utils.flop_counter import FlopCounterMode
+
+from ml_training.config import MEL_CNN, MFCC, PIPELINES
+from ml_training.deploy.inspection import inspect_model
+from ml_training.deploy.metadata import FORMAT_KEY, model_metadata, seal, unsealed
+from ml_training.errors import ModelError
+from ml_training.inference import model_file
+from ml_training.pipelines import get_pipeline
+
+
+def described(**changes: str) -> dict[str, str]:
+    said = model_metadata(pipeline=MFCC, data="x", data_hash="h", synthetic=True, split="official", accuracy=0.5)
+    return {**said, **changes}
+
+
+def write(path: Path, metadata: dict[str, str], shaped: bool = True) -> None:
+    """A convolution of 3 maps, a product in 8 bits and a dense layer with its input transposed, by hand."""
+    weights = {
+        "kernels": np.zeros((3, 1, 5), np.float32), "narrow": np.zeros((40, 6), np.int8),
+        "scale": np.ones((), np.float32), "dense": np.zeros((1, 10), np.float32),
+        "shape": np.array([0, 3, 40] if shaped else [0, 3, -1]),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Unsqueeze", ["waveform", "one"], ["map"]),
+        helper.make_node("Conv", ["map", "kernels"], ["maps"], strides=[200]),  # 3 x 40 places
+        helper.make_node("Reshape", ["maps", "shape"], ["shaped"]),
+        helper.make_node("DequantizeLinear", ["narrow", "scale"], ["wide"]),
+        helper.make_node("MatMul", ["shaped", "wide"], ["mixed"]),  # 3 x 6 sums of 40
+        helper.make_node("ReduceMean", ["mixed"], ["mean"], keepdims=0, axes=[1, 2]),
+        helper.make_node("Unsqueeze", ["mean", "zero"], ["row"]),
+        helper.make_node("Gemm", ["row", "dense"], ["logits"], transA=1),  # N x 10 sums of 1
+        helper.make_node("Sigmoid", ["mean"], ["digit_score"]),
+    ]
+    tables = [numpy_helper.from_array(values, name) for name, values in weights.items()]
+    tables += [numpy_helper.from_array(np.array([i]), name) for i, name in enumerate(("zero", "one"))]
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
+               for n, s in (("logits", ["N", 10]), ("digit_score", ["N"]))]  # fmt: skip
+    waveform = helper.make_tensor_value_info("waveform", TensorProto.FLOAT, ["N", 8000])
+    graph = helper.make_graph(nodes, "by_hand", [waveform], outputs, tables)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    helper.set_model_props(model, metadata)
+    path.write_bytes(model.SerializeToString())
+
+
+def test_all_of_it_is_counted(tmp_path):
+    write(tmp_path / "model.onnx", described(precision="int8"))
+    found = inspect_model(tmp_path / "model.onnx")
+    assert (found.size, found.sealed, found.intact) == ((tmp_path / "model.onnx").stat().st_size, False, True)
+    assert found.precision == "int8"
+    assert found.metadata["data_hash"] == "h"
+    assert found.inputs == {"waveform": "float (N, 8000)"}
+    assert found.outputs == {"logits": "float (N, 10)", "digit_score": "float (N)"}
+    graph = found.graph
+    assert graph is not None
+    assert graph.opset == 17
+    assert graph.operators["Unsqueeze"] == 2
+    assert sum(graph.operators.values()) == 9
+    assert graph.numbers == {"int8": 240, "float32": 3 * 5 + 1 + 10, "int64": 3 + 2}
+    convolution, product, dense = 3 * 40 * 5, 3 * 6 * 40, 10
+    assert graph.multiply_adds == convolution + product + dense
+    assert graph.int8_multiply_adds == product
+    assert graph.uncounted == 0
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_multiply_adds_are_those_that_torch_counts(pipeline):
+    found = inspect_model(model_file("pretrained", pipeline))
+    model = get_pipeline(pipeline).build().eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 8000))
+    assert found.graph is not None
+    assert found.graph.multiply_adds == counter.get_total_flops() // 2
+    assert found.graph.int8_multiply_adds == 0
+    assert found.intact
+    assert found.sealed
+    learnt = sum(p.numel() for p in model.parameters())
+    assert learnt * 0.98 < found.graph.numbers["float32"] < learnt + 60_000
+
+
+def test_a_changed_bit_is_told(tmp_path):
+    write(tmp_path / "model.onnx", unsealed(described()))
+    sealed = seal((tmp_path / "model.onnx").read_bytes())
+    (tmp_path / "model.onnx").write_bytes(sealed)
+    found = inspect_model(tmp_path / "model.onnx")
+    assert (found.sealed, found.intact) == (True, True)
+    place = sealed.index(b"official")
+    (tmp_path / "model.onnx").write_bytes(sealed[:place] + b"O" + sealed[place + 1 :])
+    found = inspect_model(tmp_path / "model.onnx")
+    assert (found.sealed, found.intact) == (True, False)
+
+
+def test_of_an_older_file_what_it_says_is_told(tmp_path):
+    write(tmp_path / "model.onnx", {FORMAT_KEY: "1", "pipeline": MEL_CNN})
+    assert inspect_model(tmp_path / "model.onnx").metadata == {FORMAT_KEY: "1", "pipeline": MEL_CNN}
+    assert inspect_model(tmp_path / "model.onnx").precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "cannot read .*model.onnx: No such file"),
+        (b"", r"model\.onnx \(0 bytes\) is damaged or no ONNX model"),
+        (b"this is text", "is damaged or no ONNX model"),
+        (0.5, "is damaged or no ONNX model"),
+        (1.0, "is an ONNX model, but not one of ours: its metadata has no 'streaming-digit-detector'"),
+    ],
+)
+def test_what_is_no_model_of_ours_is_one_line(tmp_path, content, reason):
+    path = tmp_path / "model.onnx"
+    if isinstance(content, float):
+        write(path, {})
+        path.write_bytes(path.read_bytes()[: math.floor(content * path.stat().st_size)])
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=reason) as caught:
+        inspect_model(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["onnx", ""])
+def test_it_does_without_onnx_and_never_needs_torch(missing):
+    code = f"""
+import sys
+if {missing!r}:
+    sys.modules[{missing!r}] = None
+from ml_training.deploy.inspection import inspect_model
+found = inspect_model(sys.argv[1])
+print(found.graph is None, found.intact, sorted({{"torch", "onnxscript"}} & set(sys.modules)))
+"""
+    command = [sys.executable, "-c", code, str(model_file("pretrained", MEL_CNN))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == f"{missing == 'onnx'} True []\n"
+
+
+def test_layers_of_unknown_shape_are_told(tmp_path):
+    write(tmp_path / "model.onnx", described())
+    model = onnx.load(tmp_path / "model.onnx")
+    for node in model.graph.node:
+        if node.op_type == "Reshape":  # into a shape that only samples tell
+            node.input[1] = "told"
+    computed = [
+        ("NonZero", ["waveform"], "places"),
+        ("Shape", ["places"], "sizes"),
+        ("Concat", ["sizes", "one"], "told"),
+    ]
+    for place, (operator, inputs, output) in enumerate(computed):
+        axis = {"axis": 0} if operator == "Concat" else {}
+        model.graph.node.insert(place, helper.make_node(operator, inputs, [output], **axis))
+    onnx.save(model, tmp_path / "model.onnx")
+    graph = inspect_model(tmp_path / "model.onnx").graph
+    assert graph is not None
+    assert graph.uncounted == 2
+    assert graph.multiply_adds == 3 * 40 * 5
