@@ -59,8 +59,8 @@ OWN: dict[str, dict[str, Any]] = {
     # it took a five without its beginning for a nine
     MEL_CNN: {"augmentation": {**AUGMENTATION, "trim": 0.1}},
 }
-TEACHERS = ((MEL_CNN, 1), (RAW_CNN, 1))
-TEACHER_EPOCHS = {MEL_CNN: 60, RAW_CNN: 60}
+TEACHERS = ((MEL_CNN, 1), (RAW_CNN, 1), (MFCC, 1))
+TEACHER_EPOCHS = {MEL_CNN: 60, RAW_CNN: 60, MFCC: 60}
 EPOCHS = {MFCC: 120, MEL_CNN: 108, RAW_CNN: 72}
 
 ROWS = {
