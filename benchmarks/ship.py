@@ -182,12 +182,13 @@ def card(pipeline: str, found: Mapping[str, Mapping[str, float]]) -> str:
     said = load_classifier(PRETRAINED, pipeline).metadata
     files = {precision: model_file(PRETRAINED, pipeline, precision) for precision in FILE_PRECISIONS}
     hashes = {precision: hashlib.sha256(file.read_bytes()).hexdigest() for precision, file in files.items()}
+    teachers = (*TEACHERS, *FURTHER.get(pipeline, ()))
     return CARD.read_text(encoding="utf-8").format(
         pipeline=pipeline, title=PIPELINE_TITLES[pipeline], file=files[FP32].name, sha256=hashes[FP32],
         size=round(files[FP32].stat().st_size / 1000), int8=files[INT8].name, int8_sha256=hashes[INT8],
         int8_size=round(files[INT8].stat().st_size / 1000), created=said["created"],
         version=said["version"], commit=said["git_commit"], seed=said["seed"], negatives=said["negatives"],
-        teachers=", ".join(f"{name} of seed {seed}" for name, seed in (*TEACHERS, *FURTHER.get(pipeline, ()))), table=table(found, pipeline),
+        teachers=", ".join(f"{name} of seed {seed}" for name, seed in teachers), table=table(found, pipeline),
         share=OWN.get(pipeline, {}).get("teacher_share", TrainConfig().teacher_share),
     )  # fmt: skip
 
