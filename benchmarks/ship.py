@@ -59,8 +59,10 @@ OWN: dict[str, dict[str, Any]] = {
     # it took a five without its beginning for a nine
     MEL_CNN: {"augmentation": {**AUGMENTATION, "trim": 0.1}},
 }
-TEACHERS = ((MEL_CNN, 1), (RAW_CNN, 1))
-TEACHER_EPOCHS = {MEL_CNN: 60, RAW_CNN: 60}
+TEACHERS = ((MEL_CNN, 1), (RAW_CNN, 1))  # of all three: pipeline and seed
+FURTHER = {MEL_CNN: ((MFCC, 1),)}  # of one alone; it makes other errors than they
+OF_SOME, OF_ALL = "teachers", "teachers/of_all"  # who is taught by a folder is taught by those below it, too
+TEACHER_EPOCHS = {MEL_CNN: 60, RAW_CNN: 60, MFCC: 60}
 EPOCHS = {MFCC: 120, MEL_CNN: 108, RAW_CNN: 72}
 
 ROWS = {
@@ -104,13 +106,15 @@ def settings(
 
 def trained(work: Path, jobs: int) -> None:
     """Teachers first, then who learns from them."""
+    further = [teacher for more in FURTHER.values() for teacher in more]
     teachers = [
-        (work / "teachers" / f"{pipeline}_{seed}", settings(pipeline, seed, TEACHER_EPOCHS[pipeline]))
-        for pipeline, seed in TEACHERS
+        (work / place / f"{pipeline}_{seed}", settings(pipeline, seed, TEACHER_EPOCHS[pipeline]))
+        for place, some in ((OF_ALL, TEACHERS), (OF_SOME, further))
+        for pipeline, seed in some
     ]
     students = [
         (work / "students" / pipeline, settings(pipeline, SEED, epochs, **OWN.get(pipeline, {}))
-         | {"teacher_dir": str(work / "teachers")})
+         | {"teacher_dir": str(work / (OF_SOME if pipeline in FURTHER else OF_ALL))})
         for pipeline, epochs in EPOCHS.items()
     ]  # fmt: skip
     for trainings in (teachers, students):
@@ -178,12 +182,13 @@ def card(pipeline: str, found: Mapping[str, Mapping[str, float]]) -> str:
     said = load_classifier(PRETRAINED, pipeline).metadata
     files = {precision: model_file(PRETRAINED, pipeline, precision) for precision in FILE_PRECISIONS}
     hashes = {precision: hashlib.sha256(file.read_bytes()).hexdigest() for precision, file in files.items()}
+    teachers = (*TEACHERS, *FURTHER.get(pipeline, ()))
     return CARD.read_text(encoding="utf-8").format(
         pipeline=pipeline, title=PIPELINE_TITLES[pipeline], file=files[FP32].name, sha256=hashes[FP32],
         size=round(files[FP32].stat().st_size / 1000), int8=files[INT8].name, int8_sha256=hashes[INT8],
         int8_size=round(files[INT8].stat().st_size / 1000), created=said["created"],
         version=said["version"], commit=said["git_commit"], seed=said["seed"], negatives=said["negatives"],
-        teachers=", ".join(f"{name} of seed {seed}" for name, seed in TEACHERS), table=table(found, pipeline),
+        teachers=", ".join(f"{name} of seed {seed}" for name, seed in teachers), table=table(found, pipeline),
         share=OWN.get(pipeline, {}).get("teacher_share", TrainConfig().teacher_share),
     )  # fmt: skip
 
