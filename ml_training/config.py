@@ -32,6 +32,7 @@ DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 FP32, INT8 = FILE_PRECISIONS = ("fp32", "int8")  # what a model file computes in; one that does not say is fp32
 MLFLOW_HERE = "here"  # in the place of an address: a database in log_dir
+NAMED = Path(__file__).parent / "configs"  # where named configurations lie
 MAX_VOICES = 462  # that espeak-ng has for us; data/synthetic.py lists them
 
 
@@ -163,6 +164,8 @@ class TrainConfig:
                 f"mlflow: expected {MLFLOW_HERE!r} or an address such as http://localhost:5000 or sqlite:///mlflow.db, "
                 "a password in $MLFLOW_TRACKING_PASSWORD"
             )
+        if (self.precision, self.device) == ("fp16", "cpu"):
+            faults.append("precision fp16 needs a CUDA device: on a CPU take fp32, or bf16 where it is faster")
         if self.split == "speaker" and not self.held_out_speaker:
             faults.append("split 'speaker' needs held_out_speaker, the one to test on")
         if self.split != "speaker" and self.held_out_speaker:
@@ -263,16 +266,40 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def named_configs() -> dict[str, Path]:
+    """The configurations that come with the package: name -> file."""
+    return {path.stem: path for path in sorted(NAMED.glob("*.json"))}
+
+
+def find_config(typed: str | Path) -> Path:
+    """The file that is meant: one at this path, or else the named one, `fast` or `configs/fast.json`."""
+    path, found = Path(typed), named_configs()
+    is_name = path.suffix in ("", ".json") and path.parent in (Path(), Path(NAMED.name))
+    return found[path.stem] if is_name and path.stem in found and not path.is_file() else path
+
+
 def load_config(path: str | Path) -> dict[str, Any]:
-    """Read a JSON file of settings; returns the checked keyword arguments for TrainConfig.
+    """Read a JSON file of settings or a named one; returns the checked keyword arguments for TrainConfig.
 
     Raises ConfigError that lists every unknown key and every value that cannot be. Whether the settings fit each
     other is for TrainConfig to say, once flags are known too.
     """
+    checked, faults = read_config(path)
+    if faults:
+        raise ConfigError(faults, str(path))
+    return checked
+
+
+def read_config(path: str | Path) -> tuple[dict[str, Any], list[str]]:
+    """As `load_config`, but the faults of values are returned beside those that are none.
+
+    Raises ConfigError where there are no values: no file, no JSON, no object.
+    """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")  # Windows editors start files with a mark
+        text = find_config(path).read_text(encoding="utf-8-sig")  # Windows editors start files with a mark
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"cannot read it: {error}"], str(path)) from error
+        hint = f" (by name there are {', '.join(named_configs())})" if isinstance(error, FileNotFoundError) else ""
+        raise ConfigError([f"cannot read it: {error}{hint}"], str(path)) from error
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:  # JSONDecodeError, a number of 5,000 digits, a thousand brackets
@@ -281,10 +308,7 @@ def load_config(path: str | Path) -> dict[str, Any]:
         raise ConfigError([f"expected a JSON object of settings, got {type(values).__name__}"], str(path))
     faults: list[str] = []
     checked = _check(TrainConfig, values, "", faults)
-    faults += _value_faults(TrainConfig, checked)
-    if faults:
-        raise ConfigError(faults, str(path))
-    return checked
+    return checked, faults + _value_faults(TrainConfig, checked)
 
 
 def _check(cls: type, values: Mapping[str, Any], prefix: str, faults: list[str]) -> dict[str, Any]:

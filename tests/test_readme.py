@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import importlib
 import importlib.util
 import itertools
@@ -29,7 +30,7 @@ from typing import NamedTuple
 import pytest
 
 from ml_training import inference
-from ml_training.config import MFCC, TrainConfig, load_config, to_dict
+from ml_training.config import MFCC, AugmentationConfig, TrainConfig, load_config, to_dict
 from ml_training.deploy import version_store
 from ml_training.deploy.versions import Origin
 from ml_training.flags import OneLineParser, add_train_flags, train_config_from
@@ -359,8 +360,11 @@ def test_quoted_messages_are_what_the_code_says():
 
 def test_tables_follow_the_code():
     tables = runpy.run_path(str(ROOT / "docs" / "tables.py"))
-    text = tables["README"].read_text(encoding="utf-8")
-    assert tables["updated"](text) == text, "run: python docs/tables.py"
+    for path, text in tables["written"]().items():
+        assert path.read_text(encoding="utf-8") == text, "run: python docs/tables.py"
+    settings = tables["SETTINGS"].read_text(encoding="utf-8")
+    for cls, prefix in ((TrainConfig, ""), (AugmentationConfig, "augmentation.")):
+        assert all(f"| `{prefix}{f.name}` |" in settings for f in dataclasses.fields(cls))
 
 
 def test_every_key_of_an_answer_is_documented():
