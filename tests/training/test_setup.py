@@ -9,8 +9,8 @@ import torch
 
 from ml_training.config import TrainConfig
 from ml_training.errors import CheckpointError, ConfigError
+from ml_training.training.ready import build_model
 from ml_training.training.setup import (
-    build_model,
     choose_device,
     choose_precision,
     load_weights,
