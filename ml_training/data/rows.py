@@ -142,5 +142,5 @@ def identity_of(array: AnyArray | Rows) -> str:
         return array.identity
     digest = hashlib.sha256(f"{array.dtype.str} {array.shape}\n".encode())
     for start in range(0, len(array), _BLOCK):
-        digest.update(np.ascontiguousarray(array[start : start + _BLOCK]))
+        digest.update(np.ascontiguousarray(array[start : start + _BLOCK]).data)
     return digest.hexdigest()

@@ -217,7 +217,9 @@ def _train(fold: Fold, corpus: Corpus, work: Path, signals: StopSignals, what: s
 
 
 def _part(corpus: Corpus, chosen: Ints) -> Clips:
-    return Clips(*(torch.from_numpy(column[chosen]) for column in (corpus.waveforms, corpus.lengths, corpus.labels)))
+    columns = (corpus.waveforms, corpus.lengths, corpus.labels)
+    waveforms, lengths, labels = (torch.from_numpy(column[chosen]) for column in columns)
+    return Clips(waveforms, lengths, labels)
 
 
 def _gathered(

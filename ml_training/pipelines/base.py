@@ -79,7 +79,7 @@ class DigitModel(nn.Module):
         """Learn the features' normalisation from (N, 8000) training clips, once before training."""
 
     def fit_features(self, features: Tensor) -> None:
-        """The same from their features, those of training that varies nothing. A pipeline that normalises needs both."""
+        """The same from their features, those of training that varies nothing; who normalises needs both."""
 
     def scaler(self) -> dict[str, list[float] | list[str]] | None:
         """The learned normalisation for people to read; None where there is none."""

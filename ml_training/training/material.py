@@ -41,15 +41,19 @@ class Material:
     recordings_hash: str  # of the recordings, without synthetic voices among them
     tested_on: str  # what the test part is of: the recordings, without synthetic voices among the training clips
 
-    def part(self, chosen: Ints) -> Clips:
-        """Some of the clips as tensors; the waveforms stay on disk where config.waveforms says so or memory is short."""
+    def part(self, chosen: Ints, seldom: bool = False) -> Clips:
+        """Some of the clips as tensors.
+
+        Waveforms that lie in the cache stay there where settings say so, where memory is short, and where few of them
+        will be read, `seldom`.
+        """
         corpus, waveforms = self.corpus, self.corpus.waveforms
         lengths, labels = (torch.from_numpy(column[chosen]) for column in (corpus.lengths, corpus.labels))
         if not isinstance(waveforms, Rows):
             return Clips(torch.from_numpy(waveforms[chosen]), lengths, labels)
         rows = waveforms.of(chosen)
         on_disk = OnDisk(rows)
-        sound = on_disk if _is_too_much(waveforms.nbytes, self.config.waveforms) else on_disk[:]
+        sound = on_disk if _stays_on_disk(waveforms.nbytes, self.config.waveforms, seldom) else on_disk[:]
         return Clips(sound, lengths, labels, identity=rows.identity)
 
     def digits(self, chosen: Ints) -> Ints:
@@ -109,9 +113,9 @@ def load_material(config: TrainConfig, corpus: Corpus | None, say: Say, warn: Sa
     return Material(config, corpus, split, summary, recordings_hash, tested_on)
 
 
-def _is_too_much(nbytes: int, where: str) -> bool:
-    if where != "auto":
-        return where == "mapped"
+def _stays_on_disk(nbytes: int, where: str, seldom: bool) -> bool:
+    if where != "auto" or seldom:
+        return where != "memory"
     left = available_memory()
     return left is not None and nbytes > _PLENTY * left
 

@@ -181,16 +181,24 @@ def copied(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def deterministic() -> Iterator[None]:
-    """Deterministic algorithms wherever torch has them; the process's own choice comes back afterwards."""
-    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+def deterministic(compiling: bool = False) -> Iterator[None]:
+    """Deterministic algorithms wherever torch has them; the process's own choice comes back afterwards.
+
+    `compiling` networks asks their compiler for them too, which has to be loaded for that: a second that others keep.
+    """
+    before = torch.get_deterministic_debug_mode()
     filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    if compiling:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    else:
+        torch.set_deterministic_debug_mode("warn")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it costs time, we read none
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=warned)
+        if compiling:
+            torch.use_deterministic_algorithms(False)
+        torch.set_deterministic_debug_mode(before)
         torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
 
 

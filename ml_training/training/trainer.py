@@ -86,7 +86,7 @@ def train_model(
     Raises TrainingError when the loss stays NaN or infinite after three rollbacks or memory is too small for any batch,
     CheckpointError when a checkpoint cannot be written or read, Interrupted when `stop` says so.
     """
-    with deterministic():
+    with deterministic(config.compile):
         try:
             return _Loop(model, train, validation, config, store, observer or Unobserved(), stop).run()
         except (RuntimeError, MemoryError) as error:
