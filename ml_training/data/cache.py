@@ -289,7 +289,7 @@ def _write(file: BinaryIO, kind: str, key: Key, blocks: Iterator[Block], room: C
         array = np.ascontiguousarray(block[streamed])
         first = array if first is None else first
         if array.nbytes:
-            data = memoryview(array).cast("B")
+            data = array.data.cast("B")
             if not room(place + array.nbytes):
                 return False
             file.write(data)
@@ -303,11 +303,11 @@ def _write(file: BinaryIO, kind: str, key: Key, blocks: Iterator[Block], room: C
     for name, parts in held.items():
         array = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
         place += file.write(bytes(-place % _PAGE))
-        data = array.tobytes()
-        if not room(place + len(data)):
+        content = array.tobytes()
+        if not room(place + len(content)):
             return False
-        about.append(_about(name, array.dtype, array.shape, place, zlib.crc32(data)))
-        place += file.write(data)
+        about.append(_about(name, array.dtype, array.shape, place, zlib.crc32(content)))
+        place += file.write(content)
     content = json.dumps({"kind": kind, "key": key, "arrays": about, "size": place}).encode()
     file.write(content + hashlib.sha256(content).digest() + len(content).to_bytes(8, "little") + _MARK)
     return True

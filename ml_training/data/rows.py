@@ -47,7 +47,7 @@ class Rows:
             )
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return int(self.shape[0])
 
     @property
     def nbytes(self) -> int:

@@ -12,7 +12,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -227,10 +227,11 @@ class _Loop:
         )
         if at_once < known:
             progress.at_once = at_once
+        optimizer = cast(torch.optim.Optimizer, self.optimizer)  # as far as the scaler needs one
         if config.clip_norm > 0:
-            self.grad_scaler.unscale_(self.optimizer)
+            self.grad_scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.step(optimizer)
         self.grad_scaler.update()
         self._average()
         self.losses[step] = loss
