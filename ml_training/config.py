@@ -31,6 +31,7 @@ SCHEDULERS = ("cosine", "plateau", "step")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 FP32, INT8 = FILE_PRECISIONS = ("fp32", "int8")  # what a model file computes in; one that does not say is fp32
+WAVEFORMS = ("auto", "memory", "mapped")
 MLFLOW_HERE = "here"  # in the place of an address: a database in log_dir
 NAMED = Path(__file__).parent / "configs"  # where named configurations lie
 MAX_VOICES = 462  # that espeak-ng has for us; data/synthetic.py lists them
@@ -133,7 +134,14 @@ class TrainConfig:
     validation_share: float = setting(0.1, "share of the training part kept for validation", 0.01, 0.5)
     device: str = choice(*DEVICES, default="auto", help="where to train")
     precision: str = choice(*PRECISIONS, default="auto", help="auto: mixed on CUDA, fp32 on a CPU")
+    compile: bool = setting(
+        False, "compile the network with torch.compile: a minute or so at first, faster steps on CUDA (on a CPU: gcc)"
+    )
     threads: int = setting(1, "CPU threads; a busy machine loses time with more; 0 leaves it to torch", 0, 1024)
+    cache: bool = setting(True, "keep decoded recordings, synthetic voices and features (digits cache)")
+    waveforms: str = choice(
+        *WAVEFORMS, default="auto", help="where clips lie while training; auto: in memory while that is plenty"
+    )
     seed: int = setting(0, "seed of everything random", 0, 2**31 - 1)
     keep_checkpoints: str = number_or("all", "3", "how many checkpoint_epoch files to keep: a number or all")
     resume: str | None = number_or("latest", None, "go on from the latest checkpoint, or from the given epoch")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, SAMPLE_RATE, decode
+from ml_training.data import cache, generated_noise
 from ml_training.data.generated_noise import SAMPLES, generated_sounds
 from ml_training.errors import AudioError, DataError
 from ml_training.results import Floats
@@ -72,11 +74,19 @@ def load_backgrounds(folder: str) -> Backgrounds:
 @lru_cache(maxsize=1)
 def generated_backgrounds() -> Backgrounds:
     """The generated sounds as if they were recordings."""
-    sounds = generated_sounds()
+
+    def blocks() -> Iterator[cache.Block]:
+        yield {"samples": np.concatenate([samples for _, samples in generated_sounds()])}
+
+    def key() -> cache.Key:
+        return {"numpy": np.__version__, "code": cache.code_hash(generated_noise)}
+
+    samples = np.array(cache.kept("noise", key, blocks).arrays["samples"])
+    count = len(samples) // SAMPLES
     return Backgrounds(
-        samples=torch.from_numpy(np.concatenate([samples for _, samples in sounds])),
-        starts=torch.arange(len(sounds)) * SAMPLES,
-        choices=torch.full((len(sounds),), SAMPLES - NUM_SAMPLES + 1),
+        samples=torch.from_numpy(samples),
+        starts=torch.arange(count) * SAMPLES,
+        choices=torch.full((count,), SAMPLES - NUM_SAMPLES + 1),
         files=(),
         data_hash="",
     )

@@ -32,9 +32,9 @@ from ml_training.pipelines.base import Pipeline
 from ml_training.results import Count, EpochRecord, Evaluation, Ints, ModelScore, ProtocolResult
 from ml_training.training.checkpoint import FREE_SETTINGS, INTERRUPTED, CheckpointStore, RunIdentity
 from ml_training.training.observer import Unobserved
+from ml_training.training.ready import build_model
 from ml_training.training.setup import (
     Clips,
-    build_model,
     cpu_threads,
     load_weights,
     predict,
@@ -217,7 +217,9 @@ def _train(fold: Fold, corpus: Corpus, work: Path, signals: StopSignals, what: s
 
 
 def _part(corpus: Corpus, chosen: Ints) -> Clips:
-    return Clips(*(torch.from_numpy(column[chosen]) for column in (corpus.waveforms, corpus.lengths, corpus.labels)))
+    columns = (corpus.waveforms, corpus.lengths, corpus.labels)
+    waveforms, lengths, labels = (torch.from_numpy(column[chosen]) for column in columns)
+    return Clips(waveforms, lengths, labels)
 
 
 def _gathered(

@@ -66,13 +66,20 @@ class MelCnnClassifier(DigitModel):
         self.log_mel.warp_between(*augmentation.warps)
         self.spec_augment.enabled = augmentation.enabled and augmentation.spec_augment
 
-    def features(self, waveforms: Tensor) -> Tensor:
+    @property
+    def varies(self) -> bool:
+        return len(self.log_mel.warped) > 0
+
+    def features(self, waveforms: Tensor, answering: bool = True) -> Tensor:
         """(B, 8000) -> (B, 64, 51), about -2 to 2, whatever the level of the recording."""
         relative = below_peak(self.log_mel(normalise_level(waveforms)), RANGE_DB)
         return (relative + RANGE_DB / 2) / (RANGE_DB / 4)
 
     def logits(self, waveforms: Tensor) -> Tensor:
-        spectrograms = self.spec_augment(self.features(waveforms))
+        return self.logits_of(self.features(waveforms))
+
+    def logits_of(self, features: Tensor) -> Tensor:
+        spectrograms = self.spec_augment(features)
         track = self.network(spectrograms[:, None])  # (B, 64, 26)
         logits: Tensor = self.head(torch.cat([track.mean(dim=2), track.amax(dim=2)], dim=1))
         return logits

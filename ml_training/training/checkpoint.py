@@ -51,6 +51,8 @@ FREE_SETTINGS = frozenset(
         "extra_dir",
         "promote",
         "mlflow",
+        "cache",
+        "waveforms",
     }
 )
 
@@ -304,7 +306,7 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     free = set(FREE_SETTINGS)
     if then.get("scheduler") == now.get("scheduler") == "plateau":
         free.add("epochs")  # the only schedule that does not depend on how long the run will be
-    before, after = _flat(then), _flat(now)
+    before, after = {"compile": False, **_flat(then)}, _flat(now)  # which older checkpoints do not tell
     return [
         f"{name} was {before.get(name)}, is {after.get(name)}"
         for name in sorted(before.keys() | after.keys())

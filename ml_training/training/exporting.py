@@ -260,5 +260,8 @@ class Trained:
         part = material.part(chosen)
         heard = predict(self.model, part.waveforms)
         return Judges(
-            part.waveforms.numpy(), part.labels.numpy(), heard.scores.softmax(1).numpy(), heard.digit.sigmoid().numpy()
+            part.waveforms[:].numpy(),
+            part.labels.numpy(),
+            heard.scores.softmax(1).numpy(),
+            heard.digit.sigmoid().numpy(),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -14,17 +15,18 @@ from ml_training.data.augmentation import augment
 from ml_training.data.corpus import NOT_A_DIGIT
 from ml_training.data.mixing import mix
 from ml_training.pipelines.base import Heard
-from ml_training.training.negatives import count_beside, draw_negatives
-from ml_training.training.setup import Clips
+from ml_training.training.negatives import count_beside, draw_negatives, spoilt
+from ml_training.training.setup import Clips, Sound
 from ml_training.training.teachers import Teachers
 
 
 class Batch(NamedTuple):
     """B clips of T samples, the D digits first."""
 
-    waveforms: Tensor  # (B, T), varied
+    waveforms: Tensor  # (B, T), varied; or (B, ...) features of them where these are ready
     labels: Tensor  # (D,)
     targets: Tensor  # (D,) labels, or (D, 10) probabilities where clips were mixed
+    ready: bool = False
 
     def parts(self, count: int) -> list[Batch]:
         """The batch cut into so many of nearly one size, with nearly the same share of digits; count is at most B."""
@@ -34,20 +36,28 @@ class Batch(NamedTuple):
             first, last = digits * start // clips, digits * end // clips
             others = self.waveforms[digits + start - first : digits + end - last]
             waveforms = torch.cat([self.waveforms[first:last], others])
-            parts.append(Batch(waveforms, self.labels[first:last], self.targets[first:last]))
+            parts.append(Batch(waveforms, self.labels[first:last], self.targets[first:last], self.ready))
         return parts
 
 
 class Objective:
     """Digits beside clips without one, all varied alike, and what a model's answers to them cost.
 
-    Raises what Teachers raises where `config` names some.
+    Clips that come with features are not varied: their features are what is heard, and `features` makes those of clips
+    that are new in each step. Raises what Teachers raises where `config` names some.
     """
 
-    def __init__(self, train: Clips, config: TrainConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        train: Clips,
+        config: TrainConfig,
+        device: torch.device,
+        features: Callable[[Tensor], Tensor | None] | None = None,
+    ) -> None:
         self.config, self.augmentation = config, config.augmenting
         self.others = train.of(train.labels == NOT_A_DIGIT).to(device)
         self.digits = train.of(train.labels != NOT_A_DIGIT).to(device)
+        self.features = features
         self.teachers = Teachers(config.teacher_dir, device) if config.teacher_dir is not None else None
 
     def clips(self, digits: int) -> int:
@@ -57,6 +67,8 @@ class Objective:
     @torch.no_grad()
     def batch(self, chosen: Tensor) -> Batch:
         """The digits at some places, and others drawn by torch's global generator."""
+        if self.digits.features is not None:
+            return self._ready_batch(chosen, self.digits.features)
         waveforms, lengths = self.digits.waveforms[chosen], self.digits.lengths[chosen]
         labels = targets = self.digits.labels[chosen]
         if negatives := count_beside(len(labels), self.config.negative_share):
@@ -67,6 +79,20 @@ class Objective:
         if self.augmentation.mixes:
             waveforms[: len(labels)], targets = mix(waveforms[: len(labels)], labels, self.augmentation)
         return Batch(waveforms, labels, targets)
+
+    def _ready_batch(self, chosen: Tensor, features: Sound) -> Batch:
+        labels = self.digits.labels[chosen]
+        heard = features[chosen]
+        if negatives := count_beside(len(labels), self.config.negative_share):
+            assert self.features is not None
+            places, spoiled, _ = spoilt(negatives, self.digits, len(self.others), self.augmentation.noise_dir)
+            new = self.features(spoiled)
+            assert new is not None
+            heard = torch.cat([heard, new])
+            if len(places):
+                assert self.others.features is not None
+                heard = torch.cat([heard, self.others.features[places]])
+        return Batch(heard, labels, labels, ready=True)
 
     def loss(self, heard: Heard, batch: Batch, whole: Batch | None = None) -> Tensor:
         """() mean cost of a batch: by what was said, and by what the teachers make of it.

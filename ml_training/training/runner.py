@@ -17,6 +17,7 @@ import torch
 from ml_training import __version__
 from ml_training.config import LABELS, PIPELINE_TITLES, TrainConfig, model_folder, to_dict
 from ml_training.data.backgrounds import load_backgrounds
+from ml_training.data.cache import Cache, caching
 from ml_training.data.corpus import Corpus
 from ml_training.deploy import version_store
 from ml_training.deploy.export import export_onnx
@@ -29,9 +30,9 @@ from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import DataSummary, EpochRecord, Evaluation, PipelineResult
 from ml_training.training.checkpoint import BEST, CheckpointStore, RunIdentity, teachers_hash
 from ml_training.training.material import PARITY_CLIPS, Material, fitted_temperature, load_material
+from ml_training.training.ready import build_model
 from ml_training.training.setup import (
     Clips,
-    build_model,
     choose_device,
     choose_precision,
     cpu_threads,
@@ -85,7 +86,8 @@ def run(
     chosen = [get_pipeline(name) for name in config.pipelines] if pipelines is None else list(pipelines)
     with cpu_threads(config.threads), RunLogger(Path(config.log_dir), config.pipeline) as logger:
         try:
-            with StopSignals() as signals:
+            kept = Cache(report=logger.warn) if config.cache else None
+            with StopSignals() as signals, caching(kept):
                 return _run(config, corpus, chosen, logger, signals)
         except (Interrupted, KeyboardInterrupt) as stop:
             signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
@@ -207,7 +209,8 @@ class _PipelineRun:
             return self._result(Path(made))
 
     def _result(self, made: Path) -> PipelineResult:
-        train = self.material.part(self.material.split.train)
+        # Of clips that nothing varies, features are heard; few waveforms of them are, those to be spoiled.
+        train = self.material.part(self.material.split.train, seldom=not self.config.augmenting.enabled)
         model = build_model(self.pipeline, self.config, train)
         store = self._store(made)
         before = max(store.epochs(), default=0)
@@ -228,7 +231,7 @@ class _PipelineRun:
             config=self.config,
             history=training.history,
             test=test,
-            mistake_waveforms=self.material.corpus.waveforms[self.material.split.test][test.mistakes()],
+            mistake_waveforms=self.material.corpus.waveforms[self.material.split.test[test.mistakes()]],
             best_epoch=training.best_epoch,
             stopped=training.stopped,
             parameters=sum(p.numel() for p in model.parameters()),

@@ -11,7 +11,8 @@ import copy
 import math
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from ml_training.training.objective import Objective, validation_loss
 from ml_training.training.observer import Observer, StopRequest, Unobserved
 from ml_training.training.parts import LEAST, RunningStatistics, parts_of
 from ml_training.training.progress import Progress
+from ml_training.training.ready import features_for_training, with_features
 from ml_training.training.schedule import Schedule
 from ml_training.training.setup import (
     EVALUATION_BATCH,
@@ -32,6 +34,7 @@ from ml_training.training.setup import (
     Weights,
     choose_device,
     choose_precision,
+    compiled,
     copied,
     deterministic,
     make_optimizer,
@@ -83,7 +86,7 @@ def train_model(
     Raises TrainingError when the loss stays NaN or infinite after three rollbacks or memory is too small for any batch,
     CheckpointError when a checkpoint cannot be written or read, Interrupted when `stop` says so.
     """
-    with deterministic():
+    with deterministic(config.compile):
         try:
             return _Loop(model, train, validation, config, store, observer or Unobserved(), stop).run()
         except (RuntimeError, MemoryError) as error:
@@ -121,8 +124,12 @@ class _Loop:
         self.store, self.observer, self.stop = store, observer, stop
         self.device = choose_device(config)
         self.dtype = choose_precision(config, self.device)
+        validation = with_features(model, validation, config, answering=True)
+        train = with_features(model, train, config, answering=False)
         self.model = model.to(self.device)
-        self.objective, self.validation = Objective(train, config, self.device), validation.to(self.device)
+        self.heard = compiled(model) if config.compile else self.model
+        self.validation = validation.to(self.device)
+        self.objective = Objective(train, config, self.device, partial(features_for_training, model))
         self.batch_size = config.batch_size
         whole, rest = divmod(digits, self.batch_size)
         self.steps = whole + (rest > 1 or not whole)  # a batch of one clip has no batch statistics
@@ -220,10 +227,11 @@ class _Loop:
         )
         if at_once < known:
             progress.at_once = at_once
+        optimizer = cast(torch.optim.Optimizer, self.optimizer)  # as far as the scaler needs one
         if config.clip_norm > 0:
-            self.grad_scaler.unscale_(self.optimizer)
+            self.grad_scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.step(optimizer)
         self.grad_scaler.update()
         self._average()
         self.losses[step] = loss
@@ -244,7 +252,7 @@ class _Loop:
         with self.statistics.moved_by(parts):
             for part in batch.parts(parts) if parts > 1 else (batch,):
                 with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-                    heard = self.model(part.waveforms)
+                    heard = self.heard(part.waveforms, ready=True) if part.ready else self.heard(part.waveforms)
                 loss = self.objective.loss(heard, part, batch)
                 torch.autograd.backward(self.grad_scaler.scale(loss))
                 losses.append(loss.detach())
@@ -292,10 +300,11 @@ class _Loop:
         return torch.randperm(len(self.objective.digits), generator=generator).to(self.device)
 
     def _validate(self) -> tuple[float, float]:
-        labels = self.validation.labels
+        labels, ready = self.validation.labels, self.validation.features
+        judged = self.validation.waveforms if ready is None else ready
         usual = self.progress.heard_at_once or min(EVALUATION_BATCH, len(labels))
         heard, self.progress.heard_at_once = halving(
-            lambda at_once: predict_by(at_once, self.averaged, self.validation.waveforms), usual, 1,
+            lambda at_once: predict_by(at_once, self.averaged, judged, ready is not None), usual, 1,
             lambda clips, fewer: self.observer.note(
                 f"not enough memory to validate {clips} clips at once: going on with {fewer}"
             ),
