@@ -26,8 +26,8 @@ DEFAULT = NAMED / "default.json"
 HEAD = """# Every setting
 
 Written by `python docs/tables.py` from the code. As a flag a setting is `--name`, in a JSON file `"name"`, where
-those of augmentation lie in an object of that name. A default of `null` is filled by the pipeline's recipe, where it has one.
-What the settings are for is told in [ml_training/README.md](../ml_training/README.md#settings).
+those of augmentation lie in an object of that name. A default of `null` is filled by the pipeline's recipe, where it
+has one. What the settings are for is told in [ml_training/README.md](../ml_training/README.md#settings).
 """
 
 
