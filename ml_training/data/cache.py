@@ -142,7 +142,7 @@ class Cache:
                 stored = _mapped(file, head)
             with contextlib.suppress(OSError):  # somebody else's folder can be read all the same
                 os.utime(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             stored = None
         except (OSError, ValueError, KeyError, TypeError) as error:
             self._tell(f"cache: {path.name} is damaged ({error}) and made anew")
