@@ -2,10 +2,10 @@
 
     python benchmarks/large_corpus.py [--clips 100000] [--pipeline mfcc] [--limit 2000] [--work FOLDER]
 
-Writes WAV files of 0.5 s (8 kB each) and trains on them in a process of its own, with the cache in the same folder and
-waveforms mapped; decoded they take 32 kB each. Memory is what the system says the process held at most, its mapped pages
-included. Leaves with 1 where that is --limit MB or more. Without --work everything goes into a temporary folder, which
-needs 41 kB of disk a clip.
+Writes WAV files of 0.5 s (8 kB each) and trains on them in a process of its own, the cache in the same folder and
+waveforms mapped; decoded they take 32 kB each. Memory is what the system says the process held at most, its mapped
+pages included. Leaves with 1 where that is --limit MB or more. Without --work everything goes into a temporary folder,
+which needs 41 kB of disk a clip.
 """
 
 from __future__ import annotations
