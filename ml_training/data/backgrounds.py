@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, SAMPLE_RATE, decode
 from ml_training.data import cache, generated_noise
+from ml_training.data.array_file import Block, Key
 from ml_training.data.generated_noise import SAMPLES, generated_sounds
 from ml_training.errors import AudioError, DataError
 from ml_training.results import Floats
@@ -75,10 +76,10 @@ def load_backgrounds(folder: str) -> Backgrounds:
 def generated_backgrounds() -> Backgrounds:
     """The generated sounds as if they were recordings."""
 
-    def blocks() -> Iterator[cache.Block]:
+    def blocks() -> Iterator[Block]:
         yield {"samples": np.concatenate([samples for _, samples in generated_sounds()])}
 
-    def key() -> cache.Key:
+    def key() -> Key:
         return {"numpy": np.__version__, "code": cache.code_hash(generated_noise)}
 
     samples = np.array(cache.kept("noise", key, blocks).arrays["samples"])

@@ -1,8 +1,7 @@
 """Arrays that are made once and read by every later run: decoded recordings, synthetic voices, features.
 
-An entry is one file: the arrays one after the other, each at a multiple of a page, then what they are as JSON, the
-SHA-256 of that, and a mark. It is named by a hash of everything that decides it, the code that makes it included, so
-that another setting looks for another file. It is written beside and renamed: a reader finds a whole entry or none, of
+An entry is one file of arrays, named by a hash of everything that decides it, the code that makes it included, so that
+another setting looks for another file. It is written beside and renamed: a reader finds a whole entry or none, of
 two writers the later one wins with the same bytes, and what a killed one left is swept up by the next. A cache that
 cannot be read or written costs time and nothing else.
 """
@@ -12,48 +11,31 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import mmap
 import os
 import re
 import secrets
 import sys
 import time
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_training.data.array_file import AnyArray, Arrays, Block, Key, Stored, fault_of, head_of, opened, write
 from ml_training.errors import DataError
 
 FOLDER_VARIABLE = "DIGIT_CACHE_DIR"
 DEFAULT_LIMIT = 8 << 30  # bytes
 FORMAT = 1
 SUFFIX = ".arrays"
-_MARK = b"digits:1"
-_PAGE = 4096
-_TAIL = 32 + 8 + len(_MARK)  # SHA-256 of the JSON, its length, the mark
 _LIMIT_FILE = "limit"
 _PARTIAL = re.compile(r"\..+\.part")
 _STALE_SECONDS = 3600.0  # where the system has no locks that end with their process
 _YOUNG_SECONDS = 2.0  # a file may not be locked yet, or be about to take its name
-_KINDS = frozenset("fiub")  # of arrays: nothing that would have to be unpickled
-
-AnyArray = NDArray[Any]
-Arrays = dict[str, AnyArray]
-Block = Mapping[str, AnyArray]  # arrays of as many rows, of which more may follow
-Key = Mapping[str, Any]  # what JSON can say
-
-
-class Stored(NamedTuple):
-    """An entry that was found."""
-
-    arrays: Arrays  # mapped, not to be written to
-    maps: dict[str, mmap.mmap]  # what each of them lies in
 
 
 @dataclass(frozen=True)
@@ -136,10 +118,10 @@ class Cache:
         path = self.path(kind, key)
         try:
             with path.open("rb") as file:
-                head = _head(file)
+                head = head_of(file)
                 if head["kind"] != kind or head["key"] != json.loads(json.dumps(key)):
                     raise ValueError("it is of another key")
-                stored = _mapped(file, head)
+                stored = opened(file, head)
             with contextlib.suppress(OSError):  # somebody else's folder can be read all the same
                 os.utime(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -168,7 +150,7 @@ class Cache:
             self._sweep()
             with part.open("xb") as file:
                 _hold(file)
-                if not _write(file, kind, key, source, self._room):
+                if not write(file, kind, key, source, self._room):
                     self._tell(f"cache: an entry is larger than the limit of {size(self.limit)}: not kept")
                     return None
                 file.flush()
@@ -185,7 +167,7 @@ class Cache:
                 part.unlink(missing_ok=True)
         try:
             with path.open("rb") as file:
-                return _mapped(file, _head(file))
+                return opened(file, head_of(file))
         except (OSError, ValueError):  # another process cleared it meanwhile
             return None
 
@@ -226,7 +208,7 @@ class Cache:
         for path in self._files(SUFFIX):
             try:
                 status = path.stat()
-                fault = _fault(path) if check else ""
+                fault = fault_of(path) if check else ""
             except OSError:  # gone meanwhile
                 continue
             kind = path.name.rpartition("-")[0]
@@ -274,121 +256,6 @@ class Cache:
         if not self._reported:
             self._reported = True
             self._report(line)
-
-
-# --- files ---------------------------------------------------------------------------------------
-
-
-def _write(file: BinaryIO, kind: str, key: Key, blocks: Iterator[Block], room: Callable[[int], bool]) -> bool:
-    """All of an entry but its name; False where `room` has none."""
-    streamed, held = "", dict[str, list[AnyArray]]()
-    rows, crc, place, first = 0, 0, 0, None
-    for block in _told_apart(blocks):
-        names = list(block)
-        streamed = streamed or names[0]
-        array = np.ascontiguousarray(block[streamed])
-        first = array if first is None else first
-        if array.nbytes:
-            data = array.data.cast("B")
-            if not room(place + array.nbytes):
-                return False
-            file.write(data)
-            crc, place = zlib.crc32(data, crc), place + array.nbytes
-        rows += len(array)
-        for name in names[1:]:
-            held.setdefault(name, []).append(block[name])
-    if first is None:
-        raise ValueError("an entry without arrays")
-    about = [_about(streamed, first.dtype, (rows, *first.shape[1:]), 0, crc)]
-    for name, parts in held.items():
-        array = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
-        place += file.write(bytes(-place % _PAGE))
-        content = array.tobytes()
-        if not room(place + len(content)):
-            return False
-        about.append(_about(name, array.dtype, array.shape, place, zlib.crc32(content)))
-        place += file.write(content)
-    content = json.dumps({"kind": kind, "key": key, "arrays": about, "size": place}).encode()
-    file.write(content + hashlib.sha256(content).digest() + len(content).to_bytes(8, "little") + _MARK)
-    return True
-
-
-def _told_apart(blocks: Iterator[Block]) -> Iterator[Block]:
-    """The same, but an OSError of whoever makes them can be told from one of the disk."""
-    while True:
-        try:
-            block = next(blocks)
-        except StopIteration:
-            return
-        except OSError as error:
-            error.of_blocks = True  # type: ignore[attr-defined]
-            raise
-        yield block
-
-
-def _about(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int, crc: int) -> dict[str, Any]:
-    if dtype.kind not in _KINDS:
-        raise ValueError(f"{name} has the type {dtype}: numbers alone can be kept")
-    return {"name": name, "dtype": dtype.newbyteorder("<").str, "shape": list(shape), "offset": offset, "crc": crc}
-
-
-def _head(file: BinaryIO) -> dict[str, Any]:
-    """What an open entry says of itself. Raises ValueError where it is damaged."""
-    end = file.seek(0, os.SEEK_END)
-    if end < _TAIL:
-        raise ValueError("it is cut off")
-    file.seek(end - _TAIL)
-    tail = file.read(_TAIL)
-    length = int.from_bytes(tail[32:40], "little")
-    if tail[40:] != _MARK or length > end - _TAIL:
-        raise ValueError("it is cut off")
-    file.seek(end - _TAIL - length)
-    content = file.read(length)
-    if hashlib.sha256(content).digest() != tail[:32]:
-        raise ValueError("its description has another checksum")
-    head: dict[str, Any] = json.loads(content)
-    if head["size"] != end - _TAIL - length:
-        raise ValueError("it has another size")
-    return head
-
-
-def _mapped(file: BinaryIO, head: Mapping[str, Any]) -> Stored:
-    arrays: Arrays = {}
-    maps: dict[str, mmap.mmap] = {}
-    for about in head["arrays"]:
-        dtype, shape = np.dtype(about["dtype"]), tuple(about["shape"])
-        if dtype.kind not in _KINDS:
-            raise ValueError(f"{about['name']} has the type {dtype}")
-        count = int(np.prod(shape, dtype=np.int64))
-        if about["offset"] + count * dtype.itemsize > head["size"]:
-            raise ValueError(f"{about['name']} is cut off")
-        if not count:
-            arrays[about["name"]] = np.zeros(shape, dtype)
-            continue
-        within = about["offset"] % mmap.ALLOCATIONGRANULARITY
-        held = mmap.mmap(
-            file.fileno(), within + count * dtype.itemsize, access=mmap.ACCESS_READ, offset=about["offset"] - within
-        )
-        arrays[about["name"]] = np.frombuffer(held, dtype, count, within).reshape(shape)
-        maps[about["name"]] = held
-    return Stored(arrays, maps)
-
-
-def _fault(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            head = _head(file)
-            for about in head["arrays"]:
-                left = int(np.prod(about["shape"], dtype=np.int64)) * np.dtype(about["dtype"]).itemsize
-                crc = 0
-                file.seek(about["offset"])
-                while left and (data := file.read(min(left, 1 << 22))):
-                    crc, left = zlib.crc32(data, crc), left - len(data)
-                if left or crc != about["crc"]:
-                    return f"{about['name']} has another checksum"
-    except (ValueError, KeyError, TypeError) as error:
-        return str(error)
-    return ""
 
 
 if sys.platform == "win32":
@@ -443,7 +310,7 @@ def current() -> Cache | None:
 def kept(kind: str, key: Callable[[], Key], make: Callable[[], Iterable[Block]], rows: int | None = None) -> Stored:
     """What `make` gives, from the cache in use where it was made before, and into it where it was not.
 
-    Without a cache, or where nothing can be written, the arrays are in memory and `maps` is empty; `rows` is how
+    Without a cache, or where nothing can be written, the arrays are in memory and `places` is empty; `rows` is how
     many there will be at most, and spares the room for joining blocks.
     """
     cache = _current

@@ -21,7 +21,7 @@ import numpy as np
 from ml_training import audio
 from ml_training.audio import NUM_SAMPLES, decode, fit
 from ml_training.data import cache, fsdd
-from ml_training.data.cache import Block
+from ml_training.data.array_file import Block, Key
 from ml_training.data.rows import Rows, Source, as_array
 from ml_training.errors import AudioError, DataError
 from ml_training.results import Floats, Ints, SkippedClip
@@ -143,7 +143,7 @@ def decoded(clips: Sequence[ClipFile], hashes: Sequence[Hashes]) -> Decoded:
     From a cache the samples come as Rows, which lie in its file. Raises DataError for a file that changes meanwhile.
     """
 
-    def key() -> cache.Key:
+    def key() -> Key:
         rows = [
             (clip.file, found.sha256, found.unreadable, clip.fault) for clip, found in zip(clips, hashes, strict=True)
         ]
@@ -152,8 +152,8 @@ def decoded(clips: Sequence[ClipFile], hashes: Sequence[Hashes]) -> Decoded:
     stored = cache.kept("recordings", key, lambda: _blocks(clips, hashes), len(clips))
     arrays, kept = stored.arrays, np.array(stored.arrays["kept"])
     waveforms = arrays["waveforms"]
-    if "waveforms" in stored.maps:
-        source = Source(waveforms, stored.maps["waveforms"], cache.key_hash("recordings", key()))
+    if "waveforms" in stored.places:
+        source = Source(waveforms, stored.places["waveforms"], cache.key_hash("recordings", key()))
         waveforms = as_array(Rows([source]))
     reasons = cache.said(arrays["skipped"]) if len(arrays["skipped"]) else []
     skipped = tuple(SkippedClip(file, reason) for file, reason in reasons)

@@ -15,6 +15,7 @@ import numpy as np
 from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, decode, fit, trimmed
 from ml_training.config import LABELS, TrainConfig
 from ml_training.data import cache
+from ml_training.data.array_file import Block
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.rows import joined
 from ml_training.data.splits import Split
@@ -107,7 +108,7 @@ def with_negatives(corpus: Corpus, split: Split, config: TrainConfig) -> tuple[C
 def spoken_words(seed: int, voices: int) -> Negatives:
     """What synthetic_negatives says, from the cache in use where it was said before."""
 
-    def blocks() -> Iterator[cache.Block]:
+    def blocks() -> Iterator[Block]:
         said = synthetic_negatives(seed, voices)
         names = cache.text([said.name, said.speakers, said.files, said.data_hash])
         yield {"waveforms": said.waveforms, "lengths": said.lengths, "names": names}

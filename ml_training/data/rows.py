@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ml_training.data.array_file import AnyArray, Place
 from ml_training.results import Floats, Ints
 
-RELEASE = 64 << 20  # bytes read from a map after which its pages are given back
 _BLOCK = 4096  # rows that are hashed at once
-
-AnyArray = NDArray[Any]
 
 
 class Source(NamedTuple):
     """Rows of one array, mapped or not."""
 
     array: AnyArray  # (N, ...)
-    held: mmap.mmap | None = None  # what it lies in
+    place: Place | None = None  # where in a file it lies
     identity: str = ""  # a hash of what decides its values; empty where only they can tell
 
 
 class Rows:
     """(N, ...) rows of several arrays, one after the other, in any order; what is asked for is copied, no more.
 
-    Indexed as an array is: by a number, a slice, positions or a mask. Pages of a map count as memory of the process
-    once they were read; they are given back as it goes on, and the system keeps what it has room for.
+    Indexed as an array is: by a number, a slice, positions or a mask.
     """
 
     def __init__(self, sources: Sequence[Source], chosen: Ints | None = None) -> None:
         self.sources = tuple(sources)
         self._ends = np.cumsum([len(source.array) for source in sources])
         self._chosen = chosen
-        self._read = 0
         first = sources[0].array
         self.dtype = first.dtype
         self.shape = (int(self._ends[-1]) if chosen is None else len(chosen), *first.shape[1:])
@@ -96,19 +91,22 @@ class Rows:
         which = np.searchsorted(self._ends, places, side="right")
         for number, source in enumerate(self.sources):
             here = np.flatnonzero(which == number)
-            first = int(self._ends[number]) - len(source.array)
-            step = max(1, RELEASE // max(1, found[:1].nbytes))
-            for start in range(0, len(here), step):
-                part = here[start : start + step]
-                found[part] = source.array[places[part] - first]
-                self._give_back(source, len(part) * found[:1].nbytes)
+            rows = places[here] - (int(self._ends[number]) - len(source.array))
+            if source.place is None:
+                found[here] = source.array[rows]
+            elif len(here) and found[:1].nbytes:
+                _read(source.place, rows, found, here)
         return found
 
-    def _give_back(self, source: Source, count: int) -> None:
-        self._read += count
-        if source.held is not None and self._read >= RELEASE and hasattr(source.held, "madvise"):
-            source.held.madvise(mmap.MADV_DONTNEED)
-            self._read = 0
+
+def _read(place: Place, rows: Ints, found: AnyArray, here: Ints) -> None:
+    """Read rows of a file into the places `here` of `found`; those that follow each other there and here at once."""
+    size = found[:1].nbytes
+    whole = found.reshape(-1).view(np.uint8).data
+    breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(here) != 1)) + 1
+    for start, end in pairwise([0, *breaks.tolist(), len(rows)]):
+        into = int(here[start]) * size
+        place.read(whole[into : into + (end - start) * size], int(rows[start]) * size)
 
 
 def joined(parts: Sequence[Floats]) -> Floats:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ml_training import audio
 from ml_training.data import cache, espeak_worker, synthetic
+from ml_training.data.array_file import Arrays, Block, Key
 from ml_training.data.corpus import Corpus
 from ml_training.data.rows import Rows, Source, as_array
 from ml_training.data.synthetic import DEFAULT_TAKES, DEFAULT_VOICES, synthesise
@@ -18,7 +19,7 @@ from ml_training.results import Floats
 def spoken_digits(seed: int = 0, voices: int = DEFAULT_VOICES, takes: int = DEFAULT_TAKES) -> Corpus:
     """What synthesise says, and raises where it is not in the cache."""
 
-    def blocks() -> Iterator[cache.Block]:
+    def blocks() -> Iterator[Block]:
         said = synthesise(seed, voices, takes)
         names = cache.text([said.name, said.speakers, said.files, said.data_hash])
         yield {
@@ -37,12 +38,12 @@ def spoken_digits(seed: int = 0, voices: int = DEFAULT_VOICES, takes: int = DEFA
     )  # fmt: skip
 
 
-def from_cache(kind: str, key: cache.Key, blocks: Callable[[], Iterable[cache.Block]]) -> tuple[cache.Arrays, Floats]:
+def from_cache(kind: str, key: Key, blocks: Callable[[], Iterable[Block]]) -> tuple[Arrays, Floats]:
     """The arrays of an entry, and its waveforms, which lie in its file where it has one."""
     stored = cache.kept(kind, lambda: key, blocks)
     waveforms = stored.arrays["waveforms"]
-    if "waveforms" in stored.maps:
-        source = Source(waveforms, stored.maps["waveforms"], cache.key_hash(kind, key))
+    if "waveforms" in stored.places:
+        source = Source(waveforms, stored.places["waveforms"], cache.key_hash(kind, key))
         return stored.arrays, as_array(Rows([source]))
     return stored.arrays, waveforms
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ml_training.config import TrainConfig
 from ml_training.data import cache
+from ml_training.data.array_file import Block, Key
 from ml_training.data.rows import Rows, Source, identity_of
 from ml_training.pipelines import base, features
 from ml_training.pipelines.base import DigitModel, Pipeline
@@ -66,10 +67,10 @@ def features_of(model: DigitModel, clips: Clips, answering: bool) -> Sound | Non
     if not len(clips) or _few(model, clips, 0, 1, answering) is None:
         return None
 
-    def key() -> cache.Key:
+    def key() -> Key:
         return {"clips": clips.identity or _identity(clips.waveforms), "answering": answering, **front_end(model)}
 
-    def blocks() -> Iterator[cache.Block]:
+    def blocks() -> Iterator[Block]:
         for start in range(0, len(clips), AT_ONCE):
             found = _few(model, clips, start, start + AT_ONCE, answering)
             assert found is not None
@@ -77,9 +78,9 @@ def features_of(model: DigitModel, clips: Clips, answering: bool) -> Sound | Non
 
     stored = cache.kept("features", key, blocks, len(clips))
     array = stored.arrays["features"]
-    if "features" not in stored.maps:
+    if "features" not in stored.places:
         return torch.from_numpy(array)
-    on_disk = OnDisk(Rows([Source(array, stored.maps["features"])]))
+    on_disk = OnDisk(Rows([Source(array, stored.places["features"])]))
     return on_disk if isinstance(clips.waveforms, OnDisk) else on_disk[:]
 
 

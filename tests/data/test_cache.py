@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import resource
 import signal
@@ -17,7 +16,8 @@ import numpy as np
 import pytest
 
 from ml_training.data import cache
-from ml_training.data.cache import Block, Cache, caching, kept
+from ml_training.data.array_file import Block
+from ml_training.data.cache import Cache, caching, kept
 from ml_training.errors import DataError
 
 KEY = {"data": "a", "setting": 1}
@@ -49,7 +49,7 @@ def test_what_was_kept_is_found_again_mapped_and_as_it_was(folder: Path) -> None
     np.testing.assert_array_equal(stored.arrays["samples"], np.concatenate([b["samples"] for b in expected]))
     np.testing.assert_array_equal(stored.arrays["labels"], np.concatenate([b["labels"] for b in expected]))
     assert stored.arrays["samples"].dtype == np.float32
-    assert isinstance(stored.maps["samples"], mmap.mmap)
+    assert set(stored.places) == {"samples", "labels"}
     with pytest.raises(ValueError, match="read-only"):
         stored.arrays["samples"][0] = 1
 
@@ -129,7 +129,7 @@ def test_an_entry_above_the_limit_is_not_kept_and_everything_else_stays(folder: 
     found = filled(folder, limit=10_000, report=lines.append)
     with caching(found):
         stored = kept("large", lambda: KEY, lambda: blocks(rows=5000))
-    assert stored.maps == {}
+    assert stored.places == {}
     assert len(stored.arrays["samples"]) == 15_000
     assert "larger than the limit" in lines[0]
     assert found.find("things", KEY) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_training.data import rows
 from ml_training.data.cache import Cache
 from ml_training.data.rows import Rows, Source, identity_of, joined, some
 
@@ -54,13 +54,23 @@ def test_joining_reads_nothing_and_keeps_the_order() -> None:
     assert isinstance(joined([BOTH, BOTH]), np.ndarray)
 
 
-def test_pages_are_given_back_and_can_be_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "RELEASE", 64)
+def test_rows_of_a_file_are_read_as_those_of_an_array(tmp_path: Path) -> None:
     stored = Cache(tmp_path).keep("clips", {}, [{"clips": FIRST}, {"clips": SECOND}])
     assert stored is not None
-    found = Rows([Source(stored.arrays["clips"], stored.maps["clips"])])
-    for _ in range(3):
-        np.testing.assert_array_equal(found[:], BOTH)
+    mixed = Rows([Source(stored.arrays["clips"], stored.places["clips"]), Source(FIRST)])
+    expected = np.concatenate([BOTH, FIRST])
+    Cache(tmp_path).clear()  # whoever reads keeps the file
+    for wanted in ([0, 1, 2, 15, 16, 3, 4, 4, 12, 13], slice(None), slice(20, 3, -2), [], -1):
+        np.testing.assert_array_equal(mixed[wanted], expected[wanted])
+
+
+def test_a_file_that_became_shorter_is_an_error(tmp_path: Path) -> None:
+    kept = Cache(tmp_path)
+    stored = kept.keep("clips", {}, [{"clips": FIRST}])
+    assert stored is not None
+    os.truncate(kept.path("clips", {}), 100)
+    with pytest.raises(OSError, match="became shorter"):
+        Rows([Source(stored.arrays["clips"], stored.places["clips"])])[:]
 
 
 def test_the_identity_tells_which_clips_in_which_order() -> None:
