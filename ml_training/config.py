@@ -25,7 +25,7 @@ LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 IS_DIGIT = 0.5  # the least digit score that counts as a digit
 
 DATASETS = ("auto", "fsdd", "folder", "synthetic")
-SPLITS = ("official", "random", "speaker")
+SPLITS = ("official", "random", "speaker", "fold")
 OPTIMIZERS = ("adamw", "adam")
 SCHEDULERS = ("cosine", "plateau", "step")
 DEVICES = ("auto", "cpu", "cuda")
@@ -34,6 +34,7 @@ FP32, INT8 = FILE_PRECISIONS = ("fp32", "int8")  # what a model file computes in
 WAVEFORMS = ("auto", "memory", "mapped")
 MLFLOW_HERE = "here"  # in the place of an address: a database in log_dir
 NAMED = Path(__file__).parent / "configs"  # where named configurations lie
+MAX_FOLDS = 1000
 MAX_VOICES = 462  # that espeak-ng has for us; data/synthetic.py lists them
 
 
@@ -115,6 +116,7 @@ class TrainConfig:
     extra_dir: str | None = setting(None, "folder of further recordings of digits, none an official test clip")
     split: str = choice(*SPLITS, default="official", help="how clips are divided into training, validation and test")
     held_out_speaker: str | None = setting(None, "the test speaker of --split speaker")
+    fold: str | None = setting(None, "which of how many folds is the test part of --split fold, as 3/10")
     models_dir: str = setting("models", "where trained models go")
     log_dir: str = setting("train_logs", "where logs, plots and the report go")
     epochs: int | None = setting(None, "passes over the training part (default: the pipeline's own)", 1, 100_000)
@@ -178,6 +180,10 @@ class TrainConfig:
             faults.append("split 'speaker' needs held_out_speaker, the one to test on")
         if self.split != "speaker" and self.held_out_speaker:
             faults.append(f"held_out_speaker is only for split 'speaker', not {self.split!r}")
+        if self.split == "fold" and fold_numbers(self.fold) is None:
+            faults.append(f"split 'fold' needs fold as 3/10, the third of 2 to {MAX_FOLDS}, got {self.fold!r}")
+        if self.split != "fold" and self.fold:
+            faults.append(f"fold is only for split 'fold', not {self.split!r}")
         if faults:
             raise ConfigError(faults)
 
@@ -272,6 +278,15 @@ def _range_faults(f: dataclasses.Field[Any], value: Any) -> list[str]:
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain values, ready for JSON."""
     return dataclasses.asdict(config)
+
+
+def fold_numbers(typed: str | None) -> tuple[int, int] | None:
+    """3/10 -> (3, 10), the third fold of ten; None for what cannot be meant."""
+    match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", typed or "")
+    if match is None:
+        return None
+    number, folds = int(match[1]), int(match[2])
+    return (number, folds) if 1 <= number <= folds and 2 <= folds <= MAX_FOLDS else None
 
 
 def named_configs() -> dict[str, Path]:
