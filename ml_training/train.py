@@ -11,16 +11,20 @@ if not __package__:  # run as a script: Python put this folder on the path, wher
 
 import shlex
 import shutil
+from argparse import SUPPRESS, ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ml_training.config import MAX_FOLDS, TrainConfig
+from ml_training.errors import Interrupted
 from ml_training.flags import OneLineParser, add_train_flags, train_config_from, underscored
 from ml_training.utils.program import program, require
 
 if TYPE_CHECKING:
     from ml_training.training.runner import RunOutcome
 
+CV_FLAGS = ("cv", "seeds", "jobs", "keep_models", "compare")
 NEEDED = ("torch", "onnx", "onnxscript", "rich", "matplotlib", "jinja2", "tensorboard")
 
 
@@ -30,14 +34,66 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     parser = OneLineParser(description="Train spoken-digit recognisers: models, logs, plots and a report.")
     add_train_flags(parser)
+    _add_cv_flags(parser)
     namespace = parser.parse_args(words)
+    asked = {name: vars(namespace).pop(name) for name in CV_FLAGS if name in namespace}
     config = train_config_from(namespace)
+    if asked and "cv" not in asked:
+        parser.error(f"{', '.join(f'--{name}' for name in asked)} belong to --cv")
     require("training", NEEDED)
+    if "cv" in asked:
+        return _cross_validate(config, asked)
     from ml_training.training.runner import run
 
     outcome = run(config, resume_command=resume_command(words))
     print(summary_table(outcome))
     return outcome.exit_code
+
+
+def _add_cv_flags(parser: OneLineParser) -> None:
+    add = parser.add_argument_group("cross-validation").add_argument
+    add("--cv", metavar="K", type=_folds, default=SUPPRESS,
+        help="train K folds, each with its part of every speaker and digit, and test each on the one it leaves out; "
+        "'speaker' leaves out one speaker at a time")  # fmt: skip
+    add("--seeds", type=int, nargs="+", metavar="N", default=SUPPRESS, help="a round of folds for each (default: 0)")
+    add("--jobs", type=int, metavar="N", default=SUPPRESS, help="processes that train folds (default: as many as fit)")
+    add("--keep_models", action="store_true", default=SUPPRESS, help="keep the model of every fold beside its result")
+    add("--compare", metavar="FILE", default=SUPPRESS, help="JSON of an earlier --cv, to compare with fold by fold")
+
+
+def _folds(typed: str) -> int | None:
+    if typed == "speaker":
+        return None
+    if not typed.isdecimal() or not 2 <= int(typed) <= MAX_FOLDS:
+        raise ArgumentTypeError(f"expected a number of folds from 2 to {MAX_FOLDS}, or 'speaker', got {typed!r}")
+    return int(typed)
+
+
+def _cross_validate(config: TrainConfig, asked: dict[str, Any]) -> int:
+    from ml_training.evaluation.command import Request, evaluate, summary
+    from ml_training.evaluation.folds import KEPT, THROWN
+    from ml_training.evaluation.protocols import CV, LOSO
+
+    folds = asked["cv"]
+    try:
+        outcome = evaluate(
+            Request(
+                protocols=(CV if folds else LOSO,), config=config, seeds=tuple(asked.get("seeds", (config.seed,))),
+                folds=folds or 2, jobs=asked.get("jobs"), compare=asked.get("compare"),
+                fold_models=KEPT if "keep_models" in asked else THROWN,
+                output=str(Path(config.log_dir) / "cross_validation"),
+            ),
+            report=_say,
+        )  # fmt: skip
+    except Interrupted:
+        _say("stopped; the same command goes on where it was")
+        raise
+    print(summary(outcome))
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def resume_command(words: Sequence[str]) -> str:

@@ -105,7 +105,9 @@ def train_in_processes(
                 workers[started] = _Worker(first, started, said)
                 started += 1
             number, words = _next(said)
-            worker = workers[number]
+            worker = workers.get(number)
+            if worker is None:  # the last of one that was told to end
+                continue
             if words is None:
                 del workers[number]
                 if worker.position < 0 and waiting:  # it could not even begin
