@@ -62,9 +62,10 @@ class _Worker:
 
     def _listen(self, said: queue.SimpleQueue[tuple[int, dict[str, Any] | None]]) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with contextlib.suppress(ValueError):  # what a library printed
-                said.put((self.number, json.loads(line)))
+        with self.process.stdout as lines:
+            for line in lines:
+                with contextlib.suppress(ValueError):  # what a library printed
+                    said.put((self.number, json.loads(line)))
         said.put((self.number, None))
 
     def last_words(self) -> str:
@@ -72,6 +73,7 @@ class _Worker:
         code = self.process.wait()
         self._errors.seek(0)
         lines = self._errors.read().strip().splitlines()
+        self._close()
         how = f"signal {-code}" + (", as when memory is short" if code == -9 else "") if code < 0 else f"code {code}"
         return f"its process ended with {how}" + (f": {lines[-1]}" if lines else "")
 
@@ -82,6 +84,13 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        assert self.process.stdin is not None
+        self._errors.close()
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
 
 
 def train_in_processes(
