@@ -93,11 +93,20 @@ def channels_last(network: nn.Module) -> None:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def widened(channels: int, width: float) -> int:
+    """So many channels in a network of another width: a multiple of 8, which processors compute best."""
+    return channels if width == 1.0 else max(8, 8 * round(channels * width / 8))
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """A row of the registry."""
 
     name: str
-    build: Callable[[], DigitModel]
+    build: Callable[..., DigitModel]  # takes a width, where it is not 1
     recipe: Recipe
     temperature_power: float = 1.0  # of the temperature that suits validation's voices, which the network knows
+
+    def model(self, width: float = 1.0) -> DigitModel:
+        """A new model, `width` times as wide as the pipeline's own."""
+        return self.build() if width == 1.0 else self.build(width)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ml_training.config import MFCC, AugmentationConfig, Recipe
-from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline
+from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, widened
 from ml_training.pipelines.features import (
     AMIN,
     Deltas,
@@ -103,15 +103,16 @@ class MfccClassifier(DigitModel):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, width: float = 1.0) -> None:
         super().__init__()
+        first, second = (widened(units, width) for units in (320, 160))
         self.statistics = MfccStatistics()
         self.register_buffer("mean", torch.zeros(FEATURES))
         self.register_buffer("scale", torch.ones(FEATURES))
         self.network = nn.Sequential(
-            nn.Linear(FEATURES, 320), nn.BatchNorm1d(320), nn.SiLU(), nn.Dropout(0.25),
-            nn.Linear(320, 160), nn.BatchNorm1d(160), nn.SiLU(), nn.Dropout(0.25),
-            nn.Linear(160, OUTPUTS),
+            nn.Linear(FEATURES, first), nn.BatchNorm1d(first), nn.SiLU(), nn.Dropout(0.25),
+            nn.Linear(first, second), nn.BatchNorm1d(second), nn.SiLU(), nn.Dropout(0.25),
+            nn.Linear(second, OUTPUTS),
         )  # fmt: skip
 
     def configure(self, augmentation: AugmentationConfig) -> None:

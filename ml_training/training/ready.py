@@ -28,7 +28,7 @@ AT_ONCE = 256  # clips
 def build_model(pipeline: Pipeline, config: TrainConfig, train: Clips) -> DigitModel:
     """A fresh model of a pipeline, its weights decided by the seed, its features by the training clips."""
     torch.manual_seed(step_seed(config.seed, 0, 0))
-    model = pipeline.build()
+    model = pipeline.model(config.width)
     model.configure(config.augmenting)
     fit_statistics(model, train)
     return model
