@@ -59,7 +59,7 @@ def cross_validate(
     Raises DataError for unknown speakers or too few clips, ConfigError for a plan that cannot be, TrainingError when
     folds failed (the others are trained all the same), Interrupted after Ctrl-C or SIGTERM.
     """
-    folds = _planned(corpus, pipelines, config, plan)
+    folds = planned_folds(corpus, pipelines, config, plan)
     done = [finished(fold, work, report) for fold in folds]
     missing = [position for position, found in enumerate(done) if found is None]
     jobs = min(plan.jobs or suitable_jobs(len(missing), config), len(missing))
@@ -100,7 +100,8 @@ def cross_validate(
     return _gathered(corpus, plan, folds, there, report)
 
 
-def _planned(corpus: Corpus, pipelines: Sequence[Pipeline], config: TrainConfig, plan: Plan) -> list[Fold]:
+def planned_folds(corpus: Corpus, pipelines: Sequence[Pipeline], config: TrainConfig, plan: Plan) -> list[Fold]:
+    """The folds of a plan, for each pipeline and seed. Raises ConfigError and DataError as cross_validate does."""
     if not plan.seeds:
         raise ConfigError(["seeds: expected one at least"], plan.protocol)
     if plan.folds is None:

@@ -7,10 +7,8 @@ which is to say with whoever started it, however that ended.
 from __future__ import annotations
 
 import json
-import os
 import queue
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from ml_training.errors import DigitError, Interrupted
 from ml_training.evaluation.folds import Fold, train_fold
 from ml_training.pipelines import get_pipeline
 from ml_training.training.setup import cpu_threads
+from ml_training.utils.processes import tell_parent, words_from_parent
 from ml_training.utils.signals import StopSignals
 
 
@@ -34,21 +33,8 @@ def start_line(config: TrainConfig, data_hash: str, work: Path, models: str) -> 
     return json.dumps({"config": to_dict(config), "data_hash": data_hash, "work": str(work), "models": models})
 
 
-def _tell(**what: Any) -> None:
-    sys.stdout.write(json.dumps(what) + "\n")
-    sys.stdout.flush()
-
-
-def _listen(lines: queue.SimpleQueue[str]) -> None:
-    """Hand lines on; without whoever wrote them nothing here is of use."""
-    for line in sys.stdin:
-        lines.put(line)
-    os._exit(0)
-
-
 def main() -> int:
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(lines,), daemon=True).start()
+    lines = words_from_parent()
     with StopSignals() as signals:
         try:
             start = json.loads(lines.get())
@@ -58,7 +44,7 @@ def main() -> int:
         except Interrupted as stop:
             return stop.exit_code
         except DigitError as error:
-            _tell(ended=str(error))
+            tell_parent(ended=str(error))
             return error.exit_code
     return 0
 
@@ -66,24 +52,24 @@ def main() -> int:
 def _work(start: dict[str, Any], config: TrainConfig, lines: queue.SimpleQueue[str], signals: StopSignals) -> None:
     corpus = load_corpus(config, report=lambda line: None)
     if corpus.data_hash != start["data_hash"]:
-        _tell(ended=f"{corpus.name} changed since the folds were planned: start again when nobody writes there")
+        tell_parent(ended=f"{corpus.name} changed since the folds were planned: start again when nobody writes there")
         return
     while True:
-        _tell(ready=True)
+        tell_parent(ready=True)
         job = json.loads(lines.get())
         fold = Fold(get_pipeline(job["pipeline"]), TrainConfig(**job["config"]), corpus.data_hash)
         try:
             train_fold(
-                fold, corpus, Path(start["work"]), signals, start["models"], lambda line: _tell(say=line),
-                lambda number, accuracy: _tell(epoch=number, accuracy=accuracy),
+                fold, corpus, Path(start["work"]), signals, start["models"], lambda line: tell_parent(say=line),
+                lambda number, accuracy: tell_parent(epoch=number, accuracy=accuracy),
             )  # fmt: skip
-            _tell(done=True)
+            tell_parent(done=True)
         except Interrupted:
             raise
         except DigitError as error:
-            _tell(failed=str(error))
+            tell_parent(failed=str(error))
         except Exception as error:  # a bug in one fold must not cost the others
-            _tell(failed=f"{fold}: {type(error).__name__}: {error}")
+            tell_parent(failed=f"{fold}: {type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":
