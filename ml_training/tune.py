@@ -36,7 +36,7 @@ def parser() -> OneLineParser:
     add("--sampler", default="tpe", metavar="NAME", help="tpe, random or grid: what is tried next")
     add("--pruner", default="median", metavar="NAME", help="median, halving or none: what is given up early")
     add("--objective", nargs="+", default=["validation"], metavar="NAME",
-        help="validation, cv or loso: clips right; 'validation latency' and 'validation size': a Pareto front")  # fmt: skip
+        help="validation, cv or loso: clips right; after validation also latency or size: a Pareto front")  # fmt: skip
     add("--folds", type=int, default=5, metavar="K", help="of objective cv")
     add("--workers", type=int, default=1, metavar="N", help="trials at once, each in a process with --threads threads")
     add("--output", default="tuning", metavar="DIR", help="folder of the search; the same one goes on with it")

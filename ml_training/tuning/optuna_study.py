@@ -81,7 +81,7 @@ def open_study(plan: Plan, place: str, folder: Path) -> optuna.Study:
         try:
             storage = optuna.storages.get_storage(place) if place else _journal(folder)
             study = optuna.create_study(
-                storage=storage, study_name=STUDY, directions=list(plan.directions), load_if_exists=True,
+                storage=storage, study_name=STUDY, directions=cast(Any, list(plan.directions)), load_if_exists=True,
                 sampler=_sampler(plan), pruner=_pruner(plan.pruner),
             )  # fmt: skip
         except (OSError, ValueError, ImportError) as error:
