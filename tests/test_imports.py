@@ -14,7 +14,8 @@ HEAVY = {
     "torch", "librosa", "matplotlib", "scipy", "sklearn", "rich", "pooch", "onnx", "onnxscript", "jinja2", "optuna",
 }  # fmt: skip
 DOORS = {
-    "train", "inference", "demo", "evaluate", "export", "inspect_model", "versions", "cache", "tune", "benchmark", "cli",
+    "train", "inference", "demo", "evaluate", "export", "inspect_model", "versions", "cache", "tune", "benchmark",
+    "cli",
 }  # fmt: skip
 BASE = {"audio", "config", "errors", "results"}
 # room -> rooms it may import from; doors may import everything but other doors

@@ -157,7 +157,9 @@ def _in_processes(task: Task, display: _Display) -> None:
             number, words = next_words(said)
             if words is None:
                 worker = workers.pop(number)
-                if worker.position != 0:
+                if worker.position == 0:
+                    worker.end()
+                else:
                     faults.append(worker.last_words())
             elif "ended" in words:
                 workers[number].position = 0
