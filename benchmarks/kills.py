@@ -2,10 +2,10 @@
 
     python benchmarks/kills.py [--what train cv tune] [--kills 20] [--seed 0] [--work FOLDER]
 
-Small trainings of mfcc on FSDD ($DIGIT_DATA_DIR; synthetic speech without). Each kind of work is done once from start to
-end. Then it is started, killed with SIGKILL after a random while (its helper processes end by themselves), started again
-and so on, until it comes to its end; then from nothing, until --kills processes were killed. Leaves with 1 where any end
-differs from the first.
+Small trainings of mfcc on FSDD ($DIGIT_DATA_DIR; synthetic speech without). Each kind of work is done once from start
+to end. Then it is started, killed with SIGKILL after a random while (its helper processes end by themselves), started
+again and so on, until it comes to its end; then from nothing, until --kills processes were killed. Leaves with 1 where
+any end differs from the first.
 """
 
 from __future__ import annotations
