@@ -41,7 +41,8 @@ class Gradients:
         """() loss of a step and () how many of its digits were right.
 
         `at_once` is how many clips a process is known to have memory for, 0 for all of its; `told` hears of each number
-        that was too much, and of the next. A matter of where training stands and of the number of parts, however much was tried before.
+        that was too much, and of the next. A matter of where training stands and of the number of parts, however much
+        was tried before.
         """
         self.statistics.keep()
         most = max(LEAST, self.objective.clips(len(chosen)) // self.team.world)

@@ -11,6 +11,7 @@ import contextlib
 import io
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -18,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ml_training.errors import PeerLostError
+from ml_training.errors import DataError, PeerLostError
 from ml_training.pipelines.base import Heard
 from ml_training.training.objective import Batch
 from ml_training.training.observer import StopRequest
@@ -35,6 +36,15 @@ class Team:
     """What the training loop asks of those it shares the work with; here of nobody: one process trains by itself."""
 
     rank, world = 0, 1
+    training = False  # from when a model is made for it until that is trained: who fails then, fails for all
+
+    @contextlib.contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """What the first process of a machine does before the others, which then find what it made or fetched."""
+        yield
+
+    def agree(self, what: str, told: bytes) -> None:
+        """See that all processes say the same. Raises DataError where one does not."""
 
     def take(self, model: nn.Module) -> None:
         """Begin to train `model`, which becomes that of the first process."""
@@ -87,8 +97,9 @@ class _OthersShortError(MemoryError):
 class Together(Team):
     """This process as one of the group that torch.distributed knows, its tensors on `device`."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, local_rank: int = 0) -> None:
         self.rank, self.world, self.device = dist.get_rank(), dist.get_world_size(), device
+        self.local_rank = local_rank
         self._model: nn.Module | None = None
         self._parallel: nn.parallel.DistributedDataParallel | None = None
         self._round = torch.zeros(0, dtype=torch.float64, device=device)
@@ -96,6 +107,25 @@ class Together(Team):
         self._mine: list[Tensor] = []
         self._told: Tensor = self._round
         self._signum: int | None = None
+
+    @contextlib.contextmanager
+    def in_turn(self) -> Iterator[None]:
+        if self.local_rank:
+            self.wait()
+        yield
+        if not self.local_rank:
+            self.wait()
+
+    def agree(self, what: str, told: bytes) -> None:
+        mine = torch.frombuffer(bytearray(told), dtype=torch.uint8)
+        every = [torch.empty_like(mine) for _ in range(self.world)]
+        _going(dist.all_gather, every, mine)
+        others = [str(rank) for rank, its in enumerate(every) if not torch.equal(its, every[0])]
+        if others:
+            raise DataError(
+                f"process {', '.join(others)} of {self.world} has other {what} than process 0: "
+                "give all of them the same files and the same flags"
+            )
 
     def take(self, model: nn.Module) -> None:
         norms = [layer.num_features for layer in model.modules() if isinstance(layer, _BatchNorm)]
@@ -106,16 +136,11 @@ class Together(Team):
 
     def _make_parallel(self) -> nn.parallel.DistributedDataParallel:
         assert self._model is not None
-        self._parallel = _going(
-            # Batch norms see to their own statistics.
-            lambda: nn.parallel.DistributedDataParallel(self._model, broadcast_buffers=False)
-        )
-        self._parallel.register_comm_hook(None, self._sum)
+        # Batch norms see to their own statistics. Weights and statistics become those of the first process.
+        make = partial(nn.parallel.DistributedDataParallel, self._model, forward_sync_buffers=False)
+        self._parallel = _going(make)
+        self._parallel.register_comm_hook(None, lambda state, bucket: self._sum(bucket))
         self._waiting.clear()
-        with torch.no_grad():
-            for buffer in self._model.buffers():
-                if buffer.numel():
-                    _going(dist.broadcast, buffer, 0)
         return self._parallel
 
     @contextlib.contextmanager
@@ -141,7 +166,7 @@ class Together(Team):
         if self._round[0]:
             raise _OthersShortError("not enough memory in another process")
 
-    def _sum(self, _: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    def _sum(self, bucket: Any) -> torch.futures.Future[Tensor]:
         """Sum gradients when DistributedDataParallel has the last of them ready, and what the step came to before."""
         done: torch.futures.Future[Tensor] = torch.futures.Future()
         self._waiting.append((bucket.buffer(), done))

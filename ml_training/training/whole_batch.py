@@ -74,7 +74,8 @@ def _batch_norm(
     """torch.nn.functional.batch_norm of all processes' clips together."""
     if not training:
         return functional.batch_norm(maps, running_mean, running_var, weight, bias, False, momentum, eps)
-    normalised: Tensor = _BatchNorm.apply(maps, weight, bias, running_mean, running_var, momentum, eps, exchange)
+    words = (maps, weight, bias, running_mean, running_var, momentum, eps, exchange)
+    normalised: Tensor = _BatchNorm.apply(*words)  # type: ignore[no-untyped-call]
     return normalised
 
 
