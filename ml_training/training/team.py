@@ -250,5 +250,8 @@ def _going(work: Callable[..., Answer], *words: Any) -> Answer:
     try:
         return work(*words)
     except RuntimeError as error:
+        with contextlib.suppress(ValueError):  # not in the main thread
+            # torchrun ends who is left when one is gone: not before it was told why.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         reason = " ".join(str(error).split())
-        raise PeerLostError(reason) from error
+        raise PeerLostError(reason.rpartition("cc:")[2].partition("] ")[2].partition(". ")[0] or reason) from error
