@@ -75,6 +75,10 @@ class TrainingError(DigitError):
     """Training that cannot go on."""
 
 
+class PeerLostError(TrainingError):
+    """Another of the processes that train together is gone or cannot be reached."""
+
+
 class CheckpointError(TrainingError):
     """A checkpoint that is missing, damaged, foreign, or could not be written."""
 

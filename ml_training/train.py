@@ -9,6 +9,7 @@ if not __package__:  # run as a script: Python put this folder on the path, wher
     _here = os.path.dirname(os.path.realpath(__file__))
     sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.realpath(p) != _here)]
 
+import dataclasses
 import shlex
 import shutil
 from argparse import SUPPRESS, ArgumentTypeError
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ml_training.config import MAX_FOLDS, TrainConfig
 from ml_training.errors import Interrupted
 from ml_training.flags import OneLineParser, add_train_flags, train_config_from, underscored
+from ml_training.utils.launched import launched, one_voice
 from ml_training.utils.program import program, require
 
 if TYPE_CHECKING:
@@ -35,17 +37,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(description="Train spoken-digit recognisers: models, logs, plots and a report.")
     add_train_flags(parser)
     _add_cv_flags(parser)
-    namespace = parser.parse_args(words)
-    asked = {name: vars(namespace).pop(name) for name in CV_FLAGS if name in namespace}
-    config = train_config_from(namespace)
-    if asked and "cv" not in asked:
-        parser.error(f"{', '.join(f'--{name}' for name in asked)} belong to --cv")
-    require("training", NEEDED)
-    if "cv" in asked:
+    with one_voice():
+        namespace = parser.parse_args(words)
+        asked = {name: vars(namespace).pop(name) for name in CV_FLAGS if name in namespace}
+        config = train_config_from(namespace)
+        if asked and "cv" not in asked:
+            parser.error(f"{', '.join(f'--{name}' for name in asked)} belong to --cv")
+        require("training", NEEDED)
+    place = launched()
+    if asked:
+        if place is not None:
+            parser.error("--cv trains folds in processes of its own: leave torchrun out")
         return _cross_validate(config, asked)
+    if place is not None and place.restarts and config.resume is None:  # torchrun --max_restarts
+        config = dataclasses.replace(config, resume="latest")
+    from ml_training.training.joining import follow, joined
     from ml_training.training.runner import run
 
-    outcome = run(config, resume_command=resume_command(words))
+    command = resume_command(words)
+    with joined(config, command) as team:
+        if team.rank:
+            follow(config, team)
+            return 0
+        outcome = run(config, resume_command=command, team=team)
     print(summary_table(outcome))
     return outcome.exit_code
 
@@ -105,10 +119,17 @@ def resume_command(words: Sequence[str]) -> str:
         if not is_resume and not (after_resume and (word.isdigit() or word == "latest")):
             kept.append(word)
         after_resume = is_resume
-    if sys.argv[0].startswith("digits "):  # as the console command names its doors
-        return shlex.join(["digits", "train", *kept, "--resume"])
+    is_digits = sys.argv[0].startswith("digits ")  # as the console command names its doors
     script = [sys.argv[0]] if Path(sys.argv[0]).name == "train.py" else ["-m", "ml_training.train"]
-    return shlex.join([_python(), *script, *kept, "--resume"])
+    if (place := launched()) is not None:
+        start = ["torchrun"] if shutil.which("torchrun") else [_python(), "-m", "torch.distributed.run"]
+        # How several machines find each other is known to who started them.
+        where = ["--standalone"] if place.machines == 1 else ["...", "--nnodes", str(place.machines)]
+        start += [*where, "--nproc_per_node", str(place.local_world)]
+        start += ["--no-python", "digits", "train"] if is_digits else script
+    else:
+        start = ["digits", "train"] if is_digits else [_python(), *script]
+    return shlex.join([*start, *kept, "--resume"])
 
 
 def _python() -> str:

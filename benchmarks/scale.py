@@ -1,0 +1,101 @@
+"""Clips a second of several processes that train together against one that trains alone, each with one thread.
+
+    python benchmarks/scale.py [--pipeline mel_cnn] [--processes 2] [--clips 64] [--steps 20] [--rounds 5] [--least 1.6]
+
+Every process has --clips digits in each step, and clips without a digit beside them, varied as the pipeline's recipe
+says; the sounds are noise, which takes as long as speech. One and several take turns, so that what else the machine
+does meets both, and medians are compared: of the steps of a run, then of the runs. Leaves with 1 where the ratio is
+below --least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+
+from ml_training.config import MEL_CNN, PIPELINES, TrainConfig
+from ml_training.pipelines import get_pipeline
+from ml_training.training.joining import joined
+from ml_training.training.observer import Unobserved
+from ml_training.training.ready import build_model
+from ml_training.training.setup import Clips, cpu_threads
+from ml_training.training.trainer import train_model
+from ml_training.utils.launched import launched
+
+WARM_UP = 4  # steps that count for nothing
+
+
+class Watch(Unobserved):
+    """When each step was done."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def step(self, epoch: int, step: int, steps: int, loss: float, accuracy: float, rate: float) -> None:
+        self.times.append(time.perf_counter())
+
+
+def noise(clips: int) -> Clips:
+    generator = torch.Generator().manual_seed(0)
+    waveforms = 0.1 * torch.randn(clips, 8000, generator=generator)
+    return Clips(waveforms, torch.full((clips,), 4000), torch.arange(clips) % 10)
+
+
+def one_process(pipeline: str, clips: int, steps: int) -> None:
+    """Train as this process's part of its team; the first prints the seconds of each step."""
+    place = launched()
+    batch = clips * (1 if place is None else place.world)
+    row, watch = get_pipeline(pipeline), Watch()
+    config = TrainConfig(device="cpu", epochs=1, batch_size=batch).resolved(pipeline, row.recipe)
+    with cpu_threads(1), joined(config, "the same again") as team:
+        train = noise(batch * (WARM_UP + steps))
+        model = build_model(row, config, train)
+        train_model(model, train, noise(20), config, observer=watch, team=team)
+    if team.rank == 0:
+        print(json.dumps([b - a for a, b in zip(watch.times[WARM_UP - 1 :], watch.times[WARM_UP:], strict=False)]))
+
+
+def clips_a_second(processes: int, args: argparse.Namespace) -> float:
+    """By the median step of one run of so many processes."""
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
+    words = ["--pipeline", args.pipeline, "--clips", str(args.clips), "--steps", str(args.steps), "--one_process"]
+    done = subprocess.run([sys.executable, *start, __file__, *words], capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
+    if done.returncode or not lines:
+        sys.exit(f"a run of {processes} left with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
+    return processes * args.clips / statistics.median(json.loads(lines[-1]))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Clips a second of several processes against one")
+    parser.add_argument("--pipeline", choices=PIPELINES, default=MEL_CNN)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--clips", type=int, default=64, help="digits in a step of each process")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--least", type=float, help="the ratio below which to leave with 1")
+    parser.add_argument("--one_process", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one_process:
+        one_process(args.pipeline, args.clips, args.steps)
+        return 0
+    alone, together = [], []
+    for number in range(1, args.rounds + 1):
+        alone.append(clips_a_second(1, args))
+        together.append(clips_a_second(args.processes, args))
+        print(f"round {number}: {alone[-1]:7.1f} clips/s alone, {together[-1]:7.1f} together", flush=True)
+    one, several = statistics.median(alone), statistics.median(together)
+    print(f"{args.pipeline}, {args.clips} clips a process and step, one thread each, medians of {args.rounds} runs")
+    print(f"one process     {one:7.1f} clips/s")
+    print(f"{args.processes} processes     {several:7.1f} clips/s, {several / one:.2f} times as many")
+    return 0 if args.least is None or several / one >= args.least else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
