@@ -69,7 +69,8 @@ def clips_a_second(processes: int, args: argparse.Namespace) -> float:
     lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
     if done.returncode or not lines:
         sys.exit(f"a run of {processes} left with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
-    return processes * args.clips / statistics.median(json.loads(lines[-1]))
+    seconds: list[float] = json.loads(lines[-1])
+    return float(processes * args.clips / statistics.median(seconds))
 
 
 def main() -> int:

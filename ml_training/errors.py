@@ -99,6 +99,10 @@ class BatchError(DigitError):
     """A folder's answers that cannot be begun, written or gone on with."""
 
 
+class ClusterError(DigitError):
+    """A cluster that does not answer, or work that it gave up."""
+
+
 class Interrupted(BaseException):
     """Work stopped because it was asked to; what was done until then is saved."""
 

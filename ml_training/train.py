@@ -26,6 +26,7 @@ from ml_training.utils.program import program, require
 if TYPE_CHECKING:
     from ml_training.training.runner import RunOutcome
 
+CLUSTER_FLAGS = ("engine", "workers", "ray_address")
 CV_FLAGS = ("cv", "seeds", "jobs", "keep_models", "compare")
 NEEDED = ("torch", "onnx", "onnxscript", "rich", "matplotlib", "jinja2", "tensorboard")
 
@@ -37,13 +38,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(description="Train spoken-digit recognisers: models, logs, plots and a report.")
     add_train_flags(parser)
     _add_cv_flags(parser)
+    _add_cluster_flags(parser)
     with one_voice():
         namespace = parser.parse_args(words)
         asked = {name: vars(namespace).pop(name) for name in CV_FLAGS if name in namespace}
+        machines = {name: vars(namespace).pop(name) for name in CLUSTER_FLAGS if name in namespace}
         config = train_config_from(namespace)
         if asked and "cv" not in asked:
             parser.error(f"{', '.join(f'--{name}' for name in asked)} belong to --cv")
+        if machines and machines.get("engine") != "ray":
+            parser.error(f"{', '.join(f'--{name}' for name in machines)} belong to --engine ray")
+        if machines and asked:
+            parser.error("--cv trains on this machine: leave --engine ray out, or --cv")
         require("training", NEEDED)
+    if machines:
+        return _train_on_cluster(config, machines)
     place = launched()
     if asked:
         if place is not None:
@@ -73,6 +82,22 @@ def _add_cv_flags(parser: OneLineParser) -> None:
     add("--jobs", type=int, metavar="N", default=SUPPRESS, help="processes that train folds (default: as many as fit)")
     add("--keep_models", action="store_true", default=SUPPRESS, help="keep the model of every fold beside its result")
     add("--compare", metavar="FILE", default=SUPPRESS, help="JSON of an earlier --cv, to compare with fold by fold")
+
+
+def _add_cluster_flags(parser: OneLineParser) -> None:
+    add = parser.add_argument_group("several machines").add_argument
+    add("--engine", choices=("ray",), default=SUPPRESS, help="train on a Ray cluster (extra [scale])")
+    add("--workers", type=int, metavar="N", default=SUPPRESS, help="processes that share every step (default: 2)")
+    add("--ray_address", metavar="ADDRESS", default=SUPPRESS,
+        help="of the cluster (default: $RAY_ADDRESS, or one of this machine)")  # fmt: skip
+
+
+def _train_on_cluster(config: TrainConfig, machines: dict[str, Any]) -> int:
+    from ml_training.scale.training import train_on_cluster
+
+    table, code = train_on_cluster(config, machines.get("workers", 2), machines.get("ray_address", ""))
+    print(table)
+    return code
 
 
 def _folds(typed: str) -> int | None:

@@ -11,6 +11,7 @@ if not __package__:  # run as a script: Python put this folder on the path, wher
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ml_training.errors import Interrupted, MissingExtraError
@@ -21,7 +22,19 @@ if TYPE_CHECKING:
     from ml_training.tuning.command import TuneOutcome
 
 NEEDED = ("torch", "matplotlib", "jinja2", "scipy")
-OWN = ("space", "trials", "sampler", "pruner", "objective", "folds", "workers", "output", "storage")
+OWN = (
+    "space",
+    "trials",
+    "sampler",
+    "pruner",
+    "objective",
+    "folds",
+    "workers",
+    "output",
+    "storage",
+    "engine",
+    "ray_address",
+)
 
 
 def parser() -> OneLineParser:
@@ -42,6 +55,13 @@ def parser() -> OneLineParser:
     add("--output", default="tuning", metavar="DIR", help="folder of the search; the same one goes on with it")
     add("--storage", default="", metavar="ADDRESS",
         help="database of the study, as sqlite:///study.db (default: a journal file in --output)")  # fmt: skip
+    add("--engine", choices=("here", "ray"), default="here", help="ray: trials run on a Ray cluster (extra [scale])")
+    add(
+        "--ray_address",
+        default="",
+        metavar="ADDRESS",
+        help="of the cluster (default: $RAY_ADDRESS, or this machine)",
+    )
     add_train_flags(flags)
     return flags
 
@@ -68,8 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         objectives=tuple(own["objective"]), folds=own["folds"], workers=own["workers"], output=own["output"],
         storage=own["storage"],
     )  # fmt: skip
+    elsewhere = None
+    if own["engine"] == "ray":
+        from ml_training.scale.tuning import search_on_cluster
+
+        elsewhere = partial(search_on_cluster, own["ray_address"])
     try:
-        outcome = tune(request, _say)
+        outcome = tune(request, _say, elsewhere=elsewhere)
     except Interrupted:
         _say("stopped; the same command goes on where it was")
         raise

@@ -34,6 +34,7 @@ RULES = {
     # inference is a door and a library: what was exported is timed by the very code that answers
     "training": BASE | {"data", "pipelines", "utils", "deploy", "evaluation", "training", "inference", ""},
     "tuning": BASE | {"data", "pipelines", "utils", "deploy", "evaluation", "training", "tuning", "inference", ""},
+    "scale": BASE | {"data", "pipelines", "utils", "training", "tuning", "batch", "scale", "inference", "train", ""},
     # a protocol may train, and asks the code that answers; what training takes of it (calibration) needs neither
     "evaluation": BASE | {"data", "pipelines", "utils", "deploy", "evaluation", "training", "inference", ""},
 }

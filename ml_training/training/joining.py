@@ -83,6 +83,8 @@ def _meet(config: TrainConfig, place: Place) -> tuple[Any, Together]:
         torch.cuda.set_device(device)
         if place.local_world <= cards:  # NCCL wants a card for each
             backend = "cpu:gloo,cuda:nccl"
+    if dist.is_initialized():  # by Ray Train
+        return dist.distributed_c10d._get_default_store(), Together(device, place.local_rank)
     store, rank, world = next(rendezvous("env://", timeout=_PATIENCE))
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=_PATIENCE)
     return store, Together(device, place.local_rank)

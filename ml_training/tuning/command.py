@@ -37,6 +37,7 @@ BEST = "best.json"
 REPORT = "tuning_report.html"
 PROCESS = "ml_training.tuning.worker"
 Report = Callable[[str], None]
+Search = Callable[[Task, Report], Any]  # to a study of Optuna
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,14 @@ def tune(
     *,
     corpus: Corpus | None = None,
     pipeline: Pipeline | None = None,
+    elsewhere: Search | None = None,
 ) -> TuneOutcome:
     """Search until there are as many trials as were asked for; what is there already counts.
 
     `corpus` takes the place of the recordings that the request's config names, `pipeline` that of the registry's; both
-    for one worker alone. Raises ConfigError where the output holds another search, DataError without usable
-    recordings, TrainingError where no trial can be tried, MissingExtraError without Optuna, Interrupted after Ctrl-C or
-    SIGTERM: the same request goes on.
+    for one worker alone. `elsewhere` tries the trials in the place of this machine. Raises ConfigError where the output
+    holds another search, DataError without usable recordings, TrainingError where no trial can be tried,
+    MissingExtraError without Optuna, Interrupted after Ctrl-C or SIGTERM: the same request goes on.
     """
     optuna_module()
     config, began = request.config, time.perf_counter()
@@ -130,6 +132,9 @@ def tune(
             pruner=request.pruner, objectives=request.objectives, folds=request.folds, seed=config.seed,
             data_hash=corpus.data_hash, output=request.output, storage=request.storage, workers=request.workers,
         )  # fmt: skip
+        if elsewhere is not None:
+            study = elsewhere(task, say)
+            return _outcome(study, task, space, time.perf_counter() - began, corpus)
         study = open_study(task.plan(), task.storage, Path(task.output))
         there = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
         said = f"{trials} trials of {config.pipeline} by {request.sampler}, pruned by {request.pruner}"

@@ -29,7 +29,7 @@ SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("median", "halving", "none")
 STUDY = "digits"
 PLAN = "plan"  # name of the attribute that says what a study is of
-_HALVING = {"min_resource": 2, "reduction_factor": 2, "min_early_stopping_rate": 0}
+_HALVING = {"min_resource": 1, "reduction_factor": 3, "min_early_stopping_rate": 0}
 _MEDIAN = {"n_startup_trials": 5, "n_warmup_steps": 1}
 _RUNG = "completed_rung_"
 
@@ -82,7 +82,7 @@ def open_study(plan: Plan, place: str, folder: Path) -> optuna.Study:
             storage = optuna.storages.get_storage(place) if place else _journal(folder)
             study = optuna.create_study(
                 storage=storage, study_name=STUDY, directions=cast(Any, list(plan.directions)), load_if_exists=True,
-                sampler=_sampler(plan), pruner=_pruner(plan.pruner),
+                sampler=trial_sampler(plan), pruner=_pruner(plan.pruner),
             )  # fmt: skip
         except (OSError, ValueError, ImportError) as error:
             raise TrainingError(f"cannot open the study in {place or folder}: {error}") from error
@@ -173,7 +173,8 @@ def values_of(trial: FrozenTrial, space: Space) -> dict[str, Value]:
     }
 
 
-def _sampler(plan: Plan) -> optuna.samplers.BaseSampler:
+def trial_sampler(plan: Plan) -> optuna.samplers.BaseSampler:
+    """What proposes a trial, by its number and by what the study holds."""
     import optuna
 
     if plan.sampler == "grid":
