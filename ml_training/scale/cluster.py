@@ -30,9 +30,12 @@ def ray_module() -> Any:
         import ray
     except ImportError as error:
         raise MissingExtraError("--engine ray", "scale") from error
-    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     return ray
+
+
+def quiet(name: str) -> None:
+    """Let one of Ray's libraries, which has been imported, say what went wrong and no more."""
+    logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager

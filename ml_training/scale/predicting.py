@@ -14,7 +14,7 @@ from ml_training.audio import AUDIO_SUFFIXES, Floats, load_audio
 from ml_training.batch.tables import Row
 from ml_training.batch.walk import Found
 from ml_training.errors import BatchError, ClusterError, ConfigError, DigitError
-from ml_training.scale.cluster import cluster, cores_of
+from ml_training.scale.cluster import cluster, cores_of, quiet
 
 if TYPE_CHECKING:
     from ml_training.batch.command import BatchRequest
@@ -67,7 +67,7 @@ def on_cluster(
         if cores_of(ray) < workers:
             raise ClusterError(f"the cluster has {cores_of(ray)} cores, {workers} workers need one each: ask for fewer")
         yield dataclasses.replace(
-            request, answered=lambda found: answered(ray, found, model, name, workers),
+            request, answered=lambda found: answered(found, model, name, workers),
             listed=(lambda: listed(addresses)) if addresses else None,
         )  # fmt: skip
 
@@ -123,7 +123,7 @@ def _heard(name: str) -> tuple[Floats | None, str]:
         return None, f"{name}: {type(error).__name__}: {error}"
 
 
-def answered(ray: Any, found: Iterator[Found], model: bytes, name: str, workers: int) -> Iterator[list[Row]]:
+def answered(found: Iterator[Found], model: bytes, name: str, workers: int) -> Iterator[list[Row]]:
     """Rows for what was found, in its order, a block at a time, by so many actors with the model in these bytes.
 
     What a machine had that is lost is done again by others. Raises ClusterError where the cluster gives up.
@@ -133,6 +133,9 @@ def answered(ray: Any, found: Iterator[Found], model: bytes, name: str, workers:
         def __init__(self) -> None:
             super().__init__(model, name)
 
+    import ray.data
+
+    quiet("ray.data")
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False

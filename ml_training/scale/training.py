@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_training.config import TrainConfig, model_folder, to_dict
 from ml_training.errors import ClusterError, ConfigError
-from ml_training.scale.cluster import cluster, cores_of
+from ml_training.scale.cluster import cluster, cores_of, quiet
 from ml_training.utils.files import write_json
 
 MAX_FAILURES = 8  # machines that may be lost before the work is given up
@@ -39,6 +39,7 @@ def train_on_cluster(config: TrainConfig, workers: int, address: str) -> tuple[s
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
+        quiet("ray.train")
         gpu = config.device == "cuda"
         trainer = TorchTrainer(
             train_part,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from ml_training.config import TrainConfig, to_dict
 from ml_training.errors import ClusterError, ConfigError
-from ml_training.scale.cluster import cluster, cores_of
+from ml_training.scale.cluster import cluster, cores_of, quiet
 from ml_training.tuning.objectives import DIRECTIONS, QUALITIES, Judge
 from ml_training.tuning.optuna_study import STUDY, suggest, trial_sampler
 from ml_training.tuning.space import Choices, Space, checked_space, with_values
@@ -39,12 +40,13 @@ def search_on_cluster(address: str, task: Task, say: Callable[[str], None]) -> A
         from ray.tune.search import ConcurrencyLimiter
         from ray.tune.search.optuna import OptunaSearch
 
+        quiet("ray.tune")
         cores = cores_of(ray)
         if cores < threads:
             raise ClusterError(f"the cluster has {cores} cores, a trial of {threads} threads needs as many")
         plan = task.plan()
         search = OptunaSearch(
-            space=lambda trial: _as_ray_knows_it(suggest(trial, space)), metric=_METRIC, mode="max",
+            space=_Proposal(space), metric=_METRIC, mode="max",
             sampler=trial_sampler(plan),
         )  # fmt: skip
         trainable = tune.with_resources(
@@ -82,9 +84,14 @@ def _scheduler(tune: Any, pruner: str) -> Any:
     return FIFOScheduler()
 
 
-def _as_ray_knows_it(values: dict[str, Any]) -> dict[str, Any]:
-    """Ray wants numbers and words, and no dots in names that it might take apart."""
-    return {"values": json.dumps(values)}
+@dataclass(frozen=True)
+class _Proposal:
+    """What is tried next, as Ray knows it: one text, because names with dots mean something to it."""
+
+    space: Space
+
+    def __call__(self, trial: Any) -> dict[str, str]:
+        return {"values": json.dumps(suggest(trial, self.space))}
 
 
 def try_one(config: dict[str, Any], task: dict[str, Any], folder: str) -> None:

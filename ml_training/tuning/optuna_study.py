@@ -181,6 +181,9 @@ def trial_sampler(plan: Plan) -> optuna.samplers.BaseSampler:
         points = list(grid(plan.space))
 
         class Grid(optuna.samplers.BaseSampler):
+            def __reduce__(self) -> tuple[Any, ...]:  # Ray keeps it on disk
+                return trial_sampler, (plan,)
+
             def infer_relative_search_space(self, study: Any, trial: FrozenTrial) -> dict[str, BaseDistribution]:
                 return {}
 
@@ -202,6 +205,9 @@ def trial_sampler(plan: Plan) -> optuna.samplers.BaseSampler:
         return optuna.samplers.TPESampler(seed=seed, constant_liar=plan.workers > 1)
 
     class Seeded(optuna.samplers.BaseSampler):
+        def __reduce__(self) -> tuple[Any, ...]:
+            return trial_sampler, (plan,)
+
         def infer_relative_search_space(self, study: Any, trial: FrozenTrial) -> dict[str, BaseDistribution]:
             return fresh(trial.number).infer_relative_search_space(study, trial)
 

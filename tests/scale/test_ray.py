@@ -140,7 +140,7 @@ def test_without_a_cluster_one_of_this_machine_is_used_and_listens_to_nobody_els
     while process.poll() is None:
         listening = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True).stdout
         ours = [line.split()[3] for line in listening.splitlines() if "ray" in line or "gcs_server" in line]
-        elsewhere |= {place for place in ours if not place.startswith("127.0.0.1:")}
+        elsewhere |= {place for place in ours if not place.startswith(("127.0.0.1:", "[::ffff:127.0.0.1]:"))}
         time.sleep(0.2)
     process.communicate()
     assert process.returncode == 0
