@@ -23,6 +23,7 @@ from ml_training.errors import DataError, PeerLostError
 from ml_training.pipelines.base import Heard
 from ml_training.training.objective import Batch
 from ml_training.training.observer import StopRequest
+from ml_training.training.rounds import SharedMemory, Sum, all_reduce, can_share_memory
 from ml_training.training.setup import Clips
 from ml_training.training.whole_batch import WholeBatch
 from ml_training.utils.memory import is_out_of_memory
@@ -97,9 +98,11 @@ class _OthersShortError(MemoryError):
 class Together(Team):
     """This process as one of the group that torch.distributed knows, its tensors on `device`."""
 
-    def __init__(self, device: torch.device, local_rank: int = 0) -> None:
+    def __init__(self, device: torch.device, local_rank: int = 0, one_machine: bool = False) -> None:
         self.rank, self.world, self.device = dist.get_rank(), dist.get_world_size(), device
         self.local_rank = local_rank
+        self._shares_memory = one_machine and device.type == "cpu" and can_share_memory()
+        self._add: Sum = all_reduce
         self._model: nn.Module | None = None
         self._parallel: nn.parallel.DistributedDataParallel | None = None
         self._round = torch.zeros(0, dtype=torch.float64, device=device)
@@ -132,6 +135,9 @@ class Together(Team):
         # Whether there was a shortage, and at most what a batch norm says or a step comes to.
         self._round = torch.zeros(1 + max(2 * max(norms, default=0) + 1, 4), dtype=torch.float64, device=self.device)
         self._model, self._signum = model, None
+        if self._shares_memory:
+            size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+            self._add = SharedMemory(self.rank, self.world, max(size, 8 * len(self._round)), self._name_of_first)
         self._make_parallel()
 
     def _make_parallel(self) -> nn.parallel.DistributedDataParallel:
@@ -162,7 +168,7 @@ class Together(Team):
         return self._round[1:size].clone()
 
     def _go_round(self) -> None:
-        _going(dist.all_reduce, self._round)
+        _going(self._add, self._round)
         if self._round[0]:
             raise _OthersShortError("not enough memory in another process")
 
@@ -173,7 +179,7 @@ class Together(Team):
         if bucket.is_last():
             self._told = self._exchange(torch.stack([value.double() for value in self._mine]))
             for buffer, summed in self._waiting:
-                _going(dist.all_reduce, buffer)
+                _going(self._add, buffer)
                 summed.set_result(buffer)
             self._waiting.clear()
         return done
@@ -241,6 +247,11 @@ class Together(Team):
         found: dict[str, Any] | None = torch.load(io.BytesIO(content.numpy().tobytes()), weights_only=True)
         return found
 
+    def _name_of_first(self, name: str) -> str:
+        told = self.state_of_first({"name": name})
+        assert told is not None
+        return str(told["name"])
+
     def wait(self) -> None:
         _going(dist.all_reduce, torch.zeros(1))
 
@@ -254,4 +265,5 @@ def _going(work: Callable[..., Answer], *words: Any) -> Answer:
             # torchrun ends who is left when one is gone: not before it was told why.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         reason = " ".join(str(error).split())
-        raise PeerLostError(reason.rpartition("cc:")[2].partition("] ")[2].partition(". ")[0] or reason) from error
+        short = reason.rpartition("cc:")[2].partition("] ")[2].partition(". ")[0]  # without the place in the source
+        raise PeerLostError(short or reason) from error
