@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -35,7 +34,7 @@ def can_share_memory() -> bool:
 
 
 class SharedMemory:
-    """Sums of tensors on the CPU of up to `size` bytes. All processes are on one machine and make it at the same time.
+    """Sums of flat tensors on the CPU of up to `size` bytes; all processes of a machine make it at the same time.
 
     Every process writes its own into a row, says that it has, and adds up all rows in the order of ranks: the same bits
     everywhere and every time. Two sets of rows take turns: who writes into one again knows that all have read it.
@@ -65,21 +64,18 @@ class SharedMemory:
         told("")
 
     def __call__(self, values: Tensor) -> None:
-        """Make `values` their sum over all processes. Raises RuntimeError where one is gone."""
+        """Make `values` (V,) their sum over all processes. Raises RuntimeError where one is gone."""
         self._turn += 1
-        taken = values.numel() * values.element_size()
-        rows = torch.from_numpy(self._rows[self._turn % 2, :, :taken]).view(values.dtype)
-        rows[self.rank] = values.flatten()
+        mine = values.numpy()
+        rows = self._rows[self._turn % 2, :, : mine.nbytes].view(mine.dtype)
+        rows[self.rank] = mine
         self._done[self.rank] = self._turn
         self._wait()
-        total = rows[0].clone()
-        for row in rows[1:]:
-            total += row
-        values.copy_(total.view_as(values))
+        np.sum(rows, axis=0, out=mine)
 
     def _wait(self) -> None:
         began = looked = 0.0
-        while (self._done < self._turn).any():
+        while self._done.min() < self._turn:
             now = time.monotonic()
             began, looked = began or now, looked or now
             if now - began < _YIELDING:
