@@ -3,9 +3,10 @@
     python benchmarks/scale.py [--pipeline mel_cnn] [--processes 2] [--clips 64] [--steps 20] [--rounds 5] [--least 1.6]
 
 Every process has --clips digits in each step, and clips without a digit beside them, varied as the pipeline's recipe
-says; the sounds are noise, which takes as long as speech. One and several take turns, so that what else the machine
-does meets both, and medians are compared: of the steps of a run, then of the runs. Leaves with 1 where the ratio is
-below --least.
+says; the sounds are noise, which takes as long as speech. One alone, several apart (at the same time, each training for
+itself, which is what the machine has to give) and several together take turns, so that what else the machine does meets
+all, and medians are compared: of the steps of a run, then of the runs. Leaves with 1 where those together have fewer
+than --least times the clips of the one alone.
 """
 
 from __future__ import annotations
@@ -61,16 +62,21 @@ def one_process(pipeline: str, clips: int, steps: int) -> None:
         print(json.dumps([b - a for a, b in zip(watch.times[WARM_UP - 1 :], watch.times[WARM_UP:], strict=False)]))
 
 
-def clips_a_second(processes: int, args: argparse.Namespace) -> float:
-    """By the median step of one run of so many processes."""
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
+def clips_a_second(args: argparse.Namespace, apart: int = 1, together: int = 1) -> float:
+    """By the median steps of so many runs at the same time, each of so many processes."""
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(together)] if together > 1 else []
     words = ["--pipeline", args.pipeline, "--clips", str(args.clips), "--steps", str(args.steps), "--one_process"]
-    done = subprocess.run([sys.executable, *start, __file__, *words], capture_output=True, text=True)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
-    if done.returncode or not lines:
-        sys.exit(f"a run of {processes} left with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
-    seconds: list[float] = json.loads(lines[-1])
-    return float(processes * args.clips / statistics.median(seconds))
+    command = [sys.executable, *start, __file__, *words]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(apart)]
+    clips = 0.0
+    for run in runs:
+        said, faults = run.communicate()
+        lines = [line for line in said.splitlines() if line.startswith("[")]
+        if run.returncode or not lines:
+            sys.exit(f"a run left with {run.returncode}: {faults.strip() or said.strip()}")
+        seconds: list[float] = json.loads(lines[-1])
+        clips += together * args.clips / statistics.median(seconds)
+    return clips
 
 
 def main() -> int:
@@ -86,15 +92,18 @@ def main() -> int:
     if args.one_process:
         one_process(args.pipeline, args.clips, args.steps)
         return 0
-    alone, together = [], []
+    ways = {"alone": {}, "apart": {"apart": args.processes}, "together": {"together": args.processes}}
+    found: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(1, args.rounds + 1):
-        alone.append(clips_a_second(1, args))
-        together.append(clips_a_second(args.processes, args))
-        print(f"round {number}: {alone[-1]:7.1f} clips/s alone, {together[-1]:7.1f} together", flush=True)
-    one, several = statistics.median(alone), statistics.median(together)
-    print(f"{args.pipeline}, {args.clips} clips a process and step, one thread each, medians of {args.rounds} runs")
-    print(f"one process     {one:7.1f} clips/s")
-    print(f"{args.processes} processes     {several:7.1f} clips/s, {several / one:.2f} times as many")
+        for name, how in ways.items():
+            found[name].append(clips_a_second(args, **how))
+        told = ", ".join(f"{figures[-1]:7.1f} {name}" for name, figures in found.items())
+        print(f"round {number}: {told} (clips/s)", flush=True)
+    one, apart, several = (statistics.median(figures) for figures in found.values())
+    print(f"{args.pipeline}, {args.clips} clips a process and step, one thread each, medians of {args.rounds} rounds")
+    print(f"one process         {one:7.1f} clips/s")
+    print(f"{args.processes} apart             {apart:7.1f} clips/s, {apart / one:.2f} times as many")
+    print(f"{args.processes} together          {several:7.1f} clips/s, {several / one:.2f} times as many")
     return 0 if args.least is None or several / one >= args.least else 1
 
 

@@ -87,7 +87,7 @@ def _meet(config: TrainConfig, place: Place) -> tuple[Any, Together]:
         return dist.distributed_c10d._get_default_store(), Together(device, place.local_rank)
     store, rank, world = next(rendezvous("env://", timeout=_PATIENCE))
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=_PATIENCE)
-    return store, Together(device, place.local_rank)
+    return store, Together(device, place.local_rank, place.machines == 1)
 
 
 def _is_first_to_tell(store: Any) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -23,8 +24,9 @@ from ml_training.errors import DataError, PeerLostError
 from ml_training.pipelines.base import Heard
 from ml_training.training.objective import Batch
 from ml_training.training.observer import StopRequest
+from ml_training.training.rounds import SharedMemory, Sum, all_reduce, can_share_memory
 from ml_training.training.setup import Clips
-from ml_training.training.whole_batch import WholeBatch
+from ml_training.training.whole_batch import Numbers, WholeBatch
 from ml_training.utils.memory import is_out_of_memory
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -97,15 +99,17 @@ class _OthersShortError(MemoryError):
 class Together(Team):
     """This process as one of the group that torch.distributed knows, its tensors on `device`."""
 
-    def __init__(self, device: torch.device, local_rank: int = 0) -> None:
+    def __init__(self, device: torch.device, local_rank: int = 0, one_machine: bool = False) -> None:
         self.rank, self.world, self.device = dist.get_rank(), dist.get_world_size(), device
         self.local_rank = local_rank
+        self._shares_memory = one_machine and can_share_memory()
+        self._add: Sum = all_reduce
         self._model: nn.Module | None = None
         self._parallel: nn.parallel.DistributedDataParallel | None = None
-        self._round = torch.zeros(0, dtype=torch.float64, device=device)
+        self._round = torch.zeros(0, dtype=torch.float64)
         self._waiting: list[tuple[Tensor, torch.futures.Future[Tensor]]] = []
-        self._mine: list[Tensor] = []
-        self._told: Tensor = self._round
+        self._mine: list[Tensor | bool] = []
+        self._told: Numbers = self._round.numpy()
         self._signum: int | None = None
 
     @contextlib.contextmanager
@@ -130,8 +134,11 @@ class Together(Team):
     def take(self, model: nn.Module) -> None:
         norms = [layer.num_features for layer in model.modules() if isinstance(layer, _BatchNorm)]
         # Whether there was a shortage, and at most what a batch norm says or a step comes to.
-        self._round = torch.zeros(1 + max(2 * max(norms, default=0) + 1, 4), dtype=torch.float64, device=self.device)
+        self._round = torch.zeros(1 + max(2 * max(norms, default=0) + 1, 4), dtype=torch.float64)
         self._model, self._signum = model, None
+        if self._shares_memory:
+            size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+            self._add = SharedMemory(self.rank, self.world, max(size, 8 * len(self._round)), self._name_of_first)
         self._make_parallel()
 
     def _make_parallel(self) -> nn.parallel.DistributedDataParallel:
@@ -153,17 +160,17 @@ class Together(Team):
                 stack.enter_context(WholeBatch(part.rows, part.of.clips, self._exchange))
             yield parallel
 
-    def _exchange(self, values: Tensor) -> Tensor:
+    def _exchange(self, values: Numbers) -> Numbers:
         """(V,) -> (V,), the sum over all processes. Raises _OthersShortError where one has not enough memory."""
-        size = len(values) + 1
-        self._round.zero_()
-        self._round[1:size] = values
+        size, around = len(values) + 1, self._round.numpy()
+        around[1:size] = values
+        around[size:] = around[0] = 0.0
         self._go_round()
-        return self._round[1:size].clone()
+        return around[1:size].copy()
 
     def _go_round(self) -> None:
-        _going(dist.all_reduce, self._round)
-        if self._round[0]:
+        _going(self._add, self._round)
+        if self._round.numpy()[0]:
             raise _OthersShortError("not enough memory in another process")
 
     def _sum(self, bucket: Any) -> torch.futures.Future[Tensor]:
@@ -171,24 +178,23 @@ class Together(Team):
         done: torch.futures.Future[Tensor] = torch.futures.Future()
         self._waiting.append((bucket.buffer(), done))
         if bucket.is_last():
-            self._told = self._exchange(torch.stack([value.double() for value in self._mine]))
+            self._told = self._exchange(np.array([float(value) for value in self._mine]))
             for buffer, summed in self._waiting:
-                _going(dist.all_reduce, buffer)
+                _going(self._add if self.device.type == "cpu" else all_reduce, buffer)
                 summed.set_result(buffer)
             self._waiting.clear()
         return done
 
     def bring(self, loss: Tensor, right: Tensor, stop: StopRequest | None) -> None:
         signum = None if stop is None else stop.signum
-        asked = [torch.tensor(float(signum == kind), device=self.device) for kind in _STOPS]
-        self._mine = [loss, right, *asked]
+        self._mine = [loss, right, *(signum == kind for kind in _STOPS)]
 
     def brought(self) -> tuple[Tensor, Tensor]:
         loss, right, *asked = self._told
         for kind, count in zip(_STOPS, asked, strict=True):
             if count:
                 self._signum = int(kind)
-        return loss.float(), right.round().long()
+        return torch.tensor(loss, device=self.device).float(), torch.tensor(round(right), device=self.device)
 
     def stopping(self, stop: StopRequest | None) -> int | None:
         return self._signum
@@ -241,6 +247,11 @@ class Together(Team):
         found: dict[str, Any] | None = torch.load(io.BytesIO(content.numpy().tobytes()), weights_only=True)
         return found
 
+    def _name_of_first(self, name: str) -> str:
+        told = self.state_of_first({"name": name})
+        assert told is not None
+        return str(told["name"])
+
     def wait(self) -> None:
         _going(dist.all_reduce, torch.zeros(1))
 
@@ -254,4 +265,5 @@ def _going(work: Callable[..., Answer], *words: Any) -> Answer:
             # torchrun ends who is left when one is gone: not before it was told why.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         reason = " ".join(str(error).split())
-        raise PeerLostError(reason.rpartition("cc:")[2].partition("] ")[2].partition(". ")[0] or reason) from error
+        short = reason.rpartition("cc:")[2].partition("] ")[2].partition(". ")[0]  # without the place in the source
+        raise PeerLostError(short or reason) from error

@@ -10,12 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-Exchange = Callable[[Tensor], Tensor]  # (V,) of this process -> (V,), the sum of those of all, in double precision
+Numbers = NDArray[np.float64]
+Exchange = Callable[[Numbers], Numbers]  # (V,) of this process -> (V,), the sum of those of all
+_MEANT = frozenset({
+    torch.rand, torch.randn, torch.randint, torch.rand_like, torch.randn_like,
+    functional.dropout, functional.batch_norm,
+})  # fmt: skip
 
 
 class WholeBatch(TorchFunctionMode):
@@ -34,6 +41,8 @@ class WholeBatch(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func not in _MEANT:
+            return func(*args, **kwargs)
         if func in (torch.rand, torch.randn) and kwargs.get("generator") is None:
             size = args[0] if len(args) == 1 and not isinstance(args[0], int) else args
             return self._kept(func, (), size, kwargs)
@@ -87,46 +96,53 @@ class _BatchNorm(torch.autograd.Function):
         ctx: Any, maps: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None,
         running_var: Tensor | None, momentum: float, eps: float, exchange: Exchange,
     ) -> Tensor:  # fmt: skip
-        channels = maps.shape[1]
         # One pass through memory; torch.var_mean takes ten times as long where channels come last.
-        mean, variance = torch.batch_norm_update_stats(_float(maps), None, None, 0.0)
-        mean, variance = mean.double(), variance.double()
-        count = mean.new_full((1,), maps.numel() // channels)
-        sums = exchange(torch.cat([count, count * mean, count * (variance + mean.square())]))
-        total, mean = sums[0], sums[1 : channels + 1] / sums[0]
-        variance = (sums[channels + 1 :] / total - mean.square()).clamp_min_(0)
-        if running_mean is not None and running_var is not None:
-            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-            unbiased = variance * (total / (total - 1))
-            running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+        own_mean, own_variance = _on_host(*torch.batch_norm_update_stats(_float(maps), None, None, 0.0))
+        count, channels = maps.numel() // maps.shape[1], maps.shape[1]
+        sums = exchange(np.concatenate([[1.0], own_mean, own_variance + np.square(own_mean)]) * count)
+        total, means = float(sums[0]), sums[1:] / sums[0]
+        mean, variance = means[:channels], np.maximum(means[channels:] - np.square(means[:channels]), 0.0)
         kind = maps.dtype if weight is None else weight.dtype
-        mean, variance = mean.to(kind), variance.to(kind)
-        ctx.save_for_backward(maps, weight, mean, variance, total)
-        ctx.eps, ctx.exchange = eps, exchange
-        return functional.batch_norm(maps, mean, variance, weight, bias, False, 0.0, eps)
+        towards, away, unbiased = _on(maps.device, kind, mean, variance, variance * (total / max(1.0, total - 1.0)))
+        if running_mean is not None and running_var is not None:
+            running_mean.lerp_(towards.to(running_mean.dtype), momentum)
+            running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+        ctx.save_for_backward(maps, weight, towards, away)
+        ctx.eps, ctx.exchange, ctx.total, ctx.moments = eps, exchange, total, (mean, variance)
+        return functional.batch_norm(maps, towards, away, weight, bias, False, 0.0, eps)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        maps, weight, mean, variance, total = ctx.saved_tensors
+        maps, weight, towards, away = ctx.saved_tensors
         gradient = gradients[0]
+        known = torch.ones_like(towards) if weight is None else weight
         # As if the statistics were constants: the sums of the gradient, and of its product with what was normalised.
         _, products, sums = torch.ops.aten.native_batch_norm_backward(
-            gradient, maps, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
+            gradient, maps, known, towards, away, None, None, False, ctx.eps, [False, True, True]
         )
-        if weight is None:  # then they are not computed
-            towards = (0, *range(2, maps.ndim))
-            shifted = (maps - _along(mean, maps)) * _along((variance + ctx.eps).rsqrt(), maps)
-            sums, products = gradient.sum(towards), (gradient * shifted).sum(towards)
-        shared = ctx.exchange(torch.cat([sums, products]).double()) / total
-        mean_sum, mean_product = (half.to(mean.dtype) for half in shared.chunk(2))
-        inverse = (variance + ctx.eps).rsqrt()
-        scale = inverse if weight is None else weight * inverse
+        mine = np.concatenate(_on_host(sums, products))
+        mean_sum, mean_product = np.split(ctx.exchange(mine) / ctx.total, 2)
+        mean, variance = ctx.moments
+        inverse = 1.0 / np.sqrt(variance + ctx.eps)
+        scale = _on_host(known)[0] * inverse
         slope = -scale * inverse * mean_product
         offset = -scale * mean_sum - slope * mean
-        back = torch.addcmul(_along(offset, maps), _float(maps), _along(slope, maps))
-        back.addcmul_(_float(gradient), _along(scale, maps))
+        scales, slopes, offsets = _on(maps.device, towards.dtype, scale, slope, offset)
+        back = torch.addcmul(_along(offsets, maps), _float(maps), _along(slopes, maps))
+        back.addcmul_(_float(gradient), _along(scales, maps))
         learnt = (None, None) if weight is None else (products, sums)
         return back.to(maps.dtype), *learnt, None, None, None, None, None
+
+
+def _on_host(*values: Tensor) -> list[Numbers]:
+    """(C,) each, as numpy has them: of so few numbers its sums cost a fraction of torch's."""
+    if values[0].device.type == "cpu":
+        return [value.detach().double().numpy() for value in values]
+    return list(torch.stack([value.detach().double() for value in values]).cpu().numpy())
+
+
+def _on(device: torch.device, kind: torch.dtype, *values: Numbers) -> tuple[Tensor, ...]:
+    return torch.from_numpy(np.stack(values)).to(device, kind).unbind()
 
 
 def _along(values: Tensor, maps: Tensor) -> Tensor:
