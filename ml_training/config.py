@@ -120,14 +120,10 @@ class TrainConfig:
     models_dir: str = setting("models", "where trained models go")
     log_dir: str = setting("train_logs", "where logs, plots and the report go")
     epochs: int | None = setting(None, "passes over the training part (default: the pipeline's own)", 1, 100_000)
-<<<<<<< HEAD
     width: float = setting(1.0, "how wide the network's layers are, against its pipeline's own", 0.25, 4)
-    batch_size: int | None = setting(None, "clips per step (default: the pipeline's own)", 2, 65_536)
-=======
     batch_size: int | None = setting(
         None, "clips per step, of all processes together (default: the pipeline's own)", 2, 65_536
     )
->>>>>>> lab-scale
     learning_rate: float | None = setting(None, "peak learning rate (default: the pipeline's own)", 1e-8, 10.0)
     weight_decay: float | None = setting(None, "weight decay (default: the pipeline's own)", 0.0, 10.0)
     optimizer: str = choice(*OPTIMIZERS, default="adamw", help="optimiser")
