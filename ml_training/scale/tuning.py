@@ -13,7 +13,7 @@ from ml_training.config import TrainConfig, to_dict
 from ml_training.errors import ClusterError, ConfigError
 from ml_training.scale.cluster import cluster, cores_of, quiet
 from ml_training.tuning.objectives import DIRECTIONS, QUALITIES, Judge
-from ml_training.tuning.optuna_study import STUDY, suggest, trial_sampler
+from ml_training.tuning.optuna_study import STUDY, check_plan, optuna_module, suggest, trial_sampler
 from ml_training.tuning.space import Choices, Space, checked_space, with_values
 from ml_training.tuning.worker import Task
 
@@ -35,6 +35,7 @@ def search_on_cluster(address: str, task: Task, say: Callable[[str], None]) -> A
     space = checked_space(task.space)
     threads = max(1, int(task.config["threads"]))
     folder = Path(task.output).absolute()
+    optuna_module()
     with cluster(address, task.workers * threads) as ray:
         from ray import tune
         from ray.tune.search import ConcurrencyLimiter
@@ -45,6 +46,7 @@ def search_on_cluster(address: str, task: Task, say: Callable[[str], None]) -> A
         if cores < threads:
             raise ClusterError(f"the cluster has {cores} cores, a trial of {threads} threads needs as many")
         plan = task.plan()
+        check_plan(plan, folder)
         search = OptunaSearch(
             space=_Proposal(space), metric=_METRIC, mode="max",
             sampler=trial_sampler(plan),
@@ -52,6 +54,8 @@ def search_on_cluster(address: str, task: Task, say: Callable[[str], None]) -> A
         trainable = tune.with_resources(
             tune.with_parameters(try_one, task=dataclasses.asdict(task), folder=str(folder)), {"cpu": threads}
         )
+        place = folder / "ray"
+        again = tune.Tuner.can_restore(str(place))  # before a new one leaves its traces there
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
@@ -63,8 +67,7 @@ def search_on_cluster(address: str, task: Task, say: Callable[[str], None]) -> A
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             ),
         )  # fmt: skip
-        place = folder / "ray"
-        if tune.Tuner.can_restore(str(place)):
+        if again:
             say(f"going on with the search in {place}")
             tuner = tune.Tuner.restore(str(place), trainable, resume_unfinished=True, resume_errored=True)
         try:
@@ -80,7 +83,7 @@ def _scheduler(tune: Any, pruner: str) -> Any:
     if pruner == "median":
         return MedianStoppingRule(time_attr="step", grace_period=1, min_samples_required=5)
     if pruner == "halving":
-        return AsyncHyperBandScheduler(time_attr="step", grace_period=2, reduction_factor=2, max_t=1000)
+        return AsyncHyperBandScheduler(time_attr="step", grace_period=1, reduction_factor=3, max_t=1000)
     return FIFOScheduler()
 
 

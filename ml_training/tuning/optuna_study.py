@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ml_training.errors import ConfigError, MissingExtraError, TrainingError
 from ml_training.tuning.space import Choices, Space, Value, grid
+from ml_training.utils.files import write_json
 from ml_training.utils.locks import locked
 
 if TYPE_CHECKING:
@@ -95,6 +96,18 @@ def open_study(plan: Plan, place: str, folder: Path) -> optuna.Study:
         elif there != plan.to_dict():
             raise ConfigError(_differences(there, plan.to_dict()), f"a search in {folder} that is of another plan")
     return study
+
+
+def check_plan(plan: Plan, folder: Path) -> None:
+    """The same check for a search whose trials are kept elsewhere: its plan lies in `folder`. Raises ConfigError."""
+    path = folder / "plan.json"
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        write_json(path, plan.to_dict())
+        return
+    if there != plan.to_dict():
+        raise ConfigError(_differences(there, plan.to_dict()), f"a search in {folder} that is of another plan")
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
