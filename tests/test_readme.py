@@ -37,6 +37,7 @@ from ml_training.flags import OneLineParser, add_train_flags, train_config_from
 from ml_training.pipelines import get_pipeline
 from ml_training.training.checkpoint import CheckpointStore, RunIdentity
 from ml_training.training.runner import run
+from ml_training.tuning.space import checked_space
 
 ROOT = Path(__file__).resolve().parents[1]
 ONNX = "models/mfcc_classifier/model.onnx"
@@ -79,6 +80,10 @@ SLOW = (
     "--protocol official",
     "digits benchmark",
     "--protocol loso --seeds",
+    "--cv",
+    "digits tune",
+    "--config tuning/best.json",
+    "--config fast",
 )
 REAL = ("--dataset fsdd", "--protocol official", "benchmarks/floors.py", "digits benchmark")
 
@@ -117,8 +122,12 @@ def marked(command: str) -> object:
     return pytest.param(command, marks=marks, id=command)
 
 
+def is_space(block: Block) -> bool:
+    return block.language == "json" and '"from"' in block.text
+
+
 def trains(command: str) -> bool:
-    return command.startswith(("python ml_training/train.py", "digits train"))
+    return command.startswith(("python ml_training/train.py", "digits train")) and "--cv" not in command
 
 
 def smaller(command: str) -> str:
@@ -135,6 +144,11 @@ def smaller(command: str) -> str:
         command += " --runs 1"
     if command.startswith("python benchmarks/int8.py"):
         command = command.replace("--runs 500", "--runs 3")
+    if "--cv" in command:
+        command = re.sub(r"--cv \d+", "--cv 2", command).replace("--seeds 0 1 2", "--seeds 0") + " --epochs 1"
+        command = command.replace(" --compare cv.json", "")  # tests/evaluation/test_cross_validation.py has one
+    if command.startswith("digits tune"):
+        command = re.sub(r"--trials \d+", "--trials 2", command) + " --epochs 1"
     if command.startswith("tensorboard"):
         command += " --inspect"
     return command.replace("jackson", "speaker1")
@@ -171,6 +185,9 @@ def desk(tmp_path, tiny_folder, tiny_models, monkeypatch):
     store = CheckpointStore(tmp_path / "teachers" / "mfcc_classifier", RunIdentity(MFCC, config, "made up"))
     store.save_best(1, get_pipeline(MFCC).build().state_dict(), {})
     (tmp_path / "my_config.json").write_text(next(b.text for b in BLOCKS if b.language == "json"), encoding="utf-8")
+    (tmp_path / "space.json").write_text(next(b.text for b in BLOCKS if is_space(b)), encoding="utf-8")
+    (tmp_path / "tuning").mkdir()
+    (tmp_path / "tuning" / "best.json").write_text('{"pipeline": "mfcc", "learning_rate": 0.01}', encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DIGIT_DATA_DIR", str(tiny_folder))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -298,7 +315,13 @@ def test_python_block(block, desk, capsys):
     assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("block", [pytest.param(b, id=b.place) for b in BLOCKS if b.language == "json"])
+def test_a_search_space_is_one():
+    assert [checked_space(json.loads(block.text)) for block in BLOCKS if is_space(block)]
+
+
+@pytest.mark.parametrize(
+    "block", [pytest.param(b, id=b.place) for b in BLOCKS if b.language == "json" and not is_space(b)]
+)
 def test_json_block(block, tmp_path):
     (tmp_path / "config.json").write_text(block.text, encoding="utf-8")
     assert TrainConfig(**load_config(tmp_path / "config.json"))
