@@ -165,8 +165,9 @@ def evaluate(
     `corpus` takes the place of the recordings that the request's config names, `pipelines` that of the registry's
     for loso. Raises the errors of the protocols; what was found before one is written.
     """
-    kept = Cache(report=report) if request.config.cache else None
-    with caching(kept):
+    # What other protocols score they take apart and change, which clips that stay in a file are not made for.
+    only_folds = set(request.protocols) <= set(TRAINED_BY_FOLDS)
+    with caching(Cache(report=report) if only_folds and request.config.cache else None):
         return _evaluate(request, report, corpus, pipelines)
 
 
@@ -223,7 +224,9 @@ def _results(
             speakers = request.speakers if name == LOSO else ()
             folds = request.folds if name == CV else None
             plan = Plan(folds, speakers, request.seeds, request.jobs, request.fold_models)
-            yield cross_validate(corpus, chosen, config, Path(config.log_dir) / name, plan, report)
+            with caching(Cache(report=report) if config.cache else None):
+                found = cross_validate(corpus, chosen, config, Path(config.log_dir) / name, plan, report)
+            yield found
             continue
         if name == OFFICIAL or not folders:
             assert corpus is not None

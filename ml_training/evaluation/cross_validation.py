@@ -85,8 +85,8 @@ def cross_validate(
             for position in missing:
                 try:
                     epoch = partial(display.epoch, position)
-                    train_fold(folds[position], corpus, work, signals, plan.models, display.say, epoch)
-                    display.told(position, {"done": True})
+                    found = train_fold(folds[position], corpus, work, signals, plan.models, display.say, epoch)
+                    display.told(position, {"done": True, "share": found["test"]["accuracy"]})
                 except TrainingError as error:
                     failed[position] = str(error)
                     display.say(f"{error}; going on with the others")
@@ -149,7 +149,8 @@ class _Display:
         elif "done" in words:
             self._done.add(position)
             minutes = (time.monotonic() - self._began) / 60
-            self.say(f"{self._folds[position]}: done, {len(self._done)} of {len(self._epochs)}, {minutes:.1f} minutes")
+            done = f"done, {len(self._done)} of {len(self._epochs)}, {minutes:.1f} minutes"
+            self.say(f"{self._folds[position]}: {100 * words['share']:.1f} % of its clips right; {done}")
         else:
             self._epochs[position] = words["epoch"]
         self._show()

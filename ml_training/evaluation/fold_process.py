@@ -59,11 +59,11 @@ def _work(start: dict[str, Any], config: TrainConfig, lines: queue.SimpleQueue[s
         job = json.loads(lines.get())
         fold = Fold(get_pipeline(job["pipeline"]), TrainConfig(**job["config"]), corpus.data_hash)
         try:
-            train_fold(
+            found = train_fold(
                 fold, corpus, Path(start["work"]), signals, start["models"], lambda line: tell_parent(say=line),
                 lambda number, accuracy: tell_parent(epoch=number, accuracy=accuracy),
             )  # fmt: skip
-            tell_parent(done=True)
+            tell_parent(done=True, share=found["test"]["accuracy"])
         except Interrupted:
             raise
         except DigitError as error:

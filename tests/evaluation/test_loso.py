@@ -53,7 +53,7 @@ def run(corpus: Corpus, work: Path, pipeline: Pipeline = TINY, **changes: object
 
 
 def trained(said: list[str]) -> int:
-    return sum(": done, " in line for line in said)
+    return sum("; done, " in line for line in said)
 
 
 @pytest.fixture(scope="module")
