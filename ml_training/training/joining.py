@@ -91,7 +91,7 @@ def _meet(device: torch.device, place: Place) -> tuple[Any, Together]:
             backend = "cpu:gloo,cuda:nccl"
     kept, rank, world = next(rendezvous("env://", timeout=_PATIENCE))
     # torchrun keeps it when it starts all again, and where processes that are gone could be reached stands in it.
-    store = dist.PrefixStore(f"digits/{place.restarts}", kept)
+    store = dist.PrefixStore(f"digits/{place.restarts}", kept)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=_PATIENCE)
     return store, Together(device, place.local_rank, place.machines == 1)
 
