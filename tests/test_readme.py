@@ -67,6 +67,7 @@ SET_UP = ("make ", "pip ", "python -m venv ", "source ")
 SLOW = (
     "--pipeline all",
     "demo",
+    "torchrun",
     "--dataset",
     "--data_dir",
     "--extra_dir",
@@ -127,7 +128,14 @@ def is_space(block: Block) -> bool:
 
 
 def trains(command: str) -> bool:
-    return command.startswith(("python ml_training/train.py", "digits train")) and "--cv" not in command
+    doors = ("python ml_training/train.py", "digits train", "torchrun ")
+    return command.startswith(doors) and "--cv" not in command
+
+
+def train_words(command: str) -> list[str]:
+    """What the door of a training command is given."""
+    words = shlex.split(command)
+    return words[next(i for i, word in enumerate(words, 1) if word in ("ml_training/train.py", "train")) :]
 
 
 def smaller(command: str) -> str:
@@ -260,13 +268,13 @@ def test_command(command, desk, request, monkeypatch, capsys):
         assert {p.name for p in desk.rglob("*.onnx") if p.stat().st_mtime > started}
     if trains(command):
         assert {p.name for p in set(desk.rglob("*")) - before} >= {"training_report.html", "best_model.pt"}
-        config = training(words[2:])
+        config = training(train_words(smaller(command)))
         for pipeline in config.pipelines:
             assert (desk / config.models_dir / f"{pipeline}_classifier" / "model.onnx").is_file()
 
 
 def test_every_training_command_has_flags_that_exist(desk):
-    found = [training(shlex.split(command)[2:]) for command in COMMANDS if trains(command)]
+    found = [training(train_words(command)) for command in COMMANDS if trains(command)]
     assert len(found) > 10
     assert {config.pipeline for config in found} >= {"all", "mfcc", "mel_cnn"}
 
@@ -274,7 +282,7 @@ def test_every_training_command_has_flags_that_exist(desk):
 def typed(command: str, desk: Path) -> None:
     """Type a command into a shell whose `python` is the one that runs this, in a folder with the checkout's scripts."""
     program = command.split()[0]
-    assert program in ("python", "digits", "tensorboard"), f"nothing here knows {program}"
+    assert program in ("python", "digits", "tensorboard", "torchrun"), f"nothing here knows {program}"
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     if not shutil.which(program, path=path):
         pytest.skip(f"{program} is not installed beside {sys.executable}")
@@ -344,6 +352,7 @@ def test_commands_and_flags_within_sentences_exist(document, capsys):
             importlib.import_module(f"ml_training.{door}").main(["--help"])
         known |= set(re.findall(r"--\w+", capsys.readouterr().out))
     known |= {"--synthetic", "--check", "--verbose", "--ways"}
+    known |= {"--standalone", "--nproc_per_node", "--nnodes", "--max_restarts"}  # torchrun's
     own: set[str] = set()
     for code in inline_code(document):
         if code.startswith("make ") and "..." not in code:

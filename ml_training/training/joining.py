@@ -24,10 +24,10 @@ from ml_training.pipelines.base import Pipeline
 from ml_training.training.checkpoint import FREE_SETTINGS
 from ml_training.training.material import Material, load_material
 from ml_training.training.ready import build_model
-from ml_training.training.setup import choose_device, cpu_threads
+from ml_training.training.setup import choose_device, choose_precision, cpu_threads
 from ml_training.training.team import Team, Together
 from ml_training.training.trainer import train_model
-from ml_training.utils.launched import Place, launched
+from ml_training.utils.launched import Place, launched, one_voice
 from ml_training.utils.signals import StopSignals
 
 _PATIENCE = timedelta(hours=1)  # the first may load recordings, or test and export a model, while the others wait
@@ -45,12 +45,19 @@ def joined(config: TrainConfig, resume_command: str) -> Iterator[Team]:
     if place is None:
         yield Team()
         return
-    if config.compile:
-        raise ConfigError([f"compile is for one process, not {place.world}: leave --compile out, or torchrun"])
-    try:
-        store, team = _meet(config, place)
-    except RuntimeError as error:
-        raise PeerLostError(f"the {place.world} processes did not meet: {_first_line(error)}") from error
+    with one_voice():
+        if config.compile:
+            raise ConfigError([f"compile is for one process, not {place.world}: leave --compile out, or torchrun"])
+        device = choose_device(config)
+        choose_precision(config, device)
+        try:
+            store, team = _meet(device, place)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise PeerLostError(
+                f"the {place.world} processes did not meet ({reason}): start torchrun again, "
+                "on every machine with the same rendezvous"
+            ) from error
     try:
         yield team
     except (Interrupted, KeyboardInterrupt):
@@ -74,8 +81,7 @@ def joined(config: TrainConfig, resume_command: str) -> Iterator[Team]:
             dist.destroy_process_group()
 
 
-def _meet(config: TrainConfig, place: Place) -> tuple[Any, Together]:
-    device = choose_device(config)
+def _meet(device: torch.device, place: Place) -> tuple[Any, Together]:
     backend = "gloo"
     if device.type == "cuda":
         cards = torch.cuda.device_count()
@@ -85,7 +91,9 @@ def _meet(config: TrainConfig, place: Place) -> tuple[Any, Together]:
             backend = "cpu:gloo,cuda:nccl"
     if dist.is_initialized():  # by Ray Train
         return dist.distributed_c10d._get_default_store(), Together(device, place.local_rank)
-    store, rank, world = next(rendezvous("env://", timeout=_PATIENCE))
+    kept, rank, world = next(rendezvous("env://", timeout=_PATIENCE))
+    # torchrun keeps it when it starts all again, and where processes that are gone could be reached stands in it.
+    store = dist.PrefixStore(f"digits/{place.restarts}", kept)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=_PATIENCE)
     return store, Together(device, place.local_rank, place.machines == 1)
 
@@ -104,10 +112,6 @@ def _leave_together(store: Any, place: Place) -> None:
             store.set("digits stopped", "1")
         else:
             store.wait(["digits stopped"], _LEAVING)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
 
 
 def see_that_all_agree(team: Team, material: Material) -> None:
