@@ -268,9 +268,10 @@ def _outcome(
     states = [trial.state.name for trial in trials]
     epochs = sum(trial.user_attrs.get("epochs", 0) for trial in trials)
     most = sum(trial.user_attrs.get("most", 0) for trial in trials)
+    ended = finished(trials)  # the last report of a trial that was given up is no value of it
     rows = [
         TrialRow(
-            t.number, t.state.name.lower(), tuple(t.values or ()), values_of(t, dict(space)),
+            t.number, t.state.name.lower(), tuple(t.values) if t in ended else (), values_of(t, dict(space)),
             dict(t.intermediate_values), t.user_attrs.get("epochs", 0), t.user_attrs.get("fault", ""),
         )
         for t in trials

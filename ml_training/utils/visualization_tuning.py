@@ -115,10 +115,10 @@ def _slices(page: SearchPage, path: Path) -> None:
     names = list(page.space)
     lines = -(-len(names) // COLUMNS)
     figure = new_figure(10.2, 0.9 + 2.5 * lines)
-    panels = figure.subplots(lines, COLUMNS, squeeze=False).flat
+    panels = list(figure.subplots(lines, COLUMNS, squeeze=False).flat)
     for axes, name in zip(panels, names, strict=False):
         _slice(page, axes, name, [row for row in done if name in row.settings])
-    for axes in list(panels)[len(names) :]:
+    for axes in panels[len(names) :]:
         axes.set_visible(False)
     head(figure, f"Slices: {_axis(page)}; darker is later")
     figure.subplots_adjust(left=0.06, right=0.985, top=1 - 0.75 / figure.get_figheight(),
@@ -128,12 +128,15 @@ def _slices(page: SearchPage, path: Path) -> None:
 
 def _slice(page: SearchPage, axes: Any, name: str, rows: list[TrialRow]) -> None:
     values = [row.settings[name] for row in rows]
-    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+    if isinstance(page.space[name], dict):
         places: list[Any] = values
-        if name in page.logarithmic:
+        if name in page.logarithmic and values:
             axes.set_xscale("log")
+            marks = np.geomspace(page.space[name]["from"], page.space[name]["to"], 4)
+            axes.set_xticks(marks, [f"{mark:.2g}" for mark in marks])
+            axes.set_xticks([], minor=True)
     else:
-        kinds = sorted({json.dumps(value) for value in values})
+        kinds = [json.dumps(value) for value in page.space[name]]
         places = [kinds.index(json.dumps(value)) for value in values]
         axes.set_xticks(range(len(kinds)), [drawable(kind.strip('"')) for kind in kinds], parse_math=False)
     last = max((row.number for row in page.rows), default=0) or 1
