@@ -55,12 +55,11 @@ def start(what: str, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def ending_of_train(folder: Path) -> Any:
-    """The best weights, and the loss of every epoch."""
+    """The best weights, and the last ones with their average."""
     made = folder / "models" / "mfcc_classifier"
     best = torch.load(made / "best_model.pt", weights_only=True)
-    (last,) = [torch.load(made / f"checkpoint_epoch_{EPOCHS:03d}.pt", weights_only=True)]
-    records = last["state"]["progress"]["records"]
-    return weights_hash(best["weights"]), [{k: v for k, v in dict(r).items() if k != "seconds"} for r in records]
+    last = torch.load(made / f"checkpoint_epoch_{EPOCHS:03d}.pt", weights_only=True)
+    return [weights_hash(found) for found in (best["weights"], last["state"]["model"], last["state"]["averaged"])]
 
 
 def ending_of_cv(folder: Path) -> Any:
