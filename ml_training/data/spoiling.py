@@ -67,8 +67,8 @@ def spoil(
         elif kinds[kind] == "noise":
             sound = excerpts(noise_dir, 1, word.device)[0, : _samples(_between(_NOISE, chance))] * _level(word)
         else:
-            kept = max(1, int(_between(_KEPT, chance) * len(word)))
-            sound = word[:kept] if end < 0.5 else word[-kept:]
+            remaining = max(1, int(_between(_KEPT, chance) * len(word)))
+            sound = word[:remaining] if end < 0.5 else word[-remaining:]
         sound = _faded(sound[:NUM_SAMPLES])
         begin = (NUM_SAMPLES - len(sound)) // 2
         made[i, begin : begin + len(sound)] = sound
