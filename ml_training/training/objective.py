@@ -137,9 +137,8 @@ class Objective:
         own = chosen[first]
         waveforms, lengths, labels = self.digits.waveforms[own], self.digits.lengths[own], self.digits.labels[own]
         if negatives := whole.clips - whole.digits:
-            # All of them: the next numbers drawn depend on what these are made of, and they are quickly made.
-            others, spans = draw_negatives(negatives, self.digits, self.others, self.augmentation.noise_dir)
-            waveforms, lengths = torch.cat([waveforms, others[second]]), torch.cat([lengths, spans[second]])
+            others, spans = draw_negatives(negatives, self.digits, self.others, self.augmentation.noise_dir, second)
+            waveforms, lengths = torch.cat([waveforms, others]), torch.cat([lengths, spans])
         if self.augmentation.enabled:
             with WholeBatch(rows, whole.clips):
                 waveforms = augment(waveforms, lengths, self.augmentation)
