@@ -32,18 +32,18 @@ def spoil(
     labels: Tensor,
     noise_dir: str | None,
     kinds: Sequence[str] = USUAL,
-    kept: slice = slice(None),
+    wanted: slice = slice(None),
 ) -> tuple[Tensor, Tensor]:
     """(B, T) clips of digits, each `lengths` (B,) long and centred -> as many that are none, and their lengths.
 
     Each of `kinds` comes up equally often; doubled and spliced digits go on with the next clip of the batch. Where that
     says the same digit, a splice would be that digit again, and where two digits are too long for their second, they
-    would be one: such a digit is cut off instead. Only `kept` are made, the others silent, and chance goes on as if all
-    were. Raises DataError when `noise_dir` holds no sound that can be read.
+    would be one: such a digit is cut off instead. Only those at `wanted` are made, the others stay silent, and chance
+    goes on as if all were. Raises DataError when `noise_dir` holds no sound that can be read.
     """
     count = len(lengths)
     chosen, digits = torch.randint(len(kinds), (count,)).tolist(), labels.tolist()
-    ours = set(range(count)[kept])
+    ours = set(range(count)[wanted])
     heard = {i % count for one in ours for i in (one, one + 1)}
     words = {i: _word(waveforms[i], span) for i, span in enumerate(lengths.tolist()) if i in heard}
     made, sizes = torch.zeros_like(waveforms), []
@@ -67,8 +67,8 @@ def spoil(
         elif kinds[kind] == "noise":
             sound = excerpts(noise_dir, 1, word.device)[0, : _samples(_between(_NOISE, chance))] * _level(word)
         else:
-            remaining = max(1, int(_between(_KEPT, chance) * len(word)))
-            sound = word[:remaining] if end < 0.5 else word[-remaining:]
+            kept = max(1, int(_between(_KEPT, chance) * len(word)))
+            sound = word[:kept] if end < 0.5 else word[-kept:]
         sound = _faded(sound[:NUM_SAMPLES])
         begin = (NUM_SAMPLES - len(sound)) // 2
         made[i, begin : begin + len(sound)] = sound

@@ -38,6 +38,6 @@ def spoilt(
     device = digits.labels.device
     spoiled = torch.randint(len(digits), (count - taken,), device=device)
     clips = digits.waveforms[spoiled], digits.lengths[spoiled], digits.labels[spoiled]
-    waveforms, lengths = spoil(*clips, noise_dir, kept=kept)
+    waveforms, lengths = spoil(*clips, noise_dir, wanted=kept)
     chosen = torch.randint(others, (taken,), device=device) if taken else spoiled[:0]
     return chosen, waveforms, lengths
