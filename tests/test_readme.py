@@ -347,7 +347,18 @@ def test_commands_and_flags_within_sentences_exist(document, capsys):
     parser = OneLineParser()
     add_train_flags(parser)
     known = {option for action in parser._actions for option in action.option_strings}
-    for door in ("inference", "evaluate", "export", "inspect_model", "versions", "benchmark", "demo"):
+    for door in (
+        "train",
+        "tune",
+        "cache",
+        "inference",
+        "evaluate",
+        "export",
+        "inspect_model",
+        "versions",
+        "benchmark",
+        "demo",
+    ):
         with contextlib.suppress(SystemExit):
             importlib.import_module(f"ml_training.{door}").main(["--help"])
         known |= set(re.findall(r"--\w+", capsys.readouterr().out))
