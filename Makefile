@@ -4,10 +4,12 @@
 #   PYTHON      the interpreter that .venv is made with              make train PYTHON=python3.12
 #   PIP_ARGS    passed to pip install, e.g. an index of CPU builds   make train PIP_ARGS="--extra-index-url URL"
 #   TRAIN_ARGS  passed to train.py                                   make train TRAIN_ARGS="--pipeline mfcc --epochs 30"
+#   TEST_JOBS   processes that run tests, 2 unless said otherwise    make test TEST_JOBS=4
 #   PYTEST_ARGS passed to pytest                                     make test PYTEST_ARGS="-k export -x"
 #   BENCH_ARGS  passed to benchmark.py                               make bench BENCH_ARGS="--folder recordings"
 
 PYTHON ?= python3
+TEST_JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -26,7 +28,7 @@ train: $(STAMP) ## train the three pipelines; models/ and train_logs/ hold the r
 	$(BIN)/python ml_training/train.py $(TRAIN_ARGS)
 
 test: $(STAMP) ## every test but those marked slow, gpu, bench or scale
-	$(BIN)/python -m pytest -m "not (slow or gpu or bench or scale)" --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile -m "not (slow or gpu or bench or scale)" --cov --cov-report=term $(PYTEST_ARGS)
 
 bench: $(STAMP) ## our models beside what else people use: accuracy, speed, memory, size; benchmark_results/
 	$(BIN)/python ml_training/benchmark.py $(BENCH_ARGS)

@@ -24,7 +24,8 @@ from ml_training.config import PIPELINES, TrainConfig
 from ml_training.data.augmentation import augment
 from ml_training.pipelines import get_pipeline
 from ml_training.training.observer import Unobserved
-from ml_training.training.setup import Clips, build_model
+from ml_training.training.ready import build_model
+from ml_training.training.setup import Clips
 from ml_training.training.trainer import _Loop
 
 LIMIT = 0.5

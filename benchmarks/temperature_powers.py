@@ -39,9 +39,9 @@ def scores_of(folder: Path, recordings: Corpus, others: Corpus) -> tuple[Scored,
     if fold["identity"]["data_hash"] != recordings.data_hash:
         sys.exit(f"{folder} was trained on other recordings than {recordings.name}: name other --folds")
     share = fold["identity"]["settings"]["validation_share"]
-    config = TrainConfig(split="speaker", held_out_speaker=fold["speaker"], seed=fold["seed"], validation_share=share)
+    config = TrainConfig(split="speaker", held_out_speaker=fold["left_out"], seed=fold["seed"], validation_share=share)
     split = split_corpus(recordings, config, report=lambda line: None)
-    model = get_pipeline(fold["pipeline"]).build()
+    model = get_pipeline(fold["pipeline"]).model(fold["identity"]["settings"].get("width", 1.0))
     load_weights(model, load_checkpoint(folder / BEST)["weights"], folder)
     model.temperature.fill_(1.0)
 

@@ -1,4 +1,4 @@
-"""Write the tables of ml_training/README.md that follow from the code: settings, and what each pipeline trains with.
+"""Write what follows from the code: the tables of ml_training/README.md, docs/settings.md and configs/default.json.
 
     python docs/tables.py          # rewrite them
     python docs/tables.py --check  # leave with 1 when they are out of date
@@ -9,6 +9,7 @@ Needs the extra [train], because the networks are built to count their parameter
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 import sys
@@ -16,10 +17,18 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from ml_training.config import AugmentationConfig, TrainConfig
+from ml_training.config import NAMED, AugmentationConfig, TrainConfig, to_dict
 from ml_training.pipelines import PIPELINE_REGISTRY
 
 README = Path(__file__).resolve().parents[1] / "ml_training" / "README.md"
+SETTINGS = Path(__file__).with_name("settings.md")
+DEFAULT = NAMED / "default.json"
+HEAD = """# Every setting
+
+Written by `python docs/tables.py` from the code. As a flag a setting is `--name`, in a JSON file `"name"`, where
+those of augmentation lie in an object of that name. A default of `null` is filled by the pipeline's recipe, where it
+has one. What the settings are for is told in [ml_training/README.md](../ml_training/README.md#settings).
+"""
 
 
 def settings_table(cls: type, prefix: str = "") -> str:
@@ -97,14 +106,63 @@ def updated(text: str) -> str:
     return text
 
 
+def whole_table(cls: type, prefix: str = "") -> str:
+    """One row for each setting: name, type, range, default in JSON, what each pipeline takes where it is open, help."""
+    hints = typing.get_type_hints(cls)
+    recipes = {name: pipeline.recipe for name, pipeline in PIPELINE_REGISTRY.items()}
+    rows = [
+        f"| setting | type | range | default | {' | '.join(recipes)} | what it does |",
+        "|---" * (5 + len(recipes)) + "|",
+    ]
+    for f in dataclasses.fields(cls):
+        kinds = typing.get_args(hints[f.name]) if typing.get_origin(hints[f.name]) is not tuple else (tuple,)
+        kind = next(k for k in kinds or (hints[f.name],) if k is not type(None))
+        if dataclasses.is_dataclass(kind):
+            cells = ["object", "the settings below", "`null`", *["its recipe"] * len(recipes)]
+        else:
+            own = (_own(r.augmentation if prefix else r, f) for r in recipes.values())
+            cells = [TYPES[kind], _range(f, kind), f"`{json.dumps(f.default)}`", *own]
+        rows.append(f"| `{prefix}{f.name}` | {' | '.join(cells)} | {f.metadata['help']} |")
+    return "\n".join(rows)
+
+
+TYPES = {bool: "true or false", int: "whole number", float: "number", str: "text", tuple: "two numbers"}
+
+
+def _own(recipe: Any, f: dataclasses.Field[Any]) -> str:
+    return f"`{json.dumps(getattr(recipe, f.name))}`" if hasattr(recipe, f.name) else ""
+
+
+def _range(f: dataclasses.Field[Any], kind: Any) -> str:
+    if f.metadata.get("choices") or f.metadata.get("word"):
+        return _takes("", f, kind)
+    low, high = f.metadata.get("low", -math.inf), f.metadata.get("high", math.inf)
+    return f"{_number(low)} to {_number(high)}" if low > -math.inf else ""
+
+
+def settings_page() -> str:
+    """docs/settings.md."""
+    parts = [HEAD, whole_table(TrainConfig), "\n## Augmentation\n", whole_table(AugmentationConfig, "augmentation.")]
+    return "\n".join(parts) + "\n"
+
+
+def written() -> dict[Path, str]:
+    """What every file should hold."""
+    return {
+        README: updated(README.read_text(encoding="utf-8")),
+        SETTINGS: settings_page(),
+        DEFAULT: json.dumps(to_dict(TrainConfig()), indent=2) + "\n",
+    }
+
+
 def main() -> int:
-    before = README.read_text(encoding="utf-8")
-    after = updated(before)
+    old = {path: text for path, text in written().items() if not path.is_file() or path.read_text("utf-8") != text}
     if "--check" in sys.argv[1:]:
-        if after != before:
-            print(f"{README} is out of date: python docs/tables.py", file=sys.stderr)
-        return int(after != before)
-    README.write_text(after, encoding="utf-8")
+        for path in old:
+            print(f"{path} is out of date: python docs/tables.py", file=sys.stderr)
+        return int(bool(old))
+    for path, text in old.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -16,10 +16,12 @@ from ml_training.errors import did_you_mean
 DOORS = {
     "train": ("ml_training.train", "train one pipeline or all three on recordings of spoken digits"),
     "predict": ("ml_training.inference", "say which digit is spoken in recordings"),
+    "tune": ("ml_training.tune", "search for better settings: grid, random, TPE; what is hopeless is given up early"),
     "evaluate": ("ml_training.evaluate", "score models by named protocols: other speakers, noise, calibration"),
     "export": ("ml_training.export", "turn checkpoints into files that answer: fp32, and int8 of a third of its size"),
     "inspect": ("ml_training.inspect_model", "tell what a model file says of itself and what it is made of"),
     "versions": ("ml_training.versions", "list, compare, promote and delete what trainings left"),
+    "cache": ("ml_training.cache", "list, bound and clear what is kept between trainings"),
     "benchmark": ("ml_training.benchmark", "measure the models beside what else people use"),
     "demo": ("ml_training.demo", "run the whole chain small and show what passed"),
 }

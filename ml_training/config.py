@@ -25,13 +25,16 @@ LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 IS_DIGIT = 0.5  # the least digit score that counts as a digit
 
 DATASETS = ("auto", "fsdd", "folder", "synthetic")
-SPLITS = ("official", "random", "speaker")
+SPLITS = ("official", "random", "speaker", "fold")
 OPTIMIZERS = ("adamw", "adam")
 SCHEDULERS = ("cosine", "plateau", "step")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 FP32, INT8 = FILE_PRECISIONS = ("fp32", "int8")  # what a model file computes in; one that does not say is fp32
+WAVEFORMS = ("auto", "memory", "mapped")
 MLFLOW_HERE = "here"  # in the place of an address: a database in log_dir
+NAMED = Path(__file__).parent / "configs"  # where named configurations lie
+MAX_FOLDS = 1000
 MAX_VOICES = 462  # that espeak-ng has for us; data/synthetic.py lists them
 
 
@@ -113,10 +116,14 @@ class TrainConfig:
     extra_dir: str | None = setting(None, "folder of further recordings of digits, none an official test clip")
     split: str = choice(*SPLITS, default="official", help="how clips are divided into training, validation and test")
     held_out_speaker: str | None = setting(None, "the test speaker of --split speaker")
+    fold: str | None = setting(None, "which of how many folds is the test part of --split fold, as 3/10")
     models_dir: str = setting("models", "where trained models go")
     log_dir: str = setting("train_logs", "where logs, plots and the report go")
     epochs: int | None = setting(None, "passes over the training part (default: the pipeline's own)", 1, 100_000)
-    batch_size: int | None = setting(None, "clips per step (default: the pipeline's own)", 2, 65_536)
+    width: float = setting(1.0, "how wide the network's layers are, against its pipeline's own", 0.25, 4)
+    batch_size: int | None = setting(
+        None, "clips per step, of all processes together (default: the pipeline's own)", 2, 65_536
+    )
     learning_rate: float | None = setting(None, "peak learning rate (default: the pipeline's own)", 1e-8, 10.0)
     weight_decay: float | None = setting(None, "weight decay (default: the pipeline's own)", 0.0, 10.0)
     optimizer: str = choice(*OPTIMIZERS, default="adamw", help="optimiser")
@@ -132,7 +139,14 @@ class TrainConfig:
     validation_share: float = setting(0.1, "share of the training part kept for validation", 0.01, 0.5)
     device: str = choice(*DEVICES, default="auto", help="where to train")
     precision: str = choice(*PRECISIONS, default="auto", help="auto: mixed on CUDA, fp32 on a CPU")
+    compile: bool = setting(
+        False, "compile the network with torch.compile: a minute or so at first, faster steps on CUDA (on a CPU: gcc)"
+    )
     threads: int = setting(1, "CPU threads; a busy machine loses time with more; 0 leaves it to torch", 0, 1024)
+    cache: bool = setting(True, "keep decoded recordings, synthetic voices and features (digits cache)")
+    waveforms: str = choice(
+        *WAVEFORMS, default="auto", help="where clips lie while training; auto: in memory while that is plenty"
+    )
     seed: int = setting(0, "seed of everything random", 0, 2**31 - 1)
     keep_checkpoints: str = number_or("all", "3", "how many checkpoint_epoch files to keep: a number or all")
     resume: str | None = number_or("latest", None, "go on from the latest checkpoint, or from the given epoch")
@@ -163,10 +177,16 @@ class TrainConfig:
                 f"mlflow: expected {MLFLOW_HERE!r} or an address such as http://localhost:5000 or sqlite:///mlflow.db, "
                 "a password in $MLFLOW_TRACKING_PASSWORD"
             )
+        if (self.precision, self.device) == ("fp16", "cpu"):
+            faults.append("precision fp16 needs a CUDA device: on a CPU take fp32, or bf16 where it is faster")
         if self.split == "speaker" and not self.held_out_speaker:
             faults.append("split 'speaker' needs held_out_speaker, the one to test on")
         if self.split != "speaker" and self.held_out_speaker:
             faults.append(f"held_out_speaker is only for split 'speaker', not {self.split!r}")
+        if self.split == "fold" and fold_numbers(self.fold) is None:
+            faults.append(f"split 'fold' needs fold as 3/10, the third of 2 to {MAX_FOLDS}, got {self.fold!r}")
+        if self.split != "fold" and self.fold:
+            faults.append(f"fold is only for split 'fold', not {self.split!r}")
         if faults:
             raise ConfigError(faults)
 
@@ -263,16 +283,49 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def fold_numbers(typed: str | None) -> tuple[int, int] | None:
+    """3/10 -> (3, 10), the third fold of ten; None for what cannot be meant."""
+    match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", typed or "")
+    if match is None:
+        return None
+    number, folds = int(match[1]), int(match[2])
+    return (number, folds) if 1 <= number <= folds and 2 <= folds <= MAX_FOLDS else None
+
+
+def named_configs() -> dict[str, Path]:
+    """The configurations that come with the package: name -> file."""
+    return {path.stem: path for path in sorted(NAMED.glob("*.json"))}
+
+
+def find_config(typed: str | Path) -> Path:
+    """The file that is meant: one at this path, or else the named one, `fast` or `configs/fast.json`."""
+    path, found = Path(typed), named_configs()
+    is_name = path.suffix in ("", ".json") and path.parent in (Path(), Path(NAMED.name))
+    return found[path.stem] if is_name and path.stem in found and not path.is_file() else path
+
+
 def load_config(path: str | Path) -> dict[str, Any]:
-    """Read a JSON file of settings; returns the checked keyword arguments for TrainConfig.
+    """Read a JSON file of settings or a named one; returns the checked keyword arguments for TrainConfig.
 
     Raises ConfigError that lists every unknown key and every value that cannot be. Whether the settings fit each
     other is for TrainConfig to say, once flags are known too.
     """
+    checked, faults = read_config(path)
+    if faults:
+        raise ConfigError(faults, str(path))
+    return checked
+
+
+def read_config(path: str | Path) -> tuple[dict[str, Any], list[str]]:
+    """As `load_config`, but the faults of values are returned beside those that are none.
+
+    Raises ConfigError where there are no values: no file, no JSON, no object.
+    """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")  # Windows editors start files with a mark
+        text = find_config(path).read_text(encoding="utf-8-sig")  # Windows editors start files with a mark
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"cannot read it: {error}"], str(path)) from error
+        hint = f" (by name there are {', '.join(named_configs())})" if isinstance(error, FileNotFoundError) else ""
+        raise ConfigError([f"cannot read it: {error}{hint}"], str(path)) from error
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:  # JSONDecodeError, a number of 5,000 digits, a thousand brackets
@@ -281,10 +334,7 @@ def load_config(path: str | Path) -> dict[str, Any]:
         raise ConfigError([f"expected a JSON object of settings, got {type(values).__name__}"], str(path))
     faults: list[str] = []
     checked = _check(TrainConfig, values, "", faults)
-    faults += _value_faults(TrainConfig, checked)
-    if faults:
-        raise ConfigError(faults, str(path))
-    return checked
+    return checked, faults + _value_faults(TrainConfig, checked)
 
 
 def _check(cls: type, values: Mapping[str, Any], prefix: str, faults: list[str]) -> dict[str, Any]:

@@ -75,6 +75,10 @@ class TrainingError(DigitError):
     """Training that cannot go on."""
 
 
+class PeerLostError(TrainingError):
+    """Another of the processes that train together is gone or cannot be reached."""
+
+
 class CheckpointError(TrainingError):
     """A checkpoint that is missing, damaged, foreign, or could not be written."""
 
@@ -93,6 +97,10 @@ class ModelMemoryError(ModelError):
 
 class BatchError(DigitError):
     """A folder's answers that cannot be begun, written or gone on with."""
+
+
+class ClusterError(DigitError):
+    """A cluster that does not answer, or work that it gave up."""
 
 
 class Interrupted(BaseException):

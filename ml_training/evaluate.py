@@ -19,7 +19,7 @@ from ml_training.flags import OneLineParser
 from ml_training.utils.program import program, require
 
 NEEDED = ("torch", "matplotlib", "jinja2")
-PROTOCOLS = ("official", "loso", "strangers", "noise", "calibration", "rejection")
+PROTOCOLS = ("official", "cv", "loso", "strangers", "noise", "calibration", "rejection")
 # Flags that are settings of TrainConfig; what is left out comes from --config or the defaults.
 SETTINGS = ("pipeline", "dataset", "data_dir", "log_dir", "epochs", "threads", "device")
 
@@ -37,18 +37,26 @@ def parser() -> OneLineParser:
     add("--dataset", choices=DATASETS, default=SUPPRESS, help="which recordings, as in training")
     add("--data_dir", default=SUPPRESS, metavar="DIR", help="folder of recordings, as in training")
     add("--folder", nargs="+", default=[], metavar="DIR",
-        help="labelled clips for all but official and loso (without: the official test part)")  # fmt: skip
+        help="labelled clips for all but official, cv and loso (without: the official test part)")  # fmt: skip
     add("--noise_dir", default=None, metavar="DIR", help="folder of background recordings for noise")
     add("--others", nargs="+", default=[], metavar="KIND=DIR", type=_kind,
         help="recordings without a digit for rejection, e.g. words=DIR sentences=DIR noise=DIR")  # fmt: skip
     add("--noise_seed", type=int, default=0, help="seed of noises and rooms")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="seeds of the trainings of loso")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="seeds of the trainings of cv and loso")
     add("--speakers", nargs="+", default=[], metavar="NAME", help="speakers that loso leaves out (default: each)")
-    add("--config", default=SUPPRESS, metavar="FILE", help="JSON file of settings that loso trains with")
-    add("--epochs", type=int, default=SUPPRESS, help="passes over the training part in loso")
-    add("--device", default=SUPPRESS, help="where loso trains: auto, cpu or cuda")
-    add("--threads", type=int, default=SUPPRESS, help="CPU threads of loso")
-    add("--log_dir", default=SUPPRESS, metavar="DIR", help="its sub-folder loso keeps the folds (default: train_logs)")
+    add("--folds", type=int, default=10, metavar="K", help="of cv")
+    add("--jobs", type=int, default=None, metavar="N", help="processes that train folds (default: as many as fit)")
+    add("--compare", default=None, metavar="FILE", help="an earlier JSON of cv or loso, to compare with fold by fold")
+    add("--config", default=SUPPRESS, metavar="FILE", help="JSON file of settings that cv and loso train with")
+    add("--epochs", type=int, default=SUPPRESS, help="passes over the training part in cv and loso")
+    add("--device", default=SUPPRESS, help="where cv and loso train: auto, cpu or cuda")
+    add("--threads", type=int, default=SUPPRESS, help="CPU threads of each process of cv and loso")
+    add(
+        "--log_dir",
+        default=SUPPRESS,
+        metavar="DIR",
+        help="cv and loso keep folds below it (default: train_logs)",
+    )
     add("--output", default="evaluation_results", metavar="DIR", help="where JSON, plots and the report go")
     add("--log_scoring", default=None, metavar="FILE",
         help="log of every look at evaluation-only recordings: adds a line for each --folder scored")  # fmt: skip
@@ -73,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 others=tuple(namespace.others), noise_seed=namespace.noise_seed,
                 seeds=tuple(namespace.seeds), speakers=tuple(namespace.speakers), output=namespace.output,
                 log_scoring=namespace.log_scoring, update_docs=namespace.update_docs,
+                folds=namespace.folds, jobs=namespace.jobs, compare=namespace.compare,
             ),
             report=_say,
         )  # fmt: skip
@@ -87,7 +96,7 @@ def config_from(namespace: Namespace) -> TrainConfig:
     """Flags over the file of --config over the defaults. Raises ConfigError."""
     values: dict[str, Any] = load_config(namespace.config) if "config" in namespace else {}
     values |= {name: getattr(namespace, name) for name in SETTINGS if name in namespace}
-    if values.get("split") == "speaker":  # the settings of one fold are welcome, its speaker is not
+    if values.get("split") in ("speaker", "fold"):  # the settings of one fold are welcome, what it leaves out is not
         raise ConfigError(["split: the protocol decides it, leave it and held_out_speaker out"], namespace.config)
     return TrainConfig(**values)
 

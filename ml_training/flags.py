@@ -9,8 +9,8 @@ import typing
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ml_training.config import MLFLOW_HERE, AugmentationConfig, TrainConfig, alternatives, load_config
-from ml_training.errors import did_you_mean
+from ml_training.config import MLFLOW_HERE, AugmentationConfig, TrainConfig, alternatives, read_config
+from ml_training.errors import ConfigError, did_you_mean
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -50,7 +50,10 @@ _ALONE = {"resume": ("latest", "EPOCH"), "mlflow": (MLFLOW_HERE, "ADDRESS")}  # 
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
     """One flag per setting of TrainConfig; what the user leaves out is absent from the namespace."""
     parser.add_argument(
-        "--config", metavar="FILE", default=argparse.SUPPRESS, help="JSON file of settings; flags win over it"
+        "--config",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="JSON file of settings, or the name of one that comes along; flags win over it",
     )
     for cls, prefix in ((TrainConfig, ""), (AugmentationConfig, "augmentation.")):
         hints = typing.get_type_hints(cls)
@@ -82,14 +85,25 @@ def _add_flag(parser: argparse.ArgumentParser, prefix: str, f: dataclasses.Field
 
 
 def train_config_from(namespace: argparse.Namespace) -> TrainConfig:
-    """The configuration that flags and, below them, the JSON file of --config describe."""
+    """The configuration that flags and, below them, the JSON file of --config describe.
+
+    Raises ConfigError that lists all that is wrong: with the file, with the flags and with both together.
+    """
     flags = vars(namespace).copy()
     path = flags.pop("config", None)
-    values = load_config(path) if path else {}
+    values, faults = read_config(path) if path else ({}, [])
     prefix = "augmentation."
     inner = {k.removeprefix(prefix): v for k, v in flags.items() if k.startswith(prefix)}
     values |= {k: v for k, v in flags.items() if not k.startswith(prefix)}
     if inner:
         inner = {k: tuple(v) if isinstance(v, list) else v for k, v in inner.items()}
         values["augmentation"] = {**(values.get("augmentation") or {}), **inner}
-    return TrainConfig(**values)
+    try:
+        config = TrainConfig(**values)
+    except ConfigError as error:
+        if not faults:
+            raise
+        faults += [fault for fault in error.faults if fault not in faults]
+    if faults:
+        raise ConfigError(faults, str(path))
+    return config

@@ -360,7 +360,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.keys() & FLAGS:
         from ml_training.batch.command import request_of, write_table
 
-        return write_table(classifier, request_of(files, args), told)
+        request = request_of(files, args)
+        if "engine" in args:
+            from ml_training.scale.predicting import on_cluster
+
+            with on_cluster(request, classifier, args.get("workers", 2), args.get("ray_address", "")) as request:
+                return write_table(classifier, request, told)
+        return write_table(classifier, request, told)
     entries = classifier.batch_predict(files)
     bad = [entry["error"] for entry in entries if "error" in entry]
     if "json" in args:

@@ -9,18 +9,25 @@ if not __package__:  # run as a script: Python put this folder on the path, wher
     _here = os.path.dirname(os.path.realpath(__file__))
     sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.realpath(p) != _here)]
 
+import dataclasses
 import shlex
 import shutil
+from argparse import SUPPRESS, ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ml_training.config import MAX_FOLDS, TrainConfig
+from ml_training.errors import Interrupted
 from ml_training.flags import OneLineParser, add_train_flags, train_config_from, underscored
+from ml_training.utils.launched import launched, one_voice
 from ml_training.utils.program import program, require
 
 if TYPE_CHECKING:
     from ml_training.training.runner import RunOutcome
 
+CLUSTER_FLAGS = ("engine", "workers", "ray_address")
+CV_FLAGS = ("cv", "seeds", "jobs", "keep_models", "compare")
 NEEDED = ("torch", "onnx", "onnxscript", "rich", "matplotlib", "jinja2", "tensorboard")
 
 
@@ -30,14 +37,102 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     parser = OneLineParser(description="Train spoken-digit recognisers: models, logs, plots and a report.")
     add_train_flags(parser)
-    namespace = parser.parse_args(words)
-    config = train_config_from(namespace)
-    require("training", NEEDED)
+    _add_cv_flags(parser)
+    _add_cluster_flags(parser)
+    with one_voice():
+        namespace = parser.parse_args(words)
+        asked = {name: vars(namespace).pop(name) for name in CV_FLAGS if name in namespace}
+        machines = {name: vars(namespace).pop(name) for name in CLUSTER_FLAGS if name in namespace}
+        config = train_config_from(namespace)
+        if asked and "cv" not in asked:
+            parser.error(f"{', '.join(f'--{name}' for name in asked)} belong to --cv")
+        if machines and machines.get("engine") != "ray":
+            parser.error(f"{', '.join(f'--{name}' for name in machines)} belong to --engine ray")
+        if machines and asked:
+            parser.error("--cv trains on this machine: leave --engine ray out, or --cv")
+        require("training", NEEDED)
+    if machines:
+        return _train_on_cluster(config, machines)
+    place = launched()
+    if asked:
+        if place is not None:
+            parser.error("--cv trains folds in processes of its own: leave torchrun out")
+        return _cross_validate(config, asked)
+    if place is not None and place.restarts and config.resume is None:  # torchrun --max_restarts
+        config = dataclasses.replace(config, resume="latest")
+    from ml_training.training.joining import follow, joined
     from ml_training.training.runner import run
 
-    outcome = run(config, resume_command=resume_command(words))
+    command = resume_command(words)
+    with joined(config, command) as team:
+        if team.rank:
+            follow(config, team)
+            return 0
+        outcome = run(config, resume_command=command, team=team)
     print(summary_table(outcome))
     return outcome.exit_code
+
+
+def _add_cv_flags(parser: OneLineParser) -> None:
+    add = parser.add_argument_group("cross-validation").add_argument
+    add("--cv", metavar="K", type=_folds, default=SUPPRESS,
+        help="train K folds, each with its part of every speaker and digit, and test each on the one it leaves out; "
+        "'speaker' leaves out one speaker at a time")  # fmt: skip
+    add("--seeds", type=int, nargs="+", metavar="N", default=SUPPRESS, help="a round of folds for each (default: 0)")
+    add("--jobs", type=int, metavar="N", default=SUPPRESS, help="processes that train folds (default: as many as fit)")
+    add("--keep_models", action="store_true", default=SUPPRESS, help="keep the model of every fold beside its result")
+    add("--compare", metavar="FILE", default=SUPPRESS, help="JSON of an earlier --cv, to compare with fold by fold")
+
+
+def _add_cluster_flags(parser: OneLineParser) -> None:
+    add = parser.add_argument_group("several machines").add_argument
+    add("--engine", choices=("ray",), default=SUPPRESS, help="train on a Ray cluster (extra [scale])")
+    add("--workers", type=int, metavar="N", default=SUPPRESS, help="processes that share every step (default: 2)")
+    add("--ray_address", metavar="ADDRESS", default=SUPPRESS,
+        help="of the cluster (default: $RAY_ADDRESS, or one of this machine)")  # fmt: skip
+
+
+def _train_on_cluster(config: TrainConfig, machines: dict[str, Any]) -> int:
+    from ml_training.scale.training import train_on_cluster
+
+    table, code = train_on_cluster(config, machines.get("workers", 2), machines.get("ray_address", ""))
+    print(table)
+    return code
+
+
+def _folds(typed: str) -> int | None:
+    if typed == "speaker":
+        return None
+    if not typed.isdecimal() or not 2 <= int(typed) <= MAX_FOLDS:
+        raise ArgumentTypeError(f"expected a number of folds from 2 to {MAX_FOLDS}, or 'speaker', got {typed!r}")
+    return int(typed)
+
+
+def _cross_validate(config: TrainConfig, asked: dict[str, Any]) -> int:
+    from ml_training.evaluation.command import Request, evaluate, summary
+    from ml_training.evaluation.folds import KEPT, THROWN
+    from ml_training.evaluation.protocols import CV, LOSO
+
+    folds = asked["cv"]
+    try:
+        outcome = evaluate(
+            Request(
+                protocols=(CV if folds else LOSO,), config=config, seeds=tuple(asked.get("seeds", (config.seed,))),
+                folds=folds or 2, jobs=asked.get("jobs"), compare=asked.get("compare"),
+                fold_models=KEPT if "keep_models" in asked else THROWN,
+                output=str(Path(config.log_dir) / "cross_validation"),
+            ),
+            report=_say,
+        )  # fmt: skip
+    except Interrupted:
+        _say("stopped; the same command goes on where it was")
+        raise
+    print(summary(outcome))
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def resume_command(words: Sequence[str]) -> str:
@@ -49,10 +144,17 @@ def resume_command(words: Sequence[str]) -> str:
         if not is_resume and not (after_resume and (word.isdigit() or word == "latest")):
             kept.append(word)
         after_resume = is_resume
-    if sys.argv[0].startswith("digits "):  # as the console command names its doors
-        return shlex.join(["digits", "train", *kept, "--resume"])
+    is_digits = sys.argv[0].startswith("digits ")  # as the console command names its doors
     script = [sys.argv[0]] if Path(sys.argv[0]).name == "train.py" else ["-m", "ml_training.train"]
-    return shlex.join([_python(), *script, *kept, "--resume"])
+    if (place := launched()) is not None:
+        start = ["torchrun"] if shutil.which("torchrun") else [_python(), "-m", "torch.distributed.run"]
+        # How several machines find each other is known to who started them.
+        where = ["--standalone"] if place.machines == 1 else ["...", "--nnodes", str(place.machines)]
+        start += [*where, "--nproc_per_node", str(place.local_world)]
+        start += ["--no-python", "digits", "train"] if is_digits else script
+    else:
+        start = ["digits", "train"] if is_digits else [_python(), *script]
+    return shlex.join([*start, *kept, "--resume"])
 
 
 def _python() -> str:

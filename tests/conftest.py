@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, fit
 from ml_training.config import MFCC
+from ml_training.data.cache import FOLDER_VARIABLE
 from ml_training.data.corpus import Corpus
 from ml_training.deploy.export import export_onnx
 from ml_training.deploy.metadata import model_metadata
@@ -52,6 +53,15 @@ def say(digit: int, pitch: float, seconds: float, generator: np.random.Generator
     sound = np.sin(2 * np.pi * np.outer(time, harmonics) + generator.uniform(0, 6, len(harmonics))) @ gains
     sound *= np.hanning(len(time)) * generator.uniform(0.05, 0.15)
     return (sound + generator.normal(0, 1e-3, len(time))).astype(np.float32)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of these tests alone, where all of their trainings find what an earlier one made."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER_VARIABLE, str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ LINES = (ROOT / "ml_training_requirements.txt").read_text(encoding="utf-8").spli
 PINS = {canonicalize_name(r.name): r for r in map(Requirement, (s for s in LINES if s and s[0] not in "#-"))}
 # import name -> distribution name, where they differ
 DISTRIBUTIONS = {"espeakng_loader": "espeakng-loader", "mlflow": "mlflow-skinny", "sklearn": "scikit-learn"}
-UNPINNED = {"bench", "executorch", "mlflow"}  # extras that only those install who ask for them
+UNPINNED = {"bench", "executorch", "mlflow", "scale"}  # extras that only those install who ask for them
 
 
 def ranges(without: set[str] = UNPINNED) -> list[Requirement]:

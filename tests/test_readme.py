@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import importlib
 import importlib.util
 import itertools
@@ -29,13 +30,14 @@ from typing import NamedTuple
 import pytest
 
 from ml_training import inference
-from ml_training.config import MFCC, TrainConfig, load_config, to_dict
+from ml_training.config import MFCC, AugmentationConfig, TrainConfig, load_config, to_dict
 from ml_training.deploy import version_store
 from ml_training.deploy.versions import Origin
 from ml_training.flags import OneLineParser, add_train_flags, train_config_from
 from ml_training.pipelines import get_pipeline
 from ml_training.training.checkpoint import CheckpointStore, RunIdentity
 from ml_training.training.runner import run
+from ml_training.tuning.space import checked_space
 
 ROOT = Path(__file__).resolve().parents[1]
 ONNX = "models/mfcc_classifier/model.onnx"
@@ -65,6 +67,7 @@ SET_UP = ("make ", "pip ", "python -m venv ", "source ")
 SLOW = (
     "--pipeline all",
     "demo",
+    "torchrun",
     "--dataset",
     "--data_dir",
     "--extra_dir",
@@ -78,6 +81,10 @@ SLOW = (
     "--protocol official",
     "digits benchmark",
     "--protocol loso --seeds",
+    "--cv",
+    "digits tune",
+    "--config tuning/best.json",
+    "--config fast",
 )
 REAL = ("--dataset fsdd", "--protocol official", "benchmarks/floors.py", "digits benchmark")
 
@@ -116,8 +123,19 @@ def marked(command: str) -> object:
     return pytest.param(command, marks=marks, id=command)
 
 
+def is_space(block: Block) -> bool:
+    return block.language == "json" and '"from"' in block.text
+
+
 def trains(command: str) -> bool:
-    return command.startswith(("python ml_training/train.py", "digits train"))
+    doors = ("python ml_training/train.py", "digits train", "torchrun ")
+    return command.startswith(doors) and "--cv" not in command
+
+
+def train_words(command: str) -> list[str]:
+    """What the door of a training command is given."""
+    words = shlex.split(command)
+    return words[next(i for i, word in enumerate(words, 1) if word in ("ml_training/train.py", "train")) :]
 
 
 def smaller(command: str) -> str:
@@ -134,6 +152,11 @@ def smaller(command: str) -> str:
         command += " --runs 1"
     if command.startswith("python benchmarks/int8.py"):
         command = command.replace("--runs 500", "--runs 3")
+    if "--cv" in command:
+        command = re.sub(r"--cv \d+", "--cv 2", command).replace("--seeds 0 1 2", "--seeds 0") + " --epochs 1"
+        command = command.replace(" --compare cv.json", "")  # tests/evaluation/test_cross_validation.py has one
+    if command.startswith("digits tune"):
+        command = re.sub(r"--trials \d+", "--trials 2", command) + " --epochs 1"
     if command.startswith("tensorboard"):
         command += " --inspect"
     return command.replace("jackson", "speaker1")
@@ -170,6 +193,9 @@ def desk(tmp_path, tiny_folder, tiny_models, monkeypatch):
     store = CheckpointStore(tmp_path / "teachers" / "mfcc_classifier", RunIdentity(MFCC, config, "made up"))
     store.save_best(1, get_pipeline(MFCC).build().state_dict(), {})
     (tmp_path / "my_config.json").write_text(next(b.text for b in BLOCKS if b.language == "json"), encoding="utf-8")
+    (tmp_path / "space.json").write_text(next(b.text for b in BLOCKS if is_space(b)), encoding="utf-8")
+    (tmp_path / "tuning").mkdir()
+    (tmp_path / "tuning" / "best.json").write_text('{"pipeline": "mfcc", "learning_rate": 0.01}', encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DIGIT_DATA_DIR", str(tiny_folder))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -242,13 +268,13 @@ def test_command(command, desk, request, monkeypatch, capsys):
         assert {p.name for p in desk.rglob("*.onnx") if p.stat().st_mtime > started}
     if trains(command):
         assert {p.name for p in set(desk.rglob("*")) - before} >= {"training_report.html", "best_model.pt"}
-        config = training(words[2:])
+        config = training(train_words(smaller(command)))
         for pipeline in config.pipelines:
             assert (desk / config.models_dir / f"{pipeline}_classifier" / "model.onnx").is_file()
 
 
 def test_every_training_command_has_flags_that_exist(desk):
-    found = [training(shlex.split(command)[2:]) for command in COMMANDS if trains(command)]
+    found = [training(train_words(command)) for command in COMMANDS if trains(command)]
     assert len(found) > 10
     assert {config.pipeline for config in found} >= {"all", "mfcc", "mel_cnn"}
 
@@ -256,7 +282,7 @@ def test_every_training_command_has_flags_that_exist(desk):
 def typed(command: str, desk: Path) -> None:
     """Type a command into a shell whose `python` is the one that runs this, in a folder with the checkout's scripts."""
     program = command.split()[0]
-    assert program in ("python", "digits", "tensorboard"), f"nothing here knows {program}"
+    assert program in ("python", "digits", "tensorboard", "torchrun"), f"nothing here knows {program}"
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     if not shutil.which(program, path=path):
         pytest.skip(f"{program} is not installed beside {sys.executable}")
@@ -297,7 +323,13 @@ def test_python_block(block, desk, capsys):
     assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("block", [pytest.param(b, id=b.place) for b in BLOCKS if b.language == "json"])
+def test_a_search_space_is_one():
+    assert [checked_space(json.loads(block.text)) for block in BLOCKS if is_space(block)]
+
+
+@pytest.mark.parametrize(
+    "block", [pytest.param(b, id=b.place) for b in BLOCKS if b.language == "json" and not is_space(b)]
+)
 def test_json_block(block, tmp_path):
     (tmp_path / "config.json").write_text(block.text, encoding="utf-8")
     assert TrainConfig(**load_config(tmp_path / "config.json"))
@@ -315,11 +347,23 @@ def test_commands_and_flags_within_sentences_exist(document, capsys):
     parser = OneLineParser()
     add_train_flags(parser)
     known = {option for action in parser._actions for option in action.option_strings}
-    for door in ("inference", "evaluate", "export", "inspect_model", "versions", "benchmark", "demo"):
+    for door in (
+        "train",
+        "tune",
+        "cache",
+        "inference",
+        "evaluate",
+        "export",
+        "inspect_model",
+        "versions",
+        "benchmark",
+        "demo",
+    ):
         with contextlib.suppress(SystemExit):
             importlib.import_module(f"ml_training.{door}").main(["--help"])
         known |= set(re.findall(r"--\w+", capsys.readouterr().out))
     known |= {"--synthetic", "--check", "--verbose", "--ways"}
+    known |= {"--standalone", "--nproc_per_node", "--nnodes", "--max_restarts"}  # torchrun's
     own: set[str] = set()
     for code in inline_code(document):
         if code.startswith("make ") and "..." not in code:
@@ -359,8 +403,11 @@ def test_quoted_messages_are_what_the_code_says():
 
 def test_tables_follow_the_code():
     tables = runpy.run_path(str(ROOT / "docs" / "tables.py"))
-    text = tables["README"].read_text(encoding="utf-8")
-    assert tables["updated"](text) == text, "run: python docs/tables.py"
+    for path, text in tables["written"]().items():
+        assert path.read_text(encoding="utf-8") == text, "run: python docs/tables.py"
+    settings = tables["SETTINGS"].read_text(encoding="utf-8")
+    for cls, prefix in ((TrainConfig, ""), (AugmentationConfig, "augmentation.")):
+        assert all(f"| `{prefix}{f.name}` |" in settings for f in dataclasses.fields(cls))
 
 
 def test_every_key_of_an_answer_is_documented():

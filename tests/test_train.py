@@ -174,6 +174,71 @@ def test_a_stopped_door_prints_the_command_that_goes_on(
     assert "resuming at epoch" in resumed.stdout or "already finished" in resumed.stdout
 
 
+def torchrun(*words: str, cwd: Path, python: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    start = ["-m", "torch.distributed.run", "--standalone", *python, "--nproc_per_node", "2", str(DOOR)]
+    return subprocess.Popen(
+        [sys.executable, *start, *words], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+@pytest.mark.scale
+@pytest.mark.skipif(os.name == "nt", reason="signals of another kind")
+def test_two_processes_are_stopped_and_go_on_with_what_the_line_says(recordings: Path, tmp_path: Path) -> None:
+    """SIGTERM to torchrun, which passes it on; then the command that the last line of ours says."""
+    words = flags(recordings, tmp_path, "--epochs", "400", "--patience", "0", "--scheduler", "plateau")
+    with torchrun(*words, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "epoch   2/400" in line:
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.stdout.read()
+    (command,) = re.findall("^stopped; to go on: (.*)$", rest, re.MULTILINE)
+    assert "--standalone --nproc_per_node 2" in command
+    goes_on = shlex.split(command.replace("--epochs 400", "--epochs 4"))
+    resumed = subprocess.run(goes_on, cwd=tmp_path, capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "2 processes train together" in resumed.stdout
+    assert resumed.stdout.count("resuming at epoch") + resumed.stdout.count("already finished") == 1
+    assert resumed.stdout.count("report: ") == 1
+    assert len(list((tmp_path / "logs").glob("*.log"))) == 2, "one log a run"
+    assert load_classifier(tmp_path / "models", "mfcc").predict(recordings / "7_ann_6.wav")
+
+
+@pytest.mark.scale
+@pytest.mark.skipif(sys.platform != "linux", reason="children are found elsewhere")
+def test_where_torchrun_starts_all_again_they_go_on(recordings: Path, tmp_path: Path) -> None:
+    words = flags(recordings, tmp_path, "--epochs", "12", "--patience", "0")
+    with torchrun(*words, cwd=tmp_path, python=("--max_restarts", "1")) as process:
+        assert process.stdout is not None
+        said = ""
+        for line in process.stdout:
+            said += line
+            if "epoch  2/12" in line and "resuming" not in said:
+                children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                os.kill(int(children[-1]), signal.SIGKILL)
+    assert process.returncode == 0, said
+    assert len(re.findall("resuming at epoch", said)) == 1
+    assert "epoch 12/12" in said
+
+
+@pytest.mark.scale
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--epochs", "none"], "train.py: argument --epochs: invalid int value"),
+        (["--dataset", "folder", "--data_dir", "nowhere"], "nowhere"),
+        (["--compile", "--device", "cpu"], "compile is for one process, not 2: leave --compile out, or torchrun"),
+    ],
+)
+def test_a_fault_of_all_processes_is_told_once(tmp_path: Path, words: list[str], told: str) -> None:
+    with torchrun(*words, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        said = process.stdout.read()
+    assert process.returncode != 0
+    assert said.count(told) == 1, said
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
 @pytest.mark.parametrize("pipeline", ["mfcc", "mel_cnn", "raw_cnn"])

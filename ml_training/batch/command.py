@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from ml_training.batch.journal import Journal, without
 from ml_training.batch.progress import Progress
 from ml_training.batch.sizes import Batches
 from ml_training.batch.tables import Row, table_for
-from ml_training.batch.walk import Walk, kinds_of
+from ml_training.batch.walk import ELSEWHERE, Found, Walk, kinds_of, place
 from ml_training.errors import BatchError, ConfigError, Interrupted
 from ml_training.utils.signals import StopSignals
 
@@ -35,6 +35,9 @@ class Classifier(Protocol):
     def hear(self, waveforms: Floats) -> tuple[Floats, Floats]: ...
 
 
+Elsewhere = Callable[[Iterator[Found]], Iterator[list[Row]]]
+
+
 @dataclass(frozen=True)
 class BatchRequest:
     """Which recordings are answered into which table. Raises ConfigError for numbers that cannot be meant."""
@@ -44,6 +47,8 @@ class BatchRequest:
     resume: bool = False  # go on with a table that was not finished
     batch_size: int | None = None  # clips through the model at once; None: as many as suits memory
     decoders: int = 1  # threads that decode
+    listed: Callable[[], list[Found]] | None = None  # recordings that lie elsewhere than in files of this machine
+    answered: Elsewhere | None = None  # who answers in the place of this process
 
     def __post_init__(self) -> None:
         faults = []
@@ -121,14 +126,17 @@ def answer_all(classifier: Classifier, request: BatchRequest) -> BatchOutcome | 
             if request.out.exists():
                 return None
             progress.note(f"no {journal.part} to resume: starting anew")
-        named = kinds_of(request.named, before and before["named"])
+        if request.listed is not None:
+            named = dict.fromkeys(sorted(request.named), ELSEWHERE)
+        else:
+            named = kinds_of(request.named, before and before["named"])
         model = hashlib.sha256(classifier.model_file.read_bytes()).hexdigest()
         journal.begin({"named": named, "pipeline": classifier.metadata["pipeline"], "model": model}, before)
         if before is not None:
             progress.note(f"going on behind {journal.rows:,} rows of {journal.part}")
-        walk = Walk(named)
+        walk = Walk(named) if request.listed is None else _Listed(request.listed())
         try:
-            with signals.deferred():
+            with contextlib.nullcontext() if request.answered else signals.deferred():
                 _answer(classifier, request, walk, journal, progress, signals)
             if not journal.rows:
                 journal.discard()
@@ -145,16 +153,31 @@ def answer_all(classifier: Classifier, request: BatchRequest) -> BatchOutcome | 
     return BatchOutcome(journal.answers, journal.errors, walk.left_out)
 
 
+class _Listed:
+    """Recordings that somebody else has listed, as Walk gives those it comes by."""
+
+    def __init__(self, found: list[Found]) -> None:
+        self.found, self.left_out = sorted(found, key=lambda one: place(one.name)), 0
+
+    def __iter__(self) -> Iterator[Found]:
+        return iter(self.found)
+
+
 def _answer(
     classifier: Classifier,
     request: BatchRequest,
-    walk: Walk,
+    walk: Walk | _Listed,
     journal: Journal,
     progress: Progress,
     signals: StopSignals,
 ) -> None:
-    batches = Batches(classifier, request.batch_size, progress.note)
     progress.begin(journal.rows)
+    if request.answered is not None:
+        for rows in request.answered(without(walk, journal.done())):
+            journal.add(rows)
+            progress.tell(journal.rows, journal.errors)
+        return
+    batches = Batches(classifier, request.batch_size, progress.note)
     with contextlib.closing(decoded(without(walk, journal.done()), request.decoders)) as clips:
         while group := list(islice(clips, batches.size)):
             journal.add(list(_rows(group, batches)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import SUPPRESS, ArgumentParser
 
 AUTO = "auto"  # for a batch size: as many as suits memory
-ONLY_WITH_OUT = {"resume", "batch_size", "decoders"}
+ONLY_WITH_OUT = {"resume", "batch_size", "decoders", "engine", "workers", "ray_address"}
 FLAGS = {"out", *ONLY_WITH_OUT}
 
 
@@ -25,4 +25,15 @@ def add_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--decoders", type=int, default=SUPPRESS, metavar="N",
         help="threads that decode for a TABLE (default: one for each CPU, up to 8)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--engine", choices=("ray",), default=SUPPRESS,
+        help="answer on a Ray cluster (extra [scale]); recordings may then be addresses such as s3://bucket/folder",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workers", type=int, default=SUPPRESS, metavar="N", help="models that answer on the cluster (default: 2)"
+    )
+    parser.add_argument(
+        "--ray_address", default=SUPPRESS, metavar="ADDRESS",
+        help="of the cluster (default: $RAY_ADDRESS, or one of this machine)",
     )  # fmt: skip

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from typing import TextIO
+
+from ml_training.utils.live_line import LiveLine
 
 LIVE_SECONDS = 0.2
 LINE_SECONDS = 10.0
@@ -16,31 +17,27 @@ class Progress:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._live = self._stream.isatty()
-        self._shown = False
+        self._line = LiveLine(self._stream)
         self.begin(0)
 
     def begin(self, done: int) -> None:
         """From now on files are counted, `done` of them done before."""
         self._before, self._began = done, time.monotonic()
-        self._due = self._began + (0.0 if self._live else LINE_SECONDS)
+        self._due = self._began + (0.0 if self._line.live else LINE_SECONDS)
 
     def tell(self, done: int, errors: int) -> None:
         """Say where things stand, if it is time to."""
         now = time.monotonic()
         if now < self._due:
             return
-        self._due = now + (LIVE_SECONDS if self._live else LINE_SECONDS)
+        self._due = now + (LIVE_SECONDS if self._line.live else LINE_SECONDS)
         seconds = max(now - self._began, 1e-9)
         line = f"{done:,} files, {(done - self._before) / seconds:,.0f} a second, {errors:,} without an answer"
         line += f", {int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"
-        if self._live:
-            width = shutil.get_terminal_size().columns - 1
-            self._stream.write(f"\r{line[:width]:<{width}}")
-            self._shown = True
+        if self._line.live:
+            self._line.show(line)
         else:
-            self._stream.write(f"{line}\n")
-        self._stream.flush()
+            print(line, file=self._stream, flush=True)
 
     def note(self, line: str) -> None:
         """A line that stays."""
@@ -49,7 +46,4 @@ class Progress:
 
     def clear(self) -> None:
         """Leave the terminal as it was."""
-        if self._shown:
-            self._stream.write(f"\r{'':<{shutil.get_terminal_size().columns - 1}}\r")
-            self._stream.flush()
-            self._shown = False
+        self._line.clear()

@@ -17,6 +17,7 @@ from ml_training.errors import BatchError
 
 CHUNK = 1 << 15  # names of one folder; a larger folder is listed anew for each so many
 FOLDER, FILE, LINK, SPECIAL = "folder", "file", "link", "special"  # special: a pipe, a device
+ELSEWHERE = "elsewhere"  # no file of this machine
 WALKED = "walked"  # a link to a folder that is come by without it
 
 _Identity = tuple[int, int]  # device and inode

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, SAMPLE_RATE, decode
+from ml_training.data import cache, generated_noise
+from ml_training.data.array_file import Block, Key
 from ml_training.data.generated_noise import SAMPLES, generated_sounds
 from ml_training.errors import AudioError, DataError
 from ml_training.results import Floats
@@ -72,11 +75,19 @@ def load_backgrounds(folder: str) -> Backgrounds:
 @lru_cache(maxsize=1)
 def generated_backgrounds() -> Backgrounds:
     """The generated sounds as if they were recordings."""
-    sounds = generated_sounds()
+
+    def blocks() -> Iterator[Block]:
+        yield {"samples": np.concatenate([samples for _, samples in generated_sounds()])}
+
+    def key() -> Key:
+        return {"numpy": np.__version__, "code": cache.code_hash(generated_noise)}
+
+    samples = np.array(cache.kept("noise", key, blocks).arrays["samples"])
+    count = len(samples) // SAMPLES
     return Backgrounds(
-        samples=torch.from_numpy(np.concatenate([samples for _, samples in sounds])),
-        starts=torch.arange(len(sounds)) * SAMPLES,
-        choices=torch.full((len(sounds),), SAMPLES - NUM_SAMPLES + 1),
+        samples=torch.from_numpy(samples),
+        starts=torch.arange(count) * SAMPLES,
+        choices=torch.full((count,), SAMPLES - NUM_SAMPLES + 1),
         files=(),
         data_hash="",
     )
@@ -106,8 +117,23 @@ def excerpts(folder: str | None, count: int, device: torch.device) -> Tensor:
 
     Without a folder, of the generated sounds.
     """
-    backgrounds = _on(device, generated_backgrounds() if folder is None else load_backgrounds(folder))
-    which = torch.randint(len(backgrounds.starts), (count,), device=device)
-    offset = (torch.rand(count, device=device, dtype=torch.float64) * backgrounds.choices[which]).long()
+    backgrounds = _of(folder, device)
+    which, place = _drawn(backgrounds, count, device)
+    offset = (place * backgrounds.choices[which]).long()
     chosen = backgrounds.samples.unfold(0, NUM_SAMPLES, 1)[backgrounds.starts[which] + offset]
     return chosen / chosen.square().mean(dim=1, keepdim=True).sqrt().clamp_min(_QUIETEST)
+
+
+def skip_excerpts(folder: str | None, count: int, device: torch.device) -> None:
+    """Draw what `excerpts` draws, for somebody else to read."""
+    _drawn(_of(folder, device), count, device)
+
+
+def _of(folder: str | None, device: torch.device) -> Backgrounds:
+    return _on(device, generated_backgrounds() if folder is None else load_backgrounds(folder))
+
+
+def _drawn(backgrounds: Backgrounds, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(count,) recordings, and (count,) how far into each, from 0 to 1."""
+    which = torch.randint(len(backgrounds.starts), (count,), device=device)
+    return which, torch.rand(count, device=device, dtype=torch.float64)

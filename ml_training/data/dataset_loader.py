@@ -10,42 +10,30 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, decode, fit
+from ml_training.audio import AUDIO_SUFFIXES
 from ml_training.config import LABELS, TrainConfig
 from ml_training.data import fsdd
 from ml_training.data.corpus import OFFICIAL_TEST_INDICES, Corpus
+from ml_training.data.decoded import ClipFile, decoded, hashes_of, wav_tree_hash
 from ml_training.data.download import Progress
-from ml_training.data.synthetic import synthesise
-from ml_training.errors import AudioError, DataError, DownloadError
-from ml_training.results import Floats, SkippedClip
+from ml_training.data.rows import joined
+from ml_training.data.spoken import spoken_digits
+from ml_training.errors import DataError, DownloadError
+from ml_training.results import SkippedClip
 
 __all__ = ["MAX_SKIPPED", "Corpus", "load_corpus", "load_folder"]
 
 MAX_SKIPPED = 0.05  # share of bad files that a data set may have
-MAX_CLIP_BYTES = 64 << 20  # no recording of a digit is larger; several are in memory at once
 
 _DIGIT_FIRST = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<index>\d{1,9})(-\d+)?")
 _SPEECH_COMMANDS = re.compile(r"(?P<speaker>[^_]+)_nohash_(?P<index>\d{1,9})")
-
-
-@dataclass(frozen=True)
-class _Clip:
-    """A file to decode. `fault` says why its name already rules it out."""
-
-    file: str
-    read: Callable[[], bytes]
-    digit: int = -1
-    speaker: str = ""
-    index: int = -1
-    fault: str = ""
 
 
 def _say(line: str) -> None:
@@ -77,7 +65,7 @@ def _together(first: Corpus, second: Corpus) -> Corpus:
     sources = (*first.recordings, *second.recordings)
     return Corpus(
         name=f"{first.name} and {second.name}",
-        waveforms=np.concatenate([first.waveforms, second.waveforms]),
+        waveforms=joined([first.waveforms, second.waveforms]),
         lengths=np.concatenate([first.lengths, second.lengths]),
         labels=np.concatenate([first.labels, second.labels]),
         speakers=first.speakers + second.speakers,
@@ -114,7 +102,7 @@ def _load_main(config: TrainConfig, report: Callable[[str], None], progress: Pro
 
 
 def _synthetic(seed: int, report: Callable[[str], None]) -> Corpus:
-    corpus = synthesise(seed)
+    corpus = spoken_digits(seed)
     report(f"synthetic speech: {len(corpus)} clips in {len(set(corpus.speakers))} voices of espeak-ng")
     return corpus
 
@@ -125,14 +113,14 @@ def _load_chosen(path: Path, only_fsdd: bool, report: Callable[[str], None]) -> 
         files = fsdd.read_archive(path)
         _check_is_fsdd(path, fsdd.content_hash(files), "unpack it, and train on its folder with --dataset folder")
         clips = [_named(Path(file), Path(), _DIGIT_FIRST) for file in files]
-        clips = [replace(clip, read=partial(files.__getitem__, clip.file)) for clip in clips]
+        clips = [replace(clip, read=partial(files.__getitem__, clip.file), path=None) for clip in clips]
         return _collect(path.name, clips, official=True)
     if only_fsdd:
-        found = fsdd.folder_hash(fsdd.recordings_folder(path))
+        found = wav_tree_hash(fsdd.recordings_folder(path))
         _check_is_fsdd(path, found, "train on it as it is with --dataset folder")
     corpus = load_folder(path)
     if corpus.data_hash != fsdd.TREE_HASH:
-        found = fsdd.folder_hash(fsdd.recordings_folder(path))
+        found = wav_tree_hash(fsdd.recordings_folder(path))
         report(
             f"{path} is not {fsdd.NAME} (tree hash {found}, expected {fsdd.TREE_HASH}): using its {len(corpus)} clips "
             "as your own recordings"
@@ -164,7 +152,7 @@ def load_folder(path: str | os.PathLike[str], name: str | None = None) -> Corpus
 # --- layouts -------------------------------------------------------------------------------------
 
 
-def _clips_of(folder: Path) -> tuple[list[_Clip], bool]:
+def _clips_of(folder: Path) -> tuple[list[ClipFile], bool]:
     """The audio files of a folder, and whether its layout numbers recordings as FSDD does."""
     try:
         flat = fsdd.recordings_folder(folder)
@@ -196,24 +184,25 @@ def _audio_files(folder: Path) -> list[Path]:
 
 def _named(
     path: Path, root: Path, pattern: re.Pattern[str], digit: int | None = None, speaker: str | None = None
-) -> _Clip:
+) -> ClipFile:
     """What a file's name says. `digit` and `speaker` are what the folder it lies in says."""
     file = path.relative_to(root).as_posix()
     match = pattern.fullmatch(path.stem)
     if match is None:
         shape = "{digit}_{speaker}_{index}" if pattern is _DIGIT_FIRST else "{speaker}_nohash_{index}"
-        return _Clip(file, path.read_bytes, fault=f"its name is not {shape}")
+        return ClipFile(file, path.read_bytes, fault=f"its name is not {shape}", path=path)
     if speaker is not None and match["speaker"] != speaker:
-        return _Clip(file, path.read_bytes, fault=f"its name says speaker {match['speaker']}, its folder {speaker}")
+        fault = f"its name says speaker {match['speaker']}, its folder {speaker}"
+        return ClipFile(file, path.read_bytes, fault=fault, path=path)
     said = int(match["digit"]) if digit is None else digit
-    return _Clip(file, path.read_bytes, said, match["speaker"], int(match["index"]))
+    return ClipFile(file, path.read_bytes, said, match["speaker"], int(match["index"]), path=path)
 
 
 # --- decoding ------------------------------------------------------------------------------------
 
 
-def _collect(folder: str, clips: list[_Clip], official: bool, name: str | None = None) -> Corpus:
-    """Decode clips on a few threads (decoding leaves Python's lock) into one corpus, sorted by file name.
+def _collect(folder: str, clips: list[ClipFile], official: bool, name: str | None = None) -> Corpus:
+    """Decode clips into one corpus, sorted by file name.
 
     Without a `name` it is called FSDD where its bytes are FSDD's, and after its `folder` elsewhere.
     """
@@ -224,60 +213,32 @@ def _collect(folder: str, clips: list[_Clip], official: bool, name: str | None =
             "(AudioMNIST)"
         )
     clips = sorted(clips, key=lambda clip: clip.file)
-    waveforms = np.zeros((len(clips), NUM_SAMPLES), dtype=np.float32)
-    lengths = np.zeros(len(clips), dtype=np.int64)
+    hashes = hashes_of(clips)
     digest = hashlib.sha256()
-    blobs: dict[str, str] = {}
-    kept: list[int] = []
-    skipped: list[SkippedClip] = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for row, (clip, (samples, fault, sha256, blob)) in enumerate(zip(clips, pool.map(_decode, clips), strict=True)):
-            digest.update(os.fsencode(f"{clip.file}\0{sha256}\n"))
-            blobs[clip.file] = blob
-            if samples is None:
-                skipped.append(SkippedClip(clip.file, fault))
-                continue
-            waveforms[row] = fit(samples)
-            lengths[row] = min(len(samples), NUM_SAMPLES)
-            kept.append(row)
-    _check_skipped(folder, skipped, len(clips))
-    is_fsdd = fsdd.tree_hash(blobs) == fsdd.TREE_HASH
-    good = [clips[row] for row in kept]
+    for clip, found in zip(clips, hashes, strict=True):
+        digest.update(os.fsencode(f"{clip.file}\0{found.sha256}\n"))
+    good = decoded(clips, hashes)
+    _check_skipped(folder, good.skipped, len(clips))
+    is_fsdd = fsdd.tree_hash({c.file: found.blob for c, found in zip(clips, hashes, strict=True)}) == fsdd.TREE_HASH
+    kept = [clips[row] for row in good.kept]
     called = name or (fsdd.NAME if is_fsdd else folder)
     return Corpus(
         # Escaped, because it ends up where bytes that are no UTF-8 fail: plots, and the model's metadata.
         name=called.encode("utf-8", errors="backslashreplace").decode("utf-8"),
-        waveforms=waveforms[kept] if skipped else waveforms,
-        lengths=lengths[kept],
-        labels=np.array([clip.digit for clip in good], dtype=np.int64),
-        speakers=tuple(clip.speaker for clip in good),
-        indices=np.array([clip.index for clip in good], dtype=np.int64),
-        files=tuple(clip.file for clip in good),
+        waveforms=good.waveforms,
+        lengths=good.lengths,
+        labels=np.array([clip.digit for clip in kept], dtype=np.int64),
+        speakers=tuple(clip.speaker for clip in kept),
+        indices=np.array([clip.index for clip in kept], dtype=np.int64),
+        files=tuple(clip.file for clip in kept),
         data_hash=fsdd.TREE_HASH if is_fsdd else digest.hexdigest(),
         synthetic=False,
-        official_split=official and _numbered_like_fsdd(good),
-        skipped=tuple(skipped),
+        official_split=official and _numbered_like_fsdd(kept),
+        skipped=good.skipped,
     )
 
 
-def _decode(clip: _Clip) -> tuple[Floats | None, str, str, str]:
-    """The samples or None, what is wrong with it, and its SHA-256 and git hashes ("" when it cannot be read)."""
-    try:
-        content = clip.read()
-    except OSError as error:
-        return None, f"cannot be read: {error.strerror or error}", "", fsdd.blob_hash(b"")
-    sha256, blob = hashlib.sha256(content).hexdigest(), fsdd.blob_hash(content)
-    if clip.fault:
-        return None, clip.fault, sha256, blob
-    if len(content) > MAX_CLIP_BYTES:
-        return None, f"has {len(content)} bytes: expected at most {MAX_CLIP_BYTES} for one digit", sha256, blob
-    try:
-        return decode(content), "", sha256, blob
-    except AudioError as error:
-        return None, str(error), sha256, blob
-
-
-def _check_skipped(name: str, skipped: list[SkippedClip], files: int) -> None:
+def _check_skipped(name: str, skipped: Sequence[SkippedClip], files: int) -> None:
     if len(skipped) > MAX_SKIPPED * files:
         first = "; ".join(f"{clip.file}: {clip.reason}" for clip in skipped[:3])
         raise DataError(
@@ -286,7 +247,7 @@ def _check_skipped(name: str, skipped: list[SkippedClip], files: int) -> None:
         )
 
 
-def _numbered_like_fsdd(clips: Iterable[_Clip]) -> bool:
+def _numbered_like_fsdd(clips: Iterable[ClipFile]) -> bool:
     """Whether each speaker has, of each digit, recordings on both sides of the official border."""
     sides: dict[tuple[str, int], set[bool]] = {}
     for clip in clips:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,9 +14,13 @@ import numpy as np
 
 from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, decode, fit, trimmed
 from ml_training.config import LABELS, TrainConfig
+from ml_training.data import cache
+from ml_training.data.array_file import Block
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
+from ml_training.data.rows import joined
 from ml_training.data.splits import Split
 from ml_training.data.spoiling import KINDS
+from ml_training.data.spoken import engine, from_cache
 from ml_training.data.synthetic import VOICES, say
 from ml_training.errors import AudioError, DataError, DigitError
 from ml_training.results import Floats, Ints
@@ -70,7 +75,7 @@ def with_negatives(corpus: Corpus, split: Split, config: TrainConfig) -> tuple[C
     if not config.negative_share:
         return corpus, split, ""
     try:
-        found = [synthetic_negatives(config.seed, config.synthetic_voices)]
+        found = [spoken_words(config.seed, config.synthetic_voices)]
     except DigitError as error:
         raise DataError(f"{error}; or train without clips that are no digits: --negative_share 0") from error
     if config.words_dir is not None:
@@ -84,7 +89,7 @@ def with_negatives(corpus: Corpus, split: Split, config: TrainConfig) -> tuple[C
     hashes = "\n".join((corpus.data_hash, *(negatives.data_hash for negatives in found)))
     mixed = replace(
         corpus,
-        waveforms=np.concatenate([corpus.waveforms, *(negatives.waveforms for negatives in found)]),
+        waveforms=joined([corpus.waveforms, *(negatives.waveforms for negatives in found)]),
         lengths=np.concatenate([corpus.lengths, *(negatives.lengths for negatives in found)]),
         labels=np.concatenate([corpus.labels, np.full(len(speakers), NOT_A_DIGIT)]),
         speakers=(*corpus.speakers, *speakers.tolist()),
@@ -98,6 +103,22 @@ def with_negatives(corpus: Corpus, split: Split, config: TrainConfig) -> tuple[C
     train, validation = split.train, split.validation
     train, validation = (np.concatenate([a, len(corpus) + b]) for a, b in ((train, training), (validation, judging)))
     return mixed, replace(split, train=train, validation=validation), name
+
+
+def spoken_words(seed: int, voices: int) -> Negatives:
+    """What synthetic_negatives says, from the cache in use where it was said before."""
+
+    def blocks() -> Iterator[Block]:
+        said = synthetic_negatives(seed, voices)
+        names = cache.text([said.name, said.speakers, said.files, said.data_hash])
+        yield {"waveforms": said.waveforms, "lengths": said.lengths, "names": names}
+
+    if cache.current() is None:
+        return synthetic_negatives(seed, voices)
+    key = {"seed": seed, "voices": voices, "code": cache.code_hash(__name__), **engine()}
+    arrays, waveforms = from_cache("words", key, blocks)
+    name, speakers, files, data_hash = cache.said(arrays["names"])
+    return Negatives(name, waveforms, np.array(arrays["lengths"]), tuple(speakers), tuple(files), data_hash)
 
 
 def hash_of_words(config: TrainConfig) -> str:

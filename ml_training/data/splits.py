@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_training.config import TrainConfig
+from ml_training.config import TrainConfig, fold_numbers
 from ml_training.data.corpus import OFFICIAL_TEST_INDICES, Corpus
 from ml_training.errors import DataError
 from ml_training.results import Ints
@@ -45,7 +45,8 @@ def split_corpus(corpus: Corpus, config: TrainConfig, report: Callable[[str], No
     official: FSDD's recordings 0-4 are the test part; validation comes from the rest, evenly by
     speaker and digit. A corpus whose numbers mean nothing of the kind is split at random instead,
     and `report` is told. random: 70/10/20, evenly by digit. speaker: the test part is everything
-    by `config.held_out_speaker`.
+    by `config.held_out_speaker`. fold: the test part is one of so many folds of nearly one size, which
+    share no clip, cover all and take their part of every speaker and digit; validation comes from the rest.
 
     Raises DataError for an unknown speaker, or a corpus so small that a part stays empty.
     """
@@ -59,8 +60,12 @@ def split_corpus(corpus: Corpus, config: TrainConfig, report: Callable[[str], No
         test = _draw(everything, [corpus.labels], RANDOM_TEST_SHARE, rng)
         validation = _draw(~test, [corpus.labels], RANDOM_VALIDATION_SHARE / (1 - RANDOM_TEST_SHARE), rng)
     else:
-        speaker = name == "speaker"
-        test = _held_out(corpus, config.held_out_speaker) if speaker else corpus.indices < OFFICIAL_TEST_INDICES
+        if name == "speaker":
+            test = _held_out(corpus, config.held_out_speaker)
+        elif name == "fold":
+            test = _fold(corpus, config.fold, rng)
+        else:
+            test = corpus.indices < OFFICIAL_TEST_INDICES
         validation = _draw(~test, [corpus.labels, np.asarray(corpus.speakers)], config.validation_share, rng)
     train = ~(test | validation)
     split = Split(name, *(np.flatnonzero(part).astype(np.int64) for part in (train, validation, test)))
@@ -80,6 +85,18 @@ def _held_out(corpus: Corpus, speaker: str | None) -> Mask:
         raise DataError(f"no speaker {speaker!r} in {corpus.name}: expected one of {shown}")
     held_out: Mask = np.asarray(corpus.speakers) == speaker
     return held_out
+
+
+def _fold(corpus: Corpus, fold: str | None, rng: np.random.Generator) -> Mask:
+    """Dealt out like cards, the clips in line by speaker and digit and shuffled within."""
+    numbers = fold_numbers(fold)
+    assert numbers is not None
+    number, folds = numbers
+    clips = rng.permutation(len(corpus))
+    line = clips[np.lexsort([corpus.labels[clips], np.asarray(corpus.speakers)[clips]])]
+    test = np.zeros(len(corpus), dtype=np.bool_)
+    test[line[number - 1 :: folds]] = True
+    return test
 
 
 def _draw(pool: Mask, strata: Sequence[NDArray[np.generic]], share: float, rng: np.random.Generator) -> Mask:

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ml_training.config import FP32, TrainConfig
+from ml_training.data.cache import Cache, caching
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.errors import ConfigError
-from ml_training.evaluation.loso import leave_one_speaker_out
+from ml_training.evaluation.cross_validation import Plan, cross_validate
+from ml_training.evaluation.folds import KEPT
+from ml_training.evaluation.paired import compared, to_dicts
 from ml_training.evaluation.perturbations import load_recordings
 from ml_training.evaluation.protocols import (
     CALIBRATION,
+    CV,
     LOSO,
     NOISE,
     OFFICIAL,
     PROTOCOLS,
     REJECTION,
     STRANGERS,
+    TRAINED_BY_FOLDS,
     TestClips,
     TrainedModel,
     calibrated,
@@ -30,7 +35,15 @@ from ml_training.evaluation.protocols import (
     official_part,
     strangers,
 )
-from ml_training.evaluation.records import PLOTS, file_name, load_results, log_scoring, save_result, update_docs
+from ml_training.evaluation.records import (
+    PLOTS,
+    file_name,
+    load_result,
+    load_results,
+    log_scoring,
+    save_result,
+    update_docs,
+)
 from ml_training.evaluation.rejection import OWN_KINDS, load_others, rejection
 from ml_training.evaluation.version_metrics import record_with_versions
 from ml_training.inference import PRETRAINED
@@ -61,6 +74,10 @@ class Request:
     noise_seed: int = 0
     seeds: tuple[int, ...] = (0, 1, 2)
     speakers: tuple[str, ...] = ()
+    folds: int = 10  # of cv
+    jobs: int | None = None  # processes that train folds; None for as many as suit the machine
+    fold_models: str = KEPT  # what becomes of their models, of folds.MODELS
+    compare: str | None = None  # JSON file of an earlier result of cv or loso
     output: str = "evaluation_results"
     log_scoring: str | None = None
     update_docs: str | None = None
@@ -85,8 +102,12 @@ class Request:
             faults.append(f"folder: only {', '.join(SCORE_FOLDERS)} score folders: name one of these")
         if self.noise_dir and NOISE not in self.protocols:
             faults.append(f"noise_dir: only protocol {NOISE!r} mixes noise in: name it")
-        if self.model_version is not None and set(self.protocols) <= {LOSO}:
-            faults.append(f"version: protocol {LOSO!r} trains its own models: name another protocol")
+        if self.model_version is not None and set(self.protocols) <= set(TRAINED_BY_FOLDS):
+            faults.append(f"version: protocol {self.protocols[0]!r} trains its own models: name another protocol")
+        if self.compare and not set(self.protocols) & set(TRAINED_BY_FOLDS):
+            faults.append(f"compare: only {' and '.join(TRAINED_BY_FOLDS)} are compared fold by fold: name one")
+        if self.jobs is not None and self.jobs < 1:
+            faults.append(f"jobs: expected a number of processes from 1 on, got {self.jobs}")
         if self.speakers and LOSO not in self.protocols:
             faults.append(f"speakers: only protocol {LOSO!r} leaves speakers out: name it")
         if self.log_scoring and not self.folders:
@@ -96,7 +117,7 @@ class Request:
             faults.append(f"noise_seed: expected a whole number from 0 to {2**31 - 1}, got {self.noise_seed}")
         faults += _unwritable(self)
         if self.config.split != "official" or self.config.resume is not None:
-            faults.append("split, held_out_speaker, resume: the protocol decides these, leave them out")
+            faults.append("split, held_out_speaker, fold, resume: the protocol decides these, leave them out")
         if faults:
             raise ConfigError(faults)
 
@@ -144,12 +165,24 @@ def evaluate(
     `corpus` takes the place of the recordings that the request's config names, `pipelines` that of the registry's
     for loso. Raises the errors of the protocols; what was found before one is written.
     """
+    # What other protocols score they take apart and change, which clips that stay in a file are not made for.
+    only_folds = set(request.protocols) <= set(TRAINED_BY_FOLDS)
+    with caching(Cache(report=report) if only_folds and request.config.cache else None):
+        return _evaluate(request, report, corpus, pipelines)
+
+
+def _evaluate(request: Request, report: Report, corpus: Corpus | None, pipelines: Sequence[Pipeline] | None) -> Outcome:
     output = Path(request.output)
+    earlier = load_result(Path(request.compare)) if request.compare else None
     found: list[ProtocolResult] = []
     files: list[Path] = []
     for result in _results(request, report, corpus, pipelines):
+        if earlier is not None and result.protocol in TRAINED_BY_FOLDS:
+            pairs = to_dicts(compared(result, earlier))
+            against = {"with": request.compare, "created": earlier.created, "pairs": pairs}
+            result = replace(result, details={**(result.details or {}), "compared": against})
         found.append(result)
-        if request.log_scoring and result.protocol not in (OFFICIAL, LOSO):
+        if request.log_scoring and result.protocol not in (OFFICIAL, *TRAINED_BY_FOLDS):
             log_scoring(Path(request.log_scoring), result)
         files.append(save_result(result, output, report))
         record_with_versions(result, [f for f in request.models_dirs if f != PRETRAINED], report)
@@ -170,7 +203,7 @@ def _results(
 ) -> Iterator[ProtocolResult]:
     """What each protocol finds on each set of clips, one after another."""
     config, asked = request.config, [name for name in PROTOCOLS if name in request.protocols]
-    trained = [name for name in asked if name != LOSO]
+    trained = [name for name in asked if name not in TRAINED_BY_FOLDS]
     models = _models(request, report) if trained else []
     noises = load_recordings(request.noise_dir) if request.noise_dir else None
     others = [load_others(kind, folder) for kind, folder in request.others]
@@ -180,18 +213,20 @@ def _results(
         TestClips(load_folder(folder, name), official=False)
         for folder, name in _told_apart(_each_once(request.folders)).items()
     ]
-    if corpus is None and (LOSO in asked or OFFICIAL in asked or (trained and not folders)):
+    if corpus is None and (CV in asked or LOSO in asked or OFFICIAL in asked or (trained and not folders)):
         corpus = load_corpus(config, report=report)
     for scored in [*(clips.corpus for clips in folders), *([corpus] if corpus else [])]:
         _tell_left_out(scored.name, [f"{clip.file}: {clip.reason}" for clip in scored.skipped], report)
     for name in asked:
-        if name == LOSO:
+        if name in TRAINED_BY_FOLDS:
             assert corpus is not None
             chosen = [get_pipeline(p) for p in config.pipelines] if pipelines is None else pipelines
-            work = Path(config.log_dir) / LOSO
-            yield leave_one_speaker_out(
-                corpus, chosen, config, work, seeds=request.seeds, speakers=request.speakers, report=report
-            )
+            speakers = request.speakers if name == LOSO else ()
+            folds = request.folds if name == CV else None
+            plan = Plan(folds, speakers, request.seeds, request.jobs, request.fold_models)
+            with caching(Cache(report=report) if config.cache else None):
+                found = cross_validate(corpus, chosen, config, Path(config.log_dir) / name, plan, report)
+            yield found
             continue
         if name == OFFICIAL or not folders:
             assert corpus is not None

@@ -1,4 +1,4 @@
-"""Named protocols for trained models: official, strangers, noise, calibration. (loso trains: see loso.py.)
+"""Named protocols for trained models: official, strangers, noise, calibration, rejection. (cv and loso train.)
 
 Each takes loaded models and clips and gives a ProtocolResult that says with which clips, seeds, code and models its
 figures were made. No protocol scores a model on digits that it was trained on; of clips without one nobody can tell.
@@ -37,8 +37,9 @@ from ml_training.results import (
     Reliability,
 )
 
-PROTOCOLS = ("official", "loso", "strangers", "noise", "calibration", "rejection")
-OFFICIAL, LOSO, STRANGERS, NOISE, CALIBRATION, REJECTION = PROTOCOLS
+PROTOCOLS = ("official", "cv", "loso", "strangers", "noise", "calibration", "rejection")
+OFFICIAL, CV, LOSO, STRANGERS, NOISE, CALIBRATION, REJECTION = PROTOCOLS
+TRAINED_BY_FOLDS = (CV, LOSO)
 BATCH = 100
 
 Report = Callable[[str], None]

@@ -89,6 +89,16 @@ def load_results(folder: Path, report: Report | None = None) -> list[ProtocolRes
     return sorted(found, key=lambda r: (order.get(r.protocol, len(order)), r.data, file_name(r)))
 
 
+def load_result(path: Path) -> ProtocolResult:
+    """One result. Raises DataError for a file that is none."""
+    try:
+        return ProtocolResult.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} is no result of evaluate.py or train.py --cv ({type(error).__name__}: {error})"
+        ) from error
+
+
 # --- docs/results.md -----------------------------------------------------------------------------
 
 

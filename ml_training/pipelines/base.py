@@ -43,8 +43,9 @@ class DigitModel(nn.Module):
         if "forward" in vars(cls):
             raise TypeError(f"{cls.__name__} defines forward, which would lose the temperature: define logits instead")
 
-    def forward(self, waveforms: Tensor) -> Heard:
-        outputs = self.logits(waveforms)
+    def forward(self, sound: Tensor, ready: bool = False) -> Heard:
+        """(B, 8000) waveforms or, where they are `ready`, the features that `features` gives for them."""
+        outputs = self.logits_of(sound) if ready else self.logits(sound)
         scores, digit = outputs[:, : len(LABELS)], outputs[:, -1]
         if self.training:
             return Heard(scores, digit)
@@ -55,11 +56,30 @@ class DigitModel(nn.Module):
         """(B, 8000) -> (B, OUTPUTS): the digits' scores and the one for there being a digit, as the network says."""
         raise NotImplementedError
 
+    def features(self, waveforms: Tensor, answering: bool) -> Tensor | None:
+        """(B, 8000) -> (B, ...), all that is computed before anything learnt or random; None where that is nothing.
+
+        What a model that answers takes, or else what one in training does where it varies nothing.
+        """
+        return None
+
+    def logits_of(self, features: Tensor) -> Tensor:
+        """(B, ...) features for the mode the model is in -> what `logits` says of their waveforms."""
+        raise NotImplementedError
+
+    @property
+    def varies(self) -> bool:
+        """Whether training mode computes features anew each time, at random."""
+        return True
+
     def configure(self, augmentation: AugmentationConfig) -> None:
         """Choose the feature-level augmentation that training mode applies."""
 
     def fit_statistics(self, waveforms: Tensor) -> None:
         """Learn the features' normalisation from (N, 8000) training clips, once before training."""
+
+    def fit_features(self, features: Tensor) -> None:
+        """The same from their features, those of training that varies nothing; who normalises needs both."""
 
     def scaler(self) -> dict[str, list[float] | list[str]] | None:
         """The learned normalisation for people to read; None where there is none."""
@@ -73,11 +93,20 @@ def channels_last(network: nn.Module) -> None:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def widened(channels: int, width: float) -> int:
+    """So many channels in a network of another width: a multiple of 8, which processors compute best."""
+    return channels if width == 1.0 else max(8, 8 * round(channels * width / 8))
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """A row of the registry."""
 
     name: str
-    build: Callable[[], DigitModel]
+    build: Callable[..., DigitModel]  # takes a width, where it is not 1
     recipe: Recipe
     temperature_power: float = 1.0  # of the temperature that suits validation's voices, which the network knows
+
+    def model(self, width: float = 1.0) -> DigitModel:
+        """A new model, `width` times as wide as the pipeline's own."""
+        return self.build() if width == 1.0 else self.build(width)

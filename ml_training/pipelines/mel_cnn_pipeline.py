@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ml_training.config import MEL_CNN, AugmentationConfig, Recipe
-from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, channels_last
+from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, channels_last, widened
 from ml_training.pipelines.features import LogMel, SpecAugment, below_peak, normalise_level
 
 BANDS = 64
@@ -47,33 +47,41 @@ class TemporalMix(nn.Module):
 class MelCnnClassifier(DigitModel):
     """Residual convolutions that fold frequency away, a temporal mix, mean and maximum over time."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: float = 1.0) -> None:
         super().__init__()
+        first, second, third, fourth, last = (widened(channels, width) for channels in (16, 24, 32, 48, 64))
         self.log_mel = LogMel(BANDS)
         self.spec_augment = SpecAugment(bands=8, frames=8)
         self.network = nn.Sequential(  # M x F beside each step
-            nn.Conv2d(1, 16, 5, (2, 1), padding=2, bias=False), nn.BatchNorm2d(16), nn.ReLU(),  # 32 x 51
-            ResidualConv(16, 24, (2, 2)), ResidualConv(24, 24),  # 16 x 26
-            ResidualConv(24, 32, (2, 1)), ResidualConv(32, 32),  # 8 x 26
-            ResidualConv(32, 48, (2, 1)), ResidualConv(48, 48),  # 4 x 26
-            nn.Conv2d(48, 64, (4, 1), bias=False), nn.BatchNorm2d(64), nn.ReLU(),  # 1 x 26
-            nn.Flatten(2), TemporalMix(64),
+            nn.Conv2d(1, first, 5, (2, 1), padding=2, bias=False), nn.BatchNorm2d(first), nn.ReLU(),  # 32 x 51
+            ResidualConv(first, second, (2, 2)), ResidualConv(second, second),  # 16 x 26
+            ResidualConv(second, third, (2, 1)), ResidualConv(third, third),  # 8 x 26
+            ResidualConv(third, fourth, (2, 1)), ResidualConv(fourth, fourth),  # 4 x 26
+            nn.Conv2d(fourth, last, (4, 1), bias=False), nn.BatchNorm2d(last), nn.ReLU(),  # 1 x 26
+            nn.Flatten(2), TemporalMix(last),
         )  # fmt: skip
-        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * 64, OUTPUTS))
+        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * last, OUTPUTS))
         channels_last(self.network)
 
     def configure(self, augmentation: AugmentationConfig) -> None:
         self.log_mel.warp_between(*augmentation.warps)
         self.spec_augment.enabled = augmentation.enabled and augmentation.spec_augment
 
-    def features(self, waveforms: Tensor) -> Tensor:
+    @property
+    def varies(self) -> bool:
+        return len(self.log_mel.warped) > 0
+
+    def features(self, waveforms: Tensor, answering: bool = True) -> Tensor:
         """(B, 8000) -> (B, 64, 51), about -2 to 2, whatever the level of the recording."""
         relative = below_peak(self.log_mel(normalise_level(waveforms)), RANGE_DB)
         return (relative + RANGE_DB / 2) / (RANGE_DB / 4)
 
     def logits(self, waveforms: Tensor) -> Tensor:
-        spectrograms = self.spec_augment(self.features(waveforms))
-        track = self.network(spectrograms[:, None])  # (B, 64, 26)
+        return self.logits_of(self.features(waveforms))
+
+    def logits_of(self, features: Tensor) -> Tensor:
+        spectrograms = self.spec_augment(features)
+        track = self.network(spectrograms[:, None])  # (B, 64 at width 1, 26)
         logits: Tensor = self.head(torch.cat([track.mean(dim=2), track.amax(dim=2)], dim=1))
         return logits
 

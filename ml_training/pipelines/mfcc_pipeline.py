@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ml_training.config import MFCC, AugmentationConfig, Recipe
-from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline
+from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, widened
 from ml_training.pipelines.features import (
     AMIN,
     Deltas,
@@ -103,15 +103,16 @@ class MfccClassifier(DigitModel):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, width: float = 1.0) -> None:
         super().__init__()
+        first, second = (widened(units, width) for units in (320, 160))
         self.statistics = MfccStatistics()
         self.register_buffer("mean", torch.zeros(FEATURES))
         self.register_buffer("scale", torch.ones(FEATURES))
         self.network = nn.Sequential(
-            nn.Linear(FEATURES, 320), nn.BatchNorm1d(320), nn.SiLU(), nn.Dropout(0.25),
-            nn.Linear(320, 160), nn.BatchNorm1d(160), nn.SiLU(), nn.Dropout(0.25),
-            nn.Linear(160, OUTPUTS),
+            nn.Linear(FEATURES, first), nn.BatchNorm1d(first), nn.SiLU(), nn.Dropout(0.25),
+            nn.Linear(first, second), nn.BatchNorm1d(second), nn.SiLU(), nn.Dropout(0.25),
+            nn.Linear(second, OUTPUTS),
         )  # fmt: skip
 
     def configure(self, augmentation: AugmentationConfig) -> None:
@@ -121,13 +122,31 @@ class MfccClassifier(DigitModel):
         mode = self.training
         self.eval()
         with torch.no_grad():
-            found = torch.cat([self.statistics(part) for part in torch.split(waveforms, 256)])
-        self.mean.copy_(found.mean(dim=0))
-        self.scale.copy_(found.std(dim=0).clamp_min(1e-3))
+            self.fit_features(torch.cat([self.statistics(part) for part in torch.split(waveforms, 256)]))
         self.train(mode)
 
+    def fit_features(self, features: Tensor) -> None:
+        self.mean.copy_(features.mean(dim=0))
+        self.scale.copy_(features.std(dim=0).clamp_min(1e-3))
+
+    @property
+    def varies(self) -> bool:
+        return len(self.statistics.log_mel.warped) > 0
+
+    def features(self, waveforms: Tensor, answering: bool) -> Tensor:
+        if not answering:
+            plain: Tensor = self.statistics(waveforms)
+            return plain
+        return torch.unflatten(self.statistics.by_voice(waveforms), 0, (-1, len(VOICES)))
+
     def logits(self, waveforms: Tensor) -> Tensor:
-        statistics = self.statistics(waveforms) if self.training else self.statistics.by_voice(waveforms)
+        return self._said(self.statistics(waveforms) if self.training else self.statistics.by_voice(waveforms))
+
+    def logits_of(self, features: Tensor) -> Tensor:
+        return self._said(features if self.training else features.flatten(0, 1))
+
+    def _said(self, statistics: Tensor) -> Tensor:
+        """(B, 156), or (B * V, 156) in evaluation mode -> (B, OUTPUTS)."""
         logits: Tensor = self.network(((statistics - self.mean) / self.scale).clamp(-OUTLIER, OUTLIER))
         return logits if self.training else torch.unflatten(logits, 0, (-1, len(VOICES))).mean(dim=1)
 

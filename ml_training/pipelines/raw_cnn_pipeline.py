@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from ml_training.audio import SAMPLE_RATE
 from ml_training.config import RAW_CNN, AugmentationConfig, Recipe
-from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, channels_last
+from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, channels_last, widened
 from ml_training.pipelines.features import (
     AMIN,
     SpecAugment,
@@ -111,16 +111,17 @@ class BandMix(nn.Module):
 class RawCnnClassifier(DigitModel):
     """Learned filter bank, convolutions along its bands, then along time; mean and maximum."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: float = 1.0) -> None:
         super().__init__()
+        first, last = widened(96, width), widened(128, width)
         self.filter_bank = FilterBank()
         self.spec_augment = SpecAugment(bands=6, frames=8)
         self.network = nn.Sequential(
-            BandMix(), along_time(192, 96, 3), nn.BatchNorm2d(96), nn.ReLU(),
-            SeparableConv(96, 96), SeparableConv(96, 96, stride=2), SeparableConv(96, 96),
-            SeparableConv(96, 128), SeparableConv(128, 128), nn.Flatten(2),
+            BandMix(), along_time(192, first, 3), nn.BatchNorm2d(first), nn.ReLU(),
+            SeparableConv(first, first), SeparableConv(first, first, stride=2), SeparableConv(first, first),
+            SeparableConv(first, last), SeparableConv(last, last), nn.Flatten(2),
         )  # fmt: skip
-        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * 128, OUTPUTS))
+        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * last, OUTPUTS))
         channels_last(self.network)
 
     def configure(self, augmentation: AugmentationConfig) -> None:
@@ -128,7 +129,7 @@ class RawCnnClassifier(DigitModel):
 
     def logits(self, waveforms: Tensor) -> Tensor:
         levels = below_peak(self.filter_bank(normalise_level(waveforms)), RANGE_DB)
-        track = self.network(self.spec_augment((levels + RANGE_DB / 2) / (RANGE_DB / 4)))  # (B, 128, 25)
+        track = self.network(self.spec_augment((levels + RANGE_DB / 2) / (RANGE_DB / 4)))  # (B, 128 at width 1, 25)
         logits: Tensor = self.head(torch.cat([track.mean(dim=2), track.amax(dim=2)], dim=1))
         return logits
 

@@ -51,6 +51,8 @@ FREE_SETTINGS = frozenset(
         "extra_dir",
         "promote",
         "mlflow",
+        "cache",
+        "waveforms",
     }
 )
 
@@ -304,7 +306,8 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     free = set(FREE_SETTINGS)
     if then.get("scheduler") == now.get("scheduler") == "plateau":
         free.add("epochs")  # the only schedule that does not depend on how long the run will be
-    before, after = _flat(then), _flat(now)
+    # What older checkpoints do not tell.
+    before, after = {"compile": False, "width": 1.0, "fold": None, **_flat(then)}, _flat(now)
     return [
         f"{name} was {before.get(name)}, is {after.get(name)}"
         for name in sorted(before.keys() | after.keys())

@@ -265,8 +265,8 @@ def _part_of(corpus: Corpus) -> Corpus:
 def _with_ctrl_c(pipeline: Pipeline, clips: int) -> Pipeline:
     """The same pipeline, but once its model has heard so many training clips, this process gets a Ctrl-C."""
 
-    def build() -> DigitModel:
-        model = pipeline.build()
+    def build(*width: float) -> DigitModel:
+        model = pipeline.build(*width)
         heard = 0
 
         def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -211,7 +211,7 @@ class Trained:
             raise CheckpointError(f"{name} is of pipeline {wanted!r}: expected one of {', '.join(known) or 'none'}")
         self.name, self.checkpoint, self.material = name, checkpoint, material
         self.pipeline = known[wanted]
-        self.model = self.pipeline.build()
+        self.model = self.pipeline.model(checkpoint["config"].get("width", 1.0))
         weights = checkpoint["weights"] if checkpoint["kind"] == "best" else checkpoint["state"]["averaged"]
         load_weights(self.model, weights, name)
         self.model.eval()
@@ -260,5 +260,8 @@ class Trained:
         part = material.part(chosen)
         heard = predict(self.model, part.waveforms)
         return Judges(
-            part.waveforms.numpy(), part.labels.numpy(), heard.scores.softmax(1).numpy(), heard.digit.sigmoid().numpy()
+            part.waveforms[:].numpy(),
+            part.labels.numpy(),
+            heard.scores.softmax(1).numpy(),
+            heard.digit.sigmoid().numpy(),
         )

@@ -13,14 +13,18 @@ from ml_training.config import TrainConfig
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.negatives import with_negatives
+from ml_training.data.rows import Rows
 from ml_training.data.splits import Split, split_corpus
 from ml_training.data.synthetic_share import settled, with_synthetic_voices
 from ml_training.deploy.metadata import model_metadata
 from ml_training.evaluation.calibration import temperature_for_other_voices
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import DataSummary, Evaluation, Floats, Ints
-from ml_training.training.setup import Clips, predict
+from ml_training.training.setup import Clips, OnDisk, predict
+from ml_training.utils.memory import available_memory
 
+_AT_ONCE = 2048  # clips in memory while models are tested
+_PLENTY = 0.25  # of the memory that is left: so much may clips take
 PARITY_CLIPS = 300  # on so many a file is held against its network
 
 Say = Callable[[str], None]
@@ -37,12 +41,20 @@ class Material:
     recordings_hash: str  # of the recordings, without synthetic voices among them
     tested_on: str  # what the test part is of: the recordings, without synthetic voices among the training clips
 
-    def part(self, chosen: Ints) -> Clips:
-        """Some of the clips as tensors."""
-        corpus = self.corpus
-        return Clips(
-            *(torch.from_numpy(column[chosen]) for column in (corpus.waveforms, corpus.lengths, corpus.labels))
-        )
+    def part(self, chosen: Ints, seldom: bool = False) -> Clips:
+        """Some of the clips as tensors.
+
+        Waveforms that lie in the cache stay there where settings say so, where memory is short, and where few of them
+        will be read, `seldom`.
+        """
+        corpus, waveforms = self.corpus, self.corpus.waveforms
+        lengths, labels = (torch.from_numpy(column[chosen]) for column in (corpus.lengths, corpus.labels))
+        if not isinstance(waveforms, Rows):
+            return Clips(torch.from_numpy(waveforms[chosen]), lengths, labels)
+        rows = waveforms.of(chosen)
+        on_disk = OnDisk(rows)
+        sound = on_disk if _stays_on_disk(waveforms.nbytes, self.config.waveforms, seldom) else on_disk[:]
+        return Clips(sound, lengths, labels, identity=rows.identity)
 
     def digits(self, chosen: Ints) -> Ints:
         """Those of the clips in which a digit is said."""
@@ -57,7 +69,9 @@ class Material:
             files=tuple(corpus.files[i] for i in chosen),
             speakers=tuple(corpus.speakers[i] for i in chosen),
             labels=corpus.labels[chosen],
-            probabilities=answer(corpus.waveforms[chosen]),
+            probabilities=np.concatenate(
+                [answer(corpus.waveforms[chosen[i : i + _AT_ONCE]]) for i in range(0, max(1, len(chosen)), _AT_ONCE)]
+            ),
         )
 
     def real_clips(self, count: int, first: str = "test") -> Floats:
@@ -97,6 +111,13 @@ def load_material(config: TrainConfig, corpus: Corpus | None, say: Say, warn: Sa
         negatives=negatives, skipped=corpus.skipped,
     )  # fmt: skip
     return Material(config, corpus, split, summary, recordings_hash, tested_on)
+
+
+def _stays_on_disk(nbytes: int, where: str, seldom: bool) -> bool:
+    if where != "auto" or seldom:
+        return where != "memory"
+    left = available_memory()
+    return left is not None and nbytes > _PLENTY * left
 
 
 def fitted_temperature(model: DigitModel, pipeline: Pipeline, material: Material) -> tuple[float, int]:

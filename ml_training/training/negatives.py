@@ -14,12 +14,30 @@ def count_beside(digits: int, share: float) -> int:
     return round(digits * share / (1.0 - share))
 
 
-def draw_negatives(count: int, digits: Clips, others: Clips, noise_dir: str | None) -> tuple[Tensor, Tensor]:
-    """(count, T) clips and their lengths: half of them `others`, half spoiled `digits`; without others, all spoiled."""
-    taken = count // 2 if len(others) else 0
-    spoiled = torch.randint(len(digits), (count - taken,), device=digits.labels.device)
-    waveforms, lengths = spoil(digits.waveforms[spoiled], digits.lengths[spoiled], digits.labels[spoiled], noise_dir)
-    if not taken:
+def draw_negatives(
+    count: int, digits: Clips, others: Clips, noise_dir: str | None, kept: slice = slice(None)
+) -> tuple[Tensor, Tensor]:
+    """(count, T) clips and their lengths: half of them `others`, half spoiled `digits`; without others, all spoiled.
+
+    Those that are `kept`; chance goes on as if all were.
+    """
+    chosen, waveforms, lengths = spoilt(count, digits, len(others), noise_dir, kept)
+    ours = range(count)[kept]
+    waveforms, lengths = waveforms[kept], lengths[kept]
+    chosen = chosen[max(0, ours.start - count + len(chosen)) : max(0, ours.stop - count + len(chosen))]
+    if not len(chosen):
         return waveforms, lengths
-    chosen = torch.randint(len(others), (taken,), device=digits.labels.device)
     return torch.cat([waveforms, others.waveforms[chosen]]), torch.cat([lengths, others.lengths[chosen]])
+
+
+def spoilt(
+    count: int, digits: Clips, others: int, noise_dir: str | None, kept: slice = slice(None)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which of so many `others` are half of `count` clips, and the other half, spoiled `digits`, with their lengths."""
+    taken = count // 2 if others else 0
+    device = digits.labels.device
+    spoiled = torch.randint(len(digits), (count - taken,), device=device)
+    clips = digits.waveforms[spoiled], digits.lengths[spoiled], digits.labels[spoiled]
+    waveforms, lengths = spoil(*clips, noise_dir, wanted=kept)
+    chosen = torch.randint(others, (taken,), device=device) if taken else spoiled[:0]
+    return chosen, waveforms, lengths

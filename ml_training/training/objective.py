@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -14,40 +15,87 @@ from ml_training.data.augmentation import augment
 from ml_training.data.corpus import NOT_A_DIGIT
 from ml_training.data.mixing import mix
 from ml_training.pipelines.base import Heard
-from ml_training.training.negatives import count_beside, draw_negatives
-from ml_training.training.setup import Clips
+from ml_training.training.negatives import count_beside, draw_negatives, spoilt
+from ml_training.training.setup import Clips, Sound
 from ml_training.training.teachers import Teachers
+from ml_training.training.whole_batch import WholeBatch
+
+
+class Counts(NamedTuple):
+    """How many clips a batch has, and how many of them are digits."""
+
+    digits: int
+    clips: int
+
+    def cuts(self, count: int) -> list[tuple[slice, slice]]:
+        """Where digits and others are cut into so many parts of nearly one size and share of digits."""
+        digits, clips = self
+        ends = [(digits * end // clips, end) for end in (clips * i // count for i in range(count + 1))]
+        return [
+            (slice(first, last), slice(start - first, end - last)) for (first, start), (last, end) in pairwise(ends)
+        ]
 
 
 class Batch(NamedTuple):
     """B clips of T samples, the D digits first."""
 
-    waveforms: Tensor  # (B, T), varied
+    waveforms: Tensor  # (B, T), varied; or (B, ...) features of them where these are ready
     labels: Tensor  # (D,)
     targets: Tensor  # (D,) labels, or (D, 10) probabilities where clips were mixed
+    ready: bool = False
+    whole: Counts | None = None  # of the batch that this is a part of
+    rows: Tensor | None = None  # (B,) places in the batch whose other clips other processes have
+    held_by: int = 1  # how many processes have these same clips
+
+    @property
+    def of(self) -> Counts:
+        """The counts of the whole batch."""
+        return self.whole or Counts(len(self.labels), len(self.waveforms))
 
     def parts(self, count: int) -> list[Batch]:
         """The batch cut into so many of nearly one size, with nearly the same share of digits; count is at most B."""
-        clips, digits, parts = len(self.waveforms), len(self.labels), []
-        cuts = [clips * i // count for i in range(count + 1)]
-        for start, end in pairwise(cuts):
-            first, last = digits * start // clips, digits * end // clips
-            others = self.waveforms[digits + start - first : digits + end - last]
-            waveforms = torch.cat([self.waveforms[first:last], others])
-            parts.append(Batch(waveforms, self.labels[first:last], self.targets[first:last]))
-        return parts
+        own = Counts(len(self.labels), len(self.waveforms))
+        return [self._cut(*cut) for cut in own.cuts(count)]
+
+    def _cut(self, first: slice, second: slice) -> Batch:
+        """The part with some of the digits and some of the others."""
+
+        def some(clips: Tensor) -> Tensor:
+            return torch.cat([clips[first], clips[len(self.labels) :][second]])
+
+        rows = None if self.rows is None else some(self.rows)
+        cut = some(self.waveforms), self.labels[first], self.targets[first]
+        return Batch(*cut, self.ready, self.of, rows, self.held_by)
+
+    def of_process(self, rank: int, world: int) -> Batch:
+        """The part that one of several processes has."""
+        every = torch.arange(len(self.waveforms), device=self.labels.device)
+        return self._replace(rows=every).parts(world)[rank]
 
 
 class Objective:
     """Digits beside clips without one, all varied alike, and what a model's answers to them cost.
 
-    Raises what Teachers raises where `config` names some.
+    Clips that come with features are not varied: their features are what is heard, and `features` makes those of clips
+    that are new in each step. Of several processes, `rank` of `world` has its part of every batch, and varies no more
+    than that; what is drawn for a clip is what one process would draw. Raises what Teachers raises where `config` names
+    some.
     """
 
-    def __init__(self, train: Clips, config: TrainConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        train: Clips,
+        config: TrainConfig,
+        device: torch.device,
+        features: Callable[[Tensor], Tensor | None] | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.rank, self.world = rank, world
         self.config, self.augmentation = config, config.augmenting
         self.others = train.of(train.labels == NOT_A_DIGIT).to(device)
         self.digits = train.of(train.labels != NOT_A_DIGIT).to(device)
+        self.features = features
         self.teachers = Teachers(config.teacher_dir, device) if config.teacher_dir is not None else None
 
     def clips(self, digits: int) -> int:
@@ -56,7 +104,19 @@ class Objective:
 
     @torch.no_grad()
     def batch(self, chosen: Tensor) -> Batch:
-        """The digits at some places, and others drawn by torch's global generator."""
+        """The digits at some places, and others drawn by torch's global generator; or this process's part of them."""
+        if self.world == 1:
+            return self._whole(chosen)
+        if self.clips(len(chosen)) < 2 * self.world:  # batch norm wants two: let everybody hear all
+            return self._whole(chosen)._replace(held_by=self.world)
+        if self.digits.features is not None or self.augmentation.mixes:
+            # Whom a clip is mixed with may be another's; and features are only looked up.
+            return self._whole(chosen).of_process(self.rank, self.world)
+        return self._part(chosen)
+
+    def _whole(self, chosen: Tensor) -> Batch:
+        if self.digits.features is not None:
+            return self._ready_batch(chosen, self.digits.features)
         waveforms, lengths = self.digits.waveforms[chosen], self.digits.lengths[chosen]
         labels = targets = self.digits.labels[chosen]
         if negatives := count_beside(len(labels), self.config.negative_share):
@@ -68,16 +128,49 @@ class Objective:
             waveforms[: len(labels)], targets = mix(waveforms[: len(labels)], labels, self.augmentation)
         return Batch(waveforms, labels, targets)
 
-    def loss(self, heard: Heard, batch: Batch, whole: Batch | None = None) -> Tensor:
+    def _part(self, chosen: Tensor) -> Batch:
+        """As `_whole(chosen).of_process(...)`, without varying what others hear."""
+        whole = Counts(len(chosen), self.clips(len(chosen)))
+        first, second = whole.cuts(self.world)[self.rank]
+        rows = torch.arange(whole.clips, device=chosen.device)
+        rows = torch.cat([rows[: whole.digits][first], rows[whole.digits :][second]])
+        own = chosen[first]
+        waveforms, lengths, labels = self.digits.waveforms[own], self.digits.lengths[own], self.digits.labels[own]
+        if negatives := whole.clips - whole.digits:
+            others, spans = draw_negatives(negatives, self.digits, self.others, self.augmentation.noise_dir, second)
+            waveforms, lengths = torch.cat([waveforms, others]), torch.cat([lengths, spans])
+        if self.augmentation.enabled:
+            with WholeBatch(rows, whole.clips):
+                waveforms = augment(waveforms, lengths, self.augmentation)
+        return Batch(waveforms, labels, labels, whole=whole, rows=rows)
+
+    def _ready_batch(self, chosen: Tensor, features: Sound) -> Batch:
+        labels = self.digits.labels[chosen]
+        heard = features[chosen]
+        if negatives := count_beside(len(labels), self.config.negative_share):
+            assert self.features is not None
+            places, spoiled, _ = spoilt(negatives, self.digits, len(self.others), self.augmentation.noise_dir)
+            new = self.features(spoiled)
+            assert new is not None
+            heard = torch.cat([heard, new])
+            if len(places):
+                assert self.others.features is not None
+                heard = torch.cat([heard, self.others.features[places]])
+        return Batch(heard, labels, labels, ready=True)
+
+    def loss(self, heard: Heard, batch: Batch) -> Tensor:
         """() mean cost of a batch: by what was said, and by what the teachers make of it.
 
-        Of one of the parts of a `whole` batch, what it adds to the mean over that: the costs of all parts add up to it.
+        Of one of the parts of a batch, what it adds to the mean over that: the costs of all parts add up to it.
         """
-        whole = batch if whole is None else whole
+        cost = self._cost(heard, batch)
+        return cost if batch.held_by == 1 else cost / batch.held_by
+
+    def _cost(self, heard: Heard, batch: Batch) -> Tensor:
         digits, smoothing = len(batch.labels), self.config.label_smoothing
-        of_digits = digits / len(whole.labels)
+        of_digits = digits / batch.of.digits
         scores, presence = heard.scores[:digits].float(), heard.digit.float()
-        others = len(whole.waveforms) - len(whole.labels)
+        others = batch.of.clips - batch.of.digits
         # What is no digit costs nothing here, but its scores keep their place in the graph.
         loss = of_digits * F.cross_entropy(scores, batch.targets, label_smoothing=smoothing) if digits else scores.sum()
         if others:
@@ -88,7 +181,7 @@ class Objective:
         opinions, present = self.teachers.hear(batch.waveforms)
         theirs = of_digits * F.cross_entropy(scores, opinions[:digits]) if digits else scores.sum()
         if others:
-            of_clips = len(presence) / len(whole.waveforms)
+            of_clips = len(presence) / batch.of.clips
             theirs = theirs + of_clips * F.binary_cross_entropy_with_logits(presence, present)
         return torch.lerp(loss, theirs, self.config.teacher_share)
 

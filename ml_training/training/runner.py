@@ -17,6 +17,7 @@ import torch
 from ml_training import __version__
 from ml_training.config import LABELS, PIPELINE_TITLES, TrainConfig, model_folder, to_dict
 from ml_training.data.backgrounds import load_backgrounds
+from ml_training.data.cache import Cache, caching
 from ml_training.data.corpus import Corpus
 from ml_training.deploy import version_store
 from ml_training.deploy.export import export_onnx
@@ -28,10 +29,11 @@ from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import DataSummary, EpochRecord, Evaluation, PipelineResult
 from ml_training.training.checkpoint import BEST, CheckpointStore, RunIdentity, teachers_hash
+from ml_training.training.joining import see_that_all_agree
 from ml_training.training.material import PARITY_CLIPS, Material, fitted_temperature, load_material
+from ml_training.training.ready import build_model
 from ml_training.training.setup import (
     Clips,
-    build_model,
     choose_device,
     choose_precision,
     cpu_threads,
@@ -41,6 +43,7 @@ from ml_training.training.setup import (
     weights_hash,
 )
 from ml_training.training.teachers import Teachers
+from ml_training.training.team import Team
 from ml_training.training.tracking import track, tracker_at
 from ml_training.training.trainer import Training, train_model
 from ml_training.utils.files import write_atomically, write_json
@@ -73,11 +76,13 @@ def run(
     corpus: Corpus | None = None,
     pipelines: Sequence[Pipeline] | None = None,
     resume_command: str = "the same with resume",
+    team: Team | None = None,
 ) -> RunOutcome:
     """Train what `config` names and leave models, logs, plots and a report behind.
 
     `corpus` takes the place of the recordings that `config` names, `pipelines` that of the registry's. A pipeline
-    that fails is logged and named in the outcome; the others go on.
+    that fails is logged and named in the outcome; the others go on. Of a `team`, which trains together, this is for the
+    first process, and `joining.follow` for the others; there a training that fails ends all.
     Raises ConfigError for settings this machine cannot do, DataError without usable recordings, Interrupted
     after Ctrl-C or SIGTERM (`resume_command` is what the last line then tells to type).
     """
@@ -85,8 +90,9 @@ def run(
     chosen = [get_pipeline(name) for name in config.pipelines] if pipelines is None else list(pipelines)
     with cpu_threads(config.threads), RunLogger(Path(config.log_dir), config.pipeline) as logger:
         try:
-            with StopSignals() as signals:
-                return _run(config, corpus, chosen, logger, signals)
+            kept = Cache(report=logger.warn) if config.cache else None
+            with StopSignals() as signals, caching(kept):
+                return _run(config, corpus, chosen, logger, signals, team or Team())
         except (Interrupted, KeyboardInterrupt) as stop:
             signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
             logger.say(f"stopped; to go on: {resume_command}", "stopped", signal=int(signum))
@@ -102,23 +108,33 @@ def _run(
     pipelines: Sequence[Pipeline],
     logger: RunLogger,
     signals: StopSignals,
+    team: Team,
 ) -> RunOutcome:
     logger.record(f"version {__version__}, process {os.getpid()}", "start", config=to_dict(config))
     tracker = tracker_at(config.mlflow, Path(config.log_dir)) if config.mlflow is not None else None
     _meet_teachers(config, logger)
     _load_noise(config, pipelines, logger)
-    material = _load(config, corpus, logger)
+    with team.in_turn():
+        material = _load(config, corpus, logger)
+    see_that_all_agree(team, material)
+    if team.world > 1:
+        logger.say(f"{team.world} processes train together, each with its part of every step", "team", size=team.world)
     results: list[PipelineResult] = []
     failures: dict[str, str] = {}
     for pipeline in pipelines:
         try:
-            results.append(_PipelineRun(pipeline, material, logger, signals).result())
+            team.training = team.world > 1
+            results.append(_PipelineRun(pipeline, material, logger, signals, team).result())
             if tracker is not None:
                 failures |= track(tracker, results[-1], config, logger)
         except DigitError as error:
+            if team.training:
+                raise
             failures[pipeline.name] = str(error)
             logger.fail(f"{pipeline.name} failed: {error}", error, pipeline=pipeline.name)
         except Exception as error:  # a bug of one pipeline must not cost the user the other two
+            if team.training:
+                raise
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             failures[pipeline.name] = reason
             line = f"{pipeline.name} failed unexpectedly: {reason} (traceback in {logger.log_file})"
@@ -190,11 +206,13 @@ def _load(config: TrainConfig, corpus: Corpus | None, logger: RunLogger) -> Mate
 class _PipelineRun:
     """One pipeline's part of a run: training, test, export, plots, summaries."""
 
-    def __init__(self, pipeline: Pipeline, material: Material, logger: RunLogger, signals: StopSignals) -> None:
+    def __init__(
+        self, pipeline: Pipeline, material: Material, logger: RunLogger, signals: StopSignals, team: Team
+    ) -> None:
         config = material.config
         self.pipeline, self.name = pipeline, pipeline.name
         self.config = config.resolved(pipeline.name, pipeline.recipe)
-        self.material, self.logger, self.signals = material, logger, signals
+        self.material, self.logger, self.signals, self.team = material, logger, signals, team
         self.folder = model_folder(config.models_dir, pipeline.name)
         self.log_dir, self.plots = Path(config.log_dir), _plots(config)
         self.title = PIPELINE_TITLES.get(self.name, self.name) + (", synthetic speech" * material.corpus.synthetic)
@@ -207,7 +225,8 @@ class _PipelineRun:
             return self._result(Path(made))
 
     def _result(self, made: Path) -> PipelineResult:
-        train = self.material.part(self.material.split.train)
+        # Of clips that nothing varies, features are heard; few waveforms of them are, those to be spoiled.
+        train = self.material.part(self.material.split.train, seldom=not self.config.augmenting.enabled)
         model = build_model(self.pipeline, self.config, train)
         store = self._store(made)
         before = max(store.epochs(), default=0)
@@ -228,7 +247,7 @@ class _PipelineRun:
             config=self.config,
             history=training.history,
             test=test,
-            mistake_waveforms=self.material.corpus.waveforms[self.material.split.test][test.mistakes()],
+            mistake_waveforms=self.material.corpus.waveforms[self.material.split.test[test.mistakes()]],
             best_epoch=training.best_epoch,
             stopped=training.stopped,
             parameters=sum(p.numel() for p in model.parameters()),
@@ -263,7 +282,11 @@ class _PipelineRun:
         self.logger.say(f"{self.name}: {self.title}, {sum(p.numel() for p in model.parameters()):,} parameters")
         with self.logger.training(self.name, self.config.epochs, events, self._draw) as view, self.signals.deferred():
             validation = self.material.part(self.material.split.validation)
-            training = train_model(model, train, validation, self.config, store=store, observer=view, stop=self.signals)
+            training = train_model(
+                model, train, validation, self.config,
+                store=store, observer=view, stop=self.signals, team=self.team,
+            )  # fmt: skip
+            self.team.training = False
             view.catch_up(training.history)  # a resumed run may have had nothing left to train
         return training
 

@@ -10,40 +10,75 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ml_training.config import TrainConfig
+from ml_training.data.rows import Rows
 from ml_training.errors import CheckpointError, ConfigError
-from ml_training.pipelines.base import DigitModel, Heard, Pipeline
+from ml_training.pipelines.base import Heard
 from ml_training.results import Floats
+from ml_training.training.optimizer import Adam
 from ml_training.utils.memory import halving
 
 EVALUATION_BATCH = 256
 
 Weights = dict[str, Tensor]
+CPU = torch.device("cpu")
+
+
+class OnDisk:
+    """(N, ...) of Rows for whom tensors are expected: what is asked for is read and goes to `device`."""
+
+    def __init__(self, rows: Rows, device: torch.device = CPU) -> None:
+        self.rows, self.device = rows, device
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, wanted: Tensor | slice) -> Tensor:
+        found = self.rows[wanted if isinstance(wanted, slice) else wanted.cpu().numpy()]
+        return torch.from_numpy(found).to(self.device)
+
+    def of(self, wanted: Tensor) -> OnDisk:
+        """Some of them, without reading them."""
+        return OnDisk(self.rows.of(wanted.cpu().numpy()), self.device)
+
+    def to(self, device: torch.device) -> OnDisk:
+        return OnDisk(self.rows, device)
+
+
+Sound = Tensor | OnDisk
 
 
 @dataclass(frozen=True)
 class Clips:
-    """One part of the data, in memory. N clips."""
+    """One part of the data, in memory or on disk. N clips."""
 
-    waveforms: Tensor  # (N, 8000) float32
+    waveforms: Sound  # (N, 8000) float32
     lengths: Tensor  # (N,) int64, samples before padding
     labels: Tensor  # (N,) int64, NOT_A_DIGIT where a clip says none
+    features: Sound | None = None  # (N, ...) for the one mode of the one model that they were computed for
+    identity: str = ""  # of the waveforms: a hash of what decides them, where one is known
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def of(self, chosen: Tensor) -> Clips:
         """The clips that a mask (N,) names."""
-        return Clips(self.waveforms[chosen], self.lengths[chosen], self.labels[chosen])
+        features = None if self.features is None else _some(self.features, chosen)
+        return Clips(_some(self.waveforms, chosen), self.lengths[chosen], self.labels[chosen], features)
 
     def to(self, device: torch.device) -> Clips:
-        return Clips(self.waveforms.to(device), self.lengths.to(device), self.labels.to(device))
+        features = None if self.features is None else self.features.to(device)
+        return Clips(self.waveforms.to(device), self.lengths.to(device), self.labels.to(device), features)
+
+
+def _some(sound: Sound, chosen: Tensor) -> Sound:
+    return sound.of(chosen) if isinstance(sound, OnDisk) else sound[chosen]
 
 
 def step_seed(seed: int, epoch: int, step: int, rollbacks: int = 0) -> int:
@@ -72,25 +107,25 @@ def choose_precision(config: TrainConfig, device: torch.device) -> torch.dtype |
     return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(config.precision)
 
 
-def build_model(pipeline: Pipeline, config: TrainConfig, train: Clips) -> DigitModel:
-    """A fresh model of a pipeline, its weights decided by the seed, its features by the training clips."""
-    torch.manual_seed(step_seed(config.seed, 0, 0))
-    model = pipeline.build()
-    model.configure(config.augmenting)
-    model.fit_statistics(train.waveforms)
-    return model
+def compiled(model: nn.Module) -> nn.Module:
+    """The same network with its weights, compiled when it is first asked."""
+    return cast(nn.Module, torch.compile(model))
 
 
-def predict(model: nn.Module, waveforms: Tensor) -> Heard:
+def predict(model: nn.Module, waveforms: Sound) -> Heard:
     """What a model makes of (N, 8000) clips, in float32, in evaluation mode; fewer at once where memory is short."""
     return halving(lambda at_once: predict_by(at_once, model, waveforms), EVALUATION_BATCH, 1, _unheeded)[0]
 
 
-def predict_by(at_once: int, model: nn.Module, waveforms: Tensor) -> Heard:
-    """As `predict`, so many clips at once and no fewer."""
+def predict_by(at_once: int, model: nn.Module, waveforms: Sound, ready: bool = False) -> Heard:
+    """As `predict`, so many clips at once and no fewer; of features where they are `ready`."""
     model.eval()
+    # Networks that know no features, as those of tests and examples, take one argument.
+    more = {"ready": True} if ready else {}
     with torch.no_grad():
-        parts = [model(part) for part in torch.split(waveforms, at_once)]
+        parts = [
+            model(waveforms[start : start + at_once], **more) for start in range(0, max(1, len(waveforms)), at_once)
+        ]
     return Heard(*(torch.cat([outputs.float() for outputs in each]) for each in zip(*parts, strict=True)))
 
 
@@ -122,7 +157,7 @@ def weights_hash(weights: Weights) -> str:
     return digest.hexdigest()
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, config: TrainConfig) -> Adam:
     """AdamW or Adam; biases and normalisation weights (vectors) do not decay."""
     assert config.learning_rate is not None
     assert config.weight_decay is not None
@@ -131,8 +166,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind([group for group in groups if group["params"]], lr=config.learning_rate, fused=True)
+    there = [group for group in groups if group["params"]]
+    return Adam(there, config.learning_rate, decoupled=config.optimizer == "adamw")
 
 
 def copied(value: Any) -> Any:
@@ -147,16 +182,24 @@ def copied(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def deterministic() -> Iterator[None]:
-    """Deterministic algorithms wherever torch has them; the process's own choice comes back afterwards."""
-    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+def deterministic(compiling: bool = False) -> Iterator[None]:
+    """Deterministic algorithms wherever torch has them; the process's own choice comes back afterwards.
+
+    `compiling` networks asks their compiler for them too, which has to be loaded for that: a second that others keep.
+    """
+    before = torch.get_deterministic_debug_mode()
     filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    if compiling:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    else:
+        torch.set_deterministic_debug_mode("warn")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it costs time, we read none
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=warned)
+        if compiling:
+            torch.use_deterministic_algorithms(False)
+        torch.set_deterministic_debug_mode(before)
         torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
 
 

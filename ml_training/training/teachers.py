@@ -42,7 +42,7 @@ def _model(path: Path) -> tuple[DigitModel, float]:
     if "weights" not in checkpoint:
         raise CheckpointError(f"{path} holds no weights to teach with: expected a {BEST} of this program")
     try:
-        model = get_pipeline(checkpoint["pipeline"]).build()
+        model = get_pipeline(checkpoint["pipeline"]).model(checkpoint["config"].get("width", 1.0))
     except ConfigError as error:
         raise CheckpointError(f"{path} cannot teach: {error}") from error
     load_weights(model, checkpoint["weights"], path)

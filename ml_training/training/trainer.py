@@ -11,7 +11,8 @@ import copy
 import math
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +22,11 @@ from ml_training.data.corpus import NOT_A_DIGIT
 from ml_training.errors import CheckpointError, Interrupted, TrainingError
 from ml_training.results import EpochRecord
 from ml_training.training.checkpoint import CheckpointStore
+from ml_training.training.gradients import Gradients
 from ml_training.training.objective import Objective, validation_loss
 from ml_training.training.observer import Observer, StopRequest, Unobserved
-from ml_training.training.parts import LEAST, RunningStatistics, parts_of
 from ml_training.training.progress import Progress
+from ml_training.training.ready import features_for_training, with_features
 from ml_training.training.schedule import Schedule
 from ml_training.training.setup import (
     EVALUATION_BATCH,
@@ -32,12 +34,14 @@ from ml_training.training.setup import (
     Weights,
     choose_device,
     choose_precision,
+    compiled,
     copied,
     deterministic,
     make_optimizer,
     predict_by,
     step_seed,
 )
+from ml_training.training.team import Team
 from ml_training.utils.memory import halving, is_out_of_memory
 
 MAX_ROLLBACKS = 3
@@ -75,17 +79,20 @@ def train_model(
     store: CheckpointStore | None = None,
     observer: Observer | None = None,
     stop: StopRequest | None = None,
+    team: Team | None = None,
 ) -> Training:
     """Train `model` in place as the resolved `config` says, going on from `store` if config.resume asks for it.
 
     Validated, chosen as best (lowest validation loss, then highest accuracy) and kept are the averaged weights.
-    A batch that memory does not hold is taken in parts whose gradients add up.
+    A batch that memory does not hold is taken in parts whose gradients add up. All processes of a `team` call this with
+    the same clips and settings and end with the same; only the first has a `store`, which all go on from.
     Raises TrainingError when the loss stays NaN or infinite after three rollbacks or memory is too small for any batch,
-    CheckpointError when a checkpoint cannot be written or read, Interrupted when `stop` says so.
+    CheckpointError when a checkpoint cannot be written or read, Interrupted when `stop` says so, PeerLostError when
+    another process of the team is gone.
     """
-    with deterministic():
+    with deterministic(config.compile):
         try:
-            return _Loop(model, train, validation, config, store, observer or Unobserved(), stop).run()
+            return _Loop(model, train, validation, config, store, observer or Unobserved(), stop, team).run()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -105,6 +112,7 @@ class _Loop:
         store: CheckpointStore | None,
         observer: Observer,
         stop: StopRequest | None,
+        team: Team | None = None,
     ) -> None:
         if None in (config.epochs, config.batch_size, config.learning_rate, config.weight_decay):
             raise TypeError("train_model needs a resolved configuration: config.resolved(pipeline, recipe)")
@@ -119,17 +127,25 @@ class _Loop:
             )
         self.config, self.epochs = config, config.epochs
         self.store, self.observer, self.stop = store, observer, stop
+        self.team = team or Team()
         self.device = choose_device(config)
         self.dtype = choose_precision(config, self.device)
+        validation = with_features(model, validation, config, answering=True)
+        train = with_features(model, train, config, answering=False)
         self.model = model.to(self.device)
-        self.objective, self.validation = Objective(train, config, self.device), validation.to(self.device)
+        self.validation = validation.to(self.device)
+        self.judging = self.team.some(self.validation)
+        features = partial(features_for_training, model)
+        self.objective = Objective(train, config, self.device, features, self.team.rank, self.team.world)
         self.batch_size = config.batch_size
         whole, rest = divmod(digits, self.batch_size)
         self.steps = whole + (rest > 1 or not whole)  # a batch of one clip has no batch statistics
         self.schedule = Schedule(config.scheduler, config.learning_rate, self.epochs, self.steps)
         self.optimizer = make_optimizer(model, config)
-        self.statistics = RunningStatistics(model)
         self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+        heard = compiled(model) if config.compile else self.model
+        self.gradients = Gradients(self.model, heard, self.objective, self.team, self.dtype, self.grad_scaler)
+        self.team.take(self.model)
         self.averaged = copy.deepcopy(model)
         self.averaged.eval()
         self.best: Weights = {}
@@ -145,22 +161,25 @@ class _Loop:
                 self._one_epoch()
             except _Diverged as diverged:
                 self._roll_back(diverged)
-        if self.stop is not None and self.stop.signum is not None:
-            raise Interrupted(self.stop.signum)
+        if (signum := self.team.stopping(self.stop)) is not None:
+            raise Interrupted(signum)
         return Training(self.progress.records, self.progress.best_epoch, self.best, ended, self.progress.seconds)
 
     def _ended(self) -> str | None:
         return self.progress.ended(self.epochs, self.config.patience)
 
     def _begin(self) -> None:
+        state: State | None = None
         if self.store is not None and self.config.resume is not None:
-            checkpoint = self.store.resume(self.config.resume)
-            if checkpoint is not None:
-                self._go_on_from(checkpoint["state"])
-                return
-            self.observer.note(f"nothing to resume in {self.store.folder}: training starts anew")
+            if (checkpoint := self.store.resume(self.config.resume)) is not None:
+                state = checkpoint["state"]
+            else:
+                self.observer.note(f"nothing to resume in {self.store.folder}: training starts anew")
         elif self.store is not None:
             self.store.start_anew()
+        if (state := self.team.state_of_first(state)) is not None:
+            self._go_on_from(state)
+            return
         self.good = self._capture()
 
     def _go_on_from(self, state: State) -> None:
@@ -189,8 +208,8 @@ class _Loop:
         self.model.train()
         rate = 0.0
         for step in range(progress.step, self.steps):
-            if self.stop is not None and self.stop.signum is not None:
-                self._interrupt(self.stop.signum, began)
+            if (signum := self.team.stopping(self.stop)) is not None:
+                self._interrupt(signum, began)
             rate = self._step(step, order[step * self.batch_size : (step + 1) * self.batch_size])
             if self.device.type == "cpu" or step % _CUDA_CHECK == 0 or step + 1 == self.steps:
                 self._look(step + 1, rate)
@@ -209,21 +228,16 @@ class _Loop:
 
     def _step(self, step: int, chosen: Tensor) -> float:
         progress, config = self.progress, self.config
+        seed = step_seed(config.seed, progress.epoch + 1, step, progress.rollbacks)
         rate = self.schedule.rate(progress.epoch, step, progress.plateau_halvings) * 0.5**progress.rollbacks
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.statistics.keep()
-        most = self.objective.clips(len(chosen))
-        known = min(progress.at_once or most, most)
-        (loss, right), at_once = halving(
-            lambda size: self._gradients(step, chosen, parts_of(most, size)), known, LEAST, self._too_much
-        )
-        if at_once < known:
-            progress.at_once = at_once
+        loss, right = self.gradients.take(chosen, seed, progress.at_once, self.stop, self._too_much)
+        optimizer = cast(torch.optim.Optimizer, self.optimizer)  # as far as the scaler needs one
         if config.clip_norm > 0:
-            self.grad_scaler.unscale_(self.optimizer)
+            self.grad_scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.step(optimizer)
         self.grad_scaler.update()
         self._average()
         self.losses[step] = loss
@@ -231,28 +245,8 @@ class _Loop:
         progress.step = step + 1
         return rate
 
-    def _gradients(self, step: int, chosen: Tensor, parts: int) -> tuple[Tensor, Tensor]:
-        """Leave the gradients of a step's loss in the weights; that loss, and how many digits were right.
-
-        A matter of where training stands and of the number of parts, however much was tried before.
-        """
-        progress = self.progress
-        torch.manual_seed(step_seed(self.config.seed, progress.epoch + 1, step, progress.rollbacks))
-        self.optimizer.zero_grad(set_to_none=True)
-        batch = self.objective.batch(chosen)
-        losses, right = [], []
-        with self.statistics.moved_by(parts):
-            for part in batch.parts(parts) if parts > 1 else (batch,):
-                with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-                    heard = self.model(part.waveforms)
-                loss = self.objective.loss(heard, part, batch)
-                torch.autograd.backward(self.grad_scaler.scale(loss))
-                losses.append(loss.detach())
-                right.append((heard.scores[: len(part.labels)].argmax(dim=1) == part.labels).sum())
-        return torch.stack(losses).sum(), torch.stack(right).sum()
-
     def _too_much(self, clips: int, fewer: int) -> None:
-        self.statistics.put_back()
+        self.progress.at_once = fewer
         self.observer.note(
             f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}: not enough memory for {clips} clips at "
             f"once, going on with {fewer} whose gradients add up to the same batch (batch norm sees {fewer})"
@@ -292,19 +286,23 @@ class _Loop:
         return torch.randperm(len(self.objective.digits), generator=generator).to(self.device)
 
     def _validate(self) -> tuple[float, float]:
-        labels = self.validation.labels
-        usual = self.progress.heard_at_once or min(EVALUATION_BATCH, len(labels))
+        labels, ready = self.validation.labels, self.judging.features
+        judged = self.judging.waveforms if ready is None else ready
+        usual = self.progress.heard_at_once or max(1, min(EVALUATION_BATCH, len(judged)))
         heard, self.progress.heard_at_once = halving(
-            lambda at_once: predict_by(at_once, self.averaged, self.validation.waveforms), usual, 1,
+            lambda at_once: predict_by(at_once, self.averaged, judged, ready is not None), usual, 1,
             lambda clips, fewer: self.observer.note(
                 f"not enough memory to validate {clips} clips at once: going on with {fewer}"
             ),
         )  # fmt: skip
+        heard = self.team.joined(heard, len(labels))
+        is_digit = labels != NOT_A_DIGIT
+        right = heard.scores[is_digit].argmax(dim=1) == labels[is_digit]
         loss = validation_loss(heard, labels, self.config.label_smoothing)
+        loss, accuracy = self.team.of_first(loss, float(right.double().mean()))
         if not math.isfinite(loss):
             raise _Diverged(self.steps, loss)
-        is_digit = labels != NOT_A_DIGIT
-        return loss, float((heard.scores[is_digit].argmax(dim=1) == labels[is_digit]).double().mean())
+        return loss, accuracy
 
     # --- between epochs ---
 
@@ -345,6 +343,7 @@ class _Loop:
             self._checked_losses(self.progress.step)
             state = {**self._capture(), "good": self.good}
             self.store.save_interrupted(self.progress.epoch, self.progress.step, state)
+        self.team.wait()  # a process that ends brings the others down with it
         raise Interrupted(signum)
 
     # --- state ---

@@ -43,7 +43,9 @@ def tables_of(result: ProtocolResult) -> list[Table]:
     if result.protocol == "comparison":
         return [_comparison(result)]
     if result.protocol == "loso":
-        return [_loso(result), _by_digit(result)]
+        return [_loso(result), *_compared(result), _by_digit(result)]
+    if result.protocol == "cv":
+        return [_cv(result), *_compared(result), _by_fold(result), _by_digit(result), _by_speaker(result)]
     if result.curves:
         return _conditions(result)
     if result.reliability:
@@ -57,7 +59,8 @@ def title_of(result: ProtocolResult) -> str:
     """The heading of a result."""
     noises = (result.details or {}).get("noise_folder")
     titles = {
-        "official": "Official test part", "loso": "Leave one speaker out", "strangers": "Strangers",
+        "official": "Official test part", "cv": "Cross-validation", "loso": "Leave one speaker out",
+        "strangers": "Strangers",
         "noise": "Noise and other changes", "calibration": "Calibration", "rejection": "Not a digit",
         "comparison": "Beside other recognisers",
     }  # fmt: skip
@@ -223,6 +226,74 @@ def _loso(result: ProtocolResult) -> Table:
     count = plural(len(result.seeds), "seed")
     return Table(f"Accuracy on the speaker left out, {count} (± is one standard deviation)",
                  ("left out", *pipelines), tuple(rows))  # fmt: skip
+
+
+def fold_shares(result: ProtocolResult, pipeline: str) -> dict[tuple[int, str], float]:
+    """(seed, what was left out) -> share right, of a result whose folds tell."""
+    folds = (result.details or {}).get("folds", ())
+    own = [fold for fold in folds if fold["pipeline"] == pipeline]
+    return {(fold["seed"], fold["left_out"]): fold["right"] / fold["clips"] for fold in own}
+
+
+def _cv(result: ProtocolResult) -> Table:
+    """Mean, spread and extremes of the folds of each pipeline, all seeds together."""
+    rows = []
+    for pipeline in pipelines_of(result.scores):
+        shares = list(fold_shares(result, pipeline).values())
+        own = [s for s in result.scores if s.pipeline == pipeline]
+        by_seed = [s.all.accuracy for s in own]
+        errors = statistics.fmean(s.all.clips - s.all.right for s in own)
+        rows.append((
+            pipeline, f"{percent(statistics.fmean(shares))} ± {100 * statistics.stdev(shares):.1f}",
+            f"{percent(min(shares))} to {percent(max(shares))}",
+            f"± {100 * statistics.stdev(by_seed):.1f}" if len(by_seed) > 1 else "-",
+            f"{errors:.1f} of {own[0].all.clips}", f"{interval(mean_count([s.all for s in own]))} %",
+        ))  # fmt: skip
+    head = ("pipeline", "mean of folds", "worst and best fold", "over seeds", "errors a seed", "95 % interval of clips")
+    return Table(f"Accuracy on {_folds_of(result)} (± is one standard deviation)", head, tuple(rows))
+
+
+def _folds_of(result: ProtocolResult) -> str:
+    names = {fold["left_out"] for fold in (result.details or {}).get("folds", ())}
+    return f"{plural(len(names), 'fold')}, {plural(len(result.seeds), 'seed')}"
+
+
+def _by_fold(result: ProtocolResult) -> Table:
+    pipelines = pipelines_of(result.scores)
+    shares = {pipeline: fold_shares(result, pipeline) for pipeline in pipelines}
+    keys = list(dict.fromkeys(key for own in shares.values() for key in own))
+    rows = [
+        (f"seed {seed}, fold {name}", *(percent(shares[p].get((seed, name), math.nan)) for p in pipelines))
+        for seed, name in keys
+    ]
+    return Table("By fold, clips right", ("fold", *pipelines), tuple(rows))
+
+
+def _compared(result: ProtocolResult) -> list[Table]:
+    """This result against an earlier one, where somebody asked for that."""
+    against = (result.details or {}).get("compared")
+    if against is None:
+        return []
+    rows = []
+    for pair in against["pairs"]:
+        name = pair["pipeline"] + (f" against {pair['other']}" if pair["other"] != pair["pipeline"] else "")
+        low, high = 100 * pair["low"], 100 * pair["high"]
+        rows.append((
+            name, f"{100 * pair['difference']:+.2f} points ({low:+.2f} to {high:+.2f})",
+            f"{pair['t']:.2f}, p = {_p(pair['t_test'])}",
+            f"{pair['only_this']} and {pair['only_other']}, p = {_p(pair['mcnemar'])}",
+        ))  # fmt: skip
+    head = (
+        "pipeline",
+        "difference (95 % interval)",
+        "corrected t over folds",
+        "McNemar: right by one alone",
+    )
+    return [Table(f"Compared with {against['with']} of {against['created']}", head, tuple(rows))]
+
+
+def _p(value: float) -> str:
+    return "-" if not math.isfinite(value) else f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
 def plural(count: int, noun: str) -> str:

@@ -20,9 +20,9 @@ class StopSignals:
     Interrupted at once. Python allows handlers in the main thread alone: elsewhere nothing changes.
     """
 
-    def __init__(self, unit: str = "this step") -> None:
+    def __init__(self, unit: str | None = "this step") -> None:
         self.signum: int | None = None
-        self._unit = unit  # what is finished before the loop stops
+        self._unit = unit  # what is finished before the loop stops, None where nobody is told
         self._deferring = False
         self._before: dict[int, Any] = {}
 
@@ -53,4 +53,5 @@ class StopSignals:
             raise Interrupted(signum)
         self.signum = signum
         # Not print: the signal may have come in the middle of one.
-        os.write(2, f"\nstopping after {self._unit}; once more leaves at once\n".encode())
+        if self._unit is not None:
+            os.write(2, f"\nstopping after {self._unit}; once more leaves at once\n".encode())

@@ -17,7 +17,7 @@ import numpy as np
 
 from ml_training.config import LABELS, PIPELINE_TITLES, PIPELINES
 from ml_training.errors import MissingExtraError
-from ml_training.results import EpochRecord, Evaluation, PipelineResult
+from ml_training.results import EpochRecord, Evaluation, Ints, PipelineResult
 from ml_training.utils.files import write_atomically
 
 if TYPE_CHECKING:
@@ -86,7 +86,11 @@ def plot_training_history(history: Sequence[EpochRecord], path: Path, title: str
 
 def plot_confusion_matrix(evaluation: Evaluation, path: Path, title: str) -> None:
     """Counts of digit said against digit heard. Raises MissingExtraError, TrainingError."""
-    counts = evaluation.confusion
+    plot_confusion(evaluation.confusion, path, f"{title}\n{_score(evaluation)}")
+
+
+def plot_confusion(counts: Ints, path: Path, title: str) -> None:
+    """The same of (10, 10) counts, row the digit said, column the digit heard."""
     figure = new_figure(6.4, 6.6)
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -108,7 +112,7 @@ def plot_confusion_matrix(evaluation: Evaluation, path: Path, title: str) -> Non
     axes.spines[:].set_visible(False)
     axes.set_xlabel("Heard", color=MUTED)
     axes.set_ylabel("Said", color=MUTED)
-    head(figure, f"{title}\n{_score(evaluation)}")
+    head(figure, title)
     figure.subplots_adjust(left=0.16, right=0.97, top=0.88, bottom=0.09)
     save(figure, path)
 

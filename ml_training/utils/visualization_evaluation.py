@@ -10,7 +10,14 @@ import numpy as np
 
 from ml_training.config import PIPELINE_TITLES
 from ml_training.results import Curve, ProtocolResult
-from ml_training.utils.evaluation_tables import mean_count, merged, pipelines_of, spread_of, title_of
+from ml_training.utils.evaluation_tables import (
+    fold_shares,
+    mean_count,
+    merged,
+    pipelines_of,
+    spread_of,
+    title_of,
+)
 from ml_training.utils.visualization import (
     COLOURS,
     GRID,
@@ -21,6 +28,7 @@ from ml_training.utils.visualization import (
     dress,
     head,
     new_figure,
+    plot_confusion,
     save,
 )
 
@@ -47,7 +55,11 @@ def plot_result(result: ProtocolResult, folder: Path, name: str) -> list[Path]:
         plot_rejection(result, paths[-1])
     if not paths and result.scores:
         paths.append(folder / f"{name}_accuracy.png")
-        (plot_speakers_left_out if result.protocol == "loso" else plot_scores)(result, paths[-1])
+        {"loso": plot_speakers_left_out, "cv": plot_folds}.get(result.protocol, plot_scores)(result, paths[-1])
+    for pipeline, counts in (result.details or {}).get("confusion", {}).items():
+        paths.append(folder / f"{name}_{slug(pipeline)}_confusion.png")
+        title = f"{PIPELINE_TITLES.get(pipeline, pipeline)}, all folds\n{title_of(result)}"
+        plot_confusion(np.array(counts), paths[-1], title)
     return paths
 
 
@@ -163,6 +175,31 @@ def plot_scores(result: ProtocolResult, path: Path) -> None:
     axes.set_yticks(range(len(pipelines)), [PIPELINE_TITLES.get(p, p) for p in pipelines])
     axes.set_ylim(len(pipelines) - 0.5, -0.5)
     dress(axes, "Accuracy, % (points: seeds, lines: 95 % interval of their mean)")
+    axes.grid(axis="x", color=GRID, lw=0.8)
+    head(figure, title_of(result))
+    figure.subplots_adjust(left=0.22, right=0.98, top=1 - 0.85 / figure.get_figheight(),
+                           bottom=0.35 / figure.get_figheight())  # fmt: skip
+    save(figure, path)
+
+
+def plot_folds(result: ProtocolResult, path: Path) -> None:
+    """Accuracy of every fold, a point each, with their mean and one standard deviation either way."""
+    pipelines = pipelines_of(result.scores)
+    figure = new_figure(8.4, 1.8 + 0.7 * len(pipelines))
+    axes = figure.subplots()
+    for row, pipeline in enumerate(pipelines):
+        colour = COLOURS[colour_index(pipeline, row)]
+        shares = 100 * np.array(list(fold_shares(result, pipeline).values()))
+        mean, deviation = shares.mean(), shares.std(ddof=1) if len(shares) > 1 else 0.0
+        places = row + 0.36 * (np.arange(len(shares)) / max(1, len(shares) - 1) - 0.5)
+        axes.plot([mean - deviation, mean + deviation], [row, row], color=colour, lw=6, alpha=0.25)
+        axes.plot([mean, mean], [row - 0.3, row + 0.3], color=colour, lw=2)
+        axes.plot(shares, places, "o", color=colour, ms=5, alpha=0.8)
+        axes.annotate(f"{mean:.2f}", (mean, row - 0.3), xytext=(0, 3), textcoords="offset points", ha="center",
+                      fontsize=9, color=INK)  # fmt: skip
+    axes.set_yticks(range(len(pipelines)), [PIPELINE_TITLES.get(p, p) for p in pipelines])
+    axes.set_ylim(len(pipelines) - 0.5, -0.7)
+    dress(axes, "Accuracy, % (points: folds, line: their mean, band: one standard deviation)")
     axes.grid(axis="x", color=GRID, lw=0.8)
     head(figure, title_of(result))
     figure.subplots_adjust(left=0.22, right=0.98, top=1 - 0.85 / figure.get_figheight(),

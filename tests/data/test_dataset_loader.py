@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import soundfile
 
 from ml_training.audio import load_audio
 from ml_training.config import LABELS, TrainConfig
-from ml_training.data import dataset_loader, fsdd
+from ml_training.data import fsdd, spoken
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.data.splits import split_corpus
@@ -156,7 +155,7 @@ def test_above_five_per_cent_of_bad_files_the_run_stops(tmp_path, wav):
 
 
 def test_a_huge_file_is_skipped_without_decoding(tmp_path, wav, monkeypatch):
-    monkeypatch.setattr("ml_training.data.dataset_loader.MAX_CLIP_BYTES", 20_000)
+    monkeypatch.setattr("ml_training.data.decoded.MAX_CLIP_BYTES", 20_000)
     write(tmp_path, {f"{digit}_anna_{index}.wav": wav() for digit in range(10) for index in range(3)})
     write(tmp_path, {"0_huge_0.wav": wav(seconds=2)})
     (skipped,) = load_folder(tmp_path).skipped
@@ -281,7 +280,7 @@ def test_folder_needs_a_folder(tmp_path, recordings):
 @pytest.fixture
 def few_voices(monkeypatch) -> None:
     """Real synthetic speech, but little of it."""
-    monkeypatch.setattr(dataset_loader, "synthesise", partial(synthesise, voices=3, takes=1))
+    monkeypatch.setattr(spoken, "synthesise", lambda seed, voices, takes: synthesise(seed, 3, 1))
 
 
 @pytest.mark.usefixtures("few_voices")

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ml_training.config import AugmentationConfig, Recipe, TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.errors import ConfigError, DataError, Interrupted, TrainingError
-from ml_training.evaluation.loso import leave_one_speaker_out
+from ml_training.evaluation.cross_validation import Plan, cross_validate
 from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline
 from ml_training.results import ProtocolResult
 from ml_training.utils.evaluation_tables import spread_of, tables_of
@@ -47,13 +47,13 @@ def run(corpus: Corpus, work: Path, pipeline: Pipeline = TINY, **changes: object
     said: list[str] = []
     options = {name: changes.pop(name) for name in ("seeds", "speakers") if name in changes}
     config = TrainConfig(**{"device": "cpu", "ema_decay": 0.0, "negative_share": 0.0, **changes})  # type: ignore[arg-type]
-    options = {"seeds": (0, 1), "speakers": ("speaker1", "speaker3"), **options}
-    result = leave_one_speaker_out(corpus, [pipeline], config, work, report=said.append, **options)  # type: ignore[arg-type]
+    plan = Plan(**{"seeds": (0, 1), "speakers": ("speaker1", "speaker3"), **options})  # type: ignore[arg-type]
+    result = cross_validate(corpus, [pipeline], config, work, plan, said.append)
     return result, said
 
 
 def trained(said: list[str]) -> int:
-    return sum("clips right" in line for line in said)
+    return sum("; done, " in line for line in said)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def finished(tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> t
 def test_every_speaker_and_seed_is_one_fold(finished: tuple[Path, ProtocolResult, list[str]]) -> None:
     work, result, said = finished
     assert trained(said) == 4
-    assert said[0] == "leave one speaker out: 4 folds, 0 already there"
+    assert said[0] == "leave one speaker out: 4 trainings, 0 already there"
     assert len(list(work.glob("*/fold.json"))) == 4
     assert result.seeds == ("0", "1")
     for score in result.scores:
@@ -82,10 +82,10 @@ def test_the_speaker_left_out_is_neither_in_training_nor_in_validation(
 ) -> None:
     for path in finished[0].glob("*/fold.json"):
         fold = json.loads(path.read_text(encoding="utf-8"))
-        assert fold["speaker"] not in fold["validation_speakers"]
-        assert set(fold["validation_speakers"]) <= set(SPEAKERS) - {fold["speaker"]}
+        assert fold["left_out"] not in fold["validation_speakers"]
+        assert set(fold["validation_speakers"]) <= set(SPEAKERS) - {fold["left_out"]}
         assert fold["parts"] == {"train": 135, "validation": 15, "test": 50}
-        assert set(fold["test"]["by_speaker"]) == {fold["speaker"]}
+        assert set(fold["test"]["by_speaker"]) == {fold["left_out"]}
 
 
 def test_mean_and_spread_are_over_speakers_and_seeds(finished: tuple[Path, ProtocolResult, list[str]]) -> None:
@@ -112,7 +112,7 @@ def test_only_the_missing_fold_is_trained_and_gives_the_same(
     for checkpoint in gone.parent.glob("checkpoint_*"):
         checkpoint.unlink()
     result, said = run(tiny_corpus, work)
-    assert said[0] == "leave one speaker out: 4 folds, 3 already there"
+    assert said[0] == "leave one speaker out: 4 trainings, 3 already there"
     assert trained(said) == 1
     assert "mfcc, seed 1, without speaker3" in said[1]
     assert result.scores == before.scores
@@ -181,7 +181,7 @@ def test_what_is_no_digit_is_trained_with_and_counted_nowhere(
         fitted.extend(labels.tolist())
         return 1.0
 
-    monkeypatch.setattr("ml_training.evaluation.loso.temperature_for_other_voices", fit)
+    monkeypatch.setattr("ml_training.training.material.temperature_for_other_voices", fit)
     result, _ = run(
         tiny_corpus, tmp_path, seeds=(0,), speakers=("speaker1",), negative_share=0.25, synthetic_voices=12, epochs=1
     )
@@ -249,5 +249,7 @@ def test_a_fold_that_fails_says_which(tiny_corpus: Corpus, tmp_path: Path) -> No
         def logits(self, waveforms: Tensor) -> Tensor:
             return super().logits(waveforms) * float("nan")
 
-    with pytest.raises(TrainingError, match="fold 1 of 2, mfcc, seed 0, without speaker1: the loss became nan"):
+    with pytest.raises(
+        TrainingError, match=r"2 of 2 folds failed.*mfcc, seed 0, without speaker1: the loss became nan"
+    ):
         run(tiny_corpus, tmp_path, dataclasses.replace(TINY, build=Diverging), seeds=(0,))

@@ -232,3 +232,16 @@ def test_a_pipeline_cannot_forget_the_temperature() -> None:
         class Forgetful(DigitModel):
             def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
                 return waveforms
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_another_width_changes_the_layers_and_nothing_else(name: str) -> None:
+    waveforms = torch.randn(3, 8000)
+    counts = []
+    for width in (0.5, 1.0, 2.0):
+        model = get_pipeline(name).model(width).eval()
+        assert model(waveforms).scores.shape == (3, 10)
+        counts.append(sum(parameter.numel() for parameter in model.parameters()))
+    assert counts == sorted(counts)
+    assert len(set(counts)) == 3
+    assert counts[1] == sum(parameter.numel() for parameter in get_pipeline(name).build().parameters())

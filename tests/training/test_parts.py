@@ -128,7 +128,7 @@ def test_costs_of_parts_add_up(tiny: ModuleType, share: float) -> None:
     batch = batch._replace(waveforms=batch.waveforms.double())
     whole = objective.loss(model(batch.waveforms), batch)
     for count in (1, 2, 3, len(batch.waveforms) // 2):
-        losses = [objective.loss(model(part.waveforms), part, batch) for part in batch.parts(count)]
+        losses = [objective.loss(model(part.waveforms), part) for part in batch.parts(count)]
         torch.testing.assert_close(torch.stack(losses).sum(), whole)
 
 

@@ -1,0 +1,105 @@
+"""What is kept between runs: the door behind `python ml_training/cache.py` and `digits cache`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if not __package__:  # run as a script: Python put this folder on the path, where data/ and utils/ hide others' modules
+    _here = os.path.dirname(os.path.realpath(__file__))
+    sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.realpath(p) != _here)]
+
+import json
+import re
+import time
+from collections.abc import Iterator, Sequence
+
+from ml_training.data.cache import FOLDER_VARIABLE, Cache, Entry, size
+from ml_training.flags import OneLineParser
+from ml_training.utils.program import program
+
+ACTIONS = {
+    "list": "every entry, the one used last first; --check reads all of each and removes what is damaged",
+    "limit": "let all entries together take so many bytes (2GB, 500MB) and remove the oldest beyond that",
+    "clear": "remove every entry",
+}
+_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+
+
+@program
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the words say; returns the exit code, 1 where an entry was damaged."""
+    flags = OneLineParser(
+        description="Decoded recordings, synthetic voices and features that were made once and serve every later run. "
+        f"They lie in ${FOLDER_VARIABLE}, or where this system keeps what can be made again."
+    )
+    told = "; ".join(f"{name}: {what}" for name, what in ACTIONS.items())
+    flags.add_argument("action", nargs="?", default="list", choices=ACTIONS, metavar="ACTION", help=told)
+    flags.add_argument("size", nargs="?", metavar="SIZE", help="of limit")
+    flags.add_argument("--check", action="store_true", help="of list: read every byte")
+    flags.add_argument("--json", action="store_true", help="JSON instead of lines")
+    args = flags.parse_args(argv)
+    if (args.size is None) == (args.action == "limit"):
+        flags.error(
+            "limit takes a size, as in: limit 2GB" if args.action == "limit" else f"{args.action} takes no size"
+        )
+    if args.check and args.action != "list":
+        flags.error("--check belongs to list")
+    kept = Cache()
+    if args.action == "list":
+        return _list(kept, args.check, args.json)
+    removed = kept.clear() if args.action == "clear" else kept.set_limit(_bytes(args.size, flags))
+    if args.json:
+        print(json.dumps({"removed": [_row(entry) for entry in removed], "limit": kept.limit}))
+    else:
+        print(f"{kept.folder}: {_count(removed, 'removed')}, limit {size(kept.limit)}")
+    return 0
+
+
+def _list(kept: Cache, check: bool, as_json: bool) -> int:
+    entries = kept.entries(check)
+    damaged = [entry for entry in entries if entry.fault]
+    for entry in damaged:
+        entry.path.unlink(missing_ok=True)
+    if as_json:
+        told = {"folder": str(kept.folder), "limit": kept.limit, "entries": [_row(entry) for entry in entries]}
+        print(json.dumps(told, indent=2))
+    else:
+        print("\n".join(_lines(kept, entries)))
+    return 1 if damaged else 0
+
+
+def _lines(kept: Cache, entries: Sequence[Entry]) -> Iterator[str]:
+    for entry in entries:
+        fault = f"   damaged, removed: {entry.fault}" if entry.fault else ""
+        yield f"{size(entry.bytes):>10}   used {_ago(entry.used):<12}   {entry.name}{fault}"
+    yield f"{kept.folder}: {_count(entries, 'kept')}, limit {size(kept.limit)}"
+
+
+def _count(entries: Sequence[Entry], what: str) -> str:
+    named = "1 entry" if len(entries) == 1 else f"{len(entries)} entries"
+    return f"{named} of {size(sum(entry.bytes for entry in entries))} {what}"
+
+
+def _row(entry: Entry) -> dict[str, object]:
+    return {
+        "file": str(entry.path), "kind": entry.kind, "bytes": entry.bytes, "used": entry.used, "fault": entry.fault
+    }  # fmt: skip
+
+
+def _ago(moment: float) -> str:
+    minutes = max(0.0, time.time() - moment) / 60
+    if minutes < 60:
+        return f"{minutes:.0f} min ago"
+    return f"{minutes / 60:.0f} h ago" if minutes < 48 * 60 else f"{minutes / 60 / 24:.0f} days ago"
+
+
+def _bytes(typed: str, flags: OneLineParser) -> int:
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([kmgt]b)?", typed.strip().lower())
+    if match is None:
+        flags.error(f"limit {typed!r} is no size: expected a number of bytes, or one with kB, MB, GB or TB")
+    return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""Folds: trainings that each leave some clips out and are tested on these.
+
+What a fold found is a JSON file in a folder of its own, named after a hash of everything that decides it (settings,
+recordings, version of this package): a command that was stopped goes on at the fold that is missing, and folds of other
+settings are never mistaken for these. A fold that was stopped goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ml_training
+from ml_training.config import TrainConfig, model_folder, to_dict
+from ml_training.data.corpus import NOT_A_DIGIT, Corpus
+from ml_training.data.negatives import hash_of_words
+from ml_training.data.synthetic_share import settled
+from ml_training.deploy.export import export_onnx
+from ml_training.deploy.metadata import git_commit
+from ml_training.errors import CheckpointError, TrainingError
+from ml_training.evaluation.calibration import calibration
+from ml_training.inference import MODEL_FILE
+from ml_training.pipelines.base import Pipeline
+from ml_training.results import EpochRecord
+from ml_training.training.checkpoint import FREE_SETTINGS, INTERRUPTED, CheckpointStore, RunIdentity
+from ml_training.training.material import PARITY_CLIPS, fitted_temperature, load_material
+from ml_training.training.observer import Unobserved
+from ml_training.training.ready import build_model
+from ml_training.training.setup import load_weights, predict_probabilities
+from ml_training.training.trainer import train_model
+from ml_training.utils.files import write_json
+from ml_training.utils.signals import StopSignals
+
+Report = Callable[[str], None]
+PER_FOLD = ("held_out_speaker", "fold", "seed")  # settings that differ from fold to fold
+RESULT = "fold.json"
+THROWN, KEPT = MODELS = ("thrown away", "kept")  # what becomes of the models of folds
+_TOLD = {"identity", "test", "ece", "git_commit", "parts"}
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One training: `config` is resolved and names its split, fold or speaker, and seed."""
+
+    pipeline: Pipeline
+    config: TrainConfig
+    data_hash: str
+
+    @property
+    def left_out(self) -> str:
+        """A speaker, or a fold as 3/10."""
+        return str(self.config.held_out_speaker or self.config.fold)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the fold's figures, as JSON gives it back."""
+        run = RunIdentity(self.pipeline.name, self.config, self.data_hash)
+        deciding = {k: v for k, v in to_dict(self.config).items() if k not in FREE_SETTINGS}
+        augmentation = {k: v for k, v in (deciding.pop("augmentation") or {}).items() if k != "noise_dir"}
+        values = {
+            "pipeline": self.pipeline.name, "settings": deciding, "augmentation": augmentation,
+            "data_hash": self.data_hash, "noise_hash": run.noise_hash, "words_hash": hash_of_words(self.config),
+            "teachers_hash": run.teachers_hash,
+            "version": ml_training.__version__,
+        }  # fmt: skip
+        plain: dict[str, Any] = json.loads(json.dumps(values))
+        return plain
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder of its checkpoints and its result."""
+        key = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:12]
+        return f"{self.pipeline.name}_{self.left_out.replace('/', '_of_')}_seed{self.config.seed}_{key}"
+
+    def __str__(self) -> str:
+        what = f"fold {self.config.fold}" if self.config.fold else f"without {self.config.held_out_speaker}"
+        return f"{self.pipeline.name}, seed {self.config.seed}, {what}"
+
+
+def fold_of(pipeline: Pipeline, config: TrainConfig, corpus: Corpus, **which: Any) -> Fold:
+    """The fold of a pipeline that `which` names: its split, fold or held_out_speaker, and seed."""
+    own = dataclasses.replace(config, resume=None, keep_checkpoints="2", **which)
+    return Fold(pipeline, settled(own, corpus).resolved(pipeline.name, pipeline.recipe), corpus.data_hash)
+
+
+def finished(fold: Fold, work: Path, report: Report) -> dict[str, Any] | None:
+    """The fold's result, if it is there, whole and its own."""
+    path = work / fold.folder / RESULT
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if found["identity"] == fold.identity and found.keys() >= _TOLD:
+            return found
+        report(f"{path} is of another fold: it is trained anew")
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        report(f"{path} cannot be read ({error}): the fold is trained anew")
+    return None
+
+
+class EpochLines(Unobserved):
+    """An observer that tells `epoch` of each epoch's number, and `report` what is to be noted."""
+
+    def __init__(self, what: str, report: Report, epoch: Callable[[int, float], None]) -> None:
+        self._what, self._report, self._epoch = what, report, epoch
+
+    def epoch(self, history: Sequence[EpochRecord], better: bool) -> None:
+        self._epoch(history[-1].epoch, history[-1].validation_accuracy)
+
+    def note(self, line: str) -> None:
+        self._report(f"{self._what}: {line}")
+
+
+def train_fold(
+    fold: Fold, corpus: Corpus, work: Path, stop: StopSignals, models: str, report: Report,
+    epoch: Callable[[int, float], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Train and test a fold, write what it found and return it.
+
+    `epoch` is told the number of each epoch and its share of validation clips right. Of `models` that are kept, the
+    folder holds best_model.pt and a folder of models that answers; of those thrown away nothing.
+    Raises TrainingError where it fails, Interrupted when `stop` says so.
+    """
+    try:
+        return _train_fold(fold, corpus, work / fold.folder, stop, models, report, epoch)
+    except CheckpointError as error:
+        folder = work / fold.folder
+        raise TrainingError(f"{fold}: {error} (a fold starts anew without its folder {folder})") from error
+    except TrainingError as error:
+        raise TrainingError(f"{fold}: {error}") from error
+
+
+def _train_fold(
+    fold: Fold, corpus: Corpus, folder: Path, stop: StopSignals, models: str, report: Report,
+    epoch: Callable[[int, float], None],
+) -> dict[str, Any]:  # fmt: skip
+    material = load_material(fold.config, corpus, report, report)
+    config, split = fold.config, material.split
+    identity = RunIdentity(fold.pipeline.name, config, material.corpus.data_hash, corpus.synthetic)
+    store = CheckpointStore(folder, identity)
+    if store.epochs() or (folder / INTERRUPTED).exists():
+        config = dataclasses.replace(config, resume="latest")
+    train = material.part(split.train, seldom=not config.augmenting.enabled)
+    model = build_model(fold.pipeline, config, train)
+    observer = EpochLines(str(fold), report, epoch)
+    with stop.deferred():
+        training = train_model(
+            model, train, material.part(split.validation), config, store=store, observer=observer, stop=stop
+        )
+    model = model.cpu()
+    load_weights(model, training.best_weights, folder)
+    temperature, _ = fitted_temperature(model, fold.pipeline, material)
+    model.temperature.fill_(temperature)
+    test = material.tested(lambda waveforms: predict_probabilities(model, torch.from_numpy(waveforms)))
+    fit = calibration(test.probabilities, test.labels)
+    mixed = material.corpus
+    found = {
+        "identity": fold.identity, "left_out": fold.left_out, "seed": config.seed, "pipeline": fold.pipeline.name,
+        "git_commit": git_commit(),
+        "validation_speakers": sorted({mixed.speakers[i] for i in split.validation if mixed.labels[i] != NOT_A_DIGIT}),
+        "parts": material.summary.parts, "best_epoch": training.best_epoch, "epochs": len(training.history),
+        "stopped": training.stopped, "seconds": training.seconds, "temperature": temperature,
+        "ece": fit.ece, "nll": fit.nll, "test": test.summary(),
+    }  # fmt: skip
+    if models == KEPT:
+        metadata = material.metadata(
+            fold.pipeline.name, test, temperature, epoch=training.best_epoch, commit=found["git_commit"]
+        )
+        place = model_folder(folder, fold.pipeline.name) / MODEL_FILE
+        export_onnx(model, place, metadata, material.real_clips(PARITY_CLIPS))
+    write_json(folder / RESULT, found)
+    if models == THROWN:
+        for path in folder.glob("*.pt"):
+            path.unlink(missing_ok=True)
+    return found

@@ -1,0 +1,194 @@
+"""A search whose trials run on many machines: Ray Tune hands them out, Optuna says what is tried."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from ml_training.config import TrainConfig, to_dict
+from ml_training.errors import ClusterError, ConfigError
+from ml_training.scale.cluster import cluster, cores_of, quiet
+from ml_training.tuning.objectives import DIRECTIONS, QUALITIES, Judge
+from ml_training.tuning.optuna_study import STUDY, check_plan, optuna_module, suggest, trial_sampler
+from ml_training.tuning.space import Choices, Space, checked_space, with_values
+from ml_training.tuning.worker import Task
+
+MAX_FAILURES = 8
+_METRIC = "value"
+
+
+def search_on_cluster(address: str, task: Task, say: Callable[[str], None]) -> Any:
+    """The Optuna study of a search whose trials Ray Tune ran, `task.workers` at once.
+
+    The output folder has to be one that every machine sees: a trial whose machine is lost goes on elsewhere from its
+    checkpoint there, and a search that was stopped goes on with the trials that were not finished. Raises ConfigError
+    for what Ray's trials cannot be, ClusterError where the cluster is not there or gave up.
+    """
+    if len(task.objectives) > 1:
+        raise ConfigError(["objective: with --engine ray one alone, name validation, cv or loso"])
+    if task.storage:
+        raise ConfigError(["storage: Ray keeps its own, leave --storage out with --engine ray"])
+    space = checked_space(task.space)
+    threads = max(1, int(task.config["threads"]))
+    folder = Path(task.output).absolute()
+    optuna_module()
+    with cluster(address, task.workers * threads) as ray:
+        from ray import tune
+        from ray.tune.search import ConcurrencyLimiter
+        from ray.tune.search.optuna import OptunaSearch
+
+        quiet("ray.tune")
+        cores = cores_of(ray)
+        if cores < threads:
+            raise ClusterError(f"the cluster has {cores} cores, a trial of {threads} threads needs as many")
+        plan = task.plan()
+        check_plan(plan, folder)
+        search = OptunaSearch(
+            space=_Proposal(space), metric=_METRIC, mode="max",
+            sampler=trial_sampler(plan),
+        )  # fmt: skip
+        trainable = tune.with_resources(
+            tune.with_parameters(try_one, task=dataclasses.asdict(task), folder=str(folder)), {"cpu": threads}
+        )
+        place = folder / "ray"
+        again = tune.Tuner.can_restore(str(place))  # before a new one leaves its traces there
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=ConcurrencyLimiter(search, max_concurrent=task.workers), num_samples=task.trials,
+                scheduler=_scheduler(tune, task.pruner), metric=_METRIC, mode="max",
+            ),
+            run_config=tune.RunConfig(
+                name="ray", storage_path=str(folder), verbose=0,
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            ),
+        )  # fmt: skip
+        if again:
+            say(f"going on with the search in {place}")
+            tuner = tune.Tuner.restore(str(place), trainable, resume_unfinished=True, resume_errored=True)
+        try:
+            results = tuner.fit()
+        except Exception as error:
+            raise ClusterError(f"the cluster gave the search up: {str(error).splitlines()[-1][:300]}") from error
+        return _study(results, task, space)
+
+
+def _scheduler(tune: Any, pruner: str) -> Any:
+    from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule
+
+    if pruner == "median":
+        return MedianStoppingRule(time_attr="step", grace_period=1, min_samples_required=5)
+    if pruner == "halving":
+        return AsyncHyperBandScheduler(time_attr="step", grace_period=1, reduction_factor=3, max_t=1000)
+    return FIFOScheduler()
+
+
+@dataclass(frozen=True)
+class _Proposal:
+    """What is tried next, as Ray knows it: one text, because names with dots mean something to it."""
+
+    space: Space
+
+    def __call__(self, trial: Any) -> dict[str, str]:
+        return {"values": json.dumps(suggest(trial, self.space))}
+
+
+def try_one(config: dict[str, Any], task: dict[str, Any], folder: str) -> None:
+    """A trial, in a process of Ray's."""
+    from ray import tune
+
+    from ml_training.data.cache import Cache, caching
+    from ml_training.data.dataset_loader import load_corpus
+    from ml_training.pipelines import get_pipeline
+    from ml_training.training.setup import cpu_threads
+    from ml_training.utils.signals import StopSignals
+
+    base = TrainConfig(**task["config"])
+    values = json.loads(config["values"])
+    trained = TrainConfig(**with_values(to_dict(base), values))
+    place = Path(folder) / "trials" / tune.get_context().get_trial_id()
+    told: list[int] = []
+
+    def report(step: int, share: float) -> None:
+        told.append(step)
+        tune.report({_METRIC: share, "step": step})
+
+    with caching(Cache() if base.cache else None), cpu_threads(base.threads), StopSignals(unit=None) as stop:
+        corpus = load_corpus(base, report=lambda line: None)
+        if corpus.data_hash != task["data_hash"]:
+            raise ClusterError(f"{corpus.name} is not here what it is where the search was started")
+        judge = Judge(
+            get_pipeline(base.pipeline),
+            corpus,
+            task["objectives"],
+            task["folds"],
+            (base.seed,),
+            stop,
+            lambda line: None,
+        )
+        judged = judge.judge(dataclasses.replace(trained, keep_checkpoints="1"), place, report)
+    tune.report(
+        {_METRIC: judged.values[0], "step": (told[-1] if told else 0) + 1, "ended": True, "epochs": judged.epochs}
+    )
+    for path in place.rglob("*.pt"):
+        path.unlink(missing_ok=True)
+
+
+def _study(results: Any, task: Task, space: Space) -> Any:
+    """The results of Ray's trials as a study, in memory."""
+    import optuna
+    from optuna.distributions import (
+        BaseDistribution,
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    def distribution(name: str) -> BaseDistribution:
+        values = space[name]
+        if isinstance(values, Choices):
+            return CategoricalDistribution(values.words())
+        if values.whole:
+            return IntDistribution(int(values.low), int(values.high), log=values.log, step=int(values.step or 1))
+        return FloatDistribution(values.low, values.high, log=values.log, step=values.step)
+
+    study = optuna.create_study(study_name=STUDY, directions=[cast(Any, DIRECTIONS[task.objectives[0]])])
+    kinds = {name: distribution(name) for name in space}
+    for result in results:
+        values = json.loads(result.config["values"])
+        params = {n: json.dumps(v) if isinstance(space[n], Choices) else v for n, v in values.items()}
+        frame = result.metrics_dataframe
+        rows = [] if frame is None else frame.to_dict("records")
+        # A trial that was started again tells its steps again.
+        steps = {int(row["step"]): float(row[_METRIC]) for row in rows if row.get("ended") is not True}
+        last = result.metrics or {}
+        ended = last.get("ended") is True
+        fault = "" if result.error is None else str(result.error).splitlines()[-1]
+        epochs = int(last["epochs"]) if ended else len(steps)
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState[_state(ended, fault)], params=params, distributions=kinds,
+                values=[float(last[_METRIC])] if ended else None, intermediate_values=steps,
+                user_attrs={"epochs": epochs, "most": _most(task, values), **({"fault": fault} if fault else {})},
+            )
+        )  # fmt: skip
+    return study
+
+
+def _state(ended: bool, fault: str) -> str:
+    return "COMPLETE" if ended else "FAIL" if fault else "PRUNED"
+
+
+def _most(task: Task, values: dict[str, Any]) -> int:
+    """Epochs that a trial takes which nobody gives up; of folds they are counted when it has ended."""
+    from ml_training.pipelines import get_pipeline
+
+    assert task.objectives[0] in QUALITIES
+    config = TrainConfig(**with_values(task.config, values))
+    pipeline = get_pipeline(config.pipeline)
+    epochs = config.resolved(pipeline.name, pipeline.recipe).epochs or 0
+    return epochs * (1 if task.objectives[0] == "validation" else task.folds)

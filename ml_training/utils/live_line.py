@@ -1,0 +1,30 @@
+"""One line of a terminal that changes as work goes on."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import TextIO
+
+
+class LiveLine:
+    """Shows a line on `stream` (default: standard error) over the one before; nothing where that is no terminal."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self.live = self._stream.isatty()
+        self._shown = False
+
+    def show(self, line: str) -> None:
+        if self.live:
+            width = shutil.get_terminal_size().columns - 1
+            self._stream.write(f"\r{line[:width]:<{width}}")
+            self._stream.flush()
+            self._shown = True
+
+    def clear(self) -> None:
+        """Leave the terminal as it was."""
+        if self._shown:
+            self._stream.write(f"\r{'':<{shutil.get_terminal_size().columns - 1}}\r")
+            self._stream.flush()
+            self._shown = False

@@ -1,0 +1,72 @@
+"""The door of the cache, after a real training filled one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Door = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def trained(run_door: Door, tiny_folder: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "cache"
+    words = ["--pipeline", "mfcc", "--dataset", "folder", "--data_dir", str(tiny_folder), "--epochs", "1"]
+    done = run_door("train.py", *words, "--negative_share", "0", DIGIT_CACHE_DIR=str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def listed(run_door: Door, folder: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads(run_door("cache.py", "--json", DIGIT_CACHE_DIR=str(folder)).stdout)
+    return found
+
+
+def test_a_training_fills_it_and_the_door_lists_bounds_checks_and_clears_it(run_door: Door, trained: Path) -> None:
+    done = run_door("cache.py", DIGIT_CACHE_DIR=str(trained))
+    assert (done.returncode, done.stderr) == (0, "")
+    *entries, last = done.stdout.splitlines()
+    assert {line.split("ago")[1].strip().rpartition("-")[0] for line in entries} >= {"recordings", "features"}
+    assert last.startswith(f"{trained}: {len(entries)} entries of ")
+    assert last.endswith("limit 8.6 GB")
+
+    path = next(trained.glob("features-*"))
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    done = run_door("cache.py", "list", "--check", DIGIT_CACHE_DIR=str(trained))
+    assert done.returncode == 1
+    assert "damaged, removed: features has another checksum" in done.stdout
+    assert not path.exists()
+
+    done = run_door("cache.py", "limit", "1MB", DIGIT_CACHE_DIR=str(trained))
+    assert done.returncode == 0
+    left = listed(run_door, trained)
+    assert left["limit"] == 10**6
+    assert sum(entry["bytes"] for entry in left["entries"]) <= 10**6  # type: ignore[attr-defined]
+
+    done = run_door("cache.py", "clear", DIGIT_CACHE_DIR=str(trained))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "removed" in done.stdout
+    assert listed(run_door, trained)["entries"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["limit"], "limit takes a size"),
+        (["limit", "much"], "'much' is no size"),
+        (["clear", "1GB"], "clear takes no size"),
+        (["clear", "--check"], "--check belongs to list"),
+        (["empty"], "choose from"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line(run_door: Door, tmp_path: Path, words: list[str], expected: str) -> None:
+    done = run_door("cache.py", *words, DIGIT_CACHE_DIR=str(tmp_path))
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert len(done.stderr.splitlines()) == 1

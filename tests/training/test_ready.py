@@ -1,0 +1,104 @@
+"""Features that do not change: the same bits with a cache and without, in memory and on disk, never those of before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from ml_training.config import MEL_CNN, MFCC, RAW_CNN, AugmentationConfig, TrainConfig
+from ml_training.data.cache import FOLDER_VARIABLE, Cache, caching
+from ml_training.data.rows import Rows, Source
+from ml_training.pipelines import get_pipeline
+from ml_training.training import ready
+from ml_training.training.checkpoint import BEST
+from ml_training.training.runner import run
+from ml_training.training.setup import Clips, OnDisk, predict_by, weights_hash
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def trained(recordings: Path, place: Path, pipeline: str, **changes: Any) -> tuple[str, list[float]]:
+    config = TrainConfig(
+        pipeline=pipeline, dataset="folder", data_dir=str(recordings), models_dir=str(place / "models"),
+        log_dir=str(place / "logs"), device="cpu", epochs=2, synthetic_voices=2, **changes,
+    )  # fmt: skip
+    (result,) = run(config).results
+    saved = torch.load(place / "models" / f"{pipeline}_classifier" / BEST, weights_only=True)
+    return weights_hash(saved["weights"]), [record.validation_loss for record in result.history]
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_a_training_has_the_same_bits_without_a_cache_filling_one_with_a_full_one_and_from_disk(
+    augmented: bool, tiny_folder: Path, tmp_path: Path, folder: Path
+) -> None:
+    settings: dict[str, Any] = {"augmentation": AugmentationConfig(enabled=augmented)}
+    without = trained(tiny_folder, tmp_path / "0", MFCC, cache=False, **settings)
+    assert not folder.exists()
+    assert trained(tiny_folder, tmp_path / "1", MFCC, **settings) == without
+    made = {entry.kind: entry.path.stat().st_mtime_ns for entry in Cache().entries()}
+    assert set(made) >= {"recordings", "features", "words"}
+    assert trained(tiny_folder, tmp_path / "2", MFCC, **settings) == without
+    assert trained(tiny_folder, tmp_path / "3", MFCC, waveforms="mapped", **settings) == without
+    assert {entry.kind for entry in Cache().entries()} == set(made), "nothing was made again under another name"
+
+
+@pytest.mark.parametrize("pipeline", [MFCC, MEL_CNN])
+@pytest.mark.parametrize("answering", [False, True])
+def test_a_network_says_of_features_what_it_says_of_the_clips(
+    pipeline: str, answering: bool, tiny: ModuleType, tmp_path: Path
+) -> None:
+    clips = tiny.bursts(30)
+    model = built(pipeline, clips)
+    with caching(Cache(tmp_path)):
+        features = ready.features_of(model, clips, answering)
+    assert features is not None
+    if answering:
+        heard, of_features = predict_by(30, model, clips.waveforms), predict_by(30, model, features, ready=True)
+        assert torch.equal(heard.scores, of_features.scores)
+        assert torch.equal(heard.digit, of_features.digit)
+
+
+def built(pipeline: str, clips: Clips) -> Any:
+    config = TrainConfig(augmentation=AugmentationConfig(enabled=False))
+    found = get_pipeline(pipeline)
+    return ready.build_model(found, config.resolved(pipeline, found.recipe), clips)
+
+
+def test_a_network_of_waveforms_has_none(tiny: ModuleType) -> None:
+    clips = tiny.bursts(30)
+    assert ready.features_of(built(RAW_CNN, clips), clips, answering=True) is None
+
+
+def test_other_clips_another_mode_and_another_front_end_have_other_entries(tiny: ModuleType, tmp_path: Path) -> None:
+    clips = tiny.bursts(30)
+    model = built(MFCC, clips)
+    with caching(kept := Cache(tmp_path)):
+        for asked in ((model, clips, True), (model, clips, True)):
+            ready.features_of(*asked)
+        assert (kept.hits, kept.misses) == (1, 1)
+        ready.features_of(model, tiny.bursts(30, seed=1), True)
+        ready.features_of(model, clips, False)
+        name, table = next((n, b) for n, b in model.named_buffers() if n not in model.state_dict())
+        table.mul_(1.001)
+        ready.features_of(model, clips, True)
+    assert (kept.hits, kept.misses) == (1, 4), name
+
+
+def test_clips_on_disk_have_their_features_there(tiny: ModuleType, tmp_path: Path) -> None:
+    clips = tiny.bursts(30)
+    model = built(MFCC, clips)
+    on_disk = Clips(OnDisk(Rows([Source(clips.waveforms.numpy())])), clips.lengths, clips.labels)
+    with caching(Cache(tmp_path)):
+        found = ready.features_of(model, on_disk, answering=True)
+        expected = ready.features_of(model, clips, answering=True)
+    assert isinstance(found, OnDisk)
+    assert isinstance(expected, torch.Tensor)
+    assert torch.equal(found[torch.tensor([3, 1])], expected[torch.tensor([3, 1])])
