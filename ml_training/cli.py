@@ -16,6 +16,7 @@ from ml_training.errors import did_you_mean
 DOORS = {
     "train": ("ml_training.train", "train one pipeline or all three on recordings of spoken digits"),
     "predict": ("ml_training.inference", "say which digit is spoken in recordings"),
+    "listen": ("digit_detector.listen", "hear a microphone or a file and tell every digit as it is said"),
     "tune": ("ml_training.tune", "search for better settings: grid, random, TPE; what is hopeless is given up early"),
     "evaluate": ("ml_training.evaluate", "score models by named protocols: other speakers, noise, calibration"),
     "export": ("ml_training.export", "turn checkpoints into files that answer: fp32, and int8 of a third of its size"),

@@ -1,0 +1,95 @@
+"""From what the spotter says of every frame to words that are reported once.
+
+A frame is 16 ms. The spotter says a digit during some frames after its end, so a digit shows as a hill of its probability.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from ml_training.audio import Floats
+
+SMOOTHED = 3  # frames over which probabilities are averaged
+WAITS = 3  # frames after which a hill that still rises is reported all the same
+FALLEN = 0.5  # of a threshold: below it a hill has ended, and the same digit may come again
+APART = 9  # frames between reports, at least
+END_BEFORE = 7.0  # frames from the end of a word to where the spotter says it loudest, on average
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A digit that has just ended; frames count from the beginning of the stream."""
+
+    digit: int
+    score: float  # 0 to 1: the smoothed probability where it was largest
+    first: float  # frame at which the word began
+    last: float  # frame after its last
+    frame: int  # the one that decided it
+
+
+class WordEnds:
+    """Finds the hills, frame by frame. `threshold` is what a smoothed probability must reach."""
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what came before."""
+        self._recent: deque[Floats] = deque(maxlen=SMOOTHED)
+        self._risen = np.zeros(10, dtype=bool)  # digits whose hill was reported and has not ended
+        self._hill: tuple[int, float, int, float] | None = None  # digit, height, frame and duration where it is highest
+        self._since = 0  # frames since the hill reached the threshold
+        self._reported = -APART
+
+    def frame(self, frame: int, probabilities: Floats, duration: float) -> Candidate | None:
+        """The next frame's (10,) probabilities and the frames that its word lasted, -> the digit that it decides."""
+        self._recent.append(probabilities)
+        smoothed = sum(self._recent) / SMOOTHED
+        self._risen &= smoothed >= FALLEN * self.threshold
+        digit = int(np.argmax(np.where(self._risen, 0.0, smoothed)))
+        height = float(smoothed[digit])
+        if self._hill is None:
+            if self._risen[digit] or height < self.threshold or frame - self._reported < APART:
+                return None
+            self._hill, self._since = (digit, height, frame, duration), 0
+            return None
+        self._since += 1
+        if height > self._hill[1]:
+            self._hill = (digit, height, frame, duration)
+            if self._since < WAITS:
+                return None
+        digit, height, highest, duration = self._hill
+        self._hill = None
+        self._risen |= smoothed >= FALLEN * self.threshold
+        self._risen[digit] = True
+        self._reported = frame
+        last = highest + 1 - (SMOOTHED - 1) / 2 - END_BEFORE
+        return Candidate(digit, height, last - max(duration, 4.0), last, frame)
+
+
+def confidence(candidate: Candidate, probabilities: Floats, digit_score: float) -> tuple[int, float]:
+    """A candidate and what the classifier says of it: (10,) probabilities and its digit score -> digit, confidence.
+
+    The confidence, from 0 to 1, is a logistic regression of the three on development streams (benchmarks/spotter.py).
+    """
+    sure = (
+        _OFFSET
+        + _OF_SPOTTER * _logit(candidate.score)
+        + _OF_DIGIT_SCORE * _logit(digit_score)
+        + _OF_PROBABILITY * _logit(float(probabilities[candidate.digit]))
+    )
+    return candidate.digit, 1.0 / (1.0 + math.exp(-sure))
+
+
+_OFFSET, _OF_SPOTTER, _OF_DIGIT_SCORE, _OF_PROBABILITY = 0.0, 1.0, 0.5, 0.3
+_NEVER = 1e-4  # no probability counts as nearer to 0 or 1
+
+
+def _logit(probability: float) -> float:
+    share = min(max(probability, _NEVER), 1.0 - _NEVER)
+    return math.log(share / (1.0 - share))
