@@ -76,7 +76,9 @@ def cut_and_classified(engine: Engine, samples: Floats) -> list[Detection]:
     clips = np.stack([fit(samples[piece.begin : piece.end][:NUM_SAMPLES]) for piece in pieces])
     probabilities, scores = engine.classifier.hear(clips)
     return [
-        Detection(int(p.argmax()), float(p.max() * score), piece.begin / SAMPLE_RATE, piece.end / SAMPLE_RATE - _AROUND, 0.0)
+        Detection(
+            int(p.argmax()), float(p.max() * score), piece.begin / SAMPLE_RATE, piece.end / SAMPLE_RATE - _AROUND, 0.0
+        )
         for piece, p, score in zip(pieces, probabilities, scores, strict=True)
     ]
 
@@ -109,7 +111,10 @@ def main() -> int:
     print("|---|---:|---:|")
     thresholds = [choose(heard, {SPEECH: _ALARMS}) for heard in (cut, spotted)]
     for place, name in enumerate(streams):
-        shares = [Heard((heard.said[place],), {}).score(t).accuracy for heard, t in zip((cut, spotted), thresholds, strict=True)]
+        shares = [
+            Heard((heard.said[place],), {}).score(t).accuracy
+            for heard, t in zip((cut, spotted), thresholds, strict=True)
+        ]
         print(f"| {name} | {' | '.join(f'{100 * share:.1f}' for share in shares)} |")
     return 0
 

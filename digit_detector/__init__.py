@@ -1,9 +1,9 @@
 """Digits in live sound: feed samples, get what was said.
 
-    from digit_detector import StreamingDetector
-    detector = StreamingDetector()
-    for detection in detector.feed(samples, sample_rate):
-        print(detection.digit, detection.confidence)
+from digit_detector import StreamingDetector
+detector = StreamingDetector()
+for detection in detector.feed(samples, sample_rate):
+    print(detection.digit, detection.confidence)
 """
 
 from digit_detector.streaming.detector import Detection, StreamingDetector

@@ -79,4 +79,6 @@ def choose(heard: Heard, most: Mapping[str, float]) -> float:
         if all(heard.false_alarms(kind, threshold) <= limit for kind, limit in most.items()):
             return threshold
     found = ", ".join(f"{heard.false_alarms(kind, 0.99):.1f} of {kind}" for kind in most)
-    raise DataError(f"even at a threshold of 0.99 there are more false alarms an hour than asked for ({found}): ask for more")
+    raise DataError(
+        f"even at a threshold of 0.99 there are more false alarms an hour than asked for ({found}): ask for more"
+    )

@@ -26,7 +26,12 @@ def det_curve(heard: Heard, chosen: float, titles: dict[str, str], path: Path) -
         axes.plot(alarms, missed, color=colour, label=titles.get(kind, kind))
         at = max(_FEWEST, heard.false_alarms(kind, chosen))
         axes.plot([at], [_missed(heard, chosen)], "o", color=colour)
-        axes.annotate(f"{heard.false_alarms(kind, chosen):.1f} an hour", (at, _missed(heard, chosen)), (6, 6), textcoords="offset points")
+        axes.annotate(
+            f"{heard.false_alarms(kind, chosen):.1f} an hour",
+            (at, _missed(heard, chosen)),
+            (6, 6),
+            textcoords="offset points",
+        )
     axes.set(xscale="log", yscale="log", xlabel="false alarms an hour", ylabel="digits missed or mistaken, %")
     axes.set_title(f"Detection error trade-off; dots: the threshold of {chosen:.2f}")
     axes.grid(True, which="both", alpha=0.25)

@@ -84,16 +84,18 @@ def edges(samples: Floats) -> tuple[int, int]:
 
 
 def with_pauses(
-    words: Sequence[Word], noise: Floats, snr_db: float, rng: np.random.Generator, pauses: tuple[float, float] = (0.15, 2.0)
+    words: Sequence[Word],
+    noise: Floats,
+    snr_db: float,
+    rng: np.random.Generator,
+    pauses: tuple[float, float] = (0.15, 2.0),
 ) -> Stream:
     """Words one after the other with pauses between, all at one level, over noise so many dB below them."""
     gaps = rng.uniform(*pauses, len(words) + 1)
     return _strung([[word] for word in words], gaps, noise, snr_db)
 
 
-def connected(
-    strings: Sequence[Sequence[Word]], noise: Floats, snr_db: float, rng: np.random.Generator
-) -> Stream:
+def connected(strings: Sequence[Sequence[Word]], noise: Floats, snr_db: float, rng: np.random.Generator) -> Stream:
     """Strings of words without any pause within, and a second or so between them."""
     return _strung(strings, rng.uniform(0.8, 2.0, len(strings) + 1), noise, snr_db)
 

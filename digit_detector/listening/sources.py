@@ -93,7 +93,9 @@ def _sounddevice() -> Any:
     except ImportError:
         raise MissingExtraError("listening to a microphone", "mic") from None
     except OSError as error:
-        raise MicrophoneError(f"{error}: install PortAudio, on Debian and Ubuntu with apt install libportaudio2") from error
+        raise MicrophoneError(
+            f"{error}: install PortAudio, on Debian and Ubuntu with apt install libportaudio2"
+        ) from error
     return sounddevice
 
 

@@ -1,8 +1,8 @@
 """Named recognisers behind one face: the bytes of a recording in, a digit as text out.
 
-    from digit_detector.processors import load_processors
-    processors = load_processors()
-    print(processors["ml_cnn"].process_audio(open("seven.wav", "rb").read()))
+from digit_detector.processors import load_processors
+processors = load_processors()
+print(processors["ml_cnn"].process_audio(open("seven.wav", "rb").read()))
 """
 
 from digit_detector.processors.base import Answer, AudioProcessor, Statistics

@@ -26,7 +26,13 @@ STYLES = ("openai", "huggingface")
 _LARGEST = 1 << 20  # bytes of an answer
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)  # what may pass by itself
 _LONGEST_WAIT = 10.0  # seconds, whatever the service asks for
-_KINDS = {b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"OggS": "audio/ogg", b"\x1aE\xdf\xa3": "audio/webm", b"ID3": "audio/mpeg"}
+_KINDS = {
+    b"RIFF": "audio/wav",
+    b"fLaC": "audio/flac",
+    b"OggS": "audio/ogg",
+    b"\x1aE\xdf\xa3": "audio/webm",
+    b"ID3": "audio/mpeg",
+}
 
 
 class ExternalAPIProcessor(AudioProcessor):
@@ -100,7 +106,9 @@ class ExternalAPIProcessor(AudioProcessor):
         raise ServiceError(f"{self._where} did not answer in {self._attempts} attempts: {why}; try again later")
 
     def _send(self, audio_data: bytes) -> bytes:
-        kind = next((kind for magic, kind in _KINDS.items() if audio_data.startswith(magic)), "application/octet-stream")
+        kind = next(
+            (kind for magic, kind in _KINDS.items() if audio_data.startswith(magic)), "application/octet-stream"
+        )
         if self._style == "huggingface":
             body, headers = audio_data, {"Content-Type": kind}
         else:

@@ -72,24 +72,32 @@ class WordEnds:
         return Candidate(digit, height, last - max(duration, 4.0), last, frame)
 
 
-def confidence(candidate: Candidate, probabilities: Floats, digit_score: float) -> tuple[int, float]:
-    """A candidate and what the classifier says of it: (10,) probabilities and its digit score -> digit, confidence.
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for a digit having been said; all from 0 to 1."""
 
-    The confidence, from 0 to 1, is a logistic regression of the three on development streams (benchmarks/spotter.py).
-    """
-    sure = (
-        _OFFSET
-        + _OF_SPOTTER * _logit(candidate.score)
-        + _OF_DIGIT_SCORE * _logit(digit_score)
-        + _OF_PROBABILITY * _logit(float(probabilities[candidate.digit]))
-    )
-    return candidate.digit, 1.0 / (1.0 + math.exp(-sure))
+    spotted: float  # the spotter's probability
+    is_digit: float  # the classifier's digit score
+    classified: float  # the classifier's probability of this digit
+
+    @property
+    def logits(self) -> tuple[float, ...]:
+        """What the weights belong to."""
+        return tuple(_logit(share) for share in (self.spotted, self.is_digit, self.classified))
 
 
-_OFFSET, _OF_SPOTTER, _OF_DIGIT_SCORE, _OF_PROBABILITY = 0.0, 1.0, 0.5, 0.3
+# A logistic regression on development streams: python benchmarks/evidence.py
+OFFSET = -1.07
+WEIGHTS = (0.9, 0.33, 0.27)
 _NEVER = 1e-4  # no probability counts as nearer to 0 or 1
 
 
-def _logit(probability: float) -> float:
-    share = min(max(probability, _NEVER), 1.0 - _NEVER)
+def confidence(evidence: Evidence) -> float:
+    """How sure one may be that a digit was said, from 0 to 1."""
+    sure = OFFSET + sum(weight * logit for weight, logit in zip(WEIGHTS, evidence.logits, strict=True))
+    return 1.0 / (1.0 + math.exp(-sure))
+
+
+def _logit(share: float) -> float:
+    share = min(max(share, _NEVER), 1.0 - _NEVER)
     return math.log(share / (1.0 - share))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from digit_detector.streaming.decision import Candidate, confidence
+from digit_detector.streaming.decision import Candidate, Evidence, confidence
 from digit_detector.streaming.models import LARGEST_BATCH, spotter, voice_activity
 from digit_detector.streaming.stream import FRAMES, Stream
 from digit_detector.streaming.thresholds import Thresholds, load_thresholds
@@ -97,14 +97,19 @@ class Engine:
 
     def _confirmed(self, stream: Stream, candidate: Candidate) -> Detection | None:
         """A candidate that the classifier, which hears the word by itself, does not doubt."""
-        (probabilities,), (digit_score,) = self.classifier.hear(fit(stream.word(candidate))[None])
-        digit, sure = confidence(candidate, probabilities, float(digit_score))
+        sure = confidence(self.evidence(stream, candidate))
         if sure < self.thresholds.digit:
             return None
         end = candidate.last * HOP / SAMPLE_RATE
         # Frames come two at a time: a digit is known when the block of its frame is there.
         known = (candidate.frame // FRAMES + 1) * FRAMES * HOP / SAMPLE_RATE
-        return Detection(digit, sure, max(0.0, candidate.first * HOP / SAMPLE_RATE), end, known - end)
+        return Detection(candidate.digit, sure, max(0.0, candidate.first * HOP / SAMPLE_RATE), end, known - end)
+
+    def evidence(self, stream: Stream, candidate: Candidate) -> Evidence:
+        """What the spotter and the classifier say of a word."""
+        (probabilities,), (digit_score,) = self.classifier.hear(fit(stream.word(candidate))[None])
+        classified = float(probabilities[candidate.digit])
+        return Evidence(candidate.score, float(digit_score), classified)
 
 
 def _next(todo: dict[int, list[int]]) -> tuple[list[int], list[int]]:

@@ -32,7 +32,9 @@ class VoiceActivity:
         sound = np.concatenate([states[:, -_CONTEXT:], blocks], axis=1)
         rate = np.array(SAMPLE_RATE, dtype=np.int64)
         said, after = self._session.run(None, {"input": sound, "state": inner, "sr": rate})
-        return said[:, 0], np.concatenate([after.swapaxes(0, 1).reshape(len(blocks), -1), blocks[:, -_CONTEXT:]], axis=1)
+        return said[:, 0], np.concatenate(
+            [after.swapaxes(0, 1).reshape(len(blocks), -1), blocks[:, -_CONTEXT:]], axis=1
+        )
 
 
 class Spotter:

@@ -42,5 +42,7 @@ def load_thresholds(file: str | Path = SHIPPED) -> Thresholds:
     found = said.get("thresholds") if isinstance(said, dict) else None
     names = {field.name for field in dataclasses.fields(Thresholds)}
     if not isinstance(found, dict) or found.keys() != names:
-        raise ConfigError([f"expected thresholds: {', '.join(sorted(names))}, as tune-threshold writes them"], str(file))
+        raise ConfigError(
+            [f"expected thresholds: {', '.join(sorted(names))}, as tune-threshold writes them"], str(file)
+        )
     return Thresholds(**found)

@@ -15,14 +15,13 @@ from ml_training.data.negatives import WORDS, recorded_negatives, spoken_words
 from ml_training.data.spoken import spoken_digits
 from ml_training.data.synthetic import VOICES, say_in_one
 from ml_training.results import Floats, Ints
-from ml_training.spotting.strings import Pool, Spoken, spoken
+from ml_training.spotting.strings import Pool, Spoken, in_one
 from ml_training.spotting.words import Said, Words, joined_words, varied
 
 VARIED = AugmentationConfig(
     tract_probability=0.7, tract=(0.82, 1.22), pitch_probability=0.6, pitch=(0.75, 1.35), speed=(0.75, 1.3),
     trim_probability=0.3, trim=0.1,
 )  # fmt: skip
-_VOICES = 168
 _UTTERANCES = 8000
 _SENTENCES = 0.4  # of the utterances: no digit in them
 _OTHERS_IN_STRINGS = 0.2  # of the words in the other utterances
@@ -79,16 +78,25 @@ class Material:
 
 
 def load_material(
-    corpus: Corpus, rows: Ints, words_dir: str | None, noise_dir: str | None, seed: int = 0, variants: int = 6
+    corpus: Corpus,
+    rows: Ints,
+    words_dir: str | None,
+    noise_dir: str | None,
+    seed: int = 0,
+    variants: int = 6,
+    voices: int = 168,
 ) -> Material:
-    """Of the `rows` of a corpus of digits, recorded words that are none, and recorded noise; and what is made."""
+    """Of the `rows` of a corpus of digits, recorded words that are none, and recorded noise; and what is made.
+
+    Raises DataError where a folder cannot be used, MissingExtraError without speech synthesis.
+    """
     recorded = varied(_said(corpus, rows), variants, VARIED, seed)
-    voices = spoken_digits(seed, _VOICES, 2)
-    synthetic = varied(_said(voices, np.arange(len(voices.labels))), 2, VARIED, seed + 1)
+    spoken = spoken_digits(seed, voices, 2)
+    synthetic = varied(_said(spoken, np.arange(len(spoken.labels))), 2, VARIED, seed + 1)
     others = [(_broken(recorded, seed), 0.2)]
-    said = spoken_words(seed, _VOICES // 2)
+    said = spoken_words(seed, max(1, voices // 2))
     others.append((varied(_without_digits(said), 2, VARIED, seed + 2), 0.35))
-    hashes = [corpus.data_hash, hashlib.sha256(rows.tobytes()).hexdigest(), voices.data_hash, said.data_hash]
+    hashes = [corpus.data_hash, hashlib.sha256(rows.tobytes()).hexdigest(), spoken.data_hash, said.data_hash]
     if words_dir is not None:
         words = recorded_negatives(words_dir)
         spoken_ones = varied(_without_digits(words), 8, VARIED, seed + 3)
@@ -99,8 +107,8 @@ def load_material(
         noises.append((load_backgrounds(noise_dir), 0.7))
         hashes.append(noises[1][0].data_hash)
     return Material(
-        pool=Pool([(recorded, 0.72), (synthetic, 0.28)], others), utterances=utterances(seed), noises=noises,
-        data_hash=hashlib.sha256("\n".join([*hashes, str(variants), str(seed)]).encode()).hexdigest(),
+        pool=Pool([(recorded, 0.72), (synthetic, 0.28)], others), utterances=utterances(seed, voices), noises=noises,
+        data_hash=hashlib.sha256("\n".join([*hashes, f"{variants} {voices} {seed}"]).encode()).hexdigest(),
         name=corpus.name,
     )  # fmt: skip
 
@@ -127,7 +135,9 @@ def _broken(words: Words, seed: int, times: float = 0.33) -> Words:
         elif kind < 0.65:
             mates = _mates(words, int(i))
             other = words.word(int(rng.choice(mates)))
-            made = np.concatenate([word[: int(rng.uniform(0.3, 0.6) * len(word))], other[int(rng.uniform(0.4, 0.7) * len(other)) :]])
+            made = np.concatenate(
+                [word[: int(rng.uniform(0.3, 0.6) * len(word))], other[int(rng.uniform(0.4, 0.7) * len(other)) :]]
+            )
         elif kind < 0.85:
             made = word[: int(rng.uniform(0.25, 0.5) * len(word))]
         else:
@@ -143,11 +153,11 @@ def _mates(words: Words, i: int) -> Ints:
     return np.flatnonzero(same & ((words.labels != words.labels[i]) | (words.labels == NOT_A_DIGIT)))
 
 
-def utterances(seed: int) -> list[Spoken]:
+def utterances(seed: int, voices: int) -> list[Spoken]:
     """Digits among some other words, and sentences without digits, said in one breath by many voices of espeak-ng."""
     rng = np.random.default_rng(seed)
     texts, labels = [], []
-    for i in range(_UTTERANCES):
+    for i in range(min(_UTTERANCES, 48 * voices)):
         if rng.random() < _SENTENCES:
             words = _sentence(rng)
             said = [NOT_A_DIGIT] * len(words)
@@ -155,9 +165,11 @@ def utterances(seed: int) -> list[Spoken]:
             others = rng.random(int(rng.integers(2, 8))) < _OTHERS_IN_STRINGS
             said = [NOT_A_DIGIT if other else int(rng.integers(10)) for other in others]
             words = [str(rng.choice(WORDS)) if label == NOT_A_DIGIT else LABELS[label] for label in said]
-        texts.append((VOICES[i % _VOICES], " ".join(words)))
+        texts.append((VOICES[i % voices], " ".join(words)))
         labels.append(said)
-    found = [spoken(samples, begins, said) for (samples, begins), said in zip(say_in_one(texts, seed), labels, strict=True)]
+    found = [
+        in_one(samples, begins, said) for (samples, begins), said in zip(say_in_one(texts, seed), labels, strict=True)
+    ]
     return [utterance for utterance in found if utterance is not None]
 
 

@@ -157,4 +157,3 @@ class Spotter(nn.Module):
         said = self.exit(self.dropout(x)).transpose(1, 2)
         after = torch.cat([state.flatten(1) for state in states], dim=1)
         return Ended(said[..., : NOTHING + 1], said[..., NOTHING + 1]), after
-

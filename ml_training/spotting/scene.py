@@ -26,7 +26,7 @@ class Scene:
 
     snr_db: tuple[float, float] = (-2.0, 35.0)
     noisy: float = 0.8  # share of strings with noise
-    wordless: float = 0.08  # share of strings of which only the noise is left
+    wordless: float = 0.10  # share of strings of which only the noise is left
     equaliser_db: float = 6.0
     tilt_db: float = 3.0
     rooms: float = 0.25  # share of strings in a room
@@ -37,7 +37,9 @@ class Scene:
     peak_dbfs: tuple[float, float] = (-42.0, 3.0)  # above 0 it is clipped
 
 
-def heard(strings: Tensor, sounding: Tensor, noises: list[tuple[Backgrounds, float]], scene: Scene) -> tuple[Tensor, Tensor]:
+def heard(
+    strings: Tensor, sounding: Tensor, noises: list[tuple[Backgrounds, float]], scene: Scene
+) -> tuple[Tensor, Tensor]:
     """(B, T) strings and where in them anything is said (B, T) -> (B, T) sound, and (B,) of which only noise is left.
 
     `noises` are recordings with the share of strings each gives.

@@ -141,7 +141,7 @@ class Spoken:
     digits: list[Digit]
 
 
-def spoken(samples: Floats, begins: Ints, labels: Sequence[int]) -> Spoken | None:
+def in_one(samples: Floats, begins: Ints, labels: Sequence[int]) -> Spoken | None:
     """What was said in one breath, cut where its words begin; None where these places cannot be."""
     places = [*begins.tolist(), len(samples)]
     if len(begins) != len(labels) or any(b - a < SAMPLE_RATE // 20 for a, b in zip(places, places[1:], strict=False)):

@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ml_training.errors import CheckpointError
+from ml_training.errors import CheckpointError, Interrupted
 from ml_training.spotting.material import Material
 from ml_training.spotting.network import HOP, Spotter
 from ml_training.spotting.scene import Scene, heard
 from ml_training.spotting.strings import SAMPLES, String, joined_string, spoken_string
 from ml_training.spotting.targets import cost, said_right, stacked, targets
+from ml_training.training.observer import StopRequest
 from ml_training.training.optimizer import Adam
 from ml_training.utils.files import write_atomically
 
@@ -36,7 +37,7 @@ _KEEPS = 100  # steps between checkpoints, and between reports
 class SpotterConfig:
     """What decides a training of the spotter."""
 
-    steps: int = 6000
+    steps: int = 8000
     batch_size: int = 32
     learning_rate: float = 4e-3
     weight_decay: float = 0.02
@@ -80,11 +81,17 @@ def batch(material: Material, config: SpotterConfig, scene: Scene, step: int) ->
 
 
 def train_spotter(
-    material: Material, config: SpotterConfig, folder: Path, report: Callable[[Told], None], scene: Scene | None = None
+    material: Material,
+    config: SpotterConfig,
+    folder: Path,
+    report: Callable[[Told], None],
+    scene: Scene | None = None,
+    stop: StopRequest | None = None,
 ) -> Spotter:
     """The trained network with averaged weights. Checkpoints lie in `folder`, from which a later call goes on.
 
-    Raises CheckpointError where the one there is of other settings or material.
+    Raises CheckpointError where the one there is damaged or of other settings or material, Interrupted when `stop` asks
+    for it; then a checkpoint is there.
     """
     scene = scene or Scene()
     torch.manual_seed(config.seed)
@@ -116,7 +123,8 @@ def train_spotter(
         right, false = said_right(heard_now, classes)
         now = (loss.item(), right.item(), false.item())
         said = now if step == first else tuple(0.98 * a + 0.02 * b for a, b in zip(said, now, strict=True))  # type: ignore[assignment]
-        if (step + 1) % _KEEPS == 0 or step + 1 == config.steps:
+        asked = stop.signum if stop is not None else None
+        if (step + 1) % _KEEPS == 0 or step + 1 == config.steps or asked is not None:
             state = {
                 "identity": identity, "step": step + 1, "model": model.state_dict(), "mean": mean.state_dict(),
                 "optimizer": optimizer.state_dict(),
@@ -125,6 +133,8 @@ def train_spotter(
             torch.save(state, content)
             write_atomically(kept, content.getvalue())
             report(Told(step + 1, *said))
+        if asked is not None:
+            raise Interrupted(asked)
     return mean
 
 
@@ -149,7 +159,10 @@ def _restore(file: Path, identity: str, model: Spotter, mean: Spotter, optimizer
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         return 0
-    state = torch.load(file, weights_only=True)
+    try:
+        state = torch.load(file, weights_only=True)
+    except Exception as error:  # what torch raises for damaged files has no narrower base
+        raise CheckpointError(f"{file} is damaged: remove it to begin again") from error
     if state["identity"] != identity:
         raise CheckpointError(f"{file} is of other settings or recordings: remove it, or train into another folder")
     model.load_state_dict(state["model"])

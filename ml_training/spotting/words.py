@@ -84,7 +84,10 @@ def _variants(waveforms: torch.Tensor, lengths: torch.Tensor, config: Augmentati
     if config.trim_probability:
         waveforms = trimmed_words(waveforms, lengths, config.trim_probability, config.trim)
     ones = torch.ones(len(waveforms))
-    tract, pitch = (_some(ones, p, l) for p, l in ((config.tract_probability, config.tract), (config.pitch_probability, config.pitch)))
+    tract, pitch = (
+        _some(ones, p, l)
+        for p, l in ((config.tract_probability, config.tract), (config.pitch_probability, config.pitch))
+    )
     waveforms = revoice(waveforms, tract, pitch, config.pitch[1] if config.pitch_probability else 0.0)
     placed, durations = place(waveforms, lengths, config.speed, 0.0, pitch)
     clips = []

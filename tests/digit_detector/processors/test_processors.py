@@ -48,7 +48,9 @@ def seven() -> bytes:
 
 
 def test_the_class_of_the_contract_works_when_pasted(tiny_models: Path, tiny_folder: Path):
-    code = PASTED + f"""
+    code = (
+        PASTED
+        + f"""
 content = open({str(tiny_folder / "7_speaker0_0.wav")!r}, "rb").read()
 assert processors["ml_mfcc"].process_audio(content) == "7"
 answer = processors["ml_mfcc"].answer(content)
@@ -58,6 +60,7 @@ assert "DIGIT_API_URL" in processors["external_api"].answer(content).error
 import sys
 assert "torch" not in sys.modules
 """
+    )
     models = tiny_models.parent / tiny_models.name
     folder = models if models.name == "models" else None
     workplace = models.parent
