@@ -44,7 +44,7 @@ def pieces_of(samples: Floats) -> list[Piece]:
     """Where anything is said, in pieces of a word's length."""
     voice = voice_activity()
     state = np.zeros((1, voice.SIZE), dtype=np.float32)
-    speaking = []
+    speaking: list[bool] = []
     for i in range(len(samples) // _BLOCK):
         said, state = voice(samples[None, i * _BLOCK : (i + 1) * _BLOCK], state)
         speaking.append(bool(said[0] >= (_VOICE / 2 if speaking and speaking[-1] else _VOICE)))

@@ -127,7 +127,7 @@ def fit(found: Sequence[tuple[str, Stream, Found]], wrong: dict[str, Found], hou
         print(f"{names}: WEIGHTS {np.round(beta[:-1], 2)} OFFSET {beta[-1]:.2f}")
 
         def sure(f: Found, columns: tuple[int, ...] = columns, beta: np.ndarray = beta) -> np.ndarray:
-            return f.logits[:, columns] @ beta[:-1] + beta[-1]
+            return np.asarray(f.logits[:, columns] @ beta[:-1] + beta[-1])
 
         for alarms in _ALARMS:
             of_speech = np.sort(sure(wrong["speech"]))[::-1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from argparse import SUPPRESS
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,7 +12,15 @@ import numpy as np
 
 from digit_detector.evaluation.curves import choose, listen
 from digit_detector.evaluation.streams import (
-    Stream, Word, connected, load_sounds, load_words, noise_track, remixed_noise, sentences, with_pauses,
+    Stream,
+    Word,
+    connected,
+    load_sounds,
+    load_words,
+    noise_track,
+    remixed_noise,
+    sentences,
+    with_pauses,
 )  # fmt: skip
 from digit_detector.streaming.engine import Engine
 from digit_detector.streaming.thresholds import SHIPPED, load_thresholds

@@ -153,7 +153,7 @@ def _array_blocks(array: NDArray[Any], sample_rate: int | None) -> Iterator[tupl
 
 
 def as_floats(array: NDArray[Any]) -> Floats:
-    """Floats as they are, integers of full scale as numbers in [-1, 1). Raises UndecodableAudioError for other types."""
+    """Floats as they are, integers of full scale as numbers in [-1, 1). Raises UndecodableAudioError for the rest."""
     if np.issubdtype(array.dtype, np.floating):
         with np.errstate(over="ignore"):
             return array.astype(np.float32)

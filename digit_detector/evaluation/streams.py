@@ -136,8 +136,8 @@ def noise_track(sounds: Sequence[Floats], seconds: float, rng: np.random.Generat
     at = 0
     while at < size:
         sound = sounds[int(rng.integers(len(sounds)))]
-        sound = sound - sound.mean()
-        sound = np.resize(sound, max(len(sound), 3 * fade)) / max(float(sound.std()), 1e-6)
+        sound = np.resize(sound, max(len(sound), 3 * fade))
+        sound = (sound - sound.mean()) / np.float32(max(float(sound.std()), 1e-6))
         sound[:fade] *= slope
         sound[-fade:] *= slope[::-1]
         part = sound[: len(track) - at]

@@ -53,7 +53,7 @@ class Display:
             line = json.dumps(row)
         else:
             line = (
-                f"{detection.digit}   {100 * detection.confidence:3.0f} %   {detection.start:.2f} to {detection.end:.2f} s"
+                f"{detection.digit}   {100 * detection.confidence:3.0f} %   {detection.start:.2f}-{detection.end:.2f} s"
                 f"   known after {1e3 * detection.delay:.0f} ms"
             )
         print(line, file=self._out, flush=True)

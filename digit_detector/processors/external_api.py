@@ -1,8 +1,8 @@
 """A transcription service by HTTP, of OpenAI's form or Hugging Face's.
 
-What it needs stands in the environment: DIGIT_API_URL and, where the service asks for one, DIGIT_API_KEY; DIGIT_API_STYLE
-is "openai" (a form with the file and a model's name) or "huggingface" (the bytes of the file alone), DIGIT_API_MODEL the
-name of the model. Recordings leave the machine: nothing is sent unless an address is given.
+What it needs stands in the environment: DIGIT_API_URL and, where the service asks for one, DIGIT_API_KEY;
+DIGIT_API_STYLE is "openai" (a form with the file and a model's name) or "huggingface" (the bytes of the file alone),
+DIGIT_API_MODEL the name of the model. Recordings leave the machine: nothing is sent unless an address is given.
 """
 
 from __future__ import annotations

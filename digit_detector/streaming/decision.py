@@ -1,6 +1,6 @@
 """From what the spotter says of every frame to words that are reported once.
 
-A frame is 16 ms. The spotter says a digit during some frames after its end, so a digit shows as a hill of its probability.
+A frame is 16 ms. The spotter says a digit during some frames after its end: a hill of that digit's probability.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class WordEnds:
     def frame(self, frame: int, probabilities: Floats, duration: float) -> Candidate | None:
         """The next frame's (10,) probabilities and the frames that its word lasted, -> the digit that it decides."""
         self._recent.append(probabilities)
-        smoothed = sum(self._recent) / SMOOTHED
+        smoothed = np.sum(self._recent, axis=0) / SMOOTHED
         self._risen &= smoothed >= FALLEN * self.threshold
         digit = int(np.argmax(np.where(self._risen, 0.0, smoothed)))
         height = float(smoothed[digit])

@@ -80,7 +80,7 @@ class Engine:
             blocks = np.stack([s.block(n) for s, n in zip(some, numbers[part], strict=True)])
             voices, states = self._voice(blocks, np.stack([s.voice_state for s in some]))
             for stream, state in zip(some, states, strict=True):
-                stream.voice_state = state
+                stream.voice_state = state if len(some) == 1 else state.copy()
             said += voices.tolist()
         return said
 
@@ -91,7 +91,7 @@ class Engine:
             blocks = np.stack([s.block(n) for s, n in zip(some, numbers[part], strict=True)])
             probabilities, durations, states = self._spotter(blocks, np.stack([s.word_state for s in some]))
             for row, (stream, number) in enumerate(zip(some, numbers[part], strict=True)):
-                stream.word_state = states[row]
+                stream.word_state = states[row] if len(some) == 1 else states[row].copy()  # a view would keep all
                 found.append(stream.heard_words(number, probabilities[row], durations[row]))
         return found
 

@@ -42,7 +42,7 @@ class Stream:
         """More samples (T,) at 8 kHz -> the blocks that are whole now."""
         whole = np.concatenate([self.pending, samples])
         count = len(whole) // BLOCK
-        self.pending = whole[count * BLOCK :]
+        self.pending = whole[count * BLOCK :].copy()  # a view would keep all of it
         return [whole[i * BLOCK : (i + 1) * BLOCK] for i in range(count)]
 
     def take(self, block: Floats) -> list[int]:
@@ -85,7 +85,8 @@ class Stream:
 
     def block(self, number: int) -> Floats:
         """One of the last blocks, (256,)."""
-        return self._kept[number % _KEPT]
+        block: Floats = self._kept[number % _KEPT]
+        return block
 
     def word(self, candidate: Candidate) -> Floats:
         """What a candidate sounds like: (T,), a second at most, with a little before and after it."""

@@ -1,8 +1,8 @@
 """Speaks with espeak-ng, in a process of its own: python espeak_worker.py LIBRARY DATA SEED.
 
-Standard input is a JSON list of [voice, text, rate, pitch, range]; standard output is, for each of them, the number of
-samples (4 bytes, little-endian), the samples (16 bit, 22,050 Hz), the number of words and the sample each begins at. espeak-ng
-keeps its state in global variables that outlast its termination, so only a fresh process speaks
+Standard input is a JSON list of [voice, text, rate, pitch, range]; standard output is, for each of them, the number
+of samples (4 bytes, little-endian), the samples (16 bit, 22,050 Hz), the number of words and where each begins.
+espeak-ng keeps its state in global variables that outlast its termination, so only a fresh process speaks
 the same words the same way twice. Nothing but the standard library is imported, so it starts fast.
 """
 

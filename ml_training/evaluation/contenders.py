@@ -19,7 +19,7 @@ from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, fit, load_audio
 from ml_training.config import FILE_PRECISIONS, FP32, MFCC, PIPELINES, RAW_CNN
 from ml_training.inference import PRETRAINED, load_classifier
 from ml_training.results import Floats, Ints
-from ml_training.utils.recognisers import NOTHING, WIDE, PocketSphinx, WhisperTiny
+from ml_training.utils.recognisers import WIDE, PocketSphinx, WhisperTiny
 
 _BATCH = 64
 

@@ -15,7 +15,11 @@ from torch import Tensor, nn
 from ml_training.audio import Floats
 from ml_training.deploy.export import OPSET, TOLERANCE, quiet, sealed
 from ml_training.deploy.spotter_file import (
-    BLOCK_NAME, DURATIONS_NAME, PROBABILITIES_NAME, STATE_AFTER_NAME, STATE_NAME,
+    BLOCK_NAME,
+    DURATIONS_NAME,
+    PROBABILITIES_NAME,
+    STATE_AFTER_NAME,
+    STATE_NAME,
 )  # fmt: skip
 from ml_training.errors import ExportError
 from ml_training.spotting.network import BLOCK, NOTHING, Spotter

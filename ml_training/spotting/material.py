@@ -175,7 +175,7 @@ def utterances(seed: int, voices: int) -> list[Spoken]:
 
 def _sentence(rng: np.random.Generator) -> list[str]:
     if rng.random() < 0.3:
-        return rng.choice(WORDS, int(rng.integers(3, 8))).tolist()
+        return [str(word) for word in rng.choice(WORDS, int(rng.integers(3, 8)))]
     words = SENTENCES[int(rng.integers(len(SENTENCES)))].split()
     for place in np.flatnonzero(rng.random(len(words)) < 0.15):  # so that no sentence is always the same
         words[place] = str(rng.choice(WORDS))

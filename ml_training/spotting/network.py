@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ml_training.audio import SAMPLE_RATE
 from ml_training.config import LABELS
 from ml_training.pipelines.features import WINDOW, PowerSpectrogram, mel_filters
 
@@ -85,12 +86,9 @@ class Spotter(nn.Module):
         self.blocks = nn.ModuleList(_Block(channels, _KERNEL, dilation) for dilation in dilations)
         self.dropout = nn.Dropout(0.1)
         self.exit = nn.Conv1d(channels, len(LABELS) + 2, 1)
-        self._shapes = self._state_shapes(channels)
-
-    def _state_shapes(self, channels: int) -> list[tuple[int, ...]]:
-        one, _ = _FRONT
-        inner = [(channels, block.over_time.past) for block in self.blocks]
-        return [(WINDOW - HOP,), (1, BANDS, 2), (one, BANDS // 2, 2), *inner]
+        self._pasts = [(_KERNEL - 1) * dilation for dilation in dilations]
+        inner = [(channels, past) for past in self._pasts]
+        self._shapes: list[tuple[int, ...]] = [(WINDOW - HOP,), (1, BANDS, 2), (one, BANDS // 2, 2), *inner]
 
     @property
     def state_size(self) -> int:
@@ -100,8 +98,7 @@ class Spotter(nn.Module):
     @property
     def seconds(self) -> float:
         """How far back the answer to a frame reaches."""
-        frames = 4 + sum(block.over_time.past for block in self.blocks)
-        return (frames * HOP + WINDOW) / 8000
+        return ((4 + sum(self._pasts)) * HOP + WINDOW) / SAMPLE_RATE
 
     def quiet(self, streams: int) -> Tensor:
         """(N, state_size): the state of streams of which nothing was heard yet."""
@@ -130,13 +127,13 @@ class Spotter(nn.Module):
 
     def _parts(self, state: Tensor) -> list[Tensor]:
         sizes = [int(torch.Size(shape).numel()) for shape in self._shapes]
-        parts = state.split(sizes, dim=1)
-        return [part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        parts = torch.split(state, sizes, dim=1)
+        return [torch.unflatten(part, 1, shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
     def features(self, sound: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         """(N, T) sound after (N, WINDOW - HOP) samples -> (N, M, F) levels of bands, and its own last samples."""
         whole = torch.cat([before, sound], dim=1)
-        hops = whole.unflatten(1, (-1, HOP))
+        hops = torch.unflatten(whole, 1, (-1, HOP))
         frames = torch.cat([hops[:, :-1], hops[:, 1:]], dim=2)  # (N, F, WINDOW)
         power = self.spectrogram.of_frames(frames)  # (N, F, K)
         bands = torch.matmul(power, self.filters.T).transpose(1, 2)

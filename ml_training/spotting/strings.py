@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -144,7 +145,7 @@ class Spoken:
 def in_one(samples: Floats, begins: Ints, labels: Sequence[int]) -> Spoken | None:
     """What was said in one breath, cut where its words begin; None where these places cannot be."""
     places = [*begins.tolist(), len(samples)]
-    if len(begins) != len(labels) or any(b - a < SAMPLE_RATE // 20 for a, b in zip(places, places[1:], strict=False)):
+    if len(begins) != len(labels) or any(b - a < SAMPLE_RATE // 20 for a, b in pairwise(places)):
         return None
     level, _, _ = edges(samples)
     digits = []

@@ -15,7 +15,6 @@ import torch
 from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, trimmed
 from ml_training.config import AugmentationConfig
 from ml_training.data.augmentation import place, trimmed_words
-from ml_training.data.corpus import NOT_A_DIGIT
 from ml_training.data.voice import revoice
 from ml_training.results import Floats, Ints
 
@@ -23,7 +22,6 @@ EDGE_DB = -25.0  # a word ends with its last frame that lies so little below its
 SILENCE_DB = -35.0  # what lies lower at the ends of a clip is the room, and is cut off
 _FRAME = SAMPLE_RATE // 100
 _BATCH = 256
-_TRACT, _PITCH = (0.82, 1.22), (0.75, 1.4)
 
 
 class Said(NamedTuple):
@@ -84,10 +82,8 @@ def _variants(waveforms: torch.Tensor, lengths: torch.Tensor, config: Augmentati
     if config.trim_probability:
         waveforms = trimmed_words(waveforms, lengths, config.trim_probability, config.trim)
     ones = torch.ones(len(waveforms))
-    tract, pitch = (
-        _some(ones, p, l)
-        for p, l in ((config.tract_probability, config.tract), (config.pitch_probability, config.pitch))
-    )
+    tract = _some(ones, config.tract_probability, config.tract)
+    pitch = _some(ones, config.pitch_probability, config.pitch)
     waveforms = revoice(waveforms, tract, pitch, config.pitch[1] if config.pitch_probability else 0.0)
     placed, durations = place(waveforms, lengths, config.speed, 0.0, pitch)
     clips = []
@@ -130,7 +126,3 @@ def edges(word: Floats) -> tuple[float, int, int]:
     power = np.square(frames, dtype=np.float64).mean(axis=1)
     loud = np.flatnonzero(power >= power.max() * 10 ** (EDGE_DB / 10))
     return float(np.sqrt(power.max())), int(loud[0]) * _FRAME, int(loud[-1] + 1) * _FRAME
-
-
-def not_digits(count: int) -> Ints:
-    return np.full(count, NOT_A_DIGIT, dtype=np.int64)

@@ -7,7 +7,15 @@ import pytest
 
 from digit_detector.evaluation.scoring import Score, score
 from digit_detector.evaluation.streams import (
-    EDGE_DB, Spoken, Word, connected, edges, load_words, noise_track, remixed_noise, with_pauses,
+    EDGE_DB,
+    Spoken,
+    Word,
+    connected,
+    edges,
+    load_words,
+    noise_track,
+    remixed_noise,
+    with_pauses,
 )  # fmt: skip
 from ml_training.errors import DataError
 

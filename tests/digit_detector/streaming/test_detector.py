@@ -26,7 +26,7 @@ def engine() -> Engine:
 
 @pytest.fixture(scope="module")
 def words() -> list[Word]:
-    names = "zero one two three four five six seven eight nine".split()
+    names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     voices = [VOICES[i] for i in (0, 1, 9)]
     spoken = say([(voice, name) for voice in voices for name in names], seed=1)
     return [Word(trimmed(clip, -30), i % 10, voices[i // 10]) for i, clip in enumerate(spoken)]
@@ -181,8 +181,8 @@ def test_what_is_kept_does_not_grow(engine: Engine):
 
     detector = StreamingDetector(engine=engine)
     sound = (0.05 * RNG.standard_normal(8000 * 30)).astype(np.float32)
-    detector.feed(sound)
     tracemalloc.start()
+    detector.feed(sound)
     before = tracemalloc.get_traced_memory()[0]
     for _ in range(20):
         detector.feed(sound)
