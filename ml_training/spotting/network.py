@@ -51,7 +51,7 @@ class _Delayed(nn.Module):
         return self.convolution(whole), whole[..., whole.shape[-1] - self.past :]
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """Each channel over time, all channels at a time, and what came in on top."""
 
     def __init__(self, channels: int, kernel: int, dilation: int) -> None:
@@ -83,9 +83,10 @@ class Spotter(nn.Module):
         self.entrance = nn.Sequential(
             nn.Conv1d(two * (BANDS // 4), channels, 1, bias=False), nn.BatchNorm1d(channels), nn.ReLU()
         )
-        self.blocks = nn.ModuleList(_Block(channels, _KERNEL, dilation) for dilation in dilations)
+        self.blocks = nn.ModuleList(Block(channels, _KERNEL, dilation) for dilation in dilations)
         self.dropout = nn.Dropout(0.1)
         self.exit = nn.Conv1d(channels, len(LABELS) + 2, 1)
+        self.dilations = tuple(dilations)
         self._pasts = [(_KERNEL - 1) * dilation for dilation in dilations]
         inner = [(channels, past) for past in self._pasts]
         self._shapes: list[tuple[int, ...]] = [(WINDOW - HOP,), (1, BANDS, 2), (one, BANDS // 2, 2), *inner]
@@ -110,7 +111,7 @@ class Spotter(nn.Module):
     def masked(self, sound: Tensor, bands: int) -> Ended:
         """The same of training: in half of the streams some bands, `bands` at most, are silenced (SpecAugment)."""
         count = len(sound)
-        befores = self._parts(self.quiet(count).to(sound))
+        befores = self.parts_of(self.quiet(count).to(sound))
         features, tail = self.features(sound, befores[0])
         width = torch.randint(0, bands + 1, (count, 1)) * (torch.rand(count, 1) < 0.5)
         first = (torch.rand(count, 1) * (BANDS - width)).long()
@@ -121,11 +122,12 @@ class Spotter(nn.Module):
 
     def step(self, sound: Tensor, state: Tensor) -> tuple[Ended, Tensor]:
         """(N, T) more sound after the state (N, state_size) -> its frames, and the state after it."""
-        befores = self._parts(state)
+        befores = self.parts_of(state)
         features, tail = self.features(sound, befores[0])
         return self.answer(features, befores[1:], tail)
 
-    def _parts(self, state: Tensor) -> list[Tensor]:
+    def parts_of(self, state: Tensor) -> list[Tensor]:
+        """The states of the layers that a state (N, state_size) is made of."""
         sizes = [int(torch.Size(shape).numel()) for shape in self._shapes]
         parts = torch.split(state, sizes, dim=1)
         return [torch.unflatten(part, 1, shape) for part, shape in zip(parts, self._shapes, strict=True)]
@@ -143,10 +145,15 @@ class Spotter(nn.Module):
     def _entering(bands: Tensor) -> Tensor:
         return (bands / FLOOR + 1.0).log() / _UNIT  # silence is 0, and so is the state before any sound
 
+    def front(self, features: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, M, F) after two states -> (N, D, F) of two convolutions over time and frequency, and the states after."""
+        x, first = self.first(features[:, None], first)
+        x, second = self.second(functional.relu(self.first_norm(x)), second)
+        return functional.relu(self.second_norm(x)).flatten(1, 2), first, second
+
     def answer(self, features: Tensor, befores: Sequence[Tensor], tail: Tensor) -> tuple[Ended, Tensor]:
-        x, first = self.first(features[:, None], befores[0])
-        x, second = self.second(functional.relu(self.first_norm(x)), befores[1])
-        x = self.entrance(functional.relu(self.second_norm(x)).flatten(1, 2))
+        x, first, second = self.front(features, *befores[:2])
+        x = self.entrance(x)
         states = [tail, first, second]
         for block, before in zip(self.blocks, befores[2:], strict=True):
             x, state = block(x, before)
