@@ -221,7 +221,8 @@ def main() -> int:
         rows["pocketsphinx, keywords"] = measured(keywords(_KEYWORD), streams, few, speech)
         rows["Whisper tiny"] = measured(whisper(), streams, few, speech)
     print(
-        f"{len(streams[0].digits)} digits a stream with pauses, {len(streams[2].digits)} connected; a match is within {NEAR} s"
+        f"{len(streams[0].digits)} digits a stream with pauses, {len(streams[2].digits)} connected; "
+        f"a match is within {NEAR} s"
     )
     print(table(rows))
     print(faults(rows))

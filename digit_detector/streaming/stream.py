@@ -18,7 +18,7 @@ WORD_PREROLL = 20  # blocks before speech was noticed that the spotter hears, 0.
 _ENERGY_HELD = 20  # blocks
 _SPEECH_HELD = 15  # blocks; a digit is said by the spotter sooner after its end
 _KEPT = 64  # blocks, 2 s: a word, and what was said of it later
-AROUND = 0.08  # seconds before and after a word that the classifier hears with it
+AROUND = 0.18  # seconds before and after a word that the classifier hears with it
 
 
 class Stream:
