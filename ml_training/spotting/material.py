@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ml_training.audio import SAMPLE_RATE
 from ml_training.config import LABELS, AugmentationConfig
 from ml_training.data.backgrounds import Backgrounds, generated_backgrounds, load_backgrounds
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
@@ -105,6 +106,7 @@ def load_material(
     noises = [(generated_backgrounds(), 0.3)]
     if noise_dir is not None:
         noises.append((load_backgrounds(noise_dir), 0.7))
+        others.append((_bursts(noises[1][0], seed + 5), 0.25))
         hashes.append(noises[1][0].data_hash)
     return Material(
         pool=Pool([(recorded, 0.72), (synthetic, 0.28)], others), utterances=utterances(seed, voices), noises=noises,
@@ -145,6 +147,20 @@ def _broken(words: Words, seed: int, times: float = 0.33) -> Words:
         clips.append(made)
         speakers.append(words.speakers[i])
     return joined_words(clips, np.full(len(clips), NOT_A_DIGIT), np.array(speakers))
+
+
+def _bursts(noise: Backgrounds, seed: int, count: int = 4000) -> Words:
+    """Sounds of a word's length out of recorded noise: a bark or a click is no digit either."""
+    rng = np.random.default_rng(seed)
+    slope = np.linspace(0.0, 1.0, 80, dtype=np.float32)
+    clips = []
+    for which in rng.integers(len(noise.starts), size=count):
+        begin = int(noise.starts[which]) + int(rng.integers(int(noise.choices[which])))
+        clip = noise.samples[begin : begin + int(rng.uniform(0.12, 0.9) * SAMPLE_RATE)].numpy().copy()
+        clip[:80] *= slope
+        clip[-80:] *= slope[::-1]
+        clips.append(clip)
+    return joined_words(clips, np.full(count, NOT_A_DIGIT), np.arange(count) % 50)
 
 
 def _mates(words: Words, i: int) -> Ints:

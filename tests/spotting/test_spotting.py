@@ -15,6 +15,7 @@ from ml_training.config import AugmentationConfig
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.deploy.spotter_file import BLOCK, HOP, spotter_metadata
 from ml_training.errors import CheckpointError, Interrupted, ModelError
+from ml_training.inference import PRETRAINED, model_file
 from ml_training.spotting import network
 from ml_training.spotting.exporting import export_spotter
 from ml_training.spotting.material import SENTENCES, Material, load_material
@@ -88,8 +89,6 @@ def test_the_file_answers_as_the_network_does(spotter: Spotter, tmp_path: Path):
     with pytest.raises(ModelError):
         Answering(tmp_path / "damaged.onnx")
     with pytest.raises(ModelError, match="is no spotter"):
-        from ml_training.inference import PRETRAINED, model_file
-
         Answering(model_file(PRETRAINED, "mfcc"))
 
 
