@@ -29,6 +29,7 @@ from ml_training.errors import DataError
 from ml_training.flags import OneLineParser
 from ml_training.inference import PRETRAINED
 from ml_training.utils.files import write_json
+from ml_training.utils.live_line import LiveLine
 from ml_training.utils.program import program, require
 from ml_training.utils.signals import StopSignals
 
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Choose the threshold of the live detector at a number of false alarms an hour, and draw what it "
         "costs. None of the recordings should be what the models were trained on."
     )
-    parser.add_argument("--digits", metavar="DIR", required=True, help="recordings of digits, 7_anna_0.wav")
+    parser.add_argument("--digits", metavar="DIR", nargs="+", required=True, help="recordings of digits, 7_anna_0.wav")
     parser.add_argument("--noise", metavar="DIR", required=True, help="recordings in which nobody speaks")
     parser.add_argument("--speech", metavar="DIR", required=True, help="recordings of sentences without digits")
     parser.add_argument("--false_alarms", type=float, default=60.0, help="at most so many an hour of speech")
@@ -66,12 +67,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     with StopSignals(unit=None):
         rng = np.random.default_rng(args.seed)
         noises = load_sounds(Path(args.noise))
-        streams = streams_of(load_words(Path(args.digits)), noises, rng)
+        streams = [stream for digits in args.digits for stream in streams_of(load_words(Path(digits)), noises, rng)]
         quiet = {
             SPEECH: sentences(load_sounds(Path(args.speech)), rng),
             NOISE: remixed_noise(noises, 3600 * args.noise_hours, rng),
         }
-        heard = listen(engine, streams, quiet)
+        line = LiveLine()
+        try:
+            heard = listen(engine, streams, quiet, lambda share: line.show(f"{share:.0%} heard"))
+        finally:
+            line.clear()
         chosen = choose(heard, {SPEECH: args.false_alarms, NOISE: args.noise_alarms})
     thresholds = dataclasses.replace(engine.thresholds, digit=chosen)
     out = Path(args.out)
@@ -82,6 +87,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         out,
         {
             "thresholds": dataclasses.asdict(thresholds),
+            "chosen_on": {
+                "digits": [_short(digits) for digits in args.digits],
+                SPEECH: _short(args.speech),
+                NOISE: _short(args.noise),
+            },
             "asked": {"false_alarms": args.false_alarms, "noise_alarms": args.noise_alarms},
             "found": {
                 "accuracy": found.accuracy, "digits": found.said,
@@ -95,6 +105,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"chosen: {chosen:.2f}, in {out}; the curve: {picture}")
     print(f"to use it: digits listen --thresholds {out}" + ("" if out != SHIPPED else " (it is the one that ships)"))
     return 0
+
+
+def _short(folder: str) -> str:
+    """A folder by its last two names."""
+    return "/".join(Path(folder).absolute().parts[-2:])
 
 
 def streams_of(words: Sequence[Word], noises: Sequence[np.ndarray], rng: np.random.Generator) -> list[Stream]:

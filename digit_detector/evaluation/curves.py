@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from ml_training.audio import SAMPLE_RATE, Floats
 from ml_training.errors import DataError
 
 STEPS = 400  # thresholds of a curve
+_TOLD = 30 * SAMPLE_RATE  # samples between two reports
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,18 +46,33 @@ def unsure(engine: Engine) -> Engine:
     return other
 
 
-def found_in(engine: Engine, samples: Floats) -> list[Detection]:
-    """All that is found in (T,) samples at 8 kHz."""
-    detector = StreamingDetector(engine=engine)
-    return detector.feed(samples) + detector.flush()
+def listen(
+    engine: Engine,
+    streams: Sequence[Stream],
+    quiet: Mapping[str, Floats],
+    progress: Callable[[float], None] = lambda share: None,
+) -> Heard:
+    """Hear streams of digits, and (T,) of sounds without; anything found, however unsure, is kept.
 
-
-def listen(engine: Engine, streams: Sequence[Stream], quiet: Mapping[str, Floats]) -> Heard:
-    """Hear streams of digits, and (T,) of sounds without; anything found, however unsure, is kept."""
+    `progress` is told now and then which share of all that is done.
+    """
     engine = unsure(engine)
+    total = sum(len(sound) for sound in (*(stream.samples for stream in streams), *quiet.values()))
+    done = 0
+
+    def found_in(samples: Floats) -> list[Detection]:
+        nonlocal done
+        detector, found = StreamingDetector(engine=engine), []
+        for first in range(0, len(samples), _TOLD):
+            piece = samples[first : first + _TOLD]
+            found += detector.feed(piece)
+            done += len(piece)
+            progress(done / total)
+        return found + detector.flush()
+
     return Heard(
-        tuple((stream, found_in(engine, stream.samples)) for stream in streams),
-        {kind: (found_in(engine, sound), len(sound) / SAMPLE_RATE / 3600) for kind, sound in quiet.items()},
+        tuple((stream, found_in(stream.samples)) for stream in streams),
+        {kind: (found_in(sound), len(sound) / SAMPLE_RATE / 3600) for kind, sound in quiet.items()},
     )
 
 
