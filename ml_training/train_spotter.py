@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch_size", type=int, default=SUPPRESS, help="strings of a step (default: 32)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--variants", type=int, default=6, help="variants of each recording, made before training")
-    parser.add_argument("--voices", type=int, default=168, help="synthetic voices")
+    parser.add_argument("--variants", type=int, default=16, help="variants of each recording, made before training")
+    parser.add_argument("--voices", type=int, default=300, help="synthetic voices")
     args = parser.parse_args(argv)
     require("training", ("torch", "onnx", "onnxscript", "espeakng_loader"))
     from ml_training.spotting.command import train_and_export

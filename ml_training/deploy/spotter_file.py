@@ -16,7 +16,7 @@ FILE = "spotter.onnx"
 
 BLOCK = 256  # samples that a step takes, 32 ms
 HOP = 128  # samples between frames; a step answers for two
-SAID_AFTER = 0.120  # seconds from a digit's end to the middle of the frames that say it
+SAID_AFTER = 0.144  # seconds from a digit's end to the middle of the frames that say it
 
 BLOCK_NAME = "sound"  # (N, 256) float32: the next block of N streams
 STATE_NAME = "state"  # (N, S): what the step before left; zeros before any sound

@@ -33,8 +33,8 @@ def train_and_export(
     out: Path,
     noise_dir: str | None,
     threads: int = 1,
-    variants: int = 6,
-    voices: int = 168,
+    variants: int = 16,
+    voices: int = 300,
 ) -> None:
     """Train on the training part of the recordings that `config` names and write `out`; checkpoints go to `work`.
 

@@ -84,8 +84,8 @@ def load_material(
     words_dir: str | None,
     noise_dir: str | None,
     seed: int = 0,
-    variants: int = 6,
-    voices: int = 168,
+    variants: int = 16,
+    voices: int = 300,
 ) -> Material:
     """Of the `rows` of a corpus of digits, recorded words that are none, and recorded noise; and what is made.
 
@@ -100,8 +100,8 @@ def load_material(
     hashes = [corpus.data_hash, hashlib.sha256(rows.tobytes()).hexdigest(), spoken.data_hash, said.data_hash]
     if words_dir is not None:
         words = recorded_negatives(words_dir)
-        spoken_ones = varied(_without_digits(words), 8, VARIED, seed + 3)
-        others += [(spoken_ones, 0.4), (_broken(spoken_ones, seed + 4, 2.0), 0.2)]
+        spoken_ones = varied(_without_digits(words), variants, VARIED, seed + 3)
+        others += [(spoken_ones, 0.4), (_broken(spoken_ones, seed + 4, 1.0), 0.2)]
         hashes.append(words.data_hash)
     noises = [(generated_backgrounds(), 0.3)]
     if noise_dir is not None:
@@ -109,7 +109,7 @@ def load_material(
         others.append((_bursts(noises[1][0], seed + 5), 0.25))
         hashes.append(noises[1][0].data_hash)
     return Material(
-        pool=Pool([(recorded, 0.72), (synthetic, 0.28)], others), utterances=utterances(seed, voices), noises=noises,
+        pool=Pool([(recorded, 0.7), (synthetic, 0.3)], others), utterances=utterances(seed, voices), noises=noises,
         data_hash=hashlib.sha256("\n".join([*hashes, f"{variants} {voices} {seed}"]).encode()).hexdigest(),
         name=corpus.name,
     )  # fmt: skip

@@ -25,7 +25,7 @@ NOTHING = len(LABELS)  # the class of a frame at which no digit has just ended
 FLOOR = 1e-7  # added to the power of a band: sound of 16 bits has no less
 
 _FRONT = (16, 24)  # channels of the convolutions over time and frequency
-_CHANNELS = 112
+_CHANNELS = 128
 _DILATIONS = (1, 1, 2, 2, 4, 4)
 _KERNEL = 9
 _UNIT = 5.0  # nepers of power that count as one at the network's entrance

@@ -15,8 +15,8 @@ from ml_training.spotting.network import HOP, NOTHING, Ended
 from ml_training.spotting.strings import Digit
 
 UNTOLD = -100  # the class of frames about which nothing is told
-SAYS = (0.064, 0.176)  # seconds after a digit's end between which frames should say it
-MAY_SAY = (-0.080, 0.256)  # between which the others may say it or not
+SAYS = (0.080, 0.208)  # seconds after a digit's end between which frames should say it
+MAY_SAY = (-0.080, 0.288)  # between which the others may say it or not
 SHARE_OF_DURATION = 0.05  # of the cost
 SMOOTHING = 0.03
 

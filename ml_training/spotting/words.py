@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, trimmed
 from ml_training.config import AugmentationConfig
@@ -37,7 +38,7 @@ class Said(NamedTuple):
 class Words:
     """N words one after the other, each with its loudest frame at power one."""
 
-    samples: Floats  # (S,)
+    samples: NDArray[np.float16]  # (S,); of 16 bits, because there are many
     starts: Ints  # (N,)
     sizes: Ints  # (N,) samples
     begins: Ints  # (N,) samples until the word is within EDGE_DB of its loudest
@@ -50,7 +51,7 @@ class Words:
 
     def word(self, i: int) -> Floats:
         start = self.starts[i]
-        return self.samples[start : start + self.sizes[i]]
+        return self.samples[start : start + self.sizes[i]].astype(np.float32)
 
 
 def varied(said: Said, times: int, augmentation: AugmentationConfig, seed: int) -> Words:
@@ -113,7 +114,7 @@ def joined_words(clips: Sequence[Floats], labels: Ints, speakers: Ints) -> Words
             ends.append(end)
     sizes = np.array([len(word) for word in cut], dtype=np.int64)
     return Words(
-        samples=np.concatenate(cut).astype(np.float32), starts=np.cumsum(sizes) - sizes, sizes=sizes,
+        samples=np.concatenate(cut).astype(np.float16), starts=np.cumsum(sizes) - sizes, sizes=sizes,
         begins=np.array(begins), ends=np.array(ends), labels=np.asarray(labels)[kept],
         speakers=np.asarray(speakers)[kept],
     )  # fmt: skip
