@@ -74,7 +74,7 @@ def cut_and_classified(engine: Engine, samples: Floats) -> list[Detection]:
     if not pieces:
         return []
     clips = np.stack([fit(samples[piece.begin : piece.end][:NUM_SAMPLES]) for piece in pieces])
-    probabilities, scores = engine.classifier.hear(clips)
+    probabilities, scores = engine.classifiers[0].hear(clips)
     return [
         Detection(
             int(p.argmax()), float(p.max() * score), piece.begin / SAMPLE_RATE, piece.end / SAMPLE_RATE - _AROUND, 0.0

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from digit_detector.evaluation.scoring import Score, score
+from digit_detector.evaluation.scoring import Score, can_be, score
 from digit_detector.evaluation.streams import Stream, load_sounds, load_words, remixed_noise, sentences
 from digit_detector.streaming.decision import Candidate, Evidence
 from digit_detector.streaming.detector import StreamingDetector
@@ -70,7 +70,7 @@ def right_ones(stream: Stream, found: Found) -> np.ndarray:
     for i, detection in enumerate(found.detections):
         near = [
             j for j, said in enumerate(stream.digits)
-            if j not in taken and said.digit == detection.digit and abs(said.end - detection.end) <= 0.3
+            if j not in taken and said.digit == detection.digit and can_be(said, detection)
         ]  # fmt: skip
         if near:
             taken.add(near[0])

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from digit_detector.listening.display import Display
 from digit_detector.listening.sources import Microphone, from_file, microphones
 from digit_detector.streaming.detector import StreamingDetector
+from digit_detector.streaming.engine import CONFIRMING
 from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
 from ml_training.audio import Floats
-from ml_training.config import MEL_CNN, PIPELINES
+from ml_training.config import PIPELINES
 from ml_training.flags import OneLineParser
 from ml_training.inference import PRETRAINED
 from ml_training.utils.program import program
@@ -30,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="list the microphones")
     parser.add_argument("--json", action="store_true", help="an object for each digit, a line each")
     parser.add_argument("--model_dir", "--models_dir", metavar="DIR", default=PRETRAINED, help="models that confirm")
-    parser.add_argument("--pipeline", choices=PIPELINES, default=MEL_CNN, help="which of them confirms each word")
+    parser.add_argument(
+        "--pipeline", nargs="+", choices=PIPELINES, default=CONFIRMING, help="which of them confirm each word"
+    )
     parser.add_argument("--thresholds", metavar="FILE", default=str(SHIPPED), help="what tune-threshold wrote")
     parser.add_argument("--seconds", type=float, default=SUPPRESS, help="how long to listen to the microphone")
     args = parser.parse_args(argv)

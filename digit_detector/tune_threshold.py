@@ -22,9 +22,9 @@ from digit_detector.evaluation.streams import (
     sentences,
     with_pauses,
 )  # fmt: skip
-from digit_detector.streaming.engine import Engine
+from digit_detector.streaming.engine import CONFIRMING, Engine
 from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
-from ml_training.config import MEL_CNN, PIPELINES
+from ml_training.config import PIPELINES
 from ml_training.errors import DataError
 from ml_training.flags import OneLineParser
 from ml_training.inference import PRETRAINED
@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--noise_alarms", type=float, default=0.5, help="at most so many an hour of noise")
     parser.add_argument("--noise_hours", type=float, default=2.0, help="hours of noise to mix from the recordings")
     parser.add_argument("--model_dir", "--models_dir", metavar="DIR", default=PRETRAINED, help="models that confirm")
-    parser.add_argument("--pipeline", choices=PIPELINES, default=MEL_CNN, help="which of them confirms each word")
+    parser.add_argument(
+        "--pipeline", nargs="+", choices=PIPELINES, default=CONFIRMING, help="which of them confirm each word"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the streams that are made of the recordings")
     parser.add_argument("--spotter", metavar="FILE", default=SUPPRESS, help="another spotter than the one that ships")
     parser.add_argument("--out", metavar="FILE", default="thresholds.json", help="what to write; a picture lies beside")

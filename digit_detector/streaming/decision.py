@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from ml_training.audio import Floats
 
 SMOOTHED = 3  # frames over which probabilities are averaged
-WAITS = 3  # frames after which a hill that still rises is reported all the same
+WAITS = 6  # frames after which a hill that still rises is reported all the same
 FALLEN = 0.5  # of a threshold: below it a hill has ended, and the same digit may come again
 APART = 9  # frames between reports, at least
 END_BEFORE = 7.0  # frames from the end of a word to where the spotter says it loudest, on average
@@ -77,8 +78,8 @@ class Evidence:
     """What speaks for a digit having been said; all from 0 to 1."""
 
     spotted: float  # the spotter's probability
-    is_digit: float  # the classifier's digit score
-    classified: float  # the classifier's probability of this digit
+    is_digit: float  # the digit score of the classifiers
+    classified: float  # their probability of this digit
 
     @property
     def logits(self) -> tuple[float, ...]:
@@ -87,8 +88,8 @@ class Evidence:
 
 
 # A logistic regression on development streams: python benchmarks/evidence.py
-OFFSET = -0.89
-WEIGHTS = (1.15, 0.21, 0.34)
+OFFSET = -0.3
+WEIGHTS = (0.93, 0.24, 0.43)
 _NEVER = 1e-4  # no probability counts as nearer to 0 or 1
 
 
@@ -96,6 +97,11 @@ def confidence(evidence: Evidence) -> float:
     """How sure one may be that a digit was said, from 0 to 1."""
     sure = OFFSET + sum(weight * logit for weight, logit in zip(WEIGHTS, evidence.logits, strict=True))
     return 1.0 / (1.0 + math.exp(-sure))
+
+
+def pooled(shares: Sequence[float]) -> float:
+    """What several that were asked say together: the mean of their logits, as a probability again."""
+    return 1.0 / (1.0 + math.exp(-sum(map(_logit, shares)) / len(shares)))
 
 
 def _logit(share: float) -> float:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from digit_detector.streaming.engine import Detection, Engine
+from digit_detector.streaming.engine import CONFIRMING, Detection, Engine
 from digit_detector.streaming.resampling import as_samples
 from digit_detector.streaming.stream import BLOCK_SECONDS
 from digit_detector.streaming.thresholds import Thresholds
 from ml_training.audio import SAMPLE_RATE, Floats
-from ml_training.config import MEL_CNN
 from ml_training.inference import PRETRAINED
 
 __all__ = ["Detection", "StreamingDetector"]
@@ -30,16 +30,16 @@ class StreamingDetector:
     def __init__(
         self,
         model_dir: str | Path = PRETRAINED,
-        pipeline: str = MEL_CNN,
+        pipelines: Sequence[str] = CONFIRMING,
         thresholds: Thresholds | None = None,
         engine: Engine | None = None,
     ) -> None:
-        """`model_dir` and `pipeline` name the classifier that confirms each word, as in load_classifier.
+        """`model_dir` and `pipelines` name the classifiers that confirm each word, as in load_classifier.
 
         An `engine` that other streams use, too, has these already. Raises ConfigError, ModelError, or MissingExtraError
         without the [live] extra.
         """
-        self.engine = engine or Engine(model_dir, pipeline, thresholds)
+        self.engine = engine or Engine(model_dir, pipelines, thresholds)
         self._lock = threading.Lock()
         self._stream = self.engine.stream()
 

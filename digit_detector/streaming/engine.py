@@ -8,16 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from digit_detector.streaming.decision import Candidate, Evidence, confidence
+from digit_detector.streaming.decision import Candidate, Evidence, confidence, pooled
 from digit_detector.streaming.models import LARGEST_BATCH, spotter, voice_activity
 from digit_detector.streaming.stream import FRAMES, Stream
 from digit_detector.streaming.thresholds import Thresholds, load_thresholds
 from ml_training.audio import SAMPLE_RATE, Floats, fit
-from ml_training.config import MEL_CNN
+from ml_training.config import MEL_CNN, RAW_CNN
 from ml_training.deploy.spotter_file import HOP
+from ml_training.errors import ConfigError
 from ml_training.inference import PRETRAINED, DigitClassifier, load_classifier
 
-__all__ = ["Detection", "Engine"]
+__all__ = ["CONFIRMING", "Detection", "Engine"]
+
+CONFIRMING = (MEL_CNN, RAW_CNN)  # who hears each word by itself
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,16 @@ class Engine:
     def __init__(
         self,
         model_dir: str | Path = PRETRAINED,
-        pipeline: str = MEL_CNN,
+        pipelines: Sequence[str] = CONFIRMING,
         thresholds: Thresholds | None = None,
         spotter_file: Path | None = None,
     ) -> None:
         self.thresholds = thresholds or load_thresholds()
         self._voice = voice_activity()
         self._spotter = spotter(spotter_file)
-        self.classifier: DigitClassifier = load_classifier(model_dir, pipeline)
+        if not pipelines or isinstance(pipelines, str):
+            raise ConfigError([f"pipelines: expected a list of names such as {CONFIRMING}, got {pipelines!r}"])
+        self.classifiers: list[DigitClassifier] = [load_classifier(model_dir, pipeline) for pipeline in pipelines]
 
     def stream(self) -> Stream:
         return Stream(self.thresholds, self._voice.SIZE, self._spotter.size)
@@ -96,7 +101,7 @@ class Engine:
         return found
 
     def _confirmed(self, stream: Stream, candidate: Candidate) -> Detection | None:
-        """A candidate that the classifier, which hears the word by itself, does not doubt."""
+        """A candidate that the classifiers, which hear the word by itself, do not doubt."""
         sure = confidence(self.evidence(stream, candidate))
         if sure < self.thresholds.digit:
             return None
@@ -106,10 +111,14 @@ class Engine:
         return Detection(candidate.digit, sure, max(0.0, candidate.first * HOP / SAMPLE_RATE), end, known - end)
 
     def evidence(self, stream: Stream, candidate: Candidate) -> Evidence:
-        """What the spotter and the classifier say of a word."""
-        (probabilities,), (digit_score,) = self.classifier.hear(fit(stream.word(candidate))[None])
-        classified = float(probabilities[candidate.digit])
-        return Evidence(candidate.score, float(digit_score), classified)
+        """What the spotter and the classifiers say of a word."""
+        second = fit(stream.word(candidate))[None]
+        heard = [classifier.hear(second) for classifier in self.classifiers]
+        return Evidence(
+            spotted=candidate.score,
+            is_digit=pooled([float(digit_scores[0]) for _, digit_scores in heard]),
+            classified=pooled([float(probabilities[0, candidate.digit]) for probabilities, _ in heard]),
+        )
 
 
 def _next(todo: dict[int, list[int]]) -> tuple[list[int], list[int]]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from digit_detector.streaming.engine import Detection, Engine
+from digit_detector.streaming.engine import CONFIRMING, Detection, Engine
 from digit_detector.streaming.resampling import as_samples
 from digit_detector.streaming.stream import Stream
 from digit_detector.streaming.thresholds import Thresholds
 from ml_training.audio import SAMPLE_RATE, Floats
-from ml_training.config import MEL_CNN
 from ml_training.errors import StreamError
 from ml_training.inference import PRETRAINED
 
@@ -26,13 +25,13 @@ class DetectorPool:
     def __init__(
         self,
         model_dir: str | Path = PRETRAINED,
-        pipeline: str = MEL_CNN,
+        pipelines: Sequence[str] = CONFIRMING,
         thresholds: Thresholds | None = None,
         most_seconds: float = 30.0,
         engine: Engine | None = None,
     ) -> None:
         """`most_seconds` of sound may wait in a stream; see StreamingDetector for the rest."""
-        self.engine = engine or Engine(model_dir, pipeline, thresholds)
+        self.engine = engine or Engine(model_dir, pipelines, thresholds)
         self._most = int(most_seconds * SAMPLE_RATE)
         self._lock = threading.Lock()
         self._streams: dict[Hashable, tuple[Stream, deque[Floats]]] = {}

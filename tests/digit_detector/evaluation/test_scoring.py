@@ -31,7 +31,7 @@ class Found:
 
 
 def said(*digits: int) -> list[Spoken]:
-    return [Spoken(digit, i + 0.5, i + 1.0) for i, digit in enumerate(digits)]
+    return [Spoken(digit, i + 0.5, i + 1.0) for i, digit in enumerate(digits)]  # half a second each
 
 
 def found(*pairs: tuple[int, float]) -> list[Found]:
@@ -46,6 +46,8 @@ def found(*pairs: tuple[int, float]) -> list[Found]:
         ([(4, 1.0), (5, 2.0), (3, 3.0)], (2, 1, 0, 0)),
         ([(4, 1.0), (4, 1.9), (4, 2.2), (3, 3.0)], (3, 0, 0, 1)),
         ([(4, 1.31), (4, 2.0), (3, 3.0)], (2, 0, 1, 1)),  # too late to be that digit
+        ([(4, 0.49), (4, 2.0), (3, 3.0)], (2, 0, 1, 1)),  # before it began
+        ([(4, 0.6), (4, 2.0), (3, 3.0)], (3, 0, 0, 0)),  # its end may be hard to tell
         ([], (0, 0, 3, 0)),
         ([(3, 3.0), (4, 1.0), (4, 2.0)], (3, 0, 0, 0)),  # told in another order
     ],

@@ -234,7 +234,9 @@ def test_thresholds_decide_what_is_told(stream: Stream):
     strict = StreamingDetector(thresholds=Thresholds(voice=0.005, spotted=0.2, digit=1.0))
     assert strict.feed(sound) + strict.flush() == []
     with pytest.raises(ConfigError):
-        StreamingDetector(pipeline="none")
+        StreamingDetector(pipelines=["none"])
+    with pytest.raises(ConfigError, match="expected a list"):
+        StreamingDetector(pipelines="mfcc")
 
 
 def test_listening_loads_nothing_heavy(stream: Stream, tmp_path):
