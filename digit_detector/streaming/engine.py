@@ -101,7 +101,9 @@ class Engine:
         return found
 
     def _confirmed(self, stream: Stream, candidate: Candidate) -> Detection | None:
-        """A candidate that the classifiers, which hear the word by itself, do not doubt."""
+        """A candidate with a voice in it that the classifiers, which hear the word by itself, do not doubt."""
+        if stream.voice_of(candidate) < self.thresholds.voice:
+            return None
         sure = confidence(self.evidence(stream, candidate))
         if sure < self.thresholds.digit:
             return None

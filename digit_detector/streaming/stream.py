@@ -16,6 +16,7 @@ FRAMES = BLOCK // HOP  # of a block
 VOICE_PREROLL = 10  # blocks before the energy gate opened that voice activity hears, 0.3 s
 WORD_PREROLL = 20  # blocks before speech was noticed that the spotter hears, 0.6 s
 _ENERGY_HELD = 20  # blocks
+_SPEECH_BEGINS = 0.005  # voice activity from which the spotter listens: a word begins with little
 _SPEECH_HELD = 15  # blocks; a digit is said by the spotter sooner after its end
 _KEPT = 64  # blocks, 2 s: a word, and what was said of it later
 AROUND = 0.18  # seconds before and after a word that the classifier hears with it
@@ -29,7 +30,7 @@ class Stream:
         self.resampler = Resampler()
         self.pending = np.zeros(0, dtype=np.float32)  # less than a block
         self.energy = EnergyGate(_ENERGY_HELD)
-        self.speech = SpeechGate(thresholds.voice, _SPEECH_HELD)
+        self.speech = SpeechGate(_SPEECH_BEGINS, _SPEECH_HELD)
         self.words = WordEnds(thresholds.spotted)
         self.voice_state = self.word_state = np.zeros(0, dtype=np.float32)
         self.voice = 0.0  # of the last block
@@ -37,6 +38,7 @@ class Stream:
         self._voiced = self._spotted = 0  # the next block that voice activity and the spotter hear
         self._was_open = False
         self._kept = np.zeros((_KEPT, BLOCK), dtype=np.float32)
+        self._voices = np.zeros(_KEPT, dtype=np.float32)
 
     def cut(self, samples: Floats) -> list[Floats]:
         """More samples (T,) at 8 kHz -> the blocks that are whole now."""
@@ -48,6 +50,7 @@ class Stream:
     def take(self, block: Floats) -> list[int]:
         """Hear the next block; -> the blocks that voice activity must hear now, in their order."""
         self._kept[self.blocks % _KEPT] = block
+        self._voices[self.blocks % _KEPT] = 0.0
         now = self.blocks
         self.blocks += 1
         if not self.energy.hears(block):
@@ -63,7 +66,7 @@ class Stream:
 
     def heard_voice(self, number: int, voice: float) -> list[int]:
         """What voice activity says of a block -> the blocks that the spotter must hear now, in their order."""
-        self.voice = voice
+        self.voice = self._voices[number % _KEPT] = voice
         was_open = self.speech.is_open
         if not self.speech.hears(voice):
             return []
@@ -87,6 +90,11 @@ class Stream:
         """One of the last blocks, (256,)."""
         block: Floats = self._kept[number % _KEPT]
         return block
+
+    def voice_of(self, candidate: Candidate) -> float:
+        """The largest voice activity from the beginning of a word until it was known."""
+        first = max(int(candidate.first) // FRAMES, self.blocks - _KEPT, 0)
+        return float(max(self._voices[number % _KEPT] for number in range(first, candidate.frame // FRAMES + 1)))
 
     def word(self, candidate: Candidate) -> Floats:
         """What a candidate sounds like: (T,), a second at most, with a little before and after it."""
