@@ -43,9 +43,9 @@ def tables_of(result: ProtocolResult) -> list[Table]:
     if result.protocol == "comparison":
         return [_comparison(result)]
     if result.protocol == "loso":
-        return [_loso(result), *_compared(result), _by_digit(result)]
+        return [_loso(result), *comparison(result), _by_digit(result)]
     if result.protocol == "cv":
-        return [_cv(result), *_compared(result), _by_fold(result), _by_digit(result), _by_speaker(result)]
+        return [_cv(result), *comparison(result), _by_fold(result), _by_digit(result), _by_speaker(result)]
     if result.curves:
         return _conditions(result)
     if result.reliability:
@@ -269,7 +269,7 @@ def _by_fold(result: ProtocolResult) -> Table:
     return Table("By fold, clips right", ("fold", *pipelines), tuple(rows))
 
 
-def _compared(result: ProtocolResult) -> list[Table]:
+def comparison(result: ProtocolResult) -> list[Table]:
     """This result against an earlier one, where somebody asked for that."""
     against = (result.details or {}).get("compared")
     if against is None:
@@ -277,10 +277,13 @@ def _compared(result: ProtocolResult) -> list[Table]:
     rows = []
     for pair in against["pairs"]:
         name = pair["pipeline"] + (f" against {pair['other']}" if pair["other"] != pair["pipeline"] else "")
-        low, high = 100 * pair["low"], 100 * pair["high"]
+        between = "one fold has no interval"
+        if _finite(pair["low"]):
+            between = f"{100 * pair['low']:+.2f} to {100 * pair['high']:+.2f}"
+        p = _p(pair["t_test"])
         rows.append((
-            name, f"{100 * pair['difference']:+.2f} points ({low:+.2f} to {high:+.2f})",
-            f"{pair['t']:.2f}, p = {_p(pair['t_test'])}",
+            name, f"{100 * pair['difference']:+.2f} points ({between})",
+            f"{pair['t']:.2f}, p = {p}" if _finite(pair["t"]) else "-" if p == "-" else f"p = {p}",
             f"{pair['only_this']} and {pair['only_other']}, p = {_p(pair['mcnemar'])}",
         ))  # fmt: skip
     head = (
@@ -292,8 +295,13 @@ def _compared(result: ProtocolResult) -> list[Table]:
     return [Table(f"Compared with {against['with']} of {against['created']}", head, tuple(rows))]
 
 
-def _p(value: float) -> str:
-    return "-" if not math.isfinite(value) else f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+def _finite(value: float | None) -> bool:
+    """Whether there is such a number: JSON keeps none that is infinite, and one fold has no spread."""
+    return value is not None and math.isfinite(value)
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
 def plural(count: int, noun: str) -> str:
