@@ -230,3 +230,23 @@ def test_two_settings_are_compared_fold_by_fold_in_the_report(
     assert pair["folds"] == 4
     assert pair["difference"] < 0
     assert 0 < pair["mcnemar"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--cv", "4", "--seeds", "4"], "4 here, 4 in the earlier result, 0 in common"),
+        (["--cv", "5", "--seeds", "3"], "5 here, 4 in the earlier result, 0 in common"),
+        (["--cv", "speaker", "--seeds", "3"], "is of protocol 'cv', expected loso"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_before_anything_is_trained(
+    alone: tuple[Path, ProtocolResult], tiny_folder: Path, tmp_path: Path, words: list[str], expected: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(json.dumps(alone[1].to_dict()), encoding="utf-8")
+    words = [*words, "--jobs", "1", "--pipeline", "mfcc", "--dataset", "folder", "--data_dir", str(tiny_folder)]
+    assert train.main([*words, "--epochs", "1", "--log_dir", str(tmp_path), "--compare", str(earlier)]) == 1
+    assert expected in capsys.readouterr().err
+    assert not list(tmp_path.glob("*/*/fold.json"))
