@@ -77,6 +77,7 @@ class Request:
     folds: int = 10  # of cv
     jobs: int | None = None  # processes that train folds; None for as many as suit the machine
     fold_models: str = KEPT  # what becomes of their models, of folds.MODELS
+    models_wanted: bool = False  # folds whose models were thrown away earlier are trained anew
     compare: str | None = None  # JSON file of an earlier result of cv or loso
     output: str = "evaluation_results"
     log_scoring: str | None = None
@@ -232,7 +233,7 @@ def _results(
             chosen = [get_pipeline(p) for p in config.pipelines] if pipelines is None else pipelines
             speakers = request.speakers if name == LOSO else ()
             folds = request.folds if name == CV else None
-            plan = Plan(folds, speakers, request.seeds, request.jobs, request.fold_models)
+            plan = Plan(folds, speakers, request.seeds, request.jobs, request.fold_models, request.models_wanted)
             if earlier is not None and name == earlier.protocol:
                 planned: dict[str, set[tuple[int, str]]] = {}
                 for fold in planned_folds(corpus, chosen, config, plan):

@@ -90,14 +90,17 @@ def fold_of(pipeline: Pipeline, config: TrainConfig, corpus: Corpus, **which: An
     return Fold(pipeline, settled(own, corpus).resolved(pipeline.name, pipeline.recipe), corpus.data_hash)
 
 
-def finished(fold: Fold, work: Path, report: Report) -> dict[str, Any] | None:
-    """The fold's result, if it is there, whole and its own."""
+def finished(fold: Fold, work: Path, report: Report, with_model: bool = False) -> dict[str, Any] | None:
+    """The fold's result, if it is there, whole and its own; `with_model` only if its model is there too."""
     path = work / fold.folder / RESULT
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if found["identity"] == fold.identity and found.keys() >= _TOLD:
+        if found["identity"] != fold.identity or not found.keys() >= _TOLD:
+            report(f"{path} is of another fold: it is trained anew")
+        elif with_model and not (model_folder(path.parent, fold.pipeline.name) / MODEL_FILE).is_file():
+            report(f"{fold}: its model was thrown away: it is trained anew to keep it")
+        else:
             return found
-        report(f"{path} is of another fold: it is trained anew")
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:

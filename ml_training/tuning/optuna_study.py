@@ -94,7 +94,11 @@ def open_study(plan: Plan, place: str, folder: Path) -> optuna.Study:
         if there is None:
             study.set_user_attr(PLAN, plan.to_dict())
         elif there != plan.to_dict():
-            raise ConfigError(_differences(there, plan.to_dict()), f"a search in {folder} that is of another plan")
+            where = f"database {place!r}" if place else folder
+            keeps = "--storage" if place else "--output"
+            raise ConfigError(
+                _differences(there, plan.to_dict(), keeps), f"a search in {where} that is of another plan"
+            )
     return study
 
 
@@ -110,13 +114,13 @@ def check_plan(plan: Plan, folder: Path) -> None:
         raise ConfigError(_differences(there, plan.to_dict()), f"a search in {folder} that is of another plan")
 
 
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any], keeps: str = "--output") -> list[str]:
     def shown(value: Any) -> str:
         return json.dumps(value)[:60]
 
     names = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
     return [
-        f"{name} was {shown(then.get(name))}, is {shown(now.get(name))}: another --output keeps both" for name in names
+        f"{name} was {shown(then.get(name))}, is {shown(now.get(name))}: another {keeps} keeps both" for name in names
     ]
 
 

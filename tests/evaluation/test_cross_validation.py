@@ -134,6 +134,17 @@ def test_several_processes_find_the_same_and_throw_models_away(
     assert again.scores == result.scores
 
 
+def test_models_that_were_thrown_away_are_made_when_they_are_wanted(tiny_folder: Path, tmp_path: Path) -> None:
+    run(tiny_folder, tmp_path, Plan(2, seeds=(3,), jobs=1, models=THROWN))
+    again, said = run(tiny_folder, tmp_path, Plan(2, seeds=(3,), jobs=1, models=KEPT))
+    assert "2 already there" in said[-1]
+    kept, said = run(tiny_folder, tmp_path, Plan(2, seeds=(3,), jobs=1, models=KEPT, models_wanted=True))
+    assert sum("its model was thrown away" in line for line in said) == 2
+    assert kept.scores == again.scores
+    assert len(list(tmp_path.rglob("model.onnx"))) == 2
+    run(tiny_folder, tmp_path, Plan(2, seeds=(3,), jobs=1, models=KEPT, models_wanted=True))
+
+
 @posix
 def test_a_process_that_dies_costs_its_fold_and_the_next_run_makes_up_for_it(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -195,6 +206,7 @@ def test_a_plan_that_cannot_be(tiny_folder: Path, tmp_path: Path) -> None:
         (["--cv", "many"], "got 'many'"),
         (["--jobs", "2"], "--jobs belong to --cv"),
         (["--cv", "2", "--jobs", "0"], "jobs: expected a number of processes from 1 on"),
+        (["--cv", "2", "--mlflow"], "leave --mlflow out"),
         (["--cv", "2", "--split", "random"], "the protocol decides these"),
         (["--cv", "2", "--compare", "nothing.json"], "nothing.json is no result"),
     ],
