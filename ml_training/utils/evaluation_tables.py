@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,13 @@ from dataclasses import dataclass
 from ml_training.config import LABELS, PIPELINES
 from ml_training.results import Count, Curve, ModelScore, Point, ProtocolResult, Rejection, Reliability
 
+_UNSEEN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]")
 MAX_SPEAKERS = 15  # rows; of more, those with most errors
+
+
+def _one_line(cell: str) -> str:
+    """A name may hold what ends a line, or moves a terminal: that is told as Python writes it."""
+    return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], cell)
 
 
 @dataclass(frozen=True)
@@ -23,16 +30,16 @@ class Table:
 
     def text(self) -> str:
         """Aligned columns for a terminal."""
-        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        every = [tuple(map(_one_line, row)) for row in (self.header, *self.rows)]
+        widths = [max(map(len, column)) for column in zip(*every, strict=True)]
         lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in (self.header, *self.rows)
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in every
         ]
         return "\n".join([self.title, *(f"  {line}" for line in lines)])
 
     def markdown(self) -> str:
         def line(cells: Iterable[str]) -> str:
-            return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+            return "| " + " | ".join(_one_line(cell).replace("|", "\\|") for cell in cells) + " |"
 
         ruler = "|---|" + "---:|" * (len(self.header) - 1)
         return "\n".join([f"*{self.title}*", "", line(self.header), ruler, *map(line, self.rows)])

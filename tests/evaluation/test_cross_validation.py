@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -194,6 +195,22 @@ def test_a_plan_that_cannot_be(tiny_folder: Path, tmp_path: Path) -> None:
     for plan, told in ((Plan(201), "expected 2 to 200 folds of 200 clips"), (Plan(2, seeds=()), "one at least")):
         with pytest.raises(ConfigError, match=told):
             run(tiny_folder, tmp_path, plan)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names that Windows has not")
+def test_names_of_speakers_that_no_folder_may_have(tmp_path: Path) -> None:
+    recordings = tmp_path / "recordings"
+    recordings.mkdir()
+    for speaker in ("n" * 240, "two\nlines", os.fsdecode(b"\xff")):
+        for digit in range(10):
+            with (recordings / f"{digit}_{speaker}_0.wav").open("wb") as file:
+                soundfile.write(file, np.sin(np.arange(800) * (0.1 + digit / 10)), 8000, format="WAV")
+    result, _ = run(recordings, tmp_path / "work", Plan(jobs=1, seeds=(0,)))
+    assert len(result.scores[0].by_speaker) == 3
+    names = [os.fsencode(path.name) for path in (tmp_path / "work").iterdir()]
+    assert all(len(name) < 200 and b"\n" not in name for name in names)
+    assert len([name.decode() for name in names]) == 3
+    assert run(recordings, tmp_path / "work", Plan(jobs=1, seeds=(0,)))[1][-1].count("3 already there") == 1
 
 
 # --- the door ------------------------------------------------------------------------------------

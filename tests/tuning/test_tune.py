@@ -228,6 +228,13 @@ def test_seeds_follow_from_words() -> None:
     assert len({seed_of(s, n, w) for s in range(5) for n in range(5) for w in ("", "a", "b")}) == 75
 
 
+@pytest.mark.parametrize("line", ["garbage{", '{"op_code": 99}', "[]"])
+def test_a_journal_that_is_damaged_is_named(line: str, tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").write_text(line + "\n" * 2, encoding="utf-8")
+    with pytest.raises(TrainingError, match=r"journal\.jsonl is damaged .*another --output"):
+        search(tiny_folder, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [(["--ray_address", "here:1"], "belongs to --engine ray"), (["--mlflow"], "leave --mlflow out")],
