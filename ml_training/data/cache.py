@@ -246,7 +246,7 @@ class Cache:
 
     def _files(self, suffix: str) -> list[Path]:
         with contextlib.suppress(OSError):
-            return [path for path in self.folder.iterdir() if path.name.endswith(suffix)]
+            return [path for path in self.folder.iterdir() if path.name.endswith(suffix) and path.is_file()]
         return []
 
     def _partial(self) -> list[Path]:

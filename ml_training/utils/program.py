@@ -58,6 +58,10 @@ def program(main: Main) -> Main:
             print(f"error: {error.filename}: {error.strerror}; change its rights or name another", file=sys.stderr)
             return 1
         except OSError as error:
+            if error.errno == errno.EROFS:
+                where = f"{error.filename}: " if error.filename else ""
+                print(f"error: {where}{error.strerror}; name another place", file=sys.stderr)
+                return 1
             if error.errno != errno.ENOSPC or error.filename is not None:
                 raise
             _drop_output()
