@@ -79,8 +79,8 @@ class Fold:
         """Name of the folder of its checkpoints and its result."""
         key = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:12]
         told = self.left_out.replace("/", "_of_")
-        told = "".join(sign if sign.isprintable() else "_" for sign in told).encode()[:LONGEST_NAME]
-        return f"{self.pipeline.name}_{told.decode(errors='ignore')}_seed{self.config.seed}_{key}"
+        shown = "".join(sign if sign.isprintable() else "_" for sign in told).encode()[:LONGEST_NAME]
+        return f"{self.pipeline.name}_{shown.decode(errors='ignore')}_seed{self.config.seed}_{key}"
 
     def __str__(self) -> str:
         what = f"fold {self.config.fold}" if self.config.fold else f"without {self.config.held_out_speaker}"
