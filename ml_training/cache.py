@@ -73,7 +73,7 @@ def _lines(kept: Cache, entries: Sequence[Entry]) -> Iterator[str]:
     for entry in entries:
         fault = f"   damaged, removed: {entry.fault}" if entry.fault else ""
         yield f"{size(entry.bytes):>10}   used {_ago(entry.used):<12}   {entry.name}{fault}"
-    yield f"{kept.folder}: {_count(entries, 'kept')}, limit {size(kept.limit)}"
+    yield f"{kept.folder}: {_count([entry for entry in entries if not entry.fault], 'kept')}, limit {size(kept.limit)}"
 
 
 def _count(entries: Sequence[Entry], what: str) -> str:

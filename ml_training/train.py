@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"{', '.join(f'--{name}' for name in asked)} belong to --cv")
         if machines and machines.get("engine") != "ray":
             parser.error(f"{', '.join(f'--{name}' for name in machines)} belong to --engine ray")
+        if asked and "mlflow" in namespace:
+            parser.error("--cv tells its folds to no MLflow: leave --mlflow out, or --cv")
         if machines and asked:
             parser.error("--cv trains on this machine: leave --engine ray out, or --cv")
         require("training", NEEDED)
@@ -119,7 +121,7 @@ def _cross_validate(config: TrainConfig, asked: dict[str, Any]) -> int:
             Request(
                 protocols=(CV if folds else LOSO,), config=config, seeds=tuple(asked.get("seeds", (config.seed,))),
                 folds=folds or 2, jobs=asked.get("jobs"), compare=asked.get("compare"),
-                fold_models=KEPT if "keep_models" in asked else THROWN,
+                fold_models=KEPT if "keep_models" in asked else THROWN, models_wanted="keep_models" in asked,
                 output=str(Path(config.log_dir) / "cross_validation"),
             ),
             report=_say,

@@ -69,8 +69,13 @@ def parser() -> OneLineParser:
 @program
 def main(argv: Sequence[str] | None = None) -> int:
     """Search as the flags say; returns the exit code, 1 where no trial was completed."""
-    namespace = parser().parse_args(argv)
+    flags = parser()
+    namespace = flags.parse_args(argv)
     own = {name: vars(namespace).pop(name) for name in OWN}
+    if own["ray_address"] and own["engine"] != "ray":
+        flags.error("--ray_address belongs to --engine ray")
+    if "mlflow" in namespace:
+        flags.error("a search tells its trials to no MLflow: leave --mlflow out")
     config = train_config_from(namespace)
     require("a search", NEEDED)
     try:

@@ -38,10 +38,12 @@ def test_a_training_fills_it_and_the_door_lists_bounds_checks_and_clears_it(run_
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
+    (trained / "foreign-1.arrays").mkdir()  # not ours: neither listed nor removed
     done = run_door("cache.py", "list", "--check", DIGIT_CACHE_DIR=str(trained))
     assert done.returncode == 1
     assert "damaged, removed: features has another checksum" in done.stdout
     assert not path.exists()
+    assert done.stdout.splitlines()[-1].startswith(f"{trained}: {len(entries) - 1} entries of ")
 
     done = run_door("cache.py", "limit", "1MB", DIGIT_CACHE_DIR=str(trained))
     assert done.returncode == 0

@@ -54,10 +54,18 @@ class Entry:
 
 
 def default_folder() -> Path:
-    """$DIGIT_CACHE_DIR, or the place in which this system keeps what can be made again."""
+    """$DIGIT_CACHE_DIR, or the place in which this system keeps what can be made again.
+
+    Raises DataError for a user without a home, as in some containers.
+    """
     if named := os.environ.get(FOLDER_VARIABLE):
         return Path(os.path.expanduser(named))
-    home = Path.home()
+    try:
+        home = Path.home()
+    except RuntimeError as error:
+        raise DataError(
+            f"no home folder to keep a cache in: name one in ${FOLDER_VARIABLE}, or train with --no_cache"
+        ) from error
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
     elif sys.platform == "darwin":
@@ -246,7 +254,7 @@ class Cache:
 
     def _files(self, suffix: str) -> list[Path]:
         with contextlib.suppress(OSError):
-            return [path for path in self.folder.iterdir() if path.name.endswith(suffix)]
+            return [path for path in self.folder.iterdir() if path.name.endswith(suffix) and path.is_file()]
         return []
 
     def _partial(self) -> list[Path]:

@@ -11,10 +11,10 @@ from ml_training.config import FP32, TrainConfig
 from ml_training.data.cache import Cache, caching
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
-from ml_training.errors import ConfigError
-from ml_training.evaluation.cross_validation import Plan, cross_validate
+from ml_training.errors import ConfigError, DataError
+from ml_training.evaluation.cross_validation import Plan, cross_validate, planned_folds
 from ml_training.evaluation.folds import KEPT
-from ml_training.evaluation.paired import compared, to_dicts
+from ml_training.evaluation.paired import comparable, compared, to_dicts
 from ml_training.evaluation.perturbations import load_recordings
 from ml_training.evaluation.protocols import (
     CALIBRATION,
@@ -77,6 +77,7 @@ class Request:
     folds: int = 10  # of cv
     jobs: int | None = None  # processes that train folds; None for as many as suit the machine
     fold_models: str = KEPT  # what becomes of their models, of folds.MODELS
+    models_wanted: bool = False  # folds whose models were thrown away earlier are trained anew
     compare: str | None = None  # JSON file of an earlier result of cv or loso
     output: str = "evaluation_results"
     log_scoring: str | None = None
@@ -174,10 +175,15 @@ def evaluate(
 def _evaluate(request: Request, report: Report, corpus: Corpus | None, pipelines: Sequence[Pipeline] | None) -> Outcome:
     output = Path(request.output)
     earlier = load_result(Path(request.compare)) if request.compare else None
+    if earlier is not None and earlier.protocol not in set(request.protocols) & set(TRAINED_BY_FOLDS):
+        raise DataError(
+            f"{request.compare} is of protocol {earlier.protocol!r}, "
+            f"expected {' or '.join(name for name in TRAINED_BY_FOLDS if name in request.protocols)}"
+        )
     found: list[ProtocolResult] = []
     files: list[Path] = []
-    for result in _results(request, report, corpus, pipelines):
-        if earlier is not None and result.protocol in TRAINED_BY_FOLDS:
+    for result in _results(request, report, corpus, pipelines, earlier):
+        if earlier is not None and result.protocol == earlier.protocol:
             pairs = to_dicts(compared(result, earlier))
             against = {"with": request.compare, "created": earlier.created, "pairs": pairs}
             result = replace(result, details={**(result.details or {}), "compared": against})
@@ -199,7 +205,11 @@ def _evaluate(request: Request, report: Report, corpus: Corpus | None, pipelines
 
 
 def _results(
-    request: Request, report: Report, corpus: Corpus | None, pipelines: Sequence[Pipeline] | None
+    request: Request,
+    report: Report,
+    corpus: Corpus | None,
+    pipelines: Sequence[Pipeline] | None,
+    earlier: ProtocolResult | None,
 ) -> Iterator[ProtocolResult]:
     """What each protocol finds on each set of clips, one after another."""
     config, asked = request.config, [name for name in PROTOCOLS if name in request.protocols]
@@ -223,7 +233,12 @@ def _results(
             chosen = [get_pipeline(p) for p in config.pipelines] if pipelines is None else pipelines
             speakers = request.speakers if name == LOSO else ()
             folds = request.folds if name == CV else None
-            plan = Plan(folds, speakers, request.seeds, request.jobs, request.fold_models)
+            plan = Plan(folds, speakers, request.seeds, request.jobs, request.fold_models, request.models_wanted)
+            if earlier is not None and name == earlier.protocol:
+                planned: dict[str, set[tuple[int, str]]] = {}
+                for fold in planned_folds(corpus, chosen, config, plan):
+                    planned.setdefault(fold.pipeline.name, set()).add((fold.config.seed, fold.left_out))
+                comparable(name, corpus.name, corpus.data_hash, planned, earlier)
             with caching(Cache(report=report) if config.cache else None):
                 found = cross_validate(corpus, chosen, config, Path(config.log_dir) / name, plan, report)
             yield found

@@ -41,6 +41,7 @@ class Plan:
     seeds: tuple[int, ...] = (0, 1, 2)
     jobs: int | None = None  # processes; None for as many as suit the machine
     models: str = KEPT  # what becomes of them, of folds.MODELS
+    models_wanted: bool = False  # a fold whose model was thrown away earlier is trained anew
 
     @property
     def protocol(self) -> str:
@@ -60,7 +61,7 @@ def cross_validate(
     folds failed (the others are trained all the same), Interrupted after Ctrl-C or SIGTERM.
     """
     folds = planned_folds(corpus, pipelines, config, plan)
-    done = [finished(fold, work, report) for fold in folds]
+    done = [finished(fold, work, report, plan.models_wanted) for fold in folds]
     missing = [position for position, found in enumerate(done) if found is None]
     jobs = min(plan.jobs or suitable_jobs(len(missing), config), len(missing))
     foreign = [p.name for p in pipelines if PIPELINE_REGISTRY.get(p.name) is not p]

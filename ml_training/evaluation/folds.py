@@ -41,6 +41,7 @@ from ml_training.utils.signals import StopSignals
 Report = Callable[[str], None]
 PER_FOLD = ("held_out_speaker", "fold", "seed")  # settings that differ from fold to fold
 RESULT = "fold.json"
+LONGEST_NAME = 150  # bytes of what is left out in the name of a folder; file systems take 255 in all
 THROWN, KEPT = MODELS = ("thrown away", "kept")  # what becomes of the models of folds
 _TOLD = {"identity", "test", "ece", "git_commit", "parts"}
 
@@ -77,7 +78,9 @@ class Fold:
     def folder(self) -> str:
         """Name of the folder of its checkpoints and its result."""
         key = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:12]
-        return f"{self.pipeline.name}_{self.left_out.replace('/', '_of_')}_seed{self.config.seed}_{key}"
+        told = self.left_out.replace("/", "_of_")
+        shown = "".join(sign if sign.isprintable() else "_" for sign in told).encode()[:LONGEST_NAME]
+        return f"{self.pipeline.name}_{shown.decode(errors='ignore')}_seed{self.config.seed}_{key}"
 
     def __str__(self) -> str:
         what = f"fold {self.config.fold}" if self.config.fold else f"without {self.config.held_out_speaker}"
@@ -90,14 +93,17 @@ def fold_of(pipeline: Pipeline, config: TrainConfig, corpus: Corpus, **which: An
     return Fold(pipeline, settled(own, corpus).resolved(pipeline.name, pipeline.recipe), corpus.data_hash)
 
 
-def finished(fold: Fold, work: Path, report: Report) -> dict[str, Any] | None:
-    """The fold's result, if it is there, whole and its own."""
+def finished(fold: Fold, work: Path, report: Report, with_model: bool = False) -> dict[str, Any] | None:
+    """The fold's result, if it is there, whole and its own; `with_model` only if its model is there too."""
     path = work / fold.folder / RESULT
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if found["identity"] == fold.identity and found.keys() >= _TOLD:
+        if found["identity"] != fold.identity or not found.keys() >= _TOLD:
+            report(f"{path} is of another fold: it is trained anew")
+        elif with_model and not (model_folder(path.parent, fold.pipeline.name) / MODEL_FILE).is_file():
+            report(f"{fold}: its model was thrown away: it is trained anew to keep it")
+        else:
             return found
-        report(f"{path} is of another fold: it is trained anew")
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
 from ml_training.errors import DataError
 from ml_training.results import ProtocolResult
+
+Key = tuple[int, str]  # of a fold: seed, what was left out
 
 
 @dataclass(frozen=True)
@@ -69,17 +71,39 @@ def compared(this: ProtocolResult, other: ProtocolResult) -> list[Paired]:
     Raises DataError where their folds are not the same clips.
     """
     mine, theirs = _folds(this), _folds(other)
-    if (this.protocol, this.data_hash) != (other.protocol, other.data_hash):
+    planned = {name: set(folds) for name, folds in mine.items()}
+    names = comparable(this.protocol, this.data, this.data_hash, planned, other)
+    return [_pair(this, other, mine[a], theirs[b], a, b) for a, b in names]
+
+
+def comparable(
+    protocol: str, data: str, data_hash: str, planned: Mapping[str, Set[Key]], other: ProtocolResult
+) -> list[tuple[str, str]]:
+    """Which pipelines of folds that are planned are compared with which of a result, before anything is trained.
+
+    Raises DataError where their folds are not the same clips.
+    """
+    theirs = _folds(other)
+    if (protocol, data_hash) != (other.protocol, other.data_hash):
         raise DataError(
-            f"{this.protocol} of {this.data} ({this.data_hash[:12]}) cannot be compared with {other.protocol} of "
+            f"{protocol} of {data} ({data_hash[:12]}) cannot be compared with {other.protocol} of "
             f"{other.data} ({other.data_hash[:12]}): expected the same protocol on the same recordings"
         )
-    names = [(name, name) for name in mine if name in theirs]
-    if not names and len(mine) == len(theirs) == 1:
-        names = [(next(iter(mine)), next(iter(theirs)))]
+    names = [(name, name) for name in planned if name in theirs]
+    if not names and len(planned) == len(theirs) == 1:
+        names = [(next(iter(planned)), next(iter(theirs)))]
     if not names:
-        raise DataError(f"{' and '.join(mine)} cannot be compared with {' and '.join(theirs)}: expected one in common")
-    return [_pair(this, other, mine[a], theirs[b], a, b) for a, b in names]
+        raise DataError(
+            f"{' and '.join(planned)} cannot be compared with {' and '.join(theirs)}: expected one in common"
+        )
+    for name, there in names:
+        mine, found = planned[name], theirs[there].keys()
+        if mine != found:
+            raise DataError(
+                f"folds of {name}: {len(mine)} here, {len(found)} in the earlier result, {len(mine & found)} in "
+                "common: expected the same folds and seeds"
+            )
+    return names
 
 
 def to_dicts(pairs: Sequence[Paired]) -> list[dict[str, Any]]:
@@ -87,7 +111,7 @@ def to_dicts(pairs: Sequence[Paired]) -> list[dict[str, Any]]:
     return [asdict(pair) for pair in pairs]
 
 
-Folds = dict[tuple[int, str], Mapping[str, Any]]  # (seed, what was left out) -> what the result keeps of it
+Folds = dict[Key, Mapping[str, Any]]  # what the result keeps of each
 
 
 def _folds(result: ProtocolResult) -> dict[str, Folds]:
@@ -106,11 +130,6 @@ def _folds(result: ProtocolResult) -> dict[str, Folds]:
 def _pair(
     this: ProtocolResult, other: ProtocolResult, mine: Folds, theirs: Folds, name: str, other_name: str
 ) -> Paired:
-    if mine.keys() != theirs.keys():
-        raise DataError(
-            f"folds of {name}: {len(mine)} here, {len(theirs)} there, {len(mine.keys() & theirs.keys())} in common: "
-            "expected the same folds and seeds"
-        )
     differences = [_share(mine[key]) - _share(theirs[key]) for key in sorted(mine)]
     ratio = statistics.fmean(fold["clips"] / fold["trained_on"] for fold in mine.values())
     t, p, half = corrected_t(differences, ratio)

@@ -41,17 +41,17 @@ class SharedMemory:
     """
 
     def __init__(self, rank: int, world: int, size: int, told: Callable[[str], str]) -> None:
-        """`told` gives everybody what the first process says. Raises OSError where no file can be shared."""
+        """`told` gives everybody what the first process says. Raises OSError in all where it has no room."""
         self.rank, self.world, self._turn = rank, world, 0
         self._size = -(-size // 64) * 64
         whole = (2 * world) * self._size + 2 * world * _LINE * 8
         name = ""
         if rank == 0:
-            folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
-            descriptor, name = tempfile.mkstemp(prefix="digits_", dir=folder)
-            os.posix_fallocate(descriptor, 0, whole)  # a full disk is an error now, not a signal later
-            os.close(descriptor)
+            with contextlib.suppress(OSError):
+                name = _made(whole)
         name = told(name)
+        if not name:
+            raise OSError(f"no room for {whole} bytes of shared memory")
         with open(name, "r+b") as file:
             memory = mmap.mmap(file.fileno(), whole)
         told("")  # all have it
@@ -90,6 +90,19 @@ class SharedMemory:
         for rank, (pid, done) in enumerate(zip(self._pids.tolist(), self._done.tolist(), strict=True)):
             if done < self._turn and not _lives(pid):
                 raise RuntimeError(f"process {rank} is gone")
+
+
+def _made(size: int) -> str:
+    """A file of so many bytes that lies in memory where the system has such files. Raises OSError, and leaves none."""
+    descriptor, name = tempfile.mkstemp(prefix="digits_", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+    try:
+        os.posix_fallocate(descriptor, 0, size)  # a full disk is an error now, not a signal later
+    except OSError:
+        os.unlink(name)
+        raise
+    finally:
+        os.close(descriptor)
+    return name
 
 
 def _lives(pid: int) -> bool:

@@ -138,7 +138,10 @@ class Together(Team):
         self._model, self._signum = model, None
         if self._shares_memory:
             size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-            self._add = SharedMemory(self.rank, self.world, max(size, 8 * len(self._round)), self._name_of_first)
+            size = max(size, 8 * len(self._round))
+            self._add = all_reduce
+            with contextlib.suppress(OSError):  # slower, but a container with little of it trains all the same
+                self._add = SharedMemory(self.rank, self.world, size, self._name_of_first)
         self._make_parallel()
 
     def _make_parallel(self) -> nn.parallel.DistributedDataParallel:

@@ -247,6 +247,9 @@ def _write(
     best = max(done, key=lambda t: (t.values[0], *(-value for value in t.values[1:]), -t.number))
     write_json(folder / BEST, config_of(task, space, best))
     front = [] if len(task.objectives) == 1 else sorted(study.best_trials, key=lambda t: -t.values[0])
+    there = {folder / f"pareto_{trial.number}.json" for trial in front}
+    for path in set(folder.glob("pareto_*.json")) - there:  # a later trial is better at both
+        path.unlink(missing_ok=True)
     for trial in front:
         write_json(folder / f"pareto_{trial.number}.json", config_of(task, space, trial))
     return best, front

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("median", "halving", "none")
 STUDY = "digits"
+JOURNAL = "journal.jsonl"
 PLAN = "plan"  # name of the attribute that says what a study is of
 _HALVING = {"min_resource": 1, "reduction_factor": 3, "min_early_stopping_rate": 0}
 _MEDIAN = {"n_startup_trials": 5, "n_warmup_steps": 1}
@@ -85,16 +86,25 @@ def open_study(plan: Plan, place: str, folder: Path) -> optuna.Study:
                 storage=storage, study_name=STUDY, directions=cast(Any, list(plan.directions)), load_if_exists=True,
                 sampler=trial_sampler(plan), pruner=_pruner(plan.pruner),
             )  # fmt: skip
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ImportError, TrainingError) as error:
             raise TrainingError(f"cannot open the study in {place or folder}: {error}") from error
-        except Exception as error:  # a database's own errors share no base
-            raise TrainingError(f"cannot open the study at {place}: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # a database's own errors share no base, nor do those of a journal's lines
+            told = next(iter(str(error).splitlines()), type(error).__name__)
+            if place:
+                raise TrainingError(f"cannot open the study at {place}: {told}") from error
+            raise TrainingError(
+                f"{folder / JOURNAL} is damaged ({told}): put back a copy of it, or begin anew in another --output"
+            ) from error
     with locked(folder / "study.lock"):
         there = study.user_attrs.get(PLAN)
         if there is None:
             study.set_user_attr(PLAN, plan.to_dict())
         elif there != plan.to_dict():
-            raise ConfigError(_differences(there, plan.to_dict()), f"a search in {folder} that is of another plan")
+            where = f"database {place!r}" if place else folder
+            keeps = "--storage" if place else "--output"
+            raise ConfigError(
+                _differences(there, plan.to_dict(), keeps), f"a search in {where} that is of another plan"
+            )
     return study
 
 
@@ -110,13 +120,13 @@ def check_plan(plan: Plan, folder: Path) -> None:
         raise ConfigError(_differences(there, plan.to_dict()), f"a search in {folder} that is of another plan")
 
 
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any], keeps: str = "--output") -> list[str]:
     def shown(value: Any) -> str:
         return json.dumps(value)[:60]
 
     names = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
     return [
-        f"{name} was {shown(then.get(name))}, is {shown(now.get(name))}: another --output keeps both" for name in names
+        f"{name} was {shown(then.get(name))}, is {shown(now.get(name))}: another {keeps} keeps both" for name in names
     ]
 
 
@@ -124,7 +134,7 @@ def _journal(folder: Path) -> Any:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    path = folder / "journal.jsonl"
+    path = folder / JOURNAL
     lock_path = folder / "journal.lock"
 
     class Lock:

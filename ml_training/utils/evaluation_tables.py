@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,13 @@ from dataclasses import dataclass
 from ml_training.config import LABELS, PIPELINES
 from ml_training.results import Count, Curve, ModelScore, Point, ProtocolResult, Rejection, Reliability
 
+_UNSEEN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]")
 MAX_SPEAKERS = 15  # rows; of more, those with most errors
+
+
+def _one_line(cell: str) -> str:
+    """A name may hold what ends a line, or moves a terminal: that is told as Python writes it."""
+    return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], cell)
 
 
 @dataclass(frozen=True)
@@ -23,16 +30,16 @@ class Table:
 
     def text(self) -> str:
         """Aligned columns for a terminal."""
-        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        every = [tuple(map(_one_line, row)) for row in (self.header, *self.rows)]
+        widths = [max(map(len, column)) for column in zip(*every, strict=True)]
         lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in (self.header, *self.rows)
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in every
         ]
         return "\n".join([self.title, *(f"  {line}" for line in lines)])
 
     def markdown(self) -> str:
         def line(cells: Iterable[str]) -> str:
-            return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+            return "| " + " | ".join(_one_line(cell).replace("|", "\\|") for cell in cells) + " |"
 
         ruler = "|---|" + "---:|" * (len(self.header) - 1)
         return "\n".join([f"*{self.title}*", "", line(self.header), ruler, *map(line, self.rows)])
@@ -43,9 +50,9 @@ def tables_of(result: ProtocolResult) -> list[Table]:
     if result.protocol == "comparison":
         return [_comparison(result)]
     if result.protocol == "loso":
-        return [_loso(result), *_compared(result), _by_digit(result)]
+        return [_loso(result), *comparison(result), _by_digit(result)]
     if result.protocol == "cv":
-        return [_cv(result), *_compared(result), _by_fold(result), _by_digit(result), _by_speaker(result)]
+        return [_cv(result), *comparison(result), _by_fold(result), _by_digit(result), _by_speaker(result)]
     if result.curves:
         return _conditions(result)
     if result.reliability:
@@ -269,7 +276,7 @@ def _by_fold(result: ProtocolResult) -> Table:
     return Table("By fold, clips right", ("fold", *pipelines), tuple(rows))
 
 
-def _compared(result: ProtocolResult) -> list[Table]:
+def comparison(result: ProtocolResult) -> list[Table]:
     """This result against an earlier one, where somebody asked for that."""
     against = (result.details or {}).get("compared")
     if against is None:
@@ -277,10 +284,13 @@ def _compared(result: ProtocolResult) -> list[Table]:
     rows = []
     for pair in against["pairs"]:
         name = pair["pipeline"] + (f" against {pair['other']}" if pair["other"] != pair["pipeline"] else "")
-        low, high = 100 * pair["low"], 100 * pair["high"]
+        between = "one fold has no interval"
+        if _finite(pair["low"]):
+            between = f"{100 * pair['low']:+.2f} to {100 * pair['high']:+.2f}"
+        p = _p(pair["t_test"])
         rows.append((
-            name, f"{100 * pair['difference']:+.2f} points ({low:+.2f} to {high:+.2f})",
-            f"{pair['t']:.2f}, p = {_p(pair['t_test'])}",
+            name, f"{100 * pair['difference']:+.2f} points ({between})",
+            f"{pair['t']:.2f}, p = {p}" if _finite(pair["t"]) else "-" if p == "-" else f"p = {p}",
             f"{pair['only_this']} and {pair['only_other']}, p = {_p(pair['mcnemar'])}",
         ))  # fmt: skip
     head = (
@@ -292,8 +302,13 @@ def _compared(result: ProtocolResult) -> list[Table]:
     return [Table(f"Compared with {against['with']} of {against['created']}", head, tuple(rows))]
 
 
-def _p(value: float) -> str:
-    return "-" if not math.isfinite(value) else f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+def _finite(value: float | None) -> bool:
+    """Whether there is such a number: JSON keeps none that is infinite, and one fold has no spread."""
+    return value is not None and math.isfinite(value)
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
 def plural(count: int, noun: str) -> str:

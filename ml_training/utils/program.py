@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import importlib.util
@@ -9,9 +10,10 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from ml_training.errors import DigitError, Interrupted, MissingExtraError
+from ml_training.utils.launched import launched
 
 
 class Main(Protocol):
@@ -29,6 +31,12 @@ def program(main: Main) -> Main:
 
     @functools.wraps(main)
     def wrapped(argv: Sequence[str] | None = None) -> int:
+        code = run(argv)
+        if "torch.distributed" in sys.modules and launched() is not None:
+            _end_at_once(code)
+        return code
+
+    def run(argv: Sequence[str] | None) -> int:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
@@ -50,6 +58,10 @@ def program(main: Main) -> Main:
             print(f"error: {error.filename}: {error.strerror}; change its rights or name another", file=sys.stderr)
             return 1
         except OSError as error:
+            if error.errno == errno.EROFS:
+                where = f"{error.filename}: " if error.filename else ""
+                print(f"error: {where}{error.strerror}; name another place", file=sys.stderr)
+                return 1
             if error.errno != errno.ENOSPC or error.filename is not None:
                 raise
             _drop_output()
@@ -57,6 +69,17 @@ def program(main: Main) -> Main:
             return 1
 
     return wrapped
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """End without waiting for the threads with which torch heard other processes.
+
+    One that asks for Python's lock while Python ends makes the process abort, and torchrun takes that for a failure.
+    """
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _drop_output() -> None:

@@ -281,3 +281,14 @@ def test_a_folder_that_cannot_be_cleared_is_an_error(folder: Path) -> None:
 def test_objects_are_never_kept(folder: Path) -> None:
     with pytest.raises(ValueError, match="numbers alone"):
         Cache(folder).keep("things", KEY, [{"samples": np.array([{}], dtype=object)}])
+
+
+@pytest.mark.skipif(not hasattr(os, "setuid") or os.getuid() != 0, reason="becomes a user without a home")
+def test_a_user_without_a_home_is_one_line() -> None:
+    become = (
+        "import os\nfrom ml_training.data.cache import Cache\nfrom ml_training.errors import DataError\n"
+        "os.setuid(54321)\ntry: Cache()\nexcept DataError as error: print(error)"
+    )
+    spared = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME", "DIGIT_CACHE_DIR")}
+    done = subprocess.run([sys.executable, "-c", become], capture_output=True, text=True, env=spared)
+    assert "name one in $DIGIT_CACHE_DIR, or train with --no_cache" in done.stdout, done.stderr

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -134,6 +135,17 @@ def test_several_processes_find_the_same_and_throw_models_away(
     assert again.scores == result.scores
 
 
+def test_models_that_were_thrown_away_are_made_when_they_are_wanted(tiny_folder: Path, tmp_path: Path) -> None:
+    run(tiny_folder, tmp_path, Plan(2, seeds=(3,), jobs=1, models=THROWN))
+    again, said = run(tiny_folder, tmp_path, Plan(2, seeds=(3,), jobs=1, models=KEPT))
+    assert "2 already there" in said[-1]
+    kept, said = run(tiny_folder, tmp_path, Plan(2, seeds=(3,), jobs=1, models=KEPT, models_wanted=True))
+    assert sum("its model was thrown away" in line for line in said) == 2
+    assert kept.scores == again.scores
+    assert len(list(tmp_path.rglob("model.onnx"))) == 2
+    run(tiny_folder, tmp_path, Plan(2, seeds=(3,), jobs=1, models=KEPT, models_wanted=True))
+
+
 @posix
 def test_a_process_that_dies_costs_its_fold_and_the_next_run_makes_up_for_it(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -185,6 +197,22 @@ def test_a_plan_that_cannot_be(tiny_folder: Path, tmp_path: Path) -> None:
             run(tiny_folder, tmp_path, plan)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names that Windows has not")
+def test_names_of_speakers_that_no_folder_may_have(tmp_path: Path) -> None:
+    recordings = tmp_path / "recordings"
+    recordings.mkdir()
+    for speaker in ("n" * 240, "two\nlines", os.fsdecode(b"\xff")):
+        for digit in range(10):
+            with (recordings / f"{digit}_{speaker}_0.wav").open("wb") as file:
+                soundfile.write(file, np.sin(np.arange(800) * (0.1 + digit / 10)), 8000, format="WAV")
+    result, _ = run(recordings, tmp_path / "work", Plan(jobs=1, seeds=(0,)))
+    assert len(result.scores[0].by_speaker) == 3
+    names = [os.fsencode(path.name) for path in (tmp_path / "work").iterdir()]
+    assert all(len(name) < 200 and b"\n" not in name for name in names)
+    assert len([name.decode() for name in names]) == 3
+    assert run(recordings, tmp_path / "work", Plan(jobs=1, seeds=(0,)))[1][-1].count("3 already there") == 1
+
+
 # --- the door ------------------------------------------------------------------------------------
 
 
@@ -195,6 +223,7 @@ def test_a_plan_that_cannot_be(tiny_folder: Path, tmp_path: Path) -> None:
         (["--cv", "many"], "got 'many'"),
         (["--jobs", "2"], "--jobs belong to --cv"),
         (["--cv", "2", "--jobs", "0"], "jobs: expected a number of processes from 1 on"),
+        (["--cv", "2", "--mlflow"], "leave --mlflow out"),
         (["--cv", "2", "--split", "random"], "the protocol decides these"),
         (["--cv", "2", "--compare", "nothing.json"], "nothing.json is no result"),
     ],
@@ -230,3 +259,23 @@ def test_two_settings_are_compared_fold_by_fold_in_the_report(
     assert pair["folds"] == 4
     assert pair["difference"] < 0
     assert 0 < pair["mcnemar"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--cv", "4", "--seeds", "4"], "4 here, 4 in the earlier result, 0 in common"),
+        (["--cv", "5", "--seeds", "3"], "5 here, 4 in the earlier result, 0 in common"),
+        (["--cv", "speaker", "--seeds", "3"], "is of protocol 'cv', expected loso"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_before_anything_is_trained(
+    alone: tuple[Path, ProtocolResult], tiny_folder: Path, tmp_path: Path, words: list[str], expected: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(json.dumps(alone[1].to_dict()), encoding="utf-8")
+    words = [*words, "--jobs", "1", "--pipeline", "mfcc", "--dataset", "folder", "--data_dir", str(tiny_folder)]
+    assert train.main([*words, "--epochs", "1", "--log_dir", str(tmp_path), "--compare", str(earlier)]) == 1
+    assert expected in capsys.readouterr().err
+    assert not list(tmp_path.glob("*/*/fold.json"))

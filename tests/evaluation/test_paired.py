@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 from scipy import stats
 
 from ml_training.errors import DataError
-from ml_training.evaluation.paired import compared, corrected_t, mcnemar
+from ml_training.evaluation.paired import compared, corrected_t, mcnemar, to_dicts
+from ml_training.evaluation.records import load_result, save_result
 from ml_training.results import Count, ModelScore, ProtocolResult
+from ml_training.utils.evaluation_tables import comparison
 
 
 @pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (3, 9), (9, 3), (20, 20), (0, 12), (900, 1100)])
@@ -85,3 +88,23 @@ def test_pipelines_of_two_names_are_compared_where_there_is_no_other() -> None:
 def test_what_cannot_be_paired(other: ProtocolResult, expected: str) -> None:
     with pytest.raises(DataError, match=expected):
         compared(result(FIRST), other)
+
+
+@pytest.mark.parametrize(
+    ("this", "other", "expected"),
+    [
+        ({"1/2": {0}}, {"1/2": {1, 2}}, "+10.00 points (one fold has no interval)|-"),
+        ({"1/2": {0}, "2/2": {1}}, {"1/2": {1, 2}, "2/2": {3, 4}}, "+10.00 points (+10.00 to +10.00)|p = 0.0e+00"),
+    ],
+)
+def test_a_comparison_without_spread_is_told_from_its_file_too(
+    tmp_path: Path, this: dict[str, set[int]], other: dict[str, set[int]], expected: str
+) -> None:
+    """JSON knows neither NaN nor infinity."""
+    made = result(this)
+    pairs = to_dicts(compared(made, result(other)))
+    against = {"with": "cv.json", "created": "then", "pairs": pairs}
+    made = dataclasses.replace(made, details={**(made.details or {}), "compared": against})
+    for told in (made, load_result(save_result(made, tmp_path))):
+        (table,) = comparison(told)
+        assert "|".join(table.rows[0][1:3]) == expected

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from ml_training.training.rounds import SharedMemory, can_share_memory
+
 pytest.importorskip("torch.distributed.run")
 pytestmark = pytest.mark.skipif(os.name == "nt" or not torch.distributed.is_available(), reason="torch without gloo")
 
@@ -132,3 +134,19 @@ def test_where_one_is_short_of_memory_all_take_the_step_in_parts(tmp_path: Path)
         "epoch 1, step 4: not enough memory for 5 clips at once, goi",
     ]
     assert told["history"][-1]["train_loss"] < told["history"][0]["train_loss"]
+
+
+@pytest.mark.skipif(not can_share_memory(), reason="sums go over sockets there")
+def test_memory_that_cannot_be_shared_leaves_no_file_and_all_know() -> None:
+    limited = (
+        "import os, resource; from ml_training.training.rounds import SharedMemory\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); said = []\n"
+        "try: SharedMemory(0, 2, 10**6, lambda name: said.append(name) or name)\n"
+        "except OSError as error: print(error, said, os.getpid())"
+    )
+    before = set(Path("/dev/shm").glob("digits_*"))
+    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, cwd=HERE.parents[1])
+    assert done.stdout.startswith("no room for 4000256 bytes of shared memory ['']"), done.stderr
+    assert set(Path("/dev/shm").glob("digits_*")) <= before
+    with pytest.raises(OSError, match="no room"):  # what the others make of it
+        SharedMemory(1, 2, 10**6, lambda name: "")

@@ -168,6 +168,10 @@ def test_two_objectives_have_a_front(tiny_folder: Path, tmp_path: Path) -> None:
     assert outcome.front
     assert all(TrainConfig(**load_config(path)).width in (0.5, 2.0) for path in outcome.front)
     assert "Pareto front" in outcome.report.read_text(encoding="utf-8")
+    old = tmp_path / "pareto_99.json"  # of a trial that was on the front until a later one was better
+    old.write_text("{}", encoding="utf-8")
+    again = search(tiny_folder, tmp_path, space=space, sampler="grid", objectives=("validation", "size"))
+    assert set(tmp_path.glob("pareto_*.json")) == set(again.front)
 
 
 def test_a_trial_that_cannot_be_trained_is_told_and_the_others_go_on(tiny_folder: Path, tmp_path: Path) -> None:
@@ -222,6 +226,24 @@ def test_a_database_that_is_not_there_is_one_line(tiny_folder: Path, tmp_path: P
 def test_seeds_follow_from_words() -> None:
     assert seed_of(0, 1, "a") == seed_of(0, 1, "a")
     assert len({seed_of(s, n, w) for s in range(5) for n in range(5) for w in ("", "a", "b")}) == 75
+
+
+@pytest.mark.parametrize("line", ["garbage{", '{"op_code": 99}', "[]"])
+def test_a_journal_that_is_damaged_is_named(line: str, tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").write_text(line + "\n" * 2, encoding="utf-8")
+    with pytest.raises(TrainingError, match=r"journal\.jsonl is damaged .*another --output"):
+        search(tiny_folder, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [(["--ray_address", "here:1"], "belongs to --engine ray"), (["--mlflow"], "leave --mlflow out")],
+)
+def test_flags_that_would_do_nothing(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        door.main([*SETTINGS, *words])
+    assert left.value.code == 2
+    assert expected in capsys.readouterr().err
 
 
 def test_the_door(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,15 @@ def test_of_many_speakers_those_with_most_errors_are_shown() -> None:
     assert "the 15 of 30 with most errors" in speakers.title
 
 
+def test_a_name_of_several_lines_takes_one() -> None:
+    table = tables.Table("By speaker", ("speaker", "right"), (("ann\nbea\x1b[2J", "1"), ("مى\u200cروم|", "2")))
+    head, first, second = table.text().splitlines()[1:]
+    assert first == "  ann\\nbea\\x1b[2J  1"
+    assert second.startswith("  مى\u200cروم| ")
+    assert head.rindex("right") == first.rindex("1") == second.rindex("2")
+    assert table.markdown().splitlines()[4:] == ["| ann\\nbea\\x1b[2J | 1 |", "| مى\u200cروم\\| | 2 |"]
+
+
 def test_provenance_names_protocol_seeds_data_and_code() -> None:
     card = ModelCard("mfcc", "0", "m", "f" * 64, "FSDD", "h", "official", "1", "c" * 40, 1.0)
     line = tables.provenance(result(models=(card,), details={"noise_seed": 5}))

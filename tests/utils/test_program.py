@@ -41,6 +41,13 @@ def test_a_locked_folder_is_one_line() -> None:
     assert done.stderr == "error: models: Permission denied; change its rights or name another\n"
 
 
+def test_a_folder_that_is_only_to_be_read_is_one_line() -> None:
+    look = SAY.format("(_ for _ in ()).throw(OSError(30, 'Read-only file system', 'models'))")
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: models: Read-only file system; name another place\n"
+
+
 def test_signs_that_the_output_lacks_are_escaped() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", SAY.format(r"'\xe9\udcff'")], capture_output=True, env=environment)
