@@ -15,7 +15,9 @@ import numpy as np
 from ml_training.audio import Floats
 
 SMOOTHED = 3  # frames over which probabilities are averaged
-WAITS = 6  # frames after which a hill that still rises is reported all the same
+PASSED = 0.8  # of its height: a hill that is lower has passed its top
+WAITS = 3  # frames without a new top after which a hill is reported all the same
+LONGEST = 12  # frames after which it is, whatever it does
 FALLEN = 0.5  # of a threshold: below it a hill has ended, and the same digit may come again
 APART = 9  # frames between reports, at least
 END_BEFORE = 7.0  # frames from the end of a word to where the spotter says it loudest, on average
@@ -44,7 +46,7 @@ class WordEnds:
         self._recent: deque[Floats] = deque(maxlen=SMOOTHED)
         self._risen = np.zeros(10, dtype=bool)  # digits whose hill was reported and has not ended
         self._hill: tuple[int, float, int, float] | None = None  # digit, height, frame and duration where it is highest
-        self._since = 0  # frames since the hill reached the threshold
+        self._since = self._lower = 0  # frames since the hill reached the threshold, and since it was highest
         self._reported = -APART
 
     def frame(self, frame: int, probabilities: Floats, duration: float) -> Candidate | None:
@@ -57,13 +59,13 @@ class WordEnds:
         if self._hill is None:
             if self._risen[digit] or height < self.threshold or frame - self._reported < APART:
                 return None
-            self._hill, self._since = (digit, height, frame, duration), 0
+            self._hill, self._since, self._lower = (digit, height, frame, duration), 0, 0
             return None
-        self._since += 1
+        self._since, self._lower = self._since + 1, self._lower + 1
         if height > self._hill[1]:
-            self._hill = (digit, height, frame, duration)
-            if self._since < WAITS:
-                return None
+            self._hill, self._lower = (digit, height, frame, duration), 0
+        if height >= PASSED * self._hill[1] and self._lower < WAITS and self._since < LONGEST:
+            return None
         digit, height, highest, duration = self._hill
         self._hill = None
         self._risen |= smoothed >= FALLEN * self.threshold
