@@ -97,7 +97,7 @@ def main() -> int:
     parser.add_argument("--spotter", type=Path, default=None)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--spotted", type=float, default=0.15)
-    parser.add_argument("--voice", type=float, default=0.15)
+    parser.add_argument("--voice", type=float, default=0.1)
     arguments = parser.parse_args()
     corpora = Path(os.environ["DIGIT_CORPORA_DIR"])
     rng = np.random.default_rng(arguments.seed)
