@@ -58,7 +58,7 @@ def save_result(result: ProtocolResult, folder: Path, report: Report = lambda li
         changed = []
     if changed:
         report(
-            f"{path}: replaces a result of other {' and '.join(changed)}; another --output (of train: --log_dir) keeps both"
+            f"{path}: replaces a result of other {' and '.join(changed)}; --output or --log_dir elsewhere keeps both"
         )
     write_json(path, values)
     return path
