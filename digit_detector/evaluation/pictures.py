@@ -37,7 +37,7 @@ def det_curve(heard: Heard, chosen: float, titles: dict[str, str], path: Path) -
     axes.grid(True, which="both", alpha=0.25)
     axes.legend()
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=130, metadata={"Software": None})
+    figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
     write_atomically(path, content.getvalue())
 
 
