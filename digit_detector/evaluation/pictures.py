@@ -33,6 +33,9 @@ def det_curve(heard: Heard, chosen: float, titles: dict[str, str], path: Path) -
             textcoords="offset points",
         )
     axes.set(xscale="log", yscale="log", xlabel="false alarms an hour", ylabel="digits missed or mistaken, %")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
     axes.set_title(f"Detection error trade-off; dots: the threshold of {chosen:.2f}")
     axes.grid(True, which="both", alpha=0.25)
     axes.legend()
