@@ -91,7 +91,7 @@ class Evidence:
         return tuple(_logit(share) for share in (self.spotted, self.is_digit, self.classified))
 
 
-# A logistic regression on development streams (python benchmarks/evidence.py), for digits being 4.5 times as frequent as in it
+# A logistic regression on development streams (python benchmarks/evidence.py); digits count as 4.5 times as frequent.
 OFFSET = -0.9
 WEIGHTS = (1.3, 0.33, 0.25)
 _NEVER = 1e-4  # no probability counts as nearer to 0 or 1
