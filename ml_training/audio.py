@@ -61,7 +61,7 @@ def decode(source: Source, sample_rate: int | None = None) -> Floats:
             raise UndecodableAudioError(
                 "sample_rate was given with a file, which states its own rate: pass it with arrays of samples only"
             )
-        name, blocks = _name(source), _file_blocks(source)
+        name, blocks = _name(source), file_blocks(source)
     return _checked(_resample(blocks, name), name)
 
 
@@ -149,10 +149,11 @@ def _array_blocks(array: NDArray[Any], sample_rate: int | None) -> Iterator[tupl
         raise UndecodableAudioError(
             f"the array has shape {array.shape}: expected (samples,), (samples, channels) or (channels, samples)"
         )
-    yield rate, _to_float(array).reshape(len(array), -1)
+    yield rate, as_floats(array).reshape(len(array), -1)
 
 
-def _to_float(array: NDArray[Any]) -> Floats:
+def as_floats(array: NDArray[Any]) -> Floats:
+    """Floats as they are, integers of full scale as numbers in [-1, 1). Raises UndecodableAudioError for the rest."""
     if np.issubdtype(array.dtype, np.floating):
         with np.errstate(over="ignore"):
             return array.astype(np.float32)
@@ -166,8 +167,11 @@ def _to_float(array: NDArray[Any]) -> Floats:
 # --- files ---------------------------------------------------------------------------------------
 
 
-def _file_blocks(source: Any) -> Iterator[tuple[int, Floats]]:
-    """Blocks (frames, channels) with their rate, by soundfile or, for other containers, PyAV."""
+def file_blocks(source: Any) -> Iterator[tuple[int, Floats]]:
+    """Blocks (frames, channels) of a recording with their rate in Hz, by soundfile or, for other containers, PyAV.
+
+    It may be of any length. Raises an AudioError where it cannot be read, or no further.
+    """
     import soundfile
 
     name = _name(source)
@@ -262,7 +266,7 @@ def _av_blocks(stream: BinaryIO, name: str, head: bytes, reason: str) -> Iterato
                 samples = frame.to_ndarray()
                 if not frame.format.is_planar:
                     samples = samples.reshape(-1, frame.layout.nb_channels).T
-                yield frame.sample_rate, _to_float(samples.T)
+                yield frame.sample_rate, as_floats(samples.T)
     except (FFmpegError, ValueError, IndexError) as error:
         raise UndecodableAudioError(f"{name} is not audio that can be read: {reason}; {error}") from error
 

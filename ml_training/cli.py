@@ -16,6 +16,12 @@ from ml_training.errors import did_you_mean
 DOORS = {
     "train": ("ml_training.train", "train one pipeline or all three on recordings of spoken digits"),
     "predict": ("ml_training.inference", "say which digit is spoken in recordings"),
+    "listen": ("digit_detector.listen", "hear a microphone or a file and tell every digit as it is said"),
+    "train-spotter": ("ml_training.train_spotter", "train the network that hears digits in live sound"),
+    "tune-threshold": (
+        "digit_detector.tune_threshold",
+        "choose how sure the live detector must be, and draw the choice",
+    ),
     "tune": ("ml_training.tune", "search for better settings: grid, random, TPE; what is hopeless is given up early"),
     "evaluate": ("ml_training.evaluate", "score models by named protocols: other speakers, noise, calibration"),
     "export": ("ml_training.export", "turn checkpoints into files that answer: fp32, and int8 of a third of its size"),
@@ -47,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    rows = "\n".join(f"  {name:<10} {what}" for name, (_, what) in DOORS.items())
+    rows = "\n".join(f"  {name:<14} {what}" for name, (_, what) in DOORS.items())
     return f"usage: digits SUB-COMMAND ...\n\n{rows}\n\nMore: digits SUB-COMMAND --help, digits --version"
 
 

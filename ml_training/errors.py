@@ -99,6 +99,18 @@ class BatchError(DigitError):
     """A folder's answers that cannot be begun, written or gone on with."""
 
 
+class StreamError(DigitError):
+    """A live stream that is not there, is there already, or is fed more than can wait."""
+
+
+class MicrophoneError(DigitError):
+    """A microphone that is not there, may not be used, or gives no sound."""
+
+
+class ServiceError(DigitError):
+    """A service on the network that does not answer, refuses, or answers what cannot be read."""
+
+
 class ClusterError(DigitError):
     """A cluster that does not answer, or work that it gave up."""
 

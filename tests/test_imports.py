@@ -14,8 +14,8 @@ HEAVY = {
     "torch", "librosa", "matplotlib", "scipy", "sklearn", "rich", "pooch", "onnx", "onnxscript", "jinja2", "optuna",
 }  # fmt: skip
 DOORS = {
-    "train", "inference", "demo", "evaluate", "export", "inspect_model", "versions", "cache", "tune", "benchmark",
-    "cli",
+    "train", "train_spotter", "inference", "demo", "evaluate", "export", "inspect_model", "versions", "cache", "tune",
+    "benchmark", "cli",
 }  # fmt: skip
 BASE = {"audio", "config", "errors", "results"}
 # room -> rooms it may import from; doors may import everything but other doors
@@ -33,11 +33,25 @@ RULES = {
     "batch": BASE | {"batch", "utils"},
     # inference is a door and a library: what was exported is timed by the very code that answers
     "training": BASE | {"data", "pipelines", "utils", "deploy", "evaluation", "training", "inference", ""},
+    "spotting": BASE | {"data", "pipelines", "utils", "deploy", "training", "spotting", ""},
     "tuning": BASE | {"data", "pipelines", "utils", "deploy", "evaluation", "training", "tuning", "inference", ""},
     "scale": BASE | {"data", "pipelines", "utils", "training", "tuning", "batch", "scale", "inference", "train", ""},
     # a protocol may train, and asks the code that answers; what training takes of it (calibration) needs neither
     "evaluation": BASE | {"data", "pipelines", "utils", "deploy", "evaluation", "training", "inference", ""},
 }
+
+
+LIVE = ROOT / "digit_detector"
+LIVE_DOORS = {"listen", "tune_threshold"}
+# rooms of the live detector -> those it may import from; of ml_training only what answering needs itself
+LIVE_RULES = {
+    "": {"streaming"},
+    "streaming": {"streaming"},
+    "processors": {"processors"},
+    "evaluation": {"streaming", "evaluation"},
+    "listening": {"streaming", "listening"},
+}
+ANSWERING = BASE | {"flags", "inference", "deploy", "utils", ""}
 
 
 def module_name(path: Path) -> str:
@@ -87,8 +101,27 @@ def test_rooms_import_downwards_only(module):
         assert rooms <= RULES[room(module)]
 
 
+LIVE_MODULES = {module_name(path): path for path in sorted(LIVE.rglob("*.py"))}
+
+
+@pytest.mark.parametrize("module", LIVE_MODULES)
+def test_the_live_detector_stands_on_what_answers_alone(module):
+    names = imported(LIVE_MODULES[module])
+    rooms = {
+        name.removeprefix("digit_detector").removeprefix(".").split(".")[0]
+        for name in names
+        if name.startswith("digit_")
+    }
+    own = module.removeprefix("digit_detector").removeprefix(".").split(".")[0]
+    if own not in LIVE_DOORS:
+        assert rooms <= LIVE_RULES[own]
+    assert not rooms & LIVE_DOORS - {own}
+    assert {room(name) for name in names if name.split(".")[0] == "ml_training"} <= ANSWERING
+
+
 def test_no_module_needs_itself():
-    needs = {name: imported(path, deferred=False) & MODULES.keys() - {name} for name, path in MODULES.items()}
+    every = MODULES | LIVE_MODULES
+    needs = {name: imported(path, deferred=False) & every.keys() - {name} for name, path in every.items()}
     while free := [name for name, wanted in needs.items() if not wanted & needs.keys()]:
         for name in free:
             del needs[name]
@@ -96,13 +129,15 @@ def test_no_module_needs_itself():
 
 
 def test_answering_imports_nothing_heavy_at_any_depth():
-    waiting, seen = ["ml_training.inference", "ml_training.inspect_model", "ml_training.cli"], set()
+    every = MODULES | LIVE_MODULES
+    light = [name for name in LIVE_MODULES if name != "digit_detector.evaluation.pictures"]
+    waiting, seen = ["ml_training.inference", "ml_training.inspect_model", "ml_training.cli", *light], set()
     while waiting:
         module = waiting.pop()
         seen.add(module)
-        names = imported(MODULES[module], deferred=False)
+        names = imported(every[module], deferred=False)
         assert not {name.split(".")[0] for name in names} & HEAVY, module
-        waiting += [name for name in names if name in MODULES and name not in seen]
+        waiting += [name for name in names if name in every and name not in seen]
     assert "ml_training.audio" in seen
 
 

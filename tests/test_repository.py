@@ -15,6 +15,7 @@ import pytest
 from ml_training.audio import AUDIO_SUFFIXES
 from ml_training.config import FILE_PRECISIONS, PIPELINES
 from ml_training.deploy.metadata import onnx_name
+from ml_training.deploy.spotter_file import FILE
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -102,6 +103,7 @@ def test_pictures_are_there_and_light():
 
 def test_no_recordings_and_no_trained_models_lie_in_the_repository_but_those_that_ship():
     shipped = [ROOT / "ml_training" / "pretrained" / onnx_name(p, kind) for p in PIPELINES for kind in FILE_PRECISIONS]
+    shipped.append(ROOT / "ml_training" / "pretrained" / FILE)
     for path in tracked():
         if path in shipped:
             assert path.stat().st_size < 1_000_000, path

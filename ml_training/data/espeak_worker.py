@@ -1,8 +1,8 @@
 """Speaks with espeak-ng, in a process of its own: python espeak_worker.py LIBRARY DATA SEED.
 
-Standard input is a JSON list of [voice, text, rate, pitch, range]; standard output is, for each of
-them, the number of samples (4 bytes, little-endian) and the samples (16 bit, 22,050 Hz). espeak-ng
-keeps its state in global variables that outlast its termination, so only a fresh process speaks
+Standard input is a JSON list of [voice, text, rate, pitch, range]; standard output is, for each of them, the number
+of samples (4 bytes, little-endian), the samples (16 bit, 22,050 Hz), the number of words and where each begins.
+espeak-ng keeps its state in global variables that outlast its termination, so only a fresh process speaks
 the same words the same way twice. Nothing but the standard library is imported, so it starts fast.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import json
 import sys
+from typing import Any
 
 SAMPLE_RATE = 22050  # Hz, of every espeak-ng voice
 
@@ -21,7 +22,21 @@ _NO_CLIPPING = 50  # of 100, the usual volume, at which the loudest voices are c
 _CHARACTERS = 1  # POS_CHARACTER
 _UTF8 = 1  # espeakCHARS_UTF8
 
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+_WORD = 1  # espeakEVENT_WORD
+_NO_MORE = 0  # espeakEVENT_LIST_TERMINATED
+
+
+class _Event(ctypes.Structure):
+    """espeak_EVENT, of which only the kind and the sample count here."""
+
+    _fields_ = (
+        ("kind", ctypes.c_int), ("identifier", ctypes.c_uint), ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int), ("audio_position", ctypes.c_int), ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p), ("name", ctypes.c_char * 8),
+    )  # fmt: skip
+
+
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Event))
 
 
 class Espeak:
@@ -29,6 +44,7 @@ class Espeak:
 
     def __init__(self, library: str, data: str, seed: int) -> None:
         self._heard = bytearray()
+        self._words: list[int] = []
         self._callback = _Callback(self._hear)  # kept: ctypes does not
         self._lib = ctypes.CDLL(library)
         self._lib.espeak_Synth.argtypes = [
@@ -41,14 +57,23 @@ class Espeak:
         self._lib.espeak_ng_SetRandSeed(ctypes.c_long(seed))
         self._lib.espeak_SetSynthCallback(self._callback)
 
-    def _hear(self, samples: int | None, count: int, _events: int | None) -> int:
+    def _hear(self, samples: int | None, count: int, events: Any) -> int:
         if samples and count > 0:
             self._heard += ctypes.string_at(samples, 2 * count)
+        at = 0
+        while events and events[at].kind != _NO_MORE:
+            if events[at].kind == _WORD:
+                self._words.append(events[at].sample)
+            at += 1
         return 0
 
-    def say(self, voice: str, text: str, rate: int, pitch: int, pitch_range: int) -> bytes:
-        """16-bit samples at 22,050 Hz. `rate` is in words a minute, the others go from 0 to 100."""
+    def say(self, voice: str, text: str, rate: int, pitch: int, pitch_range: int) -> tuple[bytes, list[int]]:
+        """16-bit samples at 22,050 Hz, and at which of them words begin.
+
+        `rate` is in words a minute, the others go from 0 to 100.
+        """
         self._heard.clear()
+        self._words.clear()
         if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
             raise RuntimeError(f"espeak-ng has no voice {voice!r}")
         for parameter, value in ((_RATE, rate), (_VOLUME, _NO_CLIPPING), (_PITCH, pitch), (_RANGE, pitch_range)):
@@ -56,14 +81,15 @@ class Espeak:
         words = text.encode()
         if self._lib.espeak_Synth(words, len(words) + 1, 0, _CHARACTERS, 0, _UTF8, None, None) != 0:
             raise RuntimeError(f"espeak-ng could not say {text!r} as {voice!r}")
-        return bytes(self._heard)
+        return bytes(self._heard), list(self._words)
 
 
 def main(library: str, data: str, seed: str) -> int:
     espeak = Espeak(library, data, int(seed))
     for voice, text, rate, pitch, pitch_range in json.load(sys.stdin):
-        samples = espeak.say(voice, text, rate, pitch, pitch_range)
-        sys.stdout.buffer.write((len(samples) // 2).to_bytes(4, "little") + samples)
+        samples, words = espeak.say(voice, text, rate, pitch, pitch_range)
+        numbers = b"".join(number.to_bytes(4, "little") for number in (len(words), *words))
+        sys.stdout.buffer.write((len(samples) // 2).to_bytes(4, "little") + samples + numbers)
     return 0
 
 

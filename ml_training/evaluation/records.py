@@ -57,7 +57,9 @@ def save_result(result: ProtocolResult, folder: Path, report: Report = lambda li
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none there, or of an older version
         changed = []
     if changed:
-        report(f"{path}: replaces a result of other {' and '.join(changed)}; another --output keeps both")
+        report(
+            f"{path}: replaces a result of other {' and '.join(changed)}; --output or --log_dir elsewhere keeps both"
+        )
     write_json(path, values)
     return path
 

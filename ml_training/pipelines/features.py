@@ -101,12 +101,14 @@ class PowerSpectrogram(nn.Module):
         self.register_buffer("sines", (hann * torch.sin(angle))[1:].float(), persistent=False)  # (127, K)
 
     def forward(self, waveforms: Tensor) -> Tensor:
+        return self.of_frames(in_frames(waveforms)).transpose(1, 2)
+
+    def of_frames(self, frames: Tensor) -> Tensor:
+        """(B, F, WINDOW) -> (B, F, K)."""
         half = WINDOW // 2
-        frames = in_frames(waveforms)
         later, earlier = frames[:, :, half + 1 :], frames[:, :, 1:half].flip(2)
         even = torch.cat([frames[:, :, half : half + 1], later + earlier], dim=2)  # (B, F, 128)
-        power = torch.matmul(even, self.cosines).square() + torch.matmul(later - earlier, self.sines).square()
-        return power.transpose(1, 2)
+        return torch.matmul(even, self.cosines).square() + torch.matmul(later - earlier, self.sines).square()
 
 
 def in_frames(waveforms: Tensor) -> Tensor:

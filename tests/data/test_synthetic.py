@@ -86,7 +86,7 @@ def test_voices_truly_differ():
     spoken = synthetic._speak(
         [synthetic._Request(voice, "seven", 170, 50, 50) for voice in voices for _ in range(2)], seed=0
     )
-    timbres = np.stack([_timbre(samples) for samples in spoken]).reshape(len(voices), 2, -1)
+    timbres = np.stack([_timbre(samples) for samples, _ in spoken]).reshape(len(voices), 2, -1)
     apart = np.sqrt(np.square(timbres[:, None, 0] - timbres[None, :, 0]).mean(axis=-1))
     np.fill_diagonal(apart, np.inf)
     within = np.sqrt(np.square(timbres[:, 0] - timbres[:, 1]).mean(axis=-1))

@@ -10,7 +10,8 @@ import soundfile
 
 from ml_training.audio import SAMPLE_RATE
 from ml_training.config import LABELS, PIPELINES
-from ml_training.evaluation.contenders import NOTHING, SOUNDS_LIKE, Contender, Eager, Ours, Place, contenders, said
+from ml_training.evaluation.contenders import Contender, Eager, Ours, Place, contenders
+from ml_training.utils.recognisers import NOTHING, SOUNDS_LIKE, said
 
 # --- transcriptions ------------------------------------------------------------------------------
 

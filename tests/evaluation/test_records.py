@@ -46,8 +46,10 @@ def test_a_result_that_replaces_an_answer_to_something_else_says_so(tmp_path: Pa
     for found in (result(), result(), dataclasses.replace(result(), data_hash="other"), long, long, short):
         records.save_result(found, tmp_path, said.append)
     assert said == [
-        f"{tmp_path / 'official_fsdd_v1.json'}: replaces a result of other recordings; another --output keeps both",
-        f"{tmp_path / 'loso_fsdd_v1.json'}: replaces a result of other settings; another --output keeps both",
+        f"{tmp_path / 'official_fsdd_v1.json'}: replaces a result of other recordings; "
+        "--output or --log_dir elsewhere keeps both",
+        f"{tmp_path / 'loso_fsdd_v1.json'}: replaces a result of other settings; "
+        "--output or --log_dir elsewhere keeps both",
     ]
 
 

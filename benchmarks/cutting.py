@@ -1,0 +1,123 @@
+"""Cutting a stream where nobody speaks and classifying the pieces, beside the spotter, on the same streams.
+
+    python benchmarks/cutting.py [--digits FOLDER] [--seed 0]
+
+A piece is where Silero's voice activity stays above a threshold; pieces longer than a word are cut where they are
+quietest. Each piece goes to the classifier whole. Streams are made of recordings ($DIGIT_CORPORA_DIR/iitg_digits unless
+told) over noise/train; the threshold of each way gives 60 false alarms an hour on speech/tune.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from digit_detector.evaluation.curves import Heard, choose, listen
+from digit_detector.evaluation.streams import connected, load_sounds, load_words, noise_track, sentences, with_pauses
+from digit_detector.streaming.engine import Detection, Engine
+from digit_detector.streaming.models import voice_activity
+from digit_detector.tune_threshold import SPEECH, strings_of
+from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, Floats, fit
+
+_BLOCK = 256
+_LONGEST = 0.75  # seconds of a piece that may be one word
+_SHORTEST = 0.12
+_VOICE = 0.3
+_AROUND = 0.08  # seconds before and after a piece that belong to it
+_ALARMS = 60.0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Samples of a stream."""
+
+    begin: int
+    end: int
+
+
+def pieces_of(samples: Floats) -> list[Piece]:
+    """Where anything is said, in pieces of a word's length."""
+    voice = voice_activity()
+    state = np.zeros((1, voice.SIZE), dtype=np.float32)
+    speaking: list[bool] = []
+    for i in range(len(samples) // _BLOCK):
+        said, state = voice(samples[None, i * _BLOCK : (i + 1) * _BLOCK], state)
+        speaking.append(bool(said[0] >= (_VOICE / 2 if speaking and speaking[-1] else _VOICE)))
+    edges = np.flatnonzero(np.diff([False, *speaking, False]))
+    found = []
+    around = int(_AROUND * SAMPLE_RATE)
+    for first, last in edges.reshape(-1, 2) * _BLOCK:
+        found += _split(samples, max(0, int(first) - around), min(len(samples), int(last) + around))
+    return [piece for piece in found if piece.end - piece.begin >= _SHORTEST * SAMPLE_RATE]
+
+
+def _split(samples: Floats, begin: int, end: int) -> list[Piece]:
+    """A piece, or the pieces that it falls into where it is quietest."""
+    if end - begin <= _LONGEST * SAMPLE_RATE:
+        return [Piece(begin, end)]
+    hop = SAMPLE_RATE // 100
+    power = np.square(samples[begin:end]).reshape(-1)[: (end - begin) // hop * hop].reshape(-1, hop).mean(axis=1)
+    smooth = np.convolve(power, np.hanning(7) / np.hanning(7).sum(), mode="same")
+    inner = slice(int(0.15 * SAMPLE_RATE / hop), len(smooth) - int(0.15 * SAMPLE_RATE / hop))
+    place = begin + (inner.start + int(np.argmin(smooth[inner]))) * hop
+    return _split(samples, begin, place) + _split(samples, place, end)
+
+
+def cut_and_classified(engine: Engine, samples: Floats) -> list[Detection]:
+    """What the classifier makes of each piece; its confidence is the digit score times the probability."""
+    pieces = pieces_of(samples)
+    if not pieces:
+        return []
+    clips = np.stack([fit(samples[piece.begin : piece.end][:NUM_SAMPLES]) for piece in pieces])
+    probabilities, scores = engine.classifiers[0].hear(clips)
+    return [
+        Detection(
+            int(p.argmax()), float(p.max() * score), piece.begin / SAMPLE_RATE, piece.end / SAMPLE_RATE - _AROUND, 0.0
+        )
+        for piece, p, score in zip(pieces, probabilities, scores, strict=True)
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    corpora = Path(os.environ.get("DIGIT_CORPORA_DIR", ""))
+    parser.add_argument("--digits", type=Path, default=corpora / "iitg_digits")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--models", default="pretrained", help="folder of the classifier")
+    parser.add_argument("--spotter", type=Path, default=None)
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(arguments.seed)
+    words, noises = load_words(arguments.digits), load_sounds(corpora / "noise" / "train")
+    chosen = [words[i] for i in rng.permutation(len(words))[:300]]
+    streams = {
+        "pauses, 20 dB": with_pauses(chosen, noise_track(noises, 60.0, rng), 20.0, rng),
+        "pauses, 10 dB": with_pauses(chosen, noise_track(noises, 60.0, rng), 10.0, rng),
+        "connected, 20 dB": connected(strings_of(words, 60, rng), noise_track(noises, 60.0, rng), 20.0, rng),
+    }
+    speech = sentences(load_sounds(corpora / "speech" / "tune"), rng)
+    engine = Engine(arguments.models, spotter_file=arguments.spotter)
+    hours = len(speech) / SAMPLE_RATE / 3600
+    spotted = listen(engine, list(streams.values()), {SPEECH: speech})
+    cut = Heard(
+        tuple((stream, cut_and_classified(engine, stream.samples)) for stream in streams.values()),
+        {SPEECH: (cut_and_classified(engine, speech), hours)},
+    )
+    print(f"| at {_ALARMS:g} false alarms an hour of sentences | cut and classified | spotted and confirmed |")
+    print("|---|---:|---:|")
+    thresholds = [choose(heard, {SPEECH: _ALARMS}) for heard in (cut, spotted)]
+    for place, name in enumerate(streams):
+        shares = [
+            Heard((heard.said[place],), {}).score(t).accuracy
+            for heard, t in zip((cut, spotted), thresholds, strict=True)
+        ]
+        print(f"| {name} | {' | '.join(f'{100 * share:.1f}' for share in shares)} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Streams of known content: recorded words strung together over recorded noise.
+
+Everything random comes from a numpy generator that the caller seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_training.audio import AUDIO_SUFFIXES, SAMPLE_RATE, Floats, decode, trimmed
+from ml_training.errors import DataError
+
+TRIM_DB = -30.0  # what lies lower at the ends of a clip is cut off
+EDGE_DB = -25.0  # a word lasts from its first to its last frame within so much of its loudest
+WORD_DBFS = -26.0  # rms of every word of a stream
+CROSSFADE = 0.02  # seconds in which words without a pause between them run into each other
+_FRAME = SAMPLE_RATE // 100
+
+
+@dataclass(frozen=True, eq=False)
+class Word:
+    """One recording of a digit."""
+
+    samples: Floats  # (T,) at 8 kHz, trimmed
+    digit: int
+    speaker: str
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A digit as it lies in a stream; seconds."""
+
+    digit: int
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Sound, and what is said in it."""
+
+    samples: Floats  # (T,) at 8 kHz
+    digits: tuple[Spoken, ...]
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / SAMPLE_RATE
+
+
+def load_words(folder: Path) -> list[Word]:
+    """Every recording {digit}_{speaker}_{index} of a folder, in the order of their names. Raises DataError."""
+    words = []
+    for path in audio_files(folder):
+        digit, _, rest = path.stem.partition("_")
+        if not (digit.isdigit() and len(digit) == 1 and rest):
+            raise DataError(f"{path}: expected a name like 7_anna_0.wav, whose first part is the digit that is said")
+        words.append(Word(trimmed(decode(path), TRIM_DB), int(digit), rest.rpartition("_")[0] or rest))
+    return words
+
+
+def load_sounds(folder: Path) -> list[Floats]:
+    """Every recording of a folder, (T,) at 8 kHz, in the order of their names. Raises DataError."""
+    return [decode(path) for path in audio_files(folder)]
+
+
+def audio_files(folder: Path) -> list[Path]:
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith("."))
+    if not found:
+        raise DataError(f"{folder} holds no recordings: expected a folder with some")
+    return found
+
+
+def edges(samples: Floats) -> tuple[int, int]:
+    """The samples between which frames of 10 ms are within EDGE_DB of the loudest."""
+    count = max(1, len(samples) // _FRAME)
+    power = np.square(samples[: count * _FRAME], dtype=np.float64).reshape(count, -1).mean(axis=1)
+    loud = np.flatnonzero(power >= power.max() * 10 ** (EDGE_DB / 10))
+    return int(loud[0]) * _FRAME, int(loud[-1] + 1) * _FRAME
+
+
+def with_pauses(
+    words: Sequence[Word],
+    noise: Floats,
+    snr_db: float,
+    rng: np.random.Generator,
+    pauses: tuple[float, float] = (0.15, 2.0),
+) -> Stream:
+    """Words one after the other with pauses between, all at one level, over noise so many dB below them."""
+    gaps = rng.uniform(*pauses, len(words) + 1)
+    return _strung([[word] for word in words], gaps, noise, snr_db)
+
+
+def connected(strings: Sequence[Sequence[Word]], noise: Floats, snr_db: float, rng: np.random.Generator) -> Stream:
+    """Strings of words without any pause within, and a second or so between them."""
+    return _strung(strings, rng.uniform(0.8, 2.0, len(strings) + 1), noise, snr_db)
+
+
+def _strung(strings: Sequence[Sequence[Word]], gaps: NDArray[np.float64], noise: Floats, snr_db: float) -> Stream:
+    """Strings with so many seconds of nothing before, between and after them."""
+    fade = int(CROSSFADE * SAMPLE_RATE)
+    slope = np.linspace(0.0, 1.0, fade, dtype=np.float32)
+    level = 10 ** (WORD_DBFS / 20)
+    total = int(sum(gaps) * SAMPLE_RATE) + sum(len(word.samples) for string in strings for word in string) + len(gaps)
+    samples = np.zeros(total, dtype=np.float32)
+    digits = []
+    at = int(gaps[0] * SAMPLE_RATE)
+    for string, gap in zip(strings, gaps[1:], strict=True):
+        for place, word in enumerate(string):
+            sound = word.samples * np.float32(level / np.sqrt(np.square(word.samples, dtype=np.float64).mean()))
+            first, last = edges(word.samples)
+            if place:
+                at -= fade
+                sound[:fade] *= slope
+            if place + 1 < len(string):
+                sound[len(sound) - fade :] *= slope[::-1]
+            samples[at : at + len(sound)] += sound
+            digits.append(Spoken(word.digit, (at + first) / SAMPLE_RATE, (at + last) / SAMPLE_RATE))
+            at += len(sound)
+        at += int(gap * SAMPLE_RATE)
+    samples = samples[:at]
+    loud = level * 10 ** (-snr_db / 20)
+    return Stream(samples + np.resize(noise, len(samples)) * np.float32(loud), tuple(digits))
+
+
+def noise_track(sounds: Sequence[Floats], seconds: float, rng: np.random.Generator) -> Floats:
+    """(T,) random recordings one after the other, each of power one, crossfaded over a tenth of a second."""
+    fade = SAMPLE_RATE // 10
+    slope = np.linspace(0.0, 1.0, fade, dtype=np.float32)
+    size = int(seconds * SAMPLE_RATE)
+    track = np.zeros(size + fade, dtype=np.float32)
+    at = 0
+    while at < size:
+        sound = sounds[int(rng.integers(len(sounds)))]
+        sound = np.resize(sound, max(len(sound), 3 * fade))
+        sound = (sound - sound.mean()) / np.float32(max(float(sound.std()), 1e-6))
+        sound[:fade] *= slope
+        sound[-fade:] *= slope[::-1]
+        part = sound[: len(track) - at]
+        track[at : at + len(part)] += part
+        at += len(sound) - fade
+    return track[:size]
+
+
+def remixed_noise(sounds: Sequence[Floats], seconds: float, rng: np.random.Generator) -> Floats:
+    """(T,) two tracks of noise at a time, whose levels change with every piece between -45 and -10 dBFS."""
+    size = int(seconds * SAMPLE_RATE)
+    mixed = np.zeros(size, dtype=np.float32)
+    at = 0
+    while at < size:
+        length = int(rng.uniform(3.0, 10.0) * SAMPLE_RATE)
+        one, two = (noise_track(sounds, length / SAMPLE_RATE, rng) for _ in range(2))
+        piece = one + two * np.float32(10 ** (rng.uniform(-20, 0) / 20))
+        level = 10 ** (rng.uniform(-45.0, -10.0) / 20)
+        piece = piece * np.float32(level / max(float(np.sqrt(np.square(piece).mean())), 1e-9))
+        mixed[at : at + len(piece)] = piece[: size - at]
+        at += len(piece)
+    return np.clip(mixed, -1.0, 1.0)
+
+
+def sentences(sounds: Sequence[Floats], rng: np.random.Generator) -> Floats:
+    """(T,) sentences one after the other, half a second to two apart, each at a level of its own over faint noise."""
+    parts = [np.zeros(SAMPLE_RATE // 2, dtype=np.float32)]
+    for sound in sounds:
+        level = 10 ** (rng.uniform(-32.0, -20.0) / 20)
+        parts.append(sound * np.float32(level / max(float(sound.std()), 1e-6)))
+        parts.append(np.zeros(int(rng.uniform(0.5, 2.0) * SAMPLE_RATE), dtype=np.float32))
+    joined = np.concatenate(parts)
+    return joined + rng.normal(0.0, 1e-3, len(joined)).astype(np.float32)

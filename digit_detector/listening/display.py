@@ -1,0 +1,84 @@
+"""What a person sees while the machine listens: level, voice activity, the last digits; and a line for each digit."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import deque
+from typing import TextIO
+
+from digit_detector.streaming.engine import Detection
+from ml_training.utils.live_line import LiveLine
+
+_EVERY = 0.08  # seconds between two looks of the live line
+_QUIETEST_DB = -70.0
+_PARTS = " ▏▎▍▌▋▊▉█"
+_PLAIN = " ##"
+_LAST = 24  # digits that the live line remembers
+
+
+class Display:
+    """A live line on standard error, where that is a terminal, and on standard output a line for each digit."""
+
+    def __init__(self, as_json: bool, out: TextIO | None = None, live: TextIO | None = None) -> None:
+        self._json = as_json
+        self._out = out or sys.stdout
+        self._line = LiveLine(live or sys.stderr)
+        self._said: deque[str] = deque(maxlen=_LAST)
+        self._due = 0.0
+        encoding = getattr(live or sys.stderr, "encoding", None) or "ascii"
+        self._signs = _PARTS if _can(encoding, _PARTS) else _PLAIN
+
+    def level(self, level_db: float, voice: float, seconds: float) -> None:
+        """Show how loud it is, how probable speech is, and how much was heard."""
+        now = time.monotonic()
+        if not self._line.live or now < self._due:
+            return
+        self._due = now + _EVERY
+        loud = bar((level_db - _QUIETEST_DB) / -_QUIETEST_DB, 16, self._signs)
+        clock = f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+        self._line.show(f"{clock}  level |{loud}|  voice |{bar(voice, 8, self._signs)}|  {' '.join(self._said)}")
+
+    def tell(self, detection: Detection) -> None:
+        """Say which digit was said."""
+        self._said.append(str(detection.digit))
+        self._line.clear()
+        self._due = 0.0
+        if self._json:
+            row = {
+                "digit": detection.digit, "confidence": round(detection.confidence, 4),
+                "start": round(detection.start, 3), "end": round(detection.end, 3), "delay": round(detection.delay, 3),
+            }  # fmt: skip
+            line = json.dumps(row)
+        else:
+            line = (
+                f"{detection.digit}   {100 * detection.confidence:3.0f} %   {detection.start:.2f}-{detection.end:.2f} s"
+                f"   known after {1e3 * detection.delay:.0f} ms"
+            )
+        print(line, file=self._out, flush=True)
+
+    def note(self, line: str) -> None:
+        """A line for people, which stays."""
+        self._line.clear()
+        print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._line.clear()
+
+
+def bar(share: float, width: int, signs: str = _PARTS) -> str:
+    """A bar of so many signs, of which a share from 0 to 1 is filled."""
+    steps = len(signs) - 1
+    filled = round(min(1.0, max(0.0, share)) * width * steps)
+    whole, part = divmod(filled, steps)
+    return (signs[-1] * whole + (signs[part] if part else "")).ljust(width)
+
+
+def _can(encoding: str, signs: str) -> bool:
+    try:
+        signs.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True

@@ -1,0 +1,104 @@
+"""Where live sound comes from: a microphone, or a file as fast as it can be read or as fast as it was spoken."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ml_training.audio import Floats, file_blocks
+from ml_training.errors import MicrophoneError, MissingExtraError
+
+PIECE_SECONDS = 0.032  # of sound that comes at a time
+_PATIENCE = 5.0  # seconds without any sound after which a microphone is taken for gone
+_LATE = 200  # pieces that may wait; what comes beyond is lost, and said to be
+
+
+def from_file(path: str, realtime: bool) -> Iterator[tuple[int, Floats]]:
+    """Pieces (frames, channels) of a recording with their rate. Raises an AudioError where it cannot be read."""
+    started, played = time.monotonic(), 0.0
+    for rate, block in file_blocks(path):
+        size = max(1, int(PIECE_SECONDS * rate)) if realtime else len(block)
+        for first in range(0, len(block), size):
+            piece = block[first : first + size]
+            if realtime:
+                played += len(piece) / rate
+                time.sleep(max(0.0, started + played - time.monotonic()))
+            yield rate, piece
+
+
+class Microphone:
+    """Pieces of what a microphone hears, at the rate that it has. A context manager and an iterator, without end."""
+
+    def __init__(self, device: int | str | None = None) -> None:
+        """Raises MissingExtraError without the [mic] extra, MicrophoneError where there is no microphone."""
+        self._sound = _sounddevice()
+        self._pieces: queue.Queue[Floats] = queue.Queue(maxsize=_LATE)
+        self.lost = 0  # pieces that came while too many waited
+        try:
+            found = self._sound.query_devices(device, "input")
+            self.name, self.rate = str(found["name"]), int(found["default_samplerate"])
+            self._stream = self._sound.InputStream(
+                device=device, channels=1, samplerate=self.rate, blocksize=int(PIECE_SECONDS * self.rate),
+                dtype="float32", callback=self._heard,
+            )  # fmt: skip
+        except (self._sound.PortAudioError, ValueError) as error:
+            raise MicrophoneError(_advice(error, device)) from error
+
+    def __enter__(self) -> Microphone:
+        try:
+            self._stream.start()
+        except self._sound.PortAudioError as error:
+            raise MicrophoneError(_advice(error, self.name)) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.abort()
+        self._stream.close()
+
+    def __iter__(self) -> Iterator[tuple[int, Floats]]:
+        while True:
+            try:
+                yield self.rate, self._pieces.get(timeout=_PATIENCE)
+            except queue.Empty:
+                raise MicrophoneError(
+                    f"no sound came from {self.name} for {_PATIENCE:g} s: see that it is connected and not muted"
+                ) from None
+
+    def _heard(self, samples: Floats, *_: object) -> None:
+        try:
+            self._pieces.put_nowait(samples.copy())
+        except queue.Full:
+            self.lost += 1
+
+
+def microphones() -> list[tuple[int, str, bool]]:
+    """Number and name of every device that can record, and whether it is the one that is taken unless told."""
+    sound = _sounddevice()
+    try:
+        usual = sound.default.device[0]
+        return [
+            (number, str(device["name"]), number == usual)
+            for number, device in enumerate(sound.query_devices())
+            if device["max_input_channels"] > 0
+        ]
+    except sound.PortAudioError as error:
+        raise MicrophoneError(_advice(error, None)) from error
+
+
+def _sounddevice() -> Any:
+    try:
+        import sounddevice
+    except ImportError:
+        raise MissingExtraError("listening to a microphone", "mic") from None
+    except OSError as error:
+        raise MicrophoneError(
+            f"{error}: install PortAudio, on Debian and Ubuntu with apt install libportaudio2"
+        ) from error
+    return sounddevice
+
+
+def _advice(error: Exception, device: object) -> str:
+    asked = "no microphone" if device is None else f"microphone {device!r}"
+    return f"{asked} can be used ({error}): connect one, allow access to it, or see digits listen --list"

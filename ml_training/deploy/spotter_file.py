@@ -1,0 +1,59 @@
+"""What the spotter's ONNX file takes, gives and says of itself. Read by what answers: nothing heavy is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import ml_training
+from ml_training.audio import SAMPLE_RATE
+from ml_training.config import LABELS
+from ml_training.deploy.metadata import FORMAT_KEY, git_commit
+from ml_training.errors import ModelError
+
+FORMAT = "spotter 1"
+FILE = "spotter.onnx"
+
+BLOCK = 256  # samples that a step takes, 32 ms
+HOP = 128  # samples between frames; a step answers for two
+SAID_AFTER = 0.144  # seconds from a digit's end to the middle of the frames that say it
+
+BLOCK_NAME = "sound"  # (N, 256) float32: the next block of N streams
+STATE_NAME = "state"  # (N, S): what the step before left; zeros before any sound
+PROBABILITIES_NAME = "probabilities"  # (N, 2, 10): that each digit has just ended; what is left of 1 is that none has
+DURATIONS_NAME = "durations"  # (N, 2): how many frames ago the digit began that has just ended, where one has
+STATE_AFTER_NAME = "state_after"  # (N, S)
+
+KEYS = {
+    FORMAT_KEY: "kind and version of this file",
+    "labels": "the ten words in the order of the probabilities, joined by commas",
+    "sample_rate": "Hz",
+    "data": "what it learnt from",
+    "data_hash": "hash of that",
+    "steps": "steps of its training",
+    "seed": "seed of its training",
+    "version": "version of ml_training that trained it",
+    "git_commit": "commit of the checkout that trained it",
+    "created": "when it was exported, UTC, ISO 8601",
+}
+
+
+def spotter_metadata(data: str, data_hash: str, steps: int, seed: int) -> dict[str, str]:
+    """A value for each of KEYS."""
+    values = {
+        FORMAT_KEY: FORMAT, "labels": ",".join(LABELS), "sample_rate": str(SAMPLE_RATE), "data": data,
+        "data_hash": data_hash, "steps": str(steps), "seed": str(seed), "version": ml_training.__version__,
+        "git_commit": git_commit(), "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    assert values.keys() == KEYS.keys()
+    return values
+
+
+def check_spotter(metadata: Mapping[str, str], name: str) -> None:
+    """Raise ModelError unless `metadata` is that of a spotter that this version can run."""
+    found = metadata.get(FORMAT_KEY)
+    if found != FORMAT:
+        raise ModelError(f"{name} is no spotter of this version: its {FORMAT_KEY!r} is {found!r}, expected {FORMAT!r}")
+    for key, value in (("labels", ",".join(LABELS)), ("sample_rate", str(SAMPLE_RATE))):
+        if metadata.get(key) != value:
+            raise ModelError(f"{name}: {key} is {metadata.get(key)!r}, expected {value!r}: train it again")

@@ -1,0 +1,141 @@
+"""The spotter as an ONNX file that takes sound block by block, compared with the network before it is put in place."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from ml_training.audio import Floats
+from ml_training.deploy.export import OPSET, TOLERANCE, quiet, sealed
+from ml_training.deploy.spotter_file import (
+    BLOCK_NAME,
+    DURATIONS_NAME,
+    PROBABILITIES_NAME,
+    STATE_AFTER_NAME,
+    STATE_NAME,
+)  # fmt: skip
+from ml_training.errors import ExportError
+from ml_training.spotting.network import BLOCK, HOP, NOTHING, Block, Spotter
+from ml_training.utils.files import write_atomically
+
+FRAMES = BLOCK // HOP
+
+
+class _Step(nn.Module):
+    """What the file computes of a block of sound and the state before it: the network laid out for onnxruntime.
+
+    Channels come last, so that a convolution over time is one product and one sum, and one across channels a matrix
+    product; batch norms are part of both. As convolutions onnxruntime takes them three times as long for two frames.
+    """
+
+    def __init__(self, spotter: Spotter) -> None:
+        super().__init__()
+        self.spotter = spotter
+        self.entrance, self.entrance_bias = _across(spotter.entrance)
+        assert spotter.exit.bias is not None
+        self.exit, self.exit_bias = spotter.exit.weight[:, :, 0].T.contiguous(), spotter.exit.bias
+        self.blocks: list[tuple[Tensor, Tensor, Tensor, Tensor, int]] = []
+        for block, dilation in zip(spotter.blocks, spotter.dilations, strict=True):
+            assert isinstance(block, Block)
+            scale, bias = _scale(block.norm)
+            over_time = block.over_time.convolution.weight[:, 0].T * scale  # (kernel, C)
+            self.blocks.append((over_time, bias, *_across(block.across), dilation))
+
+    def forward(self, sound: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        parts = self.spotter.parts_of(state)
+        features, tail = self.spotter.features(sound, parts[0])
+        x, first, second = self.spotter.front(features, parts[1], parts[2])
+        x = (x.transpose(1, 2) @ self.entrance + self.entrance_bias).relu()  # (N, F, C)
+        states = [tail, first, second]
+        for (over_time, bias, across, across_bias, dilation), before in zip(self.blocks, parts[3:], strict=True):
+            whole = torch.cat([torch.unflatten(before.flatten(1), 1, (-1, x.shape[2])), x], dim=1)
+            reach = (len(over_time) - 1) * dilation
+            seen = [whole[:, frame : frame + reach + 1 : dilation] for frame in range(FRAMES)]
+            inner = ((torch.stack(seen, dim=1) * over_time).sum(dim=2) + bias).relu()
+            states.append(whole[:, FRAMES:])
+            x = (x + inner @ across + across_bias).relu()
+        said = x @ self.exit + self.exit_bias
+        after = torch.cat([part.flatten(1) for part in states], dim=1)
+        return said[..., : NOTHING + 1].softmax(dim=2)[..., :NOTHING], said[..., NOTHING + 1].exp() - 1.0, after
+
+
+def _scale(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """What a batch norm in evaluation mode multiplies by and adds, (C,) each."""
+    assert isinstance(norm, nn.BatchNorm1d)
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert variance is not None
+    scale = norm.weight / (variance + norm.eps).sqrt()
+    return scale, norm.bias - mean * scale
+
+
+def _across(layers: nn.Sequential) -> tuple[Tensor, Tensor]:
+    """A convolution of kernel 1 (C, D, 1) and the norm after it as a matrix (D, C) and a bias (C,)."""
+    convolution = layers[0]
+    assert isinstance(convolution, nn.Conv1d)
+    scale, bias = _scale(layers[1])
+    return (convolution.weight[:, :, 0] * scale[:, None]).T.contiguous(), bias
+
+
+def export_spotter(model: Spotter, path: Path, metadata: Mapping[str, str], sound: Floats) -> float:
+    """Write the spotter to `path`; see ml_training.deploy.spotter_file for what goes in and out.
+
+    It is compared with the network on `sound` (T,) as a stream. Returns the largest difference of a probability. Raises
+    ExportError where that is more than TOLERANCE or the network has no ONNX form.
+    """
+    model = copy.deepcopy(model).eval()
+    content = sealed(_to_onnx(model), metadata)
+    with torch.no_grad():
+        whole = sound[: len(sound) // BLOCK * BLOCK]
+        expected = model(torch.from_numpy(whole[None])).logits.softmax(dim=2)[0, :, :NOTHING].numpy()
+    difference = float(np.abs(_answers(content, whole) - expected).max())
+    if not difference <= TOLERANCE:
+        raise ExportError(f"the exported {path.name} differs from the network by {difference:.2g}: nothing was written")
+    write_atomically(path, content)
+    return difference
+
+
+def _to_onnx(model: Spotter) -> onnx.ModelProto:
+    streams = torch.export.Dim("streams")
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                _Step(model),
+                (torch.zeros(2, BLOCK), model.quiet(2)),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[BLOCK_NAME, STATE_NAME],
+                output_names=[PROBABILITIES_NAME, DURATIONS_NAME, STATE_AFTER_NAME],
+                dynamic_shapes=({0: streams}, {0: streams}),
+                external_data=False,
+                verbose=False,
+            )
+    except (RuntimeError, torch.onnx.OnnxExporterError) as error:
+        raise ExportError(f"torch cannot express the spotter as ONNX: {error}") from error
+    assert program is not None
+    proto = program.model_proto
+    for node in proto.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+        value.ClearField("metadata_props")
+    proto.graph.ClearField("metadata_props")
+    onnx.checker.check_model(proto)
+    return proto
+
+
+def _answers(content: bytes, sound: Floats) -> Floats:
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    state = np.zeros((1, session.get_inputs()[1].shape[1]), dtype=np.float32)
+    probabilities = []
+    for i in range(0, len(sound), BLOCK):
+        said, _, state = session.run(None, {BLOCK_NAME: sound[None, i : i + BLOCK], STATE_NAME: state})
+        probabilities.append(said[0])
+    return np.concatenate(probabilities)

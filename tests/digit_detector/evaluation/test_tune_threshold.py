@@ -1,0 +1,107 @@
+"""`digits tune-threshold`: what it writes is what was asked for; and the curves that it is read from."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from digit_detector.evaluation.curves import Heard, choose, thresholds_of
+from digit_detector.evaluation.streams import Spoken, Stream
+from digit_detector.streaming.engine import Detection
+from digit_detector.streaming.thresholds import load_thresholds
+from ml_training.config import LABELS
+from ml_training.data.synthetic import VOICES, say
+from ml_training.errors import DataError
+
+
+def detections(*confidences: float, digit: int = 7) -> list[Detection]:
+    return [Detection(digit, sure, i + 0.5, i + 1.0, 0.1) for i, sure in enumerate(confidences)]
+
+
+def stream(count: int) -> Stream:
+    return Stream(np.zeros(8000, dtype=np.float32), tuple(Spoken(7, i + 0.5, i + 1.0) for i in range(count)))
+
+
+def test_the_lowest_threshold_that_keeps_what_was_asked():
+    heard = Heard(
+        ((stream(4), detections(0.9, 0.7, 0.4, 0.2)),),
+        {"speech": (detections(0.6, 0.5, 0.3), 0.5), "noise": (detections(0.35), 2.0)},
+    )
+    assert heard.false_alarms("speech", 0.0) == 6.0
+    assert heard.score(0.4).right == 3
+    assert choose(heard, {"speech": 2.0, "noise": 1.0}) == 0.51
+    assert choose(heard, {"speech": 6.0, "noise": 0.0}) == 0.36
+    assert choose(heard, {"speech": 0.0}) == 0.61
+    with pytest.raises(DataError, match="ask for more"):
+        choose(Heard((), {"speech": (detections(1.0), 1.0)}), {"speech": 0.5})
+    assert thresholds_of(heard) == sorted(set(thresholds_of(heard)))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("corpora")
+    for name in ("digits", "speech", "noise"):
+        (root / name).mkdir()
+    clips = say([(voice, name) for voice in VOICES[:2] for name in LABELS], seed=4)
+    for i, clip in enumerate(clips):
+        soundfile.write(root / "digits" / f"{i % 10}_voice{i // 10}_0.wav", clip, 8000)
+    lines = ("what a lovely evening", "please turn the kitchen lights off", "I think it is going to rain tomorrow")
+    for i, clip in enumerate(say([(VOICES[3], line) for line in lines], seed=5)):
+        soundfile.write(root / "speech" / f"line_{i}.wav", clip, 8000)
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        soundfile.write(root / "noise" / f"hiss_{i}.wav", 0.1 * rng.standard_normal(40_000), 8000)
+    return root
+
+
+def run(root: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    named = [word for name in ("digits", "speech", "noise") for word in (f"--{name}", str(root / name))]
+    command = [sys.executable, "-m", "ml_training.cli", "tune-threshold", *named, "--noise_hours", "0.02", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+ASKED = ("--false-alarms", "400", "--noise-alarms", "50")
+
+
+@pytest.fixture(scope="module")
+def chosen(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Where a threshold was chosen, and what was said."""
+    folder = tmp_path_factory.mktemp("chosen")
+    done = run(folders, folder, *ASKED)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_a_threshold_is_chosen_drawn_and_used(folders: Path, chosen: tuple[Path, str]):
+    folder, told = chosen
+    said = json.loads((folder / "thresholds.json").read_text())
+    assert said["found"]["speech"] <= 400
+    assert said["asked"] == {"false_alarms": 400.0, "noise_alarms": 50.0}
+    assert 0.0 < load_thresholds(folder / "thresholds.json").digit < 1.0
+    assert (folder / "thresholds.png").read_bytes().startswith(b"\x89PNG")
+    assert f"chosen: {said['thresholds']['digit']:.2f}" in told
+    talk = str(folders / "digits" / "7_voice0_0.wav")
+    words = ["listen", "--file", talk, "--thresholds", "thresholds.json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ml_training.cli", *words], cwd=folder, capture_output=True, timeout=60
+    )
+    assert done.returncode == 0
+
+
+def test_the_same_seed_chooses_the_same(folders: Path, chosen: tuple[Path, str], tmp_path: Path):
+    assert run(folders, tmp_path, *ASKED, "--out", "again.json").returncode == 0
+    a, b = (json.loads(file.read_text()) for file in (chosen[0] / "thresholds.json", tmp_path / "again.json"))
+    assert {**a, "created": ""} == {**b, "created": ""}
+
+
+def test_a_folder_that_cannot_be_used_is_one_line(folders: Path, tmp_path: Path):
+    done = run(folders, tmp_path, "--digits", str(tmp_path / "none"))
+    assert done.returncode == 1
+    assert "holds no recordings" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

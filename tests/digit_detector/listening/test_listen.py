@@ -1,0 +1,135 @@
+"""`digits listen`: files, lines, JSON, real time, Ctrl-C, what it says where something is missing."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from digit_detector import listen
+from digit_detector.evaluation.streams import Word, with_pauses
+from digit_detector.listening.display import Display, bar
+from digit_detector.listening.sources import from_file
+from digit_detector.streaming.engine import Detection
+from ml_training.data.synthetic import VOICES, say
+
+SAID = "443631 2".replace(" ", "")
+NAMES = {"4": "four", "3": "three", "6": "six", "1": "one", "2": "two"}
+COMMAND = [sys.executable, "-m", "ml_training.cli", "listen"]
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    spoken = say([(VOICES[1], NAMES[digit]) for digit in SAID], seed=0)
+    rng = np.random.default_rng(1)
+    noise = rng.standard_normal(80_000).astype(np.float32)
+    stream = with_pauses([Word(clip, 0, "a") for clip in spoken], noise, 25.0, rng, (0.2, 0.5))
+    file = tmp_path_factory.mktemp("talk") / "talk.wav"
+    soundfile.write(file, stream.samples, 8000)
+    return file
+
+
+def test_a_file_is_told_line_by_line(talk: Path, capsys: pytest.CaptureFixture[str]):
+    assert listen.main(["--file", str(talk)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "".join(line[0] for line in lines) == SAID
+    assert all("known after" in line for line in lines)
+
+
+def test_json_is_an_object_a_line(talk: Path, capsys: pytest.CaptureFixture[str]):
+    assert listen.main(["--file", str(talk), "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert "".join(str(row["digit"]) for row in rows) == SAID
+    assert rows[0].keys() == {"digit", "confidence", "start", "end", "delay"}
+    assert all(0 < row["confidence"] <= 1 and row["start"] < row["end"] for row in rows)
+
+
+def test_real_time_takes_as_long_as_it_was_spoken(talk: Path):
+    started = time.monotonic()
+    seconds = soundfile.info(talk).duration
+    done = subprocess.run([*COMMAND, "--file", talk, "--realtime"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "".join(line[0] for line in done.stdout.splitlines()) == SAID
+    assert time.monotonic() - started >= seconds - 0.1
+
+
+def test_ctrl_c_ends_it_quietly(talk: Path):
+    with subprocess.Popen(
+        [*COMMAND, "--file", talk, "--realtime"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("4")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+
+
+def test_any_format_and_any_length_is_read(talk: Path, tmp_path: Path):
+    samples, rate = soundfile.read(talk, dtype="float32")
+    for name in ("talk.flac", "talk.ogg"):
+        soundfile.write(tmp_path / name, np.stack([samples, samples], axis=1), rate)
+        pieces = list(from_file(str(tmp_path / name), realtime=False))
+        assert sum(len(piece) for _, piece in pieces) == pytest.approx(len(samples), abs=2000)
+        assert pieces[0][0] == rate
+
+
+@pytest.mark.parametrize(
+    ("words", "told", "code"),
+    [
+        (["--file", "none.wav"], "cannot read none.wav", 1),
+        (["--realtime"], "--realtime belongs to --file", 2),
+        (["--file", "a.wav", "--device", "1"], "--device and --seconds are for the microphone", 2),
+        (["--file", "a.wav", "--thresholds", "none.json"], "none.json", 2),
+        (["--file", "a.wav", "--model_dir", "none"], "no folder none", 1),
+    ],
+)
+def test_what_cannot_be_is_one_line(words: list[str], told: str, code: int, tmp_path: Path):
+    done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == code
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_microphone_that_is_not_there_is_one_line():
+    done = subprocess.run([*COMMAND, "--device", "no such microphone"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert any(word in done.stderr for word in ("PortAudio", "[mic]", "microphone"))
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"  # type: ignore[assignment]
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_live_line_shows_level_voice_and_digits():
+    out, live = io.StringIO(), Terminal()
+    display = Display(as_json=False, out=out, live=live)
+    display.tell(Detection(7, 0.98, 1.0, 1.4, 0.13))
+    display.level(-20.0, 0.9, 61.0)
+    shown = live.getvalue()
+    assert "1:01" in shown
+    assert "█" in shown
+    assert shown.rstrip().endswith("7")
+    assert out.getvalue().startswith("7    98 %   1.00-1.40 s")
+    display.close()
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"), [(-1.0, "    "), (0.0, "    "), (0.5, "██  "), (1.0, "████"), (9.0, "████")]
+)
+def test_bars(share: float, shown: str):
+    assert bar(share, 4) == shown
+    assert len(bar(0.33, 4)) == 4
+    assert bar(0.5, 4, " ##") == "##  "

