@@ -70,7 +70,7 @@ def live(made: list[Floats]) -> None:
     p50, p95, p99, most = (1e3 * float(value) for value in np.percentile(spent[begun:], (50, 95, 99, 100)))
     shares = [100 * sum(part) / len(part) for part in (late[begun:], late[:begun])]
     print(
-        f"{len(made)} streams for {wall:.0f} s: {shares[0]:.2f} % of the pieces late, and {shares[1]:.2f} % in the first "
+        f"{len(made)} streams, {wall:.0f} s: {shares[0]:.2f} % of the pieces late, and {shares[1]:.2f} % in the first "
         f"{_BEGINNING:g} s, when all begin at once; heard {p50:.1f} ms after they were due (p50), {p95:.1f} (p95), "
         f"{p99:.1f} (p99), {most:.1f} (most); {(time.process_time() - used) / wall:.2f} of a core; {found} digits"
     )
