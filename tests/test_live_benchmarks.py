@@ -86,5 +86,5 @@ def test_a_few_streams_are_heard_in_time(folders: Path, capsys: pytest.CaptureFi
     assert [len(sound) for sound in made] == [16_000] * 3
     live_load.live(made)
     told = capsys.readouterr().out
-    assert told.startswith("3 streams for 2 s")
+    assert told.startswith("3 streams, 2 s:")
     assert "of a core" in told
