@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from digit_detector.streaming.engine import CONFIRMING, Detection, Engine
 from digit_detector.streaming.resampling import as_samples
 from digit_detector.streaming.stream import BLOCK_SECONDS
@@ -17,8 +15,6 @@ from ml_training.audio import SAMPLE_RATE, Floats
 from ml_training.inference import PRETRAINED
 
 __all__ = ["Detection", "StreamingDetector"]
-
-_AFTER_THE_END = 0.4  # seconds of silence that let the spotter say the last word
 
 
 class StreamingDetector:
@@ -51,13 +47,12 @@ class StreamingDetector:
         """
         wave, rate = as_samples(samples, sample_rate)
         with self._lock:
-            return self._hear(self._stream.resampler.feed(wave, rate))
+            return self._hear(self._stream.cut(self._stream.resampler.feed(wave, rate)))
 
     def flush(self) -> list[Detection]:
         """The stream has ended -> digits that were still open. What is fed next is a new stream, from second 0."""
         with self._lock:
-            silence = np.zeros(int(_AFTER_THE_END * SAMPLE_RATE), dtype=np.float32)
-            found = self._hear(np.concatenate([self._stream.resampler.end(), silence]))
+            found = self._hear(self._stream.ending())
             self._stream = self.engine.stream()
             return found
 
@@ -81,8 +76,8 @@ class StreamingDetector:
         """How probable speech is in the last 32 ms, 0 to 1."""
         return self._stream.voice
 
-    def _hear(self, samples: Floats) -> list[Detection]:
+    def _hear(self, blocks: Sequence[Floats]) -> list[Detection]:
         found: list[Detection] = []
-        for block in self._stream.cut(samples):
+        for block in blocks:
             found += self.engine.hear([self._stream], [block])[0]
         return found

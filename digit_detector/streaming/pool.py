@@ -8,8 +8,6 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from digit_detector.streaming.engine import CONFIRMING, Detection, Engine
 from digit_detector.streaming.resampling import as_samples
 from digit_detector.streaming.stream import Stream
@@ -77,13 +75,11 @@ class DetectorPool:
         return found
 
     def flush(self, key: Hashable) -> list[Detection]:
-        """A stream has ended: what is left of it is heard, and it is closed."""
-        self.run()
+        """A stream has ended: what is left of it is heard, and it is closed. The others wait for `run`."""
         with self._lock:
-            stream, _ = self._find(key)
-            silence = np.zeros(int(0.4 * SAMPLE_RATE), dtype=np.float32)
+            stream, waiting = self._find(key)
             found: list[Detection] = []
-            for block in stream.cut(np.concatenate([stream.resampler.end(), silence])):
+            for block in (*waiting, *stream.ending()):
                 found += self.engine.hear([stream], [block])[0]
             del self._streams[key]
             return found

@@ -18,6 +18,7 @@ WORD_PREROLL = 20  # blocks before speech was noticed that the spotter hears, 0.
 _ENERGY_HELD = 20  # blocks
 _SPEECH_BEGINS = 0.005  # voice activity from which the spotter listens: a word begins with little
 _SPEECH_HELD = 15  # blocks; a digit is said by the spotter sooner after its end
+_AFTER_THE_END = 2 * SAMPLE_RATE // 5  # samples
 _KEPT = 64  # blocks, 2 s: a word, and what was said of it later
 AROUND = 0.18  # seconds before and after a word that the classifier hears with it
 
@@ -46,6 +47,10 @@ class Stream:
         count = len(whole) // BLOCK
         self.pending = whole[count * BLOCK :].copy()  # a view would keep all of it
         return [whole[i * BLOCK : (i + 1) * BLOCK] for i in range(count)]
+
+    def ending(self) -> list[Floats]:
+        """The last blocks of a stream that has ended: what was held back, and silence for its last word to be told."""
+        return self.cut(np.concatenate([self.resampler.end(), np.zeros(_AFTER_THE_END, dtype=np.float32)]))
 
     def take(self, block: Floats) -> list[int]:
         """Hear the next block; -> the blocks that voice activity must hear now, in their order."""

@@ -110,16 +110,22 @@ def reference_of(model: nn.Module) -> _Graph:
 
 def _to_onnx(model: nn.Module) -> onnx.ModelProto:
     example = torch.zeros(2, NUM_SAMPLES)  # two clips: with one the exporter takes the batch for a constant
+    return graph_of(model, (example,), [INPUT_NAME], [SCORES_NAME, DIGIT_NAME])
+
+
+def graph_of(model: nn.Module, examples: tuple[Tensor, ...], inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
+    """`model` as a graph, its inputs' and outputs' first axis of any size. Raises ExportError where it has none."""
+    first = torch.export.Dim("batch")
     try:
         with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 model,
-                (example,),
+                examples,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[INPUT_NAME],
-                output_names=[SCORES_NAME, DIGIT_NAME],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_shapes=tuple({0: first} for _ in examples),
                 external_data=False,
                 verbose=False,
             )

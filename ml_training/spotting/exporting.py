@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ml_training.audio import Floats
-from ml_training.deploy.export import OPSET, TOLERANCE, quiet, sealed
+from ml_training.deploy.export import TOLERANCE, graph_of, sealed
 from ml_training.deploy.spotter_file import (
     BLOCK_NAME,
     DURATIONS_NAME,
@@ -103,32 +103,10 @@ def export_spotter(model: Spotter, path: Path, metadata: Mapping[str, str], soun
 
 
 def _to_onnx(model: Spotter) -> onnx.ModelProto:
-    streams = torch.export.Dim("streams")
-    try:
-        with quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                _Step(model),
-                (torch.zeros(2, BLOCK), model.quiet(2)),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=[BLOCK_NAME, STATE_NAME],
-                output_names=[PROBABILITIES_NAME, DURATIONS_NAME, STATE_AFTER_NAME],
-                dynamic_shapes=({0: streams}, {0: streams}),
-                external_data=False,
-                verbose=False,
-            )
-    except (RuntimeError, torch.onnx.OnnxExporterError) as error:
-        raise ExportError(f"torch cannot express the spotter as ONNX: {error}") from error
-    assert program is not None
-    proto = program.model_proto
-    for node in proto.graph.node:
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
-    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
-        value.ClearField("metadata_props")
-    proto.graph.ClearField("metadata_props")
-    onnx.checker.check_model(proto)
-    return proto
+    examples = (torch.zeros(2, BLOCK), model.quiet(2))
+    return graph_of(
+        _Step(model), examples, [BLOCK_NAME, STATE_NAME], [PROBABILITIES_NAME, DURATIONS_NAME, STATE_AFTER_NAME]
+    )
 
 
 def _answers(content: bytes, sound: Floats) -> Floats:

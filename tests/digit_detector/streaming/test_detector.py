@@ -210,6 +210,18 @@ def test_a_pool_hears_what_single_detectors_hear(engine: Engine, stream: Stream)
     assert len(pool) == 0
 
 
+def test_ending_one_stream_loses_nothing_of_another(engine: Engine, stream: Stream):
+    pool, sound = DetectorPool(engine=engine), stream.samples[:80_000]
+    for key in "ab":
+        pool.open(key)
+        pool.feed(key, sound)
+    expected = [(d.digit, d.end) for d in heard(engine, sound, [1600])]
+    assert expected
+    assert [(d.digit, d.end) for d in pool.flush("a")] == expected  # what waited is heard
+    found = pool.run()["b"] + pool.flush("b")
+    assert [(d.digit, d.end) for d in found] == expected
+
+
 def test_a_pool_refuses_what_cannot_be(engine: Engine):
     pool = DetectorPool(engine=engine, most_seconds=2.0)
     pool.open("a")
