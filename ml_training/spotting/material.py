@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ml_training.audio import SAMPLE_RATE
+from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
 from ml_training.config import LABELS, AugmentationConfig
 from ml_training.data.backgrounds import Backgrounds, generated_backgrounds, load_backgrounds
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
@@ -106,7 +106,7 @@ def load_material(
     noises = [(generated_backgrounds(), 0.3)]
     if noise_dir is not None:
         noises.append((load_backgrounds(noise_dir), 0.7))
-        others.append((_bursts(noises[1][0], seed + 5), 0.25))
+        others.append((_bursts(noises[1][0], seed + 5), 0.4))
         hashes.append(noises[1][0].data_hash)
     return Material(
         pool=Pool([(recorded, 0.7), (synthetic, 0.3)], others), utterances=utterances(seed, voices), noises=noises,
@@ -149,18 +149,20 @@ def _broken(words: Words, seed: int, times: float = 0.33) -> Words:
     return joined_words(clips, np.full(len(clips), NOT_A_DIGIT), np.array(speakers))
 
 
-def _bursts(noise: Backgrounds, seed: int, count: int = 4000) -> Words:
-    """Sounds of a word's length out of recorded noise: a bark or a click is no digit either."""
+def _bursts(noise: Backgrounds, seed: int, count: int = 6000) -> Words:
+    """Sounds of a word's length out of recorded noise, varied as words are: a bark or a cry is no digit either."""
     rng = np.random.default_rng(seed)
     slope = np.linspace(0.0, 1.0, 80, dtype=np.float32)
-    clips = []
-    for which in rng.integers(len(noise.starts), size=count):
+    clips = np.zeros((count, NUM_SAMPLES), dtype=np.float32)
+    lengths = rng.integers(int(0.12 * SAMPLE_RATE), int(0.8 * SAMPLE_RATE), size=count)
+    for row, which, length in zip(clips, rng.integers(len(noise.starts), size=count), lengths, strict=True):
         begin = int(noise.starts[which]) + int(rng.integers(int(noise.choices[which])))
-        clip = noise.samples[begin : begin + int(rng.uniform(0.12, 0.9) * SAMPLE_RATE)].numpy().copy()
+        clip = noise.samples[begin : begin + length].numpy().copy()
         clip[:80] *= slope
         clip[-80:] *= slope[::-1]
-        clips.append(clip)
-    return joined_words(clips, np.full(count, NOT_A_DIGIT), np.arange(count) % 50)
+        row[(NUM_SAMPLES - length) // 2 :][:length] = clip
+    said = Said(clips, lengths, np.full(count, NOT_A_DIGIT), [str(i % 50) for i in range(count)])
+    return varied(said, 2, VARIED, seed)
 
 
 def _mates(words: Words, i: int) -> Ints:

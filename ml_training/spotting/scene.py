@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ml_training.audio import SAMPLE_RATE
 from ml_training.data.augmentation import random_response
@@ -18,6 +19,7 @@ from ml_training.data.channel import LONGEST_TAIL, band_limits, coarse, reverber
 
 _NEPERS = math.log(10.0) / 20.0
 _STEP = 2.0**-15  # of 16 bits
+_SPEED = (0.75, 1.33)  # of recorded noise: what cries and barks then has another voice
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Scene:
 
     snr_db: tuple[float, float] = (-2.0, 35.0)
     noisy: float = 0.8  # share of strings with noise
-    wordless: float = 0.10  # share of strings of which only the noise is left
+    wordless: float = 0.14  # share of strings of which only the noise is left
     equaliser_db: float = 6.0
     tilt_db: float = 3.0
     rooms: float = 0.25  # share of strings in a room
@@ -68,7 +70,10 @@ def heard(
 
 
 def excerpts(noises: list[tuple[Backgrounds, float]], count: int, size: int) -> Tensor:
-    """(count, size) from random places of random recordings, again and again where one is shorter; of power one."""
+    """(count, size) from random places of random recordings, faster or slower, of power one.
+
+    A recording that is shorter than that is heard again and again.
+    """
     shares = torch.tensor([share for _, share in noises])
     made = torch.empty(count, size)
     for i, source in enumerate(torch.multinomial(shares, count, replacement=True).tolist()):
@@ -77,7 +82,10 @@ def excerpts(noises: list[tuple[Backgrounds, float]], count: int, size: int) -> 
         start = int(recordings.starts[which])
         length = int(recordings.choices[which]) + SAMPLE_RATE - 1
         sound = recordings.samples[start : start + length].roll(int(torch.randint(length, ())))
-        made[i] = sound.repeat(-(-size // length))[:size]
+        speed = float(_uniform(1, _SPEED))
+        needed = math.ceil(size * speed)
+        sound = sound.repeat(-(-needed // length))[:needed]
+        made[i] = functional.interpolate(sound[None, None], size=size, mode="linear")[0, 0]
     return made / made.square().mean(dim=1, keepdim=True).sqrt().clamp_min(0.03)
 
 
