@@ -17,6 +17,7 @@ DOORS = {
     "train": ("ml_training.train", "train one pipeline or all three on recordings of spoken digits"),
     "predict": ("ml_training.inference", "say which digit is spoken in recordings"),
     "listen": ("digit_detector.listen", "hear a microphone or a file and tell every digit as it is said"),
+    "serve": ("digit_detector.serve", "open a page in the browser that hears digits; HTTP and WebSocket"),
     "train-spotter": ("ml_training.train_spotter", "train the network that hears digits in live sound"),
     "tune-threshold": (
         "digit_detector.tune_threshold",

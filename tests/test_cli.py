@@ -40,7 +40,10 @@ def test_version(capsys):
     ("word", "hint"),
     [
         ("trian", "did you mean train?"),
-        ("xyz", "expected one of train, predict, listen, train-spotter, tune-threshold, tune, evaluate, export, "),
+        (
+            "xyz",
+            "expected one of train, predict, listen, serve, train-spotter, tune-threshold, tune, evaluate, export, ",
+        ),
     ],
 )
 def test_an_unknown_sub_command_is_one_line_and_code_2(capsys, word, hint):

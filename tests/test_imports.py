@@ -42,7 +42,7 @@ RULES = {
 
 
 LIVE = ROOT / "digit_detector"
-LIVE_DOORS = {"listen", "tune_threshold"}
+LIVE_DOORS = {"listen", "serve", "tune_threshold"}
 # rooms of the live detector -> those it may import from; of ml_training only what answering needs itself
 LIVE_RULES = {
     "": {"streaming"},
@@ -50,6 +50,7 @@ LIVE_RULES = {
     "processors": {"processors"},
     "evaluation": {"streaming", "evaluation"},
     "listening": {"streaming", "listening"},
+    "webapp": {"streaming", "processors", "webapp"},
 }
 ANSWERING = BASE | {"flags", "inference", "deploy", "utils", ""}
 

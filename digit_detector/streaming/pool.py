@@ -84,6 +84,10 @@ class DetectorPool:
             del self._streams[key]
             return found
 
+    def stream(self, key: Hashable) -> Stream:
+        """A stream as it stands: its level, its voice activity, how much was heard. Raises StreamError."""
+        return self._find(key)[0]
+
     def _find(self, key: Hashable) -> tuple[Stream, deque[Floats]]:
         found = self._streams.get(key)
         if found is None:

@@ -87,8 +87,8 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def require(what: str, modules: Sequence[str]) -> None:
-    """Raise MissingExtraError where `what` cannot run for want of the [train] extra's `modules`."""
+def require(what: str, modules: Sequence[str], extra: str = "train") -> None:
+    """Raise MissingExtraError where `what` cannot run for want of an extra's `modules`."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingExtraError(f"{what} ({', '.join(missing)})", "train")
+        raise MissingExtraError(f"{what} ({', '.join(missing)})", extra)

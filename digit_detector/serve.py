@@ -1,0 +1,98 @@
+"""The web page: the door behind `digits serve` and app.py."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+import sys
+import threading
+import webbrowser
+from argparse import SUPPRESS
+from collections.abc import Sequence
+
+from digit_detector.streaming.engine import CONFIRMING
+from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
+from digit_detector.webapp.settings import Settings
+from ml_training.config import PIPELINES
+from ml_training.errors import ConfigError, StreamError
+from ml_training.flags import OneLineParser
+from ml_training.inference import PRETRAINED
+from ml_training.utils.program import program, require
+
+_HIGHEST_TRY = 20  # ports after the usual one that are tried where it is taken
+
+
+@program
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until Ctrl-C; returns the exit code."""
+    parser = OneLineParser(description="Open a page that hears digits, and the same by HTTP and WebSocket.")
+    parser.add_argument("--host", default=Settings.host, help="address to listen on; none but this machine hears it")
+    parser.add_argument("--port", type=int, default=SUPPRESS, help=f"port, 0 for any (default: {Settings.port})")
+    parser.add_argument(
+        "--allow_host", metavar="NAME", nargs="+", default=[], help="names that a proxy asks for this server by"
+    )
+    parser.add_argument("--no_browser", action="store_true", help="do not open the page in a browser")
+    parser.add_argument("--model_dir", "--models_dir", metavar="DIR", default=PRETRAINED, help="models that answer")
+    parser.add_argument(
+        "--pipeline", nargs="+", choices=PIPELINES, default=CONFIRMING, help="which of them confirm each live word"
+    )
+    parser.add_argument("--thresholds", metavar="FILE", default=str(SHIPPED), help="what tune-threshold wrote")
+    args = parser.parse_args(argv)
+    require("the web page", ("fastapi", "uvicorn", "multipart", "prometheus_client"), "web")
+    from digit_detector.webapp.application import make_app
+    from digit_detector.webapp.serving import page_address, server_of
+
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    settings = Settings(
+        host=args.host, port=getattr(args, "port", Settings.port), hosts=tuple(args.allow_host),
+        model_dir=args.model_dir,
+    )  # fmt: skip
+    app = make_app(settings, load_thresholds(args.thresholds), args.pipeline)
+    listening = bound(settings, exact="port" in args)
+    address = page_address(listening)
+    print(f"hearing digits at {address}   (Ctrl-C ends)", flush=True)
+    if not settings.hosts and not is_local(args.host):
+        print("every machine that reaches this one can use it: see SECURITY.md", file=sys.stderr, flush=True)
+    if not args.no_browser and sys.stdout.isatty():
+        threading.Timer(0.5, webbrowser.open, (address,)).start()
+    with listening:
+        server_of(app, settings).run([listening])
+    return 0
+
+
+def bound(settings: Settings, exact: bool) -> socket.socket:
+    """A socket at the port of `settings`; unless just that one was asked for, at one of the next where it is taken.
+
+    Raises ConfigError for an address that is not of this machine, StreamError where no port is free.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    why: OSError | None = None
+    for port in (settings.port,) if exact else range(settings.port, settings.port + _HIGHEST_TRY):
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((settings.host, port))
+            return listening
+        except socket.gaierror as error:
+            listening.close()
+            raise ConfigError([f"host: {settings.host!r} is no address of this machine ({error.strerror})"]) from error
+        except OSError as error:
+            listening.close()
+            why = error
+    raise StreamError(
+        f"cannot listen on {settings.host}, port {settings.port}: {why.strerror if why else ''}; name another "
+        "with --port"
+    )
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine can reach it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

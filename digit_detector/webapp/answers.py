@@ -1,0 +1,97 @@
+"""What the HTTP interface takes and gives, as its documentation shows it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Confidence = Annotated[float | None, Field(description="0 to 1, of methods that say", examples=[0.98])]
+
+
+class Fault(BaseModel):
+    code: str = Field(examples=["too_large"])
+    message: str = Field(description="what came, what was expected, what to do")
+
+
+class Problem(BaseModel):
+    error: Fault
+
+
+class Processor(BaseModel):
+    name: str = Field(examples=["ml_cnn"])
+    title: str = Field(examples=["log-mel and a 2D CNN"])
+    available: bool
+    reason: str | None = Field(description="why it cannot run here", examples=[None])
+
+
+class ProcessorList(BaseModel):
+    processors: list[Processor]
+
+
+class ProcessorInfo(Processor):
+    about: dict[str, str] = Field(description="what its model says of itself")
+
+
+class Result(BaseModel):
+    method: str = Field(examples=["ml_cnn"])
+    text: str = Field(description='the digit, or "" where none was heard', examples=["7"])
+    digit: int | None = Field(examples=[7])
+    confidence: Confidence
+    milliseconds: float = Field(examples=[0.6])
+    error: str | None = Field(description="why there is no answer", examples=[None])
+
+
+class Results(BaseModel):
+    seconds: float = Field(description="length of the recording", examples=[0.61])
+    results: list[Result]
+
+
+class Counts(BaseModel):
+    """Of the calls since the server began; times in ms, of the last thousand."""
+
+    calls: int
+    errors: int
+    nothing: int = Field(description="calls in which no digit was heard")
+    digits: list[int] = Field(description="how often each of the ten was the answer", min_length=10, max_length=10)
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+
+
+class LiveCounts(BaseModel):
+    streams: int = Field(description="that are heard now")
+    digits: int = Field(description="heard since the server began")
+    seconds: float = Field(description="of sound that came since then")
+
+
+class Stats(BaseModel):
+    processors: dict[str, Counts]
+    live: LiveCounts
+
+
+class Health(BaseModel):
+    status: str = Field(examples=["ok"])
+    version: str
+    uptime_seconds: float
+    streams: int
+
+
+class SessionRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    keep_audio: bool = Field(default=False, description="keep the sound of its streams until the session is closed")
+
+
+class SessionInfo(BaseModel):
+    id: str
+    created: datetime
+    keep_audio: bool
+    streams: int = Field(description="how many it had")
+    seconds: float = Field(description="of sound that came")
+    digits: str = Field(description="what was said", examples=["473"])
+
+
+class SessionList(BaseModel):
+    sessions: list[SessionInfo]

@@ -1,0 +1,237 @@
+"""The application: routes, in the order in which they are documented, and what lives as long as it."""
+
+from __future__ import annotations
+
+import logging
+import mimetypes
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, File, Form, Request, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.routing import WebSocketRoute
+
+import ml_training
+from digit_detector.processors import PROCESSORS, Answer, AudioProcessor, load_processors
+from digit_detector.streaming.engine import CONFIRMING, Engine
+from digit_detector.streaming.thresholds import Thresholds
+from digit_detector.webapp import answers
+from digit_detector.webapp.faults import RefusedError, body, refusal
+from digit_detector.webapp.guarding import Guard
+from digit_detector.webapp.hearing import Hearing
+from digit_detector.webapp.metrics import Metrics
+from digit_detector.webapp.models import ModelFiles
+from digit_detector.webapp.recordings import ALL, Recordings, check_name
+from digit_detector.webapp.sessions import Session, Sessions, as_wav
+from digit_detector.webapp.settings import Settings
+from digit_detector.webapp.socket import Sockets
+from ml_training.errors import DigitError
+
+_STATIC = Path(__file__).with_name("static")
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": answers.Problem, "description": "refused: why, and what to do"},
+    "5XX": {"model": answers.Problem, "description": "busy, or a fault of the server"},
+}
+_ABOUT = """Spoken digits, zero to nine, in recordings and in live sound.
+
+Live sound goes through the WebSocket `/ws`: send `{"type":"start","sample_rate":48000}`, then 16-bit samples of one
+channel (little-endian) in binary messages of 20 to 100 ms each, then `{"type":"stop"}`. For each digit there comes a
+`{"type":"digit", ...}`."""
+_log = logging.getLogger("digits.serve")
+for kind, suffix in (("text/javascript", ".js"), ("text/javascript", ".mjs"), ("application/wasm", ".wasm")):
+    mimetypes.add_type(kind, suffix)  # some systems say otherwise, and browsers insist
+
+
+def make_app(
+    settings: Settings | None = None,
+    thresholds: Thresholds | None = None,
+    pipelines: Sequence[str] = CONFIRMING,
+    methods: Sequence[str] = tuple(PROCESSORS),
+) -> FastAPI:
+    """The application with its models loaded. Raises ConfigError, ModelError, MissingExtraError."""
+    settings = settings or Settings()
+    engine = Engine(settings.model_dir, pipelines, thresholds)
+    processors = load_processors(methods, settings.model_dir)
+    files = ModelFiles(settings.model_dir, engine.thresholds)
+    hearing = Hearing(engine, settings.streams, settings.behind_seconds)
+    sessions = Sessions(settings.sessions, settings.session_seconds, settings.kept_bytes)
+    recordings = Recordings(processors, settings.uploads, settings.uploads_waiting, settings.upload_seconds)
+    sockets = Sockets(hearing, sessions, settings)
+    metrics = Metrics(hearing, sockets, sessions, processors)
+    began = time.monotonic()
+
+    @asynccontextmanager
+    async def living(_: FastAPI) -> AsyncIterator[None]:
+        hearing.start()
+        try:
+            yield
+        finally:
+            hearing.stop()
+
+    app = FastAPI(
+        title="Streaming Digit Detector", version=ml_training.__version__, description=_ABOUT, lifespan=living,
+        docs_url=None, redoc_url=None, responses=_PROBLEMS,
+    )  # fmt: skip
+
+    @app.get("/health", tags=["server"])
+    def health() -> answers.Health:
+        """Whether the server answers."""
+        return answers.Health(
+            status="ok", version=ml_training.__version__, uptime_seconds=time.monotonic() - began,
+            streams=hearing.streams,
+        )  # fmt: skip
+
+    @app.get("/processors", tags=["recordings"])
+    def processor_list() -> answers.ProcessorList:
+        """The recognisers, and of those that cannot run here why."""
+        return answers.ProcessorList(processors=[_processor(name) for name in methods])
+
+    @app.get("/processor_info/{method}", tags=["recordings"])
+    def processor_info(method: str) -> answers.ProcessorInfo:
+        """One recogniser, and what its model says of itself."""
+        check_name(method)
+        found = processors.get(method)
+        return answers.ProcessorInfo(**_processor(method).model_dump(), about=found.about if found else {})
+
+    @app.post("/process_audio", tags=["recordings"])
+    async def process_audio(
+        file: Annotated[UploadFile, File(description="a recording: wav, mp3, flac, ogg, webm, ...")],
+        method: Annotated[str, Form(description="one of /processors, or all", examples=["ml_cnn"])] = ALL,
+    ) -> answers.Results:
+        """Which digit is said in a recording."""
+        seconds, said = await recordings.answer(await file.read(), method)
+        return answers.Results(seconds=seconds, results=[_result(name, answer) for name, answer in said])
+
+    @app.get("/stats", tags=["recordings"])
+    def stats() -> answers.Stats:
+        """How all recognisers did since the server began."""
+        return answers.Stats(
+            processors={name: _counts(processor) for name, processor in processors.items()},
+            live=answers.LiveCounts(streams=hearing.streams, digits=hearing.digits, seconds=hearing.seconds),
+        )
+
+    @app.get("/stats/{method}", tags=["recordings"])
+    def stats_of(method: str) -> answers.Counts:
+        """How one did."""
+        if method == ALL:
+            raise RefusedError(HTTPStatus.NOT_FOUND, "no_method", "name one method; those of all are at /stats")
+        return _counts(recordings.chosen(method)[0])
+
+    @app.post("/sessions", status_code=HTTPStatus.CREATED, tags=["sessions"])
+    def create_session(request: answers.SessionRequest) -> answers.SessionInfo:
+        """A session gathers what is said in streams of `/ws?session=ID`; it keeps their sound only if asked to."""
+        return _session(sessions.create(request.keep_audio))
+
+    @app.get("/sessions", tags=["sessions"])
+    def list_sessions() -> answers.SessionList:
+        """Those that are open."""
+        return answers.SessionList(sessions=[_session(session) for session in sessions.all()])
+
+    @app.get("/sessions/{session_id}", tags=["sessions"])
+    def session_info(session_id: str) -> answers.SessionInfo:
+        """One of them."""
+        return _session(sessions.find(session_id))
+
+    @app.get("/sessions/{session_id}/audio", tags=["sessions"], response_class=Response)
+    def session_audio(session_id: str, stream: int = 0) -> Response:
+        """The sound of one of its streams as a WAV file, where it was kept."""
+        kept = sessions.find(session_id).recordings
+        if not 0 <= stream < len(kept):
+            raise RefusedError(
+                HTTPStatus.NOT_FOUND, "no_audio", "no sound was kept: ask for it when you make the session"
+            )
+        whole = {} if kept[stream].whole else {"X-Truncated": "true"}
+        return Response(as_wav(kept[stream]), media_type="audio/wav", headers={"Cache-Control": "no-store", **whole})
+
+    @app.delete("/sessions/{session_id}", status_code=HTTPStatus.NO_CONTENT, tags=["sessions"])
+    def close_session(session_id: str) -> None:
+        """Forget it, and any sound it kept."""
+        sessions.close(session_id)
+
+    @app.get("/metrics", tags=["server"], response_class=PlainTextResponse)
+    def show_metrics() -> Response:
+        """For Prometheus."""
+        return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/models/thresholds.json", tags=["models"], response_class=Response)
+    def shown_thresholds() -> Response:
+        """What the live detector must be sure of."""
+        return Response(files.thresholds, media_type="application/json")
+
+    @app.get("/models/{name}", tags=["models"], response_class=FileResponse)
+    def model(name: str) -> FileResponse:
+        """An ONNX file, for answering in the browser."""
+        if name not in files.files:
+            expected = ", ".join(files.files)
+            raise RefusedError(HTTPStatus.NOT_FOUND, "no_model", f"there is no such model: expected one of {expected}")
+        return FileResponse(files.files[name], media_type="application/octet-stream")
+
+    @app.get("/docs", include_in_schema=False)
+    def documentation() -> FileResponse:
+        return FileResponse(_STATIC / "api.html")
+
+    @app.exception_handler(DigitError)
+    async def fault(_: Request, error: DigitError) -> JSONResponse:
+        refused = refusal(error)
+        if refused.status >= HTTPStatus.INTERNAL_SERVER_ERROR and refused is not error:
+            _log.error("%s: %s", type(error).__name__, error)
+        return JSONResponse(body(refused.code, str(refused)), refused.status)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or e['loc'][0]}: {e['msg']}" for e in error.errors())
+        return JSONResponse(body("bad_request", faults), HTTPStatus.UNPROCESSABLE_ENTITY)
+
+    @app.exception_handler(HTTPException)
+    async def plain(_: Request, error: HTTPException) -> JSONResponse:
+        code = HTTPStatus(error.status_code)
+        return JSONResponse(body(code.name.lower(), f"{error.detail}"), code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def bug(_: Request, __: Exception) -> JSONResponse:  # the log has it whole
+        return JSONResponse(body("failed", "this could not be answered; the server's log says more"), 500)
+
+    @app.middleware("http")
+    async def counted(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await go_on(request)
+        route = request.scope.get("route")
+        metrics.count(getattr(route, "path", "other"), response.status_code)
+        return response
+
+    def _processor(name: str) -> answers.Processor:
+        return answers.Processor(
+            name=name, title=PROCESSORS[name].title, available=name in processors,
+            reason=processors.unavailable.get(name),
+        )  # fmt: skip
+
+    app.router.routes.append(WebSocketRoute("/ws", sockets))
+    app.mount("/", StaticFiles(directory=_STATIC, html=True), name="page")
+    app.add_middleware(Guard, settings=settings)
+    return app
+
+
+def _result(name: str, answer: Answer) -> answers.Result:
+    return answers.Result(
+        method=name, text=answer.text, digit=answer.digit, confidence=answer.confidence,
+        milliseconds=answer.milliseconds, error=answer.error,
+    )  # fmt: skip
+
+
+def _counts(processor: AudioProcessor) -> answers.Counts:
+    return answers.Counts(**asdict(processor.statistics))
+
+
+def _session(session: Session) -> answers.SessionInfo:
+    return answers.SessionInfo(
+        id=session.id, created=session.created, keep_audio=session.keep_audio, streams=session.streams,
+        seconds=session.seconds, digits="".join(str(detection.digit) for detection in session.detections),
+    )  # fmt: skip

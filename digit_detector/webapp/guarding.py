@@ -1,0 +1,136 @@
+"""What every request goes through: who it is for, where it comes from, how large it is, what the answer forbids."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from digit_detector.webapp.faults import RefusedError, body
+from digit_detector.webapp.settings import Settings
+
+_HOST = re.compile(r"([a-zA-Z0-9.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?")  # it is quoted in the policy below
+_CHANGING = ("POST", "PUT", "PATCH", "DELETE")
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+}
+
+
+class Guard:
+    """ASGI middleware: no other site may use the server through its visitors' browsers, or show it in a frame."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app, self._settings = app, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            try:
+                self._check(scope)
+            except RefusedError as refused:
+                await send({"type": "websocket.close", "code": 1008, "reason": str(refused)[:100]})
+                return
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+        host = Headers(scope=scope).get("host", "")
+        host = host if _HOST.fullmatch(host) else ""
+
+        async def guarded(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                headers = MutableHeaders(scope=message)
+                headers.update({**_HEADERS, "Content-Security-Policy": policy(host)})
+                headers.setdefault("Cache-Control", "no-cache")
+            await send(message)
+
+        try:
+            self._check(scope)
+            await self._app(scope, self._bounded(scope, receive), guarded)
+        except RefusedError as refused:
+            if not begun:
+                await JSONResponse(body(refused.code, str(refused)), refused.status, {"Connection": "close"})(
+                    scope, receive, guarded
+                )
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if not _HOST.fullmatch(host) or urlsplit(f"//{host}").hostname not in self._settings.names:
+            raise RefusedError(
+                HTTPStatus.MISDIRECTED_REQUEST, "wrong_host",
+                "this server is not known by that name: ask for 127.0.0.1 or localhost, or start it with --allow_host",
+            )  # fmt: skip
+        origin = headers.get("origin")
+        changing = scope["type"] == "websocket" or scope["method"] in _CHANGING
+        if changing and origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            raise RefusedError(
+                HTTPStatus.FORBIDDEN,
+                "wrong_origin",
+                "a page of another site may not use this server: open its own page",
+            )
+
+    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+        """`receive` that refuses a body that is too large, or takes too long to come."""
+        most = self._settings.upload_bytes
+        said = Headers(scope=scope).get("content-length", "0")
+        if not said.isascii() or not said.isdigit():
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "bad_request", "Content-Length: expected a number of bytes")
+        if int(said) > most:
+            raise _too_large(most)
+        taken = 0
+        until = asyncio.get_running_loop().time() + self._settings.upload_patience
+        whole = False
+
+        async def bounded() -> Message:
+            nonlocal taken, whole
+            if whole:  # now it waits for the client to go, which may take as long as it likes
+                return await receive()
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await receive()
+            except TimeoutError:
+                raise RefusedError(
+                    HTTPStatus.REQUEST_TIMEOUT, "too_slow",
+                    f"the request did not come whole within {self._settings.upload_patience:g} s: send it again",
+                ) from None  # fmt: skip
+            if message["type"] == "http.request":
+                taken += len(message.get("body", b""))
+                whole = not message.get("more_body", False)
+                if taken > most:
+                    raise _too_large(most)
+            return message
+
+        return bounded
+
+
+def policy(host: str) -> str:
+    """The content security policy: nothing from elsewhere, nothing inline; WebAssembly for the browser-only mode."""
+    sockets = f" ws://{host} wss://{host}" if host else ""  # not every browser counts them as 'self'
+    return (
+        "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' data: blob:; "
+        f"media-src 'self' blob:; connect-src 'self'{sockets}; worker-src 'self' blob:; object-src 'none'; "
+        "base-uri 'none'; frame-ancestors 'none'; form-action 'self'"
+    )
+
+
+def _too_large(most: int) -> RefusedError:
+    return RefusedError(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large",
+        f"the request is larger than {most / 2**20:g} MB: send a shorter recording, or a compressed one",
+    )  # fmt: skip

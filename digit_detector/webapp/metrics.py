@@ -1,0 +1,56 @@
+"""How the server does, for Prometheus and for /stats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from digit_detector.processors import Processors
+from digit_detector.webapp.hearing import Hearing
+from digit_detector.webapp.sessions import Sessions
+from digit_detector.webapp.socket import Sockets
+
+
+class Metrics(Collector):
+    """Read where they are counted, when somebody asks."""
+
+    def __init__(self, hearing: Hearing, sockets: Sockets, sessions: Sessions, processors: Processors) -> None:
+        self._hearing, self._sockets, self._sessions, self._processors = hearing, sockets, sessions, processors
+        self.requests: dict[tuple[str, int], int] = {}  # by route and status
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def count(self, route: str, status: int) -> None:
+        """One more request that was answered."""
+        self.requests[route, status] = self.requests.get((route, status), 0) + 1
+
+    def page(self) -> bytes:
+        """In Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("digits_connections", "sockets that are open", self._sockets.count)
+        yield GaugeMetricFamily("digits_streams", "live streams that are heard", self._hearing.streams)
+        yield CounterMetricFamily("digits_heard", "digits that were heard in live streams", self._hearing.digits)
+        yield CounterMetricFamily("digits_heard_seconds", "sound of live streams that came", self._hearing.seconds)
+        yield GaugeMetricFamily("digits_sessions", "sessions that are open", len(self._sessions.all()))
+        yield GaugeMetricFamily("digits_kept_bytes", "sound that sessions keep", self._sessions.kept_bytes)
+        requests = CounterMetricFamily("digits_requests", "requests by route and status", labels=("route", "status"))
+        for (route, status), count in sorted(self.requests.items()):
+            requests.add_metric((route, str(status)), count)
+        yield requests
+        answers = CounterMetricFamily("digits_answers", "recordings by outcome", labels=("method", "outcome"))
+        times = GaugeMetricFamily("digits_answer_ms", "ms of the last 1,000 answers", labels=("method", "quantile"))
+        for name, processor in self._processors.items():
+            statistics = processor.statistics
+            for digit, count in enumerate(statistics.digits):
+                answers.add_metric((name, str(digit)), count)
+            answers.add_metric((name, "nothing"), statistics.nothing)
+            answers.add_metric((name, "error"), statistics.errors)
+            times.add_metric((name, "0.5"), statistics.p50_ms)
+            times.add_metric((name, "0.95"), statistics.p95_ms)
+        yield answers
+        yield times

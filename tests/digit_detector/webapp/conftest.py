@@ -1,0 +1,41 @@
+"""A server of its own for whoever asks: the real application in a thread, on a free port of 127.0.0.1."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from digit_detector.serve import bound
+from digit_detector.webapp.application import make_app
+from digit_detector.webapp.serving import page_address, server_of
+from digit_detector.webapp.settings import Settings
+
+
+@contextlib.contextmanager
+def serving(settings: Settings | None = None, **options: object) -> Iterator[str]:
+    """The address of a server that runs meanwhile."""
+    settings = settings or Settings(port=0)
+    with bound(settings, exact=True) as listening:
+        server = server_of(make_app(settings, **options), settings)
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        until = time.monotonic() + 30
+        while not server.started:
+            assert thread.is_alive(), "the server ended"
+            assert time.monotonic() < until, "the server did not start"
+            time.sleep(0.02)
+        try:
+            yield page_address(listening)
+        finally:
+            server.should_exit = True
+            thread.join(timeout=15)
+            assert not thread.is_alive(), "the server did not end"
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The address of a server with the shipped models and the usual limits."""
+    with serving() as address:
+        yield address
