@@ -73,6 +73,7 @@ def bound(settings: Settings, exact: bool) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((settings.host, port))
+            listening.listen(256)  # who comes before the models are warm waits
             return listening
         except socket.gaierror as error:
             listening.close()

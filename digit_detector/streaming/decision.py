@@ -6,7 +6,6 @@ A frame is 16 ms. The spotter says a digit during some frames after its end: a h
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ LONGEST = 12  # frames after which it is, whatever it does
 FALLEN = 0.5  # of a threshold: below it a hill has ended, and the same digit may come again
 SHORTEST = 4.0  # frames of a word
 APART = 9  # frames between reports, at least
+_SURELY = 0.999  # a mean of float32 may be a little larger than the largest
 END_BEFORE = 7.0  # frames from the end of a word to where the spotter says it loudest, on average
 
 
@@ -44,16 +44,30 @@ class WordEnds:
 
     def reset(self) -> None:
         """Forget what came before."""
-        self._recent: deque[Floats] = deque(maxlen=SMOOTHED)
+        self._recent = [np.zeros(10, dtype=np.float32)] * (SMOOTHED - 1)  # what came before the next frame
         self._risen = np.zeros(10, dtype=bool)  # digits whose hill was reported and has not ended
+        self._largest = 0.0  # of the frames that were taken last
         self._hill: tuple[int, float, int, float] | None = None  # digit, height, frame and duration where it is highest
         self._since = self._lower = 0  # frames since the hill reached the threshold, and since it was highest
         self._reported = -APART
 
+    def pass_quiet(self, probabilities: Floats, largest: float) -> bool:
+        """Take frames (F, 10), F at least 2, in one where nothing in or shortly before them can decide anything.
+
+        `largest` is the largest of them. Says whether they were taken; if not, `frame` must take them one by one.
+        """
+        low = FALLEN * self.threshold * _SURELY
+        quiet = self._hill is None and largest < low and self._largest < low
+        self._largest = largest
+        if quiet:
+            self._risen[:] = False
+            self._recent = [probabilities[-2], probabilities[-1]]
+        return quiet
+
     def frame(self, frame: int, probabilities: Floats, duration: float) -> Candidate | None:
         """The next frame's (10,) probabilities and how many frames ago its word began, -> the digit that it decides."""
-        self._recent.append(probabilities)
-        smoothed = np.sum(self._recent, axis=0) / SMOOTHED
+        smoothed = (self._recent[0] + self._recent[1] + probabilities) / SMOOTHED
+        self._recent = [self._recent[1], probabilities]
         self._risen &= smoothed >= FALLEN * self.threshold
         digit = int(np.argmax(np.where(self._risen, 0.0, smoothed)))
         height = float(smoothed[digit])

@@ -82,8 +82,8 @@ class Engine:
         said: list[float] = []
         for part in _parts(len(streams)):
             some = streams[part]
-            blocks = np.stack([s.block(n) for s, n in zip(some, numbers[part], strict=True)])
-            voices, states = self._voice(blocks, np.stack([s.voice_state for s in some]))
+            blocks = _rows([s.block(n) for s, n in zip(some, numbers[part], strict=True)])
+            voices, states = self._voice(blocks, _rows([s.voice_state for s in some]))
             for stream, state in zip(some, states, strict=True):
                 stream.voice_state = state if len(some) == 1 else state.copy()
             said += voices.tolist()
@@ -93,11 +93,12 @@ class Engine:
         found: list[list[Candidate]] = []
         for part in _parts(len(streams)):
             some = streams[part]
-            blocks = np.stack([s.block(n) for s, n in zip(some, numbers[part], strict=True)])
-            probabilities, durations, states = self._spotter(blocks, np.stack([s.word_state for s in some]))
+            blocks = _rows([s.block(n) for s, n in zip(some, numbers[part], strict=True)])
+            probabilities, durations, states = self._spotter(blocks, _rows([s.word_state for s in some]))
+            largest = probabilities.reshape(len(some), -1).max(axis=1).tolist()
             for row, (stream, number) in enumerate(zip(some, numbers[part], strict=True)):
                 stream.word_state = states[row] if len(some) == 1 else states[row].copy()  # a view would keep all
-                found.append(stream.heard_words(number, probabilities[row], durations[row]))
+                found.append(stream.heard_words(number, probabilities[row], largest[row], durations[row]))
         return found
 
     def _confirmed(self, stream: Stream, candidate: Candidate) -> Detection | None:
@@ -121,6 +122,11 @@ class Engine:
             is_digit=pooled([float(digit_scores[0]) for _, digit_scores in heard]),
             classified=pooled([float(probabilities[0, candidate.digit]) for probabilities, _ in heard]),
         )
+
+
+def _rows(parts: Sequence[Floats]) -> Floats:
+    """Equally long arrays as the rows of one; np.stack does the same in twice the time."""
+    return np.concatenate(parts).reshape(len(parts), -1)
 
 
 def _next(todo: dict[int, list[int]]) -> tuple[list[int], list[int]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from ml_training.audio import Floats
 
 _SILENCE_DB = -78.0  # of full scale; below it nothing is heard
@@ -26,7 +28,7 @@ class EnergyGate:
 
     def hears(self, block: Floats) -> bool:
         """Whether it is open at this block (256,) of samples."""
-        mean = float(block.mean())
+        mean = float(np.add.reduce(block)) / len(block)
         power = max(float(block @ block) / len(block) - mean * mean, 1e-12)  # an offset is no sound
         self.level_db = level = 10.0 * math.log10(power)
         self._background_db = max(min(level, self._background_db + _RISES_DB), _SILENCE_DB)

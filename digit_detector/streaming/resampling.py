@@ -68,6 +68,8 @@ def as_samples(samples: object, rate: object) -> tuple[Floats, int]:
     wave = as_floats(array)
     if wave.ndim == 2:
         wave = wave.mean(axis=1, dtype=np.float32)
+    if np.issubdtype(array.dtype, np.integer):
+        return wave, int(rate)
     if not np.isfinite(wave).all() or np.abs(wave).max() > _LOUDEST:
         at = int(np.argmax(~np.isfinite(wave) | (np.abs(wave) > _LOUDEST)))
         raise NonFiniteAudioError(

@@ -82,9 +82,11 @@ class Stream:
         first, self._spotted = self._spotted, number + 1
         return list(range(first, number + 1))
 
-    def heard_words(self, number: int, probabilities: Floats, durations: Floats) -> list[Candidate]:
-        """What the spotter says of a block: (2, 10) and (2,) -> the digits that it decides."""
-        found = []
+    def heard_words(self, number: int, probabilities: Floats, largest: float, durations: Floats) -> list[Candidate]:
+        """What the spotter says of a block: (2, 10), the largest of these, and (2,) -> the digits that it decides."""
+        found: list[Candidate] = []
+        if self.words.pass_quiet(probabilities, largest):
+            return found
         for i in range(FRAMES):
             candidate = self.words.frame(number * FRAMES + i, probabilities[i], float(durations[i]))
             if candidate is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 Confidence = Annotated[float | None, Field(description="0 to 1, of methods that say", examples=[0.98])]
 
@@ -81,7 +81,9 @@ class Health(BaseModel):
 class SessionRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    keep_audio: bool = Field(default=False, description="keep the sound of its streams until the session is closed")
+    keep_audio: StrictBool = Field(
+        default=False, description="keep the sound of its streams until the session is closed"
+    )
 
 
 class SessionInfo(BaseModel):

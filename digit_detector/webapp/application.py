@@ -18,7 +18,7 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
-from starlette.routing import WebSocketRoute
+from starlette.routing import Match, Route
 
 import ml_training
 from digit_detector.processors import PROCESSORS, Answer, AudioProcessor, load_processors
@@ -59,10 +59,12 @@ def make_app(
 ) -> FastAPI:
     """The application with its models loaded. Raises ConfigError, ModelError, MissingExtraError."""
     settings = settings or Settings()
-    engine = Engine(settings.model_dir, pipelines, thresholds)
+    thresholds = Engine(settings.model_dir, pipelines, thresholds).thresholds  # what cannot be used is said at once
     processors = load_processors(methods, settings.model_dir)
-    files = ModelFiles(settings.model_dir, engine.thresholds)
-    hearing = Hearing(engine, settings.streams, settings.behind_seconds)
+    files = ModelFiles(settings.model_dir, thresholds)
+    hearing = Hearing(
+        settings.model_dir, pipelines, thresholds, settings.streams, settings.behind_seconds, settings.processes
+    )
     sessions = Sessions(settings.sessions, settings.session_seconds, settings.kept_bytes)
     recordings = Recordings(processors, settings.uploads, settings.uploads_waiting, settings.upload_seconds)
     sockets = Sockets(hearing, sessions, settings)
@@ -71,11 +73,11 @@ def make_app(
 
     @asynccontextmanager
     async def living(_: FastAPI) -> AsyncIterator[None]:
-        hearing.start()
+        await hearing.start()
         try:
             yield
         finally:
-            hearing.stop()
+            await hearing.stop()
 
     app = FastAPI(
         title="Streaming Digit Detector", version=ml_training.__version__, description=_ABOUT, lifespan=living,
@@ -192,9 +194,11 @@ def make_app(
         return JSONResponse(body("bad_request", faults), HTTPStatus.UNPROCESSABLE_ENTITY)
 
     @app.exception_handler(HTTPException)
-    async def plain(_: Request, error: HTTPException) -> JSONResponse:
-        code = HTTPStatus(error.status_code)
-        return JSONResponse(body(code.name.lower(), f"{error.detail}"), code, error.headers)
+    async def plain(request: Request, error: HTTPException) -> JSONResponse:
+        code, headers = HTTPStatus(error.status_code), dict(error.headers or {})
+        if methods := _methods(app, request):  # the page's files, which come last, know nothing of other methods
+            code, headers["Allow"] = HTTPStatus.METHOD_NOT_ALLOWED, ", ".join(sorted(methods))
+        return JSONResponse(body(code.name.lower(), f"{request.method}: {code.phrase}"), code, headers)
 
     @app.exception_handler(Exception)
     async def bug(_: Request, __: Exception) -> JSONResponse:  # the log has it whole
@@ -213,10 +217,20 @@ def make_app(
             reason=processors.unavailable.get(name),
         )  # fmt: skip
 
-    app.router.routes.append(WebSocketRoute("/ws", sockets))
     app.mount("/", StaticFiles(directory=_STATIC, html=True), name="page")
-    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Guard, settings=settings, sockets=sockets)
     return app
+
+
+def _methods(app: FastAPI, request: Request) -> set[str]:
+    """By which the path of a request may be asked for, where a route has it."""
+    routes = (route for route in app.routes if isinstance(route, Route))
+    return {
+        method
+        for route in routes
+        if route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
 
 
 def _result(name: str, answer: Answer) -> answers.Result:

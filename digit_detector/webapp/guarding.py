@@ -29,8 +29,9 @@ _HEADERS = {
 class Guard:
     """ASGI middleware: no other site may use the server through its visitors' browsers, or show it in a frame."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app, self._settings = app, settings
+    def __init__(self, app: ASGIApp, settings: Settings, sockets: ASGIApp) -> None:
+        """`sockets` answers at /ws, without the layers that FastAPI would put around each of its messages."""
+        self._app, self._settings, self._sockets = app, settings, sockets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -39,7 +40,10 @@ class Guard:
             except RefusedError as refused:
                 await send({"type": "websocket.close", "code": 1008, "reason": str(refused)[:100]})
                 return
-            await self._app(scope, receive, send)
+            if scope["path"] == "/ws":
+                await self._sockets(scope, receive, send)
+            else:
+                await send({"type": "websocket.close", "code": 1008, "reason": "live sound is heard at /ws"})
         elif scope["type"] == "http":
             await self._answer(scope, receive, send)
         else:
@@ -47,11 +51,14 @@ class Guard:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
+        refused: RefusedError | None = None  # while the body was read, which the application takes for its own fault
         host = Headers(scope=scope).get("host", "")
         host = host if _HOST.fullmatch(host) else ""
 
         async def guarded(message: Message) -> None:
             nonlocal begun
+            if refused is not None and not begun:
+                raise refused
             if message["type"] == "http.response.start":
                 begun = True
                 headers = MutableHeaders(scope=message)
@@ -59,14 +66,23 @@ class Guard:
                 headers.setdefault("Cache-Control", "no-cache")
             await send(message)
 
+        async def bounded() -> Message:
+            nonlocal refused
+            try:
+                return await body_of()
+            except RefusedError as error:
+                refused = error
+                raise
+
         try:
             self._check(scope)
-            await self._app(scope, self._bounded(scope, receive), guarded)
-        except RefusedError as refused:
+            body_of = self._bounded(scope, receive)
+            await self._app(scope, bounded, guarded)
+        except RefusedError as error:
             if not begun:
-                await JSONResponse(body(refused.code, str(refused)), refused.status, {"Connection": "close"})(
-                    scope, receive, guarded
-                )
+                refused = None
+                answer = JSONResponse(body(error.code, str(error)), error.status, {"Connection": "close"})
+                await answer(scope, receive, guarded)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)

@@ -1,24 +1,27 @@
-"""Live streams of all sockets, heard together by one thread."""
+"""Live streams of all sockets: which process hears each of them, and who is told."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import logging
-import threading
-import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import count
 
-import numpy as np
-
-from digit_detector.streaming.engine import Detection, Engine
-from digit_detector.streaming.pool import DetectorPool
-from digit_detector.streaming.stream import BLOCK_SECONDS
+from digit_detector.streaming.engine import Detection
+from digit_detector.streaming.thresholds import Thresholds
+from digit_detector.webapp.ears import END, FORGET, HEAD, HEAR
 from digit_detector.webapp.faults import RefusedError, busy, refusal
-from ml_training.errors import DigitError, StreamError
+from ml_training.errors import AudioError, DigitError, StreamError
 
-_ROUND = 0.016  # seconds: what came meanwhile is heard at once, which costs the networks less than one by one
+_LONGEST_LINE = 1 << 24  # bytes that a process may tell at once
+_PAUSE = 2.0  # seconds between two attempts to start one
+_PATIENCE = 5.0  # seconds that it is given to end
 _log = logging.getLogger("digits.serve")
 
 
@@ -37,39 +40,38 @@ class Heard:
 
 @dataclass(eq=False)
 class Line:
-    """One stream on its way to the thread. `tell` is called in the event loop."""
+    """One stream, and who is told what was heard in it."""
 
+    number: int
     rate: int
     tell: Callable[[Heard], None]
-    waiting: deque[bytes | None] = field(default_factory=deque)  # pieces of 16-bit samples; None: it has ended
-    samples: int = 0  # that wait
+    ears: _Ears
+    sent: list[int] = field(default_factory=list)  # samples of each piece that was not heard yet
+    waiting: int = 0  # samples in them
     pieces: int = 0  # that were heard
-    closed: bool = False
 
 
 class Hearing:
-    """Opens, feeds and ends streams from the event loop; the networks run in a thread of its own."""
+    """Opens, feeds and ends streams; each is heard in one of some processes."""
 
-    def __init__(self, engine: Engine, most_streams: int, behind_seconds: float) -> None:
-        self._pool = DetectorPool(engine=engine, most_seconds=2 * behind_seconds + 1)
+    def __init__(
+        self, model_dir: str, pipelines: Sequence[str], thresholds: Thresholds, most_streams: int,
+        behind_seconds: float, processes: int,
+    ) -> None:  # fmt: skip
+        asked = {"model_dir": model_dir, "pipelines": list(pipelines), "thresholds": asdict(thresholds)}
         self._most, self._behind = most_streams, behind_seconds
-        self._lines: dict[Line, None] = {}
-        self._opened: deque[Line] = deque()
-        self._wake = threading.Event()
-        self._over = False
-        self._thread = threading.Thread(target=self._work, name="hearing", daemon=True)
+        self._ears = [_Ears(json.dumps(asked), self._tell) for _ in range(processes)]
+        self._lines: dict[int, Line] = {}
+        self._numbers = count()
         self.digits = 0
         self.seconds = 0.0
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Begin to hear; what is found is told in the running event loop."""
-        self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        await asyncio.gather(*(ears.start() for ears in self._ears))
 
-    def stop(self) -> None:
-        self._over = True
-        self._wake.set()
-        self._thread.join(timeout=5.0)
+    async def stop(self) -> None:
+        await asyncio.gather(*(ears.stop() for ears in self._ears))
 
     @property
     def streams(self) -> int:
@@ -79,104 +81,111 @@ class Hearing:
         """A new stream. Raises RefusedError where there are too many."""
         if len(self._lines) >= self._most:
             raise busy(f"{self._most} streams are open, as many as are heard at once")
-        line = Line(rate, tell)
-        self._lines[line] = None
-        self._opened.append(line)
+        least = min(self._ears, key=lambda ears: len(ears.lines))
+        line = Line(next(self._numbers) % 2**32, rate, tell, least)
+        self._lines[line.number] = least.lines[line.number] = line
         return line
 
     def feed(self, line: Line, piece: bytes) -> None:
         """More of a stream, 16-bit samples. Raises RefusedError where too much of it waits."""
-        line.samples += len(piece) // 2
-        self.seconds += len(piece) / 2 / line.rate
-        if line.samples > self._behind * line.rate:
+        size = len(piece) // 2
+        line.waiting += size
+        self.seconds += size / line.rate
+        if line.waiting > self._behind * line.rate:
             raise busy("more streams are open than this machine can hear")
-        line.waiting.append(piece)
-        self._wake.set()
+        line.sent.append(size)
+        line.ears.say(HEAR, line, piece)
 
     def end(self, line: Line) -> None:
         """No more of a stream will come: its last digits are told, and that it has ended."""
-        line.waiting.append(None)
-        self._wake.set()
+        line.ears.say(END, line)
 
     def close(self, line: Line) -> None:
         """Forget a stream."""
-        self._lines.pop(line, None)
-        line.closed = True
-        self._wake.set()
+        if self._forget(line):
+            line.ears.say(FORGET, line)
 
-    def _work(self) -> None:
-        mine: dict[Line, None] = {}
+    def _tell(self, line: Line, heard: Heard) -> None:
+        self.digits += len(heard.detections)
+        new = heard.pieces - line.pieces
+        line.waiting -= sum(line.sent[:new])
+        del line.sent[:new]
+        line.pieces = heard.pieces
+        if heard.ended:
+            self._forget(line)
+        line.tell(heard)
+
+    def _forget(self, line: Line) -> bool:
+        line.ears.lines.pop(line.number, None)
+        return self._lines.pop(line.number, None) is not None
+
+
+class _Ears:
+    """One process that hears, seen from the server. One that dies is followed by another; its streams are lost."""
+
+    def __init__(self, asked: str, tell: Callable[[Line, Heard], None]) -> None:
+        self._asked, self._tell = asked, tell
+        self.lines: dict[int, Line] = {}
+        self._process: Process | None = None
+        self._over = False
+
+    async def start(self) -> None:
+        """Raises StreamError where it cannot begin."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "digit_detector.webapp.ears", self._asked, stdin=PIPE, stdout=PIPE,
+            limit=_LONGEST_LINE, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        if not await self._process.stdout.readline():
+            raise StreamError(f"the process that hears could not begin (exit code {await self._process.wait()})")
+        self._listening = asyncio.ensure_future(self._listen(self._process))
+
+    async def stop(self) -> None:
+        self._over = True
+        process = self._process
+        if process is None or process.stdin is None:
+            return
+        process.stdin.close()
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._listening
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        await process.wait()
+
+    def say(self, kind: int, line: Line, samples: bytes = b"") -> None:
+        if self._process is not None and self._process.stdin is not None and not self._process.stdin.is_closing():
+            self._process.stdin.write(HEAD.pack(kind, line.number, line.rate, len(samples)) + samples)
+
+    async def _listen(self, process: Process) -> None:
+        assert process.stdout is not None
+        while told := await process.stdout.readline():
+            for row in json.loads(told):
+                line = self.lines.get(row["stream"])
+                if line is not None:  # otherwise it was closed meanwhile
+                    self._tell(line, _heard(row))
+        if self._over:
+            return
+        _log.error("a process that hears ended (exit code %s); another is started", await process.wait())
+        for line in list(self.lines.values()):
+            self._tell(line, _failed(StreamError("lost")))
         while not self._over:
-            self._wake.wait()
-            self._wake.clear()
-            began = time.monotonic()
             try:
-                told = self._round(mine)
-            except Exception:  # a fault of ours in one stream: the streams are lost, the server is not
-                _log.exception("the streams that were open are ended")
-                told = [(line, _failed(line, StreamError("lost"))) for line in mine]
-                for line in mine:
-                    self._pool.close(line)
-                mine.clear()
-            if told and not self._over:
-                self._loop.call_soon_threadsafe(self._deliver, told)
-            time.sleep(max(0.0, _ROUND - (time.monotonic() - began)))
-
-    def _round(self, mine: dict[Line, None]) -> list[tuple[Line, Heard]]:
-        while self._opened:
-            mine[line := self._opened.popleft()] = None
-            self._pool.open(line)
-        told: list[tuple[Line, Heard]] = []
-        fed: dict[Line, bool] = {}
-        for line in list(mine):
-            if line.closed:
-                self._pool.close(line)
-                del mine[line]
-                continue
-            if not line.waiting:
-                continue
-            try:
-                fed[line] = self._take(line)
-            except DigitError as error:
-                told.append((line, _failed(line, error)))
-                self._pool.close(line)
-                del mine[line]
-        found = self._pool.run()
-        for line, ended in fed.items():
-            stream = self._pool.stream(line)
-            detections = found.get(line, [])
-            if ended:
-                detections += self._pool.flush(line)
-                del mine[line]
-            seconds = stream.blocks * BLOCK_SECONDS
-            told.append((line, Heard(line.pieces, seconds, stream.energy.level_db, stream.voice, detections, ended)))
-        return told
-
-    def _take(self, line: Line) -> bool:
-        """Feed what waits; -> whether the stream has ended."""
-        pieces: list[bytes] = []
-        ended = False
-        while line.waiting and not ended:
-            piece = line.waiting.popleft()
-            if piece is None:
-                ended = True
-            else:
-                pieces.append(piece)
-        if pieces:
-            samples = np.frombuffer(b"".join(pieces), dtype="<i2")
-            line.samples -= len(samples)
-            line.pieces += len(pieces)
-            self._pool.feed(line, samples, line.rate)
-        return ended
-
-    def _deliver(self, told: list[tuple[Line, Heard]]) -> None:
-        for line, heard in told:
-            self.digits += len(heard.detections)
-            if heard.ended:
-                self._lines.pop(line, None)
-            if not line.closed:
-                line.tell(heard)
+                return await self.start()
+            except (StreamError, OSError) as error:
+                _log.error("%s; it is tried again", error)
+                await asyncio.sleep(_PAUSE)
 
 
-def _failed(line: Line, error: DigitError) -> Heard:
-    return Heard(line.pieces, 0.0, -120.0, 0.0, [], True, refusal(error))
+def _heard(row: dict[str, object]) -> Heard:
+    if "fault" in row:
+        return _failed(AudioError(str(row["fault"])))
+    return Heard(
+        row["pieces"], row["seconds"], row["level_db"], row["voice"],  # type: ignore[arg-type]
+        [Detection(*said) for said in row["digits"]], bool(row["ended"]),  # type: ignore[attr-defined]
+    )  # fmt: skip
+
+
+def _failed(error: DigitError) -> Heard:
+    return Heard(0, 0.0, -120.0, 0.0, [], True, refusal(error))

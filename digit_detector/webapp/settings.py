@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 
 from ml_training.errors import ConfigError
@@ -19,6 +20,7 @@ class Settings:
     port: int = 8000  # 0 takes any that is free
     hosts: tuple[str, ...] = ()  # further names that the page may be asked for by, behind a proxy
     model_dir: str = PRETRAINED
+    processes: int = min(2, os.cpu_count() or 1)  # that hear live streams
     streams: int = 150  # live ones at once
     connections: int = 250  # sockets at once, silent ones included
     start_seconds: float = 10.0  # until a socket must begin a stream

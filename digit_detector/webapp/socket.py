@@ -7,9 +7,9 @@ import contextlib
 import json
 from dataclasses import asdict
 from typing import Any
+from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocket
 
 from digit_detector.webapp.faults import RefusedError, body
 from digit_detector.webapp.hearing import Heard, Hearing, Line
@@ -30,14 +30,14 @@ class Sockets:
         self.count = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        socket = WebSocket(scope, receive, send)
-        await socket.accept()
+        await receive()  # that it connects
+        await send({"type": "websocket.accept"})
         if self.count >= self._settings.connections:
-            await _refuse(socket, RefusedError(_BUSY, "busy", "too many connections are open: try again in a moment"))
+            await _refuse(send, RefusedError(_BUSY, "busy", "too many connections are open: try again in a moment"))
             return
         self.count += 1
         try:
-            await _Conversation(socket, self._hearing, self._sessions, self._settings).hold()
+            await _Conversation(scope, receive, send, self._hearing, self._sessions, self._settings).hold()
         finally:
             self.count -= 1
 
@@ -45,9 +45,13 @@ class Sockets:
 class _Conversation:
     """One socket, from its first message to its last."""
 
-    def __init__(self, socket: WebSocket, hearing: Hearing, sessions: Sessions, settings: Settings) -> None:
-        self._socket, self._hearing, self._sessions, self._settings = socket, hearing, sessions, settings
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, hearing: Hearing, sessions: Sessions, settings: Settings
+    ) -> None:
+        self._scope, self._receive, self._send_raw = scope, receive, send
+        self._hearing, self._sessions, self._settings = hearing, sessions, settings
         self._clock = asyncio.get_running_loop().time
+        self._last = self._clock()  # when a message came
         self._session: Session | None = None
         self._recording: Recording | None = None
         self._line: Line | None = None
@@ -59,41 +63,34 @@ class _Conversation:
         self._told = asyncio.Event()
 
     async def hold(self) -> None:
-        speaking = asyncio.ensure_future(self._speak())
-        listening = asyncio.ensure_future(self._listen())
+        tasks = [asyncio.ensure_future(doing) for doing in (self._speak(), self._listen(), self._watch())]
         try:
-            done, _ = await asyncio.wait((speaking, listening), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         except RefusedError as refused:
-            await _refuse(self._socket, refused)
+            await _refuse(self._send_raw, refused)
         finally:
-            for task in (speaking, listening):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(speaking, listening, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._end(forget=True)
 
     async def _listen(self) -> None:
         """Take messages until the client goes."""
-        name = self._socket.query_params.get("session")
-        if name is not None:
-            self._session = self._sessions.find(name)
+        asked = parse_qs(self._scope["query_string"].decode("latin-1"))
+        if "session" in asked:
+            self._session = self._sessions.find(asked["session"][0])
         while True:
-            patience = self._settings.idle_seconds if self._line else self._settings.start_seconds
-            try:
-                async with asyncio.timeout(patience):
-                    message = await self._socket.receive()
-            except TimeoutError:
-                raise RefusedError(
-                    _REFUSED, "idle", f"nothing came for {patience:g} s: connect again to go on"
-                ) from None
+            message = await self._receive()
+            self._last = self._clock()
             if message["type"] == "websocket.disconnect":
                 return
             self._pace()
             if (sound := message.get("bytes")) is not None:
                 self._feed(sound)
             else:
-                await self._obey(message["text"])
+                await self._obey(message.get("text") or "")
 
     def _pace(self) -> None:
         second = int(self._clock())
@@ -127,6 +124,15 @@ class _Conversation:
         self._hearing.feed(self._line, sound)
         if self._session is not None:
             self._sessions.hear(self._session, self._recording, sound, self._line.rate)
+
+    async def _watch(self) -> None:
+        """End the conversation when nothing comes any more."""
+        while True:
+            patience = self._settings.idle_seconds if self._line else self._settings.start_seconds
+            left = self._last + patience - self._clock()
+            if left <= 0:
+                raise RefusedError(_REFUSED, "idle", f"nothing came for {patience:g} s: connect again to go on")
+            await asyncio.sleep(left)
 
     async def _obey(self, text: str) -> None:
         try:
@@ -177,13 +183,13 @@ class _Conversation:
             last = news[-1]
             if last.fault is not None:
                 raise last.fault
-            await self._socket.send({"type": "websocket.send", "text": _state(last)})
+            await self._send_raw({"type": "websocket.send", "text": _state(last)})
             if last.ended:
                 self._end(forget=False)
                 await self._send({"type": "stopped", "seconds": _short(last.seconds)})
 
     async def _send(self, message: dict[str, Any]) -> None:
-        await self._socket.send({"type": "websocket.send", "text": json.dumps(message)})
+        await self._send_raw({"type": "websocket.send", "text": json.dumps(message)})
 
     def _end(self, forget: bool) -> None:
         if self._line is not None:
@@ -206,8 +212,9 @@ def _short(value: float) -> float:
     return round(value, 4)
 
 
-async def _refuse(socket: WebSocket, refused: RefusedError) -> None:
+async def _refuse(send: Send, refused: RefusedError) -> None:
     code = refused.status if refused.status > 1000 else _BUSY if refused.code == "busy" else _REFUSED
+    said = {"type": "error", **body(refused.code, str(refused))["error"]}
     with contextlib.suppress(RuntimeError, OSError):  # the client may be gone
-        await socket.send_json({"type": "error", **body(refused.code, str(refused))["error"]})
-        await socket.close(code, refused.code)
+        await send({"type": "websocket.send", "text": json.dumps(said)})
+        await send({"type": "websocket.close", "code": code, "reason": refused.code})

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -14,7 +14,7 @@ from digit_detector.webapp.settings import Settings
 
 
 @contextlib.contextmanager
-def serving(settings: Settings | None = None, **options: object) -> Iterator[str]:
+def _serving(settings: Settings | None = None, **options: object) -> Iterator[str]:
     """The address of a server that runs meanwhile."""
     settings = settings or Settings(port=0)
     with bound(settings, exact=True) as listening:
@@ -35,7 +35,13 @@ def serving(settings: Settings | None = None, **options: object) -> Iterator[str
 
 
 @pytest.fixture(scope="session")
+def serving() -> Callable[..., contextlib.AbstractContextManager[str]]:
+    """`with serving(Settings(port=0, ...)) as address` for a server with other limits."""
+    return _serving
+
+
+@pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     """The address of a server with the shipped models and the usual limits."""
-    with serving() as address:
+    with _serving() as address:
         yield address

@@ -1,0 +1,233 @@
+"""The HTTP interface, asked as any client would ask it."""
+
+import contextlib
+import io
+import socket
+import time
+
+import httpx
+import numpy as np
+import pytest
+import schemathesis
+import soundfile
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from digit_detector.webapp.application import make_app
+from digit_detector.webapp.settings import Settings
+from ml_training.data.synthetic import VOICES, say
+from ml_training.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def seven() -> np.ndarray:
+    (samples,) = say([(VOICES[1], "seven")], seed=3)
+    return samples
+
+
+def recording(samples: np.ndarray, kind: str = "WAV", rate: int = 8000, **options) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=kind, **options)
+    return file.getvalue()
+
+
+def fault(response: httpx.Response) -> tuple[int, str]:
+    said = response.json()["error"]
+    assert said["message"]
+    assert "Traceback" not in said["message"]
+    return response.status_code, said["code"]
+
+
+def test_a_recording_is_answered_by_all_or_by_one(server, seven):
+    wav = recording(seven)
+    said = httpx.post(f"{server}/process_audio", files={"file": wav}).json()
+    assert said["seconds"] == pytest.approx(len(seven) / 8000)
+    assert {r["method"] for r in said["results"]} >= {"ml_mfcc", "ml_cnn", "ml_raw", "ensemble"}
+    one = httpx.post(f"{server}/process_audio", files={"file": wav}, data={"method": "ml_cnn"}).json()["results"]
+    assert [(r["method"], r["digit"], r["text"]) for r in one] == [("ml_cnn", 7, "7")]
+    assert 0.5 < one[0]["confidence"] <= 1.0
+    assert one[0]["milliseconds"] > 0
+
+
+@pytest.mark.parametrize("kind", ["FLAC", "OGG", "MP3"])
+def test_formats_are_told_by_their_bytes(server, seven, kind):
+    import soxr
+
+    content = recording(soxr.resample(seven, 8000, 16_000), kind, 16_000)
+    found = httpx.post(f"{server}/process_audio", files={"file": ("what.ever", content)}, data={"method": "ml_cnn"})
+    assert found.json()["results"][0]["digit"] == 7
+
+
+def test_each_call_is_counted(serving, seven):
+    with serving() as address:
+        httpx.post(f"{address}/process_audio", files={"file": recording(seven)}, data={"method": "ml_raw"})
+        counts = httpx.get(f"{address}/stats/ml_raw").json()
+        assert (counts["calls"], sum(counts["digits"]) + counts["nothing"]) == (1, 1)
+        assert httpx.get(f"{address}/stats").json()["processors"]["ml_raw"] == counts
+        metrics = httpx.get(f"{address}/metrics").text
+        assert 'digits_requests_total{route="/process_audio",status="200"} 1.0' in metrics
+
+
+def test_what_there_is_and_what_cannot_run_is_told(server):
+    processors = {p["name"]: p for p in httpx.get(f"{server}/processors").json()["processors"]}
+    assert processors["ml_cnn"]["available"]
+    assert not processors["external_api"]["available"]
+    assert "DIGIT_API_URL" in processors["external_api"]["reason"]
+    assert httpx.get(f"{server}/processor_info/ml_cnn").json()["about"]["pipeline"] == "mel_cnn"
+    assert fault(httpx.get(f"{server}/processor_info/ml_cnm")) == (404, "no_method")
+    refused = httpx.post(f"{server}/process_audio", files={"file": b"x"}, data={"method": "external_api"})
+    assert fault(refused) == (409, "not_available")
+    assert httpx.get(f"{server}/health").json()["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"", "bad_audio"),
+        (b"RIFF\x24\x00\x00\x00WAVEfmt ", "bad_audio"),
+        (b"\x00" * 5000, "bad_audio"),
+        (recording(np.zeros(8000)), None),
+        (recording(np.zeros((100, 12))), "bad_audio"),
+        (recording(np.full(8000, np.nan, dtype=np.float32), subtype="FLOAT"), None),
+        (recording(np.zeros(61 * 8000)), "too_long"),
+        (recording(np.zeros(4_000_000), "FLAC"), "too_long"),  # eight minutes in a few kilobytes
+    ],
+)  # fmt: skip
+def test_what_is_no_recording_is_refused(server, content, code):
+    response = httpx.post(f"{server}/process_audio", files={"file": content}, data={"method": "ml_cnn"})
+    if code is None:  # a recording, of which the processor says that there is nothing to hear
+        assert response.json()["results"][0]["error"]
+    else:
+        assert fault(response)[1] == code
+
+
+def test_a_wav_whose_header_promises_gigabytes_is_heard_as_far_as_it_goes(server, seven):
+    content = bytearray(recording(seven))
+    content[4:8] = content[40:44] = (0x7FFFFFF0).to_bytes(4, "little")
+    response = httpx.post(f"{server}/process_audio", files={"file": bytes(content)}, data={"method": "ml_cnn"})
+    assert response.status_code in (200, 422)
+
+
+def test_a_body_is_bounded_whether_its_length_is_told_or_not(serving):
+    with serving(Settings(port=0, upload_bytes=100_000)) as address:
+        told = httpx.post(f"{address}/process_audio", files={"file": b"x" * 200_000})
+        assert fault(told) == (413, "too_large")
+
+        def endless():
+            yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
+            for _ in range(1000):
+                yield b"x" * 1000
+
+        kind = {"Content-Type": "multipart/form-data; boundary=b"}
+        with contextlib.suppress(httpx.WriteError, httpx.ReadError):  # it may hang up while more is being sent
+            untold = httpx.post(f"{address}/process_audio", content=endless(), headers=kind)
+            assert fault(untold) == (413, "too_large")
+        assert httpx.get(f"{address}/health").status_code == 200
+
+
+def test_a_request_that_never_ends_is_given_up(serving):
+    with serving(Settings(port=0, upload_patience=0.5)) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as link:
+            link.sendall(
+                f"POST /process_audio HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 1000\r\n"
+                "Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n".encode()
+            )
+            began = time.monotonic()
+            answer = link.recv(10_000)
+        assert b" 408 " in answer.split(b"\r\n")[0]
+        assert time.monotonic() - began < 5
+
+
+def test_only_its_own_names_and_pages_may_ask(serving, server):
+    assert fault(httpx.get(f"{server}/health", headers={"Host": "evil.example"})) == (421, "wrong_host")
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
+        refused = httpx.post(f"{server}/sessions", json={}, headers={"Origin": origin})
+        assert fault(refused) == (403, "wrong_origin")
+    own = httpx.post(f"{server}/sessions", json={}, headers={"Origin": server})
+    assert own.status_code == 201
+    assert httpx.delete(f"{server}/sessions/{own.json()['id']}").status_code == 204
+    with serving(Settings(port=0, hosts=("digits.example",))) as address:
+        assert httpx.get(f"{address}/health", headers={"Host": "digits.example"}).status_code == 200
+
+
+def test_answers_forbid_what_the_page_does_not_need(server):
+    for path in ("/", "/health", "/nowhere", "/models/mfcc.onnx"):
+        headers = httpx.get(f"{server}{path}").headers
+        assert "default-src 'self'" in headers["content-security-policy"]
+        assert "unsafe-inline" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "server" not in headers
+
+
+def test_files_outside_the_page_are_not_served(server):
+    host, port = server.removeprefix("http://").split(":")
+    for path in (
+        "/../settings.py",
+        "/%2e%2e/settings.py",
+        "/..%2fsettings.py",
+        "//etc/passwd",
+        "/models/..%2f..%2fcli.py",
+    ):
+        with socket.create_connection((host, int(port)), timeout=10) as link:
+            link.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
+            assert b" 404 " in link.recv(1000).split(b"\r\n")[0], path
+
+
+def test_sessions_come_and_go(server):
+    made = httpx.post(f"{server}/sessions", json={"keep_audio": False}).json()
+    assert (made["digits"], made["streams"], made["keep_audio"]) == ("", 0, False)
+    assert made["id"] in [s["id"] for s in httpx.get(f"{server}/sessions").json()["sessions"]]
+    assert httpx.get(f"{server}/sessions/{made['id']}").json() == made
+    assert fault(httpx.get(f"{server}/sessions/{made['id']}/audio")) == (404, "no_audio")
+    assert httpx.delete(f"{server}/sessions/{made['id']}").status_code == 204
+    for name in (made["id"], "..%2f..%2fetc", "x" * 5000):
+        assert fault(httpx.get(f"{server}/sessions/{name}"))[0] == 404
+    assert fault(httpx.post(f"{server}/sessions", json={"keep": True})) == (422, "bad_request")
+
+
+def test_there_is_an_end_to_sessions(serving):
+    with serving(Settings(port=0, sessions=2)) as address:
+        codes = [httpx.post(f"{address}/sessions", json={}).status_code for _ in range(3)]
+        assert codes == [201, 201, 503]
+
+
+def test_models_are_the_ones_that_the_server_answers_with(server):
+    from digit_detector.streaming.thresholds import load_thresholds
+    from ml_training.inference import PRETRAINED, model_file
+
+    assert httpx.get(f"{server}/models/mel_cnn.onnx").content == model_file(PRETRAINED, "mel_cnn").read_bytes()
+    shown = httpx.get(f"{server}/models/thresholds.json").json()["thresholds"]
+    assert shown["digit"] == load_thresholds().digit
+    assert fault(httpx.get(f"{server}/models/other.onnx")) == (404, "no_model")
+
+
+def test_a_fault_of_ours_shows_no_internals(serving, monkeypatch):
+    def broken(*_: object) -> None:
+        raise RuntimeError("/secret/path")
+
+    monkeypatch.setattr("digit_detector.webapp.application.Sessions.all", broken)
+    with serving() as address:
+        response = httpx.get(f"{address}/sessions")
+        assert fault(response) == (500, "failed")
+        assert "secret" not in response.text
+
+
+def test_settings_that_cannot_be_are_refused():
+    with pytest.raises(ConfigError, match=r"2 faults in the server's settings: streams: .*; port: "):
+        Settings(streams=0, port=70_000)
+
+
+SCHEMA = schemathesis.openapi.from_dict(make_app(methods=("ml_mfcc",)).openapi())
+
+
+@SCHEMA.parametrize()
+@settings(
+    max_examples=25, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+def test_every_route_keeps_to_its_description(server, case):
+    response = case.call(base_url=server)
+    # No schema can say which bytes are a recording.
+    valid_is_accepted = [positive_data_acceptance] if case.path == "/process_audio" else []
+    case.validate_response(response, excluded_checks=valid_is_accepted)

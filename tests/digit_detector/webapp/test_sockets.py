@@ -1,0 +1,264 @@
+"""Live sound through /ws: what is said comes out, and what no client may do does not disturb the others."""
+
+import asyncio
+import dataclasses
+import io
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from digit_detector import StreamingDetector
+from digit_detector.webapp.settings import Settings
+from ml_training.data.synthetic import VOICES, say
+
+RATE = 8000
+PIECE = 512  # samples
+
+
+@pytest.fixture(scope="module")
+def talk() -> np.ndarray:
+    """Synthetic digits with pauses, 16-bit samples at 8 kHz."""
+    words = say([(VOICES[1], word) for word in ("seven", "three", "nine")], seed=3)
+    pause = np.zeros(RATE)
+    wave = np.concatenate([pause, *(part for word in words for part in (0.3 * word / np.abs(word).max(), pause))])
+    rng = np.random.default_rng(0)
+    return (32767 * np.clip(wave + 1e-3 * rng.standard_normal(len(wave)), -1, 1)).astype("<i2")
+
+
+def socket(address: str, path: str = "/ws", **options) -> connect:
+    return connect(address.replace("http", "ws") + path, compression=None, open_timeout=20, **options)
+
+
+async def start(link: ClientConnection, rate: int = RATE) -> dict:
+    await link.send(json.dumps({"type": "start", "sample_rate": rate}))
+    return json.loads(await link.recv())
+
+
+async def stream(link: ClientConnection, samples: np.ndarray, pace: float = 1.0, piece: int = PIECE) -> list[dict]:
+    """Send a whole stream at so many times its speed -> all messages until the one that says it has stopped."""
+    loop = asyncio.get_running_loop()
+    assert (await start(link))["type"] == "ready"
+
+    async def send() -> None:
+        began = loop.time()
+        for first in range(0, len(samples), piece):
+            await asyncio.sleep(max(0.0, began + first / RATE / pace - loop.time()))
+            await link.send(samples[first : first + piece].tobytes())
+        await link.send('{"type":"stop"}')
+
+    sending = asyncio.ensure_future(send())
+    said = []
+    while not said or said[-1]["type"] != "stopped":
+        said.append(json.loads(await asyncio.wait_for(link.recv(), 20)))
+    await sending
+    return said
+
+
+def digits(said: list[dict]) -> list[dict]:
+    return [{k: v for k, v in message.items() if k != "type"} for message in said if message["type"] == "digit"]
+
+
+async def refused(link: ClientConnection) -> tuple[str, int]:
+    """The code of the fault that a server tells, and with which it closes."""
+    code = ""
+    try:
+        while True:
+            said = json.loads(await asyncio.wait_for(link.recv(), 20))
+            if said["type"] == "error":
+                code = said["code"]
+                assert said["message"]
+    except ConnectionClosed as closed:
+        return code, closed.rcvd.code
+
+
+def test_what_is_said_is_what_the_detector_hears(server, talk):
+    detector = StreamingDetector()
+    heard = [*detector.feed(talk, RATE), *detector.flush()]
+
+    async def hear():
+        async with socket(server) as link:
+            said = await stream(link, talk, pace=1.5)
+            again = await stream(link, talk, pace=1.5, piece=1600)
+            return said, again
+
+    said, again = asyncio.run(hear())
+    expected = [{k: pytest.approx(v, abs=1e-3) for k, v in dataclasses.asdict(d).items()} for d in heard]
+    assert [d.digit for d in heard] == [7, 3, 9]
+    assert digits(said) == digits(again) == expected
+    states = [message for message in said if message["type"] == "heard"]
+    assert states[-1]["frames"] == -(-len(talk) // PIECE)
+    assert [s["frames"] for s in states] == sorted(s["frames"] for s in states)
+    assert max(s["voice"] for s in states) > 0.5
+    assert said[-1]["seconds"] == pytest.approx(len(talk) / RATE, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("messages", "code", "close"),
+    [
+        ([b"\0\0"], "not_started", 1008),
+        (["hello"], "bad_message", 1008),
+        (["[" * 900], "bad_message", 1008),
+        (["{}" * 600], "bad_message", 1008),
+        (['{"type":"stop"}'], "bad_message", 1008),
+        (['{"type":"start"}'], "bad_rate", 1008),
+        (['{"type":"start","sample_rate":0}'], "bad_rate", 1008),
+        (['{"type":"start","sample_rate":true}'], "bad_rate", 1008),
+        (['{"type":"start","sample_rate":1e300}'], "bad_rate", 1008),
+        (['{"type":"start","sample_rate":8000}'] * 2, "started", 1008),
+        (['{"type":"start","sample_rate":8000}', "sound"], "bad_message", 1008),
+        (['{"type":"start","sample_rate":8000}', b"\0\0\0"], "bad_audio", 1008),
+        (['{"type":"start","sample_rate":48000}', bytes(70_000)], "too_large", 1009),
+        (['{"type":"start","sample_rate":8000}', *[bytes(16_000)] * 10], "too_fast", 1008),
+        (['{"type":"start","sample_rate":48000}', *[b"\0\0"] * 300], "too_many", 1008),
+        (['{"type":"start","sample_rate":8000}', '{"type":"stop"}', b"\0\0"], "not_started", 1008),
+    ],
+)  # fmt: skip
+def test_what_is_no_stream_is_refused(server, messages, code, close):
+    async def talk_nonsense():
+        async with socket(server) as link:
+            try:
+                for message in messages:
+                    await link.send(message)
+            except ConnectionClosed:
+                pass
+            return await refused(link)
+
+    assert asyncio.run(talk_nonsense()) == (code, close)
+
+
+def test_a_message_without_end_closes_the_socket(server):
+    async def send():
+        async with socket(server) as link:
+            await start(link)
+            await link.send(bytes(1 << 20))
+            return await refused(link)
+
+    assert asyncio.run(send()) == ("", 1009)
+
+
+def test_other_pages_and_names_are_refused(server):
+    async def ask(path: str = "/ws", **options):
+        async with socket(server, path, **options):
+            pass
+
+    for options in ({"origin": "https://evil.example"}, {"origin": "null"}, {"path": "/other"}):
+        with pytest.raises(InvalidStatus):
+            asyncio.run(ask(**options))
+    asyncio.run(ask(origin=server))
+
+
+def test_silent_sockets_are_closed_and_others_served_meanwhile(serving, talk):
+    settings = Settings(port=0, start_seconds=1.0, idle_seconds=1.0)
+
+    async def crowd(address):
+        silent = await asyncio.gather(*(socket(address).__aenter__() for _ in range(100)))
+        begun = await asyncio.gather(*(socket(address).__aenter__() for _ in range(5)))
+        for link in begun:
+            await start(link)
+        async with socket(address) as link:
+            said = await stream(link, talk, pace=1.5)
+        return [d["digit"] for d in digits(said)], await asyncio.gather(*(refused(link) for link in silent + begun))
+
+    with serving(settings) as address:
+        said, ends = asyncio.run(crowd(address))
+        assert said == [7, 3, 9]
+        assert set(ends) == {("idle", 1008)}
+        assert httpx.get(f"{address}/health").json()["streams"] == 0
+
+
+def test_too_many_streams_and_connections_are_told_to_come_again(serving):
+    async def crowd(address):
+        links = [await socket(address).__aenter__() for _ in range(4)]
+        for link in links[:2]:
+            assert (await start(link))["type"] == "ready"
+        await links[2].send('{"type":"start","sample_rate":8000}')
+        third = await refused(links[2])
+        fourth = await socket(address).__aenter__()
+        fifth = await refused(await socket(address).__aenter__())
+        for link in (*links, fourth):
+            await link.close()
+        return third, fifth
+
+    with serving(Settings(port=0, streams=2, connections=4)) as address:
+        assert asyncio.run(crowd(address)) == (("busy", 1013), ("busy", 1013))
+
+
+def test_a_session_remembers_what_was_said_and_keeps_sound_only_if_asked(server, talk):
+    async def hear(name):
+        async with socket(server, f"/ws?session={name}") as link:
+            return await stream(link, talk, pace=1.5)
+
+    for keep in (False, True):
+        made = httpx.post(f"{server}/sessions", json={"keep_audio": keep}).json()["id"]
+        asyncio.run(hear(made))
+        info = httpx.get(f"{server}/sessions/{made}").json()
+        assert (info["digits"], info["streams"]) == ("739", 1)
+        assert info["seconds"] == pytest.approx(len(talk) / RATE)
+        sound = httpx.get(f"{server}/sessions/{made}/audio")
+        if keep:
+            samples, rate = soundfile.read(io.BytesIO(sound.content), dtype="int16")
+            assert rate == RATE
+            np.testing.assert_array_equal(samples, talk)
+        else:
+            assert sound.status_code == 404
+        httpx.delete(f"{server}/sessions/{made}")
+
+    async def unknown():
+        async with socket(server, "/ws?session=../../etc") as link:
+            return await refused(link)
+
+    assert asyncio.run(unknown())[0] == "no_session"
+
+
+def test_there_is_an_end_to_kept_sound(serving, talk):
+    async def hear(address, name):
+        async with socket(address, f"/ws?session={name}") as link:
+            await stream(link, talk[:RATE], pace=2.0)
+
+    with serving(Settings(port=0, kept_bytes=4000)) as address:
+        made = httpx.post(f"{address}/sessions", json={"keep_audio": True}).json()["id"]
+        asyncio.run(hear(address, made))
+        sound = httpx.get(f"{address}/sessions/{made}/audio")
+        assert len(sound.content) < 4100
+        assert sound.headers["x-truncated"] == "true"
+
+
+def hearing_processes() -> set[int]:
+    """Those that servers of this process have started."""
+    children = {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+    return {int(pid) for pid in children if b"webapp.ears" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the processes are found through Linux's /proc")
+def test_a_process_that_hears_is_replaced_when_it_dies(serving, talk):
+    before = hearing_processes()
+
+    async def hear(address):
+        async with socket(address) as link:
+            await start(link)
+            await link.send(talk[:PIECE].tobytes())
+            assert json.loads(await link.recv())["type"] == "heard"
+            (ears,) = hearing_processes() - before
+            os.kill(ears, signal.SIGKILL)
+            first = await refused(link)
+        until = time.monotonic() + 20
+        while True:
+            async with socket(address) as link:
+                try:
+                    return first, await stream(link, talk, pace=1.5)
+                except (ConnectionClosed, TimeoutError):
+                    assert time.monotonic() < until
+
+    with serving(Settings(port=0, processes=1)) as address:
+        first, said = asyncio.run(hear(address))
+        assert first[0] == "failed"
+        assert [d["digit"] for d in digits(said)] == [7, 3, 9]
