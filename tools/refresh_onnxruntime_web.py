@@ -4,8 +4,8 @@ python tools/refresh_onnxruntime_web.py                   the version that ships
 python tools/refresh_onnxruntime_web.py --version 1.31.0  another
 
 Fetches the package from an npm registry (the one that npm is set to, or --registry), checks it by the SHA-512 that the
-registry states, and writes the three files that a browser needs to run models on one thread, and their manifest. LICENSE
-and THIRD_PARTY_NOTICES.txt are not in the package: compare them with those of the project's release.
+registry states, and writes the three files that a browser needs to run models on one thread, and their manifest.
+LICENSE and THIRD_PARTY_NOTICES.txt are not in the package: compare them with those of the project's release.
 """
 
 from __future__ import annotations
