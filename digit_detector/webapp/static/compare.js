@@ -1,7 +1,6 @@
 import { byId, make, percent } from "./dom.js";
-import { atEight } from "./files.js";
 import { drawLogMel, logMel } from "./logmel.js";
-import { fit } from "./local/fit.js";
+import { clip } from "./local/clip.js";
 import { KINDS, makeNoise, mixed } from "./noise.js";
 import { play } from "./wav.js";
 
@@ -77,8 +76,8 @@ export class Compare {
       if (!asFile) return;
     }
     const sound = samples && this._mixed(this.level);
+    if (samples) this._picture(sound, rate);
     await Promise.all([
-      samples && this._picture(sound, rate, run),
       ...this._names().map(async (name) => {
         const result = await (asFile ? this._processors.answerFile(name, file) : this._processors.answer(name, sound, rate));
         if (run !== this._run) return; // another word, or other noise, since
@@ -88,9 +87,12 @@ export class Compare {
     ]);
   }
 
-  async _picture(sound, rate, run) {
-    const second = fit(await atEight(sound, rate));
-    if (run === this._run) drawLogMel(byId("logmel"), logMel(second));
+  _picture(sound, rate) {
+    try {
+      drawLogMel(byId("logmel"), logMel(clip(sound, rate)));
+    } catch (fault) {
+      this._onproblem(fault.message); // silence, say: the answers say so, too
+    }
   }
 
   _row({ name, title, available, reason }) {
@@ -100,11 +102,17 @@ export class Compare {
       else this._asked.delete(name);
       this._heard();
     };
-    const answer = make("td", { className: "answer" }, "–"), sure = make("td", {}, ""), time = make("td", {}, "");
-    this._rows.set(name, { answer, sure, time });
-    const label = make("th", { scope: "row" }, title, ...(available ? [] : [make("small", {}, reason ?? "cannot run here")]));
-    const row = make("tr", { className: available ? "" : "off" }, make("td", {}, ask), label, answer, sure, time);
+    const row = make("tr", {}, make("td", {}, ask));
     row.dataset.name = name;
+    if (!available) {
+      row.className = "off";
+      row.append(make("th", { scope: "row", colSpan: 4 }, title, make("small", {}, reason ?? "cannot run here")));
+      return row;
+    }
+    const [answer, sure, time] = ["answer", "sure", "time"].map((className) => make("td", { className }));
+    answer.textContent = "–";
+    this._rows.set(name, { answer, sure, time });
+    row.append(make("th", { scope: "row" }, title), answer, sure, time);
     return row;
   }
 

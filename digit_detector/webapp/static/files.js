@@ -19,18 +19,6 @@ export async function opened(file) {
   return { name: file.name, samples, rate: RATE, file };
 }
 
-/** Samples at `rate` -> at 8 kHz, as the browser resamples. */
-export async function atEight(samples, rate) {
-  const context = new OfflineAudioContext(1, Math.max(1, Math.round((samples.length * 8000) / rate)), 8000);
-  const buffer = context.createBuffer(1, samples.length, rate);
-  buffer.copyToChannel(samples, 0);
-  const source = context.createBufferSource();
-  source.buffer = buffer;
-  source.connect(context.destination);
-  source.start();
-  return (await context.startRendering()).getChannelData(0);
-}
-
 /** Take files that are dropped on `target`. */
 export function droppable(target, onfile) {
   const over = (event, is) => {
