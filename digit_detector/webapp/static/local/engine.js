@@ -1,0 +1,65 @@
+// A stream through the networks, as digit_detector/streaming/engine.py: the next block of it, and what is reported.
+
+import { SAMPLE_RATE, fit } from "./clip.js";
+import { confidence, pooled } from "./decision.js";
+import { classifier, spotter, thresholds, voiceActivity } from "./models.js";
+import { FRAMES, HOP, Stream } from "./stream.js";
+
+const CONFIRMING = ["mel_cnn", "raw_cnn"]; // who hears each word by itself
+
+export class Engine {
+  static async load() {
+    const engine = new Engine();
+    [engine.thresholds, engine.voice, engine.spotter, engine.classifiers] = await Promise.all([
+      thresholds(),
+      voiceActivity(),
+      spotter(),
+      Promise.all(CONFIRMING.map(classifier)),
+    ]);
+    return engine;
+  }
+
+  stream(rate) {
+    return new Stream(rate, this.thresholds);
+  }
+
+  /** The next block of a stream -> what is now known to have been said. */
+  async hear(stream, block) {
+    const spotting = [];
+    for (const number of stream.take(block)) {
+      const { voice, state } = await this.voice.hear(stream.block(number), stream.voiceState ?? this.voice.begin());
+      stream.voiceState = state;
+      spotting.push(...stream.heardVoice(number, voice));
+    }
+    const candidates = [];
+    for (const number of spotting) {
+      const said = await this.spotter.hear(stream.block(number), stream.wordState ?? this.spotter.begin());
+      stream.wordState = said.state;
+      candidates.push(...stream.heardWords(number, said.probabilities, said.durations));
+    }
+    const found = [];
+    for (const candidate of candidates) {
+      const detection = await this.confirmed(stream, candidate);
+      if (detection) found.push(detection);
+    }
+    return found;
+  }
+
+  /** A candidate with a voice in it that the classifiers, which hear the word by itself, do not doubt. */
+  async confirmed(stream, candidate) {
+    if (stream.voiceOf(candidate) < this.thresholds.voice) return null;
+    const second = fit(stream.word(candidate));
+    const heard = [];
+    for (const classify of this.classifiers) heard.push(await classify(second));
+    const sure = confidence(
+      candidate.score,
+      pooled(heard.map(({ digitScore }) => digitScore)),
+      pooled(heard.map(({ probabilities }) => probabilities[candidate.digit])),
+    );
+    if (sure < this.thresholds.digit) return null;
+    const end = (candidate.last * HOP) / SAMPLE_RATE;
+    const known = ((Math.floor(candidate.frame / FRAMES) + 1) * FRAMES * HOP) / SAMPLE_RATE;
+    const start = Math.max(0, (candidate.first * HOP) / SAMPLE_RATE);
+    return { digit: candidate.digit, confidence: sure, start, end, delay: known - end };
+  }
+}

@@ -1,0 +1,167 @@
+// The models in onnxruntime, on one thread of WebAssembly. Files come from the server that the page came from, once.
+
+import * as ort from "../vendor/onnxruntime-web/ort.wasm.min.mjs";
+import { SECOND } from "./clip.js";
+import { Fault } from "./fault.js";
+
+const RUNTIME = new URL("../vendor/onnxruntime-web/", import.meta.url);
+const MODELS = new URL("../../models/", import.meta.url);
+const CONTEXT = 32; // samples before a block that Silero wants with it
+const VOICE_STATE = 256; // numbers of Silero's state
+const RATE = new ort.Tensor("int64", BigInt64Array.of(8000n), []);
+
+ort.env.wasm.numThreads = 1; // more would need a page that is isolated from others
+ort.env.wasm.wasmPaths = RUNTIME.href;
+ort.env.logLevel = "error";
+
+const fetched = new Map(); // promises of what was asked for, by address
+
+/** Ask for something once; again only where it failed. */
+function once(key, make) {
+  if (!fetched.has(key)) {
+    fetched.set(
+      key,
+      make().catch((error) => {
+        fetched.delete(key);
+        throw error;
+      }),
+    );
+  }
+  return fetched.get(key);
+}
+
+async function download(url) {
+  let answer;
+  try {
+    answer = await fetch(url);
+    if (answer.ok) return await answer.arrayBuffer();
+  } catch (error) {
+    throw new Fault(
+      "not_fetched",
+      `${url.pathname} could not be fetched (${error.message}): see that the server runs, and try again`,
+    );
+  }
+  throw new Fault(
+    "not_fetched",
+    `${url.pathname} could not be fetched (the server said ${answer.status}): install the server again, or use another mode`,
+  );
+}
+
+function runtime() {
+  return once("runtime", async () => {
+    if (typeof WebAssembly !== "object") {
+      throw new Fault("no_wasm", "this browser runs no WebAssembly: let the server answer, or take another browser");
+    }
+    ort.env.wasm.wasmBinary = await download(new URL("ort-wasm-simd-threaded.wasm", RUNTIME));
+  });
+}
+
+/** A model by the name of its file, with the inputs and outputs that it must have. */
+function session(name, inputs, outputs) {
+  return once(name, async () => {
+    const [content] = await Promise.all([download(new URL(name, MODELS)), runtime()]);
+    let made;
+    try {
+      made = await ort.InferenceSession.create(new Uint8Array(content), { executionProviders: ["wasm"] });
+    } catch (error) {
+      throw unusable(name, error);
+    }
+    const lacking = [...inputs, ...outputs].filter((key) => ![...made.inputNames, ...made.outputNames].includes(key));
+    if (lacking.length) {
+      throw new Fault("bad_model", `${name} has no ${lacking.join(", ")}: it is of another version; reload the page`);
+    }
+    return made;
+  });
+}
+
+function unusable(name, error) {
+  const reason = String(error?.message ?? error).split("\n")[0];
+  return reason.startsWith("no available backend")
+    ? new Fault("no_wasm", `this browser cannot run the models (${reason}): let the server answer, or take another browser`)
+    : new Fault("bad_model", `${name} is damaged or no model (${reason}): reload the page, or install the server again`);
+}
+
+async function run(model, name, feeds) {
+  try {
+    return await model.run(feeds);
+  } catch (error) {
+    throw new Fault("failed", `${name} failed (${error?.message ?? error}): reload the page`);
+  }
+}
+
+/** What the live detector must be sure of: {voice, spotted, digit}. */
+export function thresholds() {
+  return once("thresholds.json", async () => {
+    const content = await download(new URL("thresholds.json", MODELS));
+    let found;
+    try {
+      found = JSON.parse(new TextDecoder().decode(content)).thresholds;
+    } catch {
+      found = undefined;
+    }
+    if (!["voice", "spotted", "digit"].every((name) => found?.[name] >= 0 && found[name] <= 1)) {
+      throw new Fault("bad_model", "thresholds.json is not what the detector needs: reload the page");
+    }
+    return found;
+  });
+}
+
+/** Silero's: how probable speech is in 32 ms. */
+export async function voiceActivity() {
+  const name = "silero_vad.onnx";
+  const model = await session(name, ["input", "state", "sr"], ["output", "stateN"]);
+  return {
+    begin: () => ({ inner: new Float32Array(VOICE_STATE), context: new Float32Array(CONTEXT) }),
+    /** The next block (256) after a state -> its probability and the state after. */
+    async hear(block, { inner, context }) {
+      const sound = new Float32Array(CONTEXT + block.length);
+      sound.set(context);
+      sound.set(block, CONTEXT);
+      const said = await run(model, name, {
+        input: new ort.Tensor("float32", sound, [1, sound.length]),
+        state: new ort.Tensor("float32", inner, [2, 1, VOICE_STATE / 2]),
+        sr: RATE,
+      });
+      return { voice: said.output.data[0], state: { inner: said.stateN.data, context: sound.slice(-CONTEXT) } };
+    },
+  };
+}
+
+/** Which digit has just ended, in every 16 ms. */
+export async function spotter() {
+  const name = "spotter.onnx";
+  const model = await session(name, ["sound", "state"], ["probabilities", "durations", "state_after"]);
+  const size = model.inputMetadata[model.inputNames.indexOf("state")].shape[1];
+  return {
+    begin: () => new Float32Array(size),
+    /** The next block (256) after a state -> (2, 10) probabilities, (2) durations in frames, the state after. */
+    async hear(block, state) {
+      const said = await run(model, name, {
+        sound: new ort.Tensor("float32", block, [1, block.length]),
+        state: new ort.Tensor("float32", state, [1, size]),
+      });
+      return {
+        probabilities: said.probabilities.data,
+        durations: said.durations.data,
+        state: said.state_after.data,
+      };
+    },
+  };
+}
+
+/** A pipeline's classifier: a second of sound as `clip` makes it -> ten probabilities and a digit score. */
+export async function classifier(pipeline) {
+  const name = `${pipeline}.onnx`;
+  const model = await session(name, ["waveform"], ["logits", "digit_score"]);
+  return async (second) => {
+    const said = await run(model, name, { waveform: new ort.Tensor("float32", second, [1, SECOND]) });
+    return { probabilities: softmax(said.logits.data), digitScore: said.digit_score.data[0] };
+  };
+}
+
+function softmax(logits) {
+  const most = Math.max(...logits);
+  const powers = Array.from(logits, (logit) => Math.exp(logit - most));
+  const sum = powers.reduce((a, b) => a + b);
+  return powers.map((power) => power / sum);
+}

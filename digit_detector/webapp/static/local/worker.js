@@ -1,0 +1,59 @@
+// The thread that computes, so that the page never waits. It is asked for one thing after the other; see ears.js.
+
+import { answer } from "./answering.js";
+import { checkRate } from "./clip.js";
+import { Engine } from "./engine.js";
+import { Fault } from "./fault.js";
+
+const LEAST_RATE = 1000; // Hz
+const LOUDEST = 1e4; // times full scale; what is beyond is no sound
+const streams = new Map();
+let engine = null;
+let last = Promise.resolve();
+
+const calls = {
+  answer,
+
+  async open(number, rate) {
+    checkRate(rate, LEAST_RATE);
+    engine ??= await Engine.load();
+    streams.set(number, engine.stream(rate));
+  },
+
+  async feed(number, samples) {
+    const strange = samples.findIndex((sample) => !(Math.abs(sample) <= LOUDEST));
+    if (strange >= 0) {
+      throw new Fault("bad_audio", `the sound holds ${samples[strange]}: expected numbers around -1 to 1; start again`);
+    }
+    const stream = streams.get(number);
+    return hear(stream, stream.feed(samples));
+  },
+
+  async stop(number) {
+    const stream = streams.get(number);
+    streams.delete(number);
+    return hear(stream, stream.ending());
+  },
+
+  async close(number) {
+    streams.delete(number);
+  },
+};
+
+async function hear(stream, blocks) {
+  const digits = [];
+  for (const block of blocks) digits.push(...(await engine.hear(stream, block)));
+  return { seconds: stream.seconds, level_db: stream.energy.levelDb, voice: stream.voice, digits };
+}
+
+onmessage = ({ data: { id, call, args } }) => {
+  last = last.then(async () => {
+    try {
+      postMessage({ id, result: await calls[call](...args) });
+    } catch (error) {
+      const known = error instanceof Fault;
+      const message = known ? error.message : `hearing in the browser failed (${error}): reload the page`;
+      postMessage({ id, fault: { code: known ? error.code : "failed", message } });
+    }
+  });
+};
