@@ -7,10 +7,10 @@ export class Statistics {
     this._all = new Map();
   }
 
-  /** The recognisers, in their order: [{name, title}]. What was counted stays. */
+  /** The recognisers that can answer now, in their order: [{name, title, available}]. What was counted stays. */
   show(processors) {
-    for (const { name, title } of processors) {
-      if (!this._all.has(name)) this._all.set(name, { title, times: [], nothing: 0, failed: 0, digits: Array(10).fill(0) });
+    for (const { name, title, available } of processors) {
+      if (available && !this._all.has(name)) this._all.set(name, { title, times: [], nothing: 0, failed: 0, digits: Array(10).fill(0) });
     }
     this._draw();
   }
