@@ -21,8 +21,6 @@ class Resampler:
     def __init__(self) -> None:
         self._rate = SAMPLE_RATE
         self._stream: Any = None
-        self._taken = 0  # samples at the rate in use
-        self._given = 0  # samples at 8 kHz made of them
 
     def feed(self, samples: Floats, rate: int) -> Floats:
         """(T,) samples at `rate` -> as many at 8 kHz as follow from all until now. A new rate ends what was begun."""
@@ -35,20 +33,13 @@ class Resampler:
 
             self._stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality=_QUALITY)
         made = self._stream.resample_chunk(samples)
-        self._taken += len(samples)
-        self._given += len(made)
         return np.concatenate([before, made])
 
     def end(self) -> Floats:
         """What soxr still holds back, (T,) at 8 kHz; then nothing is left of what was fed."""
         made = _EMPTY if self._stream is None else self._stream.resample_chunk(_EMPTY, last=True)
-        self._stream, self._taken, self._given = None, 0, 0
+        self._stream = None
         return np.asarray(made, dtype=np.float32)
-
-    @property
-    def seconds_held(self) -> float:
-        """How much sound was taken that no sample at 8 kHz has come of yet."""
-        return self._taken / self._rate - self._given / SAMPLE_RATE if self._taken else 0.0
 
 
 def as_samples(samples: object, rate: object) -> tuple[Floats, int]:

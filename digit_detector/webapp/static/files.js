@@ -1,0 +1,34 @@
+const MOST_BYTES = 8 << 20; // what the server takes, too
+const RATE = 48000;
+
+/** A recording that was chosen or dropped -> {name, samples, rate, file}; samples are null where this browser cannot decode it. */
+export async function opened(file) {
+  if (file.size > MOST_BYTES) {
+    throw new Error(`${file.name} has ${(file.size / 2 ** 20).toFixed(1)} MB: up to 8 MB can be heard. Cut it to the word.`);
+  }
+  let sound;
+  try {
+    sound = await new OfflineAudioContext(1, 1, RATE).decodeAudioData(await file.arrayBuffer());
+  } catch {
+    return { name: file.name, samples: null, rate: RATE, file };
+  }
+  const samples = new Float32Array(sound.length);
+  for (let channel = 0; channel < sound.numberOfChannels; channel++) {
+    sound.getChannelData(channel).forEach((sample, n) => (samples[n] += sample / sound.numberOfChannels));
+  }
+  return { name: file.name, samples, rate: RATE, file };
+}
+
+/** Take files that are dropped on `target`. */
+export function droppable(target, onfile) {
+  const over = (event, is) => {
+    event.preventDefault();
+    target.classList.toggle("over", is);
+  };
+  target.ondragover = (event) => over(event, true);
+  target.ondragleave = (event) => over(event, false);
+  target.ondrop = (event) => {
+    over(event, false);
+    if (event.dataTransfer.files.length) onfile(event.dataTransfer.files[0]);
+  };
+}
