@@ -10,11 +10,11 @@ the sound comes as fast as it is heard, messages included. Frames are those that
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,13 @@ PROCESSORS = ("ml_mfcc", "ml_cnn", "ml_raw", "ensemble")
 FLOOR_MS = 40.0
 SNR_DB = 20.0
 
-_SAMPLES = "(text) => new Float32Array(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer)"
-ANSWER = f"""async ([texts, rate, names]) => {{
+SOUND = "/sound-of-the-benchmark"  # where the page fetches what it is to hear
+ANSWER = f"""async ([sizes, rate, names]) => {{
     const {{ LocalProcessors }} = await import("/local/processors.js");
     const processors = new LocalProcessors();
-    const clips = texts.map({_SAMPLES});
+    const samples = new Float32Array(await (await fetch("{SOUND}")).arrayBuffer());
+    let at = 0;
+    const clips = sizes.map((size) => samples.slice(at, (at += size)));
     const rows = {{}};
     for (const name of names) {{
         rows[name] = [];
@@ -48,9 +50,9 @@ ANSWER = f"""async ([texts, rate, names]) => {{
     }}
     return rows;
 }}"""
-HEAR = f"""async ([text, rate, piece, live]) => {{
+HEAR = f"""async ([rate, piece, live]) => {{
     const {{ LocalHearing }} = await import("/local/hearing.js");
-    const samples = ({_SAMPLES})(text);
+    const samples = new Float32Array(await (await fetch("{SOUND}")).arrayBuffer());
     const hearing = new LocalHearing();
     const told = {{ digits: [], pieces: [], frames: [], seconds: 0 }};
     let wake;
@@ -118,26 +120,23 @@ def material(count: int) -> tuple[list[Word], Stream]:
     return words, with_pauses(words, noise, SNR_DB, rng)
 
 
-def browser() -> Any:
-    """Playwright's, with the chromium that is installed."""
-    from contextlib import contextmanager
-
+@contextmanager
+def browser() -> Iterator[Any]:
+    """The chromium that is installed, or playwright's own."""
     from playwright.sync_api import sync_playwright
 
-    @contextmanager
-    def launched() -> Any:
-        with sync_playwright() as playwright:
-            program = shutil.which("chromium") or shutil.which("google-chrome")
-            chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-            yield chromium
-            chromium.close()
-
-    return launched()
+    with sync_playwright() as playwright:
+        program = shutil.which("chromium") or shutil.which("google-chrome")
+        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 def answers(page: Any, words: Sequence[Word], rate: int) -> dict[str, Any]:
     """What each processor takes for a word, and how many it gets right."""
-    rows = page.evaluate(ANSWER, [[_packed(_at(word.samples, rate)) for word in words], rate, list(PROCESSORS)])
+    clips = [_at(word.samples, rate) for word in words]
+    _offer(page, np.concatenate(clips))
+    rows = page.evaluate(ANSWER, [[len(clip) for clip in clips], rate, list(PROCESSORS)])
     table = {}
     for name, row in rows.items():
         p50, p95 = np.percentile([milliseconds for _, milliseconds in row], (50, 95))
@@ -149,7 +148,8 @@ def answers(page: Any, words: Sequence[Word], rate: int) -> dict[str, Any]:
 def heard(page: Any, stream: Stream, rate: int) -> dict[str, Any]:
     """What hearing a stream takes, and what is heard here and there."""
     samples = _at(stream.samples, rate)
-    told = page.evaluate(HEAR, [_packed(samples), rate, round(0.032 * rate), False])
+    _offer(page, samples)
+    told = page.evaluate(HEAR, [rate, round(0.032 * rate), False])
     there = [Detection(**digit) for digit in told["digits"]]
     detector = StreamingDetector()
     here = detector.feed(samples, rate) + detector.flush()
@@ -168,7 +168,8 @@ def heard(page: Any, stream: Stream, rate: int) -> dict[str, Any]:
 def frames(page: Any, stream: Stream, seconds: float) -> dict[str, Any]:
     """How evenly the page draws while it hears in real time at 48 kHz."""
     samples = _at(stream.samples[: round(seconds * SAMPLE_RATE)], 48_000)
-    told = page.evaluate(HEAR, [_packed(samples), 48_000, 1536, True])
+    _offer(page, samples)
+    told = page.evaluate(HEAR, [48_000, 1536, True])
     p50, p95 = np.percentile(told["frames"], (50, 95))
     piece50, piece95 = np.percentile(told["pieces"], (50, 95))
     return {
@@ -183,8 +184,9 @@ def _at(samples: Floats, rate: int) -> Floats:
     return samples if rate == SAMPLE_RATE else soxr.resample(samples, SAMPLE_RATE, rate).astype(np.float32)
 
 
-def _packed(samples: Floats) -> str:
-    return base64.b64encode(samples.astype(np.float32).tobytes()).decode()
+def _offer(page: Any, samples: Floats) -> None:
+    page.unroute_all()
+    page.route(f"**{SOUND}", lambda route: route.fulfill(body=samples.astype("<f4").tobytes()))
 
 
 if __name__ == "__main__":
