@@ -1,9 +1,12 @@
-"""A server of its own for whoever asks: the real application in a thread, on a free port of 127.0.0.1."""
+"""A server of its own for whoever asks: the real application in a thread, on a free port of 127.0.0.1. A browser."""
 
 import contextlib
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,3 +48,30 @@ def server() -> Iterator[str]:
     """The address of a server with the shipped models and the usual limits."""
     with _serving() as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def launch() -> Iterator[Callable[..., Any]]:
+    """`launch("--flag")` -> playwright's Browser; skips where there is no chromium.
+
+    One module's, because nobody else can use asyncio meanwhile.
+    """
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright, contextlib.ExitStack() as browsers:
+        installed = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+        program = installed or playwright.chromium.executable_path
+        if not Path(program).is_file():
+            pytest.skip("there is no chromium here: neither on the PATH nor playwright's own")
+
+        def launched(*flags: str) -> Any:
+            browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", *flags])
+            browsers.callback(browser.close)
+            return browser
+
+        yield launched
+
+
+@pytest.fixture(scope="module")
+def chromium(launch: Callable[..., Any]) -> Any:
+    """A browser without a microphone."""
+    return launch()
