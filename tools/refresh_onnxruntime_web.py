@@ -4,8 +4,8 @@ python tools/refresh_onnxruntime_web.py                   the version that ships
 python tools/refresh_onnxruntime_web.py --version 1.31.0  another
 
 Fetches the package from an npm registry (the one that npm is set to, or --registry), checks it by the SHA-512 that the
-registry states, and writes the three files that a browser needs to run models on one thread, and their manifest. LICENSE
-and THIRD_PARTY_NOTICES.txt are not in the package: compare them with those of the project's release.
+registry states, and writes the three files that a browser needs to run models on one thread, and their manifest.
+LICENSE and THIRD_PARTY_NOTICES.txt are not in the package: compare them with those of the project's release.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ import sys
 import tarfile
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ml_training.errors import DigitError, DownloadError
+from ml_training.errors import DownloadError
 from ml_training.utils.files import write_atomically
+from ml_training.utils.program import program
 
 PACKAGE = "onnxruntime-web"
 VENDORED = Path(__file__).resolve().parents[1] / "digit_detector" / "webapp" / "static" / "vendor" / PACKAGE
@@ -38,18 +40,15 @@ _MOST = 128 << 20  # bytes of an answer
 _SECONDS = 60.0  # without a byte
 
 
-def main(args: list[str] | None = None) -> int:
+@program
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", help="of the package; the one that ships unless given")
     parser.add_argument("--registry", help="address of an npm registry; the one that npm is set to unless given")
     parser.add_argument("--folder", type=Path, default=VENDORED, help="where the files go")
-    asked = parser.parse_args(args)
-    try:
-        version = asked.version or json.loads((VENDORED / MANIFEST).read_text(encoding="utf-8"))["version"]
-        refresh(asked.folder, asked.registry or npm_registry(), version)
-    except DigitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    asked = parser.parse_args(argv)
+    version = asked.version or json.loads((VENDORED / MANIFEST).read_text(encoding="utf-8"))["version"]
+    refresh(asked.folder, asked.registry or npm_registry(), version)
     print(f"{PACKAGE} {version} is in {asked.folder}")
     return 0
 

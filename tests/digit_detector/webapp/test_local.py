@@ -1,0 +1,358 @@
+"""The browser-only mode in a real browser: it says what Python says, tells nobody, and says what is wrong."""
+
+import base64
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from digit_detector import Detection, StreamingDetector
+from digit_detector.evaluation.streams import Word, with_pauses
+from digit_detector.processors import PROCESSORS, load_processors
+from digit_detector.streaming import decision, engine, gates, stream
+from ml_training import audio
+from ml_training.audio import load_audio, trimmed
+from ml_training.data.synthetic import VOICES, say
+
+LOCAL = Path(decision.__file__).parents[1] / "webapp" / "static" / "local"
+OURS = ("ml_mfcc", "ml_cnn", "ml_raw", "ensemble")
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+RATES = (8000, 16_000, 44_100, 48_000)
+
+SAMPLES = "(text) => new Float32Array(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer)"
+CUT = f"""async (clips) => {{
+    const {{ clip }} = await import("/local/clip.js");
+    return clips.map(([text, rate]) => [...clip(({SAMPLES})(text), rate)]);
+}}"""
+ANSWER = f"""async (clips) => {{
+    const {{ LocalProcessors }} = await import("/local/processors.js");
+    const processors = new LocalProcessors();
+    const answers = [];
+    for (const [text, rate] of clips) answers.push(await processors.answerAll(({SAMPLES})(text), rate));
+    return answers;
+}}"""
+HEAR = f"""async ([text, rate, sizes]) => {{
+    const {{ LocalHearing }} = await import("/local/hearing.js");
+    const samples = ({SAMPLES})(text);
+    const hearing = new LocalHearing();
+    const told = {{ ready: 0, digits: [], faults: [], seconds: 0, levels: 0, voice: 0 }};
+    let wake;
+    hearing.onready = () => told.ready++;
+    hearing.ondigit = (digit) => told.digits.push(digit);
+    hearing.onerror = (fault) => (told.faults.push(fault), wake?.());
+    hearing.onlevel = ({{ seconds, voice }}) => {{
+        told.seconds = seconds;
+        told.voice = Math.max(told.voice, voice);
+        told.levels++;
+        wake?.();
+    }};
+    await hearing.open(rate);
+    for (let at = 0, i = 0; at < samples.length && !told.faults.length; at += sizes[i++ % sizes.length]) {{
+        const heard = new Promise((resolve) => (wake = resolve));
+        hearing.send(samples.subarray(at, at + sizes[i % sizes.length]));
+        await heard;
+    }}
+    await hearing.stop();
+    return told;
+}}"""
+
+
+@pytest.fixture(scope="module")
+def context(chromium: Any) -> Iterator[Any]:
+    context = chromium.new_context()
+    yield context
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def page(context: Any, server: str) -> Any:
+    page = context.new_page()
+    page.goto(server)
+    return page
+
+
+@pytest.fixture
+def fresh(chromium: Any, server: str) -> Iterator[Any]:
+    """A page whose browser has fetched nothing yet."""
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(server)
+    yield page
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def spoken() -> list[np.ndarray]:
+    """The ten words in ten voices, as synthesised."""
+    return say([(VOICES[voice], word) for voice in range(10) for word in WORDS], seed=1)
+
+
+@pytest.fixture(scope="module", params=["synthetic", pytest.param("recorded", marks=pytest.mark.real_data)])
+def clips(request: pytest.FixtureRequest) -> list[tuple[np.ndarray, int]]:
+    """100 clips with their rates: short ones, and ones of which a second has to be chosen; loud and quiet."""
+    if request.param == "synthetic":
+        sounds = request.getfixturevalue("spoken")
+    else:
+        files = {file.name: file for file in request.getfixturevalue("fsdd_dir").rglob("*.wav")}
+        speakers = ("george", "jackson", "lucas", "nicolas", "theo")
+        names = [f"{digit}_{speaker}_{take}.wav" for digit in range(10) for speaker in speakers for take in (0, 1)]
+        sounds = [soundfile.read(files[name], dtype="float32")[0] for name in names]
+    assert len(sounds) == 100
+    rng = np.random.default_rng(3)
+    made = []
+    for i, sound in enumerate(sounds):
+        if i % 3 == 0:
+            noise = 0.002 * rng.standard_normal(rng.integers(9000, 20_000))
+            at = rng.integers(0, len(noise) - min(len(sound), 8999))
+            noise[at : at + len(sound)] += sound[: len(noise) - at]
+            sound = noise * 10 ** rng.uniform(-1, 0)
+        rate = RATES[i % 4]
+        made.append((soxr.resample(sound, 8000, rate).astype(np.float32) if rate != 8000 else as_floats(sound), rate))
+    return made
+
+
+@pytest.fixture(scope="module")
+def sound(spoken: list[np.ndarray]) -> np.ndarray:
+    """30 words with pauses over noise, at 8 kHz."""
+    rng = np.random.default_rng(2)
+    words = [Word(trimmed(spoken[i], -30), i % 10, "voice") for i in range(0, 100, 3)]
+    noise = rng.standard_normal(80_000).astype(np.float32)
+    return as_floats(with_pauses([words[i] for i in rng.permutation(len(words))], noise, 25.0, rng).samples)
+
+
+def as_floats(samples: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def packed(samples: np.ndarray) -> str:
+    return base64.b64encode(as_floats(samples).tobytes()).decode()
+
+
+def heard_here(samples: np.ndarray, rate: int = 8000) -> list[Detection]:
+    detector = StreamingDetector()
+    return detector.feed(samples, rate) + detector.flush()
+
+
+def hear(page: Any, samples: np.ndarray, rate: int = 8000, sizes: Sequence[int] = (256,)) -> dict[str, Any]:
+    told: dict[str, Any] = page.evaluate(HEAR, [packed(samples), rate, list(sizes)])
+    return told
+
+
+@pytest.mark.browser
+def test_recordings_are_cut_as_python_cuts_them(page: Any, clips: list[tuple[np.ndarray, int]]):
+    there = page.evaluate(CUT, [[packed(samples), rate] for samples, rate in clips])
+    for (samples, rate), second in zip(clips, there, strict=True):
+        here = load_audio(samples, rate)
+        loudest = np.abs(here).max()
+        # At 8 kHz nothing is computed; elsewhere the two resamplers differ in how they let the band end.
+        tolerance = 0.0 if rate == 8000 else 0.01
+        assert np.abs(here - np.array(second)).max() <= tolerance * loudest, rate
+
+
+@pytest.mark.browser
+def test_processors_answer_as_pythons_do(page: Any, clips: list[tuple[np.ndarray, int]]):
+    processors = load_processors(OURS)
+    there = page.evaluate(ANSWER, [[packed(samples), rate] for samples, rate in clips])
+    texts = set()
+    for (samples, rate), answers in zip(clips, there, strict=True):
+        file = io.BytesIO()
+        soundfile.write(file, samples, rate, format="WAV", subtype="FLOAT")
+        assert [answer["name"] for answer in answers] == list(OURS)
+        for answer in answers:
+            here = processors[answer["name"]].answer(file.getvalue())
+            assert (answer["text"], answer["error"]) == (here.text, None)
+            assert answer["confidence"] == pytest.approx(here.confidence, abs=1e-4 if rate == 8000 else 0.03)
+            assert 0.0 < answer["milliseconds"] < 5000.0
+            texts.add(answer["text"])
+    assert len(texts) >= 10, "all digits came up"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("sizes", [(256,), (7, 131, 1, 999), (255,), (8000,), (31, 32)])
+def test_a_stream_is_heard_as_python_hears_it_however_it_is_cut(page: Any, sound: np.ndarray, sizes: Sequence[int]):
+    samples = sound[: 8000 * (40 if sizes == (256,) else 8)]
+    expected = heard_here(samples)
+    told = hear(page, samples, 8000, sizes)
+    assert len(expected) >= 4
+    assert told["faults"] == []
+    assert told["ready"] == 1
+    assert told["seconds"] == pytest.approx(len(samples) / 8000 + 0.4, abs=0.032)
+    assert told["voice"] > 0.5
+    for there, here in zip(told["digits"], expected, strict=True):
+        assert there["digit"] == here.digit
+        assert (there["start"], there["end"], there["delay"]) == pytest.approx(
+            (here.start, here.end, here.delay), abs=1e-4
+        )
+        assert there["confidence"] == pytest.approx(here.confidence, abs=1e-3)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("rate", [11_025, 16_000, 44_100, 48_000])
+def test_any_rate_gives_the_same_digits(page: Any, sound: np.ndarray, rate: int):
+    samples = as_floats(soxr.resample(sound[: 8000 * 15], 8000, rate, quality="HQ"))
+    expected = heard_here(samples, rate)
+    told = hear(page, samples, rate, [rate // 40])
+    assert len(expected) >= 8
+    assert [there["digit"] for there in told["digits"]] == [here.digit for here in expected]
+    assert [there["end"] for there in told["digits"]] == pytest.approx([here.end for here in expected], abs=0.05)
+    assert told["digits"] == hear(page, samples, rate, [rate // 7, 1])["digits"]
+
+
+@pytest.mark.browser
+def test_nothing_is_sent_once_the_models_are_there(chromium: Any, server: str, sound: np.ndarray):
+    context = chromium.new_context()
+    asked: list[Any] = []
+    sockets: list[Any] = []
+    context.on("request", lambda request: asked.append(request))
+    page = context.new_page()
+    page.on("websocket", lambda socket: sockets.append(socket))
+    page.goto(server)
+    hear(page, sound[:8000])
+    page.evaluate(ANSWER, [[packed(sound[:8000]), 8000]])
+    paths = {request.url.removeprefix(server.rstrip("/")) for request in asked}
+    for needed in ("silero_vad", "spotter", "mfcc", "mel_cnn", "raw_cnn"):
+        assert f"/models/{needed}.onnx" in paths, "requests of the worker are recorded"
+    assert all(request.method == "GET" and request.url.startswith(server) for request in asked)
+    before = len(asked)
+    context.set_offline(True)
+    expected = heard_here(sound[: 8000 * 10])
+    told = hear(page, sound[: 8000 * 10])
+    answers = page.evaluate(ANSWER, [[packed(sound[:8000]), 8000]])
+    assert [there["digit"] for there in told["digits"]] == [here.digit for here in expected]
+    assert [answer["error"] for answer in answers[0]] == [None] * len(OURS)
+    assert len(asked) == before
+    assert sockets == []
+    context.close()
+
+
+@pytest.mark.browser
+def test_several_streams_and_recordings_at_once_do_not_mix(page: Any, sound: np.ndarray):
+    first, second = sound[: 8000 * 8], sound[8000 * 8 : 8000 * 16]
+    both = page.evaluate(
+        f"async ([a, b, c]) => Promise.all([({HEAR})(a), ({HEAR})(b), ({ANSWER})([c, c, c])])",
+        [[packed(first), 8000, [256]], [packed(second), 8000, [256]], [packed(first[:8000]), 8000]],
+    )
+    for told, samples in zip(both[:2], (first, second), strict=True):
+        assert [there["digit"] for there in told["digits"]] == [here.digit for here in heard_here(samples)]
+
+
+@pytest.mark.browser
+def test_the_list_says_who_answers_here(page: Any):
+    rows = page.evaluate(
+        '() => import("/local/processors.js").then(({ LocalProcessors }) => new LocalProcessors().list())'
+    )
+    assert {row["name"]: row["title"] for row in rows} == {name: kind.title for name, kind in PROCESSORS.items()}
+    for row in rows:
+        assert row["available"] == (row["name"] in OURS)
+        assert (row["reason"] is None) == row["available"]
+        assert row["available"] or "needs the server" in row["reason"]
+
+
+SILENCE = np.zeros(4000)
+BAD = {
+    "empty": (np.zeros(0), 8000, "no samples"),
+    "silent": (SILENCE, 8000, "silent"),
+    "faint": (1e-7 * np.sin(np.arange(4000)), 48_000, "silent"),
+    "no number": (np.array([0.1, np.nan]), 8000, "sample 1 of the recording is NaN"),
+    "no rate": (SILENCE, 0, "sample rate is 0"),
+    "half a rate": (SILENCE, 8000.5, "sample rate is 8000.5"),
+}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_wrong_with_a_recording_is_its_answer(page: Any, name: str):
+    samples, rate, why = BAD[name]
+    for answer in page.evaluate(ANSWER, [[packed(samples), rate]])[0]:
+        assert (answer["text"], answer["confidence"]) == ("", None)
+        assert why in answer["error"]
+
+
+@pytest.mark.browser
+def test_what_is_wrong_with_live_sound_closes_the_stream(page: Any, sound: np.ndarray):
+    for samples, rate, why in ((np.array([0.1, np.inf]), 8000, "expected numbers"), (SILENCE, 800, "from 1000")):
+        told = hear(page, samples, rate)
+        assert [fault["code"] for fault in told["faults"]] == ["bad_audio"]
+        assert why in told["faults"][0]["message"]
+    assert hear(page, sound[: 8000 * 3])["digits"], "the next stream is heard"
+
+
+@pytest.mark.browser
+def test_sound_faster_than_it_is_heard_ends_the_stream(page: Any):
+    told = page.evaluate(
+        """async () => {
+            const { LocalHearing } = await import("/local/hearing.js");
+            const hearing = new LocalHearing();
+            const faults = [];
+            hearing.onerror = (fault) => faults.push(fault);
+            await hearing.open(48000);
+            for (let i = 0; i < 400; i++) hearing.send(new Float32Array(1536));
+            await hearing.stop();
+            return faults;
+        }"""
+    )
+    assert [fault["code"] for fault in told] == ["too_slow"]
+    assert "too slow" in told[0]["message"]
+
+
+def refuse(route: Any) -> None:
+    route.fulfill(status=503, body="busy")
+
+
+def cut_off(route: Any) -> None:
+    route.abort()
+
+
+def spoil(route: Any) -> None:
+    route.fulfill(status=200, body="this is no model")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("address", "how", "code", "why"),
+    [
+        ("**/models/spotter.onnx", refuse, "not_fetched", "the server said 503"),
+        ("**/models/silero_vad.onnx", cut_off, "not_fetched", "see that the server runs"),
+        ("**/models/mel_cnn.onnx", spoil, "bad_model", "mel_cnn.onnx is damaged"),
+        ("**/models/thresholds.json", spoil, "bad_model", "thresholds.json"),
+        ("**/*.wasm", refuse, "not_fetched", "ort-wasm-simd-threaded.wasm"),
+        ("**/*.wasm", spoil, "no_wasm", "cannot run the models"),
+        ("**/local/worker.js", cut_off, "no_worker", "could not begin"),
+        ("**/ort.wasm.min.mjs", refuse, "no_worker", "could not begin"),
+    ],
+)
+def test_what_cannot_be_loaded_is_said_and_tried_again(
+    fresh: Any, sound: np.ndarray, address: str, how: Callable[[Any], None], code: str, why: str
+):
+    fresh.context.route(address, how)
+    told = hear(fresh, sound[:8000])
+    assert [fault["code"] for fault in told["faults"]] == [code]
+    assert why in told["faults"][0]["message"]
+    assert told["ready"] == 0
+    if "thresholds" not in address and "spotter" not in address and "silero" not in address:
+        answers = fresh.evaluate(ANSWER, [[packed(sound[:8000]), 8000]])[0]
+        assert why in answers[OURS.index("ml_cnn")]["error"]
+    fresh.context.unroute(address)
+    if code != "no_wasm":
+        assert hear(fresh, sound[: 8000 * 3])["digits"]
+
+
+@pytest.mark.parametrize("module", [gates, decision, stream, engine, audio])
+def test_figures_are_those_of_python(module: ModuleType):
+    name = "clip" if module is audio else Path(str(module.__file__)).stem
+    text = (LOCAL / f"{name}.js").read_text(encoding="utf-8")
+    written = dict(re.findall(r"^(?:export )?const ([A-Z_]+) = ([\d.e-]+|\[.*\]);", text, re.MULTILINE))
+    compared = 0
+    for key, value in written.items():
+        here = getattr(module, key, getattr(module, f"_{key}", None))
+        if here is not None:
+            assert np.array_equal(eval(value), here), key
+            compared += 1
+    assert compared >= {"gates": 4, "decision": 10, "stream": 6, "engine": 1, "clip": 1}[name], written

@@ -1,0 +1,156 @@
+"""What ships of others: it is what its manifest says, is packed, and can be replaced."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.util
+import io
+import json
+import tarfile
+import threading
+import tomllib
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path, PurePath
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+LICENCES = {"LICENSE", "THIRD_PARTY_NOTICES.txt"}
+
+
+def _tool() -> Any:
+    """tools/ is no package."""
+    spec = importlib.util.spec_from_file_location("refresh", ROOT / "tools" / "refresh_onnxruntime_web.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tool = _tool()
+NEW = {name: f"another {name}".encode() for name in tool.FILES}
+
+
+class Registry:
+    """A package as an npm registry tells of it, on 127.0.0.1."""
+
+    def __init__(self) -> None:
+        registry = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                content = registry.answers.get(self.path)
+                self.send_response(404 if content is None else 200)
+                self.end_headers()
+                self.wfile.write(content or b"")
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.answers: dict[str, bytes] = {}
+        self.publish(NEW)
+
+    def publish(self, files: dict[str, bytes], **changed: str) -> None:
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w:gz") as archive:
+            for name, content in files.items():
+                member = tarfile.TarInfo(f"package/dist/{name}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        tarball = file.getvalue()
+        integrity = f"sha512-{base64.b64encode(hashlib.sha512(tarball).digest()).decode()}"
+        dist = {"integrity": integrity, "tarball": f"{self.address}/package.tgz"} | changed
+        self.answers["/package.tgz"] = tarball
+        self.answers["/onnxruntime-web/9.9.9"] = json.dumps({"license": "MIT", "dist": dist}).encode()
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    made = Registry()
+    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+    thread.join(timeout=5)
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    said: dict[str, Any] = json.loads((folder / tool.MANIFEST).read_text(encoding="utf-8"))
+    return said
+
+
+def check(folder: Path) -> None:
+    for name, digest in manifest(folder)["files"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_the_files_that_ship_are_those_of_the_manifest():
+    said = manifest(tool.VENDORED)
+    assert (said["package"], said["licence"]) == ("onnxruntime-web", "MIT")
+    assert set(said["files"]) == set(tool.FILES)
+    assert {path.name for path in tool.VENDORED.iterdir()} == {*tool.FILES, tool.MANIFEST, *LICENCES}
+    check(tool.VENDORED)
+    assert f"ONNX Runtime Web v{said['version']}" in (tool.VENDORED / tool.FILES[0]).read_text(encoding="utf-8")
+
+
+def test_they_are_packed_and_named_in_the_notice():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["digit_detector"]
+    for path in tool.VENDORED.iterdir():
+        name = path.relative_to(ROOT / "digit_detector").as_posix()
+        assert any(PurePath(name).match(pattern) for pattern in patterns), name
+    assert tool.VENDORED.relative_to(ROOT).as_posix() in (ROOT / "NOTICE").read_text(encoding="utf-8")
+
+
+def test_another_version_takes_the_place_of_the_files(registry: Registry, tmp_path: Path, capsys):
+    (tmp_path / tool.FILES[0]).write_bytes(b"of old")
+    arguments = ["--version", "9.9.9", "--registry", f"{registry.address}/", "--folder", str(tmp_path)]
+    assert tool.main(arguments) == 0
+    assert "onnxruntime-web 9.9.9" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != tool.MANIFEST} == NEW
+    assert manifest(tmp_path)["version"] == "9.9.9"
+    check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "changed", "why"),
+    [
+        (NEW, {"integrity": "sha512-" + base64.b64encode(bytes(64)).decode()}, "is not what the registry describes"),
+        (NEW, {"integrity": "sha1-AAAA"}, "expected a SHA-512"),
+        (NEW, {"tarball": "file:///etc/hostname"}, "no address of a registry"),
+        ({tool.FILES[0]: b"alone"}, {}, "laid out otherwise"),
+    ],
+)
+def test_what_cannot_be_trusted_changes_nothing(registry: Registry, tmp_path: Path, files, changed, why, capsys):
+    registry.publish(files, **changed)
+    assert tool.main(["--version", "9.9.9", "--registry", registry.address, "--folder", str(tmp_path)]) == 1
+    assert why in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "answer", "why"), [("0.0.0", None, "was refused: 404"), ("9.9.9", b"<html>", "does not describe")]
+)
+def test_an_answer_that_is_none_is_said(registry: Registry, tmp_path: Path, version, answer, why, capsys):
+    if answer is not None:
+        registry.answers[f"/onnxruntime-web/{version}"] = answer
+    assert tool.main(["--version", version, "--registry", registry.address, "--folder", str(tmp_path)]) == 1
+    assert why in capsys.readouterr().err
+
+
+def test_the_registry_is_the_one_that_npm_is_set_to(monkeypatch, tmp_path: Path):
+    npm = tmp_path / "npm"
+    npm.write_text("#!/bin/sh\n[ \"$*\" = 'config get registry' ] && echo http://127.0.0.1:9/\n")
+    npm.chmod(0o755)
+    monkeypatch.setattr(tool.shutil, "which", lambda _: str(npm))
+    assert tool.npm_registry() == "http://127.0.0.1:9/"
+    monkeypatch.setattr(tool.shutil, "which", lambda _: None)
+    with pytest.raises(tool.DownloadError, match="--registry"):
+        tool.npm_registry()
