@@ -1,0 +1,191 @@
+"""The browser-only mode in a real browser: how long an answer takes, what live hearing costs, whether Python agrees.
+
+python benchmarks/web_local.py
+
+Needs $DIGIT_DATA_DIR (FSDD's test clips are heard) and $DIGIT_CORPORA_DIR (iitg_digits, and noise/train behind them).
+An answer lasts from when the page asks its worker until it has it; the share of real time is what hearing takes when
+the sound comes as fast as it is heard, messages included. Frames are those that the page draws while it hears live.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from web_load import Server
+
+from digit_detector.evaluation.scoring import score
+from digit_detector.evaluation.streams import Stream, Word, load_sounds, load_words, noise_track, with_pauses
+from digit_detector.streaming.detector import Detection, StreamingDetector
+from ml_training.audio import SAMPLE_RATE, Floats
+
+PROCESSORS = ("ml_mfcc", "ml_cnn", "ml_raw", "ensemble")
+FLOOR_MS = 40.0
+SNR_DB = 20.0
+
+_SAMPLES = "(text) => new Float32Array(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer)"
+ANSWER = f"""async ([texts, rate, names]) => {{
+    const {{ LocalProcessors }} = await import("/local/processors.js");
+    const processors = new LocalProcessors();
+    const clips = texts.map({_SAMPLES});
+    const rows = {{}};
+    for (const name of names) {{
+        rows[name] = [];
+        for (const clip of [clips[0], ...clips]) {{
+            const began = performance.now();
+            const {{ text, error }} = await processors.answer(name, clip, rate);
+            if (error) throw new Error(error);
+            rows[name].push([text, performance.now() - began]);
+        }}
+        rows[name].shift(); // the first fetched the model
+    }}
+    return rows;
+}}"""
+HEAR = f"""async ([text, rate, piece, live]) => {{
+    const {{ LocalHearing }} = await import("/local/hearing.js");
+    const samples = ({_SAMPLES})(text);
+    const hearing = new LocalHearing();
+    const told = {{ digits: [], pieces: [], frames: [], seconds: 0 }};
+    let wake;
+    hearing.onlevel = () => wake?.();
+    hearing.ondigit = (digit) => told.digits.push(digit);
+    let fault = null;
+    hearing.onerror = ({{ message }}) => ((fault = message), wake?.());
+    await hearing.open(rate);
+    let last = null;
+    const drawn = (now) => {{
+        if (last !== null) told.frames.push(now - last);
+        last = now;
+        requestAnimationFrame(drawn);
+    }};
+    if (live) requestAnimationFrame(drawn);
+    const began = performance.now();
+    for (let at = 0; at < samples.length && !fault; at += piece) {{
+        if (live) {{
+            const due = began + (1000 * at) / rate - performance.now();
+            if (due > 0) await new Promise((resolve) => setTimeout(resolve, due));
+        }}
+        const sent = performance.now();
+        const heard = new Promise((resolve) => (wake = resolve));
+        hearing.send(samples.subarray(at, at + piece));
+        await heard;
+        told.pieces.push(performance.now() - sent);
+    }}
+    told.seconds = (performance.now() - began) / 1000;
+    await hearing.stop();
+    if (fault) throw new Error(fault);
+    return told;
+}}"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--words", type=int, default=150, help="that are heard, as a stream and one by one")
+    parser.add_argument("--live", type=float, default=15.0, help="seconds in real time while frames are counted")
+    parser.add_argument("--out", help="a JSON file for the figures")
+    args = parser.parse_args()
+    words, stream = material(args.words)
+    with Server() as server, browser() as chromium:
+        page = chromium.new_page()
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        found = {
+            "words": [answers(page, words, rate) for rate in (8000, 48_000)],
+            "live": [heard(page, stream, rate) for rate in (8000, 48_000)],
+            "frames": frames(page, stream, args.live),
+        }
+    print(json.dumps(found, indent=2))
+    if args.out:
+        Path(args.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def material(count: int) -> tuple[list[Word], Stream]:
+    """So many recorded words of both corpora, and a stream of them with pauses over noise."""
+    corpora = Path(os.environ["DIGIT_CORPORA_DIR"])
+    rng = np.random.default_rng(0)
+    fsdd = load_words(Path(os.environ["DIGIT_DATA_DIR"]))
+    iitg = load_words(corpora / "iitg_digits")
+    words = [corpus[i] for corpus in (fsdd, iitg) for i in rng.permutation(len(corpus))[: count // 2]]
+    words = [words[i] for i in rng.permutation(len(words))]
+    noise = noise_track(load_sounds(corpora / "noise" / "train"), 600.0, rng)
+    return words, with_pauses(words, noise, SNR_DB, rng)
+
+
+def browser() -> Any:
+    """Playwright's, with the chromium that is installed."""
+    from contextlib import contextmanager
+
+    from playwright.sync_api import sync_playwright
+
+    @contextmanager
+    def launched() -> Any:
+        with sync_playwright() as playwright:
+            program = shutil.which("chromium") or shutil.which("google-chrome")
+            chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+            yield chromium
+            chromium.close()
+
+    return launched()
+
+
+def answers(page: Any, words: Sequence[Word], rate: int) -> dict[str, Any]:
+    """What each processor takes for a word, and how many it gets right."""
+    rows = page.evaluate(ANSWER, [[_packed(_at(word.samples, rate)) for word in words], rate, list(PROCESSORS)])
+    table = {}
+    for name, row in rows.items():
+        p50, p95 = np.percentile([milliseconds for _, milliseconds in row], (50, 95))
+        right = sum(text == str(word.digit) for (text, _), word in zip(row, words, strict=True))
+        table[name] = {"p50_ms": round(p50, 2), "p95_ms": round(p95, 2), "right": right / len(words)}
+    return {"rate": rate, "fast_enough": all(row["p95_ms"] < FLOOR_MS for row in table.values()), **table}
+
+
+def heard(page: Any, stream: Stream, rate: int) -> dict[str, Any]:
+    """What hearing a stream takes, and what is heard here and there."""
+    samples = _at(stream.samples, rate)
+    told = page.evaluate(HEAR, [_packed(samples), rate, round(0.032 * rate), False])
+    there = [Detection(**digit) for digit in told["digits"]]
+    detector = StreamingDetector()
+    here = detector.feed(samples, rate) + detector.flush()
+    p50, p95 = np.percentile(told["pieces"], (50, 95))
+    return {
+        "rate": rate, "seconds": round(len(samples) / rate, 1), "said": len(stream.digits),
+        "share_of_real_time": round(told["seconds"] / (len(samples) / rate), 4),
+        "piece_p50_ms": round(p50, 2), "piece_p95_ms": round(p95, 2),
+        "right_in_the_browser": score(stream.digits, there).right, "right_in_python": score(stream.digits, here).right,
+        "inserted_in_the_browser": score(stream.digits, there).inserted,
+        "inserted_in_python": score(stream.digits, here).inserted,
+        "the_same_digits": [d.digit for d in there] == [d.digit for d in here],
+    }  # fmt: skip
+
+
+def frames(page: Any, stream: Stream, seconds: float) -> dict[str, Any]:
+    """How evenly the page draws while it hears in real time at 48 kHz."""
+    samples = _at(stream.samples[: round(seconds * SAMPLE_RATE)], 48_000)
+    told = page.evaluate(HEAR, [_packed(samples), 48_000, 1536, True])
+    p50, p95 = np.percentile(told["frames"], (50, 95))
+    piece50, piece95 = np.percentile(told["pieces"], (50, 95))
+    return {
+        "a_second": round(1000 / float(np.mean(told["frames"])), 1), "p50_ms": round(p50, 2), "p95_ms": round(p95, 2),
+        "piece_p50_ms": round(piece50, 2), "piece_p95_ms": round(piece95, 2),
+    }  # fmt: skip
+
+
+def _at(samples: Floats, rate: int) -> Floats:
+    import soxr
+
+    return samples if rate == SAMPLE_RATE else soxr.resample(samples, SAMPLE_RATE, rate).astype(np.float32)
+
+
+def _packed(samples: Floats) -> str:
+    return base64.b64encode(samples.astype(np.float32).tobytes()).decode()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
