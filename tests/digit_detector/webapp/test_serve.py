@@ -1,7 +1,10 @@
 """The door: `digits serve` and app.py as programs."""
 
+import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,11 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+import soundfile
 
 from digit_detector.serve import bound, is_local
 from digit_detector.serve import main as serve
 from digit_detector.webapp.settings import Settings
+from ml_training.data.synthetic import VOICES, say
 from ml_training.errors import ConfigError, StreamError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -118,6 +124,38 @@ def test_what_cannot_be_is_said_in_one_line(
 def test_an_address_of_no_machine_is_a_fault_of_the_settings():
     with pytest.raises(ConfigError, match="host"):
         bound(Settings(host="no.such.host.invalid"), exact=True)
+
+
+def blocks(language: str) -> list[str]:
+    """What docs/web.md tells people to type."""
+    text = (ROOT / "docs" / "web.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here")
+def test_what_the_documents_show_for_http_answers(server: str, tmp_path: Path):
+    soundfile.write(tmp_path / "x.wav", say([(VOICES[1], "seven")], seed=3)[0], 8000)
+    commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("curl ")]
+    assert len(commands) > 5
+    for command in commands:
+        words = shlex.split(command.replace("http://127.0.0.1:8000", server.rstrip("/")))
+        done = subprocess.run([*words, "-sS", "--fail"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, command + done.stderr
+        assert json.loads(done.stdout), command
+        if "process_audio" in command:
+            assert {result["text"] for result in json.loads(done.stdout)["results"]} == {"7"}
+
+
+def test_the_client_that_the_documents_show_hears(server: str, tmp_path: Path):
+    pause = np.zeros(8000)
+    words = [part for word in say([(VOICES[1], w) for w in ("seven", "three")], seed=3) for part in (pause, word)]
+    soundfile.write(tmp_path / "talk.wav", 0.3 * np.concatenate([*words, pause]), 8000)
+    (client,) = blocks("python")
+    client = client.replace("ws://127.0.0.1:8000", server.rstrip("/").replace("http", "ws"))
+    done = subprocess.run([sys.executable, "-c", client], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[:2]] == ["7", "3"]
+    assert "'type': 'stopped'" in done.stdout
 
 
 @pytest.mark.parametrize(
