@@ -452,3 +452,19 @@ def test_the_page_is_light(chromium: Any, opened: Callable[..., Any]):
     assert len(sizes) > 10
     assert sum(size for _, size in sizes) < HEAVIEST
     assert not [name for name, _ in sizes if "vendor" in name]
+
+
+def test_the_interface_is_documented_on_a_page_of_its_own(chromium: Any, opened: Callable[..., Any], server: str):
+    page = opened(chromium)
+    page.goto(f"{server.rstrip('/')}/docs")
+    page.locator("details").first.wait_for()
+    shown = set(page.locator("summary").all_inner_texts())
+    paths = page.evaluate(
+        "fetch('openapi.json').then((answer) => answer.json()).then(({ paths }) => Object.keys(paths))"
+    )
+    assert len(paths) > 10
+    assert all(any(path in line for line in shown) for path in paths)
+    page.locator("summary", has_text="/process_audio").click()
+    assert "curl -F file=@x.wav -F method=all" in page.locator("details[open]").inner_text()
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    assert not [fault["id"] for fault in axe.run(page).response["violations"] if fault["impact"] in SERIOUS]
