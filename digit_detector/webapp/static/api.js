@@ -26,7 +26,7 @@ function section(tag, routes) {
 }
 
 function shown({ path, method, route }) {
-  const parts = [make("p", {}, route.description ?? route.summary)];
+  const parts = [make("p", {}, ...worded(route.description))];
   const inputs = [...(route.parameters ?? []).map((parameter) => [parameter.name, parameter.in, parameter.schema, parameter.description, parameter.required]), ...bodyFields(route)];
   if (inputs.length) parts.push(make("h4", {}, "It takes"), fields(inputs));
   const [status, answer] = Object.entries(route.responses).find(([code]) => code.startsWith("2"));
@@ -34,7 +34,7 @@ function shown({ path, method, route }) {
   parts.push(make("h4", {}, `It answers ${status}, ${kind}`));
   if (content.schema) parts.push(block(JSON.stringify(example(content.schema), null, 2)));
   parts.push(make("h4", {}, "For instance"), block(curl(path, method, route)));
-  const name = make("summary", {}, make("code", { className: `method ${method}` }, method.toUpperCase()), " ", make("code", {}, path), " ", make("span", {}, route.summary));
+  const name = make("summary", {}, make("code", { className: `method ${method}` }, method.toUpperCase()), " ", make("code", {}, path), " ", make("span", {}, ...worded(route.description.split("; ")[0].replace(/\.$/, ""))));
   return make("details", {}, name, ...parts);
 }
 
@@ -55,6 +55,11 @@ function fields(rows) {
   });
   const head = make("tr", {}, ...["Name", "Where and what", "Usually", "Meaning"].map((title) => make("th", { scope: "col" }, title)));
   return make("div", { className: "scroll" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...lines)));
+}
+
+/** Text with what stands between backticks as code. */
+function worded(text) {
+  return text.split("`").map((part, n) => (n % 2 ? make("code", {}, part) : part));
 }
 
 function block(text) {
