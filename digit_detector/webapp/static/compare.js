@@ -68,15 +68,16 @@ export class Compare {
   async _heard() {
     this._sayNoise();
     if (!this.word || !this._list) return;
-    const run = ++this._run;
-    const { samples, rate, file } = this.word;
-    const asFile = file && this._processors.answerFile && (this.level === 0 || !samples);
-    if (!samples && (this.level > 0 || !asFile)) {
-      this._onproblem("This browser cannot decode that recording: it is heard by the server, without noise. Try a WAV file.");
+    const run = ++this._run, word = this.word;
+    const { samples, rate, file } = word;
+    const asFile = !samples && this._processors.answerFile; // the server knows formats that this browser does not
+    if (!samples) {
+      const who = asFile ? "so the server hears it as it is, without noise" : "and the server is not asked";
+      this._onproblem(`This browser cannot decode ${word.name}, ${who}. A WAV file works everywhere.`);
       if (!asFile) return;
     }
     const sound = samples && this._mixed(this.level);
-    if (samples) this._picture(sound, rate);
+    if (sound) this._picture(sound, rate);
     await Promise.all([
       ...this._names().map(async (name) => {
         const result = await (asFile ? this._processors.answerFile(name, file) : this._processors.answer(name, sound, rate));

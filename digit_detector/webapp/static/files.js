@@ -7,7 +7,7 @@ export async function opened(file) {
     throw new Error(`${file.name} has ${(file.size / 2 ** 20).toFixed(1)} MB: up to 8 MB can be heard. Cut it to the word.`);
   }
   let sound;
-  try {
+  try { // what a browser decodes is more than a server does, webm with it
     sound = await new OfflineAudioContext(1, 1, RATE).decodeAudioData(await file.arrayBuffer());
   } catch {
     return { name: file.name, samples: null, rate: RATE, file };

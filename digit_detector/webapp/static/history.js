@@ -13,6 +13,7 @@ export class History {
   add(word) {
     this.words.unshift(word);
     const listen = make("button", { type: "button", "aria-label": `Play ${word.name}` }, "Play");
+    listen.disabled = !word.samples;
     listen.onclick = () => play(word.samples, word.rate);
     const compare = make("button", { type: "button", "aria-label": `Compare ${word.name}` }, "Compare");
     compare.onclick = () => this._onchoose(word);

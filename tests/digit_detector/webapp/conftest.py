@@ -1,6 +1,7 @@
 """A server of its own for whoever asks: the real application in a thread, on a free port of 127.0.0.1. A browser."""
 
 import contextlib
+import re
 import shutil
 import threading
 import time
@@ -8,12 +9,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
+import soxr
 
 from digit_detector.serve import bound
 from digit_detector.webapp.application import make_app
 from digit_detector.webapp.serving import page_address, server_of
 from digit_detector.webapp.settings import Settings
+from ml_training.data.synthetic import VOICES, say
 
 
 @contextlib.contextmanager
@@ -51,14 +56,72 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """Playwright's Browser; skips where there is none. One module's, because nobody else can use asyncio meanwhile."""
+def launch() -> Iterator[Callable[..., Any]]:
+    """`launch("--flag")` -> playwright's Browser; skips where there is no chromium.
+
+    One module's, because nobody else can use asyncio meanwhile.
+    """
     sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
+    with sync_api.sync_playwright() as playwright, contextlib.ExitStack() as browsers:
         installed = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
         program = installed or playwright.chromium.executable_path
         if not Path(program).is_file():
             pytest.skip("there is no chromium here: neither on the PATH nor playwright's own")
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+
+        def launched(*flags: str) -> Any:
+            browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", *flags])
+            browsers.callback(browser.close)
+            return browser
+
+        yield launched
+
+
+@pytest.fixture(scope="module")
+def chromium(launch: Callable[..., Any]) -> Any:
+    """A browser without a microphone."""
+    return launch()
+
+
+@pytest.fixture
+def opened(server: str) -> Iterator[Callable[..., Any]]:
+    """`opened(browser, **options)` -> a page that has loaded, and at the end had nothing to complain of."""
+    contexts: list[Any] = []
+    complaints: list[str] = []
+
+    def open_page(browser: Any, address: str = server, expected: str = "^$", **options: Any) -> Any:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+
+        def complain(text: str) -> None:
+            if not re.search(expected, text):
+                complaints.append(text)
+
+        page.on("console", lambda message: complain(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: complain(str(error)))
+        page.on(
+            "request", lambda asked: None if asked.url.startswith((address, "blob:", "data:")) else complain(asked.url)
+        )
+        page.goto(address)
+        page.locator("#answers tbody tr").first.wait_for()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not complaints
+
+
+@pytest.fixture(scope="module")
+def spoken() -> list[tuple[int, np.ndarray]]:
+    """Synthetic digits, at 8 kHz, each with what it is."""
+    words = {7: "seven", 3: "three", 9: "nine", 4: "four", 0: "zero", 8: "eight"}
+    return list(zip(words, say([(VOICES[1], word) for word in words.values()], seed=3), strict=True))
+
+
+@pytest.fixture(scope="module")
+def recording(spoken: list[tuple[int, np.ndarray]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file in which seven is said."""
+    path = tmp_path_factory.mktemp("recordings") / "seven.wav"
+    soundfile.write(path, soxr.resample(0.5 * spoken[0][1], 8000, 16_000), 16_000)
+    return path

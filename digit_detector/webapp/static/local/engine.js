@@ -1,9 +1,9 @@
 // A stream through the networks, as digit_detector/streaming/engine.py: the next block of it, and what is reported.
 
-import { SAMPLE_RATE, fit } from "./clip.js";
+import { SAMPLE_RATE, SECOND, fit } from "./clip.js";
 import { confidence, pooled } from "./decision.js";
 import { classifier, spotter, thresholds, voiceActivity } from "./models.js";
-import { FRAMES, HOP, Stream } from "./stream.js";
+import { BLOCK, FRAMES, HOP, Stream } from "./stream.js";
 
 const CONFIRMING = ["mel_cnn", "raw_cnn"]; // who hears each word by itself
 
@@ -16,7 +16,15 @@ export class Engine {
       spotter(),
       Promise.all(CONFIRMING.map(classifier)),
     ]);
+    await engine.warmUp();
     return engine;
+  }
+
+  /** Run every network once: the first time takes far longer, and should not be when the first word is said. */
+  async warmUp() {
+    await this.voice.hear(new Float32Array(BLOCK), this.voice.begin());
+    await this.spotter.hear(new Float32Array(BLOCK), this.spotter.begin());
+    for (const classify of this.classifiers) await classify(new Float32Array(SECOND));
   }
 
   stream(rate) {

@@ -1,0 +1,162 @@
+"""The page in Chromium with a recording as its microphone: how soon digits are shown, how many are right, its weight.
+
+python benchmarks/web_page.py --digits FOLDER [--local] [--count 20] [--seed 0]
+
+Strings recordings like 7_anna_0.wav of FOLDER with pauses of 0.4 to 1 s, as the page's microphone. What the page sends
+to the recogniser is found again in that recording to the sample, so the delay of a digit is from the end of its word
+(the last hundredth of a second within 25 dB of its loudest) until it stands on the page; a sample counts as heard when
+the microphone would have given it without any buffer. --local hears in the browser instead of on the server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from digit_detector.evaluation.streams import Word, load_words
+from ml_training.audio import SAMPLE_RATE
+
+RATE = 44_100
+_LAST_DB = -25.0
+_WATCH = """() => {
+    window.told = []; window.pieces = [];
+    const send = WebSocket.prototype.send, post = Worker.prototype.postMessage;
+    WebSocket.prototype.send = function (data) {
+        if (typeof data !== "string") pieces.push([performance.now(), new Int16Array(data.slice(0))]);
+        return send.call(this, data);
+    };
+    Worker.prototype.postMessage = function (message, ...rest) {
+        if (message.call === "feed") {
+            pieces.push([performance.now(), Int16Array.from(message.args[1], (sample) => 32767 * sample)]);
+        }
+        return post.call(this, message, ...rest);
+    };
+    document.addEventListener("DOMContentLoaded", () => {
+        const strip = document.getElementById("strip");
+        new MutationObserver(() => requestAnimationFrame(() => {
+            const shown = strip.textContent;
+            while (told.length < shown.length) told.push([shown[told.length], performance.now()]);
+        })).observe(strip, { childList: true, characterData: true, subtree: true });
+    });
+}"""
+_SENT = """() => {
+    const whole = new Int16Array(pieces.reduce((sum, [, piece]) => sum + piece.length, 0));
+    let at = 0;
+    const arrivals = pieces.map(([when, piece]) => (whole.set(piece, at), (at += piece.length), [when, at]));
+    const bytes = new Uint8Array(whole.buffer);
+    let text = "";
+    for (let n = 0; n < bytes.length; n += 32768) text += String.fromCharCode(...bytes.subarray(n, n + 32768));
+    return { sound: btoa(text), arrivals, told };
+}"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--digits", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--local", action="store_true")
+    parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--browser", default="/usr/bin/chromium", help="the program")
+    args = parser.parse_args()
+    from web_load import Server
+
+    rng = np.random.default_rng(args.seed)
+    words = load_words(args.digits)
+    sound, ends = strung([words[i] for i in rng.permutation(len(words))[: args.count]], rng)
+    with tempfile.TemporaryDirectory() as folder, Server() as server:
+        path = Path(folder) / "microphone.wav"
+        soundfile.write(path, sound, RATE, subtype="PCM_16")
+        found = heard(f"http://127.0.0.1:{server.port}/", path, len(sound) / RATE, args.local, args.browser)
+    print(json.dumps(figures(found, sound, ends), indent=2))
+    return 0
+
+
+def strung(words: list[Word], rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, float]]]:
+    """A microphone's recording, and the digits of it with the seconds at which they end."""
+    parts, ends = [np.zeros(2 * RATE)], []
+    at = 2 * RATE
+    for word in words:
+        wave = soxr.resample(word.samples * (0.3 / np.abs(word.samples).max()), SAMPLE_RATE, RATE)
+        frame = RATE // 100
+        energy = np.square(wave[: len(wave) // frame * frame].reshape(-1, frame)).sum(axis=1)
+        last = int(np.flatnonzero(energy >= energy.max() * 10 ** (_LAST_DB / 10))[-1]) + 1
+        ends.append((word.digit, (at + last * frame) / RATE))
+        pause = np.zeros(int(rng.uniform(0.4, 1.0) * RATE))
+        parts += [wave, pause]
+        at += len(wave) + len(pause)
+    whole = np.concatenate([*parts, np.zeros(2 * RATE)])
+    return whole + 5e-4 * rng.standard_normal(len(whole)), ends
+
+
+def heard(address: str, microphone: Path, seconds: float, local: bool, browser: str) -> dict[str, Any]:
+    """What the page sent and showed while it listened to a recording, and what it weighs."""
+    from playwright.sync_api import sync_playwright
+
+    flags = [
+        "--no-sandbox", "--disable-gpu", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-audio-capture={microphone}%noloop",
+    ]  # fmt: skip
+    with sync_playwright() as playwright:
+        page = playwright.chromium.launch(executable_path=browser, args=flags).new_page()
+        page.add_init_script(f"({_WATCH})()")
+        page.goto(address)
+        page.locator("#answers tbody tr").first.wait_for()
+        weight = page.evaluate(
+            """performance.getEntriesByType("resource").concat(performance.getEntriesByType("navigation"))
+                .reduce((sum, { transferSize }) => sum + transferSize, 0)"""
+        )
+        paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null")
+        if local:
+            page.locator("#local").click()
+        page.locator("#listen").click()
+        page.locator("#status", has_text="Listening").wait_for(timeout=60_000)
+        page.wait_for_timeout(1000 * seconds)
+        found: dict[str, Any] = page.evaluate(_SENT)
+    return {**found, "weight": weight, "paint": paint}
+
+
+def figures(found: dict[str, Any], sound: np.ndarray, ends: list[tuple[int, float]]) -> dict[str, Any]:
+    sent = np.frombuffer(base64.b64decode(found["sound"]), dtype="<i2") / 32767
+    skipped = _place(sound, sent)  # samples of the recording that went by before the page listened
+    zero = min(when - 1000 * count / RATE for when, count in found["arrivals"])  # ms of the clock, of the first sample
+    shown = [(int(digit), (when - zero) / 1000 + skipped / RATE) for digit, when in found["told"]]
+    said = [(digit, end) for digit, end in ends if end < (skipped + len(sent)) / RATE - 1]
+    delays = []
+    left = list(shown)
+    for digit, end in said:
+        match = next(((d, when) for d, when in left if d == digit and -0.3 < when - end < 1.5), None)
+        if match:
+            left.remove(match)
+            delays.append(1000 * (match[1] - end))
+    return {
+        "said": "".join(str(digit) for digit, _ in said),
+        "shown": "".join(str(digit) for digit, _ in shown),
+        "missed or mistaken": len(said) - len(delays),
+        "too many": len(left),
+        "first digit shown after its end, ms": round(delays[0]) if delays else None,
+        "p50, ms": round(float(np.percentile(delays, 50))),
+        "p95, ms": round(float(np.percentile(delays, 95))),
+        "weight of the page, bytes": found["weight"],
+        "first paint, ms": found["paint"] and round(found["paint"]),
+    }
+
+
+def _place(sound: np.ndarray, sent: np.ndarray) -> int:
+    """At which sample of the recording what was sent begins."""
+    piece = sent[: 8 * RATE]
+    size = 1 << (len(sound) + len(piece)).bit_length()
+    match = np.fft.irfft(np.fft.rfft(sound, size) * np.conj(np.fft.rfft(piece, size)), size)
+    lag = int(np.argmax(match))
+    return lag if lag < len(sound) else lag - size
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,219 @@
+"""The page in a real browser, with a recording as its microphone: what people see when they speak, click and type."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from digit_detector.webapp.settings import Settings
+
+pytestmark = pytest.mark.browser
+
+RATE = 44_100  # Hz; files of other rates slip when they are the microphone
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+FAKE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+SERIOUS = ("serious", "critical")
+
+
+def as_microphone(path: Path) -> tuple[str, ...]:
+    return (*FAKE, f"--use-file-for-fake-audio-capture={path}%noloop")
+
+
+def speech(words: list[tuple[int, np.ndarray]], path: Path) -> str:
+    """Write words at 8 kHz with pauses as a microphone's recording -> what is said in it."""
+    rng = np.random.default_rng(7)
+    parts = [np.zeros(int(1.2 * RATE))]
+    for _, word in words:
+        parts += [
+            0.4 * soxr.resample(word / np.abs(word).max(), 8000, RATE),
+            np.zeros(int(rng.uniform(0.4, 0.8) * RATE)),
+        ]
+    sound = np.concatenate([*parts, np.zeros(2 * RATE)])
+    soundfile.write(path, sound + 5e-4 * rng.standard_normal(len(sound)), RATE, subtype="PCM_16")
+    return "".join(str(digit) for digit, _ in words)
+
+
+@pytest.fixture(scope="module")
+def talking(launch: Callable[..., Any], spoken: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str]:
+    """A browser whose microphone says synthetic digits, and which."""
+    path = tmp_path_factory.mktemp("microphone") / "digits.wav"
+    said = speech(spoken, path)
+    return launch(*as_microphone(path)), said
+
+
+def listen(page: Any) -> None:
+    page.keyboard.press("Space")
+    page.locator("#status", has_text="Listening").wait_for(timeout=60_000)
+
+
+def stop(page: Any) -> None:
+    page.keyboard.press("Space")
+    page.locator("#listen-label", has_text="Listen").wait_for()
+
+
+def strip(page: Any) -> str:
+    text: str = page.locator("#strip").inner_text()
+    return text
+
+
+def until_said(page: Any, count: int, seconds: float) -> str:
+    """The digits on the page as soon as there are so many, or when the time is over."""
+    for _ in range(int(seconds / 0.1)):
+        if len(strip(page)) >= count:
+            break
+        page.wait_for_timeout(100)
+    return strip(page)
+
+
+def wrong(said: str, shown: str) -> int:
+    """Digits that are missing, too many or others: Levenshtein's distance."""
+    costs = list(range(len(shown) + 1))
+    for i, expected in enumerate(said):
+        before, costs[0] = costs[0], i + 1
+        for j, got in enumerate(shown):
+            before, costs[j + 1] = costs[j + 1], min(costs[j] + 1, costs[j + 1] + 1, before + (expected != got))
+    return costs[-1]
+
+
+@pytest.mark.parametrize("local", [False, True], ids=["server", "browser"])
+def test_what_is_said_is_shown_in_order(talking: tuple[Any, str], opened: Callable[..., Any], local: bool):
+    browser, said = talking
+    page = opened(browser)
+    if local:
+        page.locator("#local").click()
+        page.locator("#where", has_text="No sound leaves it").wait_for()
+        page.evaluate("document.activeElement.blur()")
+    sent: list[str] = []
+    page.on("websocket", lambda socket: sent.append(socket.url))
+    listen(page)
+    shown = until_said(page, len(said), 25)
+    stop(page)
+    assert wrong(said, shown) <= 1
+    assert len(sent) == (0 if local else 1)
+    assert page.locator("#digit").inner_text() == shown[-1]
+    assert re.search(r"\d+ % sure, \d+ ms after the word", page.locator("#sure").inner_text())
+    assert page.locator("#told").text_content() == WORDS[int(shown[-1])]
+    assert page.locator("#words li").count() == len(shown)
+    assert page.locator("#words li strong").first.inner_text() == shown[-1]
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("local", [False, True], ids=["server", "browser"])
+def test_digits_of_real_speakers_are_shown_in_order(
+    launch: Callable[..., Any], opened: Callable[..., Any], fsdd_dir: Path, tmp_path: Path, local: bool
+):
+    rng = np.random.default_rng(4)
+    speakers = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
+    chosen = [(int(digit), speakers[i % 6]) for i, digit in enumerate(rng.permutation(10))]
+    clips = [(digit, fsdd_dir / "recordings" / f"{digit}_{speaker}_1.wav") for digit, speaker in chosen]
+    said = speech([(digit, soundfile.read(clip)[0]) for digit, clip in clips], tmp_path / "microphone.wav")
+    page = opened(launch(*as_microphone(tmp_path / "microphone.wav")))
+    if local:
+        page.locator("#local").click()
+        page.evaluate("document.activeElement.blur()")
+    listen(page)
+    assert wrong(said, until_said(page, len(said), 30)) <= 1
+
+
+def test_space_listens_and_stops_but_not_where_it_means_something_else(
+    talking: tuple[Any, str], opened: Callable[..., Any]
+):
+    page = opened(talking[0])
+    pressed = page.locator("#listen[aria-pressed=true]")
+    page.locator("#noise-live").focus()
+    page.keyboard.press("Space")
+    assert page.locator("#noise-live").is_checked()
+    assert pressed.count() == 0
+    page.locator("#listen").focus()
+    page.keyboard.press("Space")
+    page.locator("#status", has_text="Listening").wait_for()
+    page.keyboard.press("Space")
+    page.locator("#listen-label", has_text="Listen").wait_for()
+    page.evaluate("document.activeElement.blur()")
+    for _ in range(5):  # faster than it can follow: it ends as it began, and does not hang
+        page.keyboard.press("Space")
+    page.locator("#status", has_text="Listening").wait_for()
+    assert pressed.count() == 1
+
+
+def test_the_strip_is_copied_and_cleared(talking: tuple[Any, str], opened: Callable[..., Any]):
+    page = opened(talking[0], permissions=["clipboard-read", "clipboard-write", "microphone"])
+    assert page.locator("#copy").is_disabled()
+    listen(page)
+    until_said(page, 2, 20)
+    stop(page)
+    page.locator("#copy").click()
+    page.locator("#copy", has_text="Copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == strip(page) != ""
+    page.locator("#clear").click()
+    assert strip(page) == ""
+    assert page.locator("#copy").is_disabled()
+
+
+def test_an_ear_is_asked_and_told(talking: tuple[Any, str], opened: Callable[..., Any]):
+    page = opened(talking[0])
+    assert page.locator("#quiz").is_disabled()
+    listen(page)
+    shown = until_said(page, 1, 20)[:1]
+    stop(page)
+    page.locator("#clear").click()
+    page.locator("#quiz").click()
+    page.locator("#quiz-said", has_text="What was it?").wait_for()
+    page.locator("#guesses").get_by_role("button", name=shown, exact=True).click()
+    page.locator("#quiz-said", has_text=re.compile("You: [01] of 1")).wait_for()
+
+
+def test_a_refused_microphone_is_explained(chromium: Any, opened: Callable[..., Any]):
+    page = opened(chromium)
+    page.keyboard.press("Space")
+    page.locator("#problem", has_text="microphone").wait_for()
+    assert "Allow it" in page.locator("#problem").inner_text() or "Plug one in" in page.locator("#problem").inner_text()
+    page.locator("#listen-label", has_text="Listen").wait_for()
+
+
+def test_without_a_microphone_it_says_so(launch: Callable[..., Any], opened: Callable[..., Any]):
+    page = opened(launch("--use-fake-ui-for-media-stream"))
+    page.keyboard.press("Space")
+    page.locator("#problem", has_text="No microphone was found").wait_for()
+
+
+def test_it_reaches_a_server_that_was_gone(
+    talking: tuple[Any, str], opened: Callable[..., Any], serving: Callable[..., Any]
+):
+    with serving() as address:
+        page = opened(talking[0], address, expected="ERR_CONNECTION|WebSocket")
+        listen(page)
+    page.locator("#status", has_text="The server is gone").wait_for(timeout=20_000)
+    with serving(Settings(port=int(address.rstrip("/").rpartition(":")[2]))):
+        page.locator("#status", has_text="Listening").wait_for(timeout=20_000)
+        stop(page)
+
+
+def test_a_program_can_find_no_serious_fault_for_those_who_cannot_see_it(
+    talking: tuple[Any, str], opened: Callable[..., Any], recording: Path
+):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+
+    def check(page: Any, state: str) -> None:
+        found = [fault for fault in axe.run(page).response["violations"] if fault["impact"] in SERIOUS]
+        assert not found, (state, [(fault["id"], fault["nodes"][0]["html"]) for fault in found])
+
+    for scheme in ("light", "dark"):
+        page = opened(talking[0], color_scheme=scheme)
+        check(page, f"{scheme}, idle")
+        listen(page)
+        until_said(page, 1, 20)
+        check(page, f"{scheme}, listening")
+        stop(page)
+        page.set_input_files("#file", recording)
+        page.locator("#word-name", has_text=recording.name).wait_for()
+        page.locator("#sweep").click()
+        page.locator("#sweep-answers tbody tr").first.wait_for()
+        check(page, f"{scheme}, compared")
+        page.evaluate("document.getElementById('problem').hidden = false")
+        check(page, f"{scheme}, with a problem")

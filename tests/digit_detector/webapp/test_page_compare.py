@@ -1,0 +1,221 @@
+"""The page in a real browser, without a microphone: recordings compared, noise, looks, and the page for programs."""
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+pytestmark = pytest.mark.browser
+
+SERIOUS = ("serious", "critical")
+HEAVIEST = 300_000  # bytes of the page when the server hears
+
+
+def give(page: Any, path: Path) -> None:
+    """Choose a recording and wait for all answers."""
+    page.set_input_files("#file", path)
+    answered(page, path.name)
+
+
+def answered(page: Any, name: str) -> None:
+    page.locator("#word-name", has_text=name).wait_for()
+    for row in ("ml_mfcc", "ml_cnn", "ml_raw", "ensemble"):
+        page.locator(f"#answers tr[data-name={row}] .time", has_text="ms").wait_for(timeout=60_000)
+
+
+def answers(page: Any) -> list[str]:
+    texts: list[str] = page.locator("#answers tbody .answer").all_inner_texts()
+    return texts
+
+
+@pytest.mark.parametrize("suffix", ["wav", "mp3", "flac", "ogg"])
+def test_recordings_of_all_formats_are_compared(
+    chromium: Any, opened: Callable[..., Any], recording: Path, tmp_path: Path, suffix: str
+):
+    sound, rate = soundfile.read(recording)
+    path = tmp_path / f"seven.{suffix}"
+    soundfile.write(path, sound, rate)
+    page = opened(chromium)
+    give(page, path)
+    assert answers(page) == ["7"] * 4
+    assert page.locator("#words li").count() == 1
+    assert "1" in page.locator("#stats tbody tr").first.inner_text()
+
+
+def test_a_webm_recording_is_compared(chromium: Any, opened: Callable[..., Any], recording: Path, tmp_path: Path):
+    page = opened(chromium)
+    written = page.evaluate(
+        """async (wav) => {
+            const context = new AudioContext();
+            const bytes = Uint8Array.from(atob(wav), (c) => c.charCodeAt(0));
+            const source = context.createBufferSource();
+            source.buffer = await context.decodeAudioData(bytes.buffer);
+            const into = context.createMediaStreamDestination();
+            source.connect(into);
+            const recorder = new MediaRecorder(into.stream, { mimeType: "audio/webm" });
+            const parts = [];
+            recorder.ondataavailable = ({ data }) => parts.push(data);
+            const whole = new Promise((resolve) => (recorder.onstop = resolve));
+            recorder.start();
+            source.start();
+            source.onended = () => recorder.stop();
+            await whole;
+            const made = new Uint8Array(await new Blob(parts).arrayBuffer());
+            return btoa(Array.from(made, (byte) => String.fromCharCode(byte)).join(""));
+        }""",
+        base64.b64encode(recording.read_bytes()).decode(),
+    )
+    (tmp_path / "seven.webm").write_bytes(base64.b64decode(written))
+    give(page, tmp_path / "seven.webm")
+    assert "7" in answers(page)
+
+
+def test_a_file_is_dropped(chromium: Any, opened: Callable[..., Any], recording: Path):
+    page = opened(chromium)
+    dropped = page.evaluate_handle(
+        """(wav) => {
+            const bytes = Uint8Array.from(atob(wav), (c) => c.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], "dropped.wav", { type: "audio/wav" }));
+            return transfer;
+        }""",
+        base64.b64encode(recording.read_bytes()).decode(),
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
+    answered(page, "dropped.wav")
+    assert answers(page) == ["7"] * 4
+
+
+def test_what_is_no_recording_is_said_to_be_none(chromium: Any, opened: Callable[..., Any], tmp_path: Path):
+    page = opened(chromium, expected="422|Failed to load resource")
+    (tmp_path / "letter.wav").write_bytes(b"Dear Sir or Madam" * 50)
+    page.set_input_files("#file", tmp_path / "letter.wav")
+    page.locator("#problem", has_text="cannot decode letter.wav").wait_for()
+    page.locator("#answers .answer", has_text="failed").first.wait_for()
+    (tmp_path / "long.wav").write_bytes(bytes(9 << 20))
+    page.set_input_files("#file", tmp_path / "long.wav")
+    page.locator("#problem", has_text="up to 8 MB").wait_for()
+
+
+def test_noise_reaches_the_recognisers(chromium: Any, opened: Callable[..., Any], recording: Path):
+    page = opened(chromium)
+    give(page, recording)
+    sure = page.locator("#answers tr[data-name=ml_mfcc] .sure")
+    before = sure.inner_text()
+    picture = page.locator("#logmel").evaluate("canvas => canvas.toDataURL()")
+    page.locator("#noise-kind").select_option("pink")
+    page.locator("#noise-level").fill("0.5")
+    page.locator("#noise-said", has_text="0.50").wait_for()
+    page.locator("#answers tr[data-name=ml_mfcc] .sure").filter(has_not_text=before).wait_for()
+    assert page.locator("#logmel").evaluate("canvas => canvas.toDataURL()") != picture
+    page.locator("#sweep").click()
+    page.locator("#sweep-answers tbody tr").nth(3).locator("td").nth(11).filter(has_text="0").or_(
+        page.locator("#sweep-answers tbody tr").nth(3).locator("td").nth(11).filter(has_text="not up to")
+    ).wait_for(timeout=60_000)
+    assert page.locator("#sweep-answers tbody tr").count() == 4
+    assert page.locator("#sweep-answers tbody tr").first.locator("td").first.inner_text() == "7"
+
+
+def test_the_kinds_of_noise_have_the_spectra_of_their_names(chromium: Any, opened: Callable[..., Any]):
+    page = opened(chromium)
+    levels = {}
+    for kind in ("white", "pink", "brown", "background"):
+        noise = np.array(
+            page.evaluate(
+                "async (kind) => [...(await import('/noise.js')).makeNoise(kind, 16000)].map(Math.fround)", kind
+            )
+        )
+        assert len(noise) == 64_000
+        assert np.sqrt(np.mean(noise**2)) == pytest.approx(1, abs=0.01)
+        power = np.abs(np.fft.rfft(noise)) ** 2
+        hertz = np.fft.rfftfreq(len(noise), 1 / 16_000)
+        octaves = [10 * np.log10(power[(hertz >= f) & (hertz < 2 * f)].mean()) for f in (125, 250, 500, 1000, 2000)]
+        levels[kind] = float(np.mean(np.diff(octaves)))
+    assert levels["white"] == pytest.approx(0, abs=0.5)
+    assert levels["pink"] == pytest.approx(-3, abs=0.7)
+    assert levels["brown"] == pytest.approx(-6, abs=0.7)
+    assert levels["background"] < -3
+
+
+def test_the_log_mel_is_what_the_network_sees(chromium: Any, opened: Callable[..., Any], spoken: Any):
+    import torch
+
+    from ml_training.audio import fit
+    from ml_training.pipelines.mel_cnn_pipeline import MelCnnClassifier
+
+    second = fit(spoken[1][1].astype(np.float32))
+    with torch.inference_mode():
+        expected = MelCnnClassifier().eval().features(torch.from_numpy(second)[None])[0].numpy() * 15 - 30
+    page = opened(chromium)
+    seen = page.evaluate(
+        "async (second) => [...(await import('/logmel.js')).logMel(new Float32Array(second)).values]", second.tolist()
+    )
+    np.testing.assert_allclose(np.array(seen).reshape(64, 51), expected, atol=0.05)
+
+
+def test_words_are_heard_again_and_compared_again(
+    chromium: Any, opened: Callable[..., Any], recording: Path, tmp_path: Path, spoken: Any
+):
+    page = opened(chromium)
+    other = tmp_path / "three.wav"
+    soundfile.write(other, spoken[1][1], 8000)
+    give(page, recording)
+    give(page, other)
+    assert page.locator("#words strong").all_inner_texts() == ["three.wav", "seven.wav"]
+    page.get_by_role("button", name="Compare seven.wav").click()
+    answered(page, "seven.wav")
+    assert page.locator("#words li.chosen strong").all_inner_texts() == ["seven.wav"]
+    page.evaluate("""() => {
+        window.played = [];
+        const play = HTMLMediaElement.prototype.play;
+        HTMLMediaElement.prototype.play = function () { played.push(this.src); return play.call(this); };
+    }""")
+    page.get_by_role("button", name="Play three.wav").click()
+    page.locator("#play").click()
+    assert len(page.evaluate("window.played")) == 2
+
+
+def test_dark_and_light_are_chosen_and_kept(chromium: Any, opened: Callable[..., Any]):
+    page = opened(chromium, color_scheme="dark")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(ground)
+    page.locator("#theme").click()
+    light = page.evaluate(ground)
+    assert light != dark
+    page.reload()
+    assert page.evaluate(ground) == light
+
+
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_nothing_lies_beyond_a_narrow_screen(chromium: Any, opened: Callable[..., Any], width: int):
+    page = opened(chromium, viewport={"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_page_is_light(chromium: Any, opened: Callable[..., Any]):
+    page = opened(chromium)
+    sizes = page.evaluate("""performance.getEntriesByType("resource").concat(performance.getEntriesByType("navigation"))
+        .map(({ name, transferSize }) => [name, transferSize])""")
+    assert len(sizes) > 10
+    assert sum(size for _, size in sizes) < HEAVIEST
+    assert not [name for name, _ in sizes if "vendor" in name]
+
+
+def test_the_interface_is_documented_on_a_page_of_its_own(chromium: Any, opened: Callable[..., Any], server: str):
+    page = opened(chromium)
+    page.goto(f"{server.rstrip('/')}/docs")
+    page.locator("details").first.wait_for()
+    shown = set(page.locator("summary").all_inner_texts())
+    paths = page.evaluate(
+        "fetch('openapi.json').then((answer) => answer.json()).then(({ paths }) => Object.keys(paths))"
+    )
+    assert len(paths) > 10
+    assert all(any(path in line for line in shown) for path in paths)
+    page.locator("summary", has_text="/process_audio").click()
+    assert "curl -F file=@x.wav -F method=all" in page.locator("details[open]").inner_text()
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    assert not [fault["id"] for fault in axe.run(page).response["violations"] if fault["impact"] in SERIOUS]

@@ -1,0 +1,167 @@
+"""The door: `digits serve` and app.py as programs."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+
+from digit_detector.serve import bound, is_local
+from digit_detector.serve import main as serve
+from digit_detector.webapp.settings import Settings
+from ml_training.data.synthetic import VOICES, say
+from ml_training.errors import ConfigError, StreamError
+
+ROOT = Path(__file__).resolve().parents[3]
+DOORS = {
+    "digits serve": ["-m", "ml_training.cli", "serve"],
+    "app.py": [str(ROOT / "app.py")],
+    "serve.py": [str(ROOT / "digit_detector" / "serve.py")],
+}
+
+
+@contextmanager
+def running(door: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server as a program, and its address, as soon as it has printed that."""
+    program = subprocess.Popen(
+        [sys.executable, "-W", "error", *DOORS[door], *options], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    try:
+        line = program.stdout.readline()
+        found = re.fullmatch(r"hearing digits at (http://\S+)   \(Ctrl-C ends\)\n", line)
+        assert found, line + (program.communicate(timeout=10)[1] if not line else "")
+        yield program, found[1]
+    finally:
+        program.kill()
+        program.communicate()
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_it_serves_until_it_is_interrupted(door: str):
+    with running(door, "--port", "0") as (program, address):
+        assert address.startswith("http://127.0.0.1:")
+        assert httpx.get(f"{address}/health").json()["status"] == "ok"
+        assert "Streaming Digit Detector" in httpx.get(address).text
+        program.send_signal(signal.SIGINT)
+        output, faults = program.communicate(timeout=20)
+    assert program.returncode in (0, 130)
+    assert "Traceback" not in output + faults
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{address}/health")
+
+
+def test_it_ends_while_it_hears():
+    from websockets.sync.client import connect
+
+    with (
+        running("app.py", "--port", "0") as (program, address),
+        connect(address.replace("http", "ws").rstrip("/") + "/ws") as link,
+    ):
+        link.send('{"type":"start","sample_rate":8000}')
+        assert "ready" in link.recv(timeout=20)
+        link.send(bytes(1024))
+        program.send_signal(signal.SIGTERM)
+        program.communicate(timeout=20)
+    assert program.returncode is not None
+
+
+def test_a_taken_port_is_passed_over_unless_it_was_asked_for():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        with bound(Settings(port=taken), exact=False) as listening:
+            assert taken < listening.getsockname()[1] <= taken + 20
+        with pytest.raises(StreamError, match=f"port {taken}: .*--port"):
+            bound(Settings(port=taken), exact=True)
+
+
+def test_names_behind_a_proxy_are_allowed():
+    with running("app.py", "--port", "0", "--allow_host", "digits.example.org") as (_, address):
+        assert httpx.get(f"{address}/health", headers={"Host": "digits.example.org"}).status_code == 200
+        assert httpx.get(f"{address}/health", headers={"Host": "evil.example.org"}).status_code == 421
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--port", "70000"], "port: expected 0 to 65535, got 70000"),
+        (["--port", "many"], "invalid int value: 'many'"),
+        (["--host", "no.such.host.invalid"], "no address of this machine"),
+        (["--host", "192.0.2.1", "--port", "0"], "name another"),
+        (["--model_dir", "nowhere"], "nowhere"),
+        (["--thresholds", "nowhere.json"], "nowhere.json"),
+        (["--pipeline", "best"], "best"),
+        (["--listen"], "--listen"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = serve(options)
+    except SystemExit as ended:
+        code = ended.code
+    captured = capsys.readouterr()
+    assert code not in (0, None)
+    assert captured.out == ""
+    assert said in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+
+
+def test_an_address_of_no_machine_is_a_fault_of_the_settings():
+    with pytest.raises(ConfigError, match="host"):
+        bound(Settings(host="no.such.host.invalid"), exact=True)
+
+
+def blocks(language: str) -> list[str]:
+    """What docs/web.md tells people to type."""
+    text = (ROOT / "docs" / "web.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here")
+def test_what_the_documents_show_for_http_answers(server: str, tmp_path: Path):
+    soundfile.write(tmp_path / "x.wav", say([(VOICES[1], "seven")], seed=3)[0], 8000)
+    commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("curl ")]
+    assert len(commands) > 5
+    for command in commands:
+        words = shlex.split(command.replace("http://127.0.0.1:8000", server.rstrip("/")))
+        done = subprocess.run([*words, "-sS", "--fail"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, command + done.stderr
+        assert json.loads(done.stdout), command
+        if "process_audio" in command:
+            assert {result["text"] for result in json.loads(done.stdout)["results"]} == {"7"}
+
+
+def test_the_client_that_the_documents_show_hears(server: str, tmp_path: Path):
+    pause = np.zeros(8000)
+    words = [part for word in say([(VOICES[1], w) for w in ("seven", "three")], seed=3) for part in (pause, word)]
+    soundfile.write(tmp_path / "talk.wav", 0.3 * np.concatenate([*words, pause]), 8000)
+    (client,) = blocks("python")
+    client = client.replace("ws://127.0.0.1:8000", server.rstrip("/").replace("http", "ws"))
+    done = subprocess.run([sys.executable, "-c", client], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[:2]] == ["7", "3"]
+    assert "'type': 'stopped'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("127.0.0.1", True), ("127.8.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False),
+     ("192.168.1.4", False), ("my.computer", False)],
+)  # fmt: skip
+def test_who_else_can_reach_it_is_known(host: str, local: bool):
+    assert is_local(host) is local
