@@ -22,13 +22,22 @@ import numpy as np
 from web_load import Server
 
 from digit_detector.evaluation.scoring import score
-from digit_detector.evaluation.streams import Stream, Word, load_sounds, load_words, noise_track, with_pauses
+from digit_detector.evaluation.streams import (
+    Stream,
+    Word,
+    audio_files,
+    load_sounds,
+    load_words,
+    noise_track,
+    with_pauses,
+)
 from digit_detector.streaming.detector import Detection, StreamingDetector
 from ml_training.audio import SAMPLE_RATE, Floats
 
 PROCESSORS = ("ml_mfcc", "ml_cnn", "ml_raw", "ensemble")
 FLOOR_MS = 40.0
 SNR_DB = 20.0
+TEST_TAKES = ("_0", "_1", "_2", "_3", "_4")  # of FSDD's official split
 
 SOUND = "/sound-of-the-benchmark"  # where the page fetches what it is to hear
 ANSWER = f"""async ([sizes, rate, names]) => {{
@@ -112,7 +121,9 @@ def material(count: int) -> tuple[list[Word], Stream]:
     """So many recorded words of both corpora, and a stream of them with pauses over noise."""
     corpora = Path(os.environ["DIGIT_CORPORA_DIR"])
     rng = np.random.default_rng(0)
-    fsdd = load_words(Path(os.environ["DIGIT_DATA_DIR"]))
+    folder = Path(os.environ["DIGIT_DATA_DIR"])
+    known = zip(load_words(folder), audio_files(folder), strict=True)
+    fsdd = [word for word, path in known if path.stem.endswith(TEST_TAKES)]
     iitg = load_words(corpora / "iitg_digits")
     words = [corpus[i] for corpus in (fsdd, iitg) for i in rng.permutation(len(corpus))[: count // 2]]
     words = [words[i] for i in rng.permutation(len(words))]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+import web_local
 
 from digit_detector import Detection, StreamingDetector
 from digit_detector.evaluation.streams import Word, with_pauses
@@ -150,10 +151,23 @@ def test_recordings_are_cut_as_python_cuts_them(page: Any, clips: list[tuple[np.
     there = page.evaluate(CUT, [[packed(samples), rate] for samples, rate in clips])
     for (samples, rate), second in zip(clips, there, strict=True):
         here = load_audio(samples, rate)
-        loudest = np.abs(here).max()
-        # At 8 kHz nothing is computed; elsewhere the two resamplers differ in how they let the band end.
-        tolerance = 0.0 if rate == 8000 else 0.01
-        assert np.abs(here - np.array(second)).max() <= tolerance * loudest, rate
+        if rate == 8000:
+            assert np.array_equal(here, as_floats(np.array(second)))
+        else:
+            assert apart(here, np.array(second)) < 0.005, rate
+
+
+def apart(here: np.ndarray, there: np.ndarray) -> float:
+    """The largest difference, as a share of the loudest sample.
+
+    The two resamplers differ a little, and of seconds with as good as the same speech in them either may be chosen.
+    """
+    shifts = range(-400, 401, 80) if len(np.flatnonzero(here)) > 7900 else [0]
+    found = []
+    for shift in shifts:
+        a, b = here[max(0, shift) : 8000 + min(0, shift)], there[max(0, -shift) : 8000 + min(0, -shift)]
+        found.append(np.abs(a - b).max() / np.abs(here).max())
+    return float(min(found))
 
 
 @pytest.mark.browser
@@ -253,6 +267,32 @@ def test_the_list_says_who_answers_here(page: Any):
         assert row["available"] == (row["name"] in OURS)
         assert (row["reason"] is None) == row["available"]
         assert row["available"] or "needs the server" in row["reason"]
+
+
+@pytest.mark.browser
+def test_the_benchmark_measures_answers_and_streams(chromium: Any, server: str, spoken: list[np.ndarray]):
+    words = [Word(as_floats(trimmed(clip, -30)), i % 10, "voice") for i, clip in enumerate(spoken[:10])]
+    noise = np.random.default_rng(1).standard_normal(80_000).astype(np.float32)
+    page = chromium.new_page()
+    page.goto(server)
+    rows = web_local.answers(page, words, 48_000)
+    assert all(rows[name]["right"] >= 0.8 for name in OURS)
+    assert all(0.0 < rows[name]["p50_ms"] <= rows[name]["p95_ms"] for name in OURS)
+    found = web_local.heard(page, with_pauses(words, noise, 25.0, np.random.default_rng(1)), 8000)
+    assert found["the_same_digits"]
+    assert found["right_in_the_browser"] == found["right_in_python"] >= 8
+    assert 0.0 < found["share_of_real_time"] < 1.0
+    page.close()
+
+
+@pytest.mark.browser
+@pytest.mark.bench
+def test_a_word_is_answered_within_40_ms(page: Any, spoken: list[np.ndarray]):
+    words = [Word(as_floats(trimmed(clip, -30)), i % 10, "voice") for i, clip in enumerate(spoken)]
+    for rate in (8000, 48_000):
+        rows = web_local.answers(page, words, rate)
+        for name in OURS:
+            assert rows[name]["p50_ms"] < web_local.FLOOR_MS, (rate, name)
 
 
 SILENCE = np.zeros(4000)

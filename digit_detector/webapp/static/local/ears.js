@@ -4,7 +4,7 @@ import { Fault } from "./fault.js";
 
 let shared = null;
 
-/** Ask the worker -> what it answers; rejects with a Fault. */
+/** Ask the worker -> what it answers; rejects with a Fault. Of a part of a buffer the whole buffer would go: copy it. */
 export function ask(call, ...args) {
   shared ??= new Ears();
   return shared.ask(call, args);

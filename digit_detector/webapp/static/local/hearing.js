@@ -45,7 +45,7 @@ export class LocalHearing {
       this.failed(number, { code: "too_slow", message });
       return;
     }
-    ask("feed", number, samples.slice()).then( // of a part of a buffer the whole buffer would go
+    ask("feed", number, samples.slice()).then(
       (heard) => {
         if (this.number !== number) return;
         this.waiting -= seconds;

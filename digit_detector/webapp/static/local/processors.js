@@ -28,7 +28,7 @@ export class LocalProcessors {
       return failed(`${name} cannot answer in the browser: expected one of ${Object.keys(TITLES).join(", ")}`);
     }
     try {
-      return await ask("answer", name, samples.slice(), sampleRate); // of a part of a buffer the whole buffer would go
+      return await ask("answer", name, samples.slice(), sampleRate);
     } catch (fault) {
       return failed(fault.message);
     }
