@@ -61,7 +61,7 @@ def make_app(
     settings = settings or Settings()
     thresholds = Engine(settings.model_dir, pipelines, thresholds).thresholds  # what cannot be used is said at once
     processors = load_processors(methods, settings.model_dir)
-    files = ModelFiles(settings.model_dir, thresholds)
+    files = ModelFiles(settings.model_dir, pipelines, thresholds)
     hearing = Hearing(
         settings.model_dir, pipelines, thresholds, settings.streams, settings.behind_seconds, settings.processes
     )
@@ -166,7 +166,7 @@ def make_app(
 
     @app.get("/models/thresholds.json", tags=["models"], response_class=Response)
     def shown_thresholds() -> Response:
-        """What the live detector must be sure of."""
+        """What the live detector must be sure of, and which pipelines confirm what it spots."""
         return Response(files.thresholds, media_type="application/json")
 
     @app.get("/models/{name}", tags=["models"], response_class=FileResponse)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from ml_training.inference import model_file
 class ModelFiles:
     """Files by the name that they are asked for."""
 
-    def __init__(self, model_dir: str, thresholds: Thresholds) -> None:
-        """Raises what load_classifier raises for a folder without models."""
+    def __init__(self, model_dir: str, pipelines: Sequence[str], thresholds: Thresholds) -> None:
+        """`pipelines` confirm live words. Raises what load_classifier raises for a folder without models."""
         self.files: dict[str, Path] = {f"{name}.onnx": model_file(model_dir, name) for name in PIPELINES}
         self.files[FILE] = Path(ml_training.__file__).parent / "pretrained" / FILE
         self.files["silero_vad.onnx"] = silero_file()
-        self.thresholds = json.dumps({"thresholds": asdict(thresholds)})
+        self.thresholds = json.dumps({"thresholds": asdict(thresholds), "pipelines": list(pipelines)})

@@ -1,6 +1,7 @@
 """The HTTP interface, asked as any client would ask it."""
 
 import contextlib
+import dataclasses
 import io
 import socket
 import time
@@ -193,12 +194,13 @@ def test_there_is_an_end_to_sessions(serving):
 
 
 def test_models_are_the_ones_that_the_server_answers_with(server):
+    from digit_detector.streaming.engine import CONFIRMING
     from digit_detector.streaming.thresholds import load_thresholds
     from ml_training.inference import PRETRAINED, model_file
 
     assert httpx.get(f"{server}/models/mel_cnn.onnx").content == model_file(PRETRAINED, "mel_cnn").read_bytes()
-    shown = httpx.get(f"{server}/models/thresholds.json").json()["thresholds"]
-    assert shown["digit"] == load_thresholds().digit
+    shown = httpx.get(f"{server}/models/thresholds.json").json()
+    assert shown == {"thresholds": dataclasses.asdict(load_thresholds()), "pipelines": list(CONFIRMING)}
     assert fault(httpx.get(f"{server}/models/other.onnx")) == (404, "no_model")
 
 

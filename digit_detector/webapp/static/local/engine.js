@@ -2,19 +2,19 @@
 
 import { SAMPLE_RATE, SECOND, fit } from "./clip.js";
 import { confidence, pooled } from "./decision.js";
-import { classifier, spotter, thresholds, voiceActivity } from "./models.js";
+import { classifier, decisions, spotter, voiceActivity } from "./models.js";
 import { BLOCK, FRAMES, HOP, Stream } from "./stream.js";
-
-const CONFIRMING = ["mel_cnn", "raw_cnn"]; // who hears each word by itself
 
 export class Engine {
   static async load() {
     const engine = new Engine();
-    [engine.thresholds, engine.voice, engine.spotter, engine.classifiers] = await Promise.all([
-      thresholds(),
+    [{ thresholds: engine.thresholds, classifiers: engine.classifiers }, engine.voice, engine.spotter] = await Promise.all([
+      decisions().then(async ({ thresholds, pipelines }) => ({
+        thresholds,
+        classifiers: await Promise.all(pipelines.map(classifier)), // who hear each word by itself
+      })),
       voiceActivity(),
       spotter(),
-      Promise.all(CONFIRMING.map(classifier)),
     ]);
     await engine.warmUp();
     return engine;

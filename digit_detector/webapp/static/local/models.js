@@ -89,17 +89,19 @@ async function run(model, name, feeds) {
   }
 }
 
-/** What the live detector must be sure of: {voice, spotted, digit}. */
-export function thresholds() {
+/** What the live detector must be sure of, {voice, spotted, digit}, and which pipelines confirm a word. */
+export function decisions() {
   return once("thresholds.json", async () => {
     const content = await download(new URL("thresholds.json", MODELS));
     let found;
     try {
-      found = JSON.parse(new TextDecoder().decode(content)).thresholds;
+      found = JSON.parse(new TextDecoder().decode(content));
     } catch {
       found = undefined;
     }
-    if (!["voice", "spotted", "digit"].every((name) => found?.[name] >= 0 && found[name] <= 1)) {
+    const limits = found?.thresholds;
+    const known = ["voice", "spotted", "digit"].every((name) => limits?.[name] >= 0 && limits[name] <= 1);
+    if (!known || !Array.isArray(found.pipelines) || !found.pipelines.length) {
       throw new Fault("bad_model", "thresholds.json is not what the detector needs: reload the page");
     }
     return found;
