@@ -8,6 +8,6 @@ for detection in detector.feed(samples, sample_rate):
 
 from digit_detector.streaming.detector import Detection, StreamingDetector
 from digit_detector.streaming.pool import DetectorPool
-from digit_detector.streaming.thresholds import Thresholds
+from digit_detector.streaming.thresholds import Thresholds, load_thresholds
 
-__all__ = ["Detection", "DetectorPool", "StreamingDetector", "Thresholds"]
+__all__ = ["Detection", "DetectorPool", "StreamingDetector", "Thresholds", "load_thresholds"]

@@ -13,6 +13,7 @@ from digit_detector.streaming.engine import CONFIRMING
 from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
 from ml_training.audio import Floats
 from ml_training.config import PIPELINES
+from ml_training.errors import AudioError, MicrophoneError
 from ml_training.flags import OneLineParser
 from ml_training.inference import PRETRAINED
 from ml_training.utils.program import program
@@ -38,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=SUPPRESS, help="how long to listen to the microphone")
     args = parser.parse_args(argv)
     if args.list:
-        for number, name, usual in microphones():
+        found = microphones()
+        if not found:
+            raise MicrophoneError("there is no microphone: connect one, or listen to a file with --file")
+        for number, name, usual in found:
             print(f"{number:3d}  {name}{'  (taken unless told)' if usual else ''}")
         return 0
     if "file" in args and ("device" in args or "seconds" in args):
@@ -52,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             hear(detector, from_file(args.file, args.realtime), display)
             return 0
         device = args.device if "device" in args else None
-        with Microphone(int(device) if device is not None and device.isdigit() else device) as microphone:
+        with Microphone(int(device) if device is not None and device.isdecimal() else device) as microphone:
             display.note(f"listening to {microphone.name}; say digits, Ctrl-C ends")
             hear(detector, microphone, display, getattr(args, "seconds", None))
             if microphone.lost:
@@ -70,7 +74,11 @@ def hear(
     for rate, piece in pieces:
         size = max(1, int(_PIECE * rate))
         for first in range(0, len(piece), size):
-            for detection in detector.feed(piece[first : first + size], rate):
+            try:
+                found = detector.feed(piece[first : first + size], rate)
+            except AudioError as error:
+                raise type(error)(f"after {detector.seconds:.1f} s: {error}") from error
+            for detection in found:
                 display.tell(detection)
             display.level(detector.level_db, detector.voice, detector.seconds)
         if seconds is not None and detector.seconds >= seconds:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from argparse import SUPPRESS
+import math
+from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,10 +26,10 @@ from digit_detector.evaluation.streams import (
 from digit_detector.streaming.engine import CONFIRMING, Engine
 from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
 from ml_training.config import PIPELINES
-from ml_training.errors import DataError
+from ml_training.errors import ConfigError, DataError
 from ml_training.flags import OneLineParser
 from ml_training.inference import PRETRAINED
-from ml_training.utils.files import write_json
+from ml_training.utils.files import unwritable, write_json
 from ml_training.utils.live_line import LiveLine
 from ml_training.utils.program import program, require
 from ml_training.utils.signals import StopSignals
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--spotter", metavar="FILE", default=SUPPRESS, help="another spotter than the one that ships")
     parser.add_argument("--out", metavar="FILE", default="thresholds.json", help="what to write; a picture lies beside")
     args = parser.parse_args(argv)
+    _check(args)
     require("drawing the curve", ("matplotlib",))
     from digit_detector.evaluation.pictures import det_curve, table
 
@@ -107,6 +109,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"chosen: {chosen:.2f}, in {out}; the curve: {picture}")
     print(f"to use it: digits listen --thresholds {out}" + ("" if out != SHIPPED else " (it is the one that ships)"))
     return 0
+
+
+def _check(args: Namespace) -> None:
+    """Raise ConfigError for what cannot be, before an hour is spent on it."""
+    faults = unwritable({"out": args.out})
+    if Path(args.out).suffix.lower() == ".png":
+        faults.append(f"out: {args.out} is where the picture goes, expected a name like thresholds.json")
+    if not 0.0 < args.noise_hours < math.inf:
+        faults.append(f"noise_hours: expected a number above 0, got {args.noise_hours}")
+    for name in ("false_alarms", "noise_alarms"):
+        if not getattr(args, name) >= 0.0:
+            faults.append(f"{name}: expected a number from 0 on, got {getattr(args, name)}")
+    if args.seed < 0:
+        faults.append(f"seed: expected a whole number from 0 on, got {args.seed}")
+    if faults:
+        raise ConfigError(faults, "tune-threshold")
 
 
 def _short(folder: str) -> str:

@@ -57,9 +57,12 @@ def load_words(folder: Path) -> list[Word]:
     words = []
     for path in audio_files(folder):
         digit, _, rest = path.stem.partition("_")
-        if not (digit.isdigit() and len(digit) == 1 and rest):
+        if not (digit.isdecimal() and len(digit) == 1 and rest):
             raise DataError(f"{path}: expected a name like 7_anna_0.wav, whose first part is the digit that is said")
-        words.append(Word(trimmed(decode(path), TRIM_DB), int(digit), rest.rpartition("_")[0] or rest))
+        samples = trimmed(decode(path), TRIM_DB)
+        if len(samples) < CROSSFADE * SAMPLE_RATE:
+            raise DataError(f"{path} lasts {len(samples) / SAMPLE_RATE:.3f} s: expected a digit that somebody says")
+        words.append(Word(samples, int(digit), rest.rpartition("_")[0] or rest))
     return words
 
 

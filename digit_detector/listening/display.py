@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections import deque
@@ -38,7 +39,10 @@ class Display:
         self._due = now + _EVERY
         loud = bar((level_db - _QUIETEST_DB) / -_QUIETEST_DB, 16, self._signs)
         clock = f"{int(seconds) // 60}:{int(seconds) % 60:02}"
-        self._line.show(f"{clock}  level |{loud}|  voice |{bar(voice, 8, self._signs)}|  {' '.join(self._said)}")
+        line = f"{clock}  level |{loud}|  voice |{bar(voice, 8, self._signs)}|  "
+        room = shutil.get_terminal_size().columns - 1 - len(line)
+        said = " ".join(self._said)
+        self._line.show(line + said[max(0, len(said) - room) :])  # the newest are the last
 
     def tell(self, detection: Detection) -> None:
         """Say which digit was said."""
@@ -61,7 +65,8 @@ class Display:
     def note(self, line: str) -> None:
         """A line for people, which stays."""
         self._line.clear()
-        print(line, file=sys.stderr, flush=True)
+        if sys.stderr is not None:  # closed by 2>&-; print would take standard output in its place
+            print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

@@ -100,5 +100,5 @@ def _sounddevice() -> Any:
 
 
 def _advice(error: Exception, device: object) -> str:
-    asked = "no microphone" if device is None else f"microphone {device!r}"
-    return f"{asked} can be used ({error}): connect one, allow access to it, or see digits listen --list"
+    asked = "no microphone can" if device is None else f"microphone {device!r} cannot"
+    return f"{asked} be used ({error}): connect one, allow access to it, or see digits listen --list"

@@ -11,11 +11,15 @@ import http.client
 import json
 import os
 import secrets
+import socket
+import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
 
 from digit_detector.processors.base import AudioProcessor
 from ml_training.errors import ConfigError, ServiceError
@@ -49,18 +53,22 @@ class ExternalAPIProcessor(AudioProcessor):
 
         What is missing in the environment, or cannot be, is said by `unavailable` and to whoever uses it all the same.
         """
-        self._url = environment.get(URL, "")
+        self._url = environment.get(URL, "").strip()
         self._style = environment.get(STYLE, STYLES[0])
         self._model = environment.get(MODEL, "whisper-1")
         self._timeout, self._attempts, self._first_wait = timeout, attempts, first_wait
-        parts = urllib.parse.urlsplit(self._url)
         faults = []
         if not self._url:
             faults.append(f"{URL} is not set: expected the address of a transcription service")
-        elif parts.scheme not in ("http", "https") or not parts.hostname:
-            faults.append(f"{URL}: expected an address that begins with http:// or https://, got {self._url!r}")
+        elif not _is_address(self._url):  # which may hold a secret: it is not shown
+            faults.append(
+                f"{URL}: expected an address that begins with http:// or https://, in ASCII, without spaces, a user or "
+                f"a password (a key goes into {KEY})"
+            )
         if self._style not in STYLES:
             faults.append(f"{STYLE}: expected {' or '.join(STYLES)}, got {self._style!r}")
+        if not self._model.isprintable():
+            faults.append(f"{MODEL}: expected printable text without line breaks, got {self._model!r}")
         key = environment.get(KEY, "")
         if not key.isascii() or not key.isprintable():
             faults.append(f"{KEY}: expected printable ASCII without line breaks")
@@ -91,7 +99,8 @@ class ExternalAPIProcessor(AudioProcessor):
                 return self._text(self._send(audio_data))
             except urllib.error.HTTPError as error:
                 with error:
-                    why = f"it answered {error.code} {error.reason}"
+                    # Not the words that it chose itself, which may repeat the key.
+                    why = f"it answered {error.code} {http.client.responses.get(error.code, '')}".rstrip()
                     if error.code in (401, 403):
                         raise ServiceError(f"{self._where} refused: {why}; check {KEY}") from None
                     if error.code not in _AGAIN:
@@ -99,7 +108,9 @@ class ExternalAPIProcessor(AudioProcessor):
                     wait = max(wait, _seconds(error.headers.get("Retry-After")))
             except TimeoutError:
                 why = f"no answer within {self._timeout:g} s"
-            except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+            except http.client.HTTPException as error:
+                why = f"its answer broke off or is no HTTP ({type(error).__name__})"
+            except (urllib.error.URLError, OSError) as error:
                 why = str(getattr(error, "reason", error)) or type(error).__name__
                 if "timed out" in why:
                     why = f"no answer within {self._timeout:g} s"
@@ -114,7 +125,9 @@ class ExternalAPIProcessor(AudioProcessor):
         else:
             body, headers = self._form(audio_data, kind)
         request = urllib.request.Request(self._url, data=body, headers={**self._headers, **headers}, method="POST")
-        with _opener().open(request, timeout=self._timeout) as response:
+        line = _Line(self._timeout)
+        opener = urllib.request.build_opener(_NoRedirects, line)
+        with line, opener.open(request, timeout=self._timeout) as response:
             content: bytes = response.read(_LARGEST + 1)
         if len(content) > _LARGEST:
             raise ServiceError(f"{self._where} answered more than {_LARGEST >> 20} MB: expected a transcription")
@@ -135,7 +148,7 @@ class ExternalAPIProcessor(AudioProcessor):
     def _text(self, content: bytes) -> str:
         try:
             told = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             told = None
         text = told.get("text") if isinstance(told, dict) else None
         if not isinstance(text, str):
@@ -156,8 +169,52 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _opener() -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(_NoRedirects)
+class _Line(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
+    """Hangs up after so many seconds, which is a TimeoutError: a socket's own timeout begins anew with every byte."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._timer = threading.Timer(seconds, self._hang_up)
+        self._timer.daemon = True
+        self._sockets: list[socket.socket] = []
+        self._late = False
+
+    def do_open(self, http_class: Any, req: urllib.request.Request, **options: Any) -> Any:
+        line = self
+
+        class Connection(http_class):  # type: ignore[misc]
+            def connect(self) -> None:
+                super().connect()
+                line._sockets.append(self.sock)
+                if line._late:
+                    line._hang_up()
+
+        return super().do_open(Connection, req, **options)
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        if self._late:
+            raise TimeoutError
+
+    def _hang_up(self) -> None:
+        self._late = True
+        for line in self._sockets:
+            with suppress(OSError):  # it is closed already
+                socket.socket.shutdown(line, socket.SHUT_RDWR)  # what TLS adds to it would wait for the other side
+
+
+def _is_address(url: str) -> bool:
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return False
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, _ = (parts.hostname or "").encode("idna"), parts.port
+    except ValueError:  # brackets, a name or a port that cannot be
+        return False
+    return parts.scheme in ("http", "https") and bool(host) and "@" not in parts.netloc
 
 
 def _seconds(asked: str | None) -> float:

@@ -30,7 +30,7 @@ class DetectorPool:
     ) -> None:
         """`most_seconds` of sound may wait in a stream; see StreamingDetector for the rest."""
         self.engine = engine or Engine(model_dir, pipelines, thresholds)
-        self._most = int(most_seconds * SAMPLE_RATE)
+        self._most = most_seconds * SAMPLE_RATE
         self._lock = threading.Lock()
         self._streams: dict[Hashable, tuple[Stream, deque[Floats]]] = {}
 

@@ -49,7 +49,16 @@ def as_samples(samples: object, rate: object) -> tuple[Floats, int]:
     """
     if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or not 1000 <= rate <= MAX_RATE:
         raise UndecodableAudioError(f"sample_rate: expected a whole number of Hz from 1000 to {MAX_RATE}, got {rate!r}")
-    array = np.asarray(samples)
+    if isinstance(samples, (bytes, bytearray)):
+        raise UndecodableAudioError(
+            f"got {type(samples).__name__}: expected numbers, as of np.frombuffer(data, np.int16)"
+        )
+    try:
+        array = np.asarray(samples)
+    except ValueError as error:  # lists of different lengths
+        raise UndecodableAudioError(f"samples are no array: {error}") from error
+    if array.dtype == np.int64 and isinstance(samples, (list, tuple)) and array.any():
+        raise UndecodableAudioError("a list of whole numbers has no full scale: pass it as np.array(samples, np.int16)")
     if array.ndim == 2:
         array = array if array.shape[1] <= 32 else array.T
     elif array.ndim != 1:
@@ -58,7 +67,8 @@ def as_samples(samples: object, rate: object) -> tuple[Floats, int]:
         return _EMPTY, int(rate)
     wave = as_floats(array)
     if wave.ndim == 2:
-        wave = wave.mean(axis=1, dtype=np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # of which more below
+            wave = wave.mean(axis=1, dtype=np.float32)
     if np.issubdtype(array.dtype, np.integer):
         return wave, int(rate)
     if not np.isfinite(wave).all() or np.abs(wave).max() > _LOUDEST:

@@ -51,6 +51,7 @@ from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import Pipeline
 from ml_training.results import ProtocolResult
 from ml_training.utils.evaluation_tables import plural, provenance, tables_of, title_of
+from ml_training.utils.files import unwritable
 from ml_training.utils.report_evaluation import write_evaluation_report
 from ml_training.utils.visualization_evaluation import plot_result, slug
 
@@ -116,33 +117,12 @@ class Request:
         faults += [f"seeds: expected whole numbers from 0 on, got {seed}" for seed in self.seeds if seed < 0]
         if not 0 <= self.noise_seed < 2**31:
             faults.append(f"noise_seed: expected a whole number from 0 to {2**31 - 1}, got {self.noise_seed}")
-        faults += _unwritable(self)
+        report = Path(self.output, REPORT)
+        faults += unwritable({"output": report, "log_scoring": self.log_scoring, "update_docs": self.update_docs})
         if self.config.split != "official" or self.config.resume is not None:
             faults.append("split, held_out_speaker, fold, resume: the protocol decides these, leave them out")
         if faults:
             raise ConfigError(faults)
-
-
-def _unwritable(request: Request) -> list[str]:
-    """What can be known before hours of work about places that cannot be written to."""
-    faults = []
-    places = {
-        "output": Path(request.output, REPORT),
-        "log_scoring": request.log_scoring,
-        "update_docs": request.update_docs,
-    }
-    for name, place in places.items():
-        if place is None:
-            continue
-        path = Path(place).absolute()
-        there = next(folder for folder in path.parents if os.path.lexists(folder))
-        if os.path.isdir(path):  # unlike Path.is_dir, no error where a folder on the way is locked
-            faults.append(f"{name}: {place} is a folder, expected a file")
-        elif not there.is_dir():
-            faults.append(f"{name}: {there} is a file, expected a folder")
-        elif not os.access(there, os.W_OK):
-            faults.append(f"{name}: {there} cannot be written to, name another place")
-    return faults
 
 
 @dataclass(frozen=True)

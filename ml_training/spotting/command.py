@@ -18,8 +18,9 @@ from ml_training.errors import ConfigError
 from ml_training.spotting.exporting import export_spotter
 from ml_training.spotting.material import load_material
 from ml_training.spotting.scene import Scene
-from ml_training.spotting.training import SpotterConfig, Told, batch, train_spotter
+from ml_training.spotting.training import CHECKPOINT, SpotterConfig, Told, batch, train_spotter
 from ml_training.training.setup import cpu_threads
+from ml_training.utils.files import unwritable
 from ml_training.utils.live_line import LiveLine
 from ml_training.utils.signals import StopSignals
 
@@ -41,8 +42,15 @@ def train_and_export(
     `chosen` are settings of SpotterConfig. Raises DataError, ConfigError, CheckpointError, ExportError, Interrupted.
     """
     settings = SpotterConfig(seed=config.seed, **chosen)
-    if settings.steps < 1 or settings.batch_size < 2:
-        raise ConfigError(["expected 1 step and a batch of 2 strings at least"], "train-spotter")
+    faults = unwritable({"out": out, "work": work / CHECKPOINT})
+    for name, number, least in (
+        ("steps", settings.steps, 1), ("batch_size", settings.batch_size, 2), ("threads", threads, 1),
+        ("variants", variants, 1), ("voices", voices, 1),
+    ):  # fmt: skip
+        if number < least:
+            faults.append(f"{name}: expected a whole number from {least} on, got {number}")
+    if faults:
+        raise ConfigError(faults, "train-spotter")
     corpus = load_corpus(config, report=_say)
     split = split_corpus(corpus, config, report=_say)
     rows = np.sort(np.concatenate([split.train, split.validation]))

@@ -29,6 +29,7 @@ from ml_training.training.observer import StopRequest
 from ml_training.training.optimizer import Adam
 from ml_training.utils.files import write_atomically
 
+CHECKPOINT = "checkpoint.pt"
 FRAMES = SAMPLES // HOP
 _KEEPS = 100  # steps between checkpoints, and between reports
 
@@ -105,7 +106,7 @@ def train_spotter(
     ]
     optimizer = Adam(groups, config.learning_rate, decoupled=True)
     identity = hashlib.sha256(repr((asdict(config), asdict(scene), material.data_hash)).encode()).hexdigest()
-    kept = folder / "checkpoint.pt"
+    kept = folder / CHECKPOINT
     first = _restore(kept, identity, model, mean, optimizer)
     said = (0.0, 0.0, 0.0)
     for step in range(first, config.steps):
@@ -163,7 +164,7 @@ def _restore(file: Path, identity: str, model: Spotter, mean: Spotter, optimizer
         state = torch.load(file, weights_only=True)
     except Exception as error:  # what torch raises for damaged files has no narrower base
         raise CheckpointError(f"{file} is damaged: remove it to begin again") from error
-    if state["identity"] != identity:
+    if not isinstance(state, dict) or state.get("identity") != identity:
         raise CheckpointError(f"{file} is of other settings or recordings: remove it, or train into another folder")
     model.load_state_dict(state["model"])
     mean.load_state_dict(state["mean"])

@@ -63,6 +63,24 @@ def flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def unwritable(places: Mapping[str, str | Path | None]) -> list[str]:
+    """What can be known before hours of work about files, by setting, that cannot be written."""
+    faults = []
+    for name, place in places.items():
+        if place is None:
+            continue
+        path = Path(place).absolute()
+        if os.path.isdir(path):  # unlike Path.is_dir, no error where a folder on the way is locked
+            faults.append(f"{name}: {place} is a folder, expected a file")
+            continue
+        there = next(folder for folder in path.parents if os.path.lexists(folder))
+        if not there.is_dir():
+            faults.append(f"{name}: {there} is a file, expected a folder")
+        elif not os.access(there, os.W_OK):
+            faults.append(f"{name}: {there} cannot be written to, name another place")
+    return faults
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write values as JSON, atomically; numbers that are none become null. Raises TrainingError as above."""
     write_atomically(path, json_bytes(finite(values)))

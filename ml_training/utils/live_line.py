@@ -12,7 +12,7 @@ class LiveLine:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self.live = self._stream.isatty()
+        self.live = self._stream is not None and self._stream.isatty()  # 2>&- leaves none
         self._shown = False
 
     def show(self, line: str) -> None:

@@ -207,6 +207,9 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights(
         assert torch.equal(weight, parts.state_dict()[name]), name
     with pytest.raises(CheckpointError, match="other settings"):
         train_spotter(material, replace(config, seed=1), tmp_path / "parts", told.append)
+    torch.save({"epoch": 3}, tmp_path / "parts" / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match="other settings"):
+        train_spotter(material, config, tmp_path / "parts", told.append)
     (tmp_path / "parts" / "checkpoint.pt").write_bytes(b"PK")
     with pytest.raises(CheckpointError, match="is damaged"):
         train_spotter(material, config, tmp_path / "parts", told.append)
@@ -219,6 +222,18 @@ def test_a_step_follows_from_its_number(material: Material):
     assert a[0].shape == (3, SAMPLES)
     assert a[1].shape == a[2].shape == (3, FRAMES)
     assert not torch.equal(a[0], batch(material, config, Scene(), 6)[0])
+
+
+@pytest.mark.parametrize("words", [["--out", "."], ["--work", "file"], ["--voices", "0"], ["--threads", "0"]])
+def test_the_door_refuses_before_it_trains(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from ml_training import train_spotter as door
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert door.main(["--dataset", "synthetic", *words]) == 2
+    assert f"{words[0][2:]}: " in capsys.readouterr().err
 
 
 def test_the_door_trains_and_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from digit_detector import tune_threshold
 from digit_detector.evaluation.curves import Heard, choose, thresholds_of
-from digit_detector.evaluation.streams import Spoken, Stream
+from digit_detector.evaluation.streams import Spoken, Stream, load_words
 from digit_detector.streaming.engine import Detection
 from digit_detector.streaming.thresholds import load_thresholds
 from ml_training.config import LABELS
@@ -98,6 +99,32 @@ def test_the_same_seed_chooses_the_same(folders: Path, chosen: tuple[Path, str],
     assert run(folders, tmp_path, *ASKED, "--out", "again.json").returncode == 0
     a, b = (json.loads(file.read_text()) for file in (chosen[0] / "thresholds.json", tmp_path / "again.json"))
     assert {**a, "created": ""} == {**b, "created": ""}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--noise_hours", "0"], "noise_hours: expected a number above 0, got 0.0"),
+        (["--noise_hours", "nan"], "noise_hours"),
+        (["--false-alarms", "-1"], "false_alarms: expected a number from 0 on"),
+        (["--seed", "-1"], "seed"),
+        (["--out", "."], "out: . is a folder"),
+        (["--out", "digits/7_voice0_0.wav/a.json"], "is a file, expected a folder"),
+        (["--out", "curve.png"], "is where the picture goes"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_heard(
+    words: list[str], told: str, folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(folders)
+    assert tune_threshold.main(["--digits", "none", "--noise", "none", "--speech", "none", *words]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_clip_too_short_for_a_digit_is_refused(tmp_path: Path):
+    soundfile.write(tmp_path / "7_voice0_0.wav", 0.1 * np.random.default_rng(0).standard_normal(50), 8000)
+    with pytest.raises(DataError, match=r"7_voice0_0\.wav lasts 0\.006 s"):
+        load_words(tmp_path)
 
 
 def test_a_folder_that_cannot_be_used_is_one_line(folders: Path, tmp_path: Path):

@@ -99,11 +99,12 @@ def test_what_cannot_be_is_one_line(words: list[str], told: str, code: int, tmp_
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_microphone_that_is_not_there_is_one_line():
-    done = subprocess.run([*COMMAND, "--device", "no such microphone"], capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize("name", ["no such microphone", "99", "²"])
+def test_a_microphone_that_is_not_there_is_one_line(name: str):
+    done = subprocess.run([*COMMAND, "--device", name], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
-    assert any(word in done.stderr for word in ("PortAudio", "[mic]", "microphone"))
+    assert any(word in done.stderr for word in ("PortAudio", "[mic]", "cannot be used"))
 
 
 class Terminal(io.StringIO):
@@ -124,6 +125,41 @@ def test_the_live_line_shows_level_voice_and_digits():
     assert shown.rstrip().endswith("7")
     assert out.getvalue().startswith("7    98 %   1.00-1.40 s")
     display.close()
+
+
+def test_the_newest_digits_are_seen_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch):
+    for columns, seen in ((80, " 0 1 2 3"), (56, " 1 2 3"), (20, "")):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        live = Terminal()
+        display = Display(as_json=False, out=io.StringIO(), live=live)
+        for i in range(24):
+            display.tell(Detection(i % 10, 0.98, i + 0.0, i + 0.4, 0.13))
+        display.level(-20.0, 0.9, 61.0)
+        shown = live.getvalue().split("\r")[-1]
+        assert len(shown) == columns - 1
+        assert shown.endswith(seen)
+
+
+def test_it_needs_no_standard_error(talk: Path):
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", *COMMAND, "--file", talk], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert "".join(line[0] for line in done.stdout.splitlines()) == SAID
+
+
+def test_where_a_file_cannot_be_heard_is_said(talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    samples, rate = soundfile.read(talk, dtype="float32")
+    samples[3 * rate] = np.nan
+    soundfile.write(tmp_path / "nan.wav", samples, rate, subtype="FLOAT")
+    assert listen.main(["--file", str(tmp_path / "nan.wav")]) == 1
+    assert capsys.readouterr().err.startswith("error: after 3.0 s: sample 0 of this piece is nan")
+
+
+def test_no_microphone_in_the_list_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(listen, "microphones", list)
+    assert listen.main(["--list"]) == 1
+    assert "there is no microphone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -145,13 +147,43 @@ def test_who_does_not_answer_is_given_up(service: Service, processor: Callable[.
         waiting.set()
 
 
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n\r\n", b""], ids=["body", "head"])
+def test_who_answers_byte_by_byte_is_given_up_too(
+    head: bytes, service: Service, processor: Callable[..., ExternalAPIProcessor]
+):
+    def drip(handler: Any) -> None:
+        with contextlib.suppress(OSError):
+            handler.wfile.write(head)
+            for byte in b"x" * 40:
+                handler.wfile.write(bytes([byte]))
+                time.sleep(0.05)
+
+    service.replies += [drip] * 3
+    started = time.monotonic()
+    with pytest.raises(ServiceError, match=r"3 attempts: no answer within 0\.2 s"):
+        processor(timeout=0.2).process_audio(AUDIO)
+    assert time.monotonic() - started < 2.0
+
+
+@pytest.mark.parametrize("line", [f"HTTP/1.1 {code} {KEY} is wrong" for code in (401, 404, 503)] + [KEY])
+def test_a_service_that_repeats_the_key_is_not_repeated(
+    line: str, service: Service, processor: Callable[..., ExternalAPIProcessor]
+):
+    service.replies += [lambda handler: handler.wfile.write(f"{line}\r\n\r\n".encode())] * 3
+    with pytest.raises(ServiceError) as told:
+        processor().process_audio(AUDIO)
+    assert KEY not in str(told.value)
+
+
 def test_a_line_that_is_cut_off_is_tried_again(service: Service, processor: Callable[..., ExternalAPIProcessor]):
     service.replies.append(lambda handler: handler.connection.close())
     service.answers("two")
     assert processor().process_audio(AUDIO) == "2"
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>", b"[1]", b'{"text": 7}', b"\xff\xfe", b"x" * (2 << 20)])
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>", b"[1]", b'{"text": 7}', b"\xff\xfe", b"[" * 200_000, b"x" * (2 << 20)]
+)
 def test_what_is_no_transcription_is_said(
     content: bytes, service: Service, processor: Callable[..., ExternalAPIProcessor]
 ):
@@ -170,6 +202,11 @@ def test_nobody_there(processor: Callable[..., ExternalAPIProcessor]):
     [
         ({}, "DIGIT_API_URL is not set"),
         ({"DIGIT_API_URL": "ftp://x/y"}, "begins with http"),
+        ({"DIGIT_API_URL": "http://[::1"}, "begins with http"),
+        ({"DIGIT_API_URL": "http://x:port/"}, "begins with http"),
+        ({"DIGIT_API_URL": "http://x..y/"}, "begins with http"),
+        ({"DIGIT_API_URL": "http://x/\u00e9"}, "begins with http"),
+        ({"DIGIT_API_URL": "http://x/y", "DIGIT_API_MODEL": "\udcff"}, "DIGIT_API_MODEL: expected printable"),
         ({"DIGIT_API_URL": "http://x/y", "DIGIT_API_STYLE": "soap"}, "expected openai or huggingface, got 'soap'"),
         ({"DIGIT_API_URL": "http://x/y", "DIGIT_API_KEY": "a\nb"}, "printable ASCII"),
     ],
@@ -180,3 +217,10 @@ def test_an_environment_that_cannot_be_is_said(environment: dict[str, str], word
     with pytest.raises(ConfigError, match=words):
         processor.process_audio(AUDIO)
     assert words in processor.answer(AUDIO).error
+
+
+@pytest.mark.parametrize("url", [f"http://me:{KEY}@x/y", f"x/y?token={KEY}", f"http://x/a b?token={KEY}"])
+def test_an_address_that_is_refused_is_not_shown(url: str):
+    told = ExternalAPIProcessor({"DIGIT_API_URL": url}).unavailable
+    assert told is not None
+    assert KEY not in told

@@ -10,10 +10,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from digit_detector.processors import PROCESSORS, AudioProcessor, EnsembleProcessor, ModelProcessor, load_processors
+from digit_detector.processors import (
+    PROCESSORS,
+    AudioProcessor,
+    EnsembleProcessor,
+    ModelProcessor,
+    PocketSphinxProcessor,
+    load_processors,
+)  # fmt: skip
 from ml_training.config import PIPELINES
 from ml_training.data.synthetic import VOICES, say
-from ml_training.errors import ConfigError, DigitError
+from ml_training.errors import AudioError, ConfigError, DigitError
 
 # As docs of this project have always shown it, to be pasted into one's own application.
 PASTED = """
@@ -35,9 +42,9 @@ processors = {
 """
 
 
-def wav(samples: np.ndarray, rate: int = 8000) -> bytes:
+def wav(samples: np.ndarray, rate: int = 8000, subtype: str = "PCM_16") -> bytes:
     file = io.BytesIO()
-    soundfile.write(file, samples, rate, format="WAV")
+    soundfile.write(file, samples, rate, format="WAV", subtype=subtype)
     return file.getvalue()
 
 
@@ -137,6 +144,29 @@ def test_who_cannot_run_says_why_and_leaves_the_rest_alone(monkeypatch: pytest.M
         assert (name in processors) != (f"[{name}]" in processors.unavailable.get(name, ""))
     assert processors.keys() | processors.unavailable.keys() == PROCESSORS.keys()
     assert all(processors[name].name == name and processors[name].title for name in processors)
+
+
+def test_a_package_that_is_broken_leaves_the_rest_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "pocketsphinx.py").write_text("raise ImportError('libsphinx.so: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pocketsphinx", raising=False)
+    processors = load_processors(["pocketsphinx", "ml_cnn"])
+    assert list(processors) == ["ml_cnn"]
+    assert "libsphinx.so" in processors.unavailable["pocketsphinx"]
+
+
+@pytest.mark.parametrize("samples", [np.full(800, np.nan), np.zeros(0), np.zeros(800)])
+def test_others_are_asked_only_about_sound(samples: np.ndarray):
+    class Dreams(PocketSphinxProcessor):
+        def __init__(self) -> None:
+            self._recogniser, self._turn = self, threading.Lock()
+
+        def file(self, content: bytes) -> int:
+            return 7
+
+    assert Dreams().process_audio(wav(np.array([0.1, -0.1]))) == "7"
+    with pytest.raises(AudioError):
+        Dreams().process_audio(wav(samples, subtype="FLOAT"))
 
 
 def test_an_unknown_name_is_told():

@@ -65,6 +65,8 @@ def test_little_is_held_back():
         (np.array([[0.5, 0.0], [1.0, 0.0], [0.0, 0.0]]), [0.25, 0.5, 0.0]),
         (np.zeros((2, 100)), [0.0] * 100),
         ([], []),
+        ([0, 0], [0.0, 0.0]),
+        (memoryview(np.array([16384], dtype=">i2")), [0.5]),
     ],
 )
 def test_whatever_is_sound_is_taken(samples: object, expected: list[float]):
@@ -88,9 +90,20 @@ def test_numbers_that_are_no_sound(bad: float):
         as_samples(samples, 8000)
 
 
-@pytest.mark.parametrize("samples", [np.zeros((2, 2, 2)), np.array(["a"]), np.zeros(3, dtype=complex), 0.5])
+def test_infinities_that_cancel_in_two_channels():
+    with pytest.raises(NonFiniteAudioError, match="sample 0 of this piece"):
+        as_samples([[np.inf, -np.inf]], 8000)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        np.zeros((2, 2, 2)), np.array(["a"]), np.zeros(3, dtype=complex), 0.5, [[0.5, 0.5], [0.5]],
+        [1000, -2000], bytes(100), bytearray(100),
+    ],
+)  # fmt: skip
 def test_what_is_no_array_of_samples(samples: object):
-    with pytest.raises(UndecodableAudioError, match=r"samples have|array has type"):
+    with pytest.raises(UndecodableAudioError, match=r"samples (have|are)|has type|expected numbers|no full"):
         as_samples(samples, 8000)
 
 
