@@ -17,12 +17,13 @@ const NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "e
 const scope = new Scope(byId("scope"));
 const statistics = new Statistics(byId("stats"));
 const compare = new Compare({ onanswer: (result) => statistics.count(result), onproblem: problem });
-const history = new History(byId("words"), byId("no-words"), chosen);
+const history = new History(byId("words"), byId("no-words"), { onchoose: chosen, onproblem: problem });
 let processors;
 const quiz = new Quiz(history, () => processors, () => ({ kind: compare.kind, level: compare.level }));
 
 let microphone = null, hearing = null, tape = null, mixer = null;
 let turning = Promise.resolve(); // starting and stopping, one after the other
+let switching = Promise.resolve(); // and choosing who hears
 
 function problem(sentence) {
   byId("problem").textContent = sentence;
@@ -158,10 +159,21 @@ async function copy() {
   setTimeout(() => (button.textContent = "Copy"), 1500);
 }
 
+/** Fetch the live recogniser and let it compute once: whoever then listens need not wait. */
+async function loadLocal() {
+  byId("where").textContent = "Loading the recogniser into this browser …";
+  const first = await newHearing();
+  first.onerror = ({ message }) => problem(message);
+  await first.open(48000);
+  await first.stop();
+}
+
 /** Take the recognisers of the server, or those of this browser. */
 async function switched() {
   const was = microphone !== null;
   if (was) await toggle();
+  problem("");
+  if (isLocal()) await loadLocal().catch((error) => problem(error.message));
   byId("where").textContent = isLocal()
     ? "Everything runs in this browser. No sound leaves it."
     : `Sound goes to the server at ${location.host}${["127.0.0.1", "localhost", "[::1]"].includes(location.hostname) ? ", which is this machine" : ""}. It is not kept.`;
@@ -171,7 +183,6 @@ async function switched() {
       processors = new LocalProcessors();
     } else processors = new ServerProcessors();
     statistics.show(await compare.use(processors));
-    problem("");
   } catch (error) {
     problem(error.message);
   }
@@ -187,7 +198,7 @@ byId("clear").onclick = () => {
   scope.clear();
   offer();
 };
-byId("local").onchange = switched;
+byId("local").onchange = () => (switching = switching.then(switched));
 byId("file").onchange = ({ target }) => {
   if (target.files.length) heardFile(target.files[0]);
   target.value = ""; // the same file may be chosen again
@@ -200,4 +211,4 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   toggle();
 });
-switched();
+switching = switched();

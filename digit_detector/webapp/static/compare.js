@@ -120,6 +120,8 @@ export class Compare {
   _show({ name, text, confidence, milliseconds, error }) {
     const { answer, sure, time } = this._rows.get(name);
     answer.textContent = error ? "failed" : text || "no digit";
+    sure.colSpan = error ? 2 : 1; // a sentence wants the room
+    time.hidden = Boolean(error);
     sure.replaceChildren(...(error ? [make("small", {}, error)] : confidence === null ? [] : [bar(confidence), percent(confidence)]));
     time.textContent = error ? "" : `${milliseconds < 10 ? milliseconds.toFixed(1) : Math.round(milliseconds)} ms`;
   }
@@ -131,7 +133,7 @@ export class Compare {
 
   /** Each recogniser at each level of the noise, and where it first errs. */
   async _sweep() {
-    const word = this.word, button = byId("sweep");
+    const { word, kind } = this, button = byId("sweep");
     button.disabled = true;
     try {
       const names = this._names();
@@ -139,7 +141,7 @@ export class Compare {
       for (const level of LEVELS) {
         const sound = this._mixed(level);
         rows.push(await Promise.all(names.map((name) => this._processors.answer(name, sound, word.rate))));
-        if (word !== this.word) return;
+        if (word !== this.word || kind !== this.kind) return;
         rows.at(-1).forEach(this._onanswer);
         this._showSweep(names, rows, word.label ?? null);
       }

@@ -1,4 +1,5 @@
 const MOST_BYTES = 8 << 20; // what the server takes, too
+const MOST_SECONDS = 40; // as samples, these are no larger
 const RATE = 48000;
 
 /** A recording that was chosen or dropped -> {name, samples, rate, file}; samples are null where this browser cannot decode it. */
@@ -12,6 +13,9 @@ export async function opened(file) {
   } catch {
     return { name: file.name, samples: null, rate: RATE, file };
   }
+  if (sound.duration > MOST_SECONDS) {
+    throw new Error(`${file.name} lasts ${Math.round(sound.duration)} s: up to ${MOST_SECONDS} s can be heard. Cut it to the word.`);
+  }
   const samples = new Float32Array(sound.length);
   for (let channel = 0; channel < sound.numberOfChannels; channel++) {
     sound.getChannelData(channel).forEach((sample, n) => (samples[n] += sample / sound.numberOfChannels));
@@ -19,15 +23,15 @@ export async function opened(file) {
   return { name: file.name, samples, rate: RATE, file };
 }
 
-/** Take files that are dropped on `target`. */
+/** Take files that are dropped anywhere on the page, which a browser would otherwise leave for them; `target` says so. */
 export function droppable(target, onfile) {
   const over = (event, is) => {
     event.preventDefault();
     target.classList.toggle("over", is);
   };
-  target.ondragover = (event) => over(event, true);
-  target.ondragleave = (event) => over(event, false);
-  target.ondrop = (event) => {
+  document.ondragover = (event) => over(event, true);
+  document.ondragleave = (event) => over(event, false);
+  document.ondrop = (event) => {
     over(event, false);
     if (event.dataTransfer.files.length) onfile(event.dataTransfer.files[0]);
   };

@@ -5,16 +5,16 @@ const KEPT = 50;
 
 /** The words of this page, newest first. A word is {name, samples, rate, label, confidence, delay, file}. */
 export class History {
-  /** `onchoose(word)`: it is to be compared. */
-  constructor(list, empty, onchoose) {
-    Object.assign(this, { _list: list, _empty: empty, _onchoose: onchoose, words: [] });
+  /** `onchoose(word)`: it is to be compared. `onproblem(sentence)`. */
+  constructor(list, empty, { onchoose, onproblem }) {
+    Object.assign(this, { _list: list, _empty: empty, _onchoose: onchoose, _onproblem: onproblem, words: [] });
   }
 
   add(word) {
     this.words.unshift(word);
     const listen = make("button", { type: "button", "aria-label": `Play ${word.name}` }, "Play");
     listen.disabled = !word.samples;
-    listen.onclick = () => play(word.samples, word.rate);
+    listen.onclick = () => play(word.samples, word.rate).catch((error) => this._onproblem(error.message));
     const compare = make("button", { type: "button", "aria-label": `Compare ${word.name}` }, "Compare");
     compare.onclick = () => this._onchoose(word);
     const told = [word.confidence === undefined ? "" : `${percent(word.confidence)} sure`, word.delay === undefined ? "" : `after ${Math.round(1000 * word.delay)} ms`];

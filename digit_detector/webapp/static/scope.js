@@ -16,11 +16,11 @@ export class Scope {
     this._ink = this._paper.getContext("2d");
     this._rgba = this._ink.createImageData(1, ROWS);
     this._draw = this._draw.bind(this);
-    this.clear();
+    this._reset();
     new ResizeObserver(() => this._paint()).observe(canvas);
   }
 
-  clear() {
+  _reset() {
     this._peaks = new Float32Array(COLUMNS);
     this._ink.clearRect(0, 0, COLUMNS, ROWS);
     this._samples = 0; // of the stream until now
@@ -29,8 +29,14 @@ export class Scope {
     this._words = [];
   }
 
+  /** Forget the digits; the sound that runs by stays. */
+  clear() {
+    this._words = [];
+    this._paint();
+  }
+
   start(rate) {
-    this.clear();
+    this._reset();
     this._rate = rate;
     this._spectrum = new PowerSpectrum(FRAME);
     this._power = new Float64Array(this._spectrum.bins);
@@ -106,9 +112,10 @@ export class Scope {
     this._paintSpectrogram(context, x, width, top, bottom);
     this._paintWaveform(context, x, middle);
     context.fillStyle = colour("--voice");
-    for (const { seconds, share } of this._voices) {
-      if (share > 0.3) context.fillRect(x(seconds - 0.032), bottom + 2, width * (0.034 / SHOWN), 4);
-    }
+    this._voices.forEach(({ seconds, share }, n) => {
+      const since = Math.max(seconds - 0.2, this._voices[n - 1]?.seconds ?? 0); // several blocks may be told of at once
+      if (share > 0.3) context.fillRect(x(since), bottom + 2, x(seconds) - x(since) + 0.5, 4);
+    });
     for (const word of this._words) this._paintWord(context, x, word, middle, top);
   }
 

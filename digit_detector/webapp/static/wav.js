@@ -28,8 +28,7 @@ export async function play(samples, rate) {
       audio.onended = resolve;
       audio.onerror = () => reject(new Error("the browser cannot play this"));
     });
-    await audio.play();
-    await heard;
+    await Promise.all([audio.play(), heard]);
   } finally {
     URL.revokeObjectURL(address);
   }

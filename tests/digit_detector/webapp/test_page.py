@@ -27,7 +27,7 @@ def as_microphone(path: Path) -> tuple[str, ...]:
 def speech(words: list[tuple[int, np.ndarray]], path: Path) -> str:
     """Write words at 8 kHz with pauses as a microphone's recording -> what is said in it."""
     rng = np.random.default_rng(7)
-    parts = [np.zeros(int(1.2 * RATE))]
+    parts = [np.zeros(int(2.5 * RATE))]  # until it listens
     for _, word in words:
         parts += [
             0.4 * soxr.resample(word / np.abs(word).max(), 8000, RATE),
@@ -54,6 +54,12 @@ def listen(page: Any) -> None:
 def stop(page: Any) -> None:
     page.keyboard.press("Space")
     page.locator("#listen-label", has_text="Listen").wait_for()
+
+
+def keep_sound_here(page: Any) -> None:
+    page.locator("#local").click()
+    page.locator("#where", has_text="No sound leaves it").wait_for(timeout=60_000)  # when the models are loaded
+    page.evaluate("document.activeElement.blur()")
 
 
 def strip(page: Any) -> str:
@@ -85,9 +91,7 @@ def test_what_is_said_is_shown_in_order(talking: tuple[Any, str], opened: Callab
     browser, said = talking
     page = opened(browser)
     if local:
-        page.locator("#local").click()
-        page.locator("#where", has_text="No sound leaves it").wait_for()
-        page.evaluate("document.activeElement.blur()")
+        keep_sound_here(page)
     sent: list[str] = []
     page.on("websocket", lambda socket: sent.append(socket.url))
     listen(page)
@@ -114,8 +118,7 @@ def test_digits_of_real_speakers_are_shown_in_order(
     said = speech([(digit, soundfile.read(clip)[0]) for digit, clip in clips], tmp_path / "microphone.wav")
     page = opened(launch(*as_microphone(tmp_path / "microphone.wav")))
     if local:
-        page.locator("#local").click()
-        page.evaluate("document.activeElement.blur()")
+        keep_sound_here(page)
     listen(page)
     assert wrong(said, until_said(page, len(said), 30)) <= 1
 

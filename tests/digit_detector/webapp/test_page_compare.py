@@ -74,7 +74,10 @@ def test_a_webm_recording_is_compared(chromium: Any, opened: Callable[..., Any],
     assert "7" in answers(page)
 
 
-def test_a_file_is_dropped(chromium: Any, opened: Callable[..., Any], recording: Path):
+@pytest.mark.parametrize("place", ["#drop", "footer"])
+def test_a_file_is_dropped_anywhere_on_the_page(
+    chromium: Any, opened: Callable[..., Any], recording: Path, place: str
+):
     page = opened(chromium)
     dropped = page.evaluate_handle(
         """(wav) => {
@@ -85,7 +88,7 @@ def test_a_file_is_dropped(chromium: Any, opened: Callable[..., Any], recording:
         }""",
         base64.b64encode(recording.read_bytes()).decode(),
     )
-    page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
+    page.dispatch_event(place, "drop", {"dataTransfer": dropped})
     answered(page, "dropped.wav")
     assert answers(page) == ["7"] * 4
 
@@ -99,6 +102,9 @@ def test_what_is_no_recording_is_said_to_be_none(chromium: Any, opened: Callable
     (tmp_path / "long.wav").write_bytes(bytes(9 << 20))
     page.set_input_files("#file", tmp_path / "long.wav")
     page.locator("#problem", has_text="up to 8 MB").wait_for()
+    soundfile.write(tmp_path / "talk.wav", np.zeros(50 * 8000), 8000)
+    page.set_input_files("#file", tmp_path / "talk.wav")
+    page.locator("#problem", has_text="talk.wav lasts 50 s: up to 40 s").wait_for()
 
 
 def test_noise_reaches_the_recognisers(chromium: Any, opened: Callable[..., Any], recording: Path):
@@ -191,9 +197,58 @@ def test_dark_and_light_are_chosen_and_kept(chromium: Any, opened: Callable[...,
 
 
 @pytest.mark.parametrize("width", [320, 390, 768])
-def test_nothing_lies_beyond_a_narrow_screen(chromium: Any, opened: Callable[..., Any], width: int):
+def test_nothing_lies_beyond_a_narrow_screen(
+    chromium: Any, opened: Callable[..., Any], recording: Path, tmp_path: Path, width: int
+):
     page = opened(chromium, viewport={"width": width, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    beyond = """() => [...document.querySelectorAll("body *")]
+        .filter((element) => !element.closest(".scroll, .visually-hidden, svg, pre"))
+        .filter((element) => element.getBoundingClientRect().right > innerWidth + 0.5).map(({ outerHTML }) => outerHTML)"""
+    assert page.evaluate(beyond) == []
+    long_name = tmp_path / f"{'seven' * 12}.wav"
+    long_name.write_bytes(recording.read_bytes())
+    give(page, long_name)
+    page.locator("#sweep").click()
+    page.locator("#sweep-answers tbody tr").first.wait_for()
+    assert page.evaluate(beyond) == []
+    page.goto(page.url + "docs")
+    page.locator("summary").first.wait_for()
+    page.evaluate("document.querySelectorAll('details').forEach((route) => (route.open = true))")
+    assert page.evaluate(beyond) == []
+
+
+def test_digits_are_drawn_where_they_were_said_also_after_the_strip_was_cleared(
+    chromium: Any, opened: Callable[..., Any]
+):
+    page = opened(chromium)
+    inked = page.evaluate(
+        """async () => {
+            const { Scope } = await import("/scope.js");
+            const canvas = document.getElementById("scope").cloneNode();
+            document.getElementById("scope").replaceWith(canvas);
+            canvas.getContext("2d", { willReadFrequently: true });
+            const scope = new Scope(canvas);
+            const second = () => Array.from({ length: 25 }, () => scope.push(new Float32Array(320)));
+            const ink = () => {
+                scope.stop();
+                const { width, height } = canvas;
+                const row = canvas.getContext("2d").getImageData(0, Math.round(0.44 * height) - 2, width, 1).data;
+                const inked = Array.from({ length: width }, (_, x) => x).filter((x) => row[4 * x + 3] === 255);
+                return [inked[0] / width, inked.at(-1) / width];
+            };
+            scope.start(8000);
+            for (let n = 0; n < 20; n++) second();
+            scope.word({ digit: 3, start: 18.5, end: 19 });
+            const before = ink();
+            scope.clear();
+            second();
+            scope.word({ digit: 7, start: 19.5, end: 20 });
+            return [before, ink()];
+        }"""
+    )
+    for begin, end in inked:  # 1.5 to 1 s ago, of six
+        assert begin == pytest.approx(1 - 1.5 / 6, abs=0.02)
+        assert end == pytest.approx(1 - 1 / 6, abs=0.02)
 
 
 def test_the_page_is_light(chromium: Any, opened: Callable[..., Any]):
