@@ -75,9 +75,7 @@ def test_a_webm_recording_is_compared(chromium: Any, opened: Callable[..., Any],
 
 
 @pytest.mark.parametrize("place", ["#drop", "footer"])
-def test_a_file_is_dropped_anywhere_on_the_page(
-    chromium: Any, opened: Callable[..., Any], recording: Path, place: str
-):
+def test_a_file_is_dropped_anywhere_on_the_page(chromium: Any, opened: Callable[..., Any], recording: Path, place: str):
     page = opened(chromium)
     dropped = page.evaluate_handle(
         """(wav) => {
@@ -203,7 +201,8 @@ def test_nothing_lies_beyond_a_narrow_screen(
     page = opened(chromium, viewport={"width": width, "height": 800})
     beyond = """() => [...document.querySelectorAll("body *")]
         .filter((element) => !element.closest(".scroll, .visually-hidden, svg, pre"))
-        .filter((element) => element.getBoundingClientRect().right > innerWidth + 0.5).map(({ outerHTML }) => outerHTML)"""
+        .filter((element) => element.getBoundingClientRect().right > innerWidth + 0.5)
+        .map(({ outerHTML }) => outerHTML)"""
     assert page.evaluate(beyond) == []
     long_name = tmp_path / f"{'seven' * 12}.wav"
     long_name.write_bytes(recording.read_bytes())
