@@ -29,12 +29,12 @@ function shown({ path, method, route }) {
   const [title, ...more] = route.description.split("\n\n").map((paragraph) => paragraph.replaceAll("\n", " "));
   const parts = more.map((paragraph) => make("p", {}, ...worded(paragraph)));
   const inputs = [...(route.parameters ?? []).map((parameter) => [parameter.name, parameter.in, parameter.schema, parameter.description, parameter.required]), ...bodyFields(route)];
-  if (inputs.length) parts.push(make("h4", {}, "It takes"), fields(inputs));
+  if (inputs.length) parts.push(make("h3", {}, "It takes"), fields(`${method.toUpperCase()} ${path}`, inputs));
   const [status, answer] = Object.entries(route.responses).find(([code]) => code.startsWith("2"));
   const [kind, content] = Object.entries(answer.content ?? {})[0] ?? [null, {}];
-  parts.push(make("h4", {}, kind ? `It answers ${status}, ${kind}` : `It answers ${status}, and nothing more`));
+  parts.push(make("h3", {}, kind ? `It answers ${status}, ${kind}` : `It answers ${status}, and nothing more`));
   if (kind === "application/json" && content.schema) parts.push(block(written(example(content.schema))));
-  parts.push(make("h4", {}, "For instance"), block(curl(path, method, route)));
+  parts.push(make("h3", {}, "For instance"), block(curl(path, method, route)));
   const name = make("summary", {}, make("code", { className: `method ${method}` }, method.toUpperCase()), " ", make("code", {}, path), " ", make("span", {}, ...worded(title.replace(/\.$/, ""))));
   return make("details", {}, name, ...parts);
 }
@@ -48,14 +48,15 @@ function bodyFields(route) {
   return Object.entries(body.properties).map(([name, field]) => [name, kind.includes("form") ? "form" : "JSON", field, field.description, (body.required ?? []).includes(name)]);
 }
 
-function fields(rows) {
+/** A table of what a route takes. */
+function fields(title, rows) {
   const lines = rows.map(([name, where, schema, description, required]) => {
     const kind = schema.contentMediaType || schema.format === "binary" ? "file" : (resolved(schema).type ?? "any");
     const usual = schema.default === undefined ? (required ? "needed" : "") : `${JSON.stringify(schema.default)} unless said`;
     return make("tr", {}, make("th", { scope: "row" }, make("code", {}, name)), make("td", {}, `${where}, ${kind}`), make("td", {}, usual), make("td", {}, ...worded(description ?? "")));
   });
   const head = make("tr", {}, ...["Name", "Where and what", "Usually", "Meaning"].map((title) => make("th", { scope: "col" }, title)));
-  return make("div", { className: "scroll" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...lines)));
+  return make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": `What ${title} takes` }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...lines)));
 }
 
 /** Text with what stands between backticks as code. */

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 RATE = 44_100  # Hz; files of other rates slip when they are the microphone
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 FAKE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-SERIOUS = ("serious", "critical")
+FAULTS = ("moderate", "serious", "critical")
 
 
 def as_microphone(path: Path) -> tuple[str, ...]:
@@ -196,6 +196,19 @@ def test_it_reaches_a_server_that_was_gone(
         stop(page)
 
 
+def test_a_page_that_hears_by_itself_goes_on_without_the_server(
+    talking: tuple[Any, str], opened: Callable[..., Any], serving: Callable[..., Any]
+):
+    with serving() as address:
+        page = opened(talking[0], address, expected="ERR_CONNECTION")
+        keep_sound_here(page)
+        listen(page)
+        assert strip(page) == ""
+    shown = until_said(page, len(talking[1]), 25)
+    assert wrong(talking[1], shown) <= 1
+    stop(page)
+
+
 def test_a_server_that_hears_enough_others_says_so(
     talking: tuple[Any, str], opened: Callable[..., Any], serving: Callable[..., Any]
 ):
@@ -207,13 +220,13 @@ def test_a_server_that_hears_enough_others_says_so(
         page.locator("#listen-label", has_text="Listen").wait_for()
 
 
-def test_a_program_can_find_no_serious_fault_for_those_who_cannot_see_it(
+def test_a_program_can_find_no_fault_for_those_who_cannot_see_it(
     talking: tuple[Any, str], opened: Callable[..., Any], recording: Path
 ):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
 
     def check(page: Any, state: str) -> None:
-        found = [fault for fault in axe.run(page).response["violations"] if fault["impact"] in SERIOUS]
+        found = [fault for fault in axe.run(page).response["violations"] if fault["impact"] in FAULTS]
         assert not found, (state, [(fault["id"], fault["nodes"][0]["html"]) for fault in found])
 
     for scheme in ("light", "dark"):
