@@ -167,19 +167,19 @@ def test_the_python_that_the_documents_show_for_http_answers(server: str, tmp_pa
 def test_the_limits_that_are_documented_are_those_in_use():
     s = Settings()
     text = " ".join((ROOT / "SECURITY.md").read_text(encoding="utf-8").split())
-    for bound in (
+    for limit in (
         f"{s.upload_bytes >> 20} MiB, there whole within {s.upload_patience:g} s",
         f"two answered at once and {s.uploads_waiting} waiting",
         f"{s.upload_seconds:g} s of sound and {_CHANNELS} channels at most",
-        f"{s.connections} at once, {s.streams} streams; a stream must begin within {s.start_seconds:g} s, and something "
-        f"come every {s.idle_seconds:g} s",
-        f"{s.message_bytes >> 10} KiB, {s.messages_a_second} a second, sound at most twice as fast as it is spoken beyond "
-        f"the first {s.burst_seconds:g} s",
+        f"{s.connections} at once, {s.streams} streams; a stream must begin within {s.start_seconds:g} s, "
+        f"and something come every {s.idle_seconds:g} s",
+        f"{s.message_bytes >> 10} KiB, {s.messages_a_second} a second, sound at most twice as fast as it is spoken "
+        f"beyond the first {s.burst_seconds:g} s",
         f"{s.behind_seconds:g} s of a stream",
         f"{s.sessions}, each forgotten after {s.session_seconds:,.0f} s without a stream",
         f"{s.kept_bytes >> 20} MiB of sound kept",
     ):
-        assert bound in text
+        assert limit in text
     assert (s.uploads, s.faster) == (2, 2.0)
 
 
