@@ -1,7 +1,7 @@
 """Many WebSocket clients in real time on one server: how long a piece of sound takes to be heard, and what it costs.
 
 python benchmarks/web_load.py                      100 clients for a minute
-python benchmarks/web_load.py --seconds 300        for five
+python benchmarks/web_load.py --seconds 300        for five; --update-docs writes the table of docs/web.md
 
 Server and clients are processes of their own on this machine. A client sends digits over noise as the page does, 16-bit
 samples at 48 kHz, 32 ms at a time; a round trip lasts from when a piece is sent until the server says that it was
@@ -22,6 +22,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from ml_training.data.synthetic import VOICES, say
 
 RATE = 48_000
 PIECE = 0.032  # seconds
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "web.md"
 _LOUD = 0.3
 _ROUND_TRIP_MS = 50.0
 
@@ -39,6 +41,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--out", help="a JSON file for the figures")
+    parser.add_argument("--update-docs", action="store_true")
     args = parser.parse_args()
     pieces = sound()
     with Server() as server:
@@ -46,7 +49,31 @@ def main() -> int:
     print(json.dumps(found, indent=2))
     if args.out:
         Path(args.out).write_text(json.dumps(found, indent=2) + "\n")
+    if args.update_docs:
+        write_table("load", table(found))
     return 0
+
+
+def table(found: dict[str, Any]) -> str:
+    """The figures for people."""
+    trips, memory = found["round_trip_ms"], [megabytes for _, megabytes in found["server_mb"]]
+    waits = " / ".join(str(trips[percentile]) for percentile in ("50", "99", "100"))
+    rows = {
+        "clients, seconds, clients lost": f"{found['clients']}, {found['seconds']:g}, {found['lost']}",
+        "pieces of 32 ms sent / heard": f"{found['pieces']:,} / {found['heard']:,}",
+        "until the server says that a piece was heard, p50 / p99 / most, ms": waits,
+        f"pieces heard within {_ROUND_TRIP_MS:g} ms, %": f"{100 * found[f'share_within_{_ROUND_TRIP_MS:g}_ms']:.2f}",
+        "cores that the server took / the clients": f"{found['server_cores']} / {found['client_cores']}",
+        "memory of the server's processes at the beginning / end, MB": f"{memory[0]:.0f} / {memory[-1]:.0f}",
+    }
+    return "\n".join(["| | |", "|---|---:|", *(f"| {title} | {cell} |" for title, cell in rows.items())]) + "\n"
+
+
+def write_table(name: str, table: str) -> None:
+    """Put a table between its marks in docs/web.md."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, rest = PAGE.read_text(encoding="utf-8").split(begin)
+    PAGE.write_text(f"{before}{begin}\n{table}{end}{rest.split(end)[1]}", encoding="utf-8")
 
 
 def sound() -> list[bytes]:
@@ -136,7 +163,7 @@ def connect(port: int, due: float, first: int) -> Client:
     return Client(link, due, first, unread=answer.split(b"\r\n\r\n", 1)[1])
 
 
-def load(server: Server, pieces: list[bytes], count: int, seconds: float) -> dict[str, object]:
+def load(server: Server, pieces: list[bytes], count: int, seconds: float) -> dict[str, Any]:
     """So many clients for so long -> what was measured."""
     rng = np.random.default_rng(1)
     begin = time.monotonic() + 1.0

@@ -1,11 +1,11 @@
 """The page in Chromium with a recording as its microphone: how soon digits are shown, how many are right, its weight.
 
-python benchmarks/web_page.py --digits FOLDER [--local] [--count 20] [--seed 0]
+python benchmarks/web_page.py --digits FOLDER [--glob "*_[0-4].wav"] [--count 20] [--seeds 0] [--update-docs]
 
-Strings recordings like 7_anna_0.wav of FOLDER with pauses of 0.4 to 1 s, as the page's microphone. What the page sends
-to the recogniser is found again in that recording to the sample, so the delay of a digit is from the end of its word
-(the last hundredth of a second within 25 dB of its loudest) until it stands on the page; a sample counts as heard when
-the microphone would have given it without any buffer. --local hears in the browser instead of on the server.
+Strings recordings like 7_anna_0.wav of FOLDER with pauses of 0.4 to 1 s, as the page's microphone; the server hears
+them, then the browser itself. What the page sends to the recogniser is found again in that recording to the sample, so
+the delay of a digit is from the end of its word (the last hundredth of a second within 25 dB of its loudest) until it
+stands on the page; a sample counts as heard when the microphone would have given it without any buffer.
 """
 
 from __future__ import annotations
@@ -13,18 +13,24 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import shutil
 import tempfile
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 import soxr
+from web_load import Server, write_table
 
 from digit_detector.evaluation.streams import Word, load_words
 from ml_training.audio import SAMPLE_RATE
 
 RATE = 44_100
+MODES = ("server", "browser")
+SERIOUS = ("serious", "critical")
 _LAST_DB = -25.0
 _WATCH = """() => {
     window.told = []; window.pieces = [];
@@ -61,22 +67,56 @@ _SENT = """() => {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--digits", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--local", action="store_true")
+    parser.add_argument("--glob", default="*.wav", help="which files of it (default: *.wav)")
     parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--browser", default="/usr/bin/chromium", help="the program")
+    parser.add_argument("--update-docs", action="store_true", help="write the table of docs/web.md")
     args = parser.parse_args()
-    from web_load import Server
-
-    rng = np.random.default_rng(args.seed)
-    words = load_words(args.digits)
-    sound, ends = strung([words[i] for i in rng.permutation(len(words))[: args.count]], rng)
-    with tempfile.TemporaryDirectory() as folder, Server() as server:
-        path = Path(folder) / "microphone.wav"
-        soundfile.write(path, sound, RATE, subtype="PCM_16")
-        found = heard(f"http://127.0.0.1:{server.port}/", path, len(sound) / RATE, args.local, args.browser)
-    print(json.dumps(figures(found, sound, ends), indent=2))
+    with tempfile.TemporaryDirectory() as folder:
+        for path in args.digits.glob(args.glob):
+            shutil.copy(path, folder)
+        words = load_words(Path(folder))
+    runs: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES}
+    for seed in args.seeds:
+        rng = np.random.default_rng(seed)
+        sound, ends = strung([words[i] for i in rng.permutation(len(words))[: args.count]], rng)
+        with tempfile.TemporaryDirectory() as folder, Server() as server:
+            path = Path(folder) / "microphone.wav"
+            soundfile.write(path, sound, RATE, subtype="PCM_16")
+            for mode, found in runs.items():
+                address = f"http://127.0.0.1:{server.port}/"
+                told = heard(address, path, len(sound) / RATE, mode == "browser", args.browser)
+                found.append(figures(told, sound, ends))
+                print(json.dumps({"seed": seed, "who hears": mode, **found[-1]}), flush=True)
+    print(table(runs))
+    if args.update_docs:
+        write_table("page", table(runs))
     return 0
+
+
+def table(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """What was measured, one column for each of those who hear."""
+    delays = {mode: [delay for run in found for delay in run["delays"]] for mode, found in runs.items()}
+    counts = [[str(sum(run[key] for run in found)) for key in ("said", "wrong", "more")] for found in runs.values()]
+    rows = {
+        "digits said, missed or mistaken, too many": [", ".join(cells) for cells in counts],
+        "first digit shown after the end of its word, ms": [
+            _listed(run["delays"][0] if run["delays"] else None for run in found) for found in runs.values()
+        ],
+        "any digit, p50 / p95, ms": [
+            f"{np.percentile(d, 50):.0f} / {np.percentile(d, 95):.0f}" if d else "-" for d in delays.values()
+        ],
+        "first paint, ms": [_listed(run["paint"] for run in found) for found in runs.values()],
+        "fetched until it listens, kB": [f"{found[0]['weight'] / 1000:,.0f}" for found in runs.values()],
+        "faults that axe calls serious or critical": [str(max(run["axe"] for run in found)) for found in runs.values()],
+    }
+    lines = ["| | the server hears | the browser hears |", "|---|---:|---:|"]
+    return "\n".join([*lines, *(f"| {title} | {' | '.join(cells)} |" for title, cells in rows.items())]) + "\n"
+
+
+def _listed(values: Iterable[float | None]) -> str:
+    return ", ".join("-" if value is None else f"{value:.0f}" for value in values)
 
 
 def strung(words: list[Word], rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, float]]]:
@@ -97,7 +137,8 @@ def strung(words: list[Word], rng: np.random.Generator) -> tuple[np.ndarray, lis
 
 
 def heard(address: str, microphone: Path, seconds: float, local: bool, browser: str) -> dict[str, Any]:
-    """What the page sent and showed while it listened to a recording, and what it weighs."""
+    """What the page sent and showed while it listened to a recording, what it fetched, and what axe finds in it."""
+    from axe_playwright_python.sync_playwright import Axe
     from playwright.sync_api import sync_playwright
 
     flags = [
@@ -107,23 +148,26 @@ def heard(address: str, microphone: Path, seconds: float, local: bool, browser: 
     with sync_playwright() as playwright:
         page = playwright.chromium.launch(executable_path=browser, args=flags).new_page()
         page.add_init_script(f"({_WATCH})()")
+        fetched: list[Any] = []
+        page.context.on("requestfinished", lambda request: fetched.append(request))
         page.goto(address)
         page.locator("#answers tbody tr").first.wait_for()
-        weight = page.evaluate(
-            """performance.getEntriesByType("resource").concat(performance.getEntriesByType("navigation"))
-                .reduce((sum, { transferSize }) => sum + transferSize, 0)"""
-        )
         paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null")
         if local:
             page.locator("#local").click()
+            page.locator("#where", has_text="No sound leaves it").wait_for(timeout=60_000)
         page.locator("#listen").click()
         page.locator("#status", has_text="Listening").wait_for(timeout=60_000)
-        page.wait_for_timeout(1000 * seconds)
+        until = time.monotonic() + seconds
+        weight = sum(request.sizes()["responseBodySize"] for request in fetched)
+        page.wait_for_timeout(1000 * (until - time.monotonic()))
         found: dict[str, Any] = page.evaluate(_SENT)
-    return {**found, "weight": weight, "paint": paint}
+        faults = Axe().run(page).response["violations"]
+    return {**found, "weight": weight, "paint": paint, "axe": sum(fault["impact"] in SERIOUS for fault in faults)}
 
 
 def figures(found: dict[str, Any], sound: np.ndarray, ends: list[tuple[int, float]]) -> dict[str, Any]:
+    """`said` digits; of them `wrong` were missed or mistaken, `more` were shown that nobody said; `delays` in ms."""
     sent = np.frombuffer(base64.b64decode(found["sound"]), dtype="<i2") / 32767
     skipped = _place(sound, sent)  # samples of the recording that went by before the page listened
     zero = min(when - 1000 * count / RATE for when, count in found["arrivals"])  # ms of the clock, of the first sample
@@ -135,18 +179,12 @@ def figures(found: dict[str, Any], sound: np.ndarray, ends: list[tuple[int, floa
         match = next(((d, when) for d, when in left if d == digit and -0.3 < when - end < 1.5), None)
         if match:
             left.remove(match)
-            delays.append(1000 * (match[1] - end))
+            delays.append(round(1000 * (match[1] - end)))
     return {
-        "said": "".join(str(digit) for digit, _ in said),
-        "shown": "".join(str(digit) for digit, _ in shown),
-        "missed or mistaken": len(said) - len(delays),
-        "too many": len(left),
-        "first digit shown after its end, ms": round(delays[0]) if delays else None,
-        "p50, ms": round(float(np.percentile(delays, 50))),
-        "p95, ms": round(float(np.percentile(delays, 95))),
-        "weight of the page, bytes": found["weight"],
-        "first paint, ms": found["paint"] and round(found["paint"]),
-    }
+        "digits": "".join(str(digit) for digit, _ in said), "shown": "".join(str(digit) for digit, _ in shown),
+        "said": len(said), "wrong": len(said) - len(delays), "more": len(left), "delays": delays,
+        "weight": found["weight"], "paint": found["paint"], "axe": found["axe"],
+    }  # fmt: skip
 
 
 def _place(sound: np.ndarray, sent: np.ndarray) -> int:

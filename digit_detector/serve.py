@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     listening = bound(settings, exact="port" in args)
     address = page_address(listening)
     print(f"hearing digits at {address}   (Ctrl-C ends)", flush=True)
-    if not settings.hosts and not is_local(args.host):
+    if not is_local(args.host):
         print("every machine that reaches this one can use it: see SECURITY.md", file=sys.stderr, flush=True)
     if not args.no_browser and sys.stdout.isatty():
         threading.Timer(0.5, webbrowser.open, (address,)).start()

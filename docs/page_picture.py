@@ -40,7 +40,7 @@ def main() -> None:
                 f"--use-file-for-fake-audio-capture={microphone}%noloop",
             ],
         )  # fmt: skip
-        page = browser.new_page(viewport={"width": 1180, "height": 900}, color_scheme="light")
+        page = browser.new_page(viewport={"width": 1180, "height": 1086}, color_scheme="light")
         page.goto(f"http://127.0.0.1:{server.port}/")
         page.locator("#answers tbody tr").first.wait_for()
         page.locator("#listen").click()

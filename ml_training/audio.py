@@ -268,7 +268,8 @@ def _av_blocks(stream: BinaryIO, name: str, head: bytes, reason: str) -> Iterato
                     samples = samples.reshape(-1, frame.layout.nb_channels).T
                 yield frame.sample_rate, as_floats(samples.T)
     except (FFmpegError, ValueError, IndexError) as error:
-        raise UndecodableAudioError(f"{name} is not audio that can be read: {reason}; {error}") from error
+        why = getattr(error, "strerror", None) or error  # of FFmpeg's, without a number and the name of a stream
+        raise UndecodableAudioError(f"{name} is not audio that can be read: {reason}; {why}") from error
 
 
 # --- to 8 kHz ------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, File, Form, Request, Response, UploadFile
+from fastapi import FastAPI, File, Form, Query, Request, Response, UploadFile
+from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
@@ -46,6 +47,11 @@ _ABOUT = """Spoken digits, zero to nine, in recordings and in live sound.
 Live sound goes through the WebSocket `/ws`: send `{"type":"start","sample_rate":48000}`, then 16-bit samples of one
 channel (little-endian) in binary messages of 20 to 100 ms each, then `{"type":"stop"}`. For each digit there comes a
 `{"type":"digit", ...}`."""
+_Method = Annotated[str, InPath(description="one of `/processors`", examples=["ml_cnn"])]
+_ModelName = Annotated[
+    str, InPath(description="`silero_vad.onnx`, `spotter.onnx`, or that of a pipeline", examples=["mel_cnn.onnx"])
+]
+_SessionId = Annotated[str, InPath(description="what `POST /sessions` gave")]
 _log = logging.getLogger("digits.serve")
 for kind, suffix in (("text/javascript", ".js"), ("text/javascript", ".mjs"), ("application/wasm", ".wasm")):
     mimetypes.add_type(kind, suffix)  # some systems say otherwise, and browsers insist
@@ -86,7 +92,10 @@ def make_app(
 
     @app.get("/health", tags=["server"])
     def health() -> answers.Health:
-        """Whether the server answers."""
+        """Whether the server answers.
+
+        With its version, how long it has run, and how many live streams it hears now.
+        """
         return answers.Health(
             status="ok", version=ml_training.__version__, uptime_seconds=time.monotonic() - began,
             streams=hearing.streams,
@@ -94,58 +103,86 @@ def make_app(
 
     @app.get("/processors", tags=["recordings"])
     def processor_list() -> answers.ProcessorList:
-        """The recognisers, and of those that cannot run here why."""
+        """The recognisers, and of those that cannot run here why.
+
+        Their names are what `method` takes elsewhere.
+        """
         return answers.ProcessorList(processors=[_processor(name) for name in methods])
 
     @app.get("/processor_info/{method}", tags=["recordings"])
-    def processor_info(method: str) -> answers.ProcessorInfo:
-        """One recogniser, and what its model says of itself."""
+    def processor_info(method: _Method) -> answers.ProcessorInfo:
+        """One recogniser, and what its model says of itself.
+
+        `about` holds what the model's file tells: pipeline, version, what it was trained on, accuracy.
+        """
         check_name(method)
         found = processors.get(method)
         return answers.ProcessorInfo(**_processor(method).model_dump(), about=found.about if found else {})
 
     @app.post("/process_audio", tags=["recordings"])
     async def process_audio(
-        file: Annotated[UploadFile, File(description="a recording: wav, mp3, flac, ogg, webm, ...")],
+        file: Annotated[UploadFile, File(description="a recording of one word: wav, mp3, flac, ogg, webm, ...")],
         method: Annotated[str, Form(description="one of /processors, or all", examples=["ml_cnn"])] = ALL,
     ) -> answers.Results:
-        """Which digit is said in a recording."""
+        """Which digit is said in a recording.
+
+        One result for one method, or one for each that can run here. The format is told by the bytes, not by the
+        name. A recogniser that fails says so in `error`, and the others answer all the same.
+        """
         seconds, said = await recordings.answer(await file.read(), method)
         return answers.Results(seconds=seconds, results=[_result(name, answer) for name, answer in said])
 
     @app.get("/stats", tags=["recordings"])
     def stats() -> answers.Stats:
-        """How all recognisers did since the server began."""
+        """How all recognisers did since the server began.
+
+        And how much live sound was heard. Times are of the last thousand answers of each.
+        """
         return answers.Stats(
             processors={name: _counts(processor) for name, processor in processors.items()},
             live=answers.LiveCounts(streams=hearing.streams, digits=hearing.digits, seconds=hearing.seconds),
         )
 
     @app.get("/stats/{method}", tags=["recordings"])
-    def stats_of(method: str) -> answers.Counts:
-        """How one did."""
+    def stats_of(method: _Method) -> answers.Counts:
+        """How one of them did."""
         if method == ALL:
             raise RefusedError(HTTPStatus.NOT_FOUND, "no_method", "name one method; those of all are at /stats")
         return _counts(recordings.chosen(method)[0])
 
     @app.post("/sessions", status_code=HTTPStatus.CREATED, tags=["sessions"])
     def create_session(request: answers.SessionRequest) -> answers.SessionInfo:
-        """A session gathers what is said in streams of `/ws?session=ID`; it keeps their sound only if asked to."""
+        """Make a session, which gathers what is said in streams of `/ws?session=ID`.
+
+        It keeps their sound only if it is asked to. Without a stream it is forgotten after an hour.
+        """
         return _session(sessions.create(request.keep_audio))
 
     @app.get("/sessions", tags=["sessions"])
     def list_sessions() -> answers.SessionList:
-        """Those that are open."""
+        """The sessions that are open."""
         return answers.SessionList(sessions=[_session(session) for session in sessions.all()])
 
     @app.get("/sessions/{session_id}", tags=["sessions"])
-    def session_info(session_id: str) -> answers.SessionInfo:
-        """One of them."""
+    def session_info(session_id: _SessionId) -> answers.SessionInfo:
+        """What was said in one of them.
+
+        `digits` are those of all its streams, in the order in which they were said.
+        """
         return _session(sessions.find(session_id))
 
-    @app.get("/sessions/{session_id}/audio", tags=["sessions"], response_class=Response)
-    def session_audio(session_id: str, stream: int = 0) -> Response:
-        """The sound of one of its streams as a WAV file, where it was kept."""
+    @app.get(
+        "/sessions/{session_id}/audio", tags=["sessions"], response_class=Response,
+        responses={200: {"content": {"audio/wav": {}}}},
+    )  # fmt: skip
+    def session_audio(
+        session_id: _SessionId,
+        stream: Annotated[int, Query(description="which of its streams, the first is 0")] = 0,
+    ) -> Response:
+        """The sound of one of its streams as a WAV file, where it was kept.
+
+        The header `X-Truncated: true` says that there was no room for the rest.
+        """
         kept = sessions.find(session_id).recordings
         if not 0 <= stream < len(kept):
             raise RefusedError(
@@ -155,23 +192,35 @@ def make_app(
         return Response(as_wav(kept[stream]), media_type="audio/wav", headers={"Cache-Control": "no-store", **whole})
 
     @app.delete("/sessions/{session_id}", status_code=HTTPStatus.NO_CONTENT, tags=["sessions"])
-    def close_session(session_id: str) -> None:
-        """Forget it, and any sound it kept."""
+    def close_session(session_id: _SessionId) -> None:
+        """Forget a session, and any sound it kept."""
         sessions.close(session_id)
 
     @app.get("/metrics", tags=["server"], response_class=PlainTextResponse)
     def show_metrics() -> Response:
-        """For Prometheus."""
+        """How the server does, for Prometheus.
+
+        Sockets, streams, digits and seconds heard, sessions, requests by route and status, answers and their times.
+        """
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/models/thresholds.json", tags=["models"], response_class=Response)
+    @app.get(
+        "/models/thresholds.json", tags=["models"], response_class=Response,
+        responses={200: {"content": {"application/json": {}}}},
+    )  # fmt: skip
     def shown_thresholds() -> Response:
         """What the live detector must be sure of, and which pipelines confirm what it spots."""
         return Response(files.thresholds, media_type="application/json")
 
-    @app.get("/models/{name}", tags=["models"], response_class=FileResponse)
-    def model(name: str) -> FileResponse:
-        """An ONNX file, for answering in the browser."""
+    @app.get(
+        "/models/{name}", tags=["models"], response_class=FileResponse,
+        responses={200: {"content": {"application/octet-stream": {}}}},
+    )  # fmt: skip
+    def model(name: _ModelName) -> FileResponse:
+        """An ONNX file, for answering in the browser.
+
+        The very file that the server answers with.
+        """
         if name not in files.files:
             expected = ", ".join(files.files)
             raise RefusedError(HTTPStatus.NOT_FOUND, "no_model", f"there is no such model: expected one of {expected}")

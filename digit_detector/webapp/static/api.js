@@ -26,15 +26,16 @@ function section(tag, routes) {
 }
 
 function shown({ path, method, route }) {
-  const parts = [make("p", {}, ...worded(route.description))];
+  const [title, ...more] = route.description.split("\n\n").map((paragraph) => paragraph.replaceAll("\n", " "));
+  const parts = more.map((paragraph) => make("p", {}, ...worded(paragraph)));
   const inputs = [...(route.parameters ?? []).map((parameter) => [parameter.name, parameter.in, parameter.schema, parameter.description, parameter.required]), ...bodyFields(route)];
   if (inputs.length) parts.push(make("h4", {}, "It takes"), fields(inputs));
   const [status, answer] = Object.entries(route.responses).find(([code]) => code.startsWith("2"));
-  const [kind, content] = Object.entries(answer.content ?? {})[0] ?? ["nothing", {}];
-  parts.push(make("h4", {}, `It answers ${status}, ${kind}`));
-  if (content.schema) parts.push(block(JSON.stringify(example(content.schema), null, 2)));
+  const [kind, content] = Object.entries(answer.content ?? {})[0] ?? [null, {}];
+  parts.push(make("h4", {}, kind ? `It answers ${status}, ${kind}` : `It answers ${status}, and nothing more`));
+  if (kind === "application/json" && content.schema) parts.push(block(written(example(content.schema))));
   parts.push(make("h4", {}, "For instance"), block(curl(path, method, route)));
-  const name = make("summary", {}, make("code", { className: `method ${method}` }, method.toUpperCase()), " ", make("code", {}, path), " ", make("span", {}, ...worded(route.description.split("; ")[0].replace(/\.$/, ""))));
+  const name = make("summary", {}, make("code", { className: `method ${method}` }, method.toUpperCase()), " ", make("code", {}, path), " ", make("span", {}, ...worded(title.replace(/\.$/, ""))));
   return make("details", {}, name, ...parts);
 }
 
@@ -51,7 +52,7 @@ function fields(rows) {
   const lines = rows.map(([name, where, schema, description, required]) => {
     const kind = schema.contentMediaType || schema.format === "binary" ? "file" : (resolved(schema).type ?? "any");
     const usual = schema.default === undefined ? (required ? "needed" : "") : `${JSON.stringify(schema.default)} unless said`;
-    return make("tr", {}, make("th", { scope: "row" }, make("code", {}, name)), make("td", {}, `${where}, ${kind}`), make("td", {}, usual), make("td", {}, description ?? ""));
+    return make("tr", {}, make("th", { scope: "row" }, make("code", {}, name)), make("td", {}, `${where}, ${kind}`), make("td", {}, usual), make("td", {}, ...worded(description ?? "")));
   });
   const head = make("tr", {}, ...["Name", "Where and what", "Usually", "Meaning"].map((title) => make("th", { scope: "col" }, title)));
   return make("div", { className: "scroll" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...lines)));
@@ -60,6 +61,11 @@ function fields(rows) {
 /** Text with what stands between backticks as code. */
 function worded(text) {
   return text.split("`").map((part, n) => (n % 2 ? make("code", {}, part) : part));
+}
+
+/** JSON as people write it: lists of numbers in one line. */
+function written(value) {
+  return JSON.stringify(value, null, 2).replace(/\[[\s\d.,]+\]/g, (list) => `[${list.match(/[\d.]+/g).join(", ")}]`);
 }
 
 function block(text) {
@@ -72,7 +78,7 @@ function curl(path, method, route) {
   const form = bodyFields(route);
   if (form[0]?.[1] === "form") return `curl ${form.map(([name, , schema]) => `-F ${name}=${schema.default ?? "@x.wav"}`).join(" ")} ${address}`;
   const json = form.length ? ` -H "Content-Type: application/json" -d '${JSON.stringify(Object.fromEntries(form.map(([name, , schema]) => [name, schema.default])))}'` : "";
-  const file = path.includes("audio") || path.includes("{name}") ? "-O " : "";
+  const file = path.endsWith("/audio") ? "-o said.wav " : path.includes("{name}") ? "-O " : "";
   return `curl ${file}${method === "get" ? "" : `-X ${method.toUpperCase()} `}${address}${json}`;
 }
 
@@ -94,4 +100,7 @@ function example(schema) {
   return { string: known.format === "date-time" ? "2026-01-31T12:00:00Z" : "…", integer: 0, number: 0, boolean: true }[known.type] ?? null;
 }
 
+const live = new URL("ws", location.href);
+live.protocol = live.protocol === "https:" ? "wss:" : "ws:";
+byId("socket").textContent = live.href;
 show();

@@ -1,10 +1,13 @@
 """The HTTP interface, asked as any client would ask it."""
 
+import ast
 import contextlib
 import dataclasses
 import io
+import re
 import socket
 import time
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -18,6 +21,8 @@ from digit_detector.webapp.application import make_app
 from digit_detector.webapp.settings import Settings
 from ml_training.data.synthetic import VOICES, say
 from ml_training.errors import ConfigError
+
+WEBAPP = Path(__file__).resolve().parents[3] / "digit_detector" / "webapp"
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +223,18 @@ def test_a_fault_of_ours_shows_no_internals(serving, monkeypatch):
 def test_settings_that_cannot_be_are_refused():
     with pytest.raises(ConfigError, match=r"2 faults in the server's settings: streams: .*; port: "):
         Settings(streams=0, port=70_000)
+
+
+def test_every_code_of_a_fault_is_documented():
+    raised = {"not_found", "method_not_allowed"}  # which come from the framework
+    for path in WEBAPP.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                place = {"RefusedError": 1, "body": 0}.get(node.func.id)
+                if place is not None and isinstance(node.args[place], ast.Constant):
+                    raised.add(node.args[place].value)
+    table = (WEBAPP / "static" / "api.html").read_text(encoding="utf-8").partition('id="codes"')[2]
+    assert set(re.findall(r"<code>([a-z]+(?:_[a-z]+)*)</code>", table)) == raised
 
 
 SCHEMA = schemathesis.openapi.from_dict(make_app(methods=("ml_mfcc",)).openapi())

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -132,25 +131,49 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here")
+@pytest.mark.skipif(not (shutil.which("curl") and shutil.which("bash")), reason="there is no curl here")
 def test_what_the_documents_show_for_http_answers(server: str, tmp_path: Path):
     soundfile.write(tmp_path / "x.wav", say([(VOICES[1], "seven")], seed=3)[0], 8000)
-    commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("curl ")]
-    assert len(commands) > 5
-    for command in commands:
-        words = shlex.split(command.replace("http://127.0.0.1:8000", server.rstrip("/")))
-        done = subprocess.run([*words, "-sS", "--fail"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, command + done.stderr
-        assert json.loads(done.stdout), command
-        if "process_audio" in command:
-            assert {result["text"] for result in json.loads(done.stdout)["results"]} == {"7"}
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    typed = [block for block in blocks("bash") if "curl " in block]
+    said = []
+    for block in typed:
+        script = block.replace("http://127.0.0.1:8000", server.rstrip("/")).replace("curl ", "curl -sS --fail ")
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=os.environ | {"PATH": path},
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, block + done.stderr
+        said += json.loads("[" + done.stdout.replace("}{", "},{") + "]")
+    assert (
+        len(said) == sum(block.count("\ncurl ") + block.startswith("curl ") for block in typed) - 1
+    )  # DELETE is silent
+    results = [result["text"] for answer in said for result in answer.get("results", ())]
+    assert len(results) > 4
+    assert set(results) == {"7"}
+    assert any(answer.get("keep_audio") for answer in said)
+
+
+def test_the_python_that_the_documents_show_for_http_answers(server: str, tmp_path: Path):
+    soundfile.write(tmp_path / "x.wav", say([(VOICES[1], "seven")], seed=3)[0], 8000)
+    (asks,) = (block for block in blocks("python") if "httpx" in block)
+    asks = asks.replace("http://127.0.0.1:8000", server.rstrip("/"))
+    done = subprocess.run([sys.executable, "-c", asks], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "ml_cnn 7 " in done.stdout
+
+
+def test_every_figure_for_prometheus_is_documented(server: str):
+    shown = set(re.findall(r"^(digits_\w+?)(?:\{.*\})? ", httpx.get(f"{server}/metrics").text, re.MULTILINE))
+    documented = set(re.findall(r"`(digits_\w+)", (ROOT / "docs" / "web.md").read_text(encoding="utf-8")))
+    assert {name for name in shown if not name.endswith("_created")} == documented
 
 
 def test_the_client_that_the_documents_show_hears(server: str, tmp_path: Path):
     pause = np.zeros(8000)
     words = [part for word in say([(VOICES[1], w) for w in ("seven", "three")], seed=3) for part in (pause, word)]
     soundfile.write(tmp_path / "talk.wav", 0.3 * np.concatenate([*words, pause]), 8000)
-    (client,) = blocks("python")
+    (client,) = (block for block in blocks("python") if "websockets" in block)
     client = client.replace("ws://127.0.0.1:8000", server.rstrip("/").replace("http", "ws"))
     done = subprocess.run([sys.executable, "-c", client], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
