@@ -38,8 +38,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--variants", type=int, default=16, help="variants of each recording, made before training")
     parser.add_argument("--voices", type=int, default=300, help="synthetic voices")
+    parser.add_argument(
+        "--join", metavar="FILE", nargs="+", default=[], help="train nothing: write the mean of these spotters"
+    )
     args = parser.parse_args(argv)
     require("training", ("torch", "onnx", "onnxscript", "espeakng_loader"))
+    if args.join:
+        from ml_training.spotting.joining import join_spotters
+
+        join_spotters([Path(file) for file in args.join], Path(args.out))
+        return 0
     from ml_training.spotting.command import train_and_export
 
     config = TrainConfig(

@@ -92,10 +92,38 @@ def test_the_file_answers_as_the_network_does(spotter: Spotter, tmp_path: Path):
         Answering(model_file(PRETRAINED, "mfcc"))
 
 
+def test_joined_spotters_say_the_mean(spotter: Spotter, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from ml_training.train_spotter import main
+
+    torch.manual_seed(1)
+    other = Spotter(channels=8, dilations=(1,)).eval()
+    files = [tmp_path / "one.onnx", tmp_path / "other.onnx"]
+    for model, file, seed in ((spotter, files[0], 3), (other, files[1], 4)):
+        export_spotter(model, file, spotter_metadata("tiny", "tiny", 100, seed), sound(8 * BLOCK))
+    both = tmp_path / "both.onnx"
+    assert main(["--join", *map(str, files), "--out", str(both)]) == 0
+    parts, joined = [Answering(file) for file in files], Answering(both)
+    assert joined.size == sum(part.size for part in parts)
+    assert joined.metadata["seed"] == "3 + 4"
+    heard = sound(20 * BLOCK).reshape(10, 2, BLOCK)
+    states = [np.zeros((2, part.size), dtype=np.float32) for part in (*parts, joined)]
+    for blocks in heard:
+        said = [part(blocks, state) for part, state in zip((*parts, joined), states, strict=True)]
+        states = [after for _, _, after in said]
+        for i in (0, 1):
+            assert np.allclose((said[0][i] + said[1][i]) / 2, said[2][i], atol=1e-6)
+
+    files[1].write_bytes(files[1].read_bytes()[:-9] + b"otherwise")
+    assert main(["--join", *map(str, files), "--out", str(both)]) != 0
+    assert main(["--join", str(files[0])]) != 0
+    told = capsys.readouterr().err
+    assert "two spotters or more, got 1" in told
+
+
 def test_the_one_that_ships_has_the_size_of_this_network():
     from digit_detector.streaming.models import spotter as shipped
 
-    assert shipped().size == Spotter().state_size
+    assert shipped().size == 2 * Spotter().state_size  # two of them, joined
     assert (network.HOP, network.BLOCK) == (HOP, BLOCK)
 
 
