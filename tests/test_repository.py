@@ -108,7 +108,7 @@ def test_no_recordings_and_no_trained_models_lie_in_the_repository_but_those_tha
     shipped.append(ROOT / "ml_training" / "pretrained" / FILE)
     for path in tracked():
         if path in shipped:
-            assert path.stat().st_size < 1_600_000, path
+            assert path.stat().st_size < 1_000_000, path
             continue
         if path.is_relative_to(VENDORED) and path.suffix == ".wasm":
             assert path.stat().st_size < 16_000_000, path

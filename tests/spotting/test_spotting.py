@@ -123,7 +123,7 @@ def test_joined_spotters_say_the_mean(spotter: Spotter, tmp_path: Path, capsys: 
 def test_the_one_that_ships_has_the_size_of_this_network():
     from digit_detector.streaming.models import spotter as shipped
 
-    assert shipped().size == 2 * Spotter().state_size  # two of them, joined
+    assert shipped().size == Spotter().state_size
     assert (network.HOP, network.BLOCK) == (HOP, BLOCK)
 
 
