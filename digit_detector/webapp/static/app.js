@@ -2,6 +2,8 @@ import { Compare } from "./compare.js";
 import { byId, clock, percent } from "./dom.js";
 import { droppable, opened } from "./files.js";
 import { History } from "./history.js";
+import { LocalHearing } from "./local/hearing.js";
+import { LocalProcessors } from "./local/processors.js";
 import { Microphone } from "./microphone.js";
 import { LiveMixer, makeNoise } from "./noise.js";
 import { Quiz } from "./quiz.js";
@@ -36,12 +38,6 @@ function status(sentence) {
 
 const isLocal = () => byId("local").checked;
 
-async function newHearing() {
-  if (!isLocal()) return new ServerHearing();
-  const { LocalHearing } = await import("./local/hearing.js");
-  return new LocalHearing();
-}
-
 async function start() {
   problem("");
   listening(true);
@@ -50,7 +46,7 @@ async function start() {
     microphone = new Microphone();
     const rate = await microphone.open();
     microphone.onended = (sentence) => toggle(sentence);
-    hearing = await newHearing();
+    hearing = isLocal() ? new LocalHearing() : new ServerHearing();
     tape = new Tape(rate);
     hearing.onready = () => {
       tape = new Tape(rate);
@@ -66,6 +62,7 @@ async function start() {
     hearing.onlost = () => status("The server is gone. Trying to reach it again …");
     status(isLocal() ? "Loading the recogniser into this browser …" : "Reaching the server …");
     chooseMixer();
+    scope.start(rate); // sound comes also while the server is gone
     await hearing.open(rate);
     microphone.onsamples = (samples) => {
       const heard = mixer ? mixer.mix(samples) : samples;
@@ -162,10 +159,15 @@ async function copy() {
 /** Fetch the live recogniser and let it compute once: whoever then listens need not wait. */
 async function loadLocal() {
   byId("where").textContent = "Loading the recogniser into this browser …";
-  const first = await newHearing();
-  first.onerror = ({ message }) => problem(message);
+  let told = "Everything runs in this browser. No sound leaves it.";
+  const first = new LocalHearing();
+  first.onerror = ({ message }) => {
+    problem(`The recogniser was not loaded: ${message}.`);
+    told = "No sound leaves this browser, and nothing is heard in it yet.";
+  };
   await first.open(48000);
   await first.stop();
+  byId("where").textContent = told;
 }
 
 /** Take the recognisers of the server, or those of this browser. */
@@ -173,15 +175,10 @@ async function switched() {
   const was = microphone !== null;
   if (was) await toggle();
   problem("");
-  if (isLocal()) await loadLocal().catch((error) => problem(error.message));
-  byId("where").textContent = isLocal()
-    ? "Everything runs in this browser. No sound leaves it."
-    : `Sound goes to the server at ${location.host}${["127.0.0.1", "localhost", "[::1]"].includes(location.hostname) ? ", which is this machine" : ""}. It is not kept.`;
+  if (isLocal()) await loadLocal();
+  else byId("where").textContent = `Sound goes to the server at ${location.host}${["127.0.0.1", "localhost", "[::1]"].includes(location.hostname) ? ", which is this machine" : ""}. It is not kept.`;
   try {
-    if (isLocal()) {
-      const { LocalProcessors } = await import("./local/processors.js");
-      processors = new LocalProcessors();
-    } else processors = new ServerProcessors();
+    processors = isLocal() ? new LocalProcessors() : new ServerProcessors();
     statistics.show(await compare.use(processors));
   } catch (error) {
     problem(error.message);

@@ -22,7 +22,9 @@ export class Microphone {
     }
     try {
       this._context = new AudioContext({ latencyHint: "interactive" });
-      await this._context.audioWorklet.addModule(new URL("worklet.js", import.meta.url));
+      await this._context.audioWorklet.addModule(new URL("worklet.js", import.meta.url)).catch(() => {
+        throw new Error("a part of this page could not be fetched. See that the server runs, then listen again");
+      });
       await this._context.resume();
       const source = this._context.createMediaStreamSource(this._stream);
       this._node = new AudioWorkletNode(this._context, "pieces", { numberOfOutputs: 0 });
@@ -30,7 +32,7 @@ export class Microphone {
       source.connect(this._node);
     } catch (error) {
       await this.close();
-      throw new Error(`The browser cannot read the microphone: ${error.message}`);
+      throw new Error(`The browser cannot read the microphone: ${error.message}.`);
     }
     this._stream.getAudioTracks()[0].onended = () => this.onended("The microphone is gone. Plug it in, then listen again.");
     return this._context.sampleRate;

@@ -196,6 +196,46 @@ def test_it_reaches_a_server_that_was_gone(
         stop(page)
 
 
+def test_it_waits_for_a_server_that_was_gone_before(
+    talking: tuple[Any, str], opened: Callable[..., Any], serving: Callable[..., Any]
+):
+    with serving() as address:
+        page = opened(talking[0], address, expected="ERR_CONNECTION|WebSocket")
+        listen(page)
+        stop(page)
+        page.context.set_offline(True)
+        page.keyboard.press("Space")
+        page.locator("#status", has_text="The server is gone").wait_for(timeout=20_000)
+        page.wait_for_timeout(500)  # in which sound comes
+        page.context.set_offline(False)
+        page.locator("#status", has_text="Listening").wait_for(timeout=20_000)
+        stop(page)
+    page.keyboard.press("Space")
+    page.locator("#problem", has_text="could not be fetched. See that the server runs, then listen again.").wait_for()
+    page.locator("#listen-label", has_text="Listen").wait_for()
+
+
+def test_what_cannot_be_loaded_into_the_browser_is_said_and_nothing_is_sent(
+    chromium: Any, opened: Callable[..., Any], serving: Callable[..., Any], recording: Path
+):
+    with serving() as address:
+        page = opened(chromium, address, expected="ERR_CONNECTION|Failed to")
+    page.locator("#local").click()
+    page.locator("#problem", has_text="The recogniser was not loaded").wait_for()
+    page.locator("#where", has_text="nothing is heard in it yet").wait_for()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.set_input_files("#file", recording)
+    page.locator("#answers .answer", has_text="failed").nth(3).wait_for()
+    assert not [url for url in asked if "process_audio" in url]
+    with serving(Settings(port=int(address.rstrip("/").rpartition(":")[2]))):
+        page.locator("#local").click()
+        page.locator("#where", has_text="Sound goes to the server").wait_for()
+        keep_sound_here(page)
+        page.get_by_role("button", name="Compare seven.wav").click()
+        page.locator("#answers tr[data-name=ensemble] .answer", has_text="7").wait_for(timeout=60_000)
+
+
 def test_a_page_that_hears_by_itself_goes_on_without_the_server(
     talking: tuple[Any, str], opened: Callable[..., Any], serving: Callable[..., Any]
 ):
