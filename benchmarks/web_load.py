@@ -233,6 +233,8 @@ def read(client: Client, trips: list[float]) -> None:
         payload, data = data[skip : skip + size], data[skip + size :]
         if kind == 8:
             client.closed = True
+        elif kind == 9:  # who does not answer a ping is taken for gone
+            client.socket.send(framed(payload, 10))
         elif kind == 1:
             said = json.loads(payload)
             if said["type"] == "heard":
