@@ -5,7 +5,7 @@ import { SECOND } from "./clip.js";
 import { Fault } from "./fault.js";
 
 const RUNTIME = new URL("../vendor/onnxruntime-web/", import.meta.url);
-const MODELS = new URL("../../models/", import.meta.url);
+const MODELS = new URL("../models/", import.meta.url);
 const CONTEXT = 32; // samples before a block that Silero wants with it
 const VOICE_STATE = 256; // numbers of Silero's state
 const RATE = new ort.Tensor("int64", BigInt64Array.of(8000n), []);
