@@ -78,14 +78,14 @@ export class Compare {
     }
     const sound = samples && this._mixed(this.level);
     if (sound) this._picture(sound, rate);
-    await Promise.all([
-      ...this._names().map(async (name) => {
+    await Promise.all(
+      this._names().map(async (name) => {
         const result = await (asFile ? this._processors.answerFile(name, file) : this._processors.answer(name, sound, rate));
         if (run !== this._run) return; // another word, or other noise, since
         this._show(result);
         this._onanswer(result);
       }),
-    ]);
+    );
   }
 
   _picture(sound, rate) {
@@ -153,8 +153,8 @@ export class Compare {
   _showSweep(names, rows, label) {
     const head = make("tr", {}, make("th", { scope: "col" }, `${KINDS[this.kind]} noise`), ...LEVELS.map((level) => make("th", { scope: "col" }, level.toFixed(2))), make("th", { scope: "col" }, "Breaks at"));
     const body = names.map((name, n) => {
-      const expected = label ?? rows[0][n].text;
       const answers = rows.map((row) => (row[n].error ? "failed" : row[n].text || "–"));
+      const expected = label ?? answers[0];
       const first = answers.findIndex((answer) => answer !== expected);
       const cells = LEVELS.map((_, at) => {
         const answer = answers[at];
