@@ -19,7 +19,7 @@ export class ServerHearing {
 
   /** Mono samples, Float32Array. They are lost while the server is gone. */
   send(samples) {
-    if (!this._ready) return;
+    if (!this._ready || this._socket.readyState !== WebSocket.OPEN) return;
     const integers = new DataView(new ArrayBuffer(2 * samples.length));
     for (let n = 0; n < samples.length; n++) {
       integers.setInt16(2 * n, Math.round(32767 * Math.max(-1, Math.min(1, samples[n]))), true);
@@ -31,7 +31,7 @@ export class ServerHearing {
   async stop() {
     this._wanted = false;
     clearTimeout(this._retry);
-    if (this._ready) {
+    if (this._ready && this._socket.readyState === WebSocket.OPEN) {
       this._ready = false;
       const told = new Promise((resolve) => {
         this._stopped = resolve;
