@@ -1,10 +1,11 @@
 """Fit how much each piece of evidence counts in the live detector's confidence.
 
-    python benchmarks/evidence.py --digits FOLDER... [--spotter FILE] [--models FOLDER]
+    python benchmarks/evidence.py --digits FOLDER... --noise FOLDER --spotter FILE --models FOLDER
 
-A logistic regression of what is a digit of streams that are made of --digits over noise/train, against what is none in
-them, in speech/tune and in noise/train. Neither the spotter nor the classifier should have learnt from these digits.
-The folders lie in $DIGIT_CORPORA_DIR. Prints OFFSET and WEIGHTS of digit_detector/streaming/decision.py, and for every
+A logistic regression of what is a digit of streams that are made of --digits over --noise, against what is none in
+them, in speech/tune (of $DIGIT_CORPORA_DIR) and in hours of --noise, where each counts --noise_weight times: a detector
+hears noise all day. Neither the spotter nor the classifiers may have learnt from these digits or this noise; of ESC-10
+fold 1 was for them, fold 2 for this. Prints OFFSET and WEIGHTS of digit_detector/streaming/decision.py, and for every
 set of evidence what is right at so many false alarms an hour of sentences.
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from digit_detector.evaluation.curves import reported
 from digit_detector.evaluation.scoring import Score, can_be, score
 from digit_detector.evaluation.streams import Stream, load_sounds, load_words, remixed_noise, sentences
 from digit_detector.streaming.decision import Candidate, Evidence
@@ -29,22 +31,24 @@ from digit_detector.streaming.thresholds import Thresholds
 from digit_detector.tune_threshold import streams_of
 from ml_training.audio import SAMPLE_RATE, Floats
 
-_NAMES = ("spotted", "is_digit", "classified")
-_ALARMS = (60.0, 100.0)
-_NOISE_HOURS = 2.0
+_NAMES = ("spotted", "is_digit", "classified", "voice")
+_SETS = ((0,), (0, 1), (0, 1, 2), (0, 1, 2, 3))
+_ALARMS = (60.0, 80.0, 100.0)
+_CONDITIONS = ("10 dB", "20 dB", "30 dB", "connected")  # of the streams that tune_threshold makes
 
 
 class Recording(Engine):
     """An engine that reports every candidate, and remembers its evidence by when it was."""
 
-    def __init__(self, *args: object, **more: object) -> None:
-        super().__init__(*args, **more)  # type: ignore[arg-type]
-        self.seen: dict[tuple[int, float], Evidence] = {}
+    def __init__(self, models: str, spotted: float, spotter: Path | None) -> None:
+        super().__init__(models, thresholds=Thresholds(spotted=spotted, digit=0.0), spotter_file=spotter)
+        self.repeating = True
+        self.seen: dict[float, Evidence] = {}
 
-    def evidence(self, stream: Live, candidate: Candidate) -> Evidence:
-        found = super().evidence(stream, candidate)
-        self.seen[candidate.digit, candidate.last] = found
-        return found
+    def evidence(self, stream: Live, candidate: Candidate) -> tuple[int, Evidence]:
+        digit, found = super().evidence(stream, candidate)
+        self.seen[_frame(candidate.last)] = found
+        return digit, found
 
 
 @dataclass
@@ -52,15 +56,28 @@ class Found:
     """What was found in some sound, with the evidence for each."""
 
     detections: list[Detection]
-    logits: np.ndarray  # (N, 3)
+    logits: np.ndarray  # (N, 4)
+    hours: float
+
+    def sure(self, columns: Sequence[int], beta: np.ndarray) -> list[Detection]:
+        """The same with the confidence of these weights and offset."""
+        logits = self.logits[:, columns] @ beta[:-1] + beta[-1]
+        return [
+            Detection(d.digit, float(logit), d.start, d.end, d.delay)
+            for d, logit in zip(self.detections, logits, strict=True)
+        ]
 
 
 def hear(engine: Recording, samples: Floats) -> Found:
     engine.seen = {}
     detector = StreamingDetector(engine=engine)
     detections = detector.feed(samples) + detector.flush()
-    logits = [engine.seen[d.digit, round(d.end * SAMPLE_RATE / 64) / 2].logits for d in detections]
-    return Found(detections, np.array(logits).reshape(-1, len(_NAMES)))
+    logits = [engine.seen[_frame(d.end * SAMPLE_RATE / 128)].logits for d in detections]
+    return Found(detections, np.array(logits).reshape(-1, len(_NAMES)), len(samples) / SAMPLE_RATE / 3600)
+
+
+def _frame(frame: float) -> float:
+    return round(2 * frame) / 2
 
 
 def right_ones(stream: Stream, found: Found) -> np.ndarray:
@@ -93,59 +110,61 @@ def regression(logits: np.ndarray, right: np.ndarray, weight: np.ndarray) -> np.
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--digits", type=Path, nargs="+", required=True)
+    parser.add_argument("--noise", type=Path, required=True)
+    parser.add_argument("--noise_weight", type=float, default=3.0)
+    parser.add_argument("--noise_hours", type=float, default=4.0, help="for each seed")
     parser.add_argument("--models", default="pretrained")
     parser.add_argument("--spotter", type=Path, default=None)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--spotted", type=float, default=0.15)
-    parser.add_argument("--voice", type=float, default=0.1)
+    parser.add_argument("--spotted", type=float, default=0.1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     arguments = parser.parse_args()
-    corpora = Path(os.environ["DIGIT_CORPORA_DIR"])
-    rng = np.random.default_rng(arguments.seed)
-    noises = load_sounds(corpora / "noise" / "train")
-    thresholds = Thresholds(voice=arguments.voice, spotted=arguments.spotted, digit=0.0)
-    engine = Recording(arguments.models, thresholds=thresholds, spotter_file=arguments.spotter)
-    streams = [(folder.name, s) for folder in arguments.digits for s in streams_of(load_words(folder), noises, rng)]
-    found = [(name, stream, hear(engine, stream.samples)) for name, stream in streams]
-    speech = sentences(load_sounds(corpora / "speech" / "tune"), rng)
-    noise = remixed_noise(noises, 3600 * _NOISE_HOURS, rng)
-    hours = {"speech": len(speech) / SAMPLE_RATE / 3600, "noise": _NOISE_HOURS}
-    wrong = {"speech": hear(engine, speech), "noise": hear(engine, noise)}
-    fit(found, wrong, hours)
+    noises = load_sounds(arguments.noise)
+    speech = load_sounds(Path(os.environ["DIGIT_CORPORA_DIR"]) / "speech" / "tune")
+    engine = Recording(arguments.models, arguments.spotted, arguments.spotter)
+    found: list[tuple[str, Stream, Found]] = []
+    wrong: dict[str, list[Found]] = {"speech": [], "noise": []}
+    for seed in arguments.seeds:
+        rng = np.random.default_rng(seed)
+        for folder in arguments.digits:
+            for condition, stream in zip(_CONDITIONS, streams_of(load_words(folder), noises, rng), strict=True):
+                found.append((f"{folder.name} {condition}", stream, hear(engine, stream.samples)))
+        wrong["speech"].append(hear(engine, sentences(speech, rng)))
+        wrong["noise"].append(hear(engine, remixed_noise(noises, 3600 * arguments.noise_hours, rng)))
+    fit(found, wrong, arguments.noise_weight)
     return 0
 
 
-def fit(found: Sequence[tuple[str, Stream, Found]], wrong: dict[str, Found], hours: dict[str, float]) -> None:
-    logits = np.concatenate([f.logits for _, _, f in found] + [f.logits for f in wrong.values()])
-    right = np.concatenate(
-        [right_ones(s, f) for _, s, f in found] + [np.zeros(len(f.detections)) for f in wrong.values()]
-    )
-    weight = np.where(right == 1, 0.5 / max(1, (right == 1).sum()), 0.5 / max(1, (right == 0).sum())) * len(right)
-    chosen: list[tuple[int, ...]] = [(0,), (0, 1), (0, 1, 2)]
-    for columns in chosen:
+def fit(found: Sequence[tuple[str, Stream, Found]], wrong: dict[str, list[Found]], noise_weight: float) -> None:
+    heard = [f for _, _, f in found]
+    right = np.concatenate([right_ones(s, f) for _, s, f in found])
+    logits = np.concatenate([f.logits for f in (*heard, *wrong["speech"], *wrong["noise"])])
+    noises = sum(len(f.logits) for f in wrong["noise"])
+    right = np.pad(right, (0, len(logits) - len(right)))
+    weight = np.ones(len(logits))
+    weight[len(logits) - noises :] = noise_weight
+    for kind in (right, ~right):  # digits and others count the same
+        weight[kind] *= 0.5 * len(logits) / max(1.0, weight[kind].sum())
+    for columns in _SETS:
         beta = regression(logits[:, columns], right, weight)
         names = ", ".join(_NAMES[c] for c in columns)
         print(f"{names}: WEIGHTS {np.round(beta[:-1], 2)} OFFSET {beta[-1]:.2f}")
-
-        def sure(f: Found, columns: tuple[int, ...] = columns, beta: np.ndarray = beta) -> np.ndarray:
-            return np.asarray(f.logits[:, columns] @ beta[:-1] + beta[-1])
-
+        sure = {kind: [f.sure(columns, beta) for f in founds] for kind, founds in wrong.items()}
+        hours = {kind: sum(f.hours for f in founds) for kind, founds in wrong.items()}
         for alarms in _ALARMS:
-            of_speech = np.sort(sure(wrong["speech"]))[::-1]
+            of_speech = sorted((d.confidence for found in sure["speech"] for d in found), reverse=True)
             allowed = int(alarms * hours["speech"])
-            threshold = of_speech[allowed] if allowed < len(of_speech) else -np.inf
-            line = f"  {alarms:g}/h of speech: noise {(sure(wrong['noise']) > threshold).sum() / hours['noise']:.1f}/h;"
+            threshold = np.nextafter(of_speech[allowed], np.inf) if allowed < len(of_speech) else -np.inf
+            in_noise = sum(len(reported(found, threshold)) for found in sure["noise"]) / hours["noise"]
             scores: dict[str, Score] = {}
-            for i, (name, stream, f) in enumerate(found):
-                kept = [d for d, s in zip(f.detections, sure(f), strict=True) if s > threshold]
-                key = f"{name} {('10', '20', '30', 'connected')[i % 4]}"
-                scores[key] = scores.get(key, Score()) + score(stream.digits, kept)
-            print(
-                line
-                + "; ".join(
-                    f" {k} {100 * v.accuracy:.1f} (s{v.substituted} d{v.deleted} i{v.inserted})"
-                    for k, v in scores.items()
-                )
-            )
+            for name, stream, f in found:
+                of_stream = score(stream.digits, reported(f.sure(columns, beta), threshold))
+                scores[name] = scores.get(name, Score()) + of_stream
+            print(f"  {alarms:g}/h of speech: noise {in_noise:.2f}/h" + "".join(map(_told, scores.items())))
+
+
+def _told(named: tuple[str, Score]) -> str:
+    name, s = named
+    return f"; {name} {100 * s.accuracy:.1f} (s{s.substituted} d{s.deleted} i{s.inserted})"
 
 
 if __name__ == "__main__":

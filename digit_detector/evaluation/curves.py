@@ -28,14 +28,23 @@ class Heard:
     def score(self, threshold: float) -> Score:
         """Of all streams of digits, where only what is at least so sure counts."""
         return sum(
-            (score(stream.digits, [d for d in found if d.confidence >= threshold]) for stream, found in self.said),
+            (score(stream.digits, reported(found, threshold)) for stream, found in self.said),
             Score(),
         )
 
     def false_alarms(self, kind: str, threshold: float) -> float:
         """An hour of a kind of sound without digits."""
         found, hours = self.quiet[kind]
-        return sum(d.confidence >= threshold for d in found) / hours
+        return len(reported(found, threshold)) / hours
+
+
+def reported(found: Sequence[Detection], threshold: float) -> list[Detection]:
+    """What an engine of that threshold would have reported of all that one without any did."""
+    kept: list[Detection] = []
+    for detection in found:
+        if detection.confidence >= threshold and not detection.repeats(kept[-1] if kept else None):
+            kept.append(detection)
+    return kept
 
 
 def unsure(engine: Engine) -> Engine:
@@ -43,6 +52,7 @@ def unsure(engine: Engine) -> Engine:
     other = object.__new__(Engine)
     other.__dict__.update(engine.__dict__)
     other.thresholds = replace(engine.thresholds, digit=0.0)
+    other.repeating = True  # what repeats another depends on the threshold
     return other
 
 

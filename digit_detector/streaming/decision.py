@@ -22,14 +22,15 @@ SHORTEST = 4.0  # frames of a word
 APART = 9  # frames between reports, at least
 _SURELY = 0.999  # a mean of float32 may be a little larger than the largest
 END_BEFORE = 7.0  # frames from the end of a word to where the spotter says it loudest, on average
+AGAIN = 0.264  # seconds in which nobody says the same digit twice
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A digit that has just ended; frames count from the beginning of the stream."""
 
-    digit: int
-    score: float  # 0 to 1: the smoothed probability where it was largest
+    digit: int  # the spotter's opinion
+    spotted: Floats  # (10,) smoothed probabilities of all digits where this one's was largest
     first: float  # frame at which the word began
     last: float  # frame after its last
     frame: int  # the one that decided it
@@ -47,7 +48,7 @@ class WordEnds:
         self._recent = [np.zeros(10, dtype=np.float32)] * (SMOOTHED - 1)  # what came before the next frame
         self._risen = np.zeros(10, dtype=bool)  # digits whose hill was reported and has not ended
         self._largest = 0.0  # of the frames that were taken last
-        self._hill: tuple[int, float, int, float] | None = None  # digit, height, frame and duration where it is highest
+        self._hill: tuple[int, float, Floats, int, float] | None = None  # digit, height; what was said at its top, when
         self._since = self._lower = 0  # frames since the hill reached the threshold, and since it was highest
         self._reported = -APART
 
@@ -66,7 +67,7 @@ class WordEnds:
 
     def frame(self, frame: int, probabilities: Floats, duration: float) -> Candidate | None:
         """The next frame's (10,) probabilities and how many frames ago its word began, -> the digit that it decides."""
-        smoothed = (self._recent[0] + self._recent[1] + probabilities) / SMOOTHED
+        smoothed: Floats = (self._recent[0] + self._recent[1] + probabilities) / np.float32(SMOOTHED)
         self._recent = [self._recent[1], probabilities]
         self._risen &= smoothed >= FALLEN * self.threshold
         digit = int(np.argmax(np.where(self._risen, 0.0, smoothed)))
@@ -74,21 +75,41 @@ class WordEnds:
         if self._hill is None:
             if self._risen[digit] or height < self.threshold or frame - self._reported < APART:
                 return None
-            self._hill, self._since, self._lower = (digit, height, frame, duration), 0, 0
+            self._hill, self._since, self._lower = (digit, height, smoothed, frame, duration), 0, 0
             return None
         self._since, self._lower = self._since + 1, self._lower + 1
         if height > self._hill[1]:
-            self._hill, self._lower = (digit, height, frame, duration), 0
+            self._hill, self._lower = (digit, height, smoothed, frame, duration), 0
         if height >= PASSED * self._hill[1] and self._lower < WAITS and self._since < LONGEST:
             return None
-        digit, height, highest, duration = self._hill
+        digit, _, spotted, highest, duration = self._hill
         self._hill = None
         self._risen |= smoothed >= FALLEN * self.threshold
         self._risen[digit] = True
         self._reported = frame
         loudest = highest + 1 - (SMOOTHED - 1) / 2
         last = loudest - END_BEFORE
-        return Candidate(digit, height, min(loudest - duration, last - SHORTEST), last, frame)
+        return Candidate(digit, spotted, min(loudest - duration, last - SHORTEST), last, frame)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A digit that was said."""
+
+    digit: int
+    confidence: float  # 0 to 1
+    start: float  # seconds in the stream
+    end: float
+    delay: float  # seconds of the stream from the end of the word until it was known
+
+    @property
+    def reported(self) -> float:
+        """Seconds in the stream until it was known."""
+        return self.end + self.delay
+
+    def repeats(self, earlier: Detection | None) -> bool:
+        """Whether it is the same word once more: of a part of it the classifiers made the whole."""
+        return earlier is not None and earlier.digit == self.digit and self.end - earlier.end < AGAIN
 
 
 @dataclass(frozen=True)
@@ -98,28 +119,38 @@ class Evidence:
     spotted: float  # the spotter's probability
     is_digit: float  # the digit score of the classifiers
     classified: float  # their probability of this digit
+    voice: float  # the largest voice activity in it
 
     @property
     def logits(self) -> tuple[float, ...]:
         """What the weights belong to."""
-        return tuple(_logit(share) for share in (self.spotted, self.is_digit, self.classified))
+        return tuple(map(_logit, (self.spotted, self.is_digit, self.classified, self.voice)))
 
 
-# A logistic regression on development streams (python benchmarks/evidence.py); digits count as 4.5 times as frequent.
-OFFSET = -0.9
-WEIGHTS = (1.3, 0.33, 0.25)
+# A logistic regression on development streams, see benchmarks/evidence.py.
+OFFSET = -1.75
+WEIGHTS = (0.62, 0.67, 0.29, 0.25)
 _NEVER = 1e-4  # no probability counts as nearer to 0 or 1
 
 
 def confidence(evidence: Evidence) -> float:
     """How sure one may be that a digit was said, from 0 to 1."""
-    sure = OFFSET + sum(weight * logit for weight, logit in zip(WEIGHTS, evidence.logits, strict=True))
-    return 1.0 / (1.0 + math.exp(-sure))
+    return _share(OFFSET + sum(weight * logit for weight, logit in zip(WEIGHTS, evidence.logits, strict=True)))
 
 
 def pooled(shares: Sequence[float]) -> float:
     """What several that were asked say together: the mean of their logits, as a probability again."""
-    return 1.0 / (1.0 + math.exp(-sum(map(_logit, shares)) / len(shares)))
+    return _share(sum(map(_logit, shares)) / len(shares))
+
+
+def likeliest(spotted: Sequence[float], classified: Sequence[float]) -> int:
+    """The digit of the largest product of the two's probabilities, (10,) each."""
+    both = [max(one, _NEVER) * max(other, _NEVER) for one, other in zip(spotted, classified, strict=True)]
+    return both.index(max(both))
+
+
+def _share(logit: float) -> float:
+    return 1.0 / (1.0 + math.exp(-logit))
 
 
 def _logit(share: float) -> float:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from digit_detector.streaming.decision import Candidate, Evidence, confidence, pooled
+from digit_detector.streaming.decision import Candidate, Detection, Evidence, confidence, likeliest, pooled
 from digit_detector.streaming.models import LARGEST_BATCH, spotter, voice_activity
 from digit_detector.streaming.stream import FRAMES, Stream
 from digit_detector.streaming.thresholds import Thresholds, load_thresholds
@@ -23,22 +22,6 @@ __all__ = ["CONFIRMING", "Detection", "Engine"]
 CONFIRMING = (MEL_CNN, RAW_CNN)  # who hears each word by itself
 
 
-@dataclass(frozen=True)
-class Detection:
-    """A digit that was said."""
-
-    digit: int
-    confidence: float  # 0 to 1
-    start: float  # seconds in the stream
-    end: float
-    delay: float  # seconds of the stream from the end of the word until it was known
-
-    @property
-    def reported(self) -> float:
-        """Seconds in the stream until it was known."""
-        return self.end + self.delay
-
-
 class Engine:
     """The networks and what they must be sure of; shared by any number of streams."""
 
@@ -50,6 +33,7 @@ class Engine:
         spotter_file: Path | None = None,
     ) -> None:
         self.thresholds = thresholds or load_thresholds()
+        self.repeating = False  # whether a word may be reported twice, see Detection.repeats
         self._voice = voice_activity()
         self._spotter = spotter(spotter_file)
         if not pipelines or isinstance(pipelines, str):
@@ -102,26 +86,29 @@ class Engine:
         return found
 
     def _confirmed(self, stream: Stream, candidate: Candidate) -> Detection | None:
-        """A candidate with a voice in it that the classifiers, which hear the word by itself, do not doubt."""
-        if stream.voice_of(candidate) < self.thresholds.voice:
-            return None
-        sure = confidence(self.evidence(stream, candidate))
+        """A candidate that the classifiers, which hear the word by itself, do not doubt."""
+        digit, evidence = self.evidence(stream, candidate)
+        sure = confidence(evidence)
         if sure < self.thresholds.digit:
             return None
         end = candidate.last * HOP / SAMPLE_RATE
         # Frames come two at a time: a digit is known when the block of its frame is there.
         known = (candidate.frame // FRAMES + 1) * FRAMES * HOP / SAMPLE_RATE
-        return Detection(candidate.digit, sure, max(0.0, candidate.first * HOP / SAMPLE_RATE), end, known - end)
+        found = Detection(digit, sure, max(0.0, candidate.first * HOP / SAMPLE_RATE), end, known - end)
+        if found.repeats(stream.reported) and not self.repeating:
+            return None
+        stream.reported = found
+        return found
 
-    def evidence(self, stream: Stream, candidate: Candidate) -> Evidence:
-        """What the spotter and the classifiers say of a word."""
+    def evidence(self, stream: Stream, candidate: Candidate) -> tuple[int, Evidence]:
+        """Which digit the spotter and the classifiers together take a word for, and what speaks for it."""
         second = fit(stream.word(candidate))[None]
         heard = [classifier.hear(second) for classifier in self.classifiers]
-        return Evidence(
-            spotted=candidate.score,
-            is_digit=pooled([float(digit_scores[0]) for _, digit_scores in heard]),
-            classified=pooled([float(probabilities[0, candidate.digit]) for probabilities, _ in heard]),
-        )
+        spotted = candidate.spotted.tolist()
+        classified = [pooled(shares) for shares in zip(*(said[0].tolist() for said, _ in heard), strict=True)]
+        digit = likeliest(spotted, classified)
+        is_digit = pooled([float(digit_scores[0]) for _, digit_scores in heard])
+        return digit, Evidence(spotted[digit], is_digit, classified[digit], stream.voice_of(candidate))
 
 
 def _rows(parts: Sequence[Floats]) -> Floats:

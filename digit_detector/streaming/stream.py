@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from digit_detector.streaming.decision import Candidate, WordEnds
+from digit_detector.streaming.decision import Candidate, Detection, WordEnds
 from digit_detector.streaming.gates import EnergyGate, SpeechGate
 from digit_detector.streaming.resampling import Resampler
 from digit_detector.streaming.thresholds import Thresholds
@@ -33,6 +33,7 @@ class Stream:
         self.energy = EnergyGate(_ENERGY_HELD)
         self.speech = SpeechGate(_SPEECH_BEGINS, _SPEECH_HELD)
         self.words = WordEnds(thresholds.spotted)
+        self.reported: Detection | None = None  # the last
         self.voice_state = self.word_state = np.zeros(0, dtype=np.float32)
         self.voice = 0.0  # of the last block
         self.blocks = 0  # how many came

@@ -17,7 +17,6 @@ SHIPPED = Path(__file__).with_name("thresholds.json")
 class Thresholds:
     """All from 0 to 1. The shipped ones were chosen by `digits tune-threshold`; thresholds.json says on what."""
 
-    voice: float  # what voice activity must reach somewhere in a word: words do, and noise hardly
     spotted: float  # what the spotter's probability that a digit has just ended must reach for it to be looked at
     digit: float  # what the confidence in a digit must reach for it to be reported
 

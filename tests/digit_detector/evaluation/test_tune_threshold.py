@@ -12,10 +12,11 @@ import pytest
 import soundfile
 
 from digit_detector import tune_threshold
-from digit_detector.evaluation.curves import Heard, choose, thresholds_of
+from digit_detector.evaluation.curves import Heard, choose, listen, reported, thresholds_of
 from digit_detector.evaluation.streams import Spoken, Stream, load_words
-from digit_detector.streaming.engine import Detection
-from digit_detector.streaming.thresholds import load_thresholds
+from digit_detector.streaming.detector import StreamingDetector
+from digit_detector.streaming.engine import Detection, Engine
+from digit_detector.streaming.thresholds import Thresholds, load_thresholds
 from ml_training.config import LABELS
 from ml_training.data.synthetic import VOICES, say
 from ml_training.errors import DataError
@@ -65,6 +66,17 @@ def run(root: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[st
     named = [word for name in ("digits", "speech", "noise") for word in (f"--{name}", str(root / name))]
     command = [sys.executable, "-m", "ml_training.cli", "tune-threshold", *named, "--noise_hours", "0.02", *words]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def test_what_passes_a_threshold_is_what_a_detector_of_it_reports(folders: Path):
+    sound = np.concatenate([word.samples for word in load_words(folders / "digits")])
+    thresholds = load_thresholds()
+    heard = listen(Engine(thresholds=thresholds), [Stream(sound, ())], {})
+    found = heard.said[0][1]
+    assert len(found) > len(reported(found, thresholds.digit)) > 10
+    for sure in (0.05, thresholds.digit, 0.8):
+        detector = StreamingDetector(thresholds=Thresholds(thresholds.spotted, sure))
+        assert detector.feed(sound) + detector.flush() == reported(found, sure)
 
 
 ASKED = ("--false-alarms", "400", "--noise-alarms", "50")

@@ -243,7 +243,7 @@ def test_a_pool_refuses_what_cannot_be(engine: Engine):
 
 def test_thresholds_decide_what_is_told(stream: Stream):
     sound = stream.samples[: 8000 * 20]
-    strict = StreamingDetector(thresholds=Thresholds(voice=0.1, spotted=0.1, digit=1.0))
+    strict = StreamingDetector(thresholds=Thresholds(spotted=0.1, digit=1.0))
     assert strict.feed(sound) + strict.flush() == []
     with pytest.raises(ConfigError):
         StreamingDetector(pipelines=["none"])

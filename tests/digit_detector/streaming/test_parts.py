@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from digit_detector.streaming.decision import APART, Evidence, WordEnds, confidence
+from digit_detector.streaming.decision import AGAIN, APART, Detection, Evidence, WordEnds, confidence, likeliest
 from digit_detector.streaming.gates import EnergyGate, SpeechGate
 from digit_detector.streaming.resampling import Resampler, as_samples
 from digit_detector.streaming.thresholds import Thresholds, load_thresholds
@@ -179,10 +179,26 @@ def test_another_digit_at_once_is_not_reported():
 
 
 def test_more_of_anything_makes_surer():
-    base = Evidence(0.5, 0.5, 0.5)
-    for better in (Evidence(0.9, 0.5, 0.5), Evidence(0.5, 0.9, 0.5), Evidence(0.5, 0.5, 0.9)):
+    base = Evidence(0.5, 0.5, 0.5, 0.5)
+    for better in (Evidence(*np.where(np.arange(4) == i, 0.9, 0.5)) for i in range(4)):
         assert confidence(better) > confidence(base)
-    assert 0.0 < confidence(Evidence(0.0, 0.0, 0.0)) < confidence(Evidence(1.0, 1.0, 1.0)) < 1.0
+    assert 0.0 < confidence(Evidence(0.0, 0.0, 0.0, 0.0)) < confidence(Evidence(1.0, 1.0, 1.0, 1.0)) < 1.0
+
+
+def test_the_spotter_and_the_classifiers_choose_together():
+    spotted, classified = [0.0] * 10, [0.01] * 10
+    spotted[2], spotted[7], classified[7], classified[5] = 0.6, 0.3, 0.8, 0.2
+    assert likeliest(spotted, classified) == 7
+    assert likeliest(spotted, [0.1] * 10) == 2
+    assert likeliest([0.0] * 10, classified) == 7
+
+
+def test_a_word_is_not_told_twice_but_a_digit_may_be_said_twice():
+    first = Detection(7, 0.5, 0.0, 1.0, 0.1)
+    assert not first.repeats(None)
+    assert Detection(7, 0.9, 0.8, 1.0 + 0.9 * AGAIN, 0.1).repeats(first)
+    assert not Detection(7, 0.9, 0.8, 1.0 + 1.1 * AGAIN, 0.1).repeats(first)
+    assert not Detection(6, 0.9, 0.8, 1.0 + 0.9 * AGAIN, 0.1).repeats(first)
 
 
 # --- thresholds ----------------------------------------------------------------------------------
@@ -196,7 +212,7 @@ def test_the_shipped_thresholds_say_what_they_were_chosen_on():
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), "high", True, None])
 def test_a_threshold_that_cannot_be(value: object):
     with pytest.raises(ConfigError, match="digit: expected a number from 0 to 1"):
-        Thresholds(voice=0.5, spotted=0.5, digit=value)
+        Thresholds(spotted=0.5, digit=value)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"thresholds": {"digit": 0.5}}', '{"thresholds": 3}'])
@@ -205,7 +221,7 @@ def test_a_file_that_is_none(content: str, tmp_path):
     file.write_text(content)
     with pytest.raises(ConfigError, match=r"t\.json"):
         load_thresholds(file)
-    file.write_text(json.dumps({"thresholds": {"voice": 0.1, "spotted": 0.2, "digit": 0.3}}))
-    assert load_thresholds(file) == Thresholds(0.1, 0.2, 0.3)
+    file.write_text(json.dumps({"thresholds": {"spotted": 0.2, "digit": 0.3}}))
+    assert load_thresholds(file) == Thresholds(0.2, 0.3)
     with pytest.raises(ConfigError, match="cannot be read"):
         load_thresholds(tmp_path / "none.json")

@@ -9,6 +9,7 @@ const FALLEN = 0.5;
 const SHORTEST = 4;
 const APART = 9;
 const END_BEFORE = 7;
+const AGAIN = 0.264;
 const DIGITS = 10;
 
 /** Finds the hills, frame by frame. `threshold` is what a smoothed probability must reach. */
@@ -39,7 +40,7 @@ export class WordEnds {
     const height = smoothed[digit];
     if (!this.hill) {
       if (!this.risen[digit] && height >= this.threshold && frame - this.reported >= APART) {
-        this.hill = { digit, height, frame, duration };
+        this.hill = { digit, height, smoothed, frame, duration };
         this.since = this.lower = 0;
       }
       return null;
@@ -47,7 +48,7 @@ export class WordEnds {
     this.since++;
     this.lower++;
     if (height > this.hill.height) {
-      this.hill = { digit, height, frame, duration };
+      this.hill = { digit, height, smoothed, frame, duration };
       this.lower = 0;
     }
     if (height >= PASSED * this.hill.height && this.lower < WAITS && this.since < LONGEST) return null;
@@ -59,23 +60,36 @@ export class WordEnds {
     const loudest = top.frame + 1 - (SMOOTHED - 1) / 2;
     const last = loudest - END_BEFORE;
     const first = Math.min(loudest - top.duration, last - SHORTEST);
-    return { digit: top.digit, score: top.height, first, last, frame };
+    return { digit: top.digit, spotted: top.smoothed, first, last, frame };
   }
 }
 
-const OFFSET = -0.9;
-const WEIGHTS = [1.3, 0.33, 0.25];
+/** Whether a detection is the same word as an earlier one, or null, once more. */
+export function repeats(later, earlier) {
+  return earlier !== null && earlier.digit === later.digit && later.end - earlier.end < AGAIN;
+}
+
+const OFFSET = -1.75;
+const WEIGHTS = [0.62, 0.67, 0.29, 0.25];
 const NEVER = 1e-4;
 
-/** How sure one may be that a digit was said, from what the spotter and the classifiers say, all from 0 to 1. */
-export function confidence(spotted, isDigit, classified) {
-  const shares = [spotted, isDigit, classified];
+/**
+ * How sure one may be that a digit was said, from 0 to 1. `shares` are the spotter's probability, the classifiers' digit
+ * score and probability of the digit, and the voice activity.
+ */
+export function confidence(shares) {
   return share(shares.reduce((sum, one, i) => sum + WEIGHTS[i] * logit(one), OFFSET));
 }
 
 /** What several that were asked say together: the mean of their logits, as a probability again. */
 export function pooled(shares) {
   return share(shares.reduce((sum, one) => sum + logit(one), 0) / shares.length);
+}
+
+/** The digit of the largest product of the two's probabilities. */
+export function likeliest(spotted, classified) {
+  const both = spotted.map((one, i) => Math.max(one, NEVER) * Math.max(classified[i], NEVER));
+  return both.indexOf(Math.max(...both));
 }
 
 function share(logit) {

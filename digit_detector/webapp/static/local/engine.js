@@ -1,7 +1,7 @@
 // A stream through the networks, as digit_detector/streaming/engine.py: the next block of it, and what is reported.
 
 import { SAMPLE_RATE, SECOND, fit } from "./clip.js";
-import { confidence, pooled } from "./decision.js";
+import { confidence, likeliest, pooled, repeats } from "./decision.js";
 import { classifier, decisions, spotter, voiceActivity } from "./models.js";
 import { BLOCK, FRAMES, HOP, Stream } from "./stream.js";
 
@@ -53,21 +53,22 @@ export class Engine {
     return found;
   }
 
-  /** A candidate with a voice in it that the classifiers, which hear the word by itself, do not doubt. */
+  /** A candidate that the classifiers, which hear the word by itself, do not doubt. */
   async confirmed(stream, candidate) {
-    if (stream.voiceOf(candidate) < this.thresholds.voice) return null;
     const second = fit(stream.word(candidate));
     const heard = [];
     for (const classify of this.classifiers) heard.push(await classify(second));
-    const sure = confidence(
-      candidate.score,
-      pooled(heard.map(({ digitScore }) => digitScore)),
-      pooled(heard.map(({ probabilities }) => probabilities[candidate.digit])),
-    );
+    const classified = candidate.spotted.map((_, i) => pooled(heard.map(({ probabilities }) => probabilities[i])));
+    const digit = likeliest(candidate.spotted, classified);
+    const isDigit = pooled(heard.map(({ digitScore }) => digitScore));
+    const sure = confidence([candidate.spotted[digit], isDigit, classified[digit], stream.voiceOf(candidate)]);
     if (sure < this.thresholds.digit) return null;
     const end = (candidate.last * HOP) / SAMPLE_RATE;
     const known = ((Math.floor(candidate.frame / FRAMES) + 1) * FRAMES * HOP) / SAMPLE_RATE;
     const start = Math.max(0, (candidate.first * HOP) / SAMPLE_RATE);
-    return { digit: candidate.digit, confidence: sure, start, end, delay: known - end };
+    const found = { digit, confidence: sure, start, end, delay: known - end };
+    if (repeats(found, stream.reported)) return null;
+    stream.reported = found;
+    return found;
   }
 }

@@ -89,7 +89,7 @@ async function run(model, name, feeds) {
   }
 }
 
-/** What the live detector must be sure of, {voice, spotted, digit}, and which pipelines confirm a word. */
+/** What the live detector must be sure of, {spotted, digit}, and which pipelines confirm a word. */
 export function decisions() {
   return once("thresholds.json", async () => {
     const content = await download(new URL("thresholds.json", MODELS));
@@ -100,7 +100,7 @@ export function decisions() {
       found = undefined;
     }
     const limits = found?.thresholds;
-    const known = ["voice", "spotted", "digit"].every((name) => limits?.[name] >= 0 && limits[name] <= 1);
+    const known = ["spotted", "digit"].every((name) => limits?.[name] >= 0 && limits[name] <= 1);
     if (!known || !Array.isArray(found.pipelines) || !found.pipelines.length) {
       throw new Fault("bad_model", "thresholds.json is not what the detector needs: reload the page");
     }

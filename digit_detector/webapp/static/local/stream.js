@@ -27,6 +27,7 @@ export class Stream {
     this.words = new WordEnds(thresholds.spotted);
     this.voiceState = this.wordState = null; // null: nothing was heard before
     this.voice = 0; // of the last block
+    this.reported = null; // the last detection
     this.blocks = 0; // how many came
     this.voiced = this.spotted = 0; // the next block that voice activity and the spotter hear
     this.wasOpen = false;
