@@ -33,7 +33,7 @@ from ml_training.audio import SAMPLE_RATE, Floats
 
 _NAMES = ("spotted", "is_digit", "classified", "voice")
 _SETS = ((0,), (0, 1), (0, 1, 2), (0, 1, 2, 3))
-_ALARMS = (60.0, 80.0, 100.0)
+_ALARMS = (60.0, 100.0, 110.0)
 _CONDITIONS = ("10 dB", "20 dB", "30 dB", "connected")  # of the streams that tune_threshold makes
 
 
@@ -111,7 +111,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--digits", type=Path, nargs="+", required=True)
     parser.add_argument("--noise", type=Path, required=True)
-    parser.add_argument("--noise_weight", type=float, default=3.0)
+    parser.add_argument("--noise_weight", type=float, default=6.0)
     parser.add_argument("--noise_hours", type=float, default=4.0, help="for each seed")
     parser.add_argument("--models", default="pretrained")
     parser.add_argument("--spotter", type=Path, default=None)
