@@ -23,8 +23,7 @@ class Settings:
     processes: int = min(2, os.cpu_count() or 1)  # that hear live streams
     streams: int = 150  # live ones at once
     connections: int = 250  # sockets at once, silent ones included
-    start_seconds: float = 10.0  # until a connection must have asked for something, and a socket begun a stream
-    head_bytes: int = 1 << 16  # of a request before its body
+    start_seconds: float = 10.0  # until a socket must begin a stream
     idle_seconds: float = 30.0  # without a message, after which a socket is closed
     message_bytes: int = 1 << 16  # of one message
     messages_a_second: int = 200

@@ -145,32 +145,6 @@ def test_a_request_that_never_ends_is_given_up(serving):
         assert time.monotonic() - began < 5
 
 
-def test_a_connection_that_asks_for_nothing_is_closed(serving):
-    with serving(Settings(port=0, start_seconds=0.5)) as address:
-        host, port = address.removeprefix("http://").split(":")
-        whole = f"GET /health HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode()
-        for asked in (b"", whole[:20], whole + whole[:20]):
-            with socket.create_connection((host, int(port)), timeout=10) as link:
-                link.sendall(asked)
-                began = time.monotonic()
-                with contextlib.suppress(ConnectionResetError):
-                    while link.recv(10_000):
-                        pass
-                assert time.monotonic() - began < 5
-        with httpx.Client() as client:  # one that asks again is not
-            for _ in range(3):
-                assert client.get(f"{address}/health").status_code == 200
-                time.sleep(0.4)
-
-
-def test_a_head_without_end_is_not_kept(server):
-    host, port = server.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as link:
-        link.sendall(f"GET /health HTTP/1.1\r\nHost: {host}:{port}\r\nX-Long: ".encode())
-        with pytest.raises((ConnectionResetError, BrokenPipeError)):
-            link.sendall(b"x" * 100_000_000)
-
-
 def test_only_its_own_names_and_pages_may_ask(serving, server):
     assert fault(httpx.get(f"{server}/health", headers={"Host": "evil.example"})) == (421, "wrong_host")
     for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
