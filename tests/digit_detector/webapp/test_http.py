@@ -114,6 +114,14 @@ def test_a_wav_whose_header_promises_gigabytes_is_heard_as_far_as_it_goes(server
     assert response.status_code in (200, 422)
 
 
+def test_hours_of_sound_do_not_pass_for_seconds_of_a_rate_that_none_has(server, seven):
+    content = bytearray(recording(seven))
+    content[24:28] = (2_000_000_000).to_bytes(4, "little")
+    response = httpx.post(f"{server}/process_audio", files={"file": bytes(content)}, data={"method": "ml_cnn"})
+    assert fault(response) == (422, "bad_audio")
+    assert "2000000000 Hz" in response.text
+
+
 def test_a_body_is_bounded_whether_its_length_is_told_or_not(serving):
     with serving(Settings(port=0, upload_bytes=100_000)) as address:
         told = httpx.post(f"{address}/process_audio", files={"file": b"x" * 200_000})
