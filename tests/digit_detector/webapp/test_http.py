@@ -74,6 +74,12 @@ def test_each_call_is_counted(serving, seven):
         assert 'digits_requests_total{route="/process_audio",status="200"} 1.0' in metrics
 
 
+def test_refused_requests_are_counted_too(serving):
+    with serving() as address:
+        httpx.get(f"{address}/health", headers={"Host": "evil.example"})
+        assert 'digits_requests_total{route="other",status="421"} 1.0' in httpx.get(f"{address}/metrics").text
+
+
 def test_what_there_is_and_what_cannot_run_is_told(server):
     processors = {p["name"]: p for p in httpx.get(f"{server}/processors").json()["processors"]}
     assert processors["ml_cnn"]["available"]
@@ -165,6 +171,31 @@ def test_only_its_own_names_and_pages_may_ask(serving, server):
         assert httpx.get(f"{address}/health", headers={"Host": "digits.example"}).status_code == 200
 
 
+@pytest.mark.parametrize("host", ["", "[:::::]", "[", "a b", "127.0.0.1:1:1"])
+def test_what_is_no_name_is_refused(server, host):
+    assert fault(httpx.get(f"{server}/health", headers={"Host": host})) == (421, "wrong_host")
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[:::::]", "", "//"])
+def test_what_is_no_page_is_refused(server, origin):
+    assert fault(httpx.post(f"{server}/sessions", json={}, headers={"Origin": origin})) == (403, "wrong_origin")
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("multipart/form-data", b"{}"),
+        ("multipart/form-data; boundary=b", b"--b\r\n\xff: \r\n\r\nx"),
+        ("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\n\r\n--b--'),
+        ("text/plain", b"x"),
+    ],
+)  # fmt: skip
+def test_what_is_no_form_is_refused(server, kind, content):
+    refused = httpx.post(f"{server}/process_audio", content=content, headers={"Content-Type": kind})
+    assert fault(refused)[1] == "bad_request"
+    assert refused.status_code in (400, 422)
+
+
 def test_answers_forbid_what_the_page_does_not_need(server):
     for path in ("/", "/health", "/nowhere", "/models/mfcc.onnx"):
         headers = httpx.get(f"{server}{path}").headers
@@ -226,6 +257,9 @@ def test_a_fault_of_ours_shows_no_internals(serving, monkeypatch):
         response = httpx.get(f"{address}/sessions")
         assert fault(response) == (500, "failed")
         assert "secret" not in response.text
+        assert "default-src 'self'" in response.headers["content-security-policy"]
+        monkeypatch.undo()
+        assert 'digits_requests_total{route="/sessions",status="500"} 1.0' in httpx.get(f"{address}/metrics").text
 
 
 def test_settings_that_cannot_be_are_refused():
