@@ -159,6 +159,29 @@ def test_a_request_that_never_ends_is_given_up(serving):
         assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_head_that_trickles_is_given_up(serving, before):
+    with serving(Settings(port=0, head_seconds=1)) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as link:
+            link.sendall(f"GET /health HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode() * before)
+            began = time.monotonic()
+            with contextlib.suppress(ConnectionError):
+                while time.monotonic() < began + 5:
+                    link.send(b"G")
+                    time.sleep(0.1)
+        assert 0.5 < time.monotonic() - began < 4
+
+
+def test_a_head_without_end_is_refused(server):
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as link, contextlib.suppress(ConnectionError):
+        link.sendall(b"GET / HTTP/1.1\r\n")
+        for _ in range(1000):
+            link.sendall(b"X-More: " + b"x" * 10_000 + b"\r\n")
+        pytest.fail("ten million bytes were taken")
+
+
 def test_only_its_own_names_and_pages_may_ask(serving, server):
     assert fault(httpx.get(f"{server}/health", headers={"Host": "evil.example"})) == (421, "wrong_host")
     for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):

@@ -1,11 +1,13 @@
 """Live sound through /ws: what is said comes out, and what no client may do does not disturb the others."""
 
 import asyncio
+import contextlib
 import dataclasses
 import io
 import json
 import os
 import signal
+import socket as tcp
 import time
 from pathlib import Path
 
@@ -173,6 +175,35 @@ def test_silent_sockets_are_closed_and_others_served_meanwhile(serving, talk):
         assert said == [7, 3, 9]
         assert set(ends) == {("idle", 1008)}
         assert httpx.get(f"{address}/health").json()["streams"] == 0
+
+
+@pytest.mark.skipif(not hasattr(tcp, "TCP_USER_TIMEOUT"), reason="only Linux gives up those who do not read in time")
+@pytest.mark.parametrize("pings", [1, 100])
+def test_who_does_not_read_holds_no_stream(serving, pings):
+    def frame(kind: int, content: bytes) -> bytes:
+        return bytes([0x80 | kind, 0x80 | len(content)]) + bytes(4) + content  # the mask is of zeros
+
+    with serving(Settings(port=0, unread_seconds=1)) as address, tcp.socket() as link:
+        link.setsockopt(tcp.SOL_SOCKET, tcp.SO_RCVBUF, 2048)
+        host, port = address.removeprefix("http://").split(":")
+        link.connect((host, int(port)))
+        link.setblocking(False)
+        link.sendall(
+            f"GET /ws HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        )
+        left = frame(1, b'{"type":"start","sample_rate":8000}')
+        for _ in range(200):
+            with contextlib.suppress(OSError):
+                left = left[link.send(left) :]
+            left = left or frame(2, bytes(100)) + pings * frame(9, bytes(120))
+            time.sleep(0.01)
+        said = httpx.get(f"{address}/stats").json()["live"]
+        assert said["seconds"] > 0
+        until = time.monotonic() + 15
+        while httpx.get(f"{address}/health").json()["streams"]:
+            assert time.monotonic() < until
+            time.sleep(0.1)
 
 
 def test_too_many_streams_and_connections_are_told_to_come_again(serving):
