@@ -19,6 +19,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from digit_detector import StreamingDetector
+from digit_detector.streaming.thresholds import Thresholds
+from digit_detector.webapp.hearing import Hearing
 from digit_detector.webapp.settings import Settings
 from ml_training.data.synthetic import VOICES, say
 
@@ -286,10 +288,54 @@ def test_a_process_that_hears_is_replaced_when_it_dies(serving, talk):
             async with socket(address) as link:
                 try:
                     return first, await stream(link, talk, pace=1.5)
-                except (ConnectionClosed, TimeoutError):
+                except (ConnectionClosed, TimeoutError, AssertionError):  # the last: it is busy, which is tested below
                     assert time.monotonic() < until
 
     with serving(Settings(port=0, processes=1)) as address:
         first, said = asyncio.run(hear(address))
         assert first[0] == "failed"
         assert [d["digit"] for d in digits(said)] == [7, 3, 9]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the processes are found through Linux's /proc")
+def test_no_stream_begins_in_a_process_that_has_ended(serving, talk):
+    before = hearing_processes()
+
+    async def begin(address):
+        async with socket(address) as link:
+            await start(link)
+            for ears in hearing_processes() - before:
+                os.kill(ears, signal.SIGKILL)
+            await refused(link)
+        said = []
+        until = time.monotonic() + 20
+        while not said or said[-1]["type"] != "ready":
+            assert time.monotonic() < until
+            async with socket(address) as link:
+                said.append(await start(link))
+        return said
+
+    with serving(Settings(port=0, processes=1)) as address:
+        *busy, _ = asyncio.run(begin(address))
+    assert busy
+    assert {said["code"] for said in busy} == {"busy"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the process is a shell's")
+def test_half_a_line_of_a_process_that_dies_is_its_end(tmp_path, monkeypatch):
+    dying = tmp_path / "dying"
+    dying.write_text("#!/bin/sh\necho []; read line; printf '[{\"stream\":'\n", encoding="utf-8")
+    dying.chmod(0o755)
+    monkeypatch.setattr("digit_detector.webapp.hearing.sys.executable", str(dying))
+
+    async def hear():
+        hearing = Hearing("models", (), Thresholds(0.5, 0.5), most_streams=1, behind_seconds=3.0, processes=1)
+        await hearing.start()
+        told = asyncio.get_running_loop().create_future()
+        line = hearing.open(RATE, told.set_result)
+        hearing.feed(line, b"\n\n")
+        heard = await asyncio.wait_for(told, 10)
+        await hearing.stop()
+        return heard
+
+    assert asyncio.run(hear()).fault.code == "failed"
