@@ -71,6 +71,8 @@ def bound(settings: Settings, exact: bool) -> socket.socket:
     for port in (settings.port,) if exact else range(settings.port, settings.port + _HIGHEST_TRY):
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux hands it on: who does not read holds no place for ever
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * settings.unread_seconds)
         try:
             listening.bind((settings.host, port))
             listening.listen(256)  # who comes before the models are warm waits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import mimetypes
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from http import HTTPStatus
@@ -245,20 +245,11 @@ def make_app(
     @app.exception_handler(HTTPException)
     async def plain(request: Request, error: HTTPException) -> JSONResponse:
         code, headers = HTTPStatus(error.status_code), dict(error.headers or {})
+        if code is HTTPStatus.BAD_REQUEST:  # a form or a body that cannot be read
+            return JSONResponse(body("bad_request", str(error.detail)), code)
         if methods := _methods(app, request):  # the page's files, which come last, know nothing of other methods
             code, headers["Allow"] = HTTPStatus.METHOD_NOT_ALLOWED, ", ".join(sorted(methods))
         return JSONResponse(body(code.name.lower(), f"{request.method}: {code.phrase}"), code, headers)
-
-    @app.exception_handler(Exception)
-    async def bug(_: Request, __: Exception) -> JSONResponse:  # the log has it whole
-        return JSONResponse(body("failed", "this could not be answered; the server's log says more"), 500)
-
-    @app.middleware("http")
-    async def counted(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await go_on(request)
-        route = request.scope.get("route")
-        metrics.count(getattr(route, "path", "other"), response.status_code)
-        return response
 
     def _processor(name: str) -> answers.Processor:
         return answers.Processor(
@@ -267,7 +258,7 @@ def make_app(
         )  # fmt: skip
 
     app.mount("/", StaticFiles(directory=_STATIC, html=True), name="page")
-    app.add_middleware(Guard, settings=settings, sockets=sockets)
+    app.add_middleware(Guard, settings=settings, sockets=sockets, count=metrics.count)
     return app
 
 

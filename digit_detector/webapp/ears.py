@@ -125,7 +125,8 @@ class Ears:
 
 def main() -> int:
     """Hear until standard input ends; the command line is one JSON object of what Engine takes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends this
+    for sent in (signal.SIGINT, signal.SIGTERM):  # to all of a terminal or a service: the server ends, and then this
+        signal.signal(sent, signal.SIG_IGN)
     asked = json.loads(sys.argv[1])
     ears = Ears(Engine(asked["model_dir"], asked["pipelines"], Thresholds(**asked["thresholds"])))
     threading.Thread(target=ears.read, args=(sys.stdin.buffer,), daemon=True).start()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from http import HTTPStatus
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -29,9 +30,12 @@ _HEADERS = {
 class Guard:
     """ASGI middleware: no other site may use the server through its visitors' browsers, or show it in a frame."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, sockets: ASGIApp) -> None:
-        """`sockets` answers at /ws, without the layers that FastAPI would put around each of its messages."""
-        self._app, self._settings, self._sockets = app, settings, sockets
+    def __init__(self, app: ASGIApp, settings: Settings, sockets: ASGIApp, count: Callable[[str, int], None]) -> None:
+        """`sockets` answers at /ws, without the layers that FastAPI would put around each of its messages.
+
+        `count` is told the route and the status of every answer.
+        """
+        self._app, self._settings, self._sockets, self._count = app, settings, sockets, count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -58,9 +62,10 @@ class Guard:
         async def guarded(message: Message) -> None:
             nonlocal begun
             if refused is not None and not begun:
-                raise refused
+                return  # what the application makes of it; it is answered below
             if message["type"] == "http.response.start":
                 begun = True
+                self._count(getattr(scope.get("route"), "path", "other"), message["status"])
                 headers = MutableHeaders(scope=message)
                 headers.update({**_HEADERS, "Content-Security-Policy": policy(host)})
                 headers.setdefault("Cache-Control", "no-cache")
@@ -78,23 +83,31 @@ class Guard:
             self._check(scope)
             body_of = self._bounded(scope, receive)
             await self._app(scope, bounded, guarded)
+            if refused is not None:
+                raise refused
         except RefusedError as error:
             if not begun:
                 refused = None
                 answer = JSONResponse(body(error.code, str(error)), error.status, {"Connection": "close"})
                 await answer(scope, receive, guarded)
+        except Exception:
+            if not begun:
+                refused = None
+                answer = JSONResponse(body("failed", "this could not be answered; the server's log says more"), 500)
+                await answer(scope, receive, guarded)
+            raise  # into the log
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if not _HOST.fullmatch(host) or urlsplit(f"//{host}").hostname not in self._settings.names:
+        if not _HOST.fullmatch(host) or _split(f"//{host}").hostname not in self._settings.names:
             raise RefusedError(
                 HTTPStatus.MISDIRECTED_REQUEST, "wrong_host",
                 "this server is not known by that name: ask for 127.0.0.1 or localhost, or start it with --allow_host",
             )  # fmt: skip
         origin = headers.get("origin")
         changing = scope["type"] == "websocket" or scope["method"] in _CHANGING
-        if changing and origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if changing and origin is not None and _split(origin).netloc.lower() != host.lower():
             raise RefusedError(
                 HTTPStatus.FORBIDDEN,
                 "wrong_origin",
@@ -133,6 +146,14 @@ class Guard:
             return message
 
         return bounded
+
+
+def _split(address: str) -> SplitResult:
+    """An address in its parts; all are empty of what is none."""
+    try:
+        return urlsplit(address)
+    except ValueError:  # brackets around what is no IPv6 address
+        return urlsplit("")
 
 
 def policy(host: str) -> str:

@@ -78,10 +78,12 @@ class Hearing:
         return len(self._lines)
 
     def open(self, rate: int, tell: Callable[[Heard], None]) -> Line:
-        """A new stream. Raises RefusedError where there are too many."""
+        """A new stream. Raises RefusedError where there are too many, or nothing hears just now."""
         if len(self._lines) >= self._most:
             raise busy(f"{self._most} streams are open, as many as are heard at once")
-        least = min(self._ears, key=lambda ears: len(ears.lines))
+        least = min((ears for ears in self._ears if ears.hears), key=lambda ears: len(ears.lines), default=None)
+        if least is None:
+            raise busy("what hears live sound has ended and is started again")
         line = Line(next(self._numbers) % 2**32, rate, tell, least)
         self._lines[line.number] = least.lines[line.number] = line
         return line
@@ -126,6 +128,7 @@ class _Ears:
     def __init__(self, asked: str, tell: Callable[[Line, Heard], None]) -> None:
         self._asked, self._tell = asked, tell
         self.lines: dict[int, Line] = {}
+        self.hears = False
         self._process: Process | None = None
         self._over = False
 
@@ -138,6 +141,7 @@ class _Ears:
         assert self._process.stdout is not None
         if not await self._process.stdout.readline():
             raise StreamError(f"the process that hears could not begin (exit code {await self._process.wait()})")
+        self.hears = True
         self._listening = asyncio.ensure_future(self._listen(self._process))
 
     async def stop(self) -> None:
@@ -160,11 +164,12 @@ class _Ears:
 
     async def _listen(self, process: Process) -> None:
         assert process.stdout is not None
-        while told := await process.stdout.readline():
+        while (told := await process.stdout.readline()).endswith(b"\n"):  # one that dies may leave half a line
             for row in json.loads(told):
                 line = self.lines.get(row["stream"])
                 if line is not None:  # otherwise it was closed meanwhile
                     self._tell(line, _heard(row))
+        self.hears = False
         if self._over:
             return
         _log.error("a process that hears ended (exit code %s); another is started", await process.wait())

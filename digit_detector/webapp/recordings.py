@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any
 
 import numpy as np
 
 from digit_detector.processors import PROCESSORS, Answer, AudioProcessor, Processors
 from digit_detector.webapp.faults import RefusedError, busy
-from ml_training.audio import file_blocks
+from ml_training.audio import MAX_RATE, file_blocks
 from ml_training.errors import EmptyAudioError, did_you_mean
 
 ALL = "all"
@@ -73,23 +73,31 @@ def as_wav(content: bytes, most_seconds: float) -> tuple[bytes, float]:
     """
     import soundfile
 
-    parts: list[Any] = []
+    wav = io.BytesIO()
+    file: soundfile.SoundFile | None = None
     rate = frames = 0
-    for rate, block in file_blocks(content):
-        if block.shape[1] > _CHANNELS:
-            raise RefusedError(
-                HTTPStatus.UNPROCESSABLE_ENTITY, "bad_audio",
-                f"the recording has {block.shape[1]} channels: expected {_CHANNELS} at most",
-            )  # fmt: skip
-        frames += len(block)
-        if frames > most_seconds * rate:
-            raise RefusedError(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_long",
-                f"the recording is longer than {most_seconds:g} s: cut it to the words",
-            )  # fmt: skip
-        parts.append(block.mean(axis=1, dtype=np.float32))
+    with contextlib.ExitStack() as closing:
+        for block_rate, block in file_blocks(content):
+            rate = rate or block_rate
+            if block_rate != rate or not 0 < rate <= MAX_RATE:  # seconds at a rate that no sound has bound nothing
+                raise RefusedError(
+                    HTTPStatus.UNPROCESSABLE_ENTITY, "bad_audio",
+                    f"the recording has a sample rate of {block_rate} Hz: expected a single one, at most {MAX_RATE} Hz",
+                )  # fmt: skip
+            if block.shape[1] > _CHANNELS:
+                raise RefusedError(
+                    HTTPStatus.UNPROCESSABLE_ENTITY, "bad_audio",
+                    f"the recording has {block.shape[1]} channels: expected {_CHANNELS} at most",
+                )  # fmt: skip
+            if file is None:
+                file = closing.enter_context(soundfile.SoundFile(wav, "w", rate, 1, "FLOAT", format="WAV"))
+            frames += len(block)
+            if frames > most_seconds * rate:
+                raise RefusedError(
+                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_long",
+                    f"the recording is longer than {most_seconds:g} s: cut it to the words",
+                )  # fmt: skip
+            file.write(block.mean(axis=1, dtype=np.float32))
     if not frames:
         raise EmptyAudioError("the recording holds no samples: expected a spoken digit")
-    file = io.BytesIO()
-    soundfile.write(file, np.concatenate(parts), rate, format="WAV", subtype="FLOAT")
-    return file.getvalue(), frames / rate
+    return wav.getvalue(), frames / rate

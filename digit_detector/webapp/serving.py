@@ -2,21 +2,63 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from digit_detector.webapp.settings import Settings
+
+
+class _Requests(H11Protocol):
+    """Uvicorn's, of the two the one that bounds a request's head in bytes; here it is bounded in time, too."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._late is not None:
+            self._late.cancel()
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+        self._late = self.loop.call_later(self.timeout_keep_alive, self._hang_up)
+
+    def _hang_up(self) -> None:
+        if self in self.connections and (self.cycle is None or self.cycle.response_complete):  # it is no socket of /ws
+            self.transport.close()
+
+
+class _Messages(WebSocketsSansIOProtocol):
+    """Uvicorn's, but who pings and does not take the answers is cut off: they would fill the memory."""
+
+    def handle_ping(self) -> None:
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.transport.abort()
 
 
 def server_of(app: FastAPI, settings: Settings) -> uvicorn.Server:
     """A server that a socket is still to be given to."""
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
-        ws="websockets-sansio", ws_max_size=2 * settings.message_bytes,
+        http=_Requests, h11_max_incomplete_event_size=settings.head_bytes, timeout_keep_alive=settings.head_seconds,
+        ws=_Messages, ws_max_size=2 * settings.message_bytes,
         ws_per_message_deflate=False,  # sound of 16 bits gets no smaller, and packing it costs more than hearing it
-        limit_concurrency=2 * settings.connections, timeout_keep_alive=15, timeout_graceful_shutdown=2,
+        limit_concurrency=2 * settings.connections, timeout_graceful_shutdown=2,
     )  # fmt: skip
     return uvicorn.Server(config)
 

@@ -30,6 +30,9 @@ class Settings:
     faster: float = 2.0  # times real time; how fast a stream may come
     burst_seconds: float = 3.0  # of sound that may come at once
     behind_seconds: float = 3.0  # of sound of a stream that may wait to be heard
+    head_bytes: int = 1 << 16  # of a request
+    head_seconds: int = 15  # for a request's head to come whole, and for the next of a connection
+    unread_seconds: int = 20  # that a client may leave what it is sent
     upload_bytes: int = 8 << 20
     upload_seconds: float = 60.0  # of sound in a recording
     uploads: int = 2  # recordings that are answered at once

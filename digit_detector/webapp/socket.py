@@ -19,6 +19,7 @@ from ml_training.audio import MAX_RATE
 
 _LOWEST_RATE = 4000
 _REFUSED, _TOO_LARGE, _BUSY = 1008, 1009, 1013  # close codes of RFC 6455 and its registry
+_LAST_WORD = 2.0  # seconds that a client is given to take it
 _EXPECTED = 'expected {"type":"start","sample_rate":48000}, then sound as 16-bit samples, then {"type":"stop"}'
 
 
@@ -215,6 +216,7 @@ def _short(value: float) -> float:
 async def _refuse(send: Send, refused: RefusedError) -> None:
     code = refused.status if refused.status > 1000 else _BUSY if refused.code == "busy" else _REFUSED
     said = {"type": "error", **body(refused.code, str(refused))["error"]}
-    with contextlib.suppress(RuntimeError, OSError):  # the client may be gone
-        await send({"type": "websocket.send", "text": json.dumps(said)})
-        await send({"type": "websocket.close", "code": code, "reason": refused.code})
+    with contextlib.suppress(RuntimeError, OSError):  # the client may be gone, or read no more (TimeoutError)
+        async with asyncio.timeout(_LAST_WORD):
+            await send({"type": "websocket.send", "text": json.dumps(said)})
+            await send({"type": "websocket.close", "code": code, "reason": refused.code})

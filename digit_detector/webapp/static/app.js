@@ -24,8 +24,10 @@ let processors;
 const quiz = new Quiz(history, () => processors, () => ({ kind: compare.kind, level: compare.level }));
 
 let microphone = null, hearing = null, tape = null, mixer = null;
+let reached = null; // whoever hears, while it is being reached; it may take for ever
 let turning = Promise.resolve(); // starting and stopping, one after the other
 let switching = Promise.resolve(); // and choosing who hears
+let loaded = null; // whoever is to hear in this browser, while it is being loaded
 
 function problem(sentence) {
   byId("problem").textContent = sentence;
@@ -63,7 +65,9 @@ async function start() {
     status(isLocal() ? "Loading the recogniser into this browser …" : "Reaching the server …");
     chooseMixer();
     scope.start(rate); // sound comes also while the server is gone
+    reached = hearing;
     await hearing.open(rate);
+    reached = null;
     microphone.onsamples = (samples) => {
       const heard = mixer ? mixer.mix(samples) : samples;
       tape.push(heard);
@@ -88,6 +92,7 @@ async function stop() {
 
 /** Start, or stop for this reason. */
 function toggle(reason = null) {
+  reached?.stop();
   turning = turning.then(async () => {
     if (reason !== null && !microphone) return; // two reasons at once
     await (microphone ? stop() : start());
@@ -165,7 +170,9 @@ async function loadLocal() {
     problem(`The recogniser was not loaded: ${message}.`);
     told = "No sound leaves this browser, and nothing is heard in it yet.";
   };
+  loaded = first;
   await first.open(48000);
+  loaded = null;
   await first.stop();
   byId("where").textContent = told;
 }
@@ -183,7 +190,7 @@ async function switched() {
   } catch (error) {
     problem(error.message);
   }
-  if (was) await toggle();
+  if (was && !microphone) await toggle(); // unless it was asked for meanwhile
 }
 
 byId("listen").onclick = () => toggle();
@@ -195,7 +202,10 @@ byId("clear").onclick = () => {
   scope.clear();
   offer();
 };
-byId("local").onchange = () => (switching = switching.then(switched));
+byId("local").onchange = () => {
+  loaded?.stop();
+  switching = switching.then(switched);
+};
 byId("file").onchange = ({ target }) => {
   if (target.files.length) heardFile(target.files[0]);
   target.value = ""; // the same file may be chosen again

@@ -9,7 +9,7 @@ export class ServerHearing {
   onerror = () => {};
   onlost = () => {};
 
-  /** Resolves when it is heard, or when the server could not be reached yet. `rate` is in Hz. */
+  /** Resolves when it is heard, when the server could not be reached yet, or at `stop`. `rate` is in Hz. */
   async open(rate) {
     this._rate = rate;
     this._wanted = true;

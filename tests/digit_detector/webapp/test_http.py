@@ -74,6 +74,12 @@ def test_each_call_is_counted(serving, seven):
         assert 'digits_requests_total{route="/process_audio",status="200"} 1.0' in metrics
 
 
+def test_refused_requests_are_counted_too(serving):
+    with serving() as address:
+        httpx.get(f"{address}/health", headers={"Host": "evil.example"})
+        assert 'digits_requests_total{route="other",status="421"} 1.0' in httpx.get(f"{address}/metrics").text
+
+
 def test_what_there_is_and_what_cannot_run_is_told(server):
     processors = {p["name"]: p for p in httpx.get(f"{server}/processors").json()["processors"]}
     assert processors["ml_cnn"]["available"]
@@ -114,6 +120,14 @@ def test_a_wav_whose_header_promises_gigabytes_is_heard_as_far_as_it_goes(server
     assert response.status_code in (200, 422)
 
 
+def test_hours_of_sound_do_not_pass_for_seconds_of_a_rate_that_none_has(server, seven):
+    content = bytearray(recording(seven))
+    content[24:28] = (2_000_000_000).to_bytes(4, "little")
+    response = httpx.post(f"{server}/process_audio", files={"file": bytes(content)}, data={"method": "ml_cnn"})
+    assert fault(response) == (422, "bad_audio")
+    assert "2000000000 Hz" in response.text
+
+
 def test_a_body_is_bounded_whether_its_length_is_told_or_not(serving):
     with serving(Settings(port=0, upload_bytes=100_000)) as address:
         told = httpx.post(f"{address}/process_audio", files={"file": b"x" * 200_000})
@@ -145,6 +159,29 @@ def test_a_request_that_never_ends_is_given_up(serving):
         assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_head_that_trickles_is_given_up(serving, before):
+    with serving(Settings(port=0, head_seconds=1)) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as link:
+            link.sendall(f"GET /health HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode() * before)
+            began = time.monotonic()
+            with contextlib.suppress(ConnectionError):
+                while time.monotonic() < began + 5:
+                    link.send(b"G")
+                    time.sleep(0.1)
+        assert 0.5 < time.monotonic() - began < 4
+
+
+def test_a_head_without_end_is_refused(server):
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as link, contextlib.suppress(ConnectionError):
+        link.sendall(b"GET / HTTP/1.1\r\n")
+        for _ in range(1000):
+            link.sendall(b"X-More: " + b"x" * 10_000 + b"\r\n")
+        pytest.fail("ten million bytes were taken")
+
+
 def test_only_its_own_names_and_pages_may_ask(serving, server):
     assert fault(httpx.get(f"{server}/health", headers={"Host": "evil.example"})) == (421, "wrong_host")
     for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
@@ -155,6 +192,31 @@ def test_only_its_own_names_and_pages_may_ask(serving, server):
     assert httpx.delete(f"{server}/sessions/{own.json()['id']}").status_code == 204
     with serving(Settings(port=0, hosts=("digits.example",))) as address:
         assert httpx.get(f"{address}/health", headers={"Host": "digits.example"}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["", "[:::::]", "[", "a b", "127.0.0.1:1:1"])
+def test_what_is_no_name_is_refused(server, host):
+    assert fault(httpx.get(f"{server}/health", headers={"Host": host})) == (421, "wrong_host")
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[:::::]", "", "//"])
+def test_what_is_no_page_is_refused(server, origin):
+    assert fault(httpx.post(f"{server}/sessions", json={}, headers={"Origin": origin})) == (403, "wrong_origin")
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("multipart/form-data", b"{}"),
+        ("multipart/form-data; boundary=b", b"--b\r\n\xff: \r\n\r\nx"),
+        ("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\n\r\n--b--'),
+        ("text/plain", b"x"),
+    ],
+)  # fmt: skip
+def test_what_is_no_form_is_refused(server, kind, content):
+    refused = httpx.post(f"{server}/process_audio", content=content, headers={"Content-Type": kind})
+    assert fault(refused)[1] == "bad_request"
+    assert refused.status_code in (400, 422)
 
 
 def test_answers_forbid_what_the_page_does_not_need(server):
@@ -218,6 +280,9 @@ def test_a_fault_of_ours_shows_no_internals(serving, monkeypatch):
         response = httpx.get(f"{address}/sessions")
         assert fault(response) == (500, "failed")
         assert "secret" not in response.text
+        assert "default-src 'self'" in response.headers["content-security-policy"]
+        monkeypatch.undo()
+        assert 'digits_requests_total{route="/sessions",status="500"} 1.0' in httpx.get(f"{address}/metrics").text
 
 
 def test_settings_that_cannot_be_are_refused():

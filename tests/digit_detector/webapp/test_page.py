@@ -215,6 +215,31 @@ def test_it_waits_for_a_server_that_was_gone_before(
     page.locator("#listen-label", has_text="Listen").wait_for()
 
 
+def test_listening_is_given_up_though_the_server_never_answers(launch: Callable[..., Any], opened: Callable[..., Any]):
+    page = opened(launch(*FAKE))
+    page.route_web_socket(re.compile("/ws$"), lambda socket: None)
+    page.keyboard.press("Space")
+    page.locator("#status", has_text="Reaching the server").wait_for()
+    stop(page)
+
+
+def test_listening_and_loading_are_given_up_though_models_never_come(
+    launch: Callable[..., Any], opened: Callable[..., Any]
+):
+    page = opened(launch(*FAKE))
+    page.context.route("**/models/*.onnx", lambda route: None)
+    page.locator("#local").click()
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Space")
+    page.locator("#status", has_text="Loading the recogniser").wait_for()
+    stop(page)
+    page.locator("#local").click()
+    page.locator("#where", has_text="Sound goes to the server").wait_for()
+    page.evaluate("document.activeElement.blur()")
+    listen(page)
+    stop(page)
+
+
 def test_what_cannot_be_loaded_into_the_browser_is_said_and_nothing_is_sent(
     chromium: Any, opened: Callable[..., Any], serving: Callable[..., Any], recording: Path
 ):

@@ -1,11 +1,13 @@
 """Live sound through /ws: what is said comes out, and what no client may do does not disturb the others."""
 
 import asyncio
+import contextlib
 import dataclasses
 import io
 import json
 import os
 import signal
+import socket as tcp
 import time
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from digit_detector import StreamingDetector
+from digit_detector.streaming.thresholds import Thresholds
+from digit_detector.webapp.hearing import Hearing
 from digit_detector.webapp.settings import Settings
 from ml_training.data.synthetic import VOICES, say
 
@@ -175,6 +179,35 @@ def test_silent_sockets_are_closed_and_others_served_meanwhile(serving, talk):
         assert httpx.get(f"{address}/health").json()["streams"] == 0
 
 
+@pytest.mark.skipif(not hasattr(tcp, "TCP_USER_TIMEOUT"), reason="only Linux gives up those who do not read in time")
+@pytest.mark.parametrize("pings", [1, 100])
+def test_who_does_not_read_holds_no_stream(serving, pings):
+    def frame(kind: int, content: bytes) -> bytes:
+        return bytes([0x80 | kind, 0x80 | len(content)]) + bytes(4) + content  # the mask is of zeros
+
+    with serving(Settings(port=0, unread_seconds=1)) as address, tcp.socket() as link:
+        link.setsockopt(tcp.SOL_SOCKET, tcp.SO_RCVBUF, 2048)
+        host, port = address.removeprefix("http://").split(":")
+        link.connect((host, int(port)))
+        link.setblocking(False)
+        link.sendall(
+            f"GET /ws HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        )
+        left = frame(1, b'{"type":"start","sample_rate":8000}')
+        for _ in range(200):
+            with contextlib.suppress(OSError):
+                left = left[link.send(left) :]
+            left = left or frame(2, bytes(100)) + pings * frame(9, bytes(120))
+            time.sleep(0.01)
+        said = httpx.get(f"{address}/stats").json()["live"]
+        assert said["seconds"] > 0
+        until = time.monotonic() + 15
+        while httpx.get(f"{address}/health").json()["streams"]:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+
+
 def test_too_many_streams_and_connections_are_told_to_come_again(serving):
     async def crowd(address):
         links = [await socket(address).__aenter__() for _ in range(4)]
@@ -255,10 +288,54 @@ def test_a_process_that_hears_is_replaced_when_it_dies(serving, talk):
             async with socket(address) as link:
                 try:
                     return first, await stream(link, talk, pace=1.5)
-                except (ConnectionClosed, TimeoutError):
+                except (ConnectionClosed, TimeoutError, AssertionError):  # the last: it is busy, which is tested below
                     assert time.monotonic() < until
 
     with serving(Settings(port=0, processes=1)) as address:
         first, said = asyncio.run(hear(address))
         assert first[0] == "failed"
         assert [d["digit"] for d in digits(said)] == [7, 3, 9]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the processes are found through Linux's /proc")
+def test_no_stream_begins_in_a_process_that_has_ended(serving, talk):
+    before = hearing_processes()
+
+    async def begin(address):
+        async with socket(address) as link:
+            await start(link)
+            for ears in hearing_processes() - before:
+                os.kill(ears, signal.SIGKILL)
+            await refused(link)
+        said = []
+        until = time.monotonic() + 20
+        while not said or said[-1]["type"] != "ready":
+            assert time.monotonic() < until
+            async with socket(address) as link:
+                said.append(await start(link))
+        return said
+
+    with serving(Settings(port=0, processes=1)) as address:
+        *busy, _ = asyncio.run(begin(address))
+    assert busy
+    assert {said["code"] for said in busy} == {"busy"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the process is a shell's")
+def test_half_a_line_of_a_process_that_dies_is_its_end(tmp_path, monkeypatch):
+    dying = tmp_path / "dying"
+    dying.write_text("#!/bin/sh\necho []; read line; printf '[{\"stream\":'\n", encoding="utf-8")
+    dying.chmod(0o755)
+    monkeypatch.setattr("digit_detector.webapp.hearing.sys.executable", str(dying))
+
+    async def hear():
+        hearing = Hearing("models", (), Thresholds(0.5, 0.5), most_streams=1, behind_seconds=3.0, processes=1)
+        await hearing.start()
+        told = asyncio.get_running_loop().create_future()
+        line = hearing.open(RATE, told.set_result)
+        hearing.feed(line, b"\n\n")
+        heard = await asyncio.wait_for(told, 10)
+        await hearing.stop()
+        return heard
+
+    assert asyncio.run(hear()).fault.code == "failed"

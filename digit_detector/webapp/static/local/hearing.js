@@ -13,14 +13,15 @@ export class LocalHearing {
     this.waiting = 0; // seconds of sound that was sent and is not heard yet
   }
 
-  /** Begin to hear sound of so many Hz; models are fetched where they were not yet. Says whether it hears. */
+  /** Begin to hear sound of so many Hz; models are fetched where they were not yet. Says whether it hears; `stop` ends the wait. */
   async open(sampleRate) {
     this.close();
     const number = (this.number = count++);
     this.sampleRate = sampleRate;
     this.waiting = 0;
+    const left = new Promise((resolve) => (this.leave = resolve));
     try {
-      await ask("open", number, sampleRate);
+      await Promise.race([ask("open", number, sampleRate), left]);
     } catch (fault) {
       this.failed(number, fault);
       return false;
@@ -72,6 +73,7 @@ export class LocalHearing {
 
   /** Forget the stream; nothing more is told of it. */
   close() {
+    this.leave?.();
     if (this.number !== null) forget(this.number);
     this.number = null;
     this.hears = false;
