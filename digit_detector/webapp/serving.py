@@ -42,13 +42,18 @@ class _Requests(H11Protocol):
 
 
 class _Messages(WebSocketsSansIOProtocol):
-    """Uvicorn's, but who pings and does not take the answers is cut off: they would fill the memory."""
+    """Uvicorn's, but who asks what it cannot read, or pings and does not take the answers, is cut off."""
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.handshake_initiated:  # the whole head came at once, with a line of more than 8 KiB, say
+            self.transport.close()
 
     def handle_ping(self) -> None:
         if self.writable.is_set():
             super().handle_ping()
         else:
-            self.transport.abort()
+            self.transport.abort()  # they would fill the memory
 
 
 def server_of(app: FastAPI, settings: Settings) -> uvicorn.Server:

@@ -14,6 +14,7 @@ from digit_detector.streaming.engine import Detection
 from digit_detector.webapp.faults import RefusedError, busy
 
 _MOST_DIGITS = 10_000  # that a session remembers
+_MOST_RECORDINGS = 1000  # that a session keeps
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Sessions:
     ) -> None:
         self._most, self._idle, self._kept, self._clock = most, idle_seconds, kept_bytes, clock
         self._sessions: dict[str, Session] = {}
+        self.kept_bytes = 0  # of sound, in all of them
 
     def create(self, keep_audio: bool) -> Session:
         """A new session. Raises RefusedError where there are too many."""
@@ -68,18 +70,18 @@ class Sessions:
 
     def close(self, name: str) -> None:
         """Forget a session and all it kept. Raises RefusedError where there is none."""
-        del self._sessions[self.find(name).id]
+        self._forget(self.find(name))
 
     def all(self) -> list[Session]:
         self._forget_old()
         return list(self._sessions.values())
 
     def begin(self, session: Session, rate: int) -> Recording | None:
-        """A stream of it begins -> what its sound is kept in, where that was asked for."""
+        """A stream of it begins -> what its sound is kept in, where that was asked for and there is room."""
         session.streams += 1
         session.open += 1
         session.used = self._clock()
-        if not session.keep_audio:
+        if not session.keep_audio or len(session.recordings) >= _MOST_RECORDINGS:
             return None
         session.recordings.append(Recording(rate))
         return session.recordings[-1]
@@ -97,20 +99,20 @@ class Sessions:
                 recording.whole = False
             if recording.whole:
                 recording.samples += samples
+                self.kept_bytes += len(samples)
 
     def told(self, session: Session, detections: list[Detection]) -> None:
         session.detections += detections[: _MOST_DIGITS - len(session.detections)]
-
-    @property
-    def kept_bytes(self) -> int:
-        """Bytes of sound that are kept."""
-        return sum(len(recording.samples) for s in self._sessions.values() for recording in s.recordings)
 
     def _forget_old(self) -> None:
         now = self._clock()
         for session in list(self._sessions.values()):
             if not session.open and now - session.used > self._idle:
-                del self._sessions[session.id]
+                self._forget(session)
+
+    def _forget(self, session: Session) -> None:
+        del self._sessions[session.id]
+        self.kept_bytes -= sum(len(recording.samples) for recording in session.recordings)
 
 
 def as_wav(recording: Recording) -> bytes:

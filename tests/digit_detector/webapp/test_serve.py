@@ -179,7 +179,7 @@ def test_the_limits_that_are_documented_are_those_in_use():
         f"beyond the first {s.burst_seconds:g} s",
         f"{s.behind_seconds:g} s of a stream",
         f"{s.sessions}, each forgotten after {s.session_seconds:,.0f} s without a stream",
-        f"{s.kept_bytes >> 20} MiB of sound kept",
+        f"{s.kept_bytes >> 20} MiB of sound, of a thousand streams each, kept",
     ):
         assert limit in text
     assert (s.uploads, s.faster) == (2, 2.0)

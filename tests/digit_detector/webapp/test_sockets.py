@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 
 from digit_detector import StreamingDetector
 from digit_detector.streaming.thresholds import Thresholds
@@ -177,6 +177,11 @@ def test_silent_sockets_are_closed_and_others_served_meanwhile(serving, talk):
         assert said == [7, 3, 9]
         assert set(ends) == {("idle", 1008)}
         assert httpx.get(f"{address}/health").json()["streams"] == 0
+
+
+def test_a_socket_that_cannot_be_opened_is_closed(server):
+    with pytest.raises(InvalidMessage):
+        asyncio.run(socket(server, "/ws?session=" + "x" * 10_000).__aenter__())
 
 
 @pytest.mark.skipif(not hasattr(tcp, "TCP_USER_TIMEOUT"), reason="only Linux gives up those who do not read in time")
