@@ -69,8 +69,8 @@ export function repeats(later, earlier) {
   return earlier !== null && earlier.digit === later.digit && later.end - earlier.end < AGAIN;
 }
 
-const OFFSET = -1.75;
-const WEIGHTS = [0.62, 0.67, 0.29, 0.25];
+const OFFSET = -1.89;
+const WEIGHTS = [0.63, 0.77, 0.33, 0.33];
 const NEVER = 1e-4;
 
 /**
