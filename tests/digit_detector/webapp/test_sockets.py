@@ -193,12 +193,13 @@ def test_who_does_not_read_holds_no_stream(serving, pings):
     with serving(Settings(port=0, unread_seconds=1)) as address, tcp.socket() as link:
         link.setsockopt(tcp.SOL_SOCKET, tcp.SO_RCVBUF, 2048)
         host, port = address.removeprefix("http://").split(":")
+        link.settimeout(10)
         link.connect((host, int(port)))
         link.sendall(
             f"GET /ws HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
         )
-        assert link.recv(1000).startswith(b"HTTP/1.1 101")
+        assert b" 101 " in link.recv(1000)
         link.setblocking(False)
         left = frame(1, b'{"type":"start","sample_rate":8000}')
         for _ in range(200):
