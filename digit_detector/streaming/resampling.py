@@ -27,7 +27,7 @@ class Resampler:
         before = self.end() if rate != self._rate else _EMPTY
         self._rate = rate
         if rate == SAMPLE_RATE:
-            return np.concatenate([before, samples])
+            return np.concatenate([before, samples]) if len(before) else samples
         if self._stream is None:
             import soxr
 
@@ -65,13 +65,13 @@ def as_samples(samples: object, rate: object) -> tuple[Floats, int]:
         raise UndecodableAudioError(f"samples have shape {array.shape}: expected (samples,) or (samples, channels)")
     if array.size == 0:
         return _EMPTY, int(rate)
-    wave = as_floats(array)
+    wave = array if array.dtype == np.float32 else as_floats(array)
     if wave.ndim == 2:
         with np.errstate(over="ignore", invalid="ignore"):  # of which more below
             wave = wave.mean(axis=1, dtype=np.float32)
-    if np.issubdtype(array.dtype, np.integer):
+    if array.dtype.kind in "iu":
         return wave, int(rate)
-    if not np.isfinite(wave).all() or np.abs(wave).max() > _LOUDEST:
+    if not np.abs(wave).max() <= _LOUDEST:  # NaN is not, either
         at = int(np.argmax(~np.isfinite(wave) | (np.abs(wave) > _LOUDEST)))
         raise NonFiniteAudioError(
             f"sample {at} of this piece is {wave[at]}: expected numbers around [-1, 1]; nothing of the piece was heard"
