@@ -14,7 +14,7 @@ export class ServerHearing {
     this._rate = rate;
     this._wanted = true;
     this._wait = FIRST_WAIT;
-    await new Promise((resolve) => this._connect(resolve));
+    await new Promise((resolve) => this._connect((this._tried = resolve)));
   }
 
   /** Mono samples, Float32Array. They are lost while the server is gone. */
@@ -40,7 +40,10 @@ export class ServerHearing {
       this._socket.send('{"type":"stop"}');
       await told;
     }
-    this._socket?.close();
+    if (this._socket?.readyState === WebSocket.CONNECTING) {
+      this._socket.onopen = () => this._socket.close(); // closed before, it would be told of as a failure
+      this._tried();
+    } else this._socket?.close();
   }
 
   _connect(tried) {
