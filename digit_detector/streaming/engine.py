@@ -9,11 +9,11 @@ import numpy as np
 
 from digit_detector.streaming.decision import Candidate, Detection, Evidence, confidence, likeliest, pooled
 from digit_detector.streaming.models import LARGEST_BATCH, spotter, voice_activity
-from digit_detector.streaming.stream import FRAMES, Stream
+from digit_detector.streaming.stream import Stream
 from digit_detector.streaming.thresholds import Thresholds, load_thresholds
 from ml_training.audio import SAMPLE_RATE, Floats, fit
 from ml_training.config import MEL_CNN, RAW_CNN
-from ml_training.deploy.spotter_file import HOP
+from ml_training.deploy.spotter_file import FRAMES, HOP
 from ml_training.errors import ConfigError
 from ml_training.inference import PRETRAINED, DigitClassifier, load_classifier
 
@@ -41,7 +41,7 @@ class Engine:
         self.classifiers: list[DigitClassifier] = [load_classifier(model_dir, pipeline) for pipeline in pipelines]
 
     def stream(self) -> Stream:
-        return Stream(self.thresholds, self._voice.SIZE, self._spotter.size)
+        return Stream(self.thresholds, self._voice.SIZE, self._spotter.quiet)
 
     def hear(self, streams: Sequence[Stream], blocks: Sequence[Floats]) -> list[list[Detection]]:
         """The next block of each stream -> what each now knows to have been said."""
@@ -69,7 +69,7 @@ class Engine:
             blocks = _rows([s.block(n) for s, n in zip(some, numbers[part], strict=True)])
             voices, states = self._voice(blocks, _rows([s.voice_state for s in some]))
             for stream, state in zip(some, states, strict=True):
-                stream.voice_state = state if len(some) == 1 else state.copy()
+                stream.voice_state = state if len(some) == 1 else state.copy()  # a view would keep all
             said += voices.tolist()
         return said
 
@@ -78,10 +78,9 @@ class Engine:
         for part in _parts(len(streams)):
             some = streams[part]
             blocks = _rows([s.block(n) for s, n in zip(some, numbers[part], strict=True)])
-            probabilities, durations, states = self._spotter(blocks, _rows([s.word_state for s in some]))
+            probabilities, durations = self._spotter(blocks, [s.word_state for s in some])
             largest = probabilities.reshape(len(some), -1).max(axis=1).tolist()
             for row, (stream, number) in enumerate(zip(some, numbers[part], strict=True)):
-                stream.word_state = states[row] if len(some) == 1 else states[row].copy()  # a view would keep all
                 found.append(stream.heard_words(number, probabilities[row], largest[row], durations[row]))
         return found
 
@@ -127,4 +126,6 @@ def _next(todo: dict[int, list[int]]) -> tuple[list[int], list[int]]:
 
 
 def _parts(count: int) -> list[slice]:
-    return [slice(i, i + LARGEST_BATCH) for i in range(0, count, LARGEST_BATCH)]
+    """As few as LARGEST_BATCH allows, and as equal as they can be."""
+    parts = -(-count // LARGEST_BATCH)
+    return [slice(count * i // parts, count * (i + 1) // parts) for i in range(parts)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,17 @@ import numpy as np
 
 from ml_training.audio import SAMPLE_RATE, Floats
 from ml_training.deploy.metadata import is_intact
-from ml_training.deploy.spotter_file import BLOCK, BLOCK_NAME, FILE, STATE_NAME, check_spotter
+from ml_training.deploy.spotter_file import (
+    BLOCK,
+    BLOCK_NAME,
+    EARLIER_NAME,
+    FILE,
+    FRAMES,
+    STATE_NAME,
+    check_spotter,
+    dilations_of,
+    earlier_frames,
+)
 from ml_training.errors import MissingExtraError, ModelError
 
 LARGEST_BATCH = 32  # streams at once: beyond, what a network computes no longer fits the cache of a core
@@ -37,6 +49,15 @@ class VoiceActivity:
         )
 
 
+@dataclass
+class SpotterState:
+    """What a stream keeps between its blocks for the spotter, which changes it in place."""
+
+    front: Floats  # (S,)
+    taken: Floats  # (blocks * L * 2, C): the frames that the last blocks were to each convolution, as a ring of blocks
+    at: int = 0  # where in the ring the next block goes
+
+
 class Spotter:
     """Which digit has just ended, in every 16 ms; see ml_training.deploy.spotter_file."""
 
@@ -50,12 +71,35 @@ class Spotter:
         check_spotter(self.metadata, str(file))
         if not is_intact(content, self.metadata):
             raise ModelError(f"{file} is damaged: its checksum is not that of its export; copy or train it again")
-        self.size: int = self._session.get_inputs()[1].shape[1]
+        _, (_, self._size), (_, self._earlier, self._channels) = (x.shape for x in self._session.get_inputs())
+        dilations = dilations_of(self.metadata)
+        frames = earlier_frames(dilations)
+        self._taken = len(dilations) * FRAMES  # rows of a block in the ring
+        self._blocks = max(-(-back // FRAMES) for _, back in frames)
+        rows = [  # (blocks, E): where in the ring each earlier frame lies
+            [(at - -(-back // FRAMES)) % self._blocks * self._taken + number * FRAMES + -back % FRAMES
+             for number, back in frames]
+            for at in range(self._blocks)
+        ]  # fmt: skip
+        self._rows = np.array(rows)
 
-    def __call__(self, blocks: Floats, states: Floats) -> tuple[Floats, Floats, Floats]:
-        """(N, 256) blocks after (N, size) states -> (N, 2, 10) probabilities, (N, 2) durations, the states after."""
-        probabilities, durations, after = self._session.run(None, {BLOCK_NAME: blocks, STATE_NAME: states})
-        return probabilities, durations, after
+    def quiet(self) -> SpotterState:
+        """The state of a stream of which nothing was heard yet."""
+        ring = np.zeros((self._blocks * self._taken, self._channels), dtype=np.float32)
+        return SpotterState(np.zeros(self._size, dtype=np.float32), ring)
+
+    def __call__(self, blocks: Floats, states: Sequence[SpotterState]) -> tuple[Floats, Floats]:
+        """(N, 256) blocks after N states -> (N, 2, 10) probabilities and (N, 2) durations; the states are moved on."""
+        earlier = np.empty((len(states), self._earlier, self._channels), dtype=np.float32)
+        for row, state in zip(earlier, states, strict=True):
+            state.taken.take(self._rows[state.at], axis=0, out=row, mode="clip")  # unchecked: "raise" copies twice
+        fed = {BLOCK_NAME: blocks, STATE_NAME: np.stack([state.front for state in states]), EARLIER_NAME: earlier}
+        probabilities, durations, after, taken = self._session.run(None, fed)
+        for state, front, frames in zip(states, after, taken, strict=True):
+            state.front[:] = front
+            state.taken[state.at * self._taken :][: self._taken] = frames
+            state.at = (state.at + 1) % self._blocks
+        return probabilities, durations
 
 
 def open_session(content: bytes, file: Path) -> Any:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from digit_detector.streaming.decision import Candidate, Detection, WordEnds
 from digit_detector.streaming.gates import EnergyGate, SpeechGate
+from digit_detector.streaming.models import SpotterState
 from digit_detector.streaming.resampling import Resampler
 from digit_detector.streaming.thresholds import Thresholds
 from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, Floats
-from ml_training.deploy.spotter_file import BLOCK, HOP
+from ml_training.deploy.spotter_file import BLOCK, FRAMES, HOP
 
 BLOCK_SECONDS = BLOCK / SAMPLE_RATE
-FRAMES = BLOCK // HOP  # of a block
 VOICE_PREROLL = 10  # blocks before the energy gate opened that voice activity hears, 0.3 s
 WORD_PREROLL = 20  # blocks before speech was noticed that the spotter hears, 0.6 s
 _ENERGY_HELD = 20  # blocks
@@ -26,15 +28,16 @@ AROUND = 0.18  # seconds before and after a word that the classifier hears with 
 class Stream:
     """What lies between one block and the next. Blocks are numbered from 0."""
 
-    def __init__(self, thresholds: Thresholds, voice_size: int, word_size: int) -> None:
-        self._sizes = voice_size, word_size
+    def __init__(self, thresholds: Thresholds, voice_size: int, quiet: Callable[[], SpotterState]) -> None:
+        self._voice_size, self._quiet = voice_size, quiet
         self.resampler = Resampler()
         self.pending = np.zeros(0, dtype=np.float32)  # less than a block
         self.energy = EnergyGate(_ENERGY_HELD)
         self.speech = SpeechGate(_SPEECH_BEGINS, _SPEECH_HELD)
         self.words = WordEnds(thresholds.spotted)
         self.reported: Detection | None = None  # the last
-        self.voice_state = self.word_state = np.zeros(0, dtype=np.float32)
+        self.voice_state = np.zeros(0, dtype=np.float32)
+        self.word_state = quiet()
         self.voice = 0.0  # of the last block
         self.blocks = 0  # how many came
         self._voiced = self._spotted = 0  # the next block that voice activity and the spotter hear
@@ -66,7 +69,7 @@ class Stream:
         if not self._was_open:
             self._was_open = True
             self._voiced = max(self._voiced, now - VOICE_PREROLL)
-            self.voice_state = np.zeros(self._sizes[0], dtype=np.float32)
+            self.voice_state = np.zeros(self._voice_size, dtype=np.float32)
         first, self._voiced = self._voiced, now + 1
         return list(range(first, now + 1))
 
@@ -79,7 +82,7 @@ class Stream:
         if not was_open:
             self.words.reset()
             self._spotted = max(self._spotted, number - WORD_PREROLL, 0)
-            self.word_state = np.zeros(self._sizes[1], dtype=np.float32)
+            self.word_state = self._quiet()
         first, self._spotted = self._spotted, number + 1
         return list(range(first, number + 1))
 

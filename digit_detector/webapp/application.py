@@ -205,12 +205,15 @@ def make_app(
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get(
-        "/models/thresholds.json", tags=["models"], response_class=Response,
+        "/models/detector.json", tags=["models"], response_class=Response,
         responses={200: {"content": {"application/json": {}}}},
     )  # fmt: skip
-    def shown_thresholds() -> Response:
-        """What the live detector must be sure of, and which pipelines confirm what it spots."""
-        return Response(files.thresholds, media_type="application/json")
+    def detector() -> Response:
+        """What the live detector must be sure of, which pipelines confirm a word, and what the spotter remembers.
+
+        `earlier` are frames that it must be fed with each block: convolution, and how many frames before the block.
+        """
+        return Response(files.decisions, media_type="application/json")
 
     @app.get(
         "/models/{name}", tags=["models"], response_class=FileResponse,

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import ml_training
-from digit_detector.streaming.models import silero_file
+from digit_detector.streaming.models import silero_file, spotter
 from digit_detector.streaming.thresholds import Thresholds
 from ml_training.config import PIPELINES
-from ml_training.deploy.spotter_file import FILE
+from ml_training.deploy.spotter_file import FILE, dilations_of, earlier_frames
 from ml_training.inference import model_file
 
 
@@ -23,4 +23,7 @@ class ModelFiles:
         self.files: dict[str, Path] = {f"{name}.onnx": model_file(model_dir, name) for name in PIPELINES}
         self.files[FILE] = Path(ml_training.__file__).parent / "pretrained" / FILE
         self.files["silero_vad.onnx"] = silero_file()
-        self.thresholds = json.dumps({"thresholds": asdict(thresholds), "pipelines": list(pipelines)})
+        earlier = earlier_frames(dilations_of(spotter().metadata))
+        self.decisions = json.dumps(
+            {"thresholds": asdict(thresholds), "pipelines": list(pipelines), "earlier": earlier}
+        )

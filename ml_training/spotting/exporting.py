@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,25 +17,30 @@ from torch.nn import functional
 from ml_training.audio import Floats
 from ml_training.deploy.export import TOLERANCE, graph_of, sealed
 from ml_training.deploy.spotter_file import (
+    BLOCK,
     BLOCK_NAME,
+    DILATIONS_KEY,
     DURATIONS_NAME,
+    EARLIER_NAME,
+    FRAMES,
+    KERNEL,
     PROBABILITIES_NAME,
     STATE_AFTER_NAME,
     STATE_NAME,
-)  # fmt: skip
+    TAKEN_NAME,
+    earlier_frames,
+)
 from ml_training.errors import ExportError
-from ml_training.spotting.network import BLOCK, HOP, NOTHING, Block, Spotter
+from ml_training.spotting.network import NOTHING, Block, Spotter
 from ml_training.utils.files import write_atomically
-
-FRAMES = BLOCK // HOP
 
 
 class _Step(nn.Module):
     """What the file computes of a block of sound and the state before it: the network laid out for onnxruntime.
 
     Channels come last, so that a convolution over time is products and a sum, and one across channels a matrix product;
-    batch norms are part of both. As convolutions onnxruntime takes them three times as long for two frames. What the
-    frames before the block add to all convolutions over time is computed at once: moving them costs more than adding.
+    batch norms are part of both. As convolutions onnxruntime takes them three times as long for two frames. What was
+    taken in earlier stays with the caller: to move all of it through the graph costs more than to compute with it.
     """
 
     def __init__(self, spotter: Spotter) -> None:
@@ -43,45 +49,37 @@ class _Step(nn.Module):
         self.entrance, self.entrance_bias = _across(spotter.entrance)
         assert spotter.exit.bias is not None
         self.exit, self.exit_bias = spotter.exit.weight[:, :, 0].T.contiguous(), spotter.exit.bias
-        self.blocks: list[tuple[Tensor, Tensor, Tensor, int, int]] = []
-        kernels, biases, earlier, begin = [], [], [], 0
+        self.blocks: list[tuple[Tensor, Tensor, Tensor, int]] = []
+        biases = []
         for block, dilation in zip(spotter.blocks, spotter.dilations, strict=True):
             assert isinstance(block, Block)
             scale, bias = _scale(block.norm)
-            kernel = block.over_time.convolution.weight[:, 0].T * scale  # (K, C); its last is of the frame itself
-            past = (len(kernel) - 1) * dilation
-            for frame in range(FRAMES):
-                heard = [frame + k * dilation for k in range(len(kernel) - 1)]  # of what lies before, and the block
-                earlier += [begin + (at if at < past else 0) for at in heard]
-                kernels += [weight * (at < past) for weight, at in zip(kernel, heard, strict=False)]
+            kernel = block.over_time.convolution.weight[:, 0].T * scale  # (K, C)
+            self.blocks.append((kernel, *_across(block.across), dilation))
             biases.append(bias)
-            self.blocks.append((kernel, *_across(block.across), begin, past))
-            begin += past
-        count, channels = len(self.blocks), len(biases[0])
-        self.earlier = torch.tensor(earlier)  # frames before the block that its frames are told of, layer by layer
-        self.kernels = torch.stack(kernels).reshape(count, FRAMES, -1, channels)
+        earlier = earlier_frames(spotter.dilations)
+        of_each = [kernel[:-1].repeat(FRAMES, 1) for kernel, *_ in self.blocks]
+        before = torch.tensor([back > 0 for _, back in earlier])[:, None]  # not in the block itself
+        self.kernels = (torch.cat(of_each) * before).reshape(len(of_each), FRAMES, KERNEL - 1, -1)
         self.biases = torch.stack(biases)[:, None]
 
-    def forward(self, sound: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        parts = self.spotter.parts_of(state)
-        features, tail = self.spotter.features(sound, parts[0])
-        x, first, second = self.spotter.front(features, parts[1], parts[2])
+    def forward(self, sound: Tensor, state: Tensor, earlier: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        before, *convolved = self.spotter.parts_of(state)
+        features, tail = self.spotter.features(sound, before)
+        x, first, second = self.spotter.front(features, *convolved)
         x = (x.transpose(1, 2) @ self.entrance + self.entrance_bias).relu()  # (N, F, C)
-        channels = x.shape[2]
-        size = sum(past for *_, past in self.blocks) * channels
-        before = torch.unflatten(state[:, state.shape[1] - size :], 1, (-1, channels))  # (N, frames of all layers, C)
-        heard = torch.unflatten(before.index_select(1, self.earlier), 1, self.kernels.shape[:3])
-        sums = ((heard * self.kernels).sum(dim=3) + self.biases).unbind(1)  # (N, F, C) each
-        states = [tail, first, second]
-        for (kernel, across, across_bias, begin, past), earlier in zip(self.blocks, sums, strict=True):
-            states += [before[:, begin + FRAMES : begin + past], x]
-            inner = earlier + x * kernel[-1]
-            if past == len(kernel) - 1:  # the block's first frame is told to its second
+        sums = (torch.unflatten(earlier, 1, self.kernels.shape[:3]) * self.kernels).sum(dim=3) + self.biases
+        taken = []
+        for (kernel, across, across_bias, dilation), inner in zip(self.blocks, sums.unbind(1), strict=True):
+            taken.append(x)
+            inner = inner + x * kernel[-1]
+            if dilation == 1:  # the block's second frame hears its first
                 inner = inner + functional.pad(x[:, :-1] * kernel[-2], (0, 0, 1, 0))
             x = (x + inner.relu() @ across + across_bias).relu()
         said = x @ self.exit + self.exit_bias
-        after = torch.cat([part.flatten(1) for part in states], dim=1)
-        return said[..., : NOTHING + 1].softmax(dim=2)[..., :NOTHING], said[..., NOTHING + 1].exp() - 1.0, after
+        probabilities = said[..., : NOTHING + 1].softmax(dim=2)[..., :NOTHING]
+        after = torch.cat([part.flatten(1) for part in (tail, first, second)], dim=1)
+        return probabilities, said[..., NOTHING + 1].exp() - 1.0, after, torch.cat(taken, dim=1)
 
 
 def _scale(norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -109,11 +107,11 @@ def export_spotter(model: Spotter, path: Path, metadata: Mapping[str, str], soun
     ExportError where that is more than TOLERANCE or the network has no ONNX form.
     """
     model = copy.deepcopy(model).eval()
-    content = sealed(_to_onnx(model), metadata)
+    content = sealed(_to_onnx(model), {**metadata, DILATIONS_KEY: ",".join(map(str, model.dilations))})
     with torch.no_grad():
         whole = sound[: len(sound) // BLOCK * BLOCK]
         expected = model(torch.from_numpy(whole[None])).logits.softmax(dim=2)[0, :, :NOTHING].numpy()
-    difference = float(np.abs(_answers(content, whole) - expected).max())
+    difference = float(np.abs(_answers(content, whole, model.dilations) - expected).max())
     if not difference <= TOLERANCE:
         raise ExportError(f"the exported {path.name} differs from the network by {difference:.2g}: nothing was written")
     write_atomically(path, content)
@@ -121,17 +119,29 @@ def export_spotter(model: Spotter, path: Path, metadata: Mapping[str, str], soun
 
 
 def _to_onnx(model: Spotter) -> onnx.ModelProto:
-    examples = (torch.zeros(2, BLOCK), model.quiet(2))
+    step = _Step(model)
+    *before, channels = step.kernels.shape
+    examples = (
+        torch.zeros(2, BLOCK), torch.zeros(2, model.front_size), torch.zeros(2, math.prod(before), channels),
+    )  # fmt: skip
     return graph_of(
-        _Step(model), examples, [BLOCK_NAME, STATE_NAME], [PROBABILITIES_NAME, DURATIONS_NAME, STATE_AFTER_NAME]
-    )
+        step, examples, [BLOCK_NAME, STATE_NAME, EARLIER_NAME],
+        [PROBABILITIES_NAME, DURATIONS_NAME, STATE_AFTER_NAME, TAKEN_NAME],
+    )  # fmt: skip
 
 
-def _answers(content: bytes, sound: Floats) -> Floats:
+def _answers(content: bytes, sound: Floats, dilations: Sequence[int]) -> Floats:
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    state = np.zeros((1, session.get_inputs()[1].shape[1]), dtype=np.float32)
+    _, size, (_, _, channels) = (value.shape for value in session.get_inputs())
+    state = np.zeros((1, size[1]), dtype=np.float32)
+    longest = (KERNEL - 1) * max(dilations)
+    taken = np.zeros((len(dilations), longest + len(sound) // BLOCK * FRAMES, channels), dtype=np.float32)
     probabilities = []
-    for i in range(0, len(sound), BLOCK):
-        said, _, state = session.run(None, {BLOCK_NAME: sound[None, i : i + BLOCK], STATE_NAME: state})
+    for i in range(len(sound) // BLOCK):
+        now = longest + i * FRAMES
+        earlier = np.stack([taken[number, now - back] for number, back in earlier_frames(dilations)])
+        fed = {BLOCK_NAME: sound[None, i * BLOCK : (i + 1) * BLOCK], STATE_NAME: state, EARLIER_NAME: earlier[None]}
+        said, _, state, new = session.run(None, fed)
+        taken[:, now : now + FRAMES] = new[0].reshape(len(dilations), FRAMES, channels)
         probabilities.append(said[0])
     return np.concatenate(probabilities)

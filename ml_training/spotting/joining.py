@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import TensorProto, compose, helper
@@ -12,25 +13,29 @@ from onnx import TensorProto, compose, helper
 from ml_training.deploy.export import sealed
 from ml_training.deploy.metadata import is_intact
 from ml_training.deploy.spotter_file import (
-    BLOCK,
     BLOCK_NAME,
+    DILATIONS_KEY,
     DURATIONS_NAME,
+    EARLIER_NAME,
     PROBABILITIES_NAME,
     STATE_AFTER_NAME,
     STATE_NAME,
+    TAKEN_NAME,
     check_spotter,
 )  # fmt: skip
 from ml_training.errors import ConfigError, ModelError
 from ml_training.utils.files import write_atomically
 
 _EACH = ("data", "data_hash", "steps", "seed", "git_commit")  # metadata that are told of every one
+_SPLIT = (STATE_NAME, EARLIER_NAME)
+_CONCATENATED = (STATE_AFTER_NAME, TAKEN_NAME)
 
 
 def join_spotters(files: Sequence[Path], path: Path) -> None:
-    """Write the mean of the spotters in `files` to `path`; its state is theirs, one after the other.
+    """Write the mean of the spotters in `files` to `path`; its state and convolutions are theirs, one after the other.
 
     Networks that learnt apart err apart: the mean takes fewer other words for digits and loses no more of them. Raises
-    ConfigError for fewer than two files, ModelError for one that is no spotter.
+    ConfigError for fewer than two files or unlike networks, ModelError for a file that is no spotter.
     """
     if len(files) < 2:
         raise ConfigError([f"join: expected two spotters or more, got {len(files)}"], "train-spotter")
@@ -47,6 +52,7 @@ def join_spotters(files: Sequence[Path], path: Path) -> None:
     joined = {**metadata[0], "created": datetime.now(UTC).isoformat(timespec="seconds")}
     for key in _EACH:
         joined[key] = " + ".join(found[key] for found in metadata)
+    joined[DILATIONS_KEY] = ",".join(found[DILATIONS_KEY] for found in metadata)
     write_atomically(path, sealed(_mean(graphs), joined))
 
 
@@ -58,38 +64,49 @@ def _read(file: Path) -> bytes:
 
 
 def _mean(protos: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
-    sizes = [proto.graph.input[1].type.tensor_type.shape.dim[1].dim_value for proto in protos]
-    states, nodes, weights = [], [], [helper.make_tensor("sizes", TensorProto.INT64, [len(sizes)], sizes)]
-    said: dict[str, list[str]] = {PROBABILITIES_NAME: [], DURATIONS_NAME: [], STATE_AFTER_NAME: []}
+    shapes = [_shapes(proto) for proto in protos]
+    channels = sorted({shape[EARLIER_NAME][2] for shape in shapes})
+    if len(channels) > 1:
+        raise ConfigError([f"join: expected networks of as many channels, got {channels}"], "train-spotter")
+    nodes: list[onnx.NodeProto] = []
+    inner: list[onnx.NodeProto] = []
+    weights: list[onnx.TensorProto] = []
+    for name in _SPLIT:
+        sizes = [shape[name][1] for shape in shapes]
+        weights.append(helper.make_tensor(f"{name}_sizes", TensorProto.INT64, [len(sizes)], sizes))
+        nodes.append(helper.make_node("Split", [name, f"{name}_sizes"], _of_each(protos, name), axis=1))
     for number, proto in enumerate(protos):
         prefix = f"{number}_"
         graph = compose.add_prefix(proto, prefix).graph
         for node in graph.node:  # all hear the same sound
             node.input[:] = [BLOCK_NAME if name == prefix + BLOCK_NAME else name for name in node.input]
-        states.append(prefix + STATE_NAME)
-        nodes += graph.node
+        inner += graph.node
         weights += graph.initializer
-        for name, of_each in said.items():
-            of_each.append(prefix + name)
-    nodes = [
-        helper.make_node("Split", [STATE_NAME, "sizes"], states, axis=1),
-        *nodes,
-        helper.make_node("Mean", said[PROBABILITIES_NAME], [PROBABILITIES_NAME]),
-        helper.make_node("Mean", said[DURATIONS_NAME], [DURATIONS_NAME]),
-        helper.make_node("Concat", said[STATE_AFTER_NAME], [STATE_AFTER_NAME], axis=1),
-    ]
+    nodes += inner
+    nodes += [helper.make_node("Mean", _of_each(protos, name), [name]) for name in (PROBABILITIES_NAME, DURATIONS_NAME)]
+    nodes += [helper.make_node("Concat", _of_each(protos, name), [name], axis=1) for name in _CONCATENATED]
+
+    def described(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+        batch, *rest = shapes[0][value.name]
+        if value.name in _SPLIT + _CONCATENATED:
+            rest[0] = sum(shape[value.name][1] for shape in shapes)
+        return helper.make_tensor_value_info(value.name, TensorProto.FLOAT, [batch, *rest])
+
     first = protos[0].graph
-    shapes = {BLOCK_NAME: ["batch", BLOCK], STATE_NAME: ["batch", sum(sizes)], STATE_AFTER_NAME: ["batch", sum(sizes)]}
-    for value in first.output[:2]:
-        shapes[value.name] = [dim.dim_value or "batch" for dim in value.type.tensor_type.shape.dim]
-
-    def described(name: str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name])
-
-    graph = helper.make_graph(
-        nodes, "spotters", [described(BLOCK_NAME), described(STATE_NAME)],
-        [described(PROBABILITIES_NAME), described(DURATIONS_NAME), described(STATE_AFTER_NAME)], weights,
-    )  # fmt: skip
+    inputs, outputs = [described(value) for value in first.input], [described(value) for value in first.output]
+    graph = helper.make_graph(nodes, "spotters", inputs, outputs, weights)
     proto = helper.make_model(graph, opset_imports=list(protos[0].opset_import), ir_version=protos[0].ir_version)
     onnx.checker.check_model(proto)
     return proto
+
+
+def _shapes(proto: onnx.ModelProto) -> dict[str, list[Any]]:
+    """Of the inputs and outputs; the name of the first axis, which is free."""
+    return {
+        value.name: [dim.dim_value or dim.dim_param for dim in value.type.tensor_type.shape.dim]
+        for value in (*proto.graph.input, *proto.graph.output)
+    }
+
+
+def _of_each(protos: Sequence[onnx.ModelProto], name: str) -> list[str]:
+    return [f"{number}_{name}" for number in range(len(protos))]

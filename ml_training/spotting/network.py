@@ -7,6 +7,7 @@ answers as `forward` does for the whole.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,10 +17,9 @@ from torch.nn import functional
 
 from ml_training.audio import SAMPLE_RATE
 from ml_training.config import LABELS
+from ml_training.deploy.spotter_file import HOP, KERNEL
 from ml_training.pipelines.features import WINDOW, PowerSpectrogram, mel_filters
 
-HOP = WINDOW // 2  # samples between frames, 16 ms
-BLOCK = 2 * HOP  # samples of a step; a frame of the voice activity detector is as long
 BANDS = 40
 NOTHING = len(LABELS)  # the class of a frame at which no digit has just ended
 FLOOR = 1e-7  # added to the power of a band: sound of 16 bits has no less
@@ -27,8 +27,8 @@ FLOOR = 1e-7  # added to the power of a band: sound of 16 bits has no less
 _FRONT = (16, 24)  # channels of the convolutions over time and frequency
 _CHANNELS = 128
 _DILATIONS = (1, 1, 2, 2, 4, 4)
-_KERNEL = 9
 _UNIT = 5.0  # nepers of power that count as one at the network's entrance
+assert WINDOW == 2 * HOP
 
 
 class Ended(NamedTuple):
@@ -83,18 +83,24 @@ class Spotter(nn.Module):
         self.entrance = nn.Sequential(
             nn.Conv1d(two * (BANDS // 4), channels, 1, bias=False), nn.BatchNorm1d(channels), nn.ReLU()
         )
-        self.blocks = nn.ModuleList(Block(channels, _KERNEL, dilation) for dilation in dilations)
+        self.blocks = nn.ModuleList(Block(channels, KERNEL, dilation) for dilation in dilations)
         self.dropout = nn.Dropout(0.1)
         self.exit = nn.Conv1d(channels, len(LABELS) + 2, 1)
-        self.dilations = tuple(dilations)
-        self._pasts = [(_KERNEL - 1) * dilation for dilation in dilations]
+        self.channels, self.dilations = channels, tuple(dilations)
+        self._pasts = [(KERNEL - 1) * dilation for dilation in dilations]
         inner = [(channels, past) for past in self._pasts]
         self._shapes: list[tuple[int, ...]] = [(WINDOW - HOP,), (1, BANDS, 2), (one, BANDS // 2, 2), *inner]
+        self._sizes = [math.prod(shape) for shape in self._shapes]
 
     @property
     def state_size(self) -> int:
         """Numbers that a stream's state is made of."""
-        return sum(int(torch.Size(shape).numel()) for shape in self._shapes)
+        return sum(self._sizes)
+
+    @property
+    def front_size(self) -> int:
+        """How many of them, the first, are of what lies before the blocks."""
+        return sum(self._sizes[: -len(self._pasts)])
 
     @property
     def seconds(self) -> float:
@@ -127,10 +133,10 @@ class Spotter(nn.Module):
         return self.answer(features, befores[1:], tail)
 
     def parts_of(self, state: Tensor) -> list[Tensor]:
-        """The states of the layers that a state (N, state_size) is made of."""
-        sizes = [int(torch.Size(shape).numel()) for shape in self._shapes]
-        parts = torch.split(state, sizes, dim=1)
-        return [torch.unflatten(part, 1, shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        """The states of the layers that a state is made of: (N, state_size), or (N, front_size) without the blocks'."""
+        layers = -len(self._pasts) if state.shape[1] == self.front_size else None
+        parts = torch.split(state, self._sizes[:layers], dim=1)
+        return [torch.unflatten(part, 1, shape) for part, shape in zip(parts, self._shapes[:layers], strict=True)]
 
     def features(self, sound: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         """(N, T) sound after (N, WINDOW - HOP) samples -> (N, M, F) levels of bands, and its own last samples."""

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ml_training.audio import SAMPLE_RATE
+from ml_training.deploy.spotter_file import HOP
 from ml_training.results import Floats, Ints
-from ml_training.spotting.network import HOP, NOTHING, Ended
+from ml_training.spotting.network import NOTHING, Ended
 from ml_training.spotting.strings import Digit
 
 UNTOLD = -100  # the class of frames about which nothing is told

@@ -13,10 +13,9 @@ import torch
 from digit_detector.streaming.models import Spotter as Answering
 from ml_training.config import AugmentationConfig
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
-from ml_training.deploy.spotter_file import BLOCK, HOP, spotter_metadata
+from ml_training.deploy.spotter_file import BLOCK, HOP, dilations_of, spotter_metadata
 from ml_training.errors import CheckpointError, Interrupted, ModelError
 from ml_training.inference import PRETRAINED, model_file
-from ml_training.spotting import network
 from ml_training.spotting.exporting import export_spotter
 from ml_training.spotting.material import SENTENCES, Material, load_material
 from ml_training.spotting.network import NOTHING, Spotter
@@ -71,12 +70,11 @@ def test_the_file_answers_as_the_network_does(spotter: Spotter, tmp_path: Path):
     file = tmp_path / "spotter.onnx"
     export_spotter(spotter, file, spotter_metadata("test", "hash", 1, 0), sound(40 * BLOCK))
     answering = Answering(file)
-    assert answering.size == spotter.state_size
-    states = np.zeros((3, answering.size), dtype=np.float32)
-    streams = np.stack([sound(8 * BLOCK, seed) for seed in range(3)])
+    states = [answering.quiet() for _ in range(3)]
+    streams = np.stack([sound(40 * BLOCK, seed) for seed in range(3)])  # more than once around the ring of its past
     said, durations = [], []
     for at in range(0, streams.shape[1], BLOCK):
-        probabilities, lasted, states = answering(streams[:, at : at + BLOCK], states)
+        probabilities, lasted = answering(streams[:, at : at + BLOCK], states)
         said.append(probabilities)
         durations.append(lasted)
     with torch.no_grad():
@@ -96,35 +94,37 @@ def test_joined_spotters_say_the_mean(spotter: Spotter, tmp_path: Path, capsys: 
     from ml_training.train_spotter import main
 
     torch.manual_seed(1)
-    other = Spotter(channels=8, dilations=(1,)).eval()
-    files = [tmp_path / "one.onnx", tmp_path / "other.onnx"]
-    for model, file, seed in ((spotter, files[0], 3), (other, files[1], 4)):
+    other, narrow = Spotter(channels=16, dilations=(3,)).eval(), Spotter(channels=8, dilations=(1,)).eval()
+    files = [tmp_path / "one.onnx", tmp_path / "other.onnx", tmp_path / "narrow.onnx"]
+    for model, file, seed in ((spotter, files[0], 3), (other, files[1], 4), (narrow, files[2], 5)):
         export_spotter(model, file, spotter_metadata("tiny", "tiny", 100, seed), sound(8 * BLOCK))
     both = tmp_path / "both.onnx"
-    assert main(["--join", *map(str, files), "--out", str(both)]) == 0
-    parts, joined = [Answering(file) for file in files], Answering(both)
-    assert joined.size == sum(part.size for part in parts)
+    assert main(["--join", *map(str, files[:2]), "--out", str(both)]) == 0
+    parts, joined = [Answering(file) for file in files[:2]], Answering(both)
     assert joined.metadata["seed"] == "3 + 4"
-    heard = sound(20 * BLOCK).reshape(10, 2, BLOCK)
-    states = [np.zeros((2, part.size), dtype=np.float32) for part in (*parts, joined)]
+    assert joined.metadata["dilations"] == "1,2,3"
+    heard = sound(60 * BLOCK).reshape(30, 2, BLOCK)
+    states = [[part.quiet(), part.quiet()] for part in (*parts, joined)]
     for blocks in heard:
         said = [part(blocks, state) for part, state in zip((*parts, joined), states, strict=True)]
-        states = [after for _, _, after in said]
         for i in (0, 1):
             assert np.allclose((said[0][i] + said[1][i]) / 2, said[2][i], atol=1e-6)
 
-    files[1].write_bytes(files[1].read_bytes()[:-9] + b"otherwise")
     assert main(["--join", *map(str, files), "--out", str(both)]) != 0
+    told = capsys.readouterr().err
+    assert "as many channels, got [8, 16]" in told
+    files[1].write_bytes(files[1].read_bytes()[:-9] + b"otherwise")
+    assert main(["--join", *map(str, files[:2]), "--out", str(both)]) != 0
     assert main(["--join", str(files[0])]) != 0
     told = capsys.readouterr().err
+    assert "is damaged" in told
     assert "two spotters or more, got 1" in told
 
 
-def test_the_one_that_ships_has_the_size_of_this_network():
+def test_the_one_that_ships_is_of_this_network():
     from digit_detector.streaming.models import spotter as shipped
 
-    assert shipped().size == Spotter().state_size
-    assert (network.HOP, network.BLOCK) == (HOP, BLOCK)
+    assert dilations_of(shipped().metadata) == Spotter().dilations
 
 
 def test_words_are_varied_but_the_first_time_around(tiny_corpus: Corpus):

@@ -266,8 +266,10 @@ def test_models_are_the_ones_that_the_server_answers_with(server):
     from ml_training.inference import PRETRAINED, model_file
 
     assert httpx.get(f"{server}/models/mel_cnn.onnx").content == model_file(PRETRAINED, "mel_cnn").read_bytes()
-    shown = httpx.get(f"{server}/models/thresholds.json").json()
-    assert shown == {"thresholds": dataclasses.asdict(load_thresholds()), "pipelines": list(CONFIRMING)}
+    shown = httpx.get(f"{server}/models/detector.json").json()
+    assert shown["thresholds"] == dataclasses.asdict(load_thresholds())
+    assert shown["pipelines"] == list(CONFIRMING)
+    assert len(shown["earlier"]) == 6 * 2 * 8  # convolutions, frames of a block, frames that each hears but itself
     assert fault(httpx.get(f"{server}/models/other.onnx")) == (404, "no_model")
 
 

@@ -361,7 +361,7 @@ def spoil(route: Any) -> None:
         ("**/models/spotter.onnx", refuse, "not_fetched", "the server said 503"),
         ("**/models/silero_vad.onnx", cut_off, "not_fetched", "see that the server runs"),
         ("**/models/mel_cnn.onnx", spoil, "bad_model", "mel_cnn.onnx is damaged"),
-        ("**/models/thresholds.json", spoil, "bad_model", "thresholds.json"),
+        ("**/models/detector.json", spoil, "bad_model", "detector.json"),
         ("**/*.wasm", refuse, "not_fetched", "ort-wasm-simd-threaded.wasm"),
         ("**/*.wasm", spoil, "no_wasm", "cannot run the models"),
         ("**/local/worker.js", cut_off, "no_worker", "could not begin"),

@@ -41,8 +41,8 @@ export class Engine {
     }
     const candidates = [];
     for (const number of spotting) {
-      const said = await this.spotter.hear(stream.block(number), stream.wordState ?? this.spotter.begin());
-      stream.wordState = said.state;
+      stream.wordState ??= this.spotter.begin();
+      const said = await this.spotter.hear(stream.block(number), stream.wordState);
       candidates.push(...stream.heardWords(number, said.probabilities, said.durations));
     }
     const found = [];

@@ -8,6 +8,7 @@ const RUNTIME = new URL("../vendor/onnxruntime-web/", import.meta.url);
 const MODELS = new URL("../models/", import.meta.url);
 const CONTEXT = 32; // samples before a block that Silero wants with it
 const VOICE_STATE = 256; // numbers of Silero's state
+const FRAMES = 2; // of a block, to the spotter
 const RATE = new ort.Tensor("int64", BigInt64Array.of(8000n), []);
 
 ort.env.wasm.numThreads = 1; // more would need a page that is isolated from others
@@ -89,10 +90,11 @@ async function run(model, name, feeds) {
   }
 }
 
-/** What the live detector must be sure of, {spotted, digit}, and which pipelines confirm a word. */
+/** What the live detector must be sure of, {spotted, digit}, which pipelines confirm a word, and the earlier frames that
+ * the spotter hears: [convolution, how many frames before the block] each. */
 export function decisions() {
-  return once("thresholds.json", async () => {
-    const content = await download(new URL("thresholds.json", MODELS));
+  return once("detector.json", async () => {
+    const content = await download(new URL("detector.json", MODELS));
     let found;
     try {
       found = JSON.parse(new TextDecoder().decode(content));
@@ -101,8 +103,8 @@ export function decisions() {
     }
     const limits = found?.thresholds;
     const known = ["spotted", "digit"].every((name) => limits?.[name] >= 0 && limits[name] <= 1);
-    if (!known || !Array.isArray(found.pipelines) || !found.pipelines.length) {
-      throw new Fault("bad_model", "thresholds.json is not what the detector needs: reload the page");
+    if (!known || !found.pipelines?.length || !found.earlier?.length) {
+      throw new Fault("bad_model", "detector.json is not what the detector needs: reload the page");
     }
     return found;
   });
@@ -129,24 +131,38 @@ export async function voiceActivity() {
   };
 }
 
-/** Which digit has just ended, in every 16 ms. */
+/** Which digit has just ended, in every 16 ms. Its convolutions hear frames of earlier blocks, which stay here. */
 export async function spotter() {
   const name = "spotter.onnx";
-  const model = await session(name, ["sound", "state"], ["probabilities", "durations", "state_after"]);
-  const size = model.inputMetadata[model.inputNames.indexOf("state")].shape[1];
+  const inputs = ["sound", "state", "earlier"];
+  const [{ earlier }, model] = await Promise.all([
+    decisions(),
+    session(name, inputs, ["probabilities", "durations", "state_after", "taken"]),
+  ]);
+  const [, state, heard] = inputs.map((input) => model.inputMetadata[model.inputNames.indexOf(input)].shape);
+  const size = state[1], channels = heard[2];
+  const blocks = Math.ceil(Math.max(...earlier.map(([, back]) => back)) / FRAMES); // of the ring of what was taken
+  const rows = FRAMES * (1 + Math.max(...earlier.map(([convolution]) => convolution))); // of a block
+  if (heard[1] !== earlier.length) throw new Fault("bad_model", `${name} is of another version: reload the page`);
   return {
-    begin: () => new Float32Array(size),
-    /** The next block (256) after a state -> (2, 10) probabilities, (2) durations in frames, the state after. */
+    begin: () => ({ front: new Float32Array(size), taken: new Float32Array(blocks * rows * channels), at: 0 }),
+    /** The next block (256) after a state, which is moved on -> (2, 10) probabilities and (2) durations in frames. */
     async hear(block, state) {
+      const frames = new Float32Array(earlier.length * channels);
+      earlier.forEach(([convolution, back], n) => {
+        const at = (state.at - Math.ceil(back / FRAMES) + blocks) % blocks;
+        const row = at * rows + convolution * FRAMES + (back % FRAMES);
+        frames.set(state.taken.subarray(row * channels, (row + 1) * channels), n * channels);
+      });
       const said = await run(model, name, {
         sound: new ort.Tensor("float32", block, [1, block.length]),
-        state: new ort.Tensor("float32", state, [1, size]),
+        state: new ort.Tensor("float32", state.front, [1, size]),
+        earlier: new ort.Tensor("float32", frames, [1, earlier.length, channels]),
       });
-      return {
-        probabilities: said.probabilities.data,
-        durations: said.durations.data,
-        state: said.state_after.data,
-      };
+      state.front = said.state_after.data;
+      state.taken.set(said.taken.data, state.at * rows * channels);
+      state.at = (state.at + 1) % blocks;
+      return { probabilities: said.probabilities.data, durations: said.durations.data };
     },
   };
 }
