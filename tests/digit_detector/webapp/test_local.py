@@ -376,7 +376,7 @@ def test_what_cannot_be_loaded_is_said_and_tried_again(
     assert [fault["code"] for fault in told["faults"]] == [code]
     assert why in told["faults"][0]["message"]
     assert told["ready"] == 0
-    if "thresholds" not in address and "spotter" not in address and "silero" not in address:
+    if "detector" not in address and "spotter" not in address and "silero" not in address:
         answers = fresh.evaluate(ANSWER, [[packed(sound[:8000]), 8000]])[0]
         assert why in answers[OURS.index("ml_cnn")]["error"]
     fresh.context.unroute(address)
