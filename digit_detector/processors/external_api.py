@@ -157,9 +157,9 @@ class ExternalAPIProcessor(AudioProcessor):
 
     @property
     def _where(self) -> str:
-        """The service without what an address may hide in its query."""
+        """The service without what an address may hide in its path or query."""
         parts = urllib.parse.urlsplit(self._url)
-        return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
+        return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

@@ -65,7 +65,8 @@ class Spotter:
         try:
             content = file.read_bytes()
         except OSError as error:
-            raise ModelError(f"cannot read {file}: {error.strerror or error}; install the package again") from error
+            why = error.strerror or error
+            raise ModelError(f"cannot read {file}: {why}; name another, or install the package again") from error
         self._session = open_session(content, file)
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         check_spotter(self.metadata, str(file))

@@ -57,8 +57,10 @@ def as_samples(samples: object, rate: object) -> tuple[Floats, int]:
         array = np.asarray(samples)
     except ValueError as error:  # lists of different lengths
         raise UndecodableAudioError(f"samples are no array: {error}") from error
-    if array.dtype == np.int64 and isinstance(samples, (list, tuple)) and array.any():
-        raise UndecodableAudioError("a list of whole numbers has no full scale: pass it as np.array(samples, np.int16)")
+    if array.dtype.kind in "iu" and array.itemsize == 8 and array.any():  # what numpy makes of a list
+        raise UndecodableAudioError(
+            "whole numbers of 64 bits have no full scale: pass them as np.array(samples, np.int16)"
+        )
     if array.ndim == 2:
         array = array if array.shape[1] <= 32 else array.T
     elif array.ndim != 1:

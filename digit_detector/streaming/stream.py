@@ -22,7 +22,7 @@ _SPEECH_BEGINS = 0.005  # voice activity from which the spotter listens: a word 
 _SPEECH_HELD = 15  # blocks; a digit is said by the spotter sooner after its end
 _AFTER_THE_END = 2 * SAMPLE_RATE // 5  # samples
 _KEPT = 64  # blocks, 2 s: a word, and what was said of it later
-AROUND = 0.18  # seconds before and after a word that the classifier hears with it
+BEFORE, AFTER = 0.30, 0.18  # seconds before and after a word that the classifiers hear with it
 
 
 class Stream:
@@ -109,8 +109,9 @@ class Stream:
 
     def word(self, candidate: Candidate) -> Floats:
         """What a candidate sounds like: (T,), a second at most, with a little before and after it."""
-        around = AROUND * SAMPLE_RATE
-        end = min(int(candidate.last * HOP + around), self.blocks * BLOCK)
-        begin = max(int(candidate.first * HOP - around), end - NUM_SAMPLES, (self.blocks - _KEPT) * BLOCK, 0)
+        end = min(int(candidate.last * HOP + AFTER * SAMPLE_RATE), self.blocks * BLOCK)
+        begin = max(
+            int(candidate.first * HOP - BEFORE * SAMPLE_RATE), end - NUM_SAMPLES, (self.blocks - _KEPT) * BLOCK, 0
+        )
         blocks = [self.block(number) for number in range(begin // BLOCK, -(-end // BLOCK))]
         return np.concatenate(blocks)[begin % BLOCK :][: end - begin]

@@ -186,7 +186,10 @@ def make_app(
         kept = sessions.find(session_id).recordings
         if not 0 <= stream < len(kept):
             raise RefusedError(
-                HTTPStatus.NOT_FOUND, "no_audio", "no sound was kept: ask for it when you make the session"
+                HTTPStatus.NOT_FOUND,
+                "no_audio",
+                f"no sound of stream {stream} was kept: expected one of the {len(kept)} first, "
+                "and keep_audio when the session is made",
             )
         whole = {} if kept[stream].whole else {"X-Truncated": "true"}
         return Response(as_wav(kept[stream]), media_type="audio/wav", headers={"Cache-Control": "no-store", **whole})
@@ -257,7 +260,7 @@ def make_app(
     def _processor(name: str) -> answers.Processor:
         return answers.Processor(
             name=name, title=PROCESSORS[name].title, available=name in processors,
-            reason=processors.unavailable.get(name),
+            reason=recordings.reasons.get(name),
         )  # fmt: skip
 
     app.mount("/", StaticFiles(directory=_STATIC, html=True), name="page")

@@ -135,7 +135,7 @@ class _Ears:
     async def start(self) -> None:
         """Raises StreamError where it cannot begin."""
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "digit_detector.webapp.ears", self._asked, stdin=PIPE, stdout=PIPE,
+            sys.executable, "-P", "-m", "digit_detector.webapp.ears", self._asked, stdin=PIPE, stdout=PIPE,
             limit=_LONGEST_LINE, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )  # fmt: skip
         assert self._process.stdout is not None
@@ -174,7 +174,7 @@ class _Ears:
             return
         _log.error("a process that hears ended (exit code %s); another is started", await process.wait())
         for line in list(self.lines.values()):
-            self._tell(line, _failed(StreamError("lost")))
+            self._tell(line, _failed(busy("what heard this stream has ended and is started again")))
         while not self._over:
             try:
                 return await self.start()

@@ -20,7 +20,8 @@ class ModelFiles:
 
     def __init__(self, model_dir: str, pipelines: Sequence[str], thresholds: Thresholds) -> None:
         """`pipelines` confirm live words. Raises what load_classifier raises for a folder without models."""
-        self.files: dict[str, Path] = {f"{name}.onnx": model_file(model_dir, name) for name in PIPELINES}
+        found = {f"{name}.onnx": model_file(model_dir, name) for name in PIPELINES}
+        self.files: dict[str, Path] = {name: file for name, file in found.items() if file.is_file()}
         self.files[FILE] = Path(ml_training.__file__).parent / "pretrained" / FILE
         self.files["silero_vad.onnx"] = silero_file()
         earlier = earlier_frames(dilations_of(spotter().metadata))

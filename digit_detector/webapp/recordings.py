@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import logging
 from collections.abc import Sequence
 from http import HTTPStatus
 
@@ -17,6 +18,7 @@ from ml_training.errors import EmptyAudioError, did_you_mean
 
 ALL = "all"
 _CHANNELS = 8
+_log = logging.getLogger("digits.serve")
 
 
 class Recordings:
@@ -24,6 +26,7 @@ class Recordings:
 
     def __init__(self, processors: Processors, at_once: int, waiting: int, most_seconds: float) -> None:
         self.processors = processors
+        self.reasons = {name: _told(name, why) for name, why in processors.unavailable.items()}
         self._most_seconds = most_seconds
         self._turns = asyncio.Semaphore(at_once)
         self._waiting, self._most_waiting = 0, waiting
@@ -35,9 +38,7 @@ class Recordings:
         if method in self.processors:
             return [self.processors[method]]
         check_name(method)
-        raise RefusedError(
-            HTTPStatus.CONFLICT, "not_available", f"{method} cannot run here: {self.processors.unavailable[method]}"
-        )
+        raise RefusedError(HTTPStatus.CONFLICT, "not_available", f"{method} cannot run here: {self.reasons[method]}")
 
     async def answer(self, content: bytes, method: str) -> tuple[float, list[tuple[str, Answer]]]:
         """Seconds of a recording, and what each processor says of it.
@@ -57,6 +58,14 @@ class Recordings:
     def _answer(self, content: bytes, chosen: Sequence[AudioProcessor]) -> tuple[float, list[tuple[str, Answer]]]:
         wav, seconds = as_wav(content, self._most_seconds)
         return seconds, [(processor.name, processor.answer(wav)) for processor in chosen]
+
+
+def _told(name: str, why: str) -> str:
+    """Why a processor cannot run, without what the files of this machine are called."""
+    if not PROCESSORS[name].ours:
+        return why
+    _log.warning("%s cannot run here: %s", name, why)
+    return "the server has no model for it that can be used; its log says more"
 
 
 def check_name(method: str) -> None:

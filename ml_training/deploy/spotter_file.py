@@ -60,7 +60,10 @@ def check_spotter(metadata: Mapping[str, str], name: str) -> None:
     """Raise ModelError unless `metadata` is that of a spotter that this version can run."""
     found = metadata.get(FORMAT_KEY)
     if found != FORMAT:
-        raise ModelError(f"{name} is no spotter of this version: its {FORMAT_KEY!r} is {found!r}, expected {FORMAT!r}")
+        raise ModelError(
+            f"{name} is no spotter of this version: its {FORMAT_KEY!r} is {found!r}, expected {FORMAT!r}; "
+            "train it again with digits train-spotter"
+        )
     for key, value in (("labels", ",".join(LABELS)), ("sample_rate", str(SAMPLE_RATE))):
         if metadata.get(key) != value:
             raise ModelError(f"{name}: {key} is {metadata.get(key)!r}, expected {value!r}: train it again")

@@ -212,7 +212,7 @@ class _Process:
     """A contender's process, spoken to in lines of JSON."""
 
     def __init__(self, contender: Contender, models_dir: str, training: Path | None) -> None:
-        command = [sys.executable, "-m", "ml_training.evaluation.benchmark_process", contender.name, models_dir]
+        command = [sys.executable, "-P", "-m", "ml_training.evaluation.benchmark_process", contender.name, models_dir]
         self.name, self.command = contender.name, command + ([str(training)] if training else [])
 
     def __enter__(self) -> _Process:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, compose, helper
 
 from ml_training.deploy.export import sealed
@@ -42,7 +43,10 @@ def join_spotters(files: Sequence[Path], path: Path) -> None:
     graphs, metadata = [], []
     for file in files:
         content = _read(file)
-        proto = onnx.load_from_string(content)
+        try:
+            proto = onnx.load_from_string(content)
+        except DecodeError as error:
+            raise ModelError(f"{file} is damaged or no ONNX model; copy or train it again") from error
         found = {entry.key: entry.value for entry in proto.metadata_props}
         check_spotter(found, str(file))
         if not is_intact(content, found):

@@ -21,7 +21,10 @@ Said = queue.SimpleQueue[tuple[int, dict[str, Any] | None]]  # number of a proce
 
 
 class JsonProcess:
-    """`python -m module`; what it says goes to a queue, and the last of its standard error is kept."""
+    """`python -P -m module`: no file of the folder that it is started in can stand in for a module.
+
+    What it says goes to a queue, and the last of its standard error is kept.
+    """
 
     def __init__(self, module: str, first: str, number: int, said: Said) -> None:
         self.number = number
@@ -30,7 +33,7 @@ class JsonProcess:
         root = str(Path(ml_training.__file__).resolve().parents[1])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [sys.executable, "-P", "-m", module],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, encoding="utf-8",
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8"},
             start_new_session=True,  # Ctrl-C is for whoever started it, who passes it on

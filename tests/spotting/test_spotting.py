@@ -115,9 +115,12 @@ def test_joined_spotters_say_the_mean(spotter: Spotter, tmp_path: Path, capsys: 
     assert "as many channels, got [8, 16]" in told
     files[1].write_bytes(files[1].read_bytes()[:-9] + b"otherwise")
     assert main(["--join", *map(str, files[:2]), "--out", str(both)]) != 0
+    assert "is damaged: its checksum" in capsys.readouterr().err
+    files[1].write_bytes(files[1].read_bytes()[:3000])
+    assert main(["--join", *map(str, files[:2]), "--out", str(both)]) != 0
     assert main(["--join", str(files[0])]) != 0
     told = capsys.readouterr().err
-    assert "is damaged" in told
+    assert "is damaged or no ONNX model" in told
     assert "two spotters or more, got 1" in told
 
 

@@ -18,7 +18,7 @@ const NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "e
 
 const scope = new Scope(byId("scope"));
 const statistics = new Statistics(byId("stats"));
-const compare = new Compare({ onanswer: (result) => statistics.count(result), onproblem: problem });
+const compare = new Compare({ onlist: (processors) => statistics.show(processors), onanswer: (result) => statistics.count(result), onproblem: problem });
 const history = new History(byId("words"), byId("no-words"), { onchoose: chosen, onproblem: problem });
 let processors;
 const quiz = new Quiz(history, () => processors, () => ({ kind: compare.kind, level: compare.level }));
@@ -54,6 +54,7 @@ async function start() {
       tape = new Tape(rate);
       scope.start(rate);
       status("Listening. Say a digit.");
+      compare.refresh();
     };
     hearing.onlevel = ({ seconds, voice }) => {
       scope.voice(seconds, voice);
@@ -61,7 +62,7 @@ async function start() {
     };
     hearing.ondigit = told;
     hearing.onerror = ({ message }) => toggle(message);
-    hearing.onlost = () => status("The server is gone. Trying to reach it again …");
+    hearing.onlost = (busy) => status(`The server is ${busy ? "busy" : "gone"}. Trying to reach it again …`);
     status(isLocal() ? "Loading the recogniser into this browser …" : "Reaching the server …");
     chooseMixer();
     scope.start(rate); // sound comes also while the server is gone
@@ -184,12 +185,8 @@ async function switched() {
   problem("");
   if (isLocal()) await loadLocal();
   else byId("where").textContent = `Sound goes to the server at ${location.host}${["127.0.0.1", "localhost", "[::1]"].includes(location.hostname) ? ", which is this machine" : ""}. It is not kept.`;
-  try {
-    processors = isLocal() ? new LocalProcessors() : new ServerProcessors();
-    statistics.show(await compare.use(processors));
-  } catch (error) {
-    problem(error.message);
-  }
+  processors = isLocal() ? new LocalProcessors() : new ServerProcessors();
+  await compare.use(processors);
   if (was && !microphone) await toggle(); // unless it was asked for meanwhile
 }
 

@@ -9,9 +9,9 @@ const LEVELS = Array.from({ length: 11 }, (_, n) => n / 20);
 
 /** All recognisers on one word, with or without noise. */
 export class Compare {
-  /** `onanswer(result)` for each answer; `onproblem(sentence)`. */
-  constructor({ onanswer, onproblem }) {
-    Object.assign(this, { _onanswer: onanswer, _onproblem: onproblem, _asked: new Set(AT_FIRST), _run: 0, word: null });
+  /** `onlist(processors)` when it is known who can answer; `onanswer(result)` for each answer; `onproblem(sentence)`. */
+  constructor({ onlist, onanswer, onproblem }) {
+    Object.assign(this, { _onlist: onlist, _onanswer: onanswer, _onproblem: onproblem, _asked: new Set(AT_FIRST), _run: 0, word: null });
     for (const [kind, said] of Object.entries(KINDS)) byId("noise-kind").append(make("option", { value: kind }, said));
     byId("noise-kind").onchange = byId("noise-level").oninput = () => this._heard();
     byId("play").onclick = () => play(this._mixed(this.level), this.word.rate).catch((error) => this._onproblem(error.message));
@@ -31,11 +31,30 @@ export class Compare {
   /** Take the recognisers of a server or of this browser. */
   async use(processors) {
     this._processors = processors;
-    this._list = await processors.list();
-    this._rows = new Map();
-    byId("answers").tBodies[0].replaceChildren(...this._list.map((processor) => this._row(processor)));
-    if (this.word) this._heard();
-    return this._list;
+    this._list = null;
+    byId("answers").tBodies[0].replaceChildren();
+    if ((await this.refresh()) && this.word) this._heard();
+  }
+
+  /** Ask who can answer, where that could not be told yet. Says whether it is known. */
+  async refresh() {
+    const processors = this._processors;
+    if (this._list || !processors) return Boolean(this._list);
+    let list;
+    try {
+      list = await processors.list();
+    } catch (error) {
+      this._onproblem(error.message);
+      return false;
+    }
+    if (processors !== this._processors) return false;
+    if (!this._list) {
+      this._list = list;
+      this._rows = new Map();
+      byId("answers").tBodies[0].replaceChildren(...list.map((processor) => this._row(processor)));
+      this._onlist(list);
+    }
+    return true;
   }
 
   /** Compare this word from now on. */
@@ -67,8 +86,8 @@ export class Compare {
 
   async _heard() {
     this._sayNoise();
-    if (!this.word || !this._list) return;
     const run = ++this._run, word = this.word;
+    if (!word || !(await this.refresh()) || run !== this._run) return;
     const { samples, rate, file } = word;
     const asFile = !samples && this._processors.answerFile; // the server knows formats that this browser does not
     if (!samples) {
@@ -136,6 +155,7 @@ export class Compare {
     const { word, kind } = this, button = byId("sweep");
     button.disabled = true;
     try {
+      if (!(await this.refresh())) return;
       const names = this._names();
       const rows = [];
       for (const level of LEVELS) {

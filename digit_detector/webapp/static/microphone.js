@@ -21,12 +21,10 @@ export class Microphone {
       throw new Error(REASONS[error.name] ?? `The microphone cannot be used: ${error.message}`);
     }
     try {
-      this._context = new AudioContext({ latencyHint: "interactive" });
-      await this._context.audioWorklet.addModule(new URL("worklet.js", import.meta.url)).catch(() => {
-        throw new Error("a part of this page could not be fetched. See that the server runs, then listen again");
-      });
+      this._context = await sharedContext();
       await this._context.resume();
       const source = this._context.createMediaStreamSource(this._stream);
+      this._source = source;
       this._node = new AudioWorkletNode(this._context, "pieces", { numberOfOutputs: 0 });
       this._node.port.onmessage = ({ data }) => this.onsamples(data);
       source.connect(this._node);
@@ -40,12 +38,27 @@ export class Microphone {
 
   async close() {
     if (this._node) this._node.port.onmessage = null;
+    this._source?.disconnect();
     for (const track of this._stream?.getTracks() ?? []) {
       track.onended = null;
       track.stop();
     }
     const context = this._context;
-    this._stream = this._context = this._node = null;
-    if (context && context.state !== "closed") await context.close();
+    this._stream = this._context = this._source = this._node = null;
+    if (context && context.state !== "closed") await context.suspend();
   }
+}
+
+let context = null; // one for all: its worklet comes from the server, which may be gone when it is needed again
+
+async function sharedContext() {
+  if (context && context.state !== "closed") return context;
+  const made = new AudioContext({ latencyHint: "interactive" });
+  try {
+    await made.audioWorklet.addModule(new URL("worklet.js", import.meta.url));
+  } catch {
+    await made.close();
+    throw new Error("a part of this page could not be fetched. See that the server runs, then listen again");
+  }
+  return (context = made);
 }

@@ -7,12 +7,13 @@ export class ServerHearing {
   onlevel = () => {};
   ondigit = () => {};
   onerror = () => {};
-  onlost = () => {};
+  onlost = () => {}; // told whether the server was busy, not gone
 
   /** Resolves when it is heard, when the server could not be reached yet, or at `stop`. `rate` is in Hz. */
   async open(rate) {
     this._rate = rate;
     this._wanted = true;
+    this._heard = this._busy = false;
     this._wait = FIRST_WAIT;
     await new Promise((resolve) => this._connect((this._tried = resolve)));
   }
@@ -59,7 +60,8 @@ export class ServerHearing {
       else if (said.type === "stopped") this._stopped?.();
       else if (said.type === "error") this._refused(said, tried);
       else if (said.type === "ready") {
-        this._ready = this._wanted;
+        this._ready = this._heard = this._wanted;
+        this._busy = false;
         this._wait = FIRST_WAIT;
         this.onready({ seconds: 0 });
         tried();
@@ -70,13 +72,17 @@ export class ServerHearing {
       this._stopped?.();
       tried();
       if (!this._wanted) return;
-      this.onlost();
+      this.onlost(this._busy);
       this._retry = setTimeout(() => this._connect(() => {}), this._wait);
       this._wait = Math.min(2 * this._wait, LONGEST_WAIT);
     };
   }
 
   _refused({ code, message }, tried) {
+    if (code === "busy" && this._heard) {
+      this._busy = true; // what was begun goes on as soon as there is room
+      return;
+    }
     this._wanted = this._ready = false;
     this.onerror({ code, message: `The server ended this: ${message}.` });
     tried();

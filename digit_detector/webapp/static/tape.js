@@ -1,5 +1,5 @@
 const KEPT = 20; // seconds; the longest word and what waits to be heard are far shorter
-const AROUND = 0.18; // seconds before and after a word, as the live detector gives its classifiers
+const BEFORE = 0.3, AFTER = 0.18; // seconds before and after a word, as the live detector gives its classifiers
 
 /** The last seconds of a stream, to cut words out of. */
 export class Tape {
@@ -25,8 +25,8 @@ export class Tape {
   /** A word from `start` to `end`, in seconds of the stream, with a little around it. */
   word(start, end) {
     const oldest = Math.max(0, this._length - this._ring.length);
-    const from = Math.max(oldest, Math.round((start - AROUND) * this.rate));
-    const to = Math.min(this._length, Math.round((end + AROUND) * this.rate));
+    const from = Math.max(oldest, Math.round((start - BEFORE) * this.rate));
+    const to = Math.min(this._length, Math.round((end + AFTER) * this.rate));
     return Float32Array.from({ length: Math.max(0, to - from) }, (_, n) => this._ring[(from + n) % this._ring.length]);
   }
 }

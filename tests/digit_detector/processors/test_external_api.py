@@ -193,8 +193,8 @@ def test_what_is_no_transcription_is_said(
 
 
 def test_nobody_there(processor: Callable[..., ExternalAPIProcessor]):
-    with pytest.raises(ServiceError, match=r"127\.0\.0\.1:9/x did not answer"):
-        processor(DIGIT_API_URL="http://127.0.0.1:9/x?key=hidden").process_audio(AUDIO)
+    with pytest.raises(ServiceError, match=r"http://127\.0\.0\.1:9 did not answer"):
+        processor(DIGIT_API_URL="http://127.0.0.1:9/hidden?key=hidden").process_audio(AUDIO)
 
 
 @pytest.mark.parametrize(

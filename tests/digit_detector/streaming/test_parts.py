@@ -90,6 +90,12 @@ def test_numbers_that_are_no_sound(bad: float):
         as_samples(samples, 8000)
 
 
+@pytest.mark.parametrize("samples", [[1, 2], np.array([1, 2]), np.array([[1], [2]], dtype=np.uint64)])
+def test_whole_numbers_of_no_scale(samples: object):
+    with pytest.raises(UndecodableAudioError, match="have no full scale"):
+        as_samples(samples, 8000)
+
+
 def test_infinities_that_cancel_in_two_channels():
     with pytest.raises(NonFiniteAudioError, match="sample 0 of this piece"):
         as_samples([[np.inf, -np.inf]], 8000)

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import io
 import re
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -271,6 +272,24 @@ def test_models_are_the_ones_that_the_server_answers_with(server):
     assert shown["pipelines"] == list(CONFIRMING)
     assert len(shown["earlier"]) == 6 * 2 * 8  # convolutions, frames of a block, frames that each hears but itself
     assert fault(httpx.get(f"{server}/models/other.onnx")) == (404, "no_model")
+
+
+def test_a_folder_with_some_models_tells_nothing_of_itself(serving, seven, tmp_path):
+    from ml_training.inference import PRETRAINED, model_file
+
+    for pipeline in ("mfcc", "raw_cnn"):
+        (tmp_path / f"{pipeline}_classifier").mkdir()
+        shutil.copy(model_file(PRETRAINED, pipeline), tmp_path / f"{pipeline}_classifier" / "model.onnx")
+    (tmp_path / "raw_cnn_classifier" / "model.onnx").write_bytes(b"damaged")
+    with serving(Settings(port=0, model_dir=str(tmp_path)), pipelines=("mfcc",)) as address:
+        assert fault(httpx.get(f"{address}/models/mel_cnn.onnx")) == (404, "no_model")
+        found = {row["name"]: row for row in httpx.get(f"{address}/processors").json()["processors"]}
+        assert [found[name]["available"] for name in ("ml_mfcc", "ml_cnn", "ml_raw")] == [True, False, False]
+        told = httpx.get(f"{address}/processors").text + httpx.get(f"{address}/stats/ml_raw").text
+        told += httpx.post(f"{address}/process_audio", files={"file": recording(seven)}, data={"method": "ml_raw"}).text
+        assert "its log says more" in told
+        assert str(tmp_path) not in told
+        assert "ONNX" not in told
 
 
 def test_a_fault_of_ours_shows_no_internals(serving, monkeypatch):

@@ -210,9 +210,52 @@ def test_it_waits_for_a_server_that_was_gone_before(
         page.context.set_offline(False)
         page.locator("#status", has_text="Listening").wait_for(timeout=20_000)
         stop(page)
+    page.keyboard.press("Space")  # nothing of the page is asked for again
+    page.locator("#status", has_text="The server is gone").wait_for(timeout=20_000)
+    stop(page)
+
+
+def test_a_page_that_lacks_a_part_says_so(
+    talking: tuple[Any, str], opened: Callable[..., Any], serving: Callable[..., Any]
+):
+    with serving() as address:
+        page = opened(talking[0], address, expected="ERR_CONNECTION")
     page.keyboard.press("Space")
     page.locator("#problem", has_text="could not be fetched. See that the server runs, then listen again.").wait_for()
     page.locator("#listen-label", has_text="Listen").wait_for()
+
+
+def test_a_stream_that_the_server_gives_up_is_begun_again(launch: Callable[..., Any], opened: Callable[..., Any]):
+    page = opened(launch(*FAKE))
+    replies = ["ready", "busy", "busy", "ready"]  # the last of a stream that was begun, and of tries to begin another
+
+    def talk(socket: Any) -> None:
+        def answer(message: Any) -> None:
+            if isinstance(message, str) and "start" in message:
+                begin()
+            elif isinstance(message, bytes) and replies and replies[0] == "busy":
+                refuse()
+
+        def begin() -> None:
+            if replies[0] == "ready":
+                replies.pop(0)
+                socket.send('{"type":"ready","sample_rate":48000,"session":null}')
+            else:
+                refuse()
+
+        def refuse() -> None:
+            replies.pop(0)
+            socket.send('{"type":"error","code":"busy","message":"full: try again in a moment"}')
+            socket.close(code=1013, reason="busy")
+
+        socket.on_message(answer)
+
+    page.route_web_socket(re.compile("/ws$"), talk)
+    page.keyboard.press("Space")
+    page.locator("#status", has_text="The server is busy").wait_for()
+    page.locator("#status", has_text="Listening").wait_for()
+    assert replies == []
+    stop(page)
 
 
 def test_listening_is_given_up_though_the_server_never_answers(launch: Callable[..., Any], opened: Callable[..., Any]):

@@ -32,6 +32,20 @@ def answers(page: Any) -> list[str]:
     return texts
 
 
+def test_who_can_answer_is_asked_again_where_it_was_not_told(
+    chromium: Any, opened: Callable[..., Any], recording: Path
+):
+    page = opened(chromium, expected="503")
+    page.context.route("**/processors", lambda route: route.fulfill(status=503, body='{"error":{"message":"full"}}'))
+    for _ in range(2):
+        page.locator("#local").click()
+    page.locator("#problem", has_text="full").wait_for()
+    assert page.locator("#answers tbody tr").count() == 0
+    page.context.unroute("**/processors")
+    give(page, recording)
+    assert answers(page) == ["7"] * 4
+
+
 @pytest.mark.parametrize("suffix", ["wav", "mp3", "flac", "ogg"])
 def test_recordings_of_all_formats_are_compared(
     chromium: Any, opened: Callable[..., Any], recording: Path, tmp_path: Path, suffix: str

@@ -33,10 +33,10 @@ DOORS = {
 
 
 @contextmanager
-def running(door: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def running(door: str, *options: str, folder: Path | None = None) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server as a program, and its address, as soon as it has printed that."""
     program = subprocess.Popen(
-        [sys.executable, "-W", "error", *DOORS[door], *options], text=True,
+        [sys.executable, "-W", "error", *DOORS[door], *options], text=True, cwd=folder,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     try:
@@ -61,6 +61,12 @@ def test_it_serves_until_it_is_interrupted(door: str):
     assert "Traceback" not in output + faults
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{address}/health")
+
+
+def test_no_file_of_the_folder_it_is_started_in_is_run(tmp_path: Path):
+    (tmp_path / "json.py").write_text("raise ImportError('of the folder')", encoding="utf-8")
+    with running("app.py", "--port", "0", folder=tmp_path) as (_, address):
+        assert httpx.get(f"{address}/health").json()["status"] == "ok"
 
 
 def test_it_ends_while_it_hears():

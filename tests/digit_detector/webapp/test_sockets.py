@@ -300,7 +300,7 @@ def test_a_process_that_hears_is_replaced_when_it_dies(serving, talk):
 
     with serving(Settings(port=0, processes=1)) as address:
         first, said = asyncio.run(hear(address))
-        assert first[0] == "failed"
+        assert first[0] == "busy"
         assert [d["digit"] for d in digits(said)] == [7, 3, 9]
 
 
@@ -345,4 +345,4 @@ def test_half_a_line_of_a_process_that_dies_is_its_end(tmp_path, monkeypatch):
         await hearing.stop()
         return heard
 
-    assert asyncio.run(hear()).fault.code == "failed"
+    assert asyncio.run(hear()).fault.code == "busy"

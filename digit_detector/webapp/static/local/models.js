@@ -42,10 +42,8 @@ async function download(url) {
       `${url.pathname} could not be fetched (${error.message}): see that the server runs, and try again`,
     );
   }
-  throw new Fault(
-    "not_fetched",
-    `${url.pathname} could not be fetched (the server said ${answer.status}): install the server again, or use another mode`,
-  );
+  const mend = answer.status === 404 ? "it has none, let another answer" : "install the server again, or use another mode";
+  throw new Fault("not_fetched", `${url.pathname} could not be fetched (the server said ${answer.status}): ${mend}`);
 }
 
 function runtime() {

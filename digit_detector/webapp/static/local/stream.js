@@ -15,7 +15,7 @@ const SPEECH_BEGINS = 0.005;
 const SPEECH_HELD = 15;
 const AFTER_THE_END = (2 * SAMPLE_RATE) / 5;
 const KEPT = 64; // blocks
-const AROUND = 0.18; // seconds
+const BEFORE = 0.3, AFTER = 0.18; // seconds
 
 /** What lies between one block and the next. Blocks are numbered from 0. */
 export class Stream {
@@ -117,9 +117,8 @@ export class Stream {
 
   /** What a candidate sounds like: a second at most, with a little before and after it. */
   word(candidate) {
-    const around = AROUND * SAMPLE_RATE;
-    const end = Math.min(Math.trunc(candidate.last * HOP + around), this.blocks * BLOCK);
-    const wanted = Math.trunc(candidate.first * HOP - around);
+    const end = Math.min(Math.trunc(candidate.last * HOP + AFTER * SAMPLE_RATE), this.blocks * BLOCK);
+    const wanted = Math.trunc(candidate.first * HOP - BEFORE * SAMPLE_RATE);
     const begin = Math.max(wanted, end - SECOND, (this.blocks - KEPT) * BLOCK, 0);
     const numbers = range(Math.floor(begin / BLOCK), Math.ceil(end / BLOCK) - 1);
     const sound = joined(numbers.map((number) => this.block(number)));
