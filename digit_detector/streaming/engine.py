@@ -12,14 +12,14 @@ from digit_detector.streaming.models import LARGEST_BATCH, spotter, voice_activi
 from digit_detector.streaming.stream import Stream
 from digit_detector.streaming.thresholds import Thresholds, load_thresholds
 from ml_training.audio import SAMPLE_RATE, Floats, fit
-from ml_training.config import MEL_CNN, RAW_CNN
+from ml_training.config import MEL_CNN, MFCC, RAW_CNN
 from ml_training.deploy.spotter_file import FRAMES, HOP
 from ml_training.errors import ConfigError
 from ml_training.inference import PRETRAINED, DigitClassifier, load_classifier
 
 __all__ = ["CONFIRMING", "Detection", "Engine"]
 
-CONFIRMING = (MEL_CNN, RAW_CNN)  # who hears each word by itself
+CONFIRMING = (MEL_CNN, RAW_CNN, MFCC)  # who hears each word by itself
 
 
 class Engine:

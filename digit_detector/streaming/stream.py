@@ -22,7 +22,7 @@ _SPEECH_BEGINS = 0.005  # voice activity from which the spotter listens: a word 
 _SPEECH_HELD = 15  # blocks; a digit is said by the spotter sooner after its end
 _AFTER_THE_END = 2 * SAMPLE_RATE // 5  # samples
 _KEPT = 64  # blocks, 2 s: a word, and what was said of it later
-BEFORE, AFTER = 0.30, 0.18  # seconds before and after a word that the classifiers hear with it
+BEFORE, AFTER = 0.35, 0.18  # seconds before and after a word that the classifiers hear with it
 
 
 class Stream:

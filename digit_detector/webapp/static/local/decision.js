@@ -69,8 +69,8 @@ export function repeats(later, earlier) {
   return earlier !== null && earlier.digit === later.digit && later.end - earlier.end < AGAIN;
 }
 
-const OFFSET = -1.89;
-const WEIGHTS = [0.63, 0.77, 0.33, 0.33];
+const OFFSET = -1.39;
+const WEIGHTS = [0.73, 0.52, 0.47, 0.32];
 const NEVER = 1e-4;
 
 /**

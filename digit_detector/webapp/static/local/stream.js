@@ -15,7 +15,7 @@ const SPEECH_BEGINS = 0.005;
 const SPEECH_HELD = 15;
 const AFTER_THE_END = (2 * SAMPLE_RATE) / 5;
 const KEPT = 64; // blocks
-const BEFORE = 0.3, AFTER = 0.18; // seconds
+const BEFORE = 0.35, AFTER = 0.18; // seconds
 
 /** What lies between one block and the next. Blocks are numbered from 0. */
 export class Stream {
