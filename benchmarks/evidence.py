@@ -23,13 +23,14 @@ import numpy as np
 from digit_detector.evaluation.curves import reported
 from digit_detector.evaluation.scoring import Score, can_be, score
 from digit_detector.evaluation.streams import Stream, load_sounds, load_words, remixed_noise, sentences
+from digit_detector.streaming import stream as live
 from digit_detector.streaming.decision import Candidate, Evidence
 from digit_detector.streaming.detector import StreamingDetector
-from digit_detector.streaming.engine import Detection, Engine
-from digit_detector.streaming.stream import Stream as Live
+from digit_detector.streaming.engine import CONFIRMING, Detection, Engine
 from digit_detector.streaming.thresholds import Thresholds
 from digit_detector.tune_threshold import streams_of
 from ml_training.audio import SAMPLE_RATE, Floats
+from ml_training.config import PIPELINES
 
 _NAMES = ("spotted", "is_digit", "classified", "voice")
 _SETS = ((0,), (0, 1), (0, 1, 2), (0, 1, 2, 3))
@@ -40,12 +41,12 @@ _CONDITIONS = ("10 dB", "20 dB", "30 dB", "connected")  # of the streams that tu
 class Recording(Engine):
     """An engine that reports every candidate, and remembers its evidence by when it was."""
 
-    def __init__(self, models: str, spotted: float, spotter: Path | None) -> None:
-        super().__init__(models, thresholds=Thresholds(spotted=spotted, digit=0.0), spotter_file=spotter)
+    def __init__(self, models: str, pipelines: Sequence[str], spotted: float, spotter: Path | None) -> None:
+        super().__init__(models, pipelines, Thresholds(spotted=spotted, digit=0.0), spotter_file=spotter)
         self.repeating = True
         self.seen: dict[float, Evidence] = {}
 
-    def evidence(self, stream: Live, candidate: Candidate) -> tuple[int, Evidence]:
+    def evidence(self, stream: live.Stream, candidate: Candidate) -> tuple[int, Evidence]:
         digit, found = super().evidence(stream, candidate)
         self.seen[_frame(candidate.last)] = found
         return digit, found
@@ -116,11 +117,14 @@ def main() -> int:
     parser.add_argument("--models", default="pretrained")
     parser.add_argument("--spotter", type=Path, default=None)
     parser.add_argument("--spotted", type=float, default=0.1)
+    parser.add_argument("--pipelines", nargs="+", choices=PIPELINES, default=CONFIRMING)
+    parser.add_argument("--before", type=float, default=live.BEFORE, help="seconds before a word that they hear")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     arguments = parser.parse_args()
+    live.BEFORE = arguments.before
     noises = load_sounds(arguments.noise)
     speech = load_sounds(Path(os.environ["DIGIT_CORPORA_DIR"]) / "speech" / "tune")
-    engine = Recording(arguments.models, arguments.spotted, arguments.spotter)
+    engine = Recording(arguments.models, arguments.pipelines, arguments.spotted, arguments.spotter)
     found: list[tuple[str, Stream, Found]] = []
     wrong: dict[str, list[Found]] = {"speech": [], "noise": []}
     for seed in arguments.seeds:
