@@ -43,8 +43,21 @@ def told(found: Inspection) -> Iterator[str]:
     """All of it in lines for people."""
     said = found.metadata
     rows = {
-        "model": f"{said.get('pipeline', '?')}: {PIPELINE_TITLES.get(said.get('pipeline', ''), 'unknown here')}",
         "file": f"{found.file}, {found.size:,} bytes, {_seal(found)}",
+        **(_spotter(found) if said[FORMAT_KEY].startswith("spotter") else _classifier(found)),
+        "made by": f"version {said.get('version', '?')}, commit {said.get('git_commit', '?')}, "
+        f"exported {said.get('created', '?')}, format {said[FORMAT_KEY]}",
+        **(_made_of(found.graph) if found.graph else {"graph": WITHOUT_ONNX}),
+    }
+    width = max(map(len, rows))
+    yield from (f"{name:<{width}}  {text}" for name, text in rows.items())
+
+
+def _classifier(found: Inspection) -> dict[str, str]:
+    """What one that answers for a second says of itself."""
+    said = found.metadata
+    return {
+        "model": f"{said.get('pipeline', '?')}: {PIPELINE_TITLES.get(said.get('pipeline', ''), 'unknown here')}",
         "precision": " ".join((found.precision, f"({said['calibration']})" if said.get("calibration") else "")).strip(),
         "takes": _named(found.inputs) + f": {said.get('window', '?')} samples at {said.get('sample_rate', '?')} Hz",
         "gives": _named(found.outputs),
@@ -56,12 +69,22 @@ def told(found: Inspection) -> Iterator[str]:
         "accuracy": _accuracy(found),
         "training": f"seed {said.get('seed', '?')}, epoch {said.get('epoch', 'unknown')}, "
         f"temperature {said.get('temperature', '1')}",
-        "made by": f"version {said.get('version', '?')}, commit {said.get('git_commit', '?')}, "
-        f"exported {said.get('created', '?')}, format {said[FORMAT_KEY]}",
-        **(_made_of(found.graph) if found.graph else {"graph": WITHOUT_ONNX}),
     }
-    width = max(map(len, rows))
-    yield from (f"{name:<{width}}  {text}" for name, text in rows.items())
+
+
+def _spotter(found: Inspection) -> dict[str, str]:
+    """What one that hears live sound, block by block, says of itself."""
+    said = found.metadata
+    return {
+        "model": "spotter: which digit has just ended, every 16 ms of live sound",
+        "takes": _named(found.inputs) + f" at {said.get('sample_rate', '?')} Hz",
+        "gives": _named(found.outputs),
+        "words": said.get("labels", "?").replace(",", " "),
+        "dilations": said.get("dilations", "?").replace(",", " "),
+        "learnt from": said.get("data", "?"),
+        "data hash": said.get("data_hash", "?"),
+        "training": f"seed {said.get('seed', '?')}, {said.get('steps', '?')} steps",
+    }
 
 
 def _seal(found: Inspection) -> str:

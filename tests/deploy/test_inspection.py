@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from ml_training.config import MEL_CNN, MFCC, PIPELINES
 from ml_training.deploy.inspection import inspect_model
 from ml_training.deploy.metadata import FORMAT_KEY, model_metadata, seal, unsealed
+from ml_training.deploy.spotter_file import FILE
 from ml_training.errors import ModelError
-from ml_training.inference import model_file
+from ml_training.inference import PRETRAINED, model_file
 from ml_training.pipelines import get_pipeline
 
 
@@ -163,3 +164,13 @@ def test_layers_of_unknown_shape_are_told(tmp_path):
     assert graph is not None
     assert graph.uncounted == 2
     assert graph.multiply_adds == 3 * 40 * 5
+
+
+def test_a_spotter_is_told_as_what_it_is(capsys):
+    from ml_training.inspect_model import main
+
+    assert main([str(model_file(PRETRAINED, MFCC).parent / FILE)]) == 0
+    told = capsys.readouterr().out
+    assert "spotter: which digit has just ended" in told
+    assert "sound float (N, 256)" in told
+    assert "not a digit" not in told
