@@ -20,6 +20,7 @@ from ml_training.inference import PRETRAINED, DigitClassifier, load_classifier
 __all__ = ["CONFIRMING", "Detection", "Engine"]
 
 CONFIRMING = (MEL_CNN, RAW_CNN, MFCC)  # who hears each word by itself
+_SURE = 0.5  # confidence from which a digit explains its sound, whatever has to be reached to be reported
 
 
 class Engine:
@@ -88,6 +89,8 @@ class Engine:
         """A candidate that the classifiers, which hear the word by itself, do not doubt."""
         digit, evidence = self.evidence(stream, candidate)
         sure = confidence(evidence)
+        if sure >= _SURE:
+            stream.explained = int(candidate.last * HOP)
         if sure < self.thresholds.digit:
             return None
         end = candidate.last * HOP / SAMPLE_RATE

@@ -23,6 +23,7 @@ _SPEECH_HELD = 15  # blocks; a digit is said by the spotter sooner after its end
 _AFTER_THE_END = 2 * SAMPLE_RATE // 5  # samples
 _KEPT = 64  # blocks, 2 s: a word, and what was said of it later
 BEFORE, AFTER = 0.35, 0.18  # seconds before and after a word that the classifiers hear with it
+_CLOSE = 2  # frames before it that they hear in any case
 
 
 class Stream:
@@ -36,6 +37,7 @@ class Stream:
         self.speech = SpeechGate(_SPEECH_BEGINS, _SPEECH_HELD)
         self.words = WordEnds(thresholds.spotted)
         self.reported: Detection | None = None  # the last
+        self.explained = 0  # the sample at which the last digit that is hardly doubted ended
         self.voice_state = np.zeros(0, dtype=np.float32)
         self.word_state = quiet()
         self.voice = 0.0  # of the last block
@@ -108,10 +110,13 @@ class Stream:
         return float(max(self._voices[number % _KEPT] for number in range(first, candidate.frame // FRAMES + 1)))
 
     def word(self, candidate: Candidate) -> Floats:
-        """What a candidate sounds like: (T,), a second at most, with a little before and after it."""
+        """What a candidate sounds like: (T,), a second at most, with a little before and after it.
+
+        What another digit explains is left out: two in one second would be taken for none.
+        """
         end = min(int(candidate.last * HOP + AFTER * SAMPLE_RATE), self.blocks * BLOCK)
-        begin = max(
-            int(candidate.first * HOP - BEFORE * SAMPLE_RATE), end - NUM_SAMPLES, (self.blocks - _KEPT) * BLOCK, 0
-        )
+        other = min(self.explained, int((candidate.first - _CLOSE) * HOP))
+        wanted = int(candidate.first * HOP - BEFORE * SAMPLE_RATE)
+        begin = max(wanted, other, end - NUM_SAMPLES, (self.blocks - _KEPT) * BLOCK, 0)
         blocks = [self.block(number) for number in range(begin // BLOCK, -(-end // BLOCK))]
         return np.concatenate(blocks)[begin % BLOCK :][: end - begin]

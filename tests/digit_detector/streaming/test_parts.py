@@ -8,10 +8,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from digit_detector.streaming.decision import AGAIN, APART, Detection, Evidence, WordEnds, confidence, likeliest
+from digit_detector.streaming.decision import (
+    AGAIN,
+    APART,
+    Candidate,
+    Detection,
+    Evidence,
+    WordEnds,
+    confidence,
+    likeliest,
+)
 from digit_detector.streaming.gates import EnergyGate, SpeechGate
+from digit_detector.streaming.models import SpotterState
 from digit_detector.streaming.resampling import Resampler, as_samples
+from digit_detector.streaming.stream import Stream
 from digit_detector.streaming.thresholds import Thresholds, load_thresholds
+from ml_training.deploy.spotter_file import BLOCK, HOP
 from ml_training.errors import ConfigError, NonFiniteAudioError, UndecodableAudioError
 
 RATES = (8000, 11025, 16000, 44100, 48000)
@@ -231,3 +243,14 @@ def test_a_file_that_is_none(content: str, tmp_path):
     assert load_thresholds(file) == Thresholds(0.2, 0.3)
     with pytest.raises(ConfigError, match="cannot be read"):
         load_thresholds(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(("explained", "begins"), [(0, 110 * HOP - 2800), (95 * HOP, 95 * HOP), (112 * HOP, 108 * HOP)])
+def test_classifiers_hear_what_lies_before_a_word_but_no_other_digit(explained: int, begins: int):
+    stream = Stream(Thresholds(0.5, 0.5), 0, lambda: SpotterState(np.zeros(0, np.float32), np.zeros(0, np.float32)))
+    sound = np.random.default_rng(0).normal(0, 0.1, 70 * BLOCK).astype(np.float32)
+    for block in stream.cut(sound):
+        stream.take(block)
+    stream.explained = explained
+    heard = stream.word(Candidate(3, np.zeros(10, np.float32), first=110.0, last=125.0, frame=139))
+    assert heard.tolist() == sound[begins : 125 * HOP + 1440].tolist()

@@ -70,7 +70,7 @@ export function repeats(later, earlier) {
 }
 
 const OFFSET = -1.39;
-const WEIGHTS = [0.73, 0.52, 0.47, 0.32];
+const WEIGHTS = [0.61, 0.52, 0.56, 0.29];
 const NEVER = 1e-4;
 
 /**

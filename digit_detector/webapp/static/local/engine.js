@@ -5,6 +5,8 @@ import { confidence, likeliest, pooled, repeats } from "./decision.js";
 import { classifier, decisions, spotter, voiceActivity } from "./models.js";
 import { BLOCK, FRAMES, HOP, Stream } from "./stream.js";
 
+const SURE = 0.5; // confidence from which a digit explains its sound
+
 export class Engine {
   static async load() {
     const engine = new Engine();
@@ -62,6 +64,7 @@ export class Engine {
     const digit = likeliest(candidate.spotted, classified);
     const isDigit = pooled(heard.map(({ digitScore }) => digitScore));
     const sure = confidence([candidate.spotted[digit], isDigit, classified[digit], stream.voiceOf(candidate)]);
+    if (sure >= SURE) stream.explained = Math.trunc(candidate.last * HOP);
     if (sure < this.thresholds.digit) return null;
     const end = (candidate.last * HOP) / SAMPLE_RATE;
     const known = ((Math.floor(candidate.frame / FRAMES) + 1) * FRAMES * HOP) / SAMPLE_RATE;

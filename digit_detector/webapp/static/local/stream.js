@@ -16,6 +16,7 @@ const SPEECH_HELD = 15;
 const AFTER_THE_END = (2 * SAMPLE_RATE) / 5;
 const KEPT = 64; // blocks
 const BEFORE = 0.35, AFTER = 0.18; // seconds
+const CLOSE = 2; // frames
 
 /** What lies between one block and the next. Blocks are numbered from 0. */
 export class Stream {
@@ -28,6 +29,7 @@ export class Stream {
     this.voiceState = this.wordState = null; // null: nothing was heard before
     this.voice = 0; // of the last block
     this.reported = null; // the last detection
+    this.explained = 0;
     this.blocks = 0; // how many came
     this.voiced = this.spotted = 0; // the next block that voice activity and the spotter hear
     this.wasOpen = false;
@@ -119,7 +121,8 @@ export class Stream {
   word(candidate) {
     const end = Math.min(Math.trunc(candidate.last * HOP + AFTER * SAMPLE_RATE), this.blocks * BLOCK);
     const wanted = Math.trunc(candidate.first * HOP - BEFORE * SAMPLE_RATE);
-    const begin = Math.max(wanted, end - SECOND, (this.blocks - KEPT) * BLOCK, 0);
+    const other = Math.min(this.explained, Math.trunc((candidate.first - CLOSE) * HOP));
+    const begin = Math.max(wanted, other, end - SECOND, (this.blocks - KEPT) * BLOCK, 0);
     const numbers = range(Math.floor(begin / BLOCK), Math.ceil(end / BLOCK) - 1);
     const sound = joined(numbers.map((number) => this.block(number)));
     return sound.slice(begin % BLOCK, (begin % BLOCK) + end - begin);
