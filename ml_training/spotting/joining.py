@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import TensorProto, compose, helper
 
 from ml_training.deploy.export import sealed
@@ -45,7 +44,7 @@ def join_spotters(files: Sequence[Path], path: Path) -> None:
         content = _read(file)
         try:
             proto = onnx.load_from_string(content)
-        except DecodeError as error:
+        except Exception as error:  # protobuf's own, of a package that onnx brings along
             raise ModelError(f"{file} is damaged or no ONNX model; copy or train it again") from error
         found = {entry.key: entry.value for entry in proto.metadata_props}
         check_spotter(found, str(file))
