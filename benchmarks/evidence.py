@@ -23,6 +23,7 @@ import numpy as np
 from digit_detector.evaluation.curves import reported
 from digit_detector.evaluation.scoring import Score, can_be, score
 from digit_detector.evaluation.streams import Stream, load_sounds, load_words, remixed_noise, sentences
+from digit_detector.streaming import engine as engines
 from digit_detector.streaming import stream as live
 from digit_detector.streaming.decision import Candidate, Evidence
 from digit_detector.streaming.detector import StreamingDetector
@@ -119,9 +120,12 @@ def main() -> int:
     parser.add_argument("--spotted", type=float, default=0.1)
     parser.add_argument("--pipelines", nargs="+", choices=PIPELINES, default=CONFIRMING)
     parser.add_argument("--before", type=float, default=live.BEFORE, help="seconds before a word that they hear")
+    parser.add_argument(
+        "--sure", type=float, default=engines.SURE, help="from which a digit is not heard with the next"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     arguments = parser.parse_args()
-    live.BEFORE = arguments.before
+    live.BEFORE, engines.SURE = arguments.before, arguments.sure
     noises = load_sounds(arguments.noise)
     speech = load_sounds(Path(os.environ["DIGIT_CORPORA_DIR"]) / "speech" / "tune")
     engine = Recording(arguments.models, arguments.pipelines, arguments.spotted, arguments.spotter)

@@ -42,12 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def told(found: Inspection) -> Iterator[str]:
     """All of it in lines for people."""
     said = found.metadata
+    spots = said[FORMAT_KEY].startswith("spotter")
     rows = {
         "file": f"{found.file}, {found.size:,} bytes, {_seal(found)}",
-        **(_spotter(found) if said[FORMAT_KEY].startswith("spotter") else _classifier(found)),
+        **(_spotter(found) if spots else _classifier(found)),
         "made by": f"version {said.get('version', '?')}, commit {said.get('git_commit', '?')}, "
         f"exported {said.get('created', '?')}, format {said[FORMAT_KEY]}",
-        **(_made_of(found.graph) if found.graph else {"graph": WITHOUT_ONNX}),
+        **(_made_of(found.graph, "32 ms" if spots else "a clip") if found.graph else {"graph": WITHOUT_ONNX}),
     }
     width = max(map(len, rows))
     yield from (f"{name:<{width}}  {text}" for name, text in rows.items())
@@ -106,7 +107,7 @@ def _accuracy(found: Inspection) -> str:
     return f"{share} of {said.get('tested_on', 'the test part')} (split {said.get('split', '?')})"
 
 
-def _made_of(graph: Graph) -> dict[str, str]:
+def _made_of(graph: Graph, heard: str) -> dict[str, str]:
     kept, sums = sum(graph.numbers.values()), graph.multiply_adds
     by_type = [f"{_share(count, kept)} {kind}" for kind, count in graph.numbers.items()]
     by_operator = [f"{count} {name}" for name, count in graph.operators.items()]
@@ -115,7 +116,7 @@ def _made_of(graph: Graph) -> dict[str, str]:
         "opset": str(graph.opset),
         "operators": f"{sum(graph.operators.values())}: {', '.join(by_operator)}",
         "parameters": f"{kept:,} with the tables of its features: {', '.join(by_type)}",
-        "multiply-adds": f"{sums:,} a clip, {_share(graph.int8_multiply_adds, sums)} in int8{left_out}",
+        "multiply-adds": f"{sums:,} {heard}, {_share(graph.int8_multiply_adds, sums)} in int8{left_out}",
     }
 
 

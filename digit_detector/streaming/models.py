@@ -30,6 +30,11 @@ LARGEST_BATCH = 32  # streams at once: beyond, what a network computes no longer
 _CONTEXT = 32  # samples before a block that Silero wants with it
 
 
+def batch_of(parts: Sequence[Floats]) -> Floats:
+    """Equally long arrays as the rows of one; np.stack does the same in twice the time."""
+    return np.concatenate(parts).reshape(len(parts), -1)
+
+
 class VoiceActivity:
     """Silero's voice activity detector (version 6, MIT licence): how probable speech is in 32 ms."""
 
@@ -77,12 +82,12 @@ class Spotter:
         frames = earlier_frames(dilations)
         self._taken = len(dilations) * FRAMES  # rows of a block in the ring
         self._blocks = max(-(-back // FRAMES) for _, back in frames)
-        rows = [  # (blocks, E): where in the ring each earlier frame lies
+        places = [  # (blocks, E): where in the ring each earlier frame lies
             [(at - -(-back // FRAMES)) % self._blocks * self._taken + number * FRAMES + -back % FRAMES
              for number, back in frames]
             for at in range(self._blocks)
         ]  # fmt: skip
-        self._rows = np.array(rows)
+        self._places = np.array(places)
 
     def quiet(self) -> SpotterState:
         """The state of a stream of which nothing was heard yet."""
@@ -93,8 +98,8 @@ class Spotter:
         """(N, 256) blocks after N states -> (N, 2, 10) probabilities and (N, 2) durations; the states are moved on."""
         earlier = np.empty((len(states), self._earlier, self._channels), dtype=np.float32)
         for row, state in zip(earlier, states, strict=True):
-            state.taken.take(self._rows[state.at], axis=0, out=row, mode="clip")  # unchecked: "raise" copies twice
-        fed = {BLOCK_NAME: blocks, STATE_NAME: np.stack([state.front for state in states]), EARLIER_NAME: earlier}
+            state.taken.take(self._places[state.at], axis=0, out=row, mode="clip")  # unchecked: "raise" copies twice
+        fed = {BLOCK_NAME: blocks, STATE_NAME: batch_of([state.front for state in states]), EARLIER_NAME: earlier}
         probabilities, durations, after, taken = self._session.run(None, fed)
         for state, front, frames in zip(states, after, taken, strict=True):
             state.front[:] = front

@@ -86,7 +86,7 @@ class Spotter(nn.Module):
         self.blocks = nn.ModuleList(Block(channels, KERNEL, dilation) for dilation in dilations)
         self.dropout = nn.Dropout(0.1)
         self.exit = nn.Conv1d(channels, len(LABELS) + 2, 1)
-        self.channels, self.dilations = channels, tuple(dilations)
+        self.dilations = tuple(dilations)
         self._pasts = [(KERNEL - 1) * dilation for dilation in dilations]
         inner = [(channels, past) for past in self._pasts]
         self._shapes: list[tuple[int, ...]] = [(WINDOW - HOP,), (1, BANDS, 2), (one, BANDS // 2, 2), *inner]

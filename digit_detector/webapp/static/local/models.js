@@ -3,12 +3,12 @@
 import * as ort from "../vendor/onnxruntime-web/ort.wasm.min.mjs";
 import { SECOND } from "./clip.js";
 import { Fault } from "./fault.js";
+import { FRAMES } from "./stream.js";
 
 const RUNTIME = new URL("../vendor/onnxruntime-web/", import.meta.url);
 const MODELS = new URL("../models/", import.meta.url);
 const CONTEXT = 32; // samples before a block that Silero wants with it
 const VOICE_STATE = 256; // numbers of Silero's state
-const FRAMES = 2; // of a block, to the spotter
 const RATE = new ort.Tensor("int64", BigInt64Array.of(8000n), []);
 
 ort.env.wasm.numThreads = 1; // more would need a page that is isolated from others
