@@ -7,20 +7,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import soundfile
-import torch
-from torch import Tensor, nn
 
 from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, fit
 from ml_training.config import MFCC
 from ml_training.data.cache import FOLDER_VARIABLE
 from ml_training.data.corpus import Corpus
-from ml_training.deploy.export import export_onnx
 from ml_training.deploy.metadata import model_metadata
-from ml_training.pipelines.base import OUTPUTS, Heard
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
 VOWELS = {  # two formants in Hz, one pair a digit, far enough apart for a tiny network
@@ -29,20 +29,27 @@ VOWELS = {  # two formants in Hz, one pair a digit, far enough apart for a tiny 
 }  # fmt: skip
 
 
-class TinyNetwork(nn.Module):
+def make_tiny_network() -> nn.Module:
     """The smallest network with a spectrogram in it: mean log spectrum -> one linear layer."""
+    import torch  # here and below, so that tests of the torch-free runtime do not wait for it
+    from torch import nn
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("window", torch.hann_window(128))
-        self.linear = nn.Linear(65, OUTPUTS)
+    from ml_training.pipelines.base import OUTPUTS, Heard
 
-    def forward(self, waveforms: Tensor) -> Heard:
-        spectrum = torch.stft(waveforms, 128, 128, window=self.window, center=False, return_complex=True)
-        power = torch.view_as_real(spectrum).square().sum(-1).mean(-1)  # (B, 65)
-        logs = (power + 1e-4).log()
-        outputs = self.linear(logs - logs.mean(dim=1, keepdim=True))
-        return Heard(outputs[:, :-1], outputs[:, -1])
+    class TinyNetwork(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("window", torch.hann_window(128))
+            self.linear = nn.Linear(65, OUTPUTS)
+
+        def forward(self, waveforms: Tensor) -> Heard:
+            spectrum = torch.stft(waveforms, 128, 128, window=self.window, center=False, return_complex=True)
+            power = torch.view_as_real(spectrum).square().sum(-1).mean(-1)  # (B, 65)
+            logs = (power + 1e-4).log()
+            outputs = self.linear(logs - logs.mean(dim=1, keepdim=True))
+            return Heard(outputs[:, :-1], outputs[:, -1])
+
+    return TinyNetwork()
 
 
 def say(digit: int, pitch: float, seconds: float, generator: np.random.Generator) -> np.ndarray:
@@ -95,11 +102,14 @@ def tiny_folder(tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
-def tiny_network(tiny_corpus: Corpus) -> TinyNetwork:
+def tiny_network(tiny_corpus: Corpus) -> nn.Module:
     """A network that knows the tiny corpus, and that white noise is no digit."""
+    import torch
+    from torch import nn
+
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = TinyNetwork()
+        network = make_tiny_network()
         waveforms, labels = torch.from_numpy(tiny_corpus.waveforms), torch.from_numpy(tiny_corpus.labels)
         noise = torch.randn(100, NUM_SAMPLES) * torch.logspace(-2, -0.5, 100)[:, None]
         everything, is_digit = torch.cat([waveforms, noise]), torch.cat([torch.ones(len(labels)), torch.zeros(100)])
@@ -117,8 +127,10 @@ def tiny_network(tiny_corpus: Corpus) -> TinyNetwork:
 
 
 @pytest.fixture(scope="session")
-def tiny_models(tiny_network: TinyNetwork, tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_models(tiny_network: nn.Module, tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of models with one exported classifier in it, mfcc by name. Not to be written to."""
+    from ml_training.deploy.export import export_onnx
+
     folder = tmp_path_factory.mktemp("trained") / "models"
     metadata = model_metadata(
         pipeline=MFCC, data="tiny", data_hash="tiny", synthetic=True, split="official", accuracy=1.0
