@@ -22,12 +22,12 @@ import torch
 
 from ml_training.config import MEL_CNN, PIPELINES, TrainConfig
 from ml_training.pipelines import get_pipeline
-from ml_training.training.joining import joined
+from ml_training.training.distributed import process_group
 from ml_training.training.observer import Unobserved
 from ml_training.training.ready import build_model
 from ml_training.training.setup import Clips, cpu_threads
 from ml_training.training.trainer import train_model
-from ml_training.utils.launched import launched
+from ml_training.utils.torchrun_env import torchrun_rank
 
 WARM_UP = 4  # steps that count for nothing
 
@@ -49,16 +49,16 @@ def noise(clips: int) -> Clips:
 
 
 def one_process(pipeline: str, clips: int, steps: int) -> None:
-    """Train as this process's part of its team; the first prints the seconds of each step."""
-    place = launched()
-    batch = clips * (1 if place is None else place.world)
+    """Train as this process's rank; rank 0 prints the seconds of each step."""
+    place = torchrun_rank()
+    batch = clips * (1 if place is None else place.world_size)
     row, watch = get_pipeline(pipeline), Watch()
     config = TrainConfig(device="cpu", epochs=1, batch_size=batch).resolved(pipeline, row.recipe)
-    with cpu_threads(1), joined(config, "the same again") as team:
+    with cpu_threads(1), process_group(config, "the same again") as group:
         train = noise(batch * (WARM_UP + steps))
         model = build_model(row, config, train)
-        train_model(model, train, noise(20), config, observer=watch, team=team)
-    if team.rank == 0:
+        train_model(model, train, noise(20), config, observer=watch, group=group)
+    if group.rank == 0:
         print(json.dumps([b - a for a, b in zip(watch.times[WARM_UP - 1 :], watch.times[WARM_UP:], strict=False)]))
 
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from ml_training.config import MAX_FOLDS, TrainConfig
 from ml_training.errors import Interrupted
 from ml_training.flags import OneLineParser, add_train_flags, train_config_from, underscored
-from ml_training.utils.launched import launched, one_voice
 from ml_training.utils.program import program, require
+from ml_training.utils.torchrun_env import print_on_local_rank_zero, torchrun_rank
 
 if TYPE_CHECKING:
     from ml_training.training.runner import RunOutcome
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_train_flags(parser)
     _add_cv_flags(parser)
     _add_cluster_flags(parser)
-    with one_voice():
+    with print_on_local_rank_zero():
         namespace = parser.parse_args(words)
         asked = {name: vars(namespace).pop(name) for name in CV_FLAGS if name in namespace}
         machines = {name: vars(namespace).pop(name) for name in CLUSTER_FLAGS if name in namespace}
@@ -55,22 +55,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         require("training", NEEDED)
     if machines:
         return _train_on_cluster(config, machines)
-    place = launched()
+    place = torchrun_rank()
     if asked:
         if place is not None:
             parser.error("--cv trains folds in processes of its own: leave torchrun out")
         return _cross_validate(config, asked)
     if place is not None and place.restarts and config.resume is None:  # torchrun --max_restarts
         config = dataclasses.replace(config, resume="latest")
-    from ml_training.training.joining import follow, joined
-    from ml_training.training.runner import run
+    from ml_training.training.distributed import process_group
+    from ml_training.training.runner import run, run_worker
 
     command = resume_command(words)
-    with joined(config, command) as team:
-        if team.rank:
-            follow(config, team)
+    with process_group(config, command) as group:
+        if group.rank:
+            run_worker(config, group)
             return 0
-        outcome = run(config, resume_command=command, team=team)
+        outcome = run(config, resume_command=command, group=group)
     print(summary_table(outcome))
     return outcome.exit_code
 
@@ -148,11 +148,11 @@ def resume_command(words: Sequence[str]) -> str:
         after_resume = is_resume
     is_digits = sys.argv[0].startswith("digits ")  # as the console command names its doors
     script = [sys.argv[0]] if Path(sys.argv[0]).name == "train.py" else ["-m", "ml_training.train"]
-    if (place := launched()) is not None:
+    if (place := torchrun_rank()) is not None:
         start = ["torchrun"] if shutil.which("torchrun") else [_python(), "-m", "torch.distributed.run"]
         # How several machines find each other is known to who started them.
         where = ["--standalone"] if place.machines == 1 else ["...", "--nnodes", str(place.machines)]
-        start += [*where, "--nproc_per_node", str(place.local_world)]
+        start += [*where, "--nproc_per_node", str(place.local_world_size)]
         start += ["--no-python", "digits", "train"] if is_digits else script
     else:
         start = ["digits", "train"] if is_digits else [_python(), *script]

@@ -117,23 +117,9 @@ def excerpts(folder: str | None, count: int, device: torch.device) -> Tensor:
 
     Without a folder, of the generated sounds.
     """
-    backgrounds = _of(folder, device)
-    which, place = _drawn(backgrounds, count, device)
+    backgrounds = _on(device, generated_backgrounds() if folder is None else load_backgrounds(folder))
+    which = torch.randint(len(backgrounds.starts), (count,), device=device)
+    place = torch.rand(count, device=device, dtype=torch.float64)  # how far into each, from 0 to 1
     offset = (place * backgrounds.choices[which]).long()
     chosen = backgrounds.samples.unfold(0, NUM_SAMPLES, 1)[backgrounds.starts[which] + offset]
     return chosen / chosen.square().mean(dim=1, keepdim=True).sqrt().clamp_min(_QUIETEST)
-
-
-def skip_excerpts(folder: str | None, count: int, device: torch.device) -> None:
-    """Draw what `excerpts` draws, for somebody else to read."""
-    _drawn(_of(folder, device), count, device)
-
-
-def _of(folder: str | None, device: torch.device) -> Backgrounds:
-    return _on(device, generated_backgrounds() if folder is None else load_backgrounds(folder))
-
-
-def _drawn(backgrounds: Backgrounds, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(count,) recordings, and (count,) how far into each, from 0 to 1."""
-    which = torch.randint(len(backgrounds.starts), (count,), device=device)
-    return which, torch.rand(count, device=device, dtype=torch.float64)

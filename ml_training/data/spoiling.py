@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
-from ml_training.data.backgrounds import excerpts, skip_excerpts
+from ml_training.data.backgrounds import excerpts
 
 KINDS = ("cut off", "doubled", "spliced", "turned round", "noise")
 USUAL = (*KINDS, *["noise"] * 4)  # how often each comes up: of noises there are the most
@@ -32,27 +32,18 @@ def spoil(
     labels: Tensor,
     noise_dir: str | None,
     kinds: Sequence[str] = USUAL,
-    wanted: slice = slice(None),
 ) -> tuple[Tensor, Tensor]:
     """(B, T) clips of digits, each `lengths` (B,) long and centred -> as many that are none, and their lengths.
 
     Each of `kinds` comes up equally often; doubled and spliced digits go on with the next clip of the batch. Where that
     says the same digit, a splice would be that digit again, and where two digits are too long for their second, they
-    would be one: such a digit is cut off instead. Only those at `wanted` are made, the others stay silent, and chance
-    goes on as if all were. Raises DataError when `noise_dir` holds no sound that can be read.
+    would be one: such a digit is cut off instead. Raises DataError when `noise_dir` holds no sound that can be read.
     """
     count = len(lengths)
     chosen, digits = torch.randint(len(kinds), (count,)).tolist(), labels.tolist()
-    ours = set(range(count)[wanted])
-    heard = {i % count for one in ours for i in (one, one + 1)}
-    words = {i: _word(waveforms[i], span) for i, span in enumerate(lengths.tolist()) if i in heard}
+    words = [_word(waveforms[i], span) for i, span in enumerate(lengths.tolist())]
     made, sizes = torch.zeros_like(waveforms), []
     for i, (kind, (chance, end)) in enumerate(zip(chosen, torch.rand(count, 2).tolist(), strict=True)):
-        if i not in ours:
-            if kinds[kind] == "noise":
-                skip_excerpts(noise_dir, 1, waveforms.device)
-            sizes.append(0)
-            continue
         word, after = words[i], words[(i + 1) % count]
         gap = _samples(_between(_PAUSE, chance))
         if kinds[kind] == "doubled" and len(word) + gap + len(after) // 2 <= NUM_SAMPLES:

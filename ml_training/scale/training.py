@@ -74,20 +74,20 @@ def _ending(config: TrainConfig, job: str) -> Path:
 
 
 def train_part(task: dict[str, Any]) -> None:
-    """What each worker does, called by Ray: the first as `runner.run`, the others as `joining.follow`."""
+    """What each worker does, called by Ray: the first rank as `runner.run`, the others as `runner.run_worker`."""
     from ml_training.train import summary_table
-    from ml_training.training.joining import follow, joined
-    from ml_training.training.runner import run
+    from ml_training.training.distributed import process_group
+    from ml_training.training.runner import run, run_worker
 
     config = TrainConfig(**task["config"])
     if _begun_by(config, task["job"]):
         config = dataclasses.replace(config, resume="latest")
-    with joined(config, "the same command") as team:
-        if team.rank:
-            follow(config, team)
+    with process_group(config, "the same command") as group:
+        if group.rank:
+            run_worker(config, group)
         else:
             _note(config, task["job"])
-            outcome = run(config, resume_command="the same command with --resume", team=team)
+            outcome = run(config, resume_command="the same command with --resume", group=group)
             found = {"table": summary_table(outcome), "exit_code": outcome.exit_code}
             write_json(_ending(config, task["job"]), found)
 

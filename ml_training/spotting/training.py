@@ -27,7 +27,6 @@ from ml_training.spotting.scene import Scene, heard
 from ml_training.spotting.strings import SAMPLES, String, joined_string, spoken_string
 from ml_training.spotting.targets import cost, said_right, stacked, targets
 from ml_training.training.observer import StopRequest
-from ml_training.training.optimizer import Adam
 from ml_training.utils.files import write_atomically
 
 CHECKPOINT = "checkpoint.pt"
@@ -105,7 +104,7 @@ def train_spotter(
         {"params": decaying, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    optimizer = Adam(groups, config.learning_rate, decoupled=True)
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
     identity = hashlib.sha256(repr((asdict(config), asdict(scene), material.data_hash)).encode()).hexdigest()
     kept = folder / CHECKPOINT
     first = _restore(kept, identity, model, mean, optimizer)
@@ -157,7 +156,7 @@ def _average(mean: Spotter, model: Spotter, share: float) -> None:
             ours.copy_(theirs)
 
 
-def _restore(file: Path, identity: str, model: Spotter, mean: Spotter, optimizer: Adam) -> int:
+def _restore(file: Path, identity: str, model: Spotter, mean: Spotter, optimizer: torch.optim.Optimizer) -> int:
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         return 0

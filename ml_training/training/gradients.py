@@ -1,4 +1,4 @@
-"""The gradients of one step: of a whole batch, of one in parts where memory is short, of one that a team has."""
+"""Gradients of one training step, accumulated over micro-batches where memory does not hold the batch."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ import torch
 from torch import Tensor, nn
 
 from ml_training.training.objective import Objective
-from ml_training.training.observer import StopRequest
 from ml_training.training.parts import LEAST, RunningStatistics, parts_of
-from ml_training.training.team import Team
 from ml_training.utils.memory import halving
 
 
 class Gradients:
-    """What leaves the gradients of a step's loss in the weights of `model`, which `heard` is or was compiled from."""
+    """Computes the gradients of a step's loss into `model.parameters()`.
+
+    `network` is `model`, or what torch.compile or DistributedDataParallel made of it; the latter never splits a batch,
+    for all ranks would have to split it alike.
+    """
 
     def __init__(
         self,
         model: nn.Module,
-        heard: nn.Module,
+        network: nn.Module,
         objective: Objective,
-        team: Team,
         dtype: torch.dtype | None,
         scaler: torch.amp.GradScaler,
     ) -> None:
-        self.model, self.heard, self.objective, self.team = model, heard, objective, team
+        self.model, self.network, self.objective = model, network, objective
+        self.may_split = not isinstance(network, nn.parallel.DistributedDataParallel)
         self.dtype, self.scaler = dtype, scaler
         self.statistics = RunningStatistics(model)
 
@@ -35,17 +37,17 @@ class Gradients:
         chosen: Tensor,
         seed: int,
         at_once: int,
-        stop: StopRequest | None,
         told: Callable[[int, int], None],
     ) -> tuple[Tensor, Tensor]:
         """() loss of a step and () how many of its digits were right.
 
-        `at_once` is how many clips a process is known to have memory for, 0 for all of its; `told` hears of each number
-        that was too much, and of the next. A matter of where training stands and of the number of parts, however much
-        was tried before.
+        `at_once` is how many clips memory is known to hold, 0 for all; `told` is called with each number that was too
+        much, and the next. The result depends on `chosen`, `seed` and the number of parts, not on earlier attempts.
         """
+        if not self.may_split:
+            return self._of(chosen, seed, 1)
         self.statistics.keep()
-        most = max(LEAST, self.objective.clips(len(chosen)) // self.team.world)
+        most = max(LEAST, self.objective.clips(len(chosen)))
         known = min(at_once or most, most)
 
         def fewer(clips: int, then: int) -> None:
@@ -53,14 +55,14 @@ class Gradients:
             told(clips, then)
 
         found, _ = halving(
-            lambda size: self.team.tried(lambda: self._of(chosen, seed, parts_of(most, size), stop)),
+            lambda size: self._of(chosen, seed, parts_of(most, size)),
             known,
             LEAST,
             fewer,
         )
         return found
 
-    def _of(self, chosen: Tensor, seed: int, parts: int, stop: StopRequest | None) -> tuple[Tensor, Tensor]:
+    def _of(self, chosen: Tensor, seed: int, parts: int) -> tuple[Tensor, Tensor]:
         torch.manual_seed(seed)
         for parameter in self.model.parameters():
             parameter.grad = None
@@ -69,19 +71,12 @@ class Gradients:
         kind = batch.labels.device.type
         losses, right = [], []
         with self.statistics.moved_by(parts):
-            for number, part in enumerate(cut, 1):
-                last = number == len(cut)
-                with (
-                    self.team.hearing(self.heard, part, last) as network,
-                    torch.autocast(kind, dtype=self.dtype, enabled=self.dtype is not None),
-                ):
-                    heard = network(part.waveforms, ready=True) if part.ready else network(part.waveforms)
+            for part in cut:
+                with torch.autocast(kind, dtype=self.dtype, enabled=self.dtype is not None):
+                    precomputed = {"ready": True} if part.ready else {}
+                    heard = self.network(part.waveforms, **precomputed)
                 loss = self.objective.loss(heard, part)
                 losses.append(loss.detach())
                 right.append((heard.scores[: len(part.labels)].argmax(dim=1) == part.labels).sum())
-                if last:
-                    of_all = torch.stack(right).sum()
-                    share = of_all if batch.held_by == 1 else of_all / batch.held_by
-                    self.team.bring(torch.stack(losses).sum(), share, stop)
                 torch.autograd.backward(self.scaler.scale(loss))
-        return self.team.brought()
+        return torch.stack(losses).sum(), torch.stack(right).sum()

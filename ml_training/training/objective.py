@@ -18,7 +18,6 @@ from ml_training.pipelines.base import Heard
 from ml_training.training.negatives import count_beside, draw_negatives, spoilt
 from ml_training.training.setup import Clips, Sound
 from ml_training.training.teachers import Teachers
-from ml_training.training.whole_batch import WholeBatch
 
 
 class Counts(NamedTuple):
@@ -44,8 +43,6 @@ class Batch(NamedTuple):
     targets: Tensor  # (D,) labels, or (D, 10) probabilities where clips were mixed
     ready: bool = False
     whole: Counts | None = None  # of the batch that this is a part of
-    rows: Tensor | None = None  # (B,) places in the batch whose other clips other processes have
-    held_by: int = 1  # how many processes have these same clips
 
     @property
     def of(self) -> Counts:
@@ -63,23 +60,14 @@ class Batch(NamedTuple):
         def some(clips: Tensor) -> Tensor:
             return torch.cat([clips[first], clips[len(self.labels) :][second]])
 
-        rows = None if self.rows is None else some(self.rows)
-        cut = some(self.waveforms), self.labels[first], self.targets[first]
-        return Batch(*cut, self.ready, self.of, rows, self.held_by)
-
-    def of_process(self, rank: int, world: int) -> Batch:
-        """The part that one of several processes has."""
-        every = torch.arange(len(self.waveforms), device=self.labels.device)
-        return self._replace(rows=every).parts(world)[rank]
+        return Batch(some(self.waveforms), self.labels[first], self.targets[first], self.ready, self.of)
 
 
 class Objective:
     """Digits beside clips without one, all varied alike, and what a model's answers to them cost.
 
     Clips that come with features are not varied: their features are what is heard, and `features` makes those of clips
-    that are new in each step. Of several processes, `rank` of `world` has its part of every batch, and varies no more
-    than that; what is drawn for a clip is what one process would draw. Raises what Teachers raises where `config` names
-    some.
+    that are new in each step. Raises what Teachers raises where `config` names some.
     """
 
     def __init__(
@@ -88,10 +76,7 @@ class Objective:
         config: TrainConfig,
         device: torch.device,
         features: Callable[[Tensor], Tensor | None] | None = None,
-        rank: int = 0,
-        world: int = 1,
     ) -> None:
-        self.rank, self.world = rank, world
         self.config, self.augmentation = config, config.augmenting
         self.others = train.of(train.labels == NOT_A_DIGIT).to(device)
         self.digits = train.of(train.labels != NOT_A_DIGIT).to(device)
@@ -104,17 +89,7 @@ class Objective:
 
     @torch.no_grad()
     def batch(self, chosen: Tensor) -> Batch:
-        """The digits at some places, and others drawn by torch's global generator; or this process's part of them."""
-        if self.world == 1:
-            return self._whole(chosen)
-        if self.clips(len(chosen)) < 2 * self.world:  # batch norm wants two: let everybody hear all
-            return self._whole(chosen)._replace(held_by=self.world)
-        if self.digits.features is not None or self.augmentation.mixes:
-            # Whom a clip is mixed with may be another's; and features are only looked up.
-            return self._whole(chosen).of_process(self.rank, self.world)
-        return self._part(chosen)
-
-    def _whole(self, chosen: Tensor) -> Batch:
+        """The digits at some places, and others drawn by torch's global generator."""
         if self.digits.features is not None:
             return self._ready_batch(chosen, self.digits.features)
         waveforms, lengths = self.digits.waveforms[chosen], self.digits.lengths[chosen]
@@ -127,22 +102,6 @@ class Objective:
         if self.augmentation.mixes:
             waveforms[: len(labels)], targets = mix(waveforms[: len(labels)], labels, self.augmentation)
         return Batch(waveforms, labels, targets)
-
-    def _part(self, chosen: Tensor) -> Batch:
-        """As `_whole(chosen).of_process(...)`, without varying what others hear."""
-        whole = Counts(len(chosen), self.clips(len(chosen)))
-        first, second = whole.cuts(self.world)[self.rank]
-        rows = torch.arange(whole.clips, device=chosen.device)
-        rows = torch.cat([rows[: whole.digits][first], rows[whole.digits :][second]])
-        own = chosen[first]
-        waveforms, lengths, labels = self.digits.waveforms[own], self.digits.lengths[own], self.digits.labels[own]
-        if negatives := whole.clips - whole.digits:
-            others, spans = draw_negatives(negatives, self.digits, self.others, self.augmentation.noise_dir, second)
-            waveforms, lengths = torch.cat([waveforms, others]), torch.cat([lengths, spans])
-        if self.augmentation.enabled:
-            with WholeBatch(rows, whole.clips):
-                waveforms = augment(waveforms, lengths, self.augmentation)
-        return Batch(waveforms, labels, labels, whole=whole, rows=rows)
 
     def _ready_batch(self, chosen: Tensor, features: Sound) -> Batch:
         labels = self.digits.labels[chosen]
@@ -163,10 +122,6 @@ class Objective:
 
         Of one of the parts of a batch, what it adds to the mean over that: the costs of all parts add up to it.
         """
-        cost = self._cost(heard, batch)
-        return cost if batch.held_by == 1 else cost / batch.held_by
-
-    def _cost(self, heard: Heard, batch: Batch) -> Tensor:
         digits, smoothing = len(batch.labels), self.config.label_smoothing
         of_digits = digits / batch.of.digits
         scores, presence = heard.scores[:digits].float(), heard.digit.float()

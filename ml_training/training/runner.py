@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 import pickle
 import signal
@@ -28,8 +30,8 @@ from ml_training.inference import MODEL_FILE, load_classifier
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import DataSummary, EpochRecord, Evaluation, PipelineResult
-from ml_training.training.checkpoint import BEST, CheckpointStore, RunIdentity, teachers_hash
-from ml_training.training.joining import see_that_all_agree
+from ml_training.training.checkpoint import BEST, FREE_SETTINGS, CheckpointStore, RunIdentity, teachers_hash
+from ml_training.training.distributed import SingleProcess
 from ml_training.training.material import PARITY_CLIPS, Material, fitted_temperature, load_material
 from ml_training.training.ready import build_model
 from ml_training.training.setup import (
@@ -43,7 +45,6 @@ from ml_training.training.setup import (
     weights_hash,
 )
 from ml_training.training.teachers import Teachers
-from ml_training.training.team import Team
 from ml_training.training.tracking import track, tracker_at
 from ml_training.training.trainer import Training, train_model
 from ml_training.utils.files import write_atomically, write_json
@@ -76,13 +77,13 @@ def run(
     corpus: Corpus | None = None,
     pipelines: Sequence[Pipeline] | None = None,
     resume_command: str = "the same with resume",
-    team: Team | None = None,
+    group: SingleProcess | None = None,
 ) -> RunOutcome:
     """Train what `config` names and leave models, logs, plots and a report behind.
 
     `corpus` takes the place of the recordings that `config` names, `pipelines` that of the registry's. A pipeline
-    that fails is logged and named in the outcome; the others go on. Of a `team`, which trains together, this is for the
-    first process, and `joining.follow` for the others; there a training that fails ends all.
+    that fails is logged and named in the outcome; the others go on. Of a process `group` this is for rank 0, and
+    `run_worker` for the others; there a training that fails ends all.
     Raises ConfigError for settings this machine cannot do, DataError without usable recordings, Interrupted
     after Ctrl-C or SIGTERM (`resume_command` is what the last line then tells to type).
     """
@@ -92,7 +93,7 @@ def run(
         try:
             kept = Cache(report=logger.warn) if config.cache else None
             with StopSignals() as signals, caching(kept):
-                return _run(config, corpus, chosen, logger, signals, team or Team())
+                return _run(config, corpus, chosen, logger, signals, group or SingleProcess())
         except (Interrupted, KeyboardInterrupt) as stop:
             signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
             logger.say(f"stopped; to go on: {resume_command}", "stopped", signal=int(signum))
@@ -108,32 +109,33 @@ def _run(
     pipelines: Sequence[Pipeline],
     logger: RunLogger,
     signals: StopSignals,
-    team: Team,
+    group: SingleProcess,
 ) -> RunOutcome:
     logger.record(f"version {__version__}, process {os.getpid()}", "start", config=to_dict(config))
     tracker = tracker_at(config.mlflow, Path(config.log_dir)) if config.mlflow is not None else None
     _meet_teachers(config, logger)
     _load_noise(config, pipelines, logger)
-    with team.in_turn():
+    with group.local_rank_zero_first():
         material = _load(config, corpus, logger)
-    see_that_all_agree(team, material)
-    if team.world > 1:
-        logger.say(f"{team.world} processes train together, each with its part of every step", "team", size=team.world)
+    _check_same_run(group, material)
+    ranks = group.world_size
+    if ranks > 1:
+        logger.say(f"DDP: {ranks} processes train together, each on its share of every batch", "ddp", world_size=ranks)
     results: list[PipelineResult] = []
     failures: dict[str, str] = {}
     for pipeline in pipelines:
+        running = _PipelineRun(pipeline, material, logger, signals, group)
         try:
-            team.training = team.world > 1
-            results.append(_PipelineRun(pipeline, material, logger, signals, team).result())
+            results.append(running.result())
             if tracker is not None:
                 failures |= track(tracker, results[-1], config, logger)
         except DigitError as error:
-            if team.training:
+            if ranks > 1 and not running.trained:
                 raise
             failures[pipeline.name] = str(error)
             logger.fail(f"{pipeline.name} failed: {error}", error, pipeline=pipeline.name)
         except Exception as error:  # a bug of one pipeline must not cost the user the other two
-            if team.training:
+            if ranks > 1 and not running.trained:
                 raise
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             failures[pipeline.name] = reason
@@ -147,6 +149,36 @@ def _run(
         write_report(results, material.summary, report, failures=failures)
     logger.record(f"report: {report}", "finished", failures=failures)
     return RunOutcome(tuple(results), failures, material.summary, report, logger.log_file)
+
+
+def run_worker(
+    config: TrainConfig, group: SingleProcess, corpus: Corpus | None = None, pipelines: Sequence[Pipeline] | None = None
+) -> None:
+    """The part of `run` that every rank but 0 takes: the same trainings, without output or files.
+
+    Raises what loading and training raise.
+    """
+    chosen = [get_pipeline(name) for name in config.pipelines] if pipelines is None else list(pipelines)
+    cache = Cache() if config.cache else None
+    with cpu_threads(config.threads), StopSignals(unit=None) as signals, caching(cache):
+        with group.local_rank_zero_first():
+            material = load_material(config, corpus, lambda line: None, lambda line: None)
+        _check_same_run(group, material)
+        for pipeline in chosen:
+            own = material.config.resolved(pipeline.name, pipeline.recipe)
+            train = material.part(material.split.train, seldom=not own.augmenting.enabled)
+            model = build_model(pipeline, own, train)
+            validation = material.part(material.split.validation)
+            with signals.deferred():
+                train_model(model, train, validation, own, stop=signals, group=group)
+
+
+def _check_same_run(group: SingleProcess, material: Material) -> None:
+    """Raise DataError where ranks have other recordings, or other settings that change the weights."""
+    config = dataclasses.replace(material.config, resume=None)
+    deciding = {name: value for name, value in to_dict(config).items() if name not in FREE_SETTINGS}
+    described = json.dumps([material.corpus.data_hash, deciding], sort_keys=True)
+    group.check_same("recordings or settings", hashlib.sha256(described.encode()).digest())
 
 
 def _meet_teachers(config: TrainConfig, logger: RunLogger) -> None:
@@ -207,12 +239,13 @@ class _PipelineRun:
     """One pipeline's part of a run: training, test, export, plots, summaries."""
 
     def __init__(
-        self, pipeline: Pipeline, material: Material, logger: RunLogger, signals: StopSignals, team: Team
+        self, pipeline: Pipeline, material: Material, logger: RunLogger, signals: StopSignals, group: SingleProcess
     ) -> None:
         config = material.config
         self.pipeline, self.name = pipeline, pipeline.name
         self.config = config.resolved(pipeline.name, pipeline.recipe)
-        self.material, self.logger, self.signals, self.team = material, logger, signals, team
+        self.material, self.logger, self.signals, self.group = material, logger, signals, group
+        self.trained = False  # until then a failure is one of all ranks
         self.folder = model_folder(config.models_dir, pipeline.name)
         self.log_dir, self.plots = Path(config.log_dir), _plots(config)
         self.title = PIPELINE_TITLES.get(self.name, self.name) + (", synthetic speech" * material.corpus.synthetic)
@@ -284,9 +317,9 @@ class _PipelineRun:
             validation = self.material.part(self.material.split.validation)
             training = train_model(
                 model, train, validation, self.config,
-                store=store, observer=view, stop=self.signals, team=self.team,
+                store=store, observer=view, stop=self.signals, group=self.group,
             )  # fmt: skip
-            self.team.training = False
+            self.trained = True
             view.catch_up(training.history)  # a resumed run may have had nothing left to train
         return training
 

@@ -21,7 +21,6 @@ from ml_training.data.rows import Rows
 from ml_training.errors import CheckpointError, ConfigError
 from ml_training.pipelines.base import Heard
 from ml_training.results import Floats
-from ml_training.training.optimizer import Adam
 from ml_training.utils.memory import halving
 
 EVALUATION_BATCH = 256
@@ -157,7 +156,7 @@ def weights_hash(weights: Weights) -> str:
     return digest.hexdigest()
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> Adam:
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW or Adam; biases and normalisation weights (vectors) do not decay."""
     assert config.learning_rate is not None
     assert config.weight_decay is not None
@@ -167,7 +166,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Adam:
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     there = [group for group in groups if group["params"]]
-    return Adam(there, config.learning_rate, decoupled=config.optimizer == "adamw")
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(there, lr=config.learning_rate, fused=True)
 
 
 def copied(value: Any) -> Any:

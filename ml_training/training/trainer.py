@@ -12,7 +12,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from ml_training.data.corpus import NOT_A_DIGIT
 from ml_training.errors import CheckpointError, Interrupted, TrainingError
 from ml_training.results import EpochRecord
 from ml_training.training.checkpoint import CheckpointStore
+from ml_training.training.distributed import SingleProcess
 from ml_training.training.gradients import Gradients
 from ml_training.training.objective import Objective, validation_loss
 from ml_training.training.observer import Observer, StopRequest, Unobserved
@@ -41,7 +42,6 @@ from ml_training.training.setup import (
     predict_by,
     step_seed,
 )
-from ml_training.training.team import Team
 from ml_training.utils.memory import halving, is_out_of_memory
 
 MAX_ROLLBACKS = 3
@@ -79,20 +79,20 @@ def train_model(
     store: CheckpointStore | None = None,
     observer: Observer | None = None,
     stop: StopRequest | None = None,
-    team: Team | None = None,
+    group: SingleProcess | None = None,
 ) -> Training:
     """Train `model` in place as the resolved `config` says, going on from `store` if config.resume asks for it.
 
     Validated, chosen as best (lowest validation loss, then highest accuracy) and kept are the averaged weights.
-    A batch that memory does not hold is taken in parts whose gradients add up. All processes of a `team` call this with
-    the same clips and settings and end with the same; only the first has a `store`, which all go on from.
+    A batch that memory does not hold is taken in parts whose gradients add up. All ranks of a `group` call this with
+    the same clips and settings and end with the same weights; only rank 0 has a `store`, and all resume from it.
     Raises TrainingError when the loss stays NaN or infinite after three rollbacks or memory is too small for any batch,
     CheckpointError when a checkpoint cannot be written or read, Interrupted when `stop` says so, PeerLostError when
-    another process of the team is gone.
+    another rank is gone.
     """
     with deterministic(config.compile):
         try:
-            return _Loop(model, train, validation, config, store, observer or Unobserved(), stop, team).run()
+            return _Loop(model, train, validation, config, store, observer or Unobserved(), stop, group).run()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -112,7 +112,7 @@ class _Loop:
         store: CheckpointStore | None,
         observer: Observer,
         stop: StopRequest | None,
-        team: Team | None = None,
+        group: SingleProcess | None = None,
     ) -> None:
         if None in (config.epochs, config.batch_size, config.learning_rate, config.weight_decay):
             raise TypeError("train_model needs a resolved configuration: config.resolved(pipeline, recipe)")
@@ -127,25 +127,30 @@ class _Loop:
             )
         self.config, self.epochs = config, config.epochs
         self.store, self.observer, self.stop = store, observer, stop
-        self.team = team or Team()
+        self.group = group or SingleProcess()
+        self.stop_signal: int | None = None  # the one that all ranks have seen
         self.device = choose_device(config)
         self.dtype = choose_precision(config, self.device)
         validation = with_features(model, validation, config, answering=True)
         train = with_features(model, train, config, answering=False)
         self.model = model.to(self.device)
         self.validation = validation.to(self.device)
-        self.judging = self.team.some(self.validation)
         features = partial(features_for_training, model)
-        self.objective = Objective(train, config, self.device, features, self.team.rank, self.team.world)
+        self.objective = Objective(train, config, self.device, features)
         self.batch_size = config.batch_size
         whole, rest = divmod(digits, self.batch_size)
-        self.steps = whole + (rest > 1 or not whole)  # a batch of one clip has no batch statistics
+        least = 2 * self.group.world_size  # one clip a rank has no batch statistics
+        if (most := min(digits, self.batch_size)) < least:
+            raise TrainingError(
+                f"{self.group.world_size} processes need {least} digits in a batch, got {most}: "
+                "use a larger --batch_size, more recordings or fewer processes"
+            )
+        self.steps = whole + (rest >= least or not whole)
         self.schedule = Schedule(config.scheduler, config.learning_rate, self.epochs, self.steps)
         self.optimizer = make_optimizer(model, config)
         self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
-        heard = compiled(model) if config.compile else self.model
-        self.gradients = Gradients(self.model, heard, self.objective, self.team, self.dtype, self.grad_scaler)
-        self.team.take(self.model)
+        network = compiled(model) if config.compile else self.group.wrap(self.model)
+        self.gradients = Gradients(self.model, network, self.objective, self.dtype, self.grad_scaler)
         self.averaged = copy.deepcopy(model)
         self.averaged.eval()
         self.best: Weights = {}
@@ -161,12 +166,18 @@ class _Loop:
                 self._one_epoch()
             except _Diverged as diverged:
                 self._roll_back(diverged)
-        if (signum := self.team.stopping(self.stop)) is not None:
+        if (signum := self._stopping()) is not None:
             raise Interrupted(signum)
         return Training(self.progress.records, self.progress.best_epoch, self.best, ended, self.progress.seconds)
 
     def _ended(self) -> str | None:
         return self.progress.ended(self.epochs, self.config.patience)
+
+    def _stopping(self) -> int | None:
+        """The signal after which to stop; ranks take the same decision after the same step."""
+        if self.group.world_size > 1:
+            return self.stop_signal
+        return None if self.stop is None else self.stop.signum
 
     def _begin(self) -> None:
         state: State | None = None
@@ -177,7 +188,7 @@ class _Loop:
                 self.observer.note(f"nothing to resume in {self.store.folder}: training starts anew")
         elif self.store is not None:
             self.store.start_anew()
-        if (state := self.team.state_of_first(state)) is not None:
+        if (state := self.group.broadcast_state(state)) is not None:
             self._go_on_from(state)
             return
         self.good = self._capture()
@@ -208,7 +219,7 @@ class _Loop:
         self.model.train()
         rate = 0.0
         for step in range(progress.step, self.steps):
-            if (signum := self.team.stopping(self.stop)) is not None:
+            if (signum := self._stopping()) is not None:
                 self._interrupt(signum, began)
             rate = self._step(step, order[step * self.batch_size : (step + 1) * self.batch_size])
             if self.device.type == "cpu" or step % _CUDA_CHECK == 0 or step + 1 == self.steps:
@@ -228,16 +239,19 @@ class _Loop:
 
     def _step(self, step: int, chosen: Tensor) -> float:
         progress, config = self.progress, self.config
-        seed = step_seed(config.seed, progress.epoch + 1, step, progress.rollbacks)
+        rank, ranks = self.group.rank, self.group.world_size
+        seed = step_seed(config.seed, progress.epoch + 1, step, progress.rollbacks) + rank
         rate = self.schedule.rate(progress.epoch, step, progress.plateau_halvings) * 0.5**progress.rollbacks
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss, right = self.gradients.take(chosen, seed, progress.at_once, self.stop, self._too_much)
-        optimizer = cast(torch.optim.Optimizer, self.optimizer)  # as far as the scaler needs one
+        loss, right = self.gradients.take(chosen[rank::ranks], seed, progress.at_once, self._too_much)
+        if ranks > 1:
+            signum = None if self.stop is None else self.stop.signum
+            loss, right, self.stop_signal = self.group.reduce_step(loss, right, signum)
         if config.clip_norm > 0:
-            self.grad_scaler.unscale_(optimizer)
+            self.grad_scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-        self.grad_scaler.step(optimizer)
+        self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
         self._average()
         self.losses[step] = loss
@@ -286,8 +300,13 @@ class _Loop:
         return torch.randperm(len(self.objective.digits), generator=generator).to(self.device)
 
     def _validate(self) -> tuple[float, float]:
-        labels, ready = self.validation.labels, self.judging.features
-        judged = self.judging.waveforms if ready is None else ready
+        if self.group.rank:  # rank 0 validates, the others wait
+            loss, accuracy = self.group.broadcast(0.0, 0.0)
+            if not math.isfinite(loss):
+                raise _Diverged(self.steps, loss)
+            return loss, accuracy
+        labels, ready = self.validation.labels, self.validation.features
+        judged = self.validation.waveforms if ready is None else ready
         usual = self.progress.heard_at_once or max(1, min(EVALUATION_BATCH, len(judged)))
         heard, self.progress.heard_at_once = halving(
             lambda at_once: predict_by(at_once, self.averaged, judged, ready is not None), usual, 1,
@@ -295,11 +314,10 @@ class _Loop:
                 f"not enough memory to validate {clips} clips at once: going on with {fewer}"
             ),
         )  # fmt: skip
-        heard = self.team.joined(heard, len(labels))
         is_digit = labels != NOT_A_DIGIT
         right = heard.scores[is_digit].argmax(dim=1) == labels[is_digit]
         loss = validation_loss(heard, labels, self.config.label_smoothing)
-        loss, accuracy = self.team.of_first(loss, float(right.double().mean()))
+        loss, accuracy = self.group.broadcast(loss, float(right.double().mean()))
         if not math.isfinite(loss):
             raise _Diverged(self.steps, loss)
         return loss, accuracy
@@ -343,7 +361,7 @@ class _Loop:
             self._checked_losses(self.progress.step)
             state = {**self._capture(), "good": self.good}
             self.store.save_interrupted(self.progress.epoch, self.progress.step, state)
-        self.team.wait()  # a process that ends brings the others down with it
+        self.group.barrier()  # torchrun ends all ranks when one leaves
         raise Interrupted(signum)
 
     # --- state ---

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
 from ml_training.errors import DigitError, Interrupted, MissingExtraError
-from ml_training.utils.launched import launched
+from ml_training.utils.torchrun_env import torchrun_rank
 
 
 class Main(Protocol):
@@ -32,7 +32,7 @@ def program(main: Main) -> Main:
     @functools.wraps(main)
     def wrapped(argv: Sequence[str] | None = None) -> int:
         code = run(argv)
-        if "torch.distributed" in sys.modules and launched() is not None:
+        if "torch.distributed" in sys.modules and torchrun_rank() is not None:
             _end_at_once(code)
         return code
 

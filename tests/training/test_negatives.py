@@ -34,25 +34,6 @@ def test_half_of_them_are_others_and_half_are_spoiled_digits(tiny: ModuleType, c
     assert (lengths[count - count // 2 :] == 8000).all()
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 43])
-@pytest.mark.parametrize("alone", [True, False])
-def test_parts_of_them_are_those_of_the_whole_and_chance_goes_on_alike(
-    tiny: ModuleType, count: int, alone: bool
-) -> None:
-    digits, others = tiny.bursts(40), tiny.hisses(15)
-    others = none_of(others) if alone else others
-
-    def drawn(part: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        torch.manual_seed(1)
-        return *draw_negatives(count, digits, others, None, part), torch.get_rng_state()
-
-    waveforms, lengths, state = drawn(slice(0, count))
-    parts = [drawn(slice(count * i // 3, count * (i + 1) // 3)) for i in range(3)]
-    assert torch.equal(torch.cat([part[0] for part in parts]), waveforms)
-    assert torch.equal(torch.cat([part[1] for part in parts]), lengths)
-    assert all(torch.equal(part[2], state) for part in parts)
-
-
 def test_without_others_all_are_spoiled_and_none_is_the_digit_it_was(tiny: ModuleType) -> None:
     digits = tiny.bursts(40)
     torch.manual_seed(0)
