@@ -26,6 +26,7 @@ from digit_detector.processors import PROCESSORS, Answer, AudioProcessor, load_p
 from digit_detector.streaming.engine import CONFIRMING, Engine
 from digit_detector.streaming.thresholds import Thresholds
 from digit_detector.webapp import answers
+from digit_detector.webapp.clients import client_of
 from digit_detector.webapp.faults import RefusedError, body, refusal
 from digit_detector.webapp.guarding import Guard
 from digit_detector.webapp.hearing import Hearing
@@ -69,10 +70,12 @@ def make_app(
     processors = load_processors(methods, settings.model_dir)
     files = ModelFiles(settings.model_dir, pipelines, thresholds)
     hearing = Hearing(
-        settings.model_dir, pipelines, thresholds, settings.streams, settings.behind_seconds, settings.processes
-    )
+        settings.model_dir, pipelines, thresholds, settings.streams, settings.backlog_seconds, settings.workers,
+        settings.worker_seconds,
+    )  # fmt: skip
     sessions = Sessions(settings.sessions, settings.session_seconds, settings.kept_bytes)
     recordings = Recordings(processors, settings.uploads, settings.uploads_waiting, settings.upload_seconds)
+    session_clients: dict[str, str] = {}  # which client made each session
     sockets = Sockets(hearing, sessions, settings)
     metrics = Metrics(hearing, sockets, sessions, processors)
     began = time.monotonic()
@@ -90,15 +93,23 @@ def make_app(
         docs_url=None, redoc_url=None, responses=_PROBLEMS,
     )  # fmt: skip
 
-    @app.get("/health", tags=["server"])
-    def health() -> answers.Health:
-        """Whether the server answers.
+    @app.get(
+        "/health", tags=["server"],
+        responses={503: {"model": answers.Health, "description": "no worker can take a live stream"}},
+    )  # fmt: skip
+    async def health(response: Response) -> answers.Health:
+        """Whether the server answers, and live sound too.
 
-        With its version, how long it has run, and how many live streams it hears now.
+        With its version, how long it has run, its live streams, and how many of its workers, the processes that run
+        the networks on them, are alive. It is degraded while one of these is being restarted.
         """
+        alive = hearing.workers_alive
+        if not alive:
+            response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
         return answers.Health(
-            status="ok", version=ml_training.__version__, uptime_seconds=time.monotonic() - began,
-            streams=hearing.streams,
+            status="ok" if alive == hearing.workers else "degraded", version=ml_training.__version__,
+            uptime_seconds=time.monotonic() - began, streams=hearing.streams, workers=hearing.workers,
+            workers_alive=alive,
         )  # fmt: skip
 
     @app.get("/processors", tags=["recordings"])
@@ -119,9 +130,18 @@ def make_app(
         found = processors.get(method)
         return answers.ProcessorInfo(**_processor(method).model_dump(), about=found.about if found else {})
 
-    @app.post("/process_audio", tags=["recordings"])
+    @app.post(
+        "/process_audio", tags=["recordings"],
+        responses={422: {"model": answers.Problem, "description": "no recording, an empty file too, or not in a form"}},
+    )  # fmt: skip
     async def process_audio(
-        file: Annotated[UploadFile, File(description="a recording of one word: wav, mp3, flac, ogg, webm, ...")],
+        file: Annotated[
+            UploadFile,
+            File(
+                description="a recording of one word: wav, mp3, flac, ogg, webm, ...; an empty file is refused",
+                json_schema_extra={"minLength": 1},
+            ),
+        ],
         method: Annotated[str, Form(description="one of /processors, or all", examples=["ml_cnn"])] = ALL,
     ) -> answers.Results:
         """Which digit is said in a recording.
@@ -151,12 +171,22 @@ def make_app(
         return _counts(recordings.chosen(method)[0])
 
     @app.post("/sessions", status_code=HTTPStatus.CREATED, tags=["sessions"])
-    def create_session(request: answers.SessionRequest) -> answers.SessionInfo:
+    async def create_session(asked: answers.SessionRequest, request: Request) -> answers.SessionInfo:
         """Make a session, which gathers what is said in streams of `/ws?session=ID`.
 
         It keeps their sound only if it is asked to. Without a stream it is forgotten after an hour.
         """
-        return _session(sessions.create(request.keep_audio))
+        client, most = client_of(request.scope, settings.trusted_proxy), settings.sessions_per_client
+        for gone in session_clients.keys() - {session.id for session in sessions.all()}:
+            del session_clients[gone]
+        if sum(other == client for other in session_clients.values()) >= most:
+            raise RefusedError(
+                HTTPStatus.TOO_MANY_REQUESTS, "too_many",
+                f"{most} sessions of your address are open, as many as one client may have: close one",
+            )  # fmt: skip
+        session = sessions.create(asked.keep_audio)
+        session_clients[session.id] = client
+        return _session(session)
 
     @app.get("/sessions", tags=["sessions"])
     def list_sessions() -> answers.SessionList:

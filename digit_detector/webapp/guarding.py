@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
 from urllib.parse import SplitResult, urlsplit
@@ -12,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from digit_detector.webapp.clients import client_of
 from digit_detector.webapp.faults import RefusedError, body
 from digit_detector.webapp.settings import Settings
 
@@ -36,18 +38,19 @@ class Guard:
         `count` is told the route and the status of every answer.
         """
         self._app, self._settings, self._sockets, self._count = app, settings, sockets, count
+        self._uploads: Counter[str] = Counter()  # requests with a body that are being answered, by client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             try:
                 self._check(scope)
+                if scope["path"] != "/ws":
+                    raise RefusedError(HTTPStatus.NOT_FOUND, "not_found", "there is no WebSocket but /ws")
             except RefusedError as refused:
-                await send({"type": "websocket.close", "code": 1008, "reason": str(refused)[:100]})
+                answer = JSONResponse(body(refused.code, str(refused)), refused.status, {"Connection": "close"})
+                await answer(scope, receive, send)  # in place of a handshake
                 return
-            if scope["path"] == "/ws":
-                await self._sockets(scope, receive, send)
-            else:
-                await send({"type": "websocket.close", "code": 1008, "reason": "live sound is heard at /ws"})
+            await self._sockets(scope, receive, send)
         elif scope["type"] == "http":
             await self._answer(scope, receive, send)
         else:
@@ -56,8 +59,11 @@ class Guard:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
         refused: RefusedError | None = None  # while the body was read, which the application takes for its own fault
-        host = Headers(scope=scope).get("host", "")
+        headers_of_request = Headers(scope=scope)
+        host = headers_of_request.get("host", "")
         host = host if _HOST.fullmatch(host) else ""
+        origin = headers_of_request.get("origin")
+        uploader: str | None = None  # the client, where this is an upload that counts
 
         async def guarded(message: Message) -> None:
             nonlocal begun
@@ -67,7 +73,10 @@ class Guard:
                 begun = True
                 self._count(getattr(scope.get("route"), "path", "other"), message["status"])
                 headers = MutableHeaders(scope=message)
-                headers.update({**_HEADERS, "Content-Security-Policy": policy(host)})
+                headers.update(security_headers(host))
+                if origin in self._settings.allow_origin:
+                    headers["Access-Control-Allow-Origin"] = origin
+                    headers.add_vary_header("Origin")
                 headers.setdefault("Cache-Control", "no-cache")
             await send(message)
 
@@ -82,6 +91,8 @@ class Guard:
         try:
             self._check(scope)
             body_of = self._bounded(scope, receive)
+            if scope["method"] in _CHANGING:
+                uploader = self._count_upload(client_of(scope, self._settings.trusted_proxy))
             await self._app(scope, bounded, guarded)
             if refused is not None:
                 raise refused
@@ -90,12 +101,28 @@ class Guard:
                 refused = None
                 answer = JSONResponse(body(error.code, str(error)), error.status, {"Connection": "close"})
                 await answer(scope, receive, guarded)
-        except Exception:
+        except (Exception, asyncio.CancelledError):  # the latter where the server ends before this has
             if not begun:
                 refused = None
                 answer = JSONResponse(body("failed", "this could not be answered; the server's log says more"), 500)
                 await answer(scope, receive, guarded)
             raise  # into the log
+        finally:
+            if uploader is not None:
+                self._uploads[uploader] -= 1
+                if not self._uploads[uploader]:
+                    del self._uploads[uploader]
+
+    def _count_upload(self, client: str) -> str:
+        """One more request with a body from this client. Raises RefusedError where it has too many."""
+        most = self._settings.uploads_per_client
+        if self._uploads[client] >= most:
+            raise RefusedError(
+                HTTPStatus.TOO_MANY_REQUESTS, "too_many",
+                f"{most} requests of your address are being answered, as many as one client may have: wait for one",
+            )  # fmt: skip
+        self._uploads[client] += 1
+        return client
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -107,11 +134,16 @@ class Guard:
             )  # fmt: skip
         origin = headers.get("origin")
         changing = scope["type"] == "websocket" or scope["method"] in _CHANGING
-        if changing and origin is not None and _split(origin).netloc.lower() != host.lower():
+        if (
+            changing
+            and origin is not None
+            and origin not in self._settings.allow_origin
+            and _split(origin).netloc.lower() != host.lower()
+        ):
             raise RefusedError(
                 HTTPStatus.FORBIDDEN,
                 "wrong_origin",
-                "a page of another site may not use this server: open its own page",
+                "a page of another site may not use this server: open its own page, or start it with --allow_origin",
             )
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
@@ -123,7 +155,7 @@ class Guard:
         if int(said) > most:
             raise _too_large(most)
         taken = 0
-        until = asyncio.get_running_loop().time() + self._settings.upload_patience
+        until = asyncio.get_running_loop().time() + self._settings.request_seconds
         whole = False
 
         async def bounded() -> Message:
@@ -136,7 +168,7 @@ class Guard:
             except TimeoutError:
                 raise RefusedError(
                     HTTPStatus.REQUEST_TIMEOUT, "too_slow",
-                    f"the request did not come whole within {self._settings.upload_patience:g} s: send it again",
+                    f"the request did not come whole within {self._settings.request_seconds:g} s: send it again",
                 ) from None  # fmt: skip
             if message["type"] == "http.request":
                 taken += len(message.get("body", b""))
@@ -154,6 +186,11 @@ def _split(address: str) -> SplitResult:
         return urlsplit(address)
     except ValueError:  # brackets around what is no IPv6 address
         return urlsplit("")
+
+
+def security_headers(host: str = "") -> dict[str, str]:
+    """What every answer carries. `host` is the one that was asked for, where it is known to be a host's name."""
+    return {**_HEADERS, "Content-Security-Policy": policy(host)}
 
 
 def policy(host: str) -> str:
