@@ -11,7 +11,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
@@ -100,7 +100,7 @@ class Input:
     index: int
     format: str
     mutations: tuple[str, ...]
-    content: bytes
+    content: bytes = field(repr=False)
     is_audio: bool
 
     @property

@@ -20,7 +20,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,17 +39,14 @@ _SOCKET = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}  # AUDIT_AR
 # --- in the process ------------------------------------------------------------------------------
 
 
-def work(descriptor: int) -> None:
-    """Answer until standard input ends."""
+def work(descriptor: int, make: Callable[[], Callable[[bytes], dict[str, Any]]]) -> None:
+    """Answer until standard input ends, by what `make` makes."""
     forbid_internet()
-    from ml_training.inference import load_classifier
-
+    answered = make()
     libc = ctypes.CDLL(None)
-    classifier = load_classifier("pretrained", "mel_cnn")
     with os.fdopen(descriptor, "w", encoding="utf-8") as answers:
         while head := sys.stdin.buffer.read(4):
-            content = sys.stdin.buffer.read(int.from_bytes(head, "little"))
-            answer = _answered(classifier, content)
+            answer = answered(sys.stdin.buffer.read(int.from_bytes(head, "little")))
             answer["children_mb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
             sys.stdout.flush()
             sys.stderr.flush()
@@ -58,17 +55,25 @@ def work(descriptor: int) -> None:
             answers.flush()
 
 
-def _answered(classifier: Any, content: bytes) -> dict[str, Any]:
-    try:
-        (entry,) = classifier.batch_predict([content])
-    except Exception as error:  # whatever it is: a file of a batch must never end it
-        told = f"{type(error).__name__}: {error}"
-        return {"kind": "nothing", "findings": [["traceback", told[:300]], *message_findings(str(error))]}
-    if "error" in entry:
-        return {"kind": "refusal", "error": entry["error"], "findings": message_findings(entry["error"])}
-    shares = entry["probabilities"]
-    sane = len(shares) == 10 and abs(math.fsum(shares) - 1) < 1e-3 and 0 <= entry["digit_score"] <= 1
-    return {"kind": "answer", "findings": [] if sane else [["no sane answer", repr(entry)[:300]]]}
+def make_classifier() -> Callable[[bytes], dict[str, Any]]:
+    """What answers the bytes of a file with a model that ships."""
+    from ml_training.inference import load_classifier
+
+    classifier = load_classifier("pretrained", "mel_cnn")
+
+    def answered(content: bytes) -> dict[str, Any]:
+        try:
+            (entry,) = classifier.batch_predict([content])
+        except Exception as error:  # whatever it is: a file of a batch must never end it
+            told = f"{type(error).__name__}: {error}"
+            return {"kind": "nothing", "findings": [["traceback", told[:300]], *message_findings(str(error))]}
+        if "error" in entry:
+            return {"kind": "refusal", "error": entry["error"], "findings": message_findings(entry["error"])}
+        shares = entry["probabilities"]
+        sane = len(shares) == 10 and abs(math.fsum(shares) - 1) < 1e-3 and 0 <= entry["digit_score"] <= 1
+        return {"kind": "answer", "findings": [] if sane else [["no sane answer", repr(entry)[:300]]]}
+
+    return answered
 
 
 def message_findings(message: str) -> list[list[str]]:
@@ -121,19 +126,20 @@ class Outcome:
 class Worker:
     """The process that decodes; it is started again where it died."""
 
-    def __init__(self, folder: Path, warm: Sequence[bytes], limits: Limits) -> None:
+    def __init__(self, folder: Path, warm: Sequence[bytes], limits: Limits, program: str = __file__) -> None:
         """`folder` holds the file CANARY; `warm` are recordings that it can answer, for all that is made once."""
-        self._folder, self._warm, self._limits = folder, warm, limits
+        self._folder, self._warm, self._limits, self._program = folder, warm, limits, program
         self._printed = folder / "printed"
         self._watch = FileWatch(folder / CANARY)
         self._start()
 
     def _start(self) -> None:
         reading, writing = os.pipe()
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+        path = os.pathsep.join((str(ROOT), str(ROOT / "benchmarks")))
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
         with self._printed.open("wb") as printed:
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(writing)], stdin=subprocess.PIPE, stdout=printed, stderr=printed,
+                [sys.executable, self._program, str(writing)], stdin=subprocess.PIPE, stdout=printed, stderr=printed,
                 cwd=self._folder, env=environment, pass_fds=[writing],
             )  # fmt: skip
         os.close(writing)
@@ -271,4 +277,4 @@ def peak_megabytes(process: int) -> float:
 
 
 if __name__ == "__main__":
-    work(int(sys.argv[1]))
+    work(int(sys.argv[1]), make_classifier)
