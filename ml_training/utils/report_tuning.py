@@ -10,12 +10,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ml_training.utils.evaluation_tables import Table
+from ml_training.utils.evaluation_tables import Table, plural
 from ml_training.utils.files import write_atomically
-from ml_training.utils.report import date_of, gather_versions, render_page
+from ml_training.utils.report import date_of, gather_versions, render_page, title_of
 from ml_training.utils.visualization_tuning import plot_search
 
 MAX_ROWS = 200  # of the table of trials
+WORDS = {  # behind the figure of an objective
+    "validation": "of the validation clips right", "cv": "of the clips right in cross-validation",
+    "loso": "of the clips right, of speakers left out", "latency": "ms for one clip", "size": "kB",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,17 +61,21 @@ class SearchPage:
 def write_search_report(page: SearchPage, path: Path) -> None:
     """Write page and plots. Raises MissingExtraError without jinja2 or matplotlib, TrainingError where it cannot."""
     plots = plot_search(page, path.parent / "plots")
+    best = next((row for row in page.rows if row.number == page.best), None)
     saved = 1 - page.epochs / page.most_epochs if page.most_epochs else 0.0
     states = [row.state for row in page.rows]
     content = render_page(
         "tuning_template.html",
         page=page,
-        headline=f"{len(page.rows)} trials of {page.pipeline}",
+        headline=_headline(page, best),
+        title=title_of(page.pipeline),
         states={name: states.count(state) for name, state in (
             ("to the end", "complete"), ("given up", "pruned"), ("failed", "fail"), ("not ended", "running"),
         )},
         saved=f"{100 * saved:.0f} %",
-        best=next((_values(page, row) for row in page.rows if row.number == page.best), ""),
+        best=best,
+        told=_told(page, best) if best else [],
+        found=_settings(page, best),
         config=json.dumps(page.config, indent=2),
         space=json.dumps(page.space, indent=2),
         table=_table(page),
@@ -78,11 +86,39 @@ def write_search_report(page: SearchPage, path: Path) -> None:
     write_atomically(path, content.encode("utf-8", errors="backslashreplace"))
 
 
-def _values(page: SearchPage, row: TrialRow) -> str:
-    told = []
-    for name, direction, value in zip(page.objectives, page.directions, row.values, strict=True):
-        told.append(f"{100 * value:.2f} % ({name})" if direction == "maximize" else f"{value:.3g} ({name})")
-    return ", ".join(told)
+def _headline(page: SearchPage, best: TrialRow | None) -> str:
+    trials = plural(len(page.rows), "trial")
+    if best is None:
+        return f"None of {trials} was completed"
+    # The first objective alone: a headline is one figure.
+    return f"{_told(page, best)[0]}: the best of {trials}"
+
+
+def _told(page: SearchPage, row: TrialRow) -> list[str]:
+    """What a trial reached, a phrase for each objective."""
+    names = zip(page.objectives, page.directions, row.values, strict=True)
+    return [
+        f"{f'{100 * value:.2f} %' if direction == 'maximize' else f'{value:.3g}'} {WORDS.get(name, name)}"
+        for name, direction, value in names
+    ]
+
+
+def _settings(page: SearchPage, best: TrialRow | None) -> Table:
+    """What the best trial was trained with, of all that was searched."""
+    rows = []
+    for name in sorted(page.space, key=lambda name: -page.importances.get(name, 0.0)):
+        share = f"{100 * page.importances[name]:.0f} %" if name in page.importances else "-"
+        rows.append((name, _short(best.settings.get(name)) if best else "-", _range(page.space[name]), share))
+    head = ("setting", "best value", "searched", "importance")
+    return Table("Settings of the best trial, the most important first", head, tuple(rows))
+
+
+def _range(values: Any) -> str:
+    """Where a setting was searched, for people."""
+    if isinstance(values, Mapping):
+        scale = f", {values['scale']} scale" if "scale" in values else ""
+        return f"{_short(values['from'])} to {_short(values['to'])}{scale}"
+    return ", ".join(_short(value).strip('"') for value in values)
 
 
 def _table(page: SearchPage) -> Table:
@@ -90,13 +126,21 @@ def _table(page: SearchPage) -> Table:
     ranked = sorted(page.rows, key=lambda row: (-row.values[0] if row.values else 1.0, row.number))
     rows = [
         (
-            str(row.number), _values(page, row) if row.values else f"{row.state} {row.fault}".strip(), str(row.epochs),
+            str(row.number), *(_cells(page, row)), str(row.epochs),
             *(_short(row.settings.get(name)) for name in names),
         )
         for row in ranked[:MAX_ROWS]
     ]  # fmt: skip
     title = "Trials, the best first" + (f"; {MAX_ROWS} of {len(ranked)}" if len(ranked) > MAX_ROWS else "")
-    return Table(title, ("trial", "result", "epochs", *names), tuple(rows))
+    return Table(title, ("trial", *page.objectives, "epochs", *names), tuple(rows))
+
+
+def _cells(page: SearchPage, row: TrialRow) -> list[str]:
+    if row.values:
+        pairs = zip(page.directions, row.values, strict=True)
+        return [f"{100 * value:.2f} %" if direction == "maximize" else f"{value:.3g}" for direction, value in pairs]
+    state = {"pruned": "given up", "fail": "failed", "running": "not ended"}.get(row.state, row.state)
+    return [f"{state}: {row.fault}" if row.fault else state, *["-"] * (len(page.objectives) - 1)]
 
 
 def _short(value: Any) -> str:

@@ -115,7 +115,7 @@ export class Compare {
     }
   }
 
-  _row({ name, title, available, reason }) {
+  _row({ name, title, available, reason, detail }) {
     const ask = make("input", { type: "checkbox", checked: available && this._asked.has(name), disabled: !available, "aria-label": `Ask: ${title}` });
     ask.onchange = () => {
       if (ask.checked) this._asked.add(name);
@@ -126,7 +126,7 @@ export class Compare {
     row.dataset.name = name;
     if (!available) {
       row.className = "off";
-      row.append(make("th", { scope: "row", colSpan: 4 }, title, make("small", {}, reason ?? "cannot run here")));
+      row.append(make("th", { scope: "row", colSpan: 4 }, title, make("small", { title: detail ?? "" }, reason ?? "cannot run here")));
       return row;
     }
     const [answer, sure, time] = ["answer", "sure", "time"].map((className) => make("td", { className }));
@@ -136,12 +136,12 @@ export class Compare {
     return row;
   }
 
-  _show({ name, text, confidence, milliseconds, error }) {
+  _show({ name, text, confidence, milliseconds, error, detail }) {
     const { answer, sure, time } = this._rows.get(name);
     answer.textContent = error ? "failed" : text || "no digit";
     sure.colSpan = error ? 2 : 1; // a sentence wants the room
     time.hidden = Boolean(error);
-    sure.replaceChildren(...(error ? [make("small", {}, error)] : confidence === null ? [] : [bar(confidence), percent(confidence)]));
+    sure.replaceChildren(...(error ? [make("small", { title: detail ?? "" }, error)] : confidence === null ? [] : [bar(confidence), percent(confidence)]));
     time.textContent = error ? "" : `${milliseconds < 10 ? milliseconds.toFixed(1) : Math.round(milliseconds)} ms`;
   }
 

@@ -1,6 +1,7 @@
 """The page in a real browser, without a microphone: recordings compared, noise, looks, and the page for programs."""
 
 import base64
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -290,3 +291,36 @@ def test_the_interface_is_documented_on_a_page_of_its_own(chromium: Any, opened:
     for width in (1180, 360):
         page.set_viewport_size({"width": width, "height": 800})
         assert not [fault["id"] for fault in axe.run(page).response["violations"] if fault["impact"] in FAULTS]
+
+
+def test_people_are_not_told_how_to_install_what_a_server_lacks(chromium: Any, opened: Callable[..., Any]):
+    page = opened(chromium)
+    assert "DIGIT_API_URL" in str(page.evaluate("fetch('processors').then((answer) => answer.text())"))
+    off = page.locator("#answers tr.off")
+    assert off.count() > 0
+    assert {text.split("\n")[-1] for text in off.all_inner_texts()} == {"not set up on this server"}
+    assert not re.search("DIGIT_|pip ", page.locator("body").inner_text())
+    assert "DIGIT_API_URL" in str(off.first.locator("small").get_attribute("title"))  # whoever runs it may look
+    for width in (1180, 390):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_people_are_told_plainly_that_a_service_fails(chromium: Any, opened: Callable[..., Any], recording: Path):
+    page = opened(chromium)
+
+    def answer(route: Any) -> None:
+        asked = "external_api" in (route.request.post_data or "")
+        fault = "transcriptions.example refused: 401; check DIGIT_API_KEY" if asked else None
+        result = {"method": "external_api" if asked else "ml_cnn", "text": "", "digit": None, "confidence": None}
+        route.fulfill(json={"seconds": 0.5, "results": [{**result, "milliseconds": 1.0, "error": fault}]})
+
+    told = {"name": "external_api", "title": "A transcription service by HTTP", "available": True, "reason": None}
+    page.route("**/processors", lambda route: route.fulfill(json={"processors": [told]}))
+    page.route("**/process_audio", answer)
+    page.reload()
+    page.locator("#answers input").first.check()
+    page.locator("#file").set_input_files(recording)
+    page.locator("#answers .answer", has_text="failed").wait_for()
+    assert page.locator("#answers .sure small").inner_text() == "the service gave no answer"
+    assert "DIGIT_API_KEY" in str(page.locator("#answers .sure small").get_attribute("title"))
