@@ -169,7 +169,11 @@ def _decoder() -> dict[str, str]:
         versions["av"] = ""
     import soundfile
 
-    return {**versions, "libsndfile": soundfile.__libsndfile_version__, "code": cache.code_hash(audio, audio_files, audio_headers, __name__)}
+    return {
+        **versions,
+        "libsndfile": soundfile.__libsndfile_version__,
+        "code": cache.code_hash(audio, audio_files, audio_headers, __name__),
+    }
 
 
 def _blocks(clips: Sequence[ClipFile], hashes: Sequence[Hashes]) -> Iterator[Block]:
