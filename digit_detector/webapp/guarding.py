@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from digit_detector.webapp.fair_pool import ByteBudget, client_of
 from digit_detector.webapp.faults import RefusedError, body
 from digit_detector.webapp.settings import Settings
 
@@ -36,6 +37,8 @@ class Guard:
         `count` is told the route and the status of every answer.
         """
         self._app, self._settings, self._sockets, self._count = app, settings, sockets, count
+        largest = settings.upload_bytes
+        self._bodies = ByteBudget(max(settings.bodies_bytes, largest), max(settings.bodies_bytes // 4, largest))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -55,6 +58,7 @@ class Guard:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
+        client, held = client_of(scope), 0
         refused: RefusedError | None = None  # while the body was read, which the application takes for its own fault
         host = Headers(scope=scope).get("host", "")
         host = host if _HOST.fullmatch(host) else ""
@@ -72,9 +76,13 @@ class Guard:
             await send(message)
 
         async def bounded() -> Message:
-            nonlocal refused
+            nonlocal refused, held
             try:
-                return await body_of()
+                message = await body_of()
+                size = len(message.get("body", b""))
+                self._bodies.take(client, size)
+                held += size
+                return message
             except RefusedError as error:
                 refused = error
                 raise
@@ -96,6 +104,8 @@ class Guard:
                 answer = JSONResponse(body("failed", "this could not be answered; the server's log says more"), 500)
                 await answer(scope, receive, guarded)
             raise  # into the log
+        finally:
+            self._bodies.give_back(client, held)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)

@@ -36,7 +36,7 @@ class Metrics(Collector):
         yield GaugeMetricFamily("digits_streams", "live streams that are heard", self._hearing.streams)
         yield CounterMetricFamily("digits_heard", "digits that were heard in live streams", self._hearing.digits)
         yield CounterMetricFamily("digits_heard_seconds", "sound of live streams that came", self._hearing.seconds)
-        yield GaugeMetricFamily("digits_sessions", "sessions that are open", len(self._sessions.all()))
+        yield GaugeMetricFamily("digits_sessions", "sessions that are open", len(self._sessions))
         yield GaugeMetricFamily("digits_kept_bytes", "sound that sessions keep", self._sessions.kept_bytes)
         requests = CounterMetricFamily("digits_requests", "requests by route and status", labels=("route", "status"))
         for (route, status), count in sorted(self.requests.items()):

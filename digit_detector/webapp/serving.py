@@ -14,9 +14,14 @@ from digit_detector.webapp.settings import Settings
 
 
 class _Requests(H11Protocol):
-    """Uvicorn's, of the two the one that bounds a request's head in bytes; here it is bounded in time, too."""
+    """Uvicorn's, of the two the one that bounds a request's head in bytes; here it is bounded in time, too.
 
+    So is how long a client may leave what it is sent: then its connection is cut and what waits for it freed.
+    """
+
+    unread_seconds = 20.0
     _late: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -27,9 +32,19 @@ class _Requests(H11Protocol):
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._late is not None:
-            self._late.cancel()
+        for timer in (self._late, self._unread):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(self.unread_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
 
     def _await_head(self) -> None:
         if self._late is not None:
@@ -58,9 +73,10 @@ class _Messages(WebSocketsSansIOProtocol):
 
 def server_of(app: FastAPI, settings: Settings) -> uvicorn.Server:
     """A server that a socket is still to be given to."""
+    requests = type("_Requests", (_Requests,), {"unread_seconds": settings.unread_seconds})
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
-        http=_Requests, h11_max_incomplete_event_size=settings.head_bytes, timeout_keep_alive=settings.head_seconds,
+        http=requests, h11_max_incomplete_event_size=settings.head_bytes, timeout_keep_alive=settings.head_seconds,
         ws=_Messages, ws_max_size=2 * settings.message_bytes,
         ws_per_message_deflate=False,  # sound of 16 bits gets no smaller, and packing it costs more than hearing it
         limit_concurrency=2 * settings.connections, timeout_graceful_shutdown=2,

@@ -37,10 +37,16 @@ class Settings:
     upload_seconds: float = 60.0  # of sound in a recording
     uploads: int = 2  # recordings that are answered at once
     uploads_waiting: int = 32
+    uploads_waiting_each: int = 8  # of one client
+    decode_cpu_seconds: float = 2.0  # of a processor, rounded up to whole ones, that decoding an upload may take
+    decode_seconds: float = 10.0  # of the clock that it may take
+    decode_bytes: int = 200 << 20  # of memory that it may take
+    bodies_bytes: int = 64 << 20  # of requests that are not answered yet, all together; of one client a quarter
     upload_patience: float = 20.0  # seconds for a request to come whole
     sessions: int = 100
     session_seconds: float = 3600.0  # without a stream, after which a session is forgotten
     kept_bytes: int = 64 << 20  # of sound that sessions keep, all together
+    downloads_each: int = 4  # of that sound, by one client at once
 
     def __post_init__(self) -> None:
         faults = []
