@@ -79,7 +79,7 @@ def make_app(
     recordings = Recordings(processors, settings)
     downloads = Downloads(settings.downloads_each)
     sockets = Sockets(hearing, sessions, settings)
-    metrics = Metrics(hearing, sockets, sessions, processors)
+    metrics = Metrics(hearing, sockets, sessions, recordings, downloads)
     began = time.monotonic()
 
     @asynccontextmanager
@@ -200,6 +200,7 @@ def make_app(
         responses={200: {"content": {"audio/wav": {}}}},
     )  # fmt: skip
     async def session_audio(
+        request: Request,
         session_id: _SessionId,
         stream: Annotated[int, Query(description="which of its streams, the first is 0")] = 0,
     ) -> Response:
@@ -218,7 +219,8 @@ def make_app(
             )
         size, pieces = sessions.read_wav(session, kept[stream])
         whole = {} if kept[stream].whole else {"X-Truncated": "true"}
-        return Download(downloads, size, pieces, "audio/wav", {"Cache-Control": "no-store", **whole})
+        headers = {"Cache-Control": "no-store", **whole}
+        return Download(downloads, client_of(request.scope), size, pieces, "audio/wav", headers)
 
     @app.delete("/sessions/{session_id}", status_code=HTTPStatus.NO_CONTENT, tags=["sessions"])
     async def close_session(session_id: _SessionId) -> None:

@@ -1,4 +1,4 @@
-"""The processes that decode uploads, seen from the server: one ends with an upload that asks too much, and is replaced."""
+"""The processes that decode uploads, seen from the server: one is replaced after an upload that asks too much."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 from dataclasses import asdict
 from http import HTTPStatus
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,15 +25,16 @@ from ml_training.errors import StreamError
 _PAUSE = 2.0  # seconds between two attempts to start a process
 _PATIENCE = 5.0  # seconds that it is given to end
 _LARGEST_FAULT = 1 << 16  # bytes
-_COMMAND = ("-P", "-m", "digit_detector.webapp.decode_worker")
 _log = logging.getLogger("digits.serve")
 
 
 class DecodeWorker:
     """One process that decodes, one upload at a time. One that ended is replaced by `recover`."""
 
-    def __init__(self, limits: DecodeLimits, command: Sequence[str] = _COMMAND) -> None:
-        self._limits, self._command = limits, command
+    command: ClassVar[Sequence[str]] = ("-P", "-m", "digit_detector.webapp.decode_worker")
+
+    def __init__(self, limits: DecodeLimits) -> None:
+        self._limits = limits
         self._process: Process | None = None
         self._stopping = False
 
@@ -40,7 +42,7 @@ class DecodeWorker:
         """Return when the process is ready. Raises StreamError where it cannot begin."""
         environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
         process = await asyncio.create_subprocess_exec(
-            sys.executable, *self._command, json.dumps(asdict(self._limits)), stdin=PIPE, stdout=PIPE,
+            sys.executable, *self.command, json.dumps(asdict(self._limits)), stdin=PIPE, stdout=PIPE,
             env={**os.environ, **environment},
         )  # fmt: skip
         assert process.stdout is not None

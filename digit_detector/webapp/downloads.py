@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from digit_detector.webapp.fair_pool import client_of
 from digit_detector.webapp.faults import busy
 
 
@@ -19,6 +18,9 @@ class Downloads:
     def __init__(self, most_each: int) -> None:
         self._most_each = most_each
         self._open: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return self._open.total()
 
     def begin(self, client: str) -> None:
         """Raises RefusedError for a client that has enough of them already."""
@@ -39,14 +41,14 @@ class Download(Response):
     """
 
     def __init__(
-        self, downloads: Downloads, size: int, pieces: Iterator[bytes], media_type: str, headers: Mapping[str, str]
-    ) -> None:
+        self, downloads: Downloads, client: str, size: int, pieces: Iterator[bytes], media_type: str,
+        headers: Mapping[str, str],
+    ) -> None:  # fmt: skip
         super().__init__(media_type=media_type, headers={**headers, "Content-Length": str(size)})
-        self._downloads, self._size, self._pieces = downloads, size, pieces
+        self._downloads, self._client, self._size, self._pieces = downloads, client, size, pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client = client_of(scope)
-        self._downloads.begin(client)
+        self._downloads.begin(self._client)
         gone = asyncio.ensure_future(until_gone(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -59,7 +61,7 @@ class Download(Response):
                     return
         finally:
             gone.cancel()
-            self._downloads.end(client)
+            self._downloads.end(self._client)
 
 
 async def until_gone(receive: Receive) -> None:

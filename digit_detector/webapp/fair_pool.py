@@ -23,7 +23,7 @@ def client_of(scope: Scope) -> str:
         address = ipaddress.ip_address(host)
     except ValueError:
         return str(host)
-    if address.version == 6 and not address.ipv4_mapped:  # type: ignore[union-attr]
+    if address.version == 6 and not address.ipv4_mapped:
         return str(ipaddress.ip_network((address, 64), strict=False))
     return str(address)
 

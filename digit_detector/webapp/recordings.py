@@ -19,6 +19,7 @@ from ml_training.audio import SAMPLE_RATE, Floats
 from ml_training.errors import did_you_mean
 
 ALL = "all"
+_Answers = list[tuple[str, Answer]]  # names of processors, and what they say
 _log = logging.getLogger("digits.serve")
 
 
@@ -38,8 +39,9 @@ class Recordings:
             settings.upload_seconds, settings.decode_cpu_seconds, settings.decode_seconds, settings.decode_bytes
         )
         self._workers = [DecodeWorker(limits) for _ in range(settings.uploads)]
-        self._pool = FairPool(self._workers, settings.uploads_waiting, settings.uploads_waiting_each)
+        self._pool = FairPool(self._workers, settings.uploads_waiting, settings.uploads_per_client)
         self._returning: set[asyncio.Task[None]] = set()
+        self.count = 0  # that are answered or wait
 
     async def start(self) -> None:
         """Start the processes that decode. Raises StreamError where they cannot begin."""
@@ -60,14 +62,23 @@ class Recordings:
         check_name(method)
         raise RefusedError(HTTPStatus.CONFLICT, "not_available", f"{method} cannot run here: {self.reasons[method]}")
 
-    async def answer(self, upload: Upload, method: str, client: str) -> tuple[float, list[tuple[str, Answer]]]:
+    async def answer(self, upload: Upload, method: str, client: str) -> tuple[float, _Answers]:
         """Seconds of a recording, and what each processor says of it.
 
         Raises RefusedError. Who cancels it frees the place; a processor that has begun is waited for in the background.
         """
         chosen = self.chosen(method)
+        self.count += 1
+        try:
+            return await self._answer_by_turns(upload, chosen, client)
+        finally:
+            self.count -= 1
+
+    async def _answer_by_turns(
+        self, upload: Upload, chosen: Sequence[AudioProcessor], client: str
+    ) -> tuple[float, _Answers]:
         worker = await self._pool.take(client)
-        answering: asyncio.Future[list[tuple[str, Answer]]] | None = None
+        answering: asyncio.Future[_Answers] | None = None
         try:
             samples, seconds = await worker.decode(await upload.read())
             answering = asyncio.ensure_future(asyncio.to_thread(_answer, samples, chosen))
@@ -77,7 +88,7 @@ class Recordings:
             self._returning.add(task)
             task.add_done_callback(self._returning.discard)
 
-    async def _give_back(self, client: str, worker: DecodeWorker, answering: asyncio.Future[object] | None) -> None:
+    async def _give_back(self, client: str, worker: DecodeWorker, answering: asyncio.Future[_Answers] | None) -> None:
         """Let the next have the worker as soon as it can be used: who ended it waits for another one, not who comes."""
         if answering is not None:
             await asyncio.wait([answering])
@@ -85,7 +96,7 @@ class Recordings:
         self._pool.give_back(client, worker)
 
 
-def _answer(samples: Floats, chosen: Sequence[AudioProcessor]) -> list[tuple[str, Answer]]:
+def _answer(samples: Floats, chosen: Sequence[AudioProcessor]) -> _Answers:
     wav = as_wav(samples)
     return [(processor.name, processor.answer(wav)) for processor in chosen]
 

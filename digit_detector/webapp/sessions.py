@@ -181,7 +181,8 @@ class Sessions:
         if session.file is not None:
             session.file.close()
             session.file = None
-        session.recordings.clear()
+        for recording in session.recordings:
+            recording.pending.clear()
 
     def close_all(self) -> None:
         for session in list(self._sessions.values()):

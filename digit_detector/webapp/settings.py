@@ -37,7 +37,7 @@ class Settings:
     upload_seconds: float = 60.0  # of sound in a recording
     uploads: int = 2  # recordings that are answered at once
     uploads_waiting: int = 32
-    uploads_waiting_each: int = 8  # of one client
+    uploads_per_client: int = 8  # that may wait
     decode_cpu_seconds: float = 2.0  # of a processor, rounded up to whole ones, that decoding an upload may take
     decode_seconds: float = 10.0  # of the clock that it may take
     decode_bytes: int = 200 << 20  # of memory that it may take

@@ -101,7 +101,7 @@ def test_what_there_is_and_what_cannot_run_is_told(server):
         (b"\x00" * 5000, "bad_audio"),
         (recording(np.zeros(8000)), None),
         (recording(np.zeros((100, 12))), "bad_audio"),
-        (recording(np.full(8000, np.nan, dtype=np.float32), subtype="FLOAT"), None),
+        (recording(np.full(8000, np.nan, dtype=np.float32), subtype="FLOAT"), "bad_audio"),
         (recording(np.zeros(61 * 8000)), "too_long"),
         (recording(np.zeros(4_000_000), "FLAC"), "too_long"),  # eight minutes in a few kilobytes
     ],
