@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import socket
 import sys
 import threading
@@ -13,11 +14,11 @@ from collections.abc import Sequence
 
 from digit_detector.streaming.engine import CONFIRMING
 from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
+from digit_detector.webapp.flags import PREFIX, add_settings_flags, read_settings
 from digit_detector.webapp.settings import Settings
 from ml_training.config import PIPELINES
 from ml_training.errors import ConfigError, StreamError
 from ml_training.flags import OneLineParser
-from ml_training.inference import PRETRAINED
 from ml_training.utils.program import program, require
 
 _HIGHEST_TRY = 20  # ports after the usual one that are tried where it is taken
@@ -27,34 +28,30 @@ _HIGHEST_TRY = 20  # ports after the usual one that are tried where it is taken
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C; returns the exit code."""
     parser = OneLineParser(description="Open a page that hears digits, and the same by HTTP and WebSocket.")
-    parser.add_argument("--host", default=Settings.host, help="address to listen on; none but this machine hears it")
-    parser.add_argument("--port", type=int, default=SUPPRESS, help=f"port, 0 for any (default: {Settings.port})")
+    parser.add_argument("--no_browser", action="store_true", default=SUPPRESS, help="do not open the page in a browser")
     parser.add_argument(
-        "--allow_host", metavar="NAME", nargs="+", default=[], help="names that a proxy asks for this server by"
-    )
-    parser.add_argument("--no_browser", action="store_true", help="do not open the page in a browser")
-    parser.add_argument("--model_dir", "--models_dir", metavar="DIR", default=PRETRAINED, help="models that answer")
+        "--pipeline", nargs="+", choices=PIPELINES, default=SUPPRESS,
+        help=f"which of them confirm each live word (default: {' '.join(CONFIRMING)})",
+    )  # fmt: skip
     parser.add_argument(
-        "--pipeline", nargs="+", choices=PIPELINES, default=CONFIRMING, help="which of them confirm each live word"
+        "--thresholds", metavar="FILE", default=SUPPRESS, help="what tune-threshold wrote (default: those that ship)"
     )
-    parser.add_argument("--thresholds", metavar="FILE", default=str(SHIPPED), help="what tune-threshold wrote")
+    add_settings_flags(parser)
     args = parser.parse_args(argv)
+    settings = read_settings(args, os.environ)
     require("the web page", ("fastapi", "uvicorn", "multipart", "prometheus_client"), "web")
     from digit_detector.webapp.application import make_app
     from digit_detector.webapp.serving import page_address, server_of
 
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    settings = Settings(
-        host=args.host, port=getattr(args, "port", Settings.port), hosts=tuple(args.allow_host),
-        model_dir=args.model_dir,
-    )  # fmt: skip
-    app = make_app(settings, load_thresholds(args.thresholds), args.pipeline)
-    listening = bound(settings, exact="port" in args)
+    thresholds = load_thresholds(getattr(args, "thresholds", SHIPPED))
+    app = make_app(settings, thresholds, getattr(args, "pipeline", CONFIRMING))
+    listening = bound(settings, exact="port" in args or bool(os.environ.get(PREFIX + "PORT")))
     address = page_address(listening)
     print(f"hearing digits at {address}   (Ctrl-C ends)", flush=True)
-    if not is_local(args.host):
+    if not is_local(settings.host):
         print("every machine that reaches this one can use it: see SECURITY.md", file=sys.stderr, flush=True)
-    if not args.no_browser and sys.stdout.isatty():
+    if "no_browser" not in args and sys.stdout.isatty():
         threading.Timer(0.5, webbrowser.open, (address,)).start()
     with listening:
         server_of(app, settings).run([listening])

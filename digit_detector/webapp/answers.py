@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
@@ -72,10 +72,12 @@ class Stats(BaseModel):
 
 
 class Health(BaseModel):
-    status: str = Field(examples=["ok"])
+    status: Literal["ok", "degraded"]
     version: str
     uptime_seconds: float
     streams: int
+    workers: int = Field(description="processes that there are to be for live streams", examples=[2])
+    workers_alive: int = Field(description="those that can take a stream now", examples=[2])
 
 
 class SessionRequest(BaseModel):

@@ -27,8 +27,8 @@ from digit_detector.processors import PROCESSORS, Answer, AudioProcessor, load_p
 from digit_detector.streaming.engine import CONFIRMING, Engine
 from digit_detector.streaming.thresholds import Thresholds
 from digit_detector.webapp import answers
+from digit_detector.webapp.clients import client_of
 from digit_detector.webapp.downloads import Download, Downloads, until_gone
-from digit_detector.webapp.fair_pool import client_of
 from digit_detector.webapp.faults import RefusedError, body, refusal
 from digit_detector.webapp.guarding import Guard
 from digit_detector.webapp.hearing import Hearing
@@ -73,11 +73,13 @@ def make_app(
     processors = load_processors(methods, settings.model_dir)
     files = ModelFiles(settings.model_dir, pipelines, thresholds)
     hearing = Hearing(
-        settings.model_dir, pipelines, thresholds, settings.streams, settings.behind_seconds, settings.processes
-    )
+        settings.model_dir, pipelines, thresholds, settings.streams, settings.backlog_seconds, settings.workers,
+        settings.worker_seconds,
+    )  # fmt: skip
     sessions = Sessions(settings.sessions, settings.session_seconds, settings.kept_bytes)
     recordings = Recordings(processors, settings)
-    downloads = Downloads(settings.downloads_each)
+    downloads = Downloads(settings.downloads_per_client)
+    session_clients: dict[str, str] = {}  # which client made each session
     sockets = Sockets(hearing, sessions, settings)
     metrics = Metrics(hearing, sockets, sessions, recordings, downloads)
     began = time.monotonic()
@@ -96,15 +98,23 @@ def make_app(
         docs_url=None, redoc_url=None, responses=_PROBLEMS,
     )  # fmt: skip
 
-    @app.get("/health", tags=["server"])
-    def health() -> answers.Health:
-        """Whether the server answers.
+    @app.get(
+        "/health", tags=["server"],
+        responses={503: {"model": answers.Health, "description": "no worker can take a live stream"}},
+    )  # fmt: skip
+    async def health(response: Response) -> answers.Health:
+        """Whether the server answers, and live sound too.
 
-        With its version, how long it has run, and how many live streams it hears now.
+        With its version, how long it has run, its live streams, and how many of its workers, the processes that run
+        the networks on them, are alive. It is degraded while one of these is being restarted.
         """
+        alive = hearing.workers_alive
+        if not alive:
+            response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
         return answers.Health(
-            status="ok", version=ml_training.__version__, uptime_seconds=time.monotonic() - began,
-            streams=hearing.streams,
+            status="ok" if alive == hearing.workers else "degraded", version=ml_training.__version__,
+            uptime_seconds=time.monotonic() - began, streams=hearing.streams, workers=hearing.workers,
+            workers_alive=alive,
         )  # fmt: skip
 
     @app.get("/processors", tags=["recordings"])
@@ -125,13 +135,16 @@ def make_app(
         found = processors.get(method)
         return answers.ProcessorInfo(**_processor(method).model_dump(), about=found.about if found else {})
 
-    @app.post("/process_audio", tags=["recordings"], response_model=answers.Results)
+    @app.post(
+        "/process_audio", tags=["recordings"], response_model=answers.Results,
+        responses={422: {"model": answers.Problem, "description": "no recording, an empty file too, or not in a form"}},
+    )  # fmt: skip
     async def process_audio(
         request: Request,
         file: Annotated[
             UploadFile,
             File(
-                description="a recording of one word: wav, mp3, flac, ogg, webm, ...; an empty one is refused",
+                description="a recording of one word: wav, mp3, flac, ogg, webm, ...; an empty file is refused",
                 json_schema_extra={"minLength": 1},
             ),
         ],
@@ -143,7 +156,9 @@ def make_app(
         name; all are given one channel at 8 kHz. A recogniser that fails says so in `error`, and the others answer
         all the same.
         """
-        answering = asyncio.ensure_future(recordings.answer(file, method, client_of(request.scope)))
+        answering = asyncio.ensure_future(
+            recordings.answer(file, method, client_of(request.scope, settings.trusted_proxy))
+        )
         gone = asyncio.ensure_future(until_gone(request.receive))
         try:
             await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -175,12 +190,22 @@ def make_app(
         return _counts(recordings.chosen(method)[0])
 
     @app.post("/sessions", status_code=HTTPStatus.CREATED, tags=["sessions"])
-    async def create_session(request: answers.SessionRequest) -> answers.SessionInfo:
+    async def create_session(asked: answers.SessionRequest, request: Request) -> answers.SessionInfo:
         """Make a session, which gathers what is said in streams of `/ws?session=ID`.
 
         It keeps their sound only if it is asked to. Without a stream it is forgotten after an hour.
         """
-        return _session(sessions.create(request.keep_audio))
+        client, most = client_of(request.scope, settings.trusted_proxy), settings.sessions_per_client
+        for gone in session_clients.keys() - {session.id for session in sessions.all()}:
+            del session_clients[gone]
+        if sum(other == client for other in session_clients.values()) >= most:
+            raise RefusedError(
+                HTTPStatus.TOO_MANY_REQUESTS, "too_many",
+                f"{most} sessions of your address are open, as many as one client may have: close one",
+            )  # fmt: skip
+        session = sessions.create(asked.keep_audio)
+        session_clients[session.id] = client
+        return _session(session)
 
     @app.get("/sessions", tags=["sessions"])
     async def list_sessions() -> answers.SessionList:
@@ -220,7 +245,7 @@ def make_app(
         size, pieces = sessions.read_wav(session, kept[stream])
         whole = {} if kept[stream].whole else {"X-Truncated": "true"}
         headers = {"Cache-Control": "no-store", **whole}
-        return Download(downloads, client_of(request.scope), size, pieces, "audio/wav", headers)
+        return Download(downloads, client_of(request.scope, settings.trusted_proxy), size, pieces, "audio/wav", headers)
 
     @app.delete("/sessions/{session_id}", status_code=HTTPStatus.NO_CONTENT, tags=["sessions"])
     async def close_session(session_id: _SessionId) -> None:

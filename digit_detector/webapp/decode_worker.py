@@ -18,7 +18,6 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import BinaryIO
@@ -26,14 +25,13 @@ from typing import BinaryIO
 import numpy as np
 
 from digit_detector.webapp.faults import RefusedError, refusal
-from ml_training.audio import MAX_RATE, SAMPLE_RATE, Floats, _resample, file_blocks
-from ml_training.errors import DigitError, EmptyAudioError, NonFiniteAudioError
+from ml_training.audio import SAMPLE_RATE, Floats, decode
+from ml_training.errors import DigitError
 
 REQUEST = struct.Struct("<I")  # bytes of the upload
 REPLY = struct.Struct("<BBdI")  # DECODED or REFUSED, whether the process ends now, seconds, bytes of the payload
 DECODED, REFUSED = range(2)
 READY = b"+"
-MAX_CHANNELS = 8
 _NICE = 5  # live sound and sockets go first
 
 
@@ -50,38 +48,10 @@ class DecodeLimits:
 def decode_upload(content: bytes, most_seconds: float) -> tuple[Floats, float]:
     """A recording of any format -> one channel (T,) at 8 kHz, and its length in seconds.
 
-    Raises RefusedError for one that is too long, an AudioError for what is no recording.
+    Raises an AudioError for what is no recording, or one that is too long.
     """
-    frames = rate = 0
-
-    def bounded() -> Iterator[tuple[int, Floats]]:
-        nonlocal frames, rate
-        for block_rate, block in file_blocks(content):
-            rate = rate or block_rate
-            if block_rate != rate or not 0 < rate <= MAX_RATE:  # seconds at a rate that no sound has bound nothing
-                raise RefusedError(
-                    HTTPStatus.UNPROCESSABLE_ENTITY, "bad_audio",
-                    f"the recording has a sample rate of {block_rate} Hz: expected a single one, at most {MAX_RATE} Hz",
-                )  # fmt: skip
-            if block.shape[1] > MAX_CHANNELS:
-                raise RefusedError(
-                    HTTPStatus.UNPROCESSABLE_ENTITY, "bad_audio",
-                    f"the recording has {block.shape[1]} channels: expected {MAX_CHANNELS} at most",
-                )  # fmt: skip
-            frames += len(block)
-            if frames > most_seconds * rate:
-                raise RefusedError(
-                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_long",
-                    f"the recording is longer than {most_seconds:g} s: cut it to the words",
-                )  # fmt: skip
-            yield block_rate, block
-
-    samples = _resample(bounded(), "the recording")
-    if not samples.size:
-        raise EmptyAudioError("the recording holds no samples: expected a spoken digit")
-    if not np.isfinite(samples).all():
-        raise NonFiniteAudioError("the recording becomes NaN or infinite when resampled: its samples are too large")
-    return samples, frames / rate
+    samples = decode(content, max_seconds=most_seconds)
+    return samples, len(samples) / SAMPLE_RATE
 
 
 def main() -> int:

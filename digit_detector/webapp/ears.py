@@ -2,6 +2,7 @@
 
 It reads messages from standard input, a HEAD and so many bytes of 16-bit samples each, and writes a line of JSON for
 every round: what was heard of each stream that something came of. The first line, when it is ready, tells of none.
+So do its heartbeats: the loop that computes writes them, so that a loop that hangs stops them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from ml_training.errors import DigitError
 
 HEAD = struct.Struct("<BIII")  # what to do, number of the stream, its rate in Hz, bytes that follow
 HEAR, END, FORGET = range(3)
+HEARTBEAT = b"[]\n"
+_ROUND_AUDIO = 20.0  # seconds of audio, of all streams, in one round: it stays far shorter than a missing heartbeat
 _ROUND = 0.016  # seconds: what came meanwhile is heard at once, which costs the networks less than one by one
 
 
@@ -56,27 +59,34 @@ class Ears:
         self._over = True
         self._wake.set()
 
-    def work(self, out: BinaryIO) -> None:
-        """Hear and tell until `read` has ended."""
-        out.write(b"[]\n")
+    def work(self, out: BinaryIO, heartbeat_seconds: float) -> None:
+        """Hear and tell until `read` has ended, with a heartbeat at least so often where there is nothing to tell."""
+        out.write(HEARTBEAT)
         out.flush()
+        wrote = time.monotonic()
         while True:
-            self._wake.wait()
+            self._wake.wait(max(0.0, wrote + heartbeat_seconds - time.monotonic()))
             self._wake.clear()
             if self._over:
                 return
             began = time.monotonic()
-            if told := self.round():
+            told = self.round()
+            if self._came:
+                self._wake.set()
+            if told or time.monotonic() >= wrote + heartbeat_seconds:
                 out.write(json.dumps(told).encode() + b"\n")
                 out.flush()
+                wrote = time.monotonic()
             time.sleep(max(0.0, _ROUND - (time.monotonic() - began)))
 
     def round(self) -> list[dict[str, object]]:
-        """Hear all that came until now -> what is told of it."""
+        """Hear what came until now, _ROUND_AUDIO at most -> what is told of it."""
         fed: dict[int, _Line] = {}
         told: list[dict[str, object]] = []
-        while self._came:
+        taken = 0.0  # seconds of audio
+        while self._came and taken < _ROUND_AUDIO:
             kind, number, rate, samples = self._came.popleft()
+            taken += len(samples) / 2 / rate
             if kind == FORGET:
                 self._forget(number)
                 fed.pop(number, None)
@@ -130,7 +140,7 @@ def main() -> int:
     asked = json.loads(sys.argv[1])
     ears = Ears(Engine(asked["model_dir"], asked["pipelines"], Thresholds(**asked["thresholds"])))
     threading.Thread(target=ears.read, args=(sys.stdin.buffer,), daemon=True).start()
-    ears.work(sys.stdout.buffer)
+    ears.work(sys.stdout.buffer, asked["heartbeat_seconds"])
     return 0
 
 

@@ -4,38 +4,23 @@ client's many requests."""
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Generic, TypeVar
-
-from starlette.types import Scope
 
 from digit_detector.webapp.faults import busy
 
 T = TypeVar("T")
 
 
-def client_of(scope: Scope) -> str:
-    """Whom limits for each client are counted for: an address, of IPv6 the network (/64) that one subscriber has."""
-    host = (scope.get("client") or ("",))[0]
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return str(host)
-    if address.version == 6 and not address.ipv4_mapped:
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)
-
-
 class FairPool(Generic[T]):
     """Lends items, by turns to each client that waits, and to none all of them where there are several."""
 
-    def __init__(self, items: Sequence[T], waiting: int, waiting_each: int) -> None:
-        """At most `waiting` requests wait, of one client `waiting_each`."""
+    def __init__(self, items: Sequence[T], waiting: int) -> None:
+        """At most `waiting` requests wait."""
         self._free = list(items)
         self._each = max(1, len(items) - 1)
-        self._most, self._most_each = waiting, waiting_each
+        self._most = waiting
         self._lent: Counter[str] = Counter()
         self._queues: dict[str, deque[asyncio.Future[T]]] = {}  # in the order in which clients come next
 
@@ -51,8 +36,6 @@ class FairPool(Generic[T]):
         if self.waiting >= self._most:
             raise busy(f"{self._most} recordings wait already")
         queue = self._queues.setdefault(client, deque())
-        if len(queue) >= self._most_each:
-            raise busy(f"{self._most_each} recordings of yours wait already")
         turn: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         queue.append(turn)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
 from urllib.parse import SplitResult, urlsplit
@@ -12,7 +13,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from digit_detector.webapp.fair_pool import ByteBudget, client_of
+from digit_detector.webapp.clients import client_of
+from digit_detector.webapp.fair_pool import ByteBudget
 from digit_detector.webapp.faults import RefusedError, body
 from digit_detector.webapp.settings import Settings
 
@@ -39,18 +41,19 @@ class Guard:
         self._app, self._settings, self._sockets, self._count = app, settings, sockets, count
         largest = settings.upload_bytes
         self._bodies = ByteBudget(max(settings.bodies_bytes, largest), max(settings.bodies_bytes // 4, largest))
+        self._uploads: Counter[str] = Counter()  # requests with a body that are being answered, by client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             try:
                 self._check(scope)
+                if scope["path"] != "/ws":
+                    raise RefusedError(HTTPStatus.NOT_FOUND, "not_found", "there is no WebSocket but /ws")
             except RefusedError as refused:
-                await send({"type": "websocket.close", "code": 1008, "reason": str(refused)[:100]})
+                answer = JSONResponse(body(refused.code, str(refused)), refused.status)
+                await answer(scope, receive, _handshake_refusal(send))
                 return
-            if scope["path"] == "/ws":
-                await self._sockets(scope, receive, send)
-            else:
-                await send({"type": "websocket.close", "code": 1008, "reason": "live sound is heard at /ws"})
+            await self._sockets(scope, receive, send)
         elif scope["type"] == "http":
             await self._answer(scope, receive, send)
         else:
@@ -58,10 +61,13 @@ class Guard:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
-        client, held = client_of(scope), 0
+        client, held = client_of(scope, self._settings.trusted_proxy), 0
         refused: RefusedError | None = None  # while the body was read, which the application takes for its own fault
-        host = Headers(scope=scope).get("host", "")
+        headers_of_request = Headers(scope=scope)
+        host = headers_of_request.get("host", "")
         host = host if _HOST.fullmatch(host) else ""
+        origin = headers_of_request.get("origin")
+        uploader: str | None = None  # the client, where this is an upload that counts
 
         async def guarded(message: Message) -> None:
             nonlocal begun
@@ -71,7 +77,10 @@ class Guard:
                 begun = True
                 self._count(getattr(scope.get("route"), "path", "other"), message["status"])
                 headers = MutableHeaders(scope=message)
-                headers.update({**_HEADERS, "Content-Security-Policy": policy(host)})
+                headers.update(security_headers(host))
+                if origin in self._settings.allow_origin:
+                    headers["Access-Control-Allow-Origin"] = origin
+                    headers.add_vary_header("Origin")
                 headers.setdefault("Cache-Control", "no-cache")
             await send(message)
 
@@ -90,6 +99,8 @@ class Guard:
         try:
             self._check(scope)
             body_of = self._bounded(scope, receive)
+            if scope["method"] in _CHANGING:
+                uploader = self._count_upload(client)
             await self._app(scope, bounded, guarded)
             if refused is not None:
                 raise refused
@@ -98,7 +109,7 @@ class Guard:
                 refused = None
                 answer = JSONResponse(body(error.code, str(error)), error.status, {"Connection": "close"})
                 await answer(scope, receive, guarded)
-        except Exception:
+        except (Exception, asyncio.CancelledError):  # the latter where the server ends before this has
             if not begun:
                 refused = None
                 answer = JSONResponse(body("failed", "this could not be answered; the server's log says more"), 500)
@@ -106,6 +117,21 @@ class Guard:
             raise  # into the log
         finally:
             self._bodies.give_back(client, held)
+            if uploader is not None:
+                self._uploads[uploader] -= 1
+                if not self._uploads[uploader]:
+                    del self._uploads[uploader]
+
+    def _count_upload(self, client: str) -> str:
+        """One more request with a body from this client. Raises RefusedError where it has too many."""
+        most = self._settings.uploads_per_client
+        if self._uploads[client] >= most:
+            raise RefusedError(
+                HTTPStatus.TOO_MANY_REQUESTS, "too_many",
+                f"{most} requests of your address are being answered, as many as one client may have: wait for one",
+            )  # fmt: skip
+        self._uploads[client] += 1
+        return client
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -117,11 +143,16 @@ class Guard:
             )  # fmt: skip
         origin = headers.get("origin")
         changing = scope["type"] == "websocket" or scope["method"] in _CHANGING
-        if changing and origin is not None and _split(origin).netloc.lower() != host.lower():
+        if (
+            changing
+            and origin is not None
+            and origin not in self._settings.allow_origin
+            and _split(origin).netloc.lower() != host.lower()
+        ):
             raise RefusedError(
                 HTTPStatus.FORBIDDEN,
                 "wrong_origin",
-                "a page of another site may not use this server: open its own page",
+                "a page of another site may not use this server: open its own page, or start it with --allow_origin",
             )
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
@@ -133,7 +164,7 @@ class Guard:
         if int(said) > most:
             raise _too_large(most)
         taken = 0
-        until = asyncio.get_running_loop().time() + self._settings.upload_patience
+        until = asyncio.get_running_loop().time() + self._settings.request_seconds
         whole = False
 
         async def bounded() -> Message:
@@ -146,7 +177,7 @@ class Guard:
             except TimeoutError:
                 raise RefusedError(
                     HTTPStatus.REQUEST_TIMEOUT, "too_slow",
-                    f"the request did not come whole within {self._settings.upload_patience:g} s: send it again",
+                    f"the request did not come whole within {self._settings.request_seconds:g} s: send it again",
                 ) from None  # fmt: skip
             if message["type"] == "http.request":
                 taken += len(message.get("body", b""))
@@ -164,6 +195,20 @@ def _split(address: str) -> SplitResult:
         return urlsplit(address)
     except ValueError:  # brackets around what is no IPv6 address
         return urlsplit("")
+
+
+def security_headers(host: str = "") -> dict[str, str]:
+    """What every answer carries. `host` is the one that was asked for, where it is known to be a host's name."""
+    return {**_HEADERS, "Content-Security-Policy": policy(host)}
+
+
+def _handshake_refusal(send: Send) -> Send:
+    """A `send` for an HTTP answer in place of a WebSocket's handshake (ASGI's websocket.http.response)."""
+
+    async def send_response(message: Message) -> None:
+        await send({**message, "type": f"websocket.{message['type']}"})
+
+    return send_response
 
 
 def policy(host: str) -> str:

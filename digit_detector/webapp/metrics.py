@@ -40,6 +40,8 @@ class Metrics(Collector):
         yield GaugeMetricFamily("digits_streams", "live streams that are heard", self._hearing.streams)
         yield CounterMetricFamily("digits_heard", "digits that were heard in live streams", self._hearing.digits)
         yield CounterMetricFamily("digits_heard_seconds", "sound of live streams that came", self._hearing.seconds)
+        yield GaugeMetricFamily("digits_workers", "processes that can take a live stream", self._hearing.workers_alive)
+        yield CounterMetricFamily("digits_worker_restarts", "processes that were replaced", self._hearing.restarts)
         yield GaugeMetricFamily("digits_sessions", "sessions that are open", len(self._sessions))
         yield GaugeMetricFamily("digits_kept_bytes", "sound that sessions keep", self._sessions.kept_bytes)
         yield GaugeMetricFamily("digits_uploads", "recordings that are answered or wait", self._recordings.count)

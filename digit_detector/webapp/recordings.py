@@ -39,7 +39,7 @@ class Recordings:
             settings.upload_seconds, settings.decode_cpu_seconds, settings.decode_seconds, settings.decode_bytes
         )
         self._workers = [DecodeWorker(limits) for _ in range(settings.uploads)]
-        self._pool = FairPool(self._workers, settings.uploads_waiting, settings.uploads_per_client)
+        self._pool = FairPool(self._workers, settings.uploads_waiting)
         self._returning: set[asyncio.Task[None]] = set()
         self.count = 0  # that are answered or wait
 

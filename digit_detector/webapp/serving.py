@@ -3,35 +3,60 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
+from functools import partial
+from http import HTTPStatus
+from typing import Any, cast
 
+import h11
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Response
+from websockets.server import ServerProtocol
 
+from digit_detector.webapp.clients import Connections
+from digit_detector.webapp.faults import body
+from digit_detector.webapp.guarding import security_headers
 from digit_detector.webapp.settings import Settings
 
 
 class _Requests(H11Protocol):
-    """Uvicorn's, of the two the one that bounds a request's head in bytes; here it is bounded in time, too.
+    """Uvicorn's, of the two the one that bounds a request's head in bytes.
+
+    Here it is bounded in time, too, connections are counted by client, and its own refusals are like ours.
 
     So is how long a client may leave what it is sent: then its connection is cut and what waits for it freed.
     """
 
-    unread_seconds = 20.0
     _late: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
 
+    def __init__(self, *args: Any, settings: Settings, open_connections: Connections, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._unread_seconds, self._open_connections = settings.unread_seconds, open_connections
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._await_head()
+        if self._open_connections.add(transport, self.client[0] if self.client else ""):
+            self._await_head()
+        else:
+            transport.write(refusal_bytes(HTTPStatus.SERVICE_UNAVAILABLE, "busy", "too many connections are open"))
+            transport.close()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._open_connections.remove(self.transport)
         for timer in (self._late, self._unread):
             if timer is not None:
                 timer.cancel()
@@ -39,12 +64,17 @@ class _Requests(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unread = self.loop.call_later(self.unread_seconds, self.transport.abort)
+        self._unread = self.loop.call_later(self._unread_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self._unread is not None:
             self._unread.cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # otherwise an answer has been begun
+            self.transport.write(refusal_bytes(HTTPStatus.BAD_REQUEST, "bad_request", f"{msg} Expected HTTP/1.1"))
+        self.transport.close()
 
     def _await_head(self) -> None:
         if self._late is not None:
@@ -52,17 +82,41 @@ class _Requests(H11Protocol):
         self._late = self.loop.call_later(self.timeout_keep_alive, self._hang_up)
 
     def _hang_up(self) -> None:
-        if self in self.connections and (self.cycle is None or self.cycle.response_complete):  # it is no socket of /ws
+        if self in self.connections and self.is_idle:  # it is no socket of /ws
             self.transport.close()
+
+
+class _Handshake(ServerProtocol):
+    """That of websockets, whose refusals carry the headers of every answer."""
+
+    def send_response(self, response: Response) -> None:
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            for name, value in security_headers().items():
+                if name not in response.headers:
+                    response.headers[name] = value
+        super().send_response(response)
 
 
 class _Messages(WebSocketsSansIOProtocol):
     """Uvicorn's, but who asks what it cannot read, or pings and does not take the answers, is cut off."""
 
+    def __init__(self, *args: Any, open_connections: Connections, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._open_connections = open_connections
+        self.conn = _Handshake(max_size=self.config.ws_max_size, logger=self.logger)
+
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if not self.handshake_initiated:  # the whole head came at once, with a line of more than 8 KiB, say
+            refusal = b"".join(self.conn.data_to_send())
+            self.transport.write(
+                refusal or refusal_bytes(HTTPStatus.BAD_REQUEST, "bad_request", "no valid WebSocket handshake")
+            )
             self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._open_connections.remove(self.transport)
+        super().connection_lost(exc)
 
     def handle_ping(self) -> None:
         if self.writable.is_set():
@@ -71,15 +125,28 @@ class _Messages(WebSocketsSansIOProtocol):
             self.transport.abort()  # they would fill the memory
 
 
+def refusal_bytes(status: HTTPStatus, code: str, message: str) -> bytes:
+    """A whole HTTP answer, for what never reaches the application."""
+    content = json.dumps(body(code, message)).encode()
+    headers = {
+        "Content-Type": "application/json", "Content-Length": str(len(content)), "Connection": "close",
+        "Cache-Control": "no-cache", **security_headers(),
+    }  # fmt: skip
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n".encode() + content
+
+
 def server_of(app: FastAPI, settings: Settings) -> uvicorn.Server:
     """A server that a socket is still to be given to."""
-    requests = type("_Requests", (_Requests,), {"unread_seconds": settings.unread_seconds})
+    open_connections = Connections(settings)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
-        http=requests, h11_max_incomplete_event_size=settings.head_bytes, timeout_keep_alive=settings.head_seconds,
-        ws=_Messages, ws_max_size=2 * settings.message_bytes,
+        http=cast("type[_Requests]", partial(_Requests, settings=settings, open_connections=open_connections)),
+        h11_max_incomplete_event_size=settings.head_bytes, timeout_keep_alive=settings.head_seconds,
+        ws=cast("type[_Messages]", partial(_Messages, open_connections=open_connections)),
+        ws_max_size=2 * settings.message_bytes,
         ws_per_message_deflate=False,  # sound of 16 bits gets no smaller, and packing it costs more than hearing it
-        limit_concurrency=2 * settings.connections, timeout_graceful_shutdown=2,
+        timeout_graceful_shutdown=2,
     )  # fmt: skip
     return uvicorn.Server(config)
 

@@ -1,61 +1,86 @@
-"""What the server allows, in one place."""
+"""The server's settings: limits, addresses and models. Flags, `DIGITS_*` variables and docs/web.md are made of them."""
 
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+import math
 import os
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from ml_training.config import setting
 from ml_training.errors import ConfigError
 from ml_training.inference import PRETRAINED
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
+_NAME = re.compile(r"[a-zA-Z0-9.-]+|[0-9a-fA-F:]+")
+_ORIGIN = re.compile(r"https?://([a-zA-Z0-9.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?")
 
 
 @dataclass(frozen=True)
 class Settings:
     """Limits that keep one client from taking what the others need."""
 
-    host: str = "127.0.0.1"
-    port: int = 8000  # 0 takes any that is free
-    hosts: tuple[str, ...] = ()  # further names that the page may be asked for by, behind a proxy
-    model_dir: str = PRETRAINED
-    processes: int = min(2, os.cpu_count() or 1)  # that hear live streams
-    streams: int = 150  # live ones at once
-    connections: int = 250  # sockets at once, silent ones included
-    start_seconds: float = 10.0  # until a socket must begin a stream
-    idle_seconds: float = 30.0  # without a message, after which a socket is closed
-    message_bytes: int = 1 << 16  # of one message
-    messages_a_second: int = 200
-    faster: float = 2.0  # times real time; how fast a stream may come
-    burst_seconds: float = 3.0  # of sound that may come at once
-    behind_seconds: float = 3.0  # of sound of a stream that may wait to be heard
-    head_bytes: int = 1 << 16  # of a request
-    head_seconds: int = 15  # for a request's head to come whole, and for the next of a connection
-    unread_seconds: int = 20  # that a client may leave what it is sent
-    upload_bytes: int = 8 << 20
-    upload_seconds: float = 60.0  # of sound in a recording
-    uploads: int = 2  # recordings that are answered at once
-    uploads_waiting: int = 32
-    uploads_per_client: int = 8  # that may wait
-    decode_cpu_seconds: float = 2.0  # of a processor, rounded up to whole ones, that decoding an upload may take
-    decode_seconds: float = 10.0  # of the clock that it may take
-    decode_bytes: int = 200 << 20  # of memory that it may take
-    bodies_bytes: int = 64 << 20  # of requests that are not answered yet, all together; of one client a quarter
-    upload_patience: float = 20.0  # seconds for a request to come whole
-    sessions: int = 100
-    session_seconds: float = 3600.0  # without a stream, after which a session is forgotten
-    kept_bytes: int = 64 << 20  # of sound that sessions keep, all together
-    downloads_each: int = 4  # of that sound, by one client at once
+    host: str = setting("127.0.0.1", "address to listen on; at the default only this machine reaches it")
+    port: int = setting(8000, "port; 0 for any that is free. Unless set, the next free one is taken", 0, 65535)
+    allow_host: tuple[str, ...] = setting((), "further host names that the server may be asked by, behind a proxy")
+    allow_origin: tuple[str, ...] = setting((), "further sites whose pages may use it, such as https://example.org")
+    trusted_proxy: tuple[str, ...] = setting((), "addresses of proxies whose X-Forwarded-For names the client")
+    model_dir: str = setting(PRETRAINED, "folder of the models that answer")
+
+    workers: int = setting(min(2, os.cpu_count() or 1), "processes that run the networks on live streams", 1, 256)
+    worker_seconds: float = setting(5.0, "seconds without a heartbeat, after which a worker is restarted", 0.5)
+
+    streams: int = setting(150, "live streams at once", 1)
+    streams_per_client: int = setting(40, "live streams at once from one address", 1)
+    connections: int = setting(250, "WebSockets at once, connections of any kind twice as many", 1)
+    connections_per_client: int = setting(64, "WebSockets at once from one address, connections twice as many", 1)
+    start_seconds: float = setting(10.0, "seconds within which a WebSocket must start a stream", 0.1)
+    idle_seconds: float = setting(30.0, "seconds without a message, after which a WebSocket is closed", 0.1)
+    message_bytes: int = setting(1 << 16, "bytes of one message", 2)
+    messages_a_second: int = setting(200, "messages a second of one WebSocket", 1)
+    max_speed: float = setting(2.0, "how fast audio may come, times real time", 1.0)
+    burst_seconds: float = setting(3.0, "seconds of audio that a stream may bring at once, whatever its speed", 0.1)
+    min_speed: float = setting(0.5, "how fast audio must come, times real time", 0.01, 1.0)
+    slow_seconds: float = setting(10.0, "seconds without audio, after which a stream is closed", 0.5)
+    backlog_seconds: float = setting(3.0, "seconds of audio of a stream that may wait for the networks", 0.1)
+
+    head_bytes: int = setting(1 << 16, "bytes of a request's head", 1024)
+    head_seconds: int = setting(15, "seconds for a request's head, or the next one of a connection, to come", 1)
+    request_seconds: float = setting(20.0, "seconds within which the rest of a request must come", 0.1)
+    unread_seconds: int = setting(20, "seconds that a client may leave answers unread (Linux)", 1)
+
+    upload_bytes: int = setting(8 << 20, "bytes of a request", 1)
+    upload_seconds: float = setting(60.0, "seconds of audio in a recording", 0.1)
+    uploads: int = setting(2, "recordings that are answered at once", 1)
+    uploads_waiting: int = setting(32, "recordings that may wait for that", 1)
+    uploads_per_client: int = setting(16, "requests with a body at once from one address", 1)
+
+    bodies_bytes: int = setting(64 << 20, "bytes of requests in answer, all together; a quarter from one address", 1)
+    decode_cpu_seconds: float = setting(2.0, "seconds of processor time that decoding a recording may take", 0.1)
+    decode_seconds: float = setting(10.0, "seconds that decoding a recording may take", 0.1)
+    decode_bytes: int = setting(200 << 20, "bytes of memory that decoding a recording may take", 1 << 20)
+
+    sessions: int = setting(100, "sessions at once", 1)
+    sessions_per_client: int = setting(40, "sessions at once from one address", 1)
+    session_seconds: float = setting(3600.0, "seconds without a stream, after which a session is deleted", 0.1)
+    kept_bytes: int = setting(64 << 20, "bytes of audio that all sessions keep together", 1)
+    downloads_per_client: int = setting(4, "downloads of kept audio at once from one address", 1)
 
     def __post_init__(self) -> None:
-        faults = []
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, (int, float)) and field.name != "port" and not value > 0:
-                faults.append(f"{field.name}: expected more than 0, got {value!r}")
-        if not 0 <= self.port <= 65535:
-            faults.append(f"port: expected 0 to 65535, got {self.port}")
+        faults = [
+            f"{f.name}: expected {_range(f)}, got {value!r}"
+            for f in dataclasses.fields(self)
+            if isinstance(value := getattr(self, f.name), (int, float))
+            and not (f.metadata["low"] <= value <= f.metadata["high"] and math.isfinite(value))
+        ]
+        if not self.host or not set(self.host) <= set(map(chr, range(33, 127))):
+            faults.append(f"host: expected an address or a name, got {self.host!r}")
+        faults += _unlike("allow_host", self.allow_host, _NAME.fullmatch, "a host name without a port")
+        faults += _unlike("allow_origin", self.allow_origin, _ORIGIN.fullmatch, "https://NAME or http://NAME:PORT")
+        faults += _unlike("trusted_proxy", self.trusted_proxy, as_ip, "an IP address")
         if faults:
             raise ConfigError(faults, "the server's settings")
 
@@ -63,4 +88,22 @@ class Settings:
     def names(self) -> frozenset[str]:
         """The host names that a request may be for."""
         own = () if self.host in ("0.0.0.0", "::", "") else (self.host,)
-        return frozenset(name.lower() for name in (*LOCAL, *own, *self.hosts))
+        return frozenset(name.lower() for name in (*LOCAL, *own, *self.allow_host))
+
+
+def as_ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An IP address, an IPv4 one also where it is written as IPv6 (::ffff:10.0.0.1); None for any other text."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _range(f: dataclasses.Field[object]) -> str:
+    low, high = f.metadata["low"], f.metadata["high"]
+    return f"{low:g} to {high:g}" if math.isfinite(high) else f"a number of at least {low:g}"
+
+
+def _unlike(name: str, values: Iterable[str], is_valid: Callable[[str], object], expected: str) -> list[str]:
+    return [f"{name}: expected {expected}, got {value!r}" for value in values if not is_valid(value)]

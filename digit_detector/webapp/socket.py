@@ -11,7 +11,8 @@ from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
 
-from digit_detector.webapp.faults import RefusedError, body
+from digit_detector.webapp.clients import client_of
+from digit_detector.webapp.faults import RefusedError, body, busy
 from digit_detector.webapp.hearing import Heard, Hearing, Line
 from digit_detector.webapp.sessions import Recording, Session, Sessions
 from digit_detector.webapp.settings import Settings
@@ -19,6 +20,7 @@ from ml_training.audio import MAX_RATE
 
 _LOWEST_RATE = 4000
 _REFUSED, _TOO_LARGE, _BUSY = 1008, 1009, 1013  # close codes of RFC 6455 and its registry
+_STEP = 1.0  # seconds between two looks at how fast audio comes
 _LAST_WORD = 2.0  # seconds that a client is given to take it
 _EXPECTED = 'expected {"type":"start","sample_rate":48000}, then sound as 16-bit samples, then {"type":"stop"}'
 
@@ -27,30 +29,57 @@ class Sockets:
     """The ASGI application behind /ws."""
 
     def __init__(self, hearing: Hearing, sessions: Sessions, settings: Settings) -> None:
-        self._hearing, self._sessions, self._settings = hearing, sessions, settings
-        self.count = 0
+        self.hearing, self.sessions, self.settings = hearing, sessions, settings
+        self._open: dict[_Conversation, None] = {}  # in the order in which they were opened
+
+    @property
+    def count(self) -> int:
+        """How many are open."""
+        return len(self._open)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # that it connects
         await send({"type": "websocket.accept"})
-        if self.count >= self._settings.connections:
-            await _refuse(send, RefusedError(_BUSY, "busy", "too many connections are open: try again in a moment"))
-            return
-        self.count += 1
+        client = client_of(scope, self.settings.trusted_proxy)
         try:
-            await _Conversation(scope, receive, send, self._hearing, self._sessions, self._settings).hold()
+            self._make_room(client)
+        except RefusedError as refused:
+            await _refuse(send, refused)
+            return
+        conversation = _Conversation(scope, receive, send, self, client)
+        self._open[conversation] = None
+        try:
+            await conversation.hold()
         finally:
-            self.count -= 1
+            self._open.pop(conversation, None)
+
+    def _make_room(self, client: str) -> None:
+        """Close the oldest WebSocket without a stream where all are taken. Raises RefusedError where none is idle."""
+        most = self.settings.connections_per_client
+        if sum(other.client == client for other in self._open) >= most:
+            raise busy(f"{most} WebSockets of your address are open, as many as one client may have")
+        if len(self._open) >= self.settings.connections:
+            idle = next((other for other in self._open if not other.has_stream), None)
+            if idle is None:
+                raise busy("too many WebSockets are open")
+            del self._open[idle]
+            idle.end(busy("this WebSocket had no stream, and others came: start a stream soon after connecting"))
+
+    def check_streams(self, client: str) -> None:
+        """Raises RefusedError where a client has as many streams as it may have."""
+        most = self.settings.streams_per_client
+        if sum(other.client == client and other.has_stream for other in self._open) >= most:
+            raise busy(f"{most} streams of your address are open, as many as one client may have")
 
 
 class _Conversation:
     """One socket, from its first message to its last."""
 
-    def __init__(
-        self, scope: Scope, receive: Receive, send: Send, hearing: Hearing, sessions: Sessions, settings: Settings
-    ) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, sockets: Sockets, client: str) -> None:
+        """`client`: the address that limits count for."""
         self._scope, self._receive, self._send_raw = scope, receive, send
-        self._hearing, self._sessions, self._settings = hearing, sessions, settings
+        self._sockets, self.client = sockets, client
+        self._hearing, self._sessions, self._settings = sockets.hearing, sockets.sessions, sockets.settings
         self._clock = asyncio.get_running_loop().time
         self._last = self._clock()  # when a message came
         self._session: Session | None = None
@@ -59,12 +88,26 @@ class _Conversation:
         self._stopping = False
         self._began = 0.0  # when the stream did
         self._fed = 0.0  # seconds of sound of it that came
+        self._lead = self._settings.slow_seconds  # seconds that streams may still stand still; audio adds to them
+        self._ended_by_server: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._second = self._messages = 0  # the second of the clock, and what came in it
         self._news: list[Heard] = []
         self._told = asyncio.Event()
 
+    @property
+    def has_stream(self) -> bool:
+        return self._line is not None
+
+    def end(self, why: RefusedError) -> None:
+        """Close the socket for this reason."""
+        if not self._ended_by_server.done():
+            self._ended_by_server.set_exception(why)
+
     async def hold(self) -> None:
-        tasks = [asyncio.ensure_future(doing) for doing in (self._speak(), self._listen(), self._watch())]
+        tasks = [
+            *(asyncio.ensure_future(doing) for doing in (self._speak(), self._listen(), self._watch())),
+            self._ended_by_server,
+        ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -116,24 +159,40 @@ class _Conversation:
                 _TOO_LARGE, "too_large",
                 f"a message of {len(sound)} bytes: expected {self._settings.message_bytes} at most",
             )  # fmt: skip
-        self._fed += len(sound) / 2 / self._line.rate
-        if self._fed > self._settings.burst_seconds + self._settings.faster * (self._clock() - self._began):
+        seconds = len(sound) / 2 / self._line.rate
+        self._fed += seconds
+        self._lead = min(self._settings.slow_seconds, self._lead + seconds / self._settings.min_speed)
+        if self._fed > self._settings.burst_seconds + self._settings.max_speed * (self._clock() - self._began):
             raise RefusedError(
                 _REFUSED, "too_fast",
-                f"sound came more than {self._settings.faster:g} times as fast as it was spoken: send it in real time",
+                f"sound came more than {self._settings.max_speed:g} times as fast as it was spoken: "
+                "send it in real time",
             )  # fmt: skip
         self._hearing.feed(self._line, sound)
         if self._session is not None:
             self._sessions.hear(self._session, self._recording, sound, self._line.rate)
 
     async def _watch(self) -> None:
-        """End the conversation when nothing comes any more."""
+        """End the conversation when nothing comes any more, or audio comes too slowly.
+
+        The latter is counted in steps, not by the clock: time in which this process stood still is not the client's.
+        """
+        settings = self._settings
         while True:
-            patience = self._settings.idle_seconds if self._line else self._settings.start_seconds
+            patience = settings.idle_seconds if self._line else settings.start_seconds
             left = self._last + patience - self._clock()
             if left <= 0:
                 raise RefusedError(_REFUSED, "idle", f"nothing came for {patience:g} s: connect again to go on")
-            await asyncio.sleep(left)
+            step = min(_STEP, settings.slow_seconds / 10, left)
+            await asyncio.sleep(step)
+            if self._line is not None and not self._stopping:
+                self._lead -= min(step, self._clock() - self._began)
+            if self._lead <= 0:
+                raise RefusedError(
+                    _REFUSED, "too_slow",
+                    f"audio came less than {settings.min_speed:g} times as fast as it is spoken: send it in real time, "
+                    "silence too, and stop the stream for pauses",
+                )  # fmt: skip
 
     async def _obey(self, text: str) -> None:
         try:
@@ -159,6 +218,7 @@ class _Conversation:
             raise RefusedError(
                 _REFUSED, "bad_rate", f"sample_rate: expected a whole number of Hz from {_LOWEST_RATE} to {MAX_RATE}"
             )
+        self._sockets.check_streams(self.client)
         self._line = self._hearing.open(rate, self._heard)
         self._stopping, self._began, self._fed = False, self._clock(), 0.0
         if self._session is not None:
@@ -214,7 +274,7 @@ def _short(value: float) -> float:
 
 
 async def _refuse(send: Send, refused: RefusedError) -> None:
-    code = refused.status if refused.status > 1000 else _BUSY if refused.code == "busy" else _REFUSED
+    code = refused.status if refused.status > 1000 else _BUSY if refused.code in ("busy", "restarted") else _REFUSED
     said = {"type": "error", **body(refused.code, str(refused))["error"]}
     with contextlib.suppress(RuntimeError, OSError):  # the client may be gone, or read no more (TimeoutError)
         async with asyncio.timeout(_LAST_WORD):

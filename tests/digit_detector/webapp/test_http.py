@@ -147,7 +147,7 @@ def test_a_body_is_bounded_whether_its_length_is_told_or_not(serving):
 
 
 def test_a_request_that_never_ends_is_given_up(serving):
-    with serving(Settings(port=0, upload_patience=0.5)) as address:
+    with serving(Settings(port=0, request_seconds=0.5)) as address:
         host, port = address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as link:
             link.sendall(
@@ -191,7 +191,7 @@ def test_only_its_own_names_and_pages_may_ask(serving, server):
     own = httpx.post(f"{server}/sessions", json={}, headers={"Origin": server})
     assert own.status_code == 201
     assert httpx.delete(f"{server}/sessions/{own.json()['id']}").status_code == 204
-    with serving(Settings(port=0, hosts=("digits.example",))) as address:
+    with serving(Settings(port=0, allow_host=("digits.example",))) as address:
         assert httpx.get(f"{address}/health", headers={"Host": "digits.example"}).status_code == 200
 
 
@@ -307,7 +307,7 @@ def test_a_fault_of_ours_shows_no_internals(serving, monkeypatch):
 
 
 def test_settings_that_cannot_be_are_refused():
-    with pytest.raises(ConfigError, match=r"2 faults in the server's settings: streams: .*; port: "):
+    with pytest.raises(ConfigError, match=r"2 faults in the server's settings: port: .*; streams: "):
         Settings(streams=0, port=70_000)
 
 

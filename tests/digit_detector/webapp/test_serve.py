@@ -19,8 +19,8 @@ import soundfile
 
 from digit_detector.serve import bound, is_local
 from digit_detector.serve import main as serve
-from digit_detector.webapp.decode_worker import MAX_CHANNELS
 from digit_detector.webapp.settings import Settings
+from ml_training.audio import MAX_CHANNELS
 from ml_training.data.synthetic import VOICES, say
 from ml_training.errors import ConfigError, StreamError
 
@@ -176,7 +176,7 @@ def test_the_limits_that_are_documented_are_those_in_use():
     for limit in (
         f"{s.head_bytes >> 10} KiB, there whole within {s.head_seconds} s |",
         f"| {s.unread_seconds} s (on Linux)",
-        f"{s.upload_bytes >> 20} MiB, there whole within {s.upload_patience:g} s",
+        f"{s.upload_bytes >> 20} MiB, there whole within {s.request_seconds:g} s",
         f"two answered at once and {s.uploads_waiting} waiting",
         f"{s.upload_seconds:g} s of sound and {MAX_CHANNELS} channels at most",
         f"{s.connections} at once, {s.streams} streams; a stream must begin within {s.start_seconds:g} s, "

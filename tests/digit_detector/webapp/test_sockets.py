@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from digit_detector import StreamingDetector
 from digit_detector.streaming.thresholds import Thresholds
@@ -161,7 +161,7 @@ def test_other_pages_and_names_are_refused(server):
 
 
 def test_silent_sockets_are_closed_and_others_served_meanwhile(serving, talk):
-    settings = Settings(port=0, start_seconds=1.0, idle_seconds=1.0)
+    settings = Settings(port=0, start_seconds=1.0, idle_seconds=1.0, connections_per_client=250)
 
     async def crowd(address):
         silent = await asyncio.gather(*(socket(address).__aenter__() for _ in range(100)))
@@ -180,7 +180,7 @@ def test_silent_sockets_are_closed_and_others_served_meanwhile(serving, talk):
 
 
 def test_a_socket_that_cannot_be_opened_is_closed(server):
-    with pytest.raises(InvalidMessage):
+    with pytest.raises(InvalidStatus, match="414"):
         asyncio.run(socket(server, "/ws?session=" + "x" * 10_000).__aenter__())
 
 
@@ -215,21 +215,102 @@ def test_who_does_not_read_holds_no_stream(serving, pings):
             time.sleep(0.1)
 
 
-def test_too_many_streams_and_connections_are_told_to_come_again(serving):
+def test_too_many_streams_are_refused_and_the_oldest_idle_socket_makes_room(serving):
     async def crowd(address):
         links = [await socket(address).__aenter__() for _ in range(4)]
         for link in links[:2]:
             assert (await start(link))["type"] == "ready"
-        await links[2].send('{"type":"start","sample_rate":8000}')
-        third = await refused(links[2])
-        fourth = await socket(address).__aenter__()
-        fifth = await refused(await socket(address).__aenter__())
-        for link in (*links, fourth):
+        await links[3].send('{"type":"start","sample_rate":8000}')
+        third_stream = await refused(links[3])
+        links += [await socket(address).__aenter__() for _ in range(2)]
+        evicted = await refused(links[2])
+        assert (await start(links[0]))["code"] == "started"  # a socket with a stream is never closed for another
+        for link in links:
             await link.close()
-        return third, fifth
+        return third_stream, evicted
 
     with serving(Settings(port=0, streams=2, connections=4)) as address:
         assert asyncio.run(crowd(address)) == (("busy", 1013), ("busy", 1013))
+
+
+def test_one_address_cannot_take_the_place_of_the_others(serving):
+    """127.0.0.2 opens every stream, then every socket that it can; 127.0.0.1 gets in all the same."""
+    attacker = {"local_addr": ("127.0.0.2", 0)}
+    settings = Settings(port=0, streams=6, streams_per_client=4, connections=10, connections_per_client=6)
+
+    async def attack(address):
+        streams = [await socket(address, **attacker).__aenter__() for _ in range(6)]
+        answers = [await start(link) for link in streams]
+        seventh = await refused(await socket(address, **attacker).__aenter__())
+        async with socket(address) as honest:
+            got = await start(honest)
+        unread = []
+        for _ in range(20):  # connections that never ask anything: they are bounded, too
+            unread.append(await asyncio.open_connection(*address.removeprefix("http://").split(":"), **attacker))
+        async with socket(address) as honest:
+            again = await start(honest)
+        for _, writer in unread:
+            writer.close()
+        for link in streams:
+            await link.close()
+        return [answer.get("code", "ready") for answer in answers], seventh, got["type"], again["type"]
+
+    with serving(settings) as address:
+        codes, seventh, *honest = asyncio.run(attack(address))
+    assert codes == ["ready"] * 4 + ["busy"] * 2
+    assert seventh == ("busy", 1013)
+    assert honest == ["ready", "ready"]
+
+
+def test_many_sockets_without_a_stream_are_no_ones_to_take(serving):
+    """Idle sockets of four addresses fill the server; a client of a fifth gets in at once."""
+    settings = Settings(port=0, connections=8, connections_per_client=2, start_seconds=600.0)
+
+    async def attack(address):
+        idle = [await socket(address, local_addr=(f"127.0.0.{i}", 0)).__aenter__() for i in (2, 3, 4, 5) for _ in "ab"]
+        async with socket(address) as honest:
+            got = await start(honest)
+        end = await refused(idle[0])
+        for link in idle:
+            await link.close()
+        return got["type"], end
+
+    with serving(settings) as address:
+        assert asyncio.run(attack(address)) == ("ready", ("busy", 1013))
+
+
+@pytest.mark.parametrize("behaviour", ["two bytes", "nothing", "start and stop"])
+def test_a_stream_that_brings_no_audio_is_closed(serving, behaviour):
+    async def attack(address):
+        async with socket(address) as link:
+            await start(link)
+            sending = asyncio.ensure_future(trickle(link))
+            try:
+                return await refused(link)
+            finally:
+                sending.cancel()
+
+    async def trickle(link):
+        with contextlib.suppress(ConnectionClosed):
+            while behaviour != "nothing":
+                await link.send(b"\0\0")
+                await asyncio.sleep(0.3)
+                if behaviour == "start and stop":
+                    await link.send('{"type":"stop"}')
+                    await asyncio.sleep(0.1)
+                    await link.send('{"type":"start","sample_rate":8000}')
+
+    with serving(Settings(port=0, slow_seconds=1.0)) as address:
+        assert asyncio.run(attack(address)) == ("too_slow", 1008)
+
+
+def test_a_stream_at_its_rate_is_not_too_slow(serving, talk):
+    async def speak(address):
+        async with socket(address) as link:
+            return await stream(link, talk, pace=0.9)
+
+    with serving(Settings(port=0, slow_seconds=1.5)) as address:
+        assert [d["digit"] for d in digits(asyncio.run(speak(address)))] == [7, 3, 9]
 
 
 def test_a_session_remembers_what_was_said_and_keeps_sound_only_if_asked(server, talk):
@@ -295,12 +376,16 @@ def test_a_process_that_hears_is_replaced_when_it_dies(serving, talk):
             async with socket(address) as link:
                 try:
                     return first, await stream(link, talk, pace=1.5)
-                except (ConnectionClosed, TimeoutError, AssertionError):  # the last: it is busy, which is tested below
+                except (
+                    ConnectionClosed,
+                    TimeoutError,
+                    AssertionError,
+                ):  # the last: it is restarted, which is tested below
                     assert time.monotonic() < until
 
-    with serving(Settings(port=0, processes=1)) as address:
+    with serving(Settings(port=0, workers=1)) as address:
         first, said = asyncio.run(hear(address))
-        assert first[0] == "busy"
+        assert first == ("restarted", 1013)
         assert [d["digit"] for d in digits(said)] == [7, 3, 9]
 
 
@@ -322,10 +407,76 @@ def test_no_stream_begins_in_a_process_that_has_ended(serving, talk):
                 said.append(await start(link))
         return said
 
-    with serving(Settings(port=0, processes=1)) as address:
+    with serving(Settings(port=0, workers=1)) as address:
         *busy, _ = asyncio.run(begin(address))
     assert busy
-    assert {said["code"] for said in busy} == {"busy"}
+    assert {said["code"] for said in busy} == {"restarted"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the processes are found through Linux's /proc")
+def test_a_process_that_hangs_gets_no_streams_and_is_replaced(serving, talk):
+    before = hearing_processes()
+
+    async def health(address, until):
+        """Ask until it is so."""
+        async with httpx.AsyncClient() as client:
+            for _ in range(600):
+                answer = await client.get(f"{address}/health")
+                if until(answer.json()):
+                    return answer
+                await asyncio.sleep(0.05)
+        raise AssertionError(answer.text)
+
+    async def speak(address):
+        async with socket(address) as link:
+            return await stream(link, talk, pace=1.5)
+
+    async def hang(address):
+        links = [await socket(address).__aenter__() for _ in range(2)]  # one for each process
+        for link in links:
+            assert (await start(link))["type"] == "ready"
+        stopped, other = sorted(hearing_processes() - before)
+        os.kill(stopped, signal.SIGSTOP)
+        answer = await health(address, lambda told: told["status"] == "degraded")
+        assert (answer.status_code, answer.json()["workers_alive"]) == (200, 1)
+        heard = await asyncio.gather(speak(address), speak(address))
+        ends = [asyncio.ensure_future(refused(link)) for link in links]
+        done, open_still = await asyncio.wait(ends, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+        assert [end.result() for end in done] == [("restarted", 1013)]
+        answer = await health(address, lambda told: told["status"] == "ok")
+        assert (answer.status_code, answer.json()["workers_alive"]) == (200, 2)
+        assert stopped not in hearing_processes()
+        assert other in hearing_processes()
+        for end in open_still:
+            end.cancel()
+        for link in links:
+            await link.close()
+        return heard
+
+    with serving(Settings(port=0, workers=2, worker_seconds=4.0, slow_seconds=60.0)) as address:
+        for said in asyncio.run(hang(address)):
+            assert [d["digit"] for d in digits(said)] == [7, 3, 9]
+        assert "digits_worker_restarts_total 1.0" in httpx.get(f"{address}/metrics").text
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the processes are found through Linux's /proc")
+def test_without_a_process_that_answers_health_is_503_and_streams_are_told(serving):
+    before = hearing_processes()
+
+    async def begin(address):
+        async with socket(address) as link:
+            return (await start(link))["code"]
+
+    with serving(Settings(port=0, workers=1, worker_seconds=4.0)) as address:
+        (worker,) = hearing_processes() - before
+        os.kill(worker, signal.SIGSTOP)
+        for _ in range(600):
+            answer = httpx.get(f"{address}/health")
+            if answer.status_code != 200:
+                break
+            time.sleep(0.05)
+        assert (answer.status_code, answer.json()["status"], answer.json()["workers_alive"]) == (503, "degraded", 0)
+        assert asyncio.run(begin(address)) == "restarted"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the process is a shell's")
@@ -336,7 +487,7 @@ def test_half_a_line_of_a_process_that_dies_is_its_end(tmp_path, monkeypatch):
     monkeypatch.setattr("digit_detector.webapp.hearing.sys.executable", str(dying))
 
     async def hear():
-        hearing = Hearing("models", (), Thresholds(0.5, 0.5), most_streams=1, behind_seconds=3.0, processes=1)
+        hearing = Hearing("models", (), Thresholds(0.5, 0.5), 1, behind_seconds=3.0, workers=1, worker_seconds=30.0)
         await hearing.start()
         told = asyncio.get_running_loop().create_future()
         line = hearing.open(RATE, told.set_result)
@@ -345,4 +496,4 @@ def test_half_a_line_of_a_process_that_dies_is_its_end(tmp_path, monkeypatch):
         await hearing.stop()
         return heard
 
-    assert asyncio.run(hear()).fault.code == "busy"
+    assert asyncio.run(hear()).fault.code == "restarted"
