@@ -113,8 +113,8 @@ class DecodeWorker:
         raise RefusedError(fault["status"], fault["code"], fault["message"])
 
     def _died(self, code: int) -> RefusedError:
-        if code == -getattr(signal, "SIGXCPU", 0):
-            return self._refused(f"takes more than {self._limits.cpu_seconds:g} s to decode")
+        if code == -getattr(signal, "SIGPROF", 0):
+            return self._refused(f"takes more than {self._limits.cpu_seconds:g} s of a processor to decode")
         _log.warning("a decoder ended (exit code %s) with an upload; it is started again", code)
         return self._refused("made the decoder fail: it is damaged, or no recording")
 

@@ -16,7 +16,6 @@ import signal
 import struct
 import sys
 import threading
-import time
 import traceback
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -32,7 +31,6 @@ REQUEST = struct.Struct("<I")  # bytes of the upload
 REPLY = struct.Struct("<BBdI")  # DECODED or REFUSED, whether the process ends now, seconds, bytes of the payload
 DECODED, REFUSED = range(2)
 READY = b"+"
-_NICE = 5  # live sound and sockets go first
 
 
 @dataclass(frozen=True)
@@ -75,6 +73,7 @@ def main() -> int:
         content = uploads.get()
         _allow_cpu(limits.cpu_seconds)
         kind, seconds, payload, ends = _reply(content, limits)
+        _allow_cpu(0)
         del content
         ends = ends or _data_bytes() - idle > limits.memory_bytes // 4  # what a library leaks is no later upload's loss
         out.write(REPLY.pack(kind, ends, seconds, len(payload)))
@@ -138,8 +137,6 @@ def _load_decoders() -> None:
 
 def _restrict(data_bytes: int) -> None:
     """No further file or socket, no byte into a file, no more memory than this; where the system has such limits."""
-    if hasattr(os, "nice"):
-        os.nice(_NICE)
     try:
         import resource
     except ImportError:  # Windows: the server's clock is the limit
@@ -156,14 +153,9 @@ def _restrict(data_bytes: int) -> None:
 
 
 def _allow_cpu(seconds: float) -> None:
-    """Let the system end the process after so many seconds of processor time from now, rounded up to whole ones."""
-    try:
-        import resource
-    except ImportError:
-        return
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    soft = int(time.process_time() + seconds) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+    """Let the system end the process (SIGPROF) after so much processor time from now; 0 stands for any."""
+    if hasattr(signal, "setitimer"):  # not on Windows
+        signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def _data_bytes() -> int:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -117,7 +118,7 @@ def test_a_worker_decodes_as_everything_else_does():
         first = await pid(worker)
         for content in (
             wav(), wav(kind="FLAC", rate=44_100, channels=2), wav(kind="OGG", rate=48_000),
-            wav(kind="MP3", rate=16_000), coded("webm", "libopus"), coded("mp4", "aac"), coded("adts", "aac"), coded("asf", "wmav2"),
+            wav(kind="MP3", rate=16_000), coded("webm", "libopus"), coded("mp4", "aac"), coded("adts", "aac"),
         ):  # fmt: skip
             samples, seconds = await worker.decode(content)
             np.testing.assert_array_equal(samples, decode(content))
@@ -143,7 +144,7 @@ def test_one_process_decodes_one_upload_after_the_other(odd: None):
 @pytest.mark.parametrize(
     ("content", "limits", "said"),
     [
-        pytest.param(b"spin", {}, "more than 0.5 s to decode", marks=unix),
+        pytest.param(b"spin", {}, "more than 0.5 s of a processor", marks=unix),
         (b"wait", {"wall_seconds": 0.5}, "more than 0.5 s to decode"),
         (b"null", {}, "made the decoder fail"),
         pytest.param(b"hoar", {}, "more than 100 MB of memory", marks=unix),
@@ -343,6 +344,31 @@ def test_a_decoder_that_fails_is_replaced_behind_the_server(odd_server: str):
         assert (refused.status_code, refused.json()["error"]["code"]) == (422, "bad_audio")
         assert "/" not in refused.json()["error"]["message"]
     assert post(odd_server, wav()).status_code == 200
+
+
+def test_who_reads_nothing_is_cut_off(serving: Callable[..., Any]):
+    """The largest file of the page is more than a socket takes at once."""
+    tcp = Path("/proc/net/tcp")
+    if not tcp.exists():
+        pytest.skip("the system does not show its connections")
+    path = "/vendor/onnxruntime-web/ort-wasm-simd-threaded.wasm"
+    with serving(Settings(port=0, unread_seconds=1), methods=("ml_mfcc",)) as address, socket.socket() as link:
+        host, port = address.removeprefix("http://").split(":")
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        link.connect((host, int(port)))
+        link.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+        ends = f":{int(port):04X} 0100007F:{link.getsockname()[1]:04X} 01 "  # of the server, established
+        until = time.monotonic() + 30
+        while ends in tcp.read_text():
+            assert time.monotonic() < until, "the connection stays open"
+            time.sleep(0.05)
+        size = int(httpx.head(f"{address}{path}").headers["Content-Length"])
+        came = 0
+        link.settimeout(5)
+        with contextlib.suppress(OSError):  # hung up
+            while part := link.recv(1 << 16):
+                came += len(part)
+        assert came < size
 
 
 def test_many_at_once_are_all_answered(server: str):
