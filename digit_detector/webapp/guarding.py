@@ -50,8 +50,8 @@ class Guard:
                 if scope["path"] != "/ws":
                     raise RefusedError(HTTPStatus.NOT_FOUND, "not_found", "there is no WebSocket but /ws")
             except RefusedError as refused:
-                answer = JSONResponse(body(refused.code, str(refused)), refused.status)
-                await answer(scope, receive, _handshake_refusal(send))
+                answer = JSONResponse(body(refused.code, str(refused)), refused.status, {"Connection": "close"})
+                await answer(scope, receive, send)  # in place of a handshake
                 return
             await self._sockets(scope, receive, send)
         elif scope["type"] == "http":
@@ -200,15 +200,6 @@ def _split(address: str) -> SplitResult:
 def security_headers(host: str = "") -> dict[str, str]:
     """What every answer carries. `host` is the one that was asked for, where it is known to be a host's name."""
     return {**_HEADERS, "Content-Security-Policy": policy(host)}
-
-
-def _handshake_refusal(send: Send) -> Send:
-    """A `send` for an HTTP answer in place of a WebSocket's handshake (ASGI's websocket.http.response)."""
-
-    async def send_response(message: Message) -> None:
-        await send({**message, "type": f"websocket.{message['type']}"})
-
-    return send_response
 
 
 def policy(host: str) -> str:

@@ -50,7 +50,7 @@ class Settings:
     head_bytes: int = setting(1 << 16, "bytes of a request's head", 1024)
     head_seconds: int = setting(15, "seconds for a request's head, or the next one of a connection, to come", 1)
     request_seconds: float = setting(20.0, "seconds within which the rest of a request must come", 0.1)
-    unread_seconds: int = setting(20, "seconds that a client may leave answers unread (Linux)", 1)
+    unread_seconds: int = setting(20, "seconds that a client may leave answers unread", 1)
 
     upload_bytes: int = setting(8 << 20, "bytes of a request", 1)
     upload_seconds: float = setting(60.0, "seconds of audio in a recording", 0.1)

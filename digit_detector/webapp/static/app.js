@@ -48,6 +48,7 @@ async function start() {
     microphone = new Microphone();
     const rate = await microphone.open();
     microphone.onended = (sentence) => toggle(sentence);
+    microphone.onstate = (sentence) => (byId("microphone").textContent = sentence);
     hearing = isLocal() ? new LocalHearing() : new ServerHearing();
     tape = new Tape(rate);
     hearing.onready = () => {
@@ -62,7 +63,7 @@ async function start() {
     };
     hearing.ondigit = told;
     hearing.onerror = ({ message }) => toggle(message);
-    hearing.onlost = (busy) => status(`The server is ${busy ? "busy" : "gone"}. Trying to reach it again …`);
+    hearing.onlost = (why) => status(`The server is ${why}. Trying to reach it again …`);
     status(isLocal() ? "Loading the recogniser into this browser …" : "Reaching the server …");
     chooseMixer();
     scope.start(rate); // sound comes also while the server is gone
@@ -85,6 +86,7 @@ async function stop() {
   await microphone?.close();
   await hearing?.stop();
   microphone = hearing = null;
+  byId("microphone").textContent = "";
   scope.stop();
   byId("voice").dataset.on = "false";
   listening(false);

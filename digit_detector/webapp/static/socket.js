@@ -1,5 +1,6 @@
 const FIRST_WAIT = 500, LONGEST_WAIT = 4000; // ms between tries to reach the server again
 const LAST_WORD = 3000; // ms that a stopped stream may take to tell the rest
+const RETRIED = { busy: "busy", restarted: "restarting" };
 
 /** Live sound heard by the server, through /ws. When the server goes it is tried again and again until `stop`. */
 export class ServerHearing {
@@ -7,13 +8,14 @@ export class ServerHearing {
   onlevel = () => {};
   ondigit = () => {};
   onerror = () => {};
-  onlost = () => {}; // told whether the server was busy, not gone
+  onlost = () => {}; // told why: the server is "gone", "busy" or "restarting" what hears
 
   /** Resolves when it is heard, when the server could not be reached yet, or at `stop`. `rate` is in Hz. */
   async open(rate) {
     this._rate = rate;
     this._wanted = true;
-    this._heard = this._busy = false;
+    this._heard = false;
+    this._why = "gone";
     this._wait = FIRST_WAIT;
     await new Promise((resolve) => this._connect((this._tried = resolve)));
   }
@@ -61,7 +63,7 @@ export class ServerHearing {
       else if (said.type === "error") this._refused(said, tried);
       else if (said.type === "ready") {
         this._ready = this._heard = this._wanted;
-        this._busy = false;
+        this._why = "gone";
         this._wait = FIRST_WAIT;
         this.onready({ seconds: 0 });
         tried();
@@ -72,15 +74,15 @@ export class ServerHearing {
       this._stopped?.();
       tried();
       if (!this._wanted) return;
-      this.onlost(this._busy);
+      this.onlost(this._why);
       this._retry = setTimeout(() => this._connect(() => {}), this._wait);
       this._wait = Math.min(2 * this._wait, LONGEST_WAIT);
     };
   }
 
   _refused({ code, message }, tried) {
-    if (code === "busy" && this._heard) {
-      this._busy = true; // what was begun goes on as soon as there is room
+    if (code in RETRIED && this._heard) {
+      this._why = RETRIED[code]; // what was begun goes on as soon as there is room
       return;
     }
     this._wanted = this._ready = false;

@@ -1,5 +1,5 @@
 // Gathers the microphone's blocks of 128 samples into pieces of about 21 ms.
-const PIECE = 1024;
+const PIECE = 1024, BLOCK = 128;
 
 class Pieces extends AudioWorkletProcessor {
   constructor() {
@@ -9,12 +9,11 @@ class Pieces extends AudioWorkletProcessor {
   }
 
   process([channels]) {
-    const [first] = channels;
-    if (!first) return true; // nothing is connected yet
-    for (let n = 0; n < first.length; n++) {
+    const length = channels[0]?.length ?? BLOCK; // some browsers give a muted microphone no channel: that is silence
+    for (let n = 0; n < length; n++) {
       let sum = 0;
       for (const channel of channels) sum += channel[n];
-      this._piece[this._filled++] = sum / channels.length;
+      this._piece[this._filled++] = sum / Math.max(1, channels.length);
       if (this._filled === PIECE) {
         this.port.postMessage(this._piece, [this._piece.buffer]);
         this._piece = new Float32Array(PIECE);

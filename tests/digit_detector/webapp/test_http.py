@@ -108,8 +108,9 @@ def test_what_there_is_and_what_cannot_run_is_told(server):
 )  # fmt: skip
 def test_what_is_no_recording_is_refused(server, content, code):
     response = httpx.post(f"{server}/process_audio", files={"file": content}, data={"method": "ml_cnn"})
-    if code is None:  # a recording, of which the processor says that there is nothing to hear
-        assert response.json()["results"][0]["error"]
+    if code is None:  # a recording in which nothing is said
+        (result,) = response.json()["results"]
+        assert (result["text"], result["error"]) == ("", None)
     else:
         assert fault(response)[1] == code
 
@@ -154,10 +155,8 @@ def test_a_request_that_never_ends_is_given_up(serving):
                 f"POST /process_audio HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 1000\r\n"
                 "Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n".encode()
             )
-            began = time.monotonic()
             answer = link.recv(10_000)
         assert b" 408 " in answer.split(b"\r\n")[0]
-        assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("before", [0, 1])
@@ -166,12 +165,11 @@ def test_a_head_that_trickles_is_given_up(serving, before):
         host, port = address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as link:
             link.sendall(f"GET /health HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode() * before)
-            began = time.monotonic()
             with contextlib.suppress(ConnectionError):
-                while time.monotonic() < began + 5:
+                for _ in range(300):  # a minute
                     link.send(b"G")
-                    time.sleep(0.1)
-        assert 0.5 < time.monotonic() - began < 4
+                    time.sleep(0.2)
+                pytest.fail("nobody hung up")
 
 
 def test_a_head_without_end_is_refused(server):
@@ -227,6 +225,113 @@ def test_answers_forbid_what_the_page_does_not_need(server):
         assert "unsafe-inline" not in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
         assert "server" not in headers
+
+
+HANDSHAKE = (
+    "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: {version}\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        ("\x16\x03\x01\x02\x00\r\n\r\n", 400),  # TLS
+        ("GET\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\n\r\n", 400),  # no Host
+        ("GET / HTTP/1.1\r\nHost: {host}\r\nX-Ä: 1\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: -1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: {host}\r\nX-Long: " + 70_000 * "x", 400),
+        (HANDSHAKE, 400),  # of another version of WebSocket
+        (HANDSHAKE.replace("Sec-WebSocket-Key", "X-Key"), 400),
+        (HANDSHAKE.replace("GET", "POST"), 405),
+        (HANDSHAKE.replace("{path}", "/" + 9000 * "x"), 414),
+        (HANDSHAKE.replace("{more}", "X-Long: " + 9000 * "x" + "\r\n"), 431),
+        (HANDSHAKE.replace("{version}", "13").replace("{path}", "/other"), 404),
+        (HANDSHAKE.replace("{version}", "13").replace("{more}", "Origin: https://evil.example\r\n"), 403),
+        (HANDSHAKE.replace("{version}", "13").replace("{host}", "evil.example"), 421),
+    ],
+    ids=lambda value: None if isinstance(value, int) else repr(value[:20]),
+)
+def test_every_refusal_of_a_request_carries_the_headers_of_an_answer(server, request_head, status):
+    host = server.removeprefix("http://")
+    sent = request_head.format(host=host, path="/ws", version="12", more="")
+    with socket.create_connection(host.split(":"), timeout=10) as link:
+        link.sendall(sent.encode())
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            while more := link.recv(10_000):
+                answer += more
+    first, *lines = answer.partition(b"\r\n\r\n")[0].decode().lower().split("\r\n")
+    assert int(first.split()[1]) == status
+    headers = dict(line.split(": ", 1) for line in lines)
+    assert "default-src 'self'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-frame-options"] == "deny"
+    assert "server" not in headers
+
+
+def test_connections_and_uploads_of_one_address_are_bounded(serving):
+    with serving(Settings(port=0, connections_per_client=2, uploads_per_client=2)) as address:
+        host = address.removeprefix("http://")
+        upload = (
+            f"POST /process_audio HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n"
+            "Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+        ).encode()
+        with contextlib.ExitStack() as links:
+
+            def connect(source: str) -> socket.socket:
+                return links.enter_context(
+                    socket.create_connection(host.split(":"), timeout=10, source_address=(source, 0))
+                )
+
+            waiting = [connect("127.0.0.2") for _ in range(2)]
+            for link in waiting:
+                link.sendall(upload)
+            third = connect("127.0.0.2")
+            for _ in range(200):  # until both are being read
+                third.sendall(upload.replace(b"1000", b"7"))
+                answer = third.recv(10_000)
+                if b" 429 " in answer.split(b"\r\n")[0]:
+                    break
+                third.close()
+                third = connect("127.0.0.2")
+            assert b'"too_many"' in answer
+            kept = [connect("127.0.0.2") for _ in range(3)]
+            assert b" 503 " in kept[-1].recv(10_000).split(b"\r\n")[0]
+            honest = connect("127.0.0.1")
+            honest.sendall(f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            assert b" 200 " in honest.recv(10_000).split(b"\r\n")[0]
+
+
+def test_the_oldest_idle_connection_makes_room_for_a_new_one(serving):
+    with serving(Settings(port=0, connections=2, head_seconds=600)) as address:
+        host = address.removeprefix("http://")
+        with contextlib.ExitStack() as links:
+            idle = [links.enter_context(socket.create_connection(host.split(":"), timeout=10)) for _ in range(4)]
+            assert httpx.get(f"{address}/health").status_code == 200
+            with contextlib.suppress(ConnectionError):
+                assert idle[0].recv(1) == b""
+
+
+def test_sessions_of_one_address_are_bounded(serving):
+    with serving(Settings(port=0, sessions_per_client=1)) as address:
+        made = httpx.post(f"{address}/sessions", json={}).json()["id"]
+        assert fault(httpx.post(f"{address}/sessions", json={})) == (429, "too_many")
+        other = httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2"))
+        with other:
+            assert other.post(f"{address}/sessions", json={}).status_code == 201
+        httpx.delete(f"{address}/sessions/{made}")
+        assert httpx.post(f"{address}/sessions", json={}).status_code == 201
+
+
+def test_pages_of_allowed_origins_may_ask(serving):
+    with serving(Settings(port=0, allow_origin=("https://digits.example",))) as address:
+        allowed = httpx.post(f"{address}/sessions", json={}, headers={"Origin": "https://digits.example"})
+        assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (201, "https://digits.example")
+        refused = httpx.post(f"{address}/sessions", json={}, headers={"Origin": "https://digits.example:444"})
+        assert fault(refused) == (403, "wrong_origin")
+        assert "access-control-allow-origin" not in refused.headers
 
 
 def test_files_outside_the_page_are_not_served(server):
@@ -321,6 +426,17 @@ def test_every_code_of_a_fault_is_documented():
                     raised.add(node.args[place].value)
     table = (WEBAPP / "static" / "api.html").read_text(encoding="utf-8").partition('id="codes"')[2]
     assert set(re.findall(r"<code>([a-z]+(?:_[a-z]+)*)</code>", table)) == raised
+
+
+def test_an_empty_file_is_refused_as_the_schema_says(server):
+    schema = httpx.get(f"{server}/openapi.json").json()
+    route = schema["paths"]["/process_audio"]["post"]
+    form = schema["components"]["schemas"][
+        route["requestBody"]["content"]["multipart/form-data"]["schema"]["$ref"].rpartition("/")[2]
+    ]
+    assert form["properties"]["file"]["minLength"] == 1
+    assert "empty" in route["responses"]["422"]["description"]
+    assert fault(httpx.post(f"{server}/process_audio", files={"file": b""})) == (422, "bad_audio")
 
 
 SCHEMA = schemathesis.openapi.from_dict(make_app(methods=("ml_mfcc",)).openapi())

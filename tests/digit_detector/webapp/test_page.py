@@ -1,5 +1,6 @@
 """The page in a real browser, with a recording as its microphone: what people see when they speak, click and type."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -184,6 +185,50 @@ def test_without_a_microphone_it_says_so(launch: Callable[..., Any], opened: Cal
     page.locator("#problem", has_text="No microphone was found").wait_for()
 
 
+def test_a_silent_muted_or_suspended_microphone_is_explained(
+    launch: Callable[..., Any], opened: Callable[..., Any], serving: Callable[..., Any], tmp_path: Path
+):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(RATE), RATE, subtype="PCM_16")
+    with serving(Settings(port=0, slow_seconds=4.0)) as address:  # silence is audio: the stream goes on
+        page = opened(launch(*as_microphone(tmp_path / "silence.wav")), address)
+        page.add_init_script("""
+            const Usual = AudioContext;
+            window.AudioContext = class extends Usual {
+              constructor(options) { super(options); window.contextOfPage = this; }
+            };
+            const asked = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+            navigator.mediaDevices.getUserMedia = async (wanted) => {
+              const stream = await asked(wanted);
+              window.track = stream.getAudioTracks()[0];
+              return stream;
+            };
+        """)
+        page.reload()
+        page.locator("#answers tbody tr").first.wait_for()
+        listen(page)
+        microphone = page.locator("#microphone")
+        page.locator(
+            "#microphone", has_text="The microphone sends only silence. Check that it is switched on"
+        ).wait_for()
+        page.evaluate("""
+            Object.defineProperty(track, "muted", { value: true, configurable: true });
+            track.dispatchEvent(new Event("mute"));
+        """)
+        page.locator("#microphone", has_text="The microphone is muted. Unmute it").wait_for()
+        page.evaluate("""delete track.muted; track.dispatchEvent(new Event("unmute"))""")
+        page.locator("#microphone", has_text="sends only silence").wait_for()
+        page.wait_for_timeout(3000)  # more than slow_seconds in all
+        assert page.locator("#problem").is_hidden()
+        page.evaluate("contextOfPage.suspend()")
+        page.locator("#problem", has_text="The browser has paused the sound of this page. Close other").wait_for()
+        page.locator("#listen-label", has_text="Listen").wait_for()
+        assert microphone.inner_text() == ""
+        listen(page)  # as it says
+        page.evaluate("""track.dispatchEvent(new Event("ended"))""")
+        page.locator("#problem", has_text="The microphone is gone. Plug it in").wait_for()
+        page.locator("#listen-label", has_text="Listen").wait_for()
+
+
 def test_it_reaches_a_server_that_was_gone(
     talking: tuple[Any, str], opened: Callable[..., Any], serving: Callable[..., Any]
 ):
@@ -225,7 +270,10 @@ def test_a_page_that_lacks_a_part_says_so(
     page.locator("#listen-label", has_text="Listen").wait_for()
 
 
-def test_a_stream_that_the_server_gives_up_is_begun_again(launch: Callable[..., Any], opened: Callable[..., Any]):
+@pytest.mark.parametrize(("code", "told"), [("busy", "busy"), ("restarted", "restarting")])
+def test_a_stream_that_the_server_gives_up_is_begun_again(
+    launch: Callable[..., Any], opened: Callable[..., Any], code: str, told: str
+):
     page = opened(launch(*FAKE))
     replies = ["ready", "busy", "busy", "ready"]  # the last of a stream that was begun, and of tries to begin another
 
@@ -245,14 +293,14 @@ def test_a_stream_that_the_server_gives_up_is_begun_again(launch: Callable[..., 
 
         def refuse() -> None:
             replies.pop(0)
-            socket.send('{"type":"error","code":"busy","message":"full: try again in a moment"}')
-            socket.close(code=1013, reason="busy")
+            socket.send(json.dumps({"type": "error", "code": code, "message": "try again in a moment"}))
+            socket.close(code=1013, reason=code)
 
         socket.on_message(answer)
 
     page.route_web_socket(re.compile("/ws$"), talk)
     page.keyboard.press("Space")
-    page.locator("#status", has_text="The server is busy").wait_for()
+    page.locator("#status", has_text=f"The server is {told}").wait_for()
     page.locator("#status", has_text="Listening").wait_for()
     assert replies == []
     stop(page)

@@ -1,5 +1,6 @@
 """The door: `digits serve` and app.py as programs."""
 
+import dataclasses
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,8 @@ import soundfile
 
 from digit_detector.serve import bound, is_local
 from digit_detector.serve import main as serve
+from digit_detector.webapp.clients import client_of
+from digit_detector.webapp.flags import read_settings, settings_table, shown_default
 from digit_detector.webapp.settings import Settings
 from ml_training.audio import MAX_CHANNELS
 from ml_training.data.synthetic import VOICES, say
@@ -103,7 +107,11 @@ def test_names_behind_a_proxy_are_allowed():
     ("options", "said"),
     [
         (["--port", "70000"], "port: expected 0 to 65535, got 70000"),
-        (["--port", "many"], "invalid int value: 'many'"),
+        (["--port", "many"], "--port: expected a whole number, got 'many'"),
+        (
+            ["--streams", "0", "--workers", "x", "--allow_origin", "here"],
+            "3 faults in the server's settings: --workers",
+        ),
         (["--host", "no.such.host.invalid"], "no address of this machine"),
         (["--host", "192.0.2.1", "--port", "0"], "name another"),
         (["--model_dir", "nowhere"], "nowhere"),
@@ -175,20 +183,112 @@ def test_the_limits_that_are_documented_are_those_in_use():
     text = " ".join((ROOT / "SECURITY.md").read_text(encoding="utf-8").split())
     for limit in (
         f"{s.head_bytes >> 10} KiB, there whole within {s.head_seconds} s |",
-        f"| {s.unread_seconds} s (on Linux)",
+        f"| {s.unread_seconds} s; for WebSockets on Linux alone",
         f"{s.upload_bytes >> 20} MiB, there whole within {s.request_seconds:g} s",
-        f"two answered at once and {s.uploads_waiting} waiting",
+        f"two answered at once and {s.uploads_waiting} waiting, addresses by turns, {s.uploads_per_client} of one",
+        f"{s.bodies_bytes >> 20} MiB in all of them, a quarter of one address",
+        f"{s.decode_cpu_seconds:g} s of a processor, {s.decode_seconds:g} s in all",
+        f"{s.decode_bytes >> 20} MiB of memory",
+        f"{s.downloads_per_client} downloads of it at once by one address",
         f"{s.upload_seconds:g} s of sound and {MAX_CHANNELS} channels at most",
-        f"{s.connections} at once, {s.streams} streams; a stream must begin within {s.start_seconds:g} s, "
-        f"and something come every {s.idle_seconds:g} s",
+        f"{2 * s.connections} at once, {2 * s.connections_per_client} of one address",
+        f"{s.connections} WebSockets at once, {s.connections_per_client} of one address",
+        f"{s.streams} streams, {s.streams_per_client} of one address",
+        f"a stream must begin within {s.start_seconds:g} s",
+        f"bring no audio for {s.slow_seconds:g} s, or less than half of what is spoken meanwhile for longer",
         f"{s.message_bytes >> 10} KiB, {s.messages_a_second} a second, sound at most twice as fast as it is spoken "
         f"beyond the first {s.burst_seconds:g} s",
-        f"{s.behind_seconds:g} s of a stream",
-        f"{s.sessions}, each forgotten after {s.session_seconds:,.0f} s without a stream",
+        f"{s.backlog_seconds:g} s of a stream",
+        f"no sign of life for {s.worker_seconds:g} s",
+        f"{s.sessions}, {s.sessions_per_client} of one address, each forgotten after {s.session_seconds:,.0f} s "
+        "without a stream",
         f"{s.kept_bytes >> 20} MiB of sound, of a thousand streams each, kept",
     ):
         assert limit in text
-    assert (s.uploads, s.faster) == (2, 2.0)
+    assert (s.uploads, s.max_speed, s.min_speed) == (2, 2.0, 0.5)
+
+
+def test_every_setting_is_a_flag_shown_with_its_default_once_and_documented(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "500")  # no line is broken
+    with pytest.raises(SystemExit):
+        serve(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for f in dataclasses.fields(Settings):
+        assert f"--{f.name} " in shown
+        assert shown.count(f"{f.metadata['help']} (default: {shown_default(f)})") == 1
+    assert shown.count("(default: ") == len(dataclasses.fields(Settings)) + 2  # --pipeline and --thresholds
+    page = (ROOT / "docs" / "web.md").read_text(encoding="utf-8")
+    assert settings_table() in page, "put the table of digit_detector.webapp.flags.settings_table() into docs/web.md"
+
+
+def test_settings_come_from_flags_then_variables_then_defaults():
+    environment = {
+        "DIGITS_STREAMS": "7", "DIGITS_WORKER_SECONDS": "2.5", "DIGITS_PORT": "1", "DIGITS_HOST": "",
+        "DIGITS_ALLOW_HOST": "a.example, b.example",
+    }  # fmt: skip
+    flags = Namespace(port="2", allow_origin=["https://a.example", "http://b.example:8080"])
+    expected = Settings(
+        streams=7, worker_seconds=2.5, port=2, allow_host=("a.example", "b.example"),
+        allow_origin=("https://a.example", "http://b.example:8080"),
+    )  # fmt: skip
+    assert read_settings(flags, environment) == expected
+    assert read_settings(Namespace(), {}) == Settings()
+
+
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(Settings)])
+def test_every_setting_is_read_and_checked(name: str):
+    default = getattr(Settings(), name)
+    if isinstance(default, str):
+        good, bad = "models", None
+        expected: object = good
+    elif isinstance(default, tuple):
+        good, bad = {"allow_origin": "https://a.example"}.get(name, "10.0.0.1"), "http://a/b c".replace(" ", "")
+        expected = (good,)
+    else:
+        good, bad = "1", "nan" if isinstance(default, float) else "-1"
+        good = {"message_bytes": "2000", "head_bytes": "2000"}.get(name, good)
+        expected = type(default)(good)
+    assert getattr(read_settings(Namespace(), {f"DIGITS_{name.upper()}": good}), name) == expected
+    if bad is not None:
+        with pytest.raises(ConfigError, match=f"1 fault in the server's settings: {name}: expected .*, got "):
+            read_settings(Namespace(), {f"DIGITS_{name.upper()}": bad})
+
+
+def test_variables_and_flags_are_wrong_all_at_once():
+    with pytest.raises(ConfigError) as error:
+        read_settings(Namespace(port="80a", streams="0"), {"DIGITS_WORKERS": "two", "DIGITS_ALLOW_ORIGIN": "here"})
+    assert [fault.partition(":")[0] for fault in error.value.faults] == [
+        "--port", "DIGITS_WORKERS", "streams", "allow_origin"
+    ]  # fmt: skip
+
+
+def test_the_server_takes_limits_from_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DIGITS_ALLOW_HOST", "digits.example.org")
+    with running("app.py", "--port", "0") as (_, address):
+        assert httpx.get(f"{address}/health", headers={"Host": "digits.example.org"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        ("10.0.0.9", "1.2.3.4", "10.0.0.9"),  # not a proxy that is trusted
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("10.0.0.1", "6.6.6.6, 1.2.3.4", "1.2.3.4"),  # what a client wrote comes before what the proxy adds
+        ("10.0.0.1", "6.6.6.6, 1.2.3.4, 10.0.0.2", "1.2.3.4"),  # through two proxies
+        ("10.0.0.1", "1.2.3.4, unknown", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "1.2.3.4", "1.2.3.4"),
+        ("2001:db8::1:2:3:4", "", "2001:db8::/64"),
+        ("2001:db8::4:3:2:1", "", "2001:db8::/64"),
+        ("", "1.2.3.4", ""),
+    ],
+)
+def test_the_client_is_the_peer_or_what_a_trusted_proxy_says(peer: str, forwarded: str, client: str):
+    scope = {
+        "type": "http", "client": (peer, 1) if peer else None, "headers": [(b"x-forwarded-for", forwarded.encode())],
+    }  # fmt: skip
+    assert client_of(scope, ("10.0.0.1", "10.0.0.2")) == client
 
 
 def test_every_figure_for_prometheus_is_documented(server: str):

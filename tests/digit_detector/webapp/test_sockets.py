@@ -240,8 +240,8 @@ def test_one_address_cannot_take_the_place_of_the_others(serving):
 
     async def attack(address):
         streams = [await socket(address, **attacker).__aenter__() for _ in range(6)]
-        answers = [await start(link) for link in streams]
         seventh = await refused(await socket(address, **attacker).__aenter__())
+        answers = [await start(link) for link in streams]
         async with socket(address) as honest:
             got = await start(honest)
         unread = []
@@ -260,6 +260,35 @@ def test_one_address_cannot_take_the_place_of_the_others(serving):
     assert codes == ["ready"] * 4 + ["busy"] * 2
     assert seventh == ("busy", 1013)
     assert honest == ["ready", "ready"]
+
+
+@pytest.mark.parametrize(("count", "is_started"), [(150, True), (250, False)], ids=["150 slow", "250 idle"])
+def test_an_honest_stream_is_heard_during_an_attack_on_the_usual_limits(serving, talk, count, is_started):
+    async def attack(address):
+        async def hold() -> None:
+            async with socket(address, local_addr=("127.0.0.2", 0)) as link:
+                if is_started:
+                    await link.send('{"type":"start","sample_rate":8000}')
+                    await link.send(b"\0\0")
+                await asyncio.sleep(600)
+
+        attackers = [asyncio.ensure_future(hold()) for _ in range(count)]
+        async with httpx.AsyncClient() as client:
+            for _ in range(600):  # until it holds all that one address may have
+                if "digits_connections 64.0" in (await client.get(f"{address}/metrics")).text:
+                    break
+                await asyncio.sleep(0.05)
+            else:
+                raise AssertionError("the attack never got its 64 sockets")
+        async with socket(address) as link:
+            said = await stream(link, talk, pace=1.5)
+        for attacker in attackers:
+            attacker.cancel()
+        await asyncio.gather(*attackers, return_exceptions=True)
+        return [d["digit"] for d in digits(said)]
+
+    with serving() as address:
+        assert asyncio.run(attack(address)) == [7, 3, 9]
 
 
 def test_many_sockets_without_a_stream_are_no_ones_to_take(serving):
