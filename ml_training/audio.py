@@ -75,13 +75,15 @@ def load_audio(source: Source, sample_rate: int | None = None, encoding: str | N
         return second if channel is None else _load_second(recording, mix, channel)
 
 
-def decode(source: Source, sample_rate: int | None = None, encoding: str | None = None) -> Floats:
+def decode(
+    source: Source, sample_rate: int | None = None, encoding: str | None = None, max_seconds: float = MAX_SECONDS
+) -> Floats:
     """Like `load_audio`, in full length: float32 (T,), mono, 8 kHz."""
     with _opened(source, sample_rate, encoding) as recording:
         mix = Downmix()
-        parts = list(_resample(recording, mix, None))
+        parts = list(_resample(recording, mix, None, max_seconds))
         if (channel := mix.loudest_if_cancelled()) is not None:
-            parts = list(_resample(recording, mix, channel))
+            parts = list(_resample(recording, mix, channel, max_seconds))
         if not parts:
             raise _no_samples(recording.name)
         samples = np.concatenate(parts)
@@ -258,10 +260,12 @@ def _excerpt(parts: Iterator[Floats], start: int, name: str) -> Floats:
     raise UndecodableAudioError(f"{name} became shorter while it was read: read it again when nobody writes there")
 
 
-def _resample(recording: _Recording, mix: Downmix, channel: int | None) -> Iterator[Floats]:
+def _resample(
+    recording: _Recording, mix: Downmix, channel: int | None, max_seconds: float = MAX_SECONDS
+) -> Iterator[Floats]:
     """What a recording holds at 8 kHz, in parts that are not empty; its mean, or the one channel."""
     resampler: Any = None
-    for rate, block in recording.blocks(MAX_SECONDS):
+    for rate, block in recording.blocks(max_seconds):
         mono = mix.feed(block) if channel is None else block[:, min(channel, block.shape[1] - 1)]
         if rate != SAMPLE_RATE:
             if resampler is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import mimetypes
 import time
@@ -27,17 +28,19 @@ from digit_detector.streaming.engine import CONFIRMING, Engine
 from digit_detector.streaming.thresholds import Thresholds
 from digit_detector.webapp import answers
 from digit_detector.webapp.clients import client_of
+from digit_detector.webapp.downloads import Download, Downloads, until_gone
 from digit_detector.webapp.faults import RefusedError, body, refusal
 from digit_detector.webapp.guarding import Guard
 from digit_detector.webapp.hearing import Hearing
 from digit_detector.webapp.metrics import Metrics
 from digit_detector.webapp.models import ModelFiles
 from digit_detector.webapp.recordings import ALL, Recordings, check_name
-from digit_detector.webapp.sessions import Session, Sessions, as_wav
+from digit_detector.webapp.sessions import Session, Sessions
 from digit_detector.webapp.settings import Settings
 from digit_detector.webapp.socket import Sockets
 from ml_training.errors import DigitError
 
+_GONE = 499  # nginx's number for a client that hung up
 _STATIC = Path(__file__).with_name("static")
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": answers.Problem, "description": "refused: why, and what to do"},
@@ -74,19 +77,21 @@ def make_app(
         settings.worker_seconds,
     )  # fmt: skip
     sessions = Sessions(settings.sessions, settings.session_seconds, settings.kept_bytes)
-    recordings = Recordings(processors, settings.uploads, settings.uploads_waiting, settings.upload_seconds)
+    recordings = Recordings(processors, settings)
+    downloads = Downloads(settings.downloads_per_client)
     session_clients: dict[str, str] = {}  # which client made each session
     sockets = Sockets(hearing, sessions, settings)
-    metrics = Metrics(hearing, sockets, sessions, processors)
+    metrics = Metrics(hearing, sockets, sessions, recordings, downloads)
     began = time.monotonic()
 
     @asynccontextmanager
     async def living(_: FastAPI) -> AsyncIterator[None]:
-        await hearing.start()
         try:
+            await asyncio.gather(hearing.start(), recordings.start())
             yield
         finally:
-            await hearing.stop()
+            await asyncio.gather(hearing.stop(), recordings.stop())
+            sessions.close_all()
 
     app = FastAPI(
         title="Streaming Digit Detector", version=ml_training.__version__, description=_ABOUT, lifespan=living,
@@ -131,10 +136,11 @@ def make_app(
         return answers.ProcessorInfo(**_processor(method).model_dump(), about=found.about if found else {})
 
     @app.post(
-        "/process_audio", tags=["recordings"],
+        "/process_audio", tags=["recordings"], response_model=answers.Results,
         responses={422: {"model": answers.Problem, "description": "no recording, an empty file too, or not in a form"}},
     )  # fmt: skip
     async def process_audio(
+        request: Request,
         file: Annotated[
             UploadFile,
             File(
@@ -143,13 +149,26 @@ def make_app(
             ),
         ],
         method: Annotated[str, Form(description="one of /processors, or all", examples=["ml_cnn"])] = ALL,
-    ) -> answers.Results:
+    ) -> answers.Results | Response:
         """Which digit is said in a recording.
 
         One result for one method, or one for each that can run here. The format is told by the bytes, not by the
-        name. A recogniser that fails says so in `error`, and the others answer all the same.
+        name; all are given one channel at 8 kHz. A recogniser that fails says so in `error`, and the others answer
+        all the same.
         """
-        seconds, said = await recordings.answer(await file.read(), method)
+        answering = asyncio.ensure_future(
+            recordings.answer(file, method, client_of(request.scope, settings.trusted_proxy))
+        )
+        gone = asyncio.ensure_future(until_gone(request.receive))
+        try:
+            await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done():
+                return Response(status_code=_GONE)  # nobody reads it; it is counted
+            seconds, said = answering.result()
+        finally:
+            gone.cancel()
+            answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
         return answers.Results(seconds=seconds, results=[_result(name, answer) for name, answer in said])
 
     @app.get("/stats", tags=["recordings"])
@@ -189,12 +208,12 @@ def make_app(
         return _session(session)
 
     @app.get("/sessions", tags=["sessions"])
-    def list_sessions() -> answers.SessionList:
+    async def list_sessions() -> answers.SessionList:
         """The sessions that are open."""
         return answers.SessionList(sessions=[_session(session) for session in sessions.all()])
 
     @app.get("/sessions/{session_id}", tags=["sessions"])
-    def session_info(session_id: _SessionId) -> answers.SessionInfo:
+    async def session_info(session_id: _SessionId) -> answers.SessionInfo:
         """What was said in one of them.
 
         `digits` are those of all its streams, in the order in which they were said.
@@ -205,7 +224,8 @@ def make_app(
         "/sessions/{session_id}/audio", tags=["sessions"], response_class=Response,
         responses={200: {"content": {"audio/wav": {}}}},
     )  # fmt: skip
-    def session_audio(
+    async def session_audio(
+        request: Request,
         session_id: _SessionId,
         stream: Annotated[int, Query(description="which of its streams, the first is 0")] = 0,
     ) -> Response:
@@ -213,7 +233,8 @@ def make_app(
 
         The header `X-Truncated: true` says that there was no room for the rest.
         """
-        kept = sessions.find(session_id).recordings
+        session = sessions.find(session_id)
+        kept = session.recordings
         if not 0 <= stream < len(kept):
             raise RefusedError(
                 HTTPStatus.NOT_FOUND,
@@ -221,11 +242,13 @@ def make_app(
                 f"no sound of stream {stream} was kept: expected one of the {len(kept)} first, "
                 "and keep_audio when the session is made",
             )
+        size, pieces = sessions.read_wav(session, kept[stream])
         whole = {} if kept[stream].whole else {"X-Truncated": "true"}
-        return Response(as_wav(kept[stream]), media_type="audio/wav", headers={"Cache-Control": "no-store", **whole})
+        headers = {"Cache-Control": "no-store", **whole}
+        return Download(downloads, client_of(request.scope, settings.trusted_proxy), size, pieces, "audio/wav", headers)
 
     @app.delete("/sessions/{session_id}", status_code=HTTPStatus.NO_CONTENT, tags=["sessions"])
-    def close_session(session_id: _SessionId) -> None:
+    async def close_session(session_id: _SessionId) -> None:
         """Forget a session, and any sound it kept."""
         sessions.close(session_id)
 

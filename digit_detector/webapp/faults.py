@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from ml_training.errors import AudioError, ConfigError, DigitError, MissingExtraError, ModelMemoryError
+from ml_training.errors import (
+    AudioError,
+    ConfigError,
+    DigitError,
+    MissingExtraError,
+    ModelMemoryError,
+    TooLongAudioError,
+)
 
 
 class RefusedError(DigitError):
@@ -21,6 +28,8 @@ def refusal(error: DigitError) -> RefusedError:
         return error
     if isinstance(error, MissingExtraError):
         return RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not_supported", str(error))
+    if isinstance(error, TooLongAudioError):
+        return RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_long", str(error))
     if isinstance(error, AudioError):
         return RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "bad_audio", str(error))
     if isinstance(error, ConfigError):

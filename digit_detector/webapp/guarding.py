@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from digit_detector.webapp.clients import client_of
+from digit_detector.webapp.fair_pool import ByteBudget
 from digit_detector.webapp.faults import RefusedError, body
 from digit_detector.webapp.settings import Settings
 
@@ -38,6 +39,8 @@ class Guard:
         `count` is told the route and the status of every answer.
         """
         self._app, self._settings, self._sockets, self._count = app, settings, sockets, count
+        largest = settings.upload_bytes
+        self._bodies = ByteBudget(max(settings.bodies_bytes, largest), max(settings.bodies_bytes // 4, largest))
         self._uploads: Counter[str] = Counter()  # requests with a body that are being answered, by client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,6 +61,7 @@ class Guard:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
+        client, held = client_of(scope, self._settings.trusted_proxy), 0
         refused: RefusedError | None = None  # while the body was read, which the application takes for its own fault
         headers_of_request = Headers(scope=scope)
         host = headers_of_request.get("host", "")
@@ -81,9 +85,13 @@ class Guard:
             await send(message)
 
         async def bounded() -> Message:
-            nonlocal refused
+            nonlocal refused, held
             try:
-                return await body_of()
+                message = await body_of()
+                size = len(message.get("body", b""))
+                self._bodies.take(client, size)
+                held += size
+                return message
             except RefusedError as error:
                 refused = error
                 raise
@@ -92,7 +100,7 @@ class Guard:
             self._check(scope)
             body_of = self._bounded(scope, receive)
             if scope["method"] in _CHANGING:
-                uploader = self._count_upload(client_of(scope, self._settings.trusted_proxy))
+                uploader = self._count_upload(client)
             await self._app(scope, bounded, guarded)
             if refused is not None:
                 raise refused
@@ -108,6 +116,7 @@ class Guard:
                 await answer(scope, receive, guarded)
             raise  # into the log
         finally:
+            self._bodies.give_back(client, held)
             if uploader is not None:
                 self._uploads[uploader] -= 1
                 if not self._uploads[uploader]:

@@ -8,8 +8,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from digit_detector.processors import Processors
+from digit_detector.webapp.downloads import Downloads
 from digit_detector.webapp.hearing import Hearing
+from digit_detector.webapp.recordings import Recordings
 from digit_detector.webapp.sessions import Sessions
 from digit_detector.webapp.socket import Sockets
 
@@ -17,8 +18,11 @@ from digit_detector.webapp.socket import Sockets
 class Metrics(Collector):
     """Read where they are counted, when somebody asks."""
 
-    def __init__(self, hearing: Hearing, sockets: Sockets, sessions: Sessions, processors: Processors) -> None:
-        self._hearing, self._sockets, self._sessions, self._processors = hearing, sockets, sessions, processors
+    def __init__(
+        self, hearing: Hearing, sockets: Sockets, sessions: Sessions, recordings: Recordings, downloads: Downloads
+    ) -> None:
+        self._hearing, self._sockets, self._sessions = hearing, sockets, sessions
+        self._recordings, self._downloads = recordings, downloads
         self.requests: dict[tuple[str, int], int] = {}  # by route and status
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -38,15 +42,17 @@ class Metrics(Collector):
         yield CounterMetricFamily("digits_heard_seconds", "sound of live streams that came", self._hearing.seconds)
         yield GaugeMetricFamily("digits_workers", "processes that can take a live stream", self._hearing.workers_alive)
         yield CounterMetricFamily("digits_worker_restarts", "processes that were replaced", self._hearing.restarts)
-        yield GaugeMetricFamily("digits_sessions", "sessions that are open", len(self._sessions.all()))
+        yield GaugeMetricFamily("digits_sessions", "sessions that are open", len(self._sessions))
         yield GaugeMetricFamily("digits_kept_bytes", "sound that sessions keep", self._sessions.kept_bytes)
+        yield GaugeMetricFamily("digits_uploads", "recordings that are answered or wait", self._recordings.count)
+        yield GaugeMetricFamily("digits_downloads", "sound of sessions that is being sent", len(self._downloads))
         requests = CounterMetricFamily("digits_requests", "requests by route and status", labels=("route", "status"))
         for (route, status), count in sorted(self.requests.items()):
             requests.add_metric((route, str(status)), count)
         yield requests
         answers = CounterMetricFamily("digits_answers", "recordings by outcome", labels=("method", "outcome"))
         times = GaugeMetricFamily("digits_answer_ms", "ms of the last 1,000 answers", labels=("method", "quantile"))
-        for name, processor in self._processors.items():
+        for name, processor in self._recordings.processors.items():
             statistics = processor.statistics
             for digit, count in enumerate(statistics.digits):
                 answers.add_metric((name, str(digit)), count)

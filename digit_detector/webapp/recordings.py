@@ -3,33 +3,55 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import logging
 from collections.abc import Sequence
 from http import HTTPStatus
-
-import numpy as np
+from typing import Protocol
 
 from digit_detector.processors import PROCESSORS, Answer, AudioProcessor, Processors
-from digit_detector.webapp.faults import RefusedError, busy
-from ml_training.audio import MAX_RATE, file_blocks
-from ml_training.errors import EmptyAudioError, did_you_mean
+from digit_detector.webapp.decode_pool import DecodeWorker
+from digit_detector.webapp.decode_worker import DecodeLimits
+from digit_detector.webapp.fair_pool import FairPool
+from digit_detector.webapp.faults import RefusedError
+from digit_detector.webapp.settings import Settings
+from ml_training.audio import SAMPLE_RATE, Floats
+from ml_training.errors import did_you_mean
 
 ALL = "all"
-_CHANNELS = 8
+_Answers = list[tuple[str, Answer]]  # names of processors, and what they say
 _log = logging.getLogger("digits.serve")
 
 
-class Recordings:
-    """Answers a few at a time; so many more may wait."""
+class Upload(Protocol):
+    """The file of a request, which may lie on disk until its turn comes."""
 
-    def __init__(self, processors: Processors, at_once: int, waiting: int, most_seconds: float) -> None:
+    async def read(self) -> bytes: ...
+
+
+class Recordings:
+    """Answers a few at a time, clients by turns; so many more may wait."""
+
+    def __init__(self, processors: Processors, settings: Settings) -> None:
         self.processors = processors
         self.reasons = {name: _told(name, why) for name, why in processors.unavailable.items()}
-        self._most_seconds = most_seconds
-        self._turns = asyncio.Semaphore(at_once)
-        self._waiting, self._most_waiting = 0, waiting
+        limits = DecodeLimits(
+            settings.upload_seconds, settings.decode_cpu_seconds, settings.decode_seconds, settings.decode_bytes
+        )
+        self._workers = [DecodeWorker(limits) for _ in range(settings.uploads)]
+        self._pool = FairPool(self._workers, settings.uploads_waiting)
+        self._returning: set[asyncio.Task[None]] = set()
+        self.count = 0  # that are answered or wait
+
+    async def start(self) -> None:
+        """Start the processes that decode. Raises StreamError where they cannot begin."""
+        await asyncio.gather(*(worker.start() for worker in self._workers))
+
+    async def stop(self) -> None:
+        for task in self._returning:
+            task.cancel()
+        await asyncio.gather(*self._returning, return_exceptions=True)
+        await asyncio.gather(*(worker.stop() for worker in self._workers))
 
     def chosen(self, method: str) -> Sequence[AudioProcessor]:
         """The processors of a name, or all of them. Raises RefusedError for a name that is none, or cannot run here."""
@@ -40,24 +62,43 @@ class Recordings:
         check_name(method)
         raise RefusedError(HTTPStatus.CONFLICT, "not_available", f"{method} cannot run here: {self.reasons[method]}")
 
-    async def answer(self, content: bytes, method: str) -> tuple[float, list[tuple[str, Answer]]]:
+    async def answer(self, upload: Upload, method: str, client: str) -> tuple[float, _Answers]:
         """Seconds of a recording, and what each processor says of it.
 
-        Raises RefusedError, or an AudioError for what is no recording.
+        Raises RefusedError. Who cancels it frees the place; a processor that has begun is waited for in the background.
         """
         chosen = self.chosen(method)
-        if self._waiting >= self._most_waiting:
-            raise busy(f"{self._most_waiting} recordings wait already")
-        self._waiting += 1
+        self.count += 1
         try:
-            async with self._turns:
-                return await asyncio.to_thread(self._answer, content, chosen)
+            return await self._answer_by_turns(upload, chosen, client)
         finally:
-            self._waiting -= 1
+            self.count -= 1
 
-    def _answer(self, content: bytes, chosen: Sequence[AudioProcessor]) -> tuple[float, list[tuple[str, Answer]]]:
-        wav, seconds = as_wav(content, self._most_seconds)
-        return seconds, [(processor.name, processor.answer(wav)) for processor in chosen]
+    async def _answer_by_turns(
+        self, upload: Upload, chosen: Sequence[AudioProcessor], client: str
+    ) -> tuple[float, _Answers]:
+        worker = await self._pool.take(client)
+        answering: asyncio.Future[_Answers] | None = None
+        try:
+            samples, seconds = await worker.decode(await upload.read())
+            answering = asyncio.ensure_future(asyncio.to_thread(_answer, samples, chosen))
+            return seconds, await asyncio.shield(answering)
+        finally:
+            task = asyncio.ensure_future(self._give_back(client, worker, answering))
+            self._returning.add(task)
+            task.add_done_callback(self._returning.discard)
+
+    async def _give_back(self, client: str, worker: DecodeWorker, answering: asyncio.Future[_Answers] | None) -> None:
+        """Let the next have the worker as soon as it can be used: who ended it waits for another one, not who comes."""
+        if answering is not None:
+            await asyncio.wait([answering])
+        await worker.recover()
+        self._pool.give_back(client, worker)
+
+
+def _answer(samples: Floats, chosen: Sequence[AudioProcessor]) -> _Answers:
+    wav = as_wav(samples)
+    return [(processor.name, processor.answer(wav)) for processor in chosen]
 
 
 def _told(name: str, why: str) -> str:
@@ -75,38 +116,10 @@ def check_name(method: str) -> None:
         raise RefusedError(HTTPStatus.NOT_FOUND, "no_method", f"there is no method of that name{hint}")
 
 
-def as_wav(content: bytes, most_seconds: float) -> tuple[bytes, float]:
-    """A recording of any format as the bytes of a WAV of one channel at its own rate, and how long it is in seconds.
-
-    So a decoder hears it once, and no more of it than is allowed. Raises RefusedError or an AudioError.
-    """
+def as_wav(samples: Floats) -> bytes:
+    """What processors are given: samples (T,) at 8 kHz as the bytes of a WAV file."""
     import soundfile
 
     wav = io.BytesIO()
-    file: soundfile.SoundFile | None = None
-    rate = frames = 0
-    with contextlib.ExitStack() as closing:
-        for block_rate, block in file_blocks(content):
-            rate = rate or block_rate
-            if block_rate != rate or not 0 < rate <= MAX_RATE:  # seconds at a rate that no sound has bound nothing
-                raise RefusedError(
-                    HTTPStatus.UNPROCESSABLE_ENTITY, "bad_audio",
-                    f"the recording has a sample rate of {block_rate} Hz: expected a single one, at most {MAX_RATE} Hz",
-                )  # fmt: skip
-            if block.shape[1] > _CHANNELS:
-                raise RefusedError(
-                    HTTPStatus.UNPROCESSABLE_ENTITY, "bad_audio",
-                    f"the recording has {block.shape[1]} channels: expected {_CHANNELS} at most",
-                )  # fmt: skip
-            if file is None:
-                file = closing.enter_context(soundfile.SoundFile(wav, "w", rate, 1, "FLOAT", format="WAV"))
-            frames += len(block)
-            if frames > most_seconds * rate:
-                raise RefusedError(
-                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_long",
-                    f"the recording is longer than {most_seconds:g} s: cut it to the words",
-                )  # fmt: skip
-            file.write(block.mean(axis=1, dtype=np.float32))
-    if not frames:
-        raise EmptyAudioError("the recording holds no samples: expected a spoken digit")
-    return wav.getvalue(), frames / rate
+    soundfile.write(wav, samples, SAMPLE_RATE, format="WAV", subtype="FLOAT")
+    return wav.getvalue()

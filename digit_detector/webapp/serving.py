@@ -27,13 +27,16 @@ class _Requests(H11Protocol):
     """Uvicorn's, of the two the one that bounds a request's head in bytes.
 
     Here it is bounded in time, too, connections are counted by client, and its own refusals are like ours.
+
+    So is how long a client may leave what it is sent: then its connection is cut and what waits for it freed.
     """
 
     _late: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
-    def __init__(self, *args: Any, open_connections: Connections, **options: Any) -> None:
+    def __init__(self, *args: Any, settings: Settings, open_connections: Connections, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._open_connections = open_connections
+        self._unread_seconds, self._open_connections = settings.unread_seconds, open_connections
 
     @property
     def is_idle(self) -> bool:
@@ -54,9 +57,19 @@ class _Requests(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open_connections.remove(self.transport)
-        if self._late is not None:
-            self._late.cancel()
+        for timer in (self._late, self._unread):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(self._unread_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
 
     def send_400_response(self, msg: str) -> None:
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # otherwise an answer has been begun
@@ -128,7 +141,7 @@ def server_of(app: FastAPI, settings: Settings) -> uvicorn.Server:
     open_connections = Connections(settings)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
-        http=cast("type[_Requests]", partial(_Requests, open_connections=open_connections)),
+        http=cast("type[_Requests]", partial(_Requests, settings=settings, open_connections=open_connections)),
         h11_max_incomplete_event_size=settings.head_bytes, timeout_keep_alive=settings.head_seconds,
         ws=cast("type[_Messages]", partial(_Messages, open_connections=open_connections)),
         ws_max_size=2 * settings.message_bytes,

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import io
+import logging
 import secrets
+import struct
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
+from typing import IO
 
 from digit_detector.streaming.engine import Detection
 from digit_detector.webapp.faults import RefusedError, busy
 
 _MOST_DIGITS = 10_000  # that a session remembers
 _MOST_RECORDINGS = 1000  # that a session keeps
+_PENDING = 1 << 14  # bytes of a recording that wait to be written
+_CHUNK = 1 << 16  # bytes read at a time
+_log = logging.getLogger("digits.serve")
 
 
-@dataclass
+@dataclass(eq=False)
 class Recording:
-    """The sound of one stream, 16-bit samples."""
+    """The sound of one stream, 16-bit samples: where they lie in the file of its session."""
 
     rate: int
-    samples: bytearray = field(default_factory=bytearray)
+    size: int = 0  # bytes
     whole: bool = True  # until there is no more room
+    pending: bytearray = field(default_factory=bytearray)  # not written yet
+    parts: list[tuple[int, int]] = field(default_factory=list)  # first byte in the file, bytes
 
 
 @dataclass(eq=False)
@@ -37,10 +45,12 @@ class Session:
     seconds: float = 0.0
     detections: list[Detection] = field(default_factory=list)
     recordings: list[Recording] = field(default_factory=list)
+    file: IO[bytes] | None = None  # without a name, on disk: where the sound lies
+    file_size: int = 0
 
 
 class Sessions:
-    """All that are open. They live in memory and end with the server."""
+    """All that are open. They end with the server. They belong to the thread of its event loop alone."""
 
     def __init__(
         self, most: int, idle_seconds: float, kept_bytes: int, clock: Callable[[], float] = time.monotonic
@@ -72,6 +82,9 @@ class Sessions:
         """Forget a session and all it kept. Raises RefusedError where there is none."""
         self._forget(self.find(name))
 
+    def __len__(self) -> int:
+        return sum(not self._is_old(session) for session in self._sessions.values())
+
     def all(self) -> list[Session]:
         self._forget_old()
         return list(self._sessions.values())
@@ -86,10 +99,12 @@ class Sessions:
         session.recordings.append(Recording(rate))
         return session.recordings[-1]
 
-    def end(self, session: Session) -> None:
-        """One of its streams is over."""
+    def end(self, session: Session, recording: Recording | None = None) -> None:
+        """One of its streams, and what its sound was kept in, is over."""
         session.open -= 1
         session.used = self._clock()
+        if recording is not None and session.id in self._sessions:
+            self._write(session, recording)
 
     def hear(self, session: Session, recording: Recording | None, samples: bytes, rate: int) -> None:
         """16-bit samples that came; kept where that was asked for, there is room, and nobody closed the session."""
@@ -98,29 +113,85 @@ class Sessions:
             if self.kept_bytes + len(samples) > self._kept:
                 recording.whole = False
             if recording.whole:
-                recording.samples += samples
+                recording.pending += samples
+                recording.size += len(samples)
                 self.kept_bytes += len(samples)
+                if len(recording.pending) >= _PENDING:
+                    self._write(session, recording)
+
+    def read_wav(self, session: Session, recording: Recording) -> tuple[int, Iterator[bytes]]:
+        """The size of a WAV file with the sound until now, and its bytes in small pieces.
+
+        They end early where the session is closed meanwhile.
+        """
+        self._write(session, recording)
+        parts, size = list(recording.parts), recording.size
+
+        def pieces() -> Iterator[bytes]:
+            yield _wav_header(recording.rate, size)
+            for first, length in parts:
+                for begin in range(first, first + length, _CHUNK):
+                    if session.file is None:
+                        return
+                    session.file.seek(begin)
+                    yield session.file.read(min(_CHUNK, first + length - begin))
+
+        return len(_wav_header(recording.rate, size)) + size, pieces()
 
     def told(self, session: Session, detections: list[Detection]) -> None:
         session.detections += detections[: _MOST_DIGITS - len(session.detections)]
 
+    def _write(self, session: Session, recording: Recording) -> None:
+        """Move what waits of a recording into its session's file; where the disk is full, that part is lost."""
+        waiting = len(recording.pending)
+        if not waiting:
+            return
+        try:
+            if session.file is None:
+                session.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (closed by _forget)
+            session.file.seek(session.file_size)
+            written = session.file.write(recording.pending)
+            if written < waiting:
+                raise OSError(f"{written} of {waiting} bytes were written")
+        except OSError as error:
+            _log.error("sound of a session could not be kept: %s", error)
+            recording.whole = False
+            recording.size -= waiting
+            self.kept_bytes -= waiting
+        else:
+            if recording.parts and sum(recording.parts[-1]) == session.file_size:
+                first, length = recording.parts[-1]
+                recording.parts[-1] = first, length + waiting
+            else:
+                recording.parts.append((session.file_size, waiting))
+            session.file_size += waiting
+        recording.pending.clear()
+
+    def _is_old(self, session: Session) -> bool:
+        return not session.open and self._clock() - session.used > self._idle
+
     def _forget_old(self) -> None:
-        now = self._clock()
         for session in list(self._sessions.values()):
-            if not session.open and now - session.used > self._idle:
+            if self._is_old(session):
                 self._forget(session)
 
     def _forget(self, session: Session) -> None:
         del self._sessions[session.id]
-        self.kept_bytes -= sum(len(recording.samples) for recording in session.recordings)
+        self.kept_bytes -= sum(recording.size for recording in session.recordings)
+        if session.file is not None:
+            session.file.close()
+            session.file = None
+        for recording in session.recordings:
+            recording.pending.clear()
+
+    def close_all(self) -> None:
+        for session in list(self._sessions.values()):
+            self._forget(session)
 
 
-def as_wav(recording: Recording) -> bytes:
-    """The bytes of a WAV file."""
-    import numpy as np
-    import soundfile
-
-    file = io.BytesIO()
-    samples = np.frombuffer(bytes(recording.samples), dtype="<i2")
-    soundfile.write(file, samples, recording.rate, format="WAV", subtype="PCM_16")
-    return file.getvalue()
+def _wav_header(rate: int, size: int) -> bytes:
+    """Of a WAV file with so many bytes of 16-bit samples of one channel."""
+    about = struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16)  # PCM, channels, Hz, bytes a second, of a frame, bits
+    return (
+        struct.pack("<4sI4s4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16) + about + struct.pack("<4sI", b"data", size)
+    )

@@ -50,18 +50,24 @@ class Settings:
     head_bytes: int = setting(1 << 16, "bytes of a request's head", 1024)
     head_seconds: int = setting(15, "seconds for a request's head, or the next one of a connection, to come", 1)
     request_seconds: float = setting(20.0, "seconds within which the rest of a request must come", 0.1)
-    unread_seconds: int = setting(20, "seconds that a client may leave answers unread (Linux)", 1)
+    unread_seconds: int = setting(20, "seconds that a client may leave answers unread", 1)
 
     upload_bytes: int = setting(8 << 20, "bytes of a request", 1)
     upload_seconds: float = setting(60.0, "seconds of audio in a recording", 0.1)
     uploads: int = setting(2, "recordings that are answered at once", 1)
     uploads_waiting: int = setting(32, "recordings that may wait for that", 1)
-    uploads_per_client: int = setting(8, "requests with a body at once from one address", 1)
+    uploads_per_client: int = setting(16, "requests with a body at once from one address", 1)
+
+    bodies_bytes: int = setting(64 << 20, "bytes of requests in answer, all together; a quarter from one address", 1)
+    decode_cpu_seconds: float = setting(2.0, "seconds of processor time that decoding a recording may take", 0.1)
+    decode_seconds: float = setting(10.0, "seconds that decoding a recording may take", 0.1)
+    decode_bytes: int = setting(200 << 20, "bytes of memory that decoding a recording may take", 1 << 20)
 
     sessions: int = setting(100, "sessions at once", 1)
     sessions_per_client: int = setting(40, "sessions at once from one address", 1)
     session_seconds: float = setting(3600.0, "seconds without a stream, after which a session is deleted", 0.1)
     kept_bytes: int = setting(64 << 20, "bytes of audio that all sessions keep together", 1)
+    downloads_per_client: int = setting(4, "downloads of kept audio at once from one address", 1)
 
     def __post_init__(self) -> None:
         faults = [

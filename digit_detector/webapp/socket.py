@@ -258,7 +258,7 @@ class _Conversation:
                 self._hearing.close(self._line)
             self._line = None
             if self._session is not None:
-                self._sessions.end(self._session)
+                self._sessions.end(self._session, self._recording)
 
 
 def _state(heard: Heard) -> str:

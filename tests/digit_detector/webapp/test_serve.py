@@ -23,8 +23,8 @@ from digit_detector.serve import bound, is_local
 from digit_detector.serve import main as serve
 from digit_detector.webapp.clients import client_of
 from digit_detector.webapp.flags import misspelt_variables, read_settings, settings_table, shown_default
-from digit_detector.webapp.recordings import _CHANNELS
 from digit_detector.webapp.settings import Settings
+from ml_training.audio import MAX_CHANNELS
 from ml_training.data.synthetic import VOICES, say
 from ml_training.errors import ConfigError, StreamError
 
@@ -183,10 +183,14 @@ def test_the_limits_that_are_documented_are_those_in_use():
     text = " ".join((ROOT / "SECURITY.md").read_text(encoding="utf-8").split())
     for limit in (
         f"{s.head_bytes >> 10} KiB, there whole within {s.head_seconds} s |",
-        f"| {s.unread_seconds} s (on Linux)",
+        f"| {s.unread_seconds} s; for WebSockets on Linux alone",
         f"{s.upload_bytes >> 20} MiB, there whole within {s.request_seconds:g} s",
-        f"two answered at once and {s.uploads_waiting} waiting, {s.uploads_per_client} of one address",
-        f"{s.upload_seconds:g} s of sound and {_CHANNELS} channels at most",
+        f"two answered at once and {s.uploads_waiting} waiting, addresses by turns, {s.uploads_per_client} of one",
+        f"{s.bodies_bytes >> 20} MiB in all of them, a quarter of one address",
+        f"{s.decode_cpu_seconds:g} s of a processor, {s.decode_seconds:g} s in all",
+        f"{s.decode_bytes >> 20} MiB of memory",
+        f"{s.downloads_per_client} downloads of it at once by one address",
+        f"{s.upload_seconds:g} s of sound and {MAX_CHANNELS} channels at most",
         f"{2 * s.connections} at once, {2 * s.connections_per_client} of one address",
         f"{s.connections} WebSockets at once, {s.connections_per_client} of one address",
         f"{s.streams} streams, {s.streams_per_client} of one address",

@@ -1,0 +1,133 @@
+"""The processes that decode uploads, seen from the server: one is replaced after an upload that asks too much."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Sequence
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import ClassVar
+
+import numpy as np
+
+from digit_detector.webapp.decode_worker import DECODED, READY, REPLY, REQUEST, DecodeLimits
+from digit_detector.webapp.faults import RefusedError, busy
+from ml_training.audio import SAMPLE_RATE, Floats
+from ml_training.errors import StreamError
+
+_PAUSE = 2.0  # seconds between two attempts to start a process
+_PATIENCE = 5.0  # seconds that it is given to end
+_LARGEST_FAULT = 1 << 16  # bytes
+_log = logging.getLogger("digits.serve")
+
+
+class DecodeWorker:
+    """One process that decodes, one upload at a time. One that ended is replaced by `recover`."""
+
+    command: ClassVar[Sequence[str]] = ("-P", "-m", "digit_detector.webapp.decode_worker")
+
+    def __init__(self, limits: DecodeLimits) -> None:
+        self._limits = limits
+        self._process: Process | None = None
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Return when the process is ready. Raises StreamError where it cannot begin."""
+        environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *self.command, json.dumps(asdict(self._limits)), stdin=PIPE, stdout=PIPE,
+            env={**os.environ, **environment},
+        )  # fmt: skip
+        assert process.stdout is not None
+        try:
+            ready = await process.stdout.read(1)
+        except asyncio.CancelledError:
+            await _kill(process)
+            raise
+        if ready != READY:
+            raise StreamError(f"the process that decodes uploads could not begin (exit code {await process.wait()})")
+        self._process = process
+
+    async def stop(self) -> None:
+        self._stopping = True
+        process, self._process = self._process, None
+        if process is None or process.stdin is None:
+            return
+        process.stdin.close()
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await process.wait()
+        except TimeoutError:
+            await _kill(process)
+
+    async def recover(self) -> None:
+        """Start the process again where it ended; returns when it is ready, or the server stops."""
+        while self._process is None and not self._stopping:
+            try:
+                await self.start()
+            except (StreamError, OSError) as error:
+                _log.error("%s; it is tried again", error)
+                await asyncio.sleep(_PAUSE)
+
+    async def decode(self, content: bytes) -> tuple[Floats, float]:
+        """An upload -> one channel (T,) at 8 kHz, and its length in seconds.
+
+        Raises RefusedError for one that is no recording or costs more than the limits allow; the process ends then, as
+        it does when the caller is cancelled.
+        """
+        process, self._process = self._process, None  # until it is known to be fit for a further upload
+        if process is None or process.stdin is None or process.stdout is None or process.returncode is not None:
+            raise busy("the process that decodes uploads has ended and is started again")
+        keep = False
+        try:
+            async with asyncio.timeout(self._limits.wall_seconds):
+                process.stdin.write(REQUEST.pack(len(content)))
+                process.stdin.write(content)
+                await process.stdin.drain()
+                kind, ends, seconds, size = REPLY.unpack(await process.stdout.readexactly(REPLY.size))
+                if size > max(_LARGEST_FAULT, 4 * SAMPLE_RATE * (self._limits.most_seconds + 1)):
+                    raise _broken(f"it answered with {size} bytes")
+                payload = await process.stdout.readexactly(size)
+            keep = not ends
+        except TimeoutError:
+            raise self._refused(f"takes more than {self._limits.wall_seconds:g} s to decode") from None
+        except (asyncio.IncompleteReadError, ConnectionError):
+            raise self._died(await process.wait()) from None
+        finally:
+            if keep:
+                self._process = process
+            else:
+                await _kill(process)
+        if kind == DECODED:
+            return np.frombuffer(payload, dtype="<f4"), seconds
+        fault = json.loads(payload)
+        if fault["log"]:
+            _log.error("an upload of %d bytes could not be decoded: %s", len(content), ascii(fault["log"]))
+        raise RefusedError(fault["status"], fault["code"], fault["message"])
+
+    def _died(self, code: int) -> RefusedError:
+        if code == -getattr(signal, "SIGPROF", 0):
+            return self._refused(f"takes more than {self._limits.cpu_seconds:g} s of a processor to decode")
+        _log.warning("a decoder ended (exit code %s) with an upload; it is started again", code)
+        return self._refused("made the decoder fail: it is damaged, or no recording")
+
+    def _refused(self, why: str) -> RefusedError:
+        return RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "bad_audio", f"the recording {why}")
+
+
+def _broken(why: str) -> StreamError:
+    return StreamError(f"a process that decodes uploads is not to be trusted: {why}")
+
+
+async def _kill(process: Process) -> None:
+    """End a process and wait for that, also when the caller is cancelled meanwhile."""
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await asyncio.shield(asyncio.ensure_future(process.wait()))

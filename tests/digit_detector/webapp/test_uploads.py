@@ -1,0 +1,413 @@
+"""Uploads: decoded in processes that can be ended, clients by turns. No upload costs another client its answer."""
+
+import asyncio
+import contextlib
+import io
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+
+from digit_detector.webapp.decode_pool import DecodeWorker
+from digit_detector.webapp.decode_worker import DecodeLimits
+from digit_detector.webapp.fair_pool import ByteBudget, FairPool
+from digit_detector.webapp.faults import RefusedError
+from digit_detector.webapp.settings import Settings
+from ml_training.audio import decode
+
+ODD_DECODER = """
+import ctypes, os, socket, sys, time
+from digit_detector.webapp import decode_worker
+
+usual = decode_worker.decode_upload
+
+def decode_upload(content, most_seconds):
+    what = content[:4]
+    if what == b"spin":
+        while True:
+            pass
+    if what == b"wait":
+        time.sleep(600)
+    if what == b"null":
+        ctypes.string_at(0)
+    if what == b"hoard"[:4]:
+        bytearray(1 << 30)
+    if what == b"open":
+        open(content[4:].decode())
+    if what == b"port":
+        socket.socket()
+    if what == b"file":
+        os.ftruncate(int(content[4:]), 1 << 20)
+    if what == b"talk":
+        print("x" * 100_000, flush=True)
+        os.write(1, b"y" * 100_000)
+        what = content[4:]
+    return usual(content.removeprefix(b"talk"), most_seconds)
+
+decode_worker.decode_upload = decode_upload
+sys.exit(decode_worker.main())
+"""
+LIMITS = DecodeLimits(most_seconds=60.0, cpu_seconds=0.5, wall_seconds=60.0, memory_bytes=100 << 20)
+unix = pytest.mark.skipif(sys.platform == "win32", reason="the system has no such limit")
+
+
+def wav(seconds: float = 0.5, kind: str = "WAV", rate: int = 8000, channels: int = 1, **options: Any) -> bytes:
+    file = io.BytesIO()
+    samples = 0.1 * np.random.default_rng(0).standard_normal((int(seconds * rate), channels))
+    soundfile.write(file, samples, rate, format=kind, **options)
+    return file.getvalue()
+
+
+@pytest.fixture
+def odd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoders that do what the first four bytes of an upload say."""
+    monkeypatch.setattr(DecodeWorker, "command", ("-P", "-c", ODD_DECODER))
+
+
+def in_a_worker(use: Callable[[DecodeWorker], Coroutine[Any, Any, Any]], limits: DecodeLimits = LIMITS) -> Any:
+    async def run() -> Any:
+        worker = DecodeWorker(limits)
+        await worker.start()
+        try:
+            return await asyncio.wait_for(use(worker), 60)
+        finally:
+            await worker.stop()
+
+    return asyncio.run(run())
+
+
+async def fault(worker: DecodeWorker, content: bytes) -> RefusedError:
+    with pytest.raises(RefusedError) as refused:
+        await worker.decode(content)
+    return refused.value
+
+
+async def pid(worker: DecodeWorker) -> int:
+    await worker.recover()
+    assert worker._process is not None
+    return worker._process.pid
+
+
+# --- one process ---------------------------------------------------------------------------------
+
+
+def coded(container: str, codec: str) -> bytes:
+    av = pytest.importorskip("av")
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as media:
+        track = media.add_stream(codec, rate=48_000)
+        track.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(np.full((1, 24_000), 0.1, dtype=np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 48_000
+        media.mux(track.encode(frame))
+        media.mux(track.encode(None))
+    return file.getvalue()
+
+
+def test_a_worker_decodes_as_everything_else_does():
+    async def use(worker: DecodeWorker) -> None:
+        first = await pid(worker)
+        for content in (
+            wav(), wav(kind="FLAC", rate=44_100, channels=2), wav(kind="OGG", rate=48_000),
+            wav(kind="MP3", rate=16_000), coded("webm", "libopus"), coded("mp4", "aac"), coded("adts", "aac"),
+        ):  # fmt: skip
+            samples, seconds = await worker.decode(content)
+            np.testing.assert_array_equal(samples, decode(content))
+            assert seconds == pytest.approx(0.5, abs=0.1)
+            assert await pid(worker) == first
+
+    in_a_worker(use)
+
+
+def test_one_process_decodes_one_upload_after_the_other(odd: None):
+    async def use(worker: DecodeWorker) -> None:
+        first = await pid(worker)
+        for _ in range(20):
+            await worker.decode(wav(20, "FLAC", 48_000))
+            assert (await fault(worker, b"RIFF")).code == "bad_audio"
+        samples, _ = await worker.decode(b"talk" + wav())  # what a library prints is no part of the reply
+        assert len(samples) == 4000
+        assert await pid(worker) == first
+
+    in_a_worker(use)
+
+
+@pytest.mark.parametrize(
+    ("content", "limits", "said"),
+    [
+        pytest.param(b"spin", {}, "more than 0.5 s of a processor", marks=unix),
+        (b"wait", {"wall_seconds": 0.5}, "more than 0.5 s to decode"),
+        (b"null", {}, "made the decoder fail"),
+        pytest.param(b"hoar", {}, "more than 100 MB of memory", marks=unix),
+    ],
+)
+def test_an_upload_that_asks_too_much_costs_its_process_alone(odd: None, content: bytes, limits: dict, said: str):
+    async def use(worker: DecodeWorker) -> None:
+        before = await pid(worker)
+        refused = await fault(worker, content)
+        assert (refused.status, refused.code) == (422, "bad_audio")
+        assert said in str(refused)
+        assert await pid(worker) != before
+        assert len((await worker.decode(wav()))[0]) == 4000
+
+    in_a_worker(use, DecodeLimits(**{**vars(LIMITS), **limits}))
+
+
+@unix
+@pytest.mark.parametrize("content", [b"open/etc/hostname", b"port", b"file1"])
+def test_no_file_or_socket_is_opened_whatever_an_upload_asks(odd: None, content: bytes):
+    async def use(worker: DecodeWorker) -> None:
+        refused = await fault(worker, content)
+        assert refused.code in ("failed", "bad_audio")
+        assert "hostname" not in str(refused)
+        assert "Traceback" not in str(refused)
+        await worker.recover()
+        assert len((await worker.decode(wav()))[0]) == 4000
+
+    in_a_worker(use)
+
+
+def test_who_stops_waiting_ends_the_process(odd: None):
+    async def use(worker: DecodeWorker) -> None:
+        before = await pid(worker)
+        waiting = asyncio.ensure_future(worker.decode(b"wait"))
+        await asyncio.sleep(0.1)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await pid(worker) != before
+        assert len((await worker.decode(wav()))[0]) == 4000
+
+    in_a_worker(use)
+
+
+def test_a_process_that_ended_while_it_was_idle_is_not_blamed_on_the_next_upload(odd: None):
+    async def use(worker: DecodeWorker) -> None:
+        assert worker._process is not None
+        worker._process.kill()
+        await worker._process.wait()
+        assert (await fault(worker, wav())).code == "busy"
+        await worker.recover()
+        assert len((await worker.decode(wav()))[0]) == 4000
+
+    in_a_worker(use)
+
+
+def test_length_is_bounded_before_it_is_decoded():
+    async def use(worker: DecodeWorker) -> None:
+        refused = await fault(worker, wav(61))
+        assert (refused.status, refused.code) == (413, "too_long")
+
+    in_a_worker(use)
+
+
+# --- turns ---------------------------------------------------------------------------------------
+
+
+def test_clients_are_served_by_turns():
+    async def use() -> list[str]:
+        pool, served = FairPool(["only"], waiting=10), []
+
+        async def ask(client: str) -> None:
+            item = await pool.take(client)
+            served.append(client)
+            await asyncio.sleep(0)
+            pool.give_back(client, item)
+
+        first = await pool.take("a")
+        tasks = [asyncio.ensure_future(ask(client)) for client in "aaaabc"]
+        await asyncio.sleep(0)
+        pool.give_back("a", first)
+        await asyncio.gather(*tasks)
+        assert pool.waiting == 0
+        return served
+
+    assert asyncio.run(use()) == ["a", "b", "c", "a", "a", "a"]
+
+
+def test_one_client_never_has_all():
+    async def use() -> None:
+        pool = FairPool([1, 2, 3], waiting=3)
+        for _ in range(2):
+            await pool.take("a")
+        waiting = [asyncio.ensure_future(pool.take("a")) for _ in range(2)]
+        await asyncio.sleep(0)
+        item = await pool.take("b")
+        also = asyncio.ensure_future(pool.take("b"))
+        await asyncio.sleep(0)
+        with pytest.raises(RefusedError, match="3 recordings wait"):
+            await pool.take("c")
+        waiting[0].cancel()
+        await asyncio.sleep(0)
+        assert pool.waiting == 2
+        pool.give_back("b", item)
+        assert await also == item
+        assert not waiting[1].done()  # a has its share
+        pool.give_back("a", 1)
+        assert await waiting[1] == 1
+
+    asyncio.run(use())
+
+
+def test_a_turn_that_came_too_late_is_passed_on():
+    async def use() -> None:
+        pool = FairPool(["only"], waiting=2)
+        item = await pool.take("a")
+        gone, next_one = asyncio.ensure_future(pool.take("b")), asyncio.ensure_future(pool.take("c"))
+        await asyncio.sleep(0)
+        pool.give_back("a", item)
+        gone.cancel()  # before it saw that it was its turn
+        assert await asyncio.wait_for(next_one, 5) == "only"
+
+    asyncio.run(use())
+
+
+def test_bytes_are_bounded_for_each_client_and_for_all():
+    budget = ByteBudget(most=100, most_each=60)
+    budget.take("a", 60)
+    for client, size in (("a", 1), ("b", 41)):
+        with pytest.raises(RefusedError, match="are being received"):
+            budget.take(client, size)
+    budget.take("b", 40)
+    budget.give_back("a", 60)
+    budget.take("b", 20)
+
+
+# --- the server ----------------------------------------------------------------------------------
+
+
+def post(address: str, content: bytes, client: str = "127.0.0.1") -> httpx.Response:
+    transport = httpx.HTTPTransport(local_address=client)
+    with httpx.Client(transport=transport, timeout=30) as asking:
+        return asking.post(f"{address}/process_audio", files={"file": content}, data={"method": "ml_mfcc"})
+
+
+def wait_for_uploads(address: str, count: int) -> None:
+    until = time.monotonic() + 30
+    while not re.search(rf"^digits_uploads {count}\.0$", httpx.get(f"{address}/metrics").text, re.MULTILINE):
+        assert time.monotonic() < until, f"there were never {count} uploads"
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def sent(address: str, content: bytes, client: str = "127.0.0.1") -> Iterator[socket.socket]:
+    """A connection by which an upload was sent whole, and nothing was read yet."""
+    host, port = address.removeprefix("http://").split(":")
+    body = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n' + content + b"\r\n--b--\r\n"
+    head = (
+        f"POST /process_audio HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: {len(body)}\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+    )
+    with socket.create_connection((host, int(port)), timeout=30, source_address=(client, 0)) as link:
+        link.sendall(head.encode() + body)
+        yield link
+
+
+@pytest.fixture(scope="module")
+def odd_server(serving: Callable[..., Any]) -> Iterator[str]:
+    """A server with odd decoders, of which one client has one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DecodeWorker, "command", ("-P", "-c", ODD_DECODER))
+        with serving(Settings(port=0, decode_seconds=600), methods=("ml_mfcc",)) as address:
+            yield address
+
+
+def test_who_hangs_up_frees_the_place(odd_server: str):
+    for _ in range(2):  # one is decoded and one waits; both go
+        with sent(odd_server, b"wait"), sent(odd_server, b"wait"):
+            wait_for_uploads(odd_server, 2)
+        wait_for_uploads(odd_server, 0)
+    assert post(odd_server, wav()).status_code == 200
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="there is no 127.0.0.2 here")
+def test_the_uploads_of_one_address_keep_no_other_waiting(odd_server: str):
+    with contextlib.ExitStack() as links:
+        for _ in range(4):
+            links.enter_context(sent(odd_server, b"wait", "127.0.0.2"))
+        wait_for_uploads(odd_server, 4)
+        assert [post(odd_server, wav()).status_code for _ in range(3)] == [200] * 3
+
+
+def test_a_decoder_that_fails_is_replaced_behind_the_server(odd_server: str):
+    for _ in range(3):
+        refused = post(odd_server, b"null")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "bad_audio")
+        assert "/" not in refused.json()["error"]["message"]
+    assert post(odd_server, wav()).status_code == 200
+
+
+def test_who_reads_nothing_is_cut_off(serving: Callable[..., Any]):
+    """The largest file of the page is more than a socket takes at once."""
+    tcp = Path("/proc/net/tcp")
+    if not tcp.exists():
+        pytest.skip("the system does not show its connections")
+    path = "/vendor/onnxruntime-web/ort-wasm-simd-threaded.wasm"
+    with serving(Settings(port=0, unread_seconds=1), methods=("ml_mfcc",)) as address, socket.socket() as link:
+        host, port = address.removeprefix("http://").split(":")
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        link.connect((host, int(port)))
+        link.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+        ends = f":{int(port):04X} 0100007F:{link.getsockname()[1]:04X} 01 "  # of the server, established
+        until = time.monotonic() + 30
+        while ends in tcp.read_text():
+            assert time.monotonic() < until, "the connection stays open"
+            time.sleep(0.05)
+        size = int(httpx.head(f"{address}{path}").headers["Content-Length"])
+        came = 0
+        link.settimeout(5)
+        with contextlib.suppress(OSError):  # hung up
+            while part := link.recv(1 << 16):
+                came += len(part)
+        assert came < size
+
+
+def test_many_at_once_are_all_answered(server: str):
+    codes: list[int] = []
+    threads = [threading.Thread(target=lambda: codes.append(post(server, wav()).status_code)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert codes == [200] * 8
+
+
+def test_a_body_that_is_missing_or_empty_is_refused_and_declared(server: str):
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    for asked in (
+        {}, {"content": b""}, {"content": b"", "headers": kind}, {"content": b"--b--\r\n", "headers": kind},
+        {"files": {"file": b""}}, {"files": {"file": ("", b"")}}, {"data": {"file": ""}},
+    ):  # fmt: skip
+        refused = httpx.post(f"{server}/process_audio", **asked)
+        assert refused.status_code in (400, 422), asked
+        assert refused.json()["error"]["code"] in ("bad_request", "bad_audio")
+    schema = httpx.get(f"{server}/openapi.json").json()
+    (form,) = (s for s in schema["components"]["schemas"].values() if "file" in s.get("properties", ()))
+    assert form["properties"]["file"]["minLength"] == 1
+
+
+def test_requests_that_are_being_received_are_bounded_together(serving: Callable[..., Any]):
+    with serving(Settings(port=0, upload_bytes=100_000, bodies_bytes=100_000), methods=("ml_mfcc",)) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as link:
+            link.sendall(
+                f"POST /process_audio HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 90000\r\n"
+                "Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+                'Content-Disposition: form-data; name="file"; filename="x"\r\n\r\n'.encode()
+                + bytes(80_000)
+            )
+            until = time.monotonic() + 30
+            while post(address, wav(5)).status_code != 503:  # 80 kB, when the others have come
+                assert time.monotonic() < until
+        until = time.monotonic() + 30
+        while post(address, wav(5)).status_code != 200:
+            assert time.monotonic() < until
