@@ -182,6 +182,11 @@ def summary_table(outcome: RunOutcome) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     if not outcome.results:
         lines = []
+    lines += [
+        f"{r.pipeline}: version {r.version} was not promoted, what answered before still does: {r.not_promoted}"
+        for r in outcome.results
+        if r.not_promoted
+    ]
     if outcome.data.synthetic and outcome.results:
         lines.append("These figures are of synthetic speech: they say little about people.")
     lines += [f"failed: {name}: {reason}" for name, reason in outcome.failures.items()]

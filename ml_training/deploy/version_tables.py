@@ -10,7 +10,7 @@ from ml_training.config import AugmentationConfig, TrainConfig, flat, to_dict
 from ml_training.deploy.versions import FileRecord, Row, State, Version, version_folder
 
 SHORT = 12  # signs of a hash that are shown
-PROVENANCE = ("data_hash", "git_commit", "created")  # of figures; JSON alone tells it
+PROVENANCE = ("data_hash", "test_hash", "git_commit", "created")  # of figures; JSON alone tells it
 
 
 def listed(pipeline: str, folder: Path, state: State) -> list[str]:

@@ -258,6 +258,7 @@ class _PipelineRun:
             model_file=str(folder / MODEL_FILE),
             temperature=float(model.temperature),
             version=version.number,
+            not_promoted="" if added.promoted else added.reason or "promote is off",
         )
         self._write_summary(result)
         plot_confusion_matrix(test, self.plots / f"confusion_matrix_{self.name}.png", self.title)
@@ -330,17 +331,19 @@ class _PipelineRun:
             weights_hash=weights_hash(model.state_dict()),
         )  # fmt: skip
         added = version_store.add(
-            self.folder, made, origin, {split.name: {self.material.tested_on: test.figures()}},
+            self.folder, made, origin,
+            {split.name: {self.material.tested_on: {**test.figures(), "test_hash": self.material.test_hash}}},
             promote=self.config.promote, again=again, report=self._say,
         )  # fmt: skip
-        number = added.version.number
-        told = (
-            "promoted"
-            if added.promoted
-            else f"not promoted: {version_store.promote_command(self.folder, added.version)}"
-        )
-        line = f"{self.name}: version {number}, {told}"
-        self.logger.say(line, "version", pipeline=self.name, version=number, promoted=added.promoted)
+        number, command = added.version.number, version_store.promote_command(self.folder, added.version)
+        line = f"{self.name}: version {number}, promoted" + (f": {added.reason}" if added.reason else "")
+        report = self.logger.say
+        if not added.promoted:
+            line = f"{self.name}: version {number}, not promoted: {command}"
+            if added.reason:
+                report = self.logger.warn
+                line = f"{self.name}: version {number} was NOT promoted: {added.reason}. It is kept; to promote: {command}"
+        report(line, "version", pipeline=self.name, version=number, promoted=added.promoted, reason=added.reason)
         return added
 
     def _settings(self) -> dict[str, Any]:
