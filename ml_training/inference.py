@@ -244,7 +244,7 @@ def model_file(model_dir: str | Path, pipeline: str, precision: str = FP32, vers
     """Where a pipeline's model lies; see load_classifier."""
     if model_dir == PRETRAINED:
         if version is not None:
-            raise ConfigError([f"version: the models that ship have none, got {version}"])
+            raise ConfigError([f"version: the models that ship have none, got {version}: leave it out"])
         return Path(__file__).parent / PRETRAINED / onnx_name(pipeline, precision)
     folder, name = model_folder(model_dir, pipeline), onnx_name("model", precision)
     if version is None and not (folder / "versions").is_dir():
@@ -263,21 +263,23 @@ def _read_shipped(file: Path) -> bytes:
 
 
 def _read_model(file: Path, model_dir: str | Path, pipeline: str, version: int | None) -> bytes:
-    train = f"train one with train.py --pipeline {pipeline}, take the one that ships ({PRETRAINED} as the folder)"
+    train, ships = f"train one with train.py --pipeline {pipeline}", f"{PRETRAINED!r} for the models that ship"
     models, folder = Path(model_dir), model_folder(model_dir, pipeline)
     if not models.is_dir():
-        raise ModelError(f"no folder {models} (looked for {models.absolute()}): {train}, or name another folder")
+        raise ModelError(
+            f"no folder {models} (looked for {models.absolute()}): {train}, name another folder, or {ships}"
+        )
     if not folder.is_dir():
-        raise ModelError(f"{models} holds no {folder.name}, {_content(models)}: {train}, or name another folder")
+        raise ModelError(
+            f"{models} holds no {folder.name}, {_content(models)}: {train}, name another folder, or {ships}"
+        )
     if version is not None:
         from ml_training.deploy.versions import read_file, whole_version
 
         return read_file(folder, whole_version(folder, version), file.name)
     if not file.is_file():
-        made = f"make it with digits export, or take the one that ships ({PRETRAINED} as the folder)"
-        if file.name == MODEL_FILE:
-            made = f"{train}, or wait for the end of a training, which writes it"
-        raise ModelError(f"{folder} holds no {file.name}, {_content(folder)}: {made}")
+        made = f"{train}; training ends by writing it" if file.name == MODEL_FILE else "make it with digits export"
+        raise ModelError(f"{folder} holds no {file.name}, {_content(folder)}: {made}; or name {ships}")
     try:
         return file.read_bytes()
     except OSError as error:

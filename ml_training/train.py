@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ml_training.config import MAX_FOLDS, TrainConfig
 from ml_training.errors import Interrupted
 from ml_training.flags import OneLineParser, add_train_flags, train_config_from, underscored
+from ml_training.utils.files import check_models_dir
 from ml_training.utils.launched import launched, one_voice
 from ml_training.utils.program import program, require
 
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error("--cv tells its folds to no MLflow: leave --mlflow out, or --cv")
         if machines and asked:
             parser.error("--cv trains on this machine: leave --engine ray out, or --cv")
+        check_models_dir(config.models_dir, () if asked else config.pipelines)
         require("training", NEEDED)
     if machines:
         return _train_on_cluster(config, machines)

@@ -26,6 +26,7 @@ RULES = {
     "flags": {"config", "errors"},
     "audio": {"errors"},
     "results": BASE,
+    "examples": {"errors"},
     "data": BASE | {"data"},
     "pipelines": BASE | {"pipelines"},
     "utils": BASE | {"utils", ""},
@@ -52,7 +53,7 @@ LIVE_RULES = {
     "listening": {"streaming", "listening"},
     "webapp": {"streaming", "processors", "webapp"},
 }
-ANSWERING = BASE | {"flags", "inference", "deploy", "utils", ""}
+ANSWERING = BASE | {"examples", "flags", "inference", "deploy", "utils", ""}
 
 
 def module_name(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Which model answers where the user named none: the one with the highest accuracy on one common test.
 
-The models that ship were measured on the official test clips of FSDD v1.0.10. A model of one's own is compared with them
-only if it was measured on the same clips and learnt from recordings; any other answers only when it is asked for.
+The models that ship were measured on the official test clips of FSDD v1.0.10. A model of one's own is compared with
+them only if it was measured on the same clips and learnt from recordings; any other answers only when it is asked for.
 
 This module is read by `ml_training.inference` too, so it imports nothing heavy.
 """
@@ -119,7 +119,7 @@ def _own_or_shipped(own: Sequence[_Candidate], shipped: str, metadata: Callable[
 
 
 def _best_of_folder(models: Sequence[_Candidate]) -> Choice:
-    """The best of a folder that was named: of recordings before synthetic speech, then by accuracy on the same clips."""
+    """The best of a folder that was named: recordings before synthetic speech, then accuracy on the same clips."""
     models = [model for model in models if not model.synthetic] or models
     measured = [model for model in models if model.comparable] or models
     same = len({model.test_hash for model in measured}) == 1 and measured[0].test_hash != "unknown"

@@ -46,7 +46,7 @@ from ml_training.training.teachers import Teachers
 from ml_training.training.team import Team
 from ml_training.training.tracking import track, tracker_at
 from ml_training.training.trainer import Training, train_model
-from ml_training.utils.files import write_atomically, write_json
+from ml_training.utils.files import check_models_dir, write_atomically, write_json
 from ml_training.utils.logging_utils import RunLogger
 from ml_training.utils.report import gather_versions, write_report
 from ml_training.utils.signals import StopSignals
@@ -87,6 +87,7 @@ def run(
     after Ctrl-C or SIGTERM (`resume_command` is what the last line then tells to type).
     """
     choose_precision(config, choose_device(config))
+    check_models_dir(config.models_dir, config.pipelines)
     chosen = [get_pipeline(name) for name in config.pipelines] if pipelines is None else list(pipelines)
     with cpu_threads(config.threads), RunLogger(Path(config.log_dir), config.pipeline) as logger:
         try:
@@ -342,7 +343,9 @@ class _PipelineRun:
             line = f"{self.name}: version {number}, not promoted: {command}"
             if added.reason:
                 report = self.logger.warn
-                line = f"{self.name}: version {number} was NOT promoted: {added.reason}. It is kept; to promote: {command}"
+                line = (
+                    f"{self.name}: version {number} was NOT promoted: {added.reason}. It is kept; to promote: {command}"
+                )
         report(line, "version", pipeline=self.name, version=number, promoted=added.promoted, reason=added.reason)
         return added
 
