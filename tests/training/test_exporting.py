@@ -249,7 +249,7 @@ def test_damaged_and_missing_checkpoints_are_told_at_once(trained: Path, exports
 
 def test_a_place_that_cannot_be_written_is_told(trained: Path, exports: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(ConfigError, match="output: .*file is a file, expected a folder"):
+    with pytest.raises(ConfigError, match=r"output: .*file is a file, expected a folder"):
         exports(trained / BEST, output=str(tmp_path / "file"))
     with pytest.raises(ConfigError, match="output: pretrained are the models that ship"):
         exports(trained / BEST, output="pretrained")
