@@ -125,8 +125,8 @@ def _best_of_folder(models: Sequence[_Candidate]) -> Choice:
     same = len({model.test_hash for model in measured}) == 1 and measured[0].test_hash != "unknown"
     if not same or any(math.isnan(model.accuracy) for model in measured):
         first = models[0]
-        others = " and ".join(model.pipeline for model in models[1:])
-        reason = f"not tested on the same clips as {others}, so the first; --pipeline asks another"
+        names = " and ".join(model.pipeline for model in models[1:])
+        reason = f"not tested on the same clips as {names}, so the first; --pipeline asks another"
         return Choice(first.model_dir, first.pipeline, reason)
     best = max(measured, key=lambda model: model.accuracy)
     others = [f"{model.pipeline} {_percent(model.accuracy)}" for model in measured if model is not best]

@@ -34,6 +34,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ml_training.deploy.promotion import Comparison, compare_for_promotion
 from ml_training.deploy.versions import (
     FORMAT,
     PROMOTED,
@@ -41,7 +42,6 @@ from ml_training.deploy.versions import (
     VERSIONS,
     Added,
     Change,
-    Comparison,
     FileRecord,
     Metrics,
     Origin,
@@ -49,7 +49,6 @@ from ml_training.deploy.versions import (
     Promotions,
     Pruning,
     Version,
-    compare_for_promotion,
     in_place,
     numbers,
     read_file,

@@ -172,37 +172,6 @@ class Pruning:
     stays: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Whether a new version may take the place of the promoted one unasked, and why."""
-
-    promote: bool
-    reason: str
-
-
-def compare_for_promotion(new: Version, promoted: Version) -> Comparison:
-    """Errors of both on the same test clips decide; what synthetic speech taught never replaces recordings."""
-    before = f"version {promoted.number}"
-    if new.origin.synthetic != promoted.origin.synthetic:
-        if new.origin.synthetic:
-            return Comparison(False, f"it learnt from synthetic speech, {before} from recordings")
-        return Comparison(True, f"it learnt from recordings, {before} from synthetic speech")
-    ours, theirs = _own_test(new), _own_test(promoted)
-    if ours is None or theirs is None or ours["test_hash"] != theirs["test_hash"]:
-        return Comparison(True, f"not comparable with {before}, which was tested on other clips")
-    errors, clips = int(ours["errors"]), int(ours["clips"])
-    figures = f"{errors} errors in {clips} test clips, {before} has {theirs['errors']} in the same"
-    return Comparison(errors <= int(theirs["errors"]), figures)
-
-
-def _own_test(version: Version) -> Mapping[str, Any] | None:
-    """What the training that made a version measured on its own test part; None where its clips are not known."""
-    for figures in version.metrics.get(version.origin.split, {}).values():
-        if {"test_hash", "errors", "clips"} <= figures.keys():
-            return figures
-    return None
-
-
 # --- places --------------------------------------------------------------------------------------
 
 

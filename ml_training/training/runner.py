@@ -327,13 +327,13 @@ class _PipelineRun:
             training={
                 "epochs": len(training.history), "best_epoch": training.best_epoch, "stopped": training.stopped,
                 "seconds": training.seconds, "parameters": sum(p.numel() for p in model.parameters()),
-                "temperature": float(model.temperature),
+                "temperature": float(model.temperature), "test_hash": self.material.test_hash,
+                "test_clips": test.clips, "test_errors": test.errors,
             },
             weights_hash=weights_hash(model.state_dict()),
         )  # fmt: skip
         added = version_store.add(
-            self.folder, made, origin,
-            {split.name: {self.material.tested_on: {**test.figures(), "test_hash": self.material.test_hash}}},
+            self.folder, made, origin, {split.name: {self.material.tested_on: test.figures()}},
             promote=self.config.promote, again=again, report=self._say,
         )  # fmt: skip
         number, command = added.version.number, version_store.promote_command(self.folder, added.version)
