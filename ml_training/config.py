@@ -19,6 +19,8 @@ from typing import Any
 
 from ml_training.errors import ConfigError, did_you_mean
 
+PRETRAINED = "pretrained"  # in the place of a folder of models: those that ship with the package
+TRAINED = "models"  # where training puts one's own
 MFCC, MEL_CNN, RAW_CNN = PIPELINES = ("mfcc", "mel_cnn", "raw_cnn")
 PIPELINE_TITLES = {MFCC: "MFCC + dense network", MEL_CNN: "log-mel + 2D CNN", RAW_CNN: "raw waveform + 1D CNN"}
 LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -117,7 +119,7 @@ class TrainConfig:
     split: str = choice(*SPLITS, default="official", help="how clips are divided into training, validation and test")
     held_out_speaker: str | None = setting(None, "the test speaker of --split speaker")
     fold: str | None = setting(None, "which of how many folds is the test part of --split fold, as 3/10")
-    models_dir: str = setting("models", "where trained models go")
+    models_dir: str = setting(TRAINED, "where trained models go")
     log_dir: str = setting("train_logs", "where logs, plots and the report go")
     epochs: int | None = setting(None, "passes over the training part (default: the pipeline's own)", 1, 100_000)
     width: float = setting(1.0, "how wide the network's layers are, against its pipeline's own", 0.25, 4)
@@ -150,7 +152,9 @@ class TrainConfig:
     seed: int = setting(0, "seed of everything random", 0, 2**31 - 1)
     keep_checkpoints: str = number_or("all", "3", "how many checkpoint_epoch files to keep: a number or all")
     resume: str | None = number_or("latest", None, "go on from the latest checkpoint, or from the given epoch")
-    promote: bool = setting(True, "make the new version the one that answers")
+    promote: bool | None = setting(
+        None, "make the new version the one that answers (default: unless it is worse than the promoted one)"
+    )
     mlflow: str | None = setting(
         None, "log to MLflow at this http, https or sqlite address; alone: into a file in log_dir (extra [mlflow])"
     )

@@ -13,11 +13,31 @@ from ml_training.config import MLFLOW_HERE, AugmentationConfig, TrainConfig, alt
 from ml_training.errors import ConfigError, did_you_mean
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Adds the default to the help of each flag that has one and does not name it itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        if (
+            "(default:" in text
+            or default is argparse.SUPPRESS
+            or isinstance(default, bool)
+            or default in (None, "", [], ())
+        ):
+            return text
+        return f"{text} (default: {as_typed(default).replace('%', '%%')})"
+
+
+def as_typed(value: Any) -> str:
+    """A value of a flag as one would type it."""
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and whose flags take - and _ alike."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -64,7 +84,9 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_flag(parser: argparse.ArgumentParser, prefix: str, f: dataclasses.Field[Any], kind: Any) -> None:
-    shown = "" if f.default is None else f" (default: {f.default})"
+    shown = "" if f.default is None else f" (default: {as_typed(f.default)})"
+    if isinstance(f.default, bool):
+        shown = f" (default: on; --no_{prefix}{f.name} turns it off)" if f.default else " (default: off)"
     help_text = f.metadata.get("help", "")
     options: dict[str, Any] = {
         "dest": prefix + f.name, "default": argparse.SUPPRESS, "help": help_text.replace("%", "%%") + shown,

@@ -29,9 +29,12 @@ from numpy.typing import NDArray
 
 from ml_training.audio import ENCODINGS, FAINTEST, LOUDEST, NUM_SAMPLES, Floats, Source, load_audio
 from ml_training.batch.flags import FLAGS, add_flags
-from ml_training.config import FILE_PRECISIONS, FP32, IS_DIGIT, LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, model_folder
+from ml_training.config import FILE_PRECISIONS, FP32, IS_DIGIT, LABELS, PIPELINES, TRAINED, model_folder
+from ml_training.config import PRETRAINED as PRETRAINED
 from ml_training.deploy.metadata import DIGIT_NAME, INPUT_NAME, SCORES_NAME, check_metadata, is_intact, onnx_name
+from ml_training.deploy.selection import choose_model
 from ml_training.errors import ConfigError, DigitError, ModelError, ModelMemoryError, NonFiniteAudioError, did_you_mean
+from ml_training.examples import EXAMPLES, example_recording
 from ml_training.flags import OneLineParser
 from ml_training.utils.answers import print_json, shown
 from ml_training.utils.memory import is_out_of_memory
@@ -39,10 +42,7 @@ from ml_training.utils.program import program
 from ml_training.utils.text import escape_controls
 
 MODEL_FILE = onnx_name("model", FP32)
-PRETRAINED = "pretrained"  # in the place of a folder of models: those that come with the package
-TRAINED = "models"  # where training puts one's own
 MAX_THREADS = 1024  # as in training; onnxruntime would start any number and never end
-BEST_FIRST = (MEL_CNN, RAW_CNN, MFCC)
 
 
 class DigitProbability(TypedDict):
@@ -264,7 +264,7 @@ def model_file(model_dir: str | Path, pipeline: str, precision: str = FP32, vers
     """Where a pipeline's model lies; see load_classifier."""
     if model_dir == PRETRAINED:
         if version is not None:
-            raise ConfigError([f"version: the models that ship have none, got {version}"])
+            raise ConfigError([f"version: the models that ship have none, got {version}: leave it out"])
         return Path(__file__).parent / PRETRAINED / onnx_name(pipeline, precision)
     folder, name = model_folder(model_dir, pipeline), onnx_name("model", precision)
     if version is None and not (folder / "versions").is_dir():
@@ -283,19 +283,23 @@ def _read_shipped(file: Path) -> bytes:
 
 
 def _read_model(file: Path, model_dir: str | Path, pipeline: str, version: int | None) -> bytes:
-    train = f"train one with train.py --pipeline {pipeline}"
+    train, ships = f"train one with train.py --pipeline {pipeline}", f"{PRETRAINED!r} for the models that ship"
     models, folder = Path(model_dir), model_folder(model_dir, pipeline)
     if not models.is_dir():
-        raise ModelError(f"no folder {models} (looked for {models.absolute()}): {train}, or name another folder")
+        raise ModelError(
+            f"no folder {models} (looked for {models.absolute()}): {train}, name another folder, or {ships}"
+        )
     if not folder.is_dir():
-        raise ModelError(f"{models} holds no {folder.name}, {_content(models)}: {train}, or name another folder")
+        raise ModelError(
+            f"{models} holds no {folder.name}, {_content(models)}: {train}, name another folder, or {ships}"
+        )
     if version is not None:
         from ml_training.deploy.versions import read_file, whole_version
 
         return read_file(folder, whole_version(folder, version), file.name)
     if not file.is_file():
         made = f"{train}; training ends by writing it" if file.name == MODEL_FILE else "make it with digits export"
-        raise ModelError(f"{folder} holds no {file.name}, {_content(folder)}: {made}")
+        raise ModelError(f"{folder} holds no {file.name}, {_content(folder)}: {made}; or name {ships}")
     try:
         return file.read_bytes()
     except OSError as error:
@@ -366,14 +370,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--audio", nargs="+", action="extend", metavar="FILE", default=SUPPRESS, help="more of them")
     parser.add_argument(
         "--model_dir", "--models_dir", default=SUPPRESS, metavar="DIR",
-        help=f"folder of models (default: {TRAINED} if it holds any, else {PRETRAINED}: those that come along)",
+        help=f"folder of models; {PRETRAINED}: those that ship (default: the more accurate of these and {TRAINED})",
     )  # fmt: skip
     parser.add_argument(
-        "--pipeline", choices=PIPELINES, default=SUPPRESS, help="who answers (default: the best there is)"
+        "--pipeline", choices=PIPELINES, default=SUPPRESS, help="which of them (default: the most accurate)"
     )
     parser.add_argument(
         "--version", type=int, default=None, metavar="N", help="a version of your own model (default: the promoted one)"
     )
+    parser.add_argument(
+        "--example", nargs="?", const=EXAMPLES[0], choices=EXAMPLES, default=SUPPRESS,
+        help=f"answer a recording that comes with the package (alone: {EXAMPLES[0]})",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--precision", choices=FILE_PRECISIONS, default=FP32, help="which file of a model answers")
     parser.add_argument(
@@ -388,8 +396,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_flags(parser)
     args = vars(parser.parse_args(argv))
     files: list[str] = [*args.get("files", []), *args.get("audio", [])]
+    if "example" in args:
+        files.append(str(example_recording(args["example"])))
     if not files:
-        parser.error("name at least one recording")
+        parser.error("name at least one recording, or try --example")
     encoding, rate = args["encoding"], args["rate"]
     if args.keys() & FLAGS and (encoding is not None or rate is not None):
         parser.error(
@@ -397,11 +407,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     precision: str = args["precision"]
     version: int | None = args["version"]
-    model_dir, pipeline = _answering(args.get("model_dir"), args.get("pipeline"), precision, version)
-    who = pipeline if precision == FP32 else f"{pipeline} ({precision})"
-    told = f"the {who} that comes along" if model_dir == PRETRAINED else f"your own {who} in {model_dir}"
+    choice = choose_model(model_file, args.get("model_dir"), args.get("pipeline"), precision, version)
+    who = choice.pipeline if precision == FP32 else f"{choice.pipeline} ({precision})"
+    told = f"the {who} that ships" if choice.model_dir == PRETRAINED else f"your own {who} in {choice.model_dir}"
     told += "" if version is None else f", version {version}"
-    classifier = load_classifier(model_dir, pipeline, args["threads"], precision, version)
+    told += f" ({choice.reason})" if choice.reason else ""
+    classifier = load_classifier(choice.model_dir, choice.pipeline, args["threads"], precision, version)
     if args.keys() & FLAGS:
         from ml_training.batch.command import request_of, write_table
 
@@ -425,19 +436,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for error_line in bad:
         print(f"error: {escape_controls(error_line)}", file=sys.stderr)
     return 1 if bad else 0
-
-
-def _answering(model_dir: str | None, pipeline: str | None, precision: str, version: int | None) -> tuple[str, str]:
-    """Folder and pipeline of who answers: what is asked for, else the best of one's own, else the best that ships."""
-    usual = (TRAINED, PRETRAINED) if version is None else (TRAINED,)
-    for folder in usual if model_dir is None else (model_dir,):
-        for name in BEST_FIRST if pipeline is None else (pipeline,):
-            if model_file(folder, name, precision, version).is_file():
-                return folder, name
-    # Whoever loads it says what is missing.
-    folder = usual[-1] if model_dir is None else model_dir
-    there = (name for name in BEST_FIRST if folder != PRETRAINED and model_folder(folder, name).is_dir())
-    return folder, pipeline or next(there, BEST_FIRST[0])
 
 
 if __name__ == "__main__":

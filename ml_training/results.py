@@ -161,6 +161,7 @@ class PipelineResult:
     model_file: str
     temperature: float = 1.0  # that the scores are divided by; fitted on the validation part
     version: int | None = None  # of the pipeline, see deploy/versions.py
+    not_promoted: str = ""  # why this version does not answer; empty where it does
 
     def summary(self) -> dict[str, Any]:
         """The figures, ready for JSON."""

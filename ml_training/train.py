@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ml_training.config import MAX_FOLDS, TrainConfig
 from ml_training.errors import Interrupted
 from ml_training.flags import OneLineParser, add_train_flags, train_config_from, underscored
+from ml_training.utils.files import check_models_dir
 from ml_training.utils.program import program, require
 from ml_training.utils.torchrun_env import print_on_local_rank_zero, torchrun_rank
 
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error("--cv tells its folds to no MLflow: leave --mlflow out, or --cv")
         if machines and asked:
             parser.error("--cv trains on this machine: leave --engine ray out, or --cv")
+        check_models_dir(config.models_dir, () if asked else config.pipelines)
         require("training", NEEDED)
     if machines:
         return _train_on_cluster(config, machines)
@@ -182,6 +184,11 @@ def summary_table(outcome: RunOutcome) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     if not outcome.results:
         lines = []
+    lines += [
+        f"{r.pipeline}: version {r.version} was not promoted, what answered before still does: {r.not_promoted}"
+        for r in outcome.results
+        if r.not_promoted
+    ]
     if outcome.data.synthetic and outcome.results:
         lines.append("These figures are of synthetic speech: they say little about people.")
     lines += [f"failed: {name}: {reason}" for name, reason in outcome.failures.items()]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ml_training.errors import Interrupted, MissingExtraError
 from ml_training.flags import OneLineParser, add_train_flags, train_config_from
+from ml_training.utils.files import check_not_shipped
 from ml_training.utils.program import program, require
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "mlflow" in namespace:
         flags.error("a search tells its trials to no MLflow: leave --mlflow out")
     config = train_config_from(namespace)
+    check_not_shipped(config.models_dir)
     require("a search", NEEDED)
     try:
         import optuna  # noqa: F401

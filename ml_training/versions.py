@@ -16,12 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ml_training.config import PIPELINES, model_folder
+from ml_training.config import PIPELINES, PRETRAINED, model_folder
 from ml_training.deploy import version_store
 from ml_training.deploy.version_tables import compared, differences, list_values, listed, row_values, shown
 from ml_training.deploy.versions import any_there, read_version, state_of
 from ml_training.errors import DigitError, ModelError
 from ml_training.flags import OneLineParser
+from ml_training.utils.files import check_not_shipped
 from ml_training.utils.program import program
 
 # action -> the fewest and the most numbers it takes, what it does
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags.error("--keep and --yes belong to prune")
     if args.action == "prune" and args.keep is None:
         flags.error("prune needs --keep N, the number of versions that stay")
+    check_not_shipped(args.models_dir)
     if args.action == "list":
         return _list(args, _pipelines(args))
     if args.action == "prune":
@@ -97,7 +99,8 @@ def _pipelines(args: Namespace) -> list[str]:
         whose = "" if args.pipeline is None else f" of {args.pipeline}"
         raise ModelError(
             f"{args.models_dir} holds no versions{whose} (looked in {Path(args.models_dir).absolute()}): "
-            "each training that ends leaves one; name another folder with --models_dir"
+            "each training that ends leaves one; name another folder with --models_dir, or answer with the models that "
+            f"ship: digits predict --model_dir {PRETRAINED}"
         )
     return found
 

@@ -77,6 +77,11 @@ def test_recordings_that_moved_are_named(run_door, desk):
     [
         ((), 1, "error: models holds no mfcc_classifier/best_model.pt: train first, or name a checkpoint"),
         (("--pipeline", "raw_cnn"), 1, "error: models holds no raw_cnn_classifier/best_model.pt: train first"),
+        (
+            ("--models_dir", "pretrained"),
+            2,
+            "error: 1 fault in settings: models_dir: pretrained are the models that ship",
+        ),
         (("nothing.pt",), 1, "error: no checkpoint at nothing.pt: train first, or look at --models_dir"),
         (("notes.txt",), 1, "error: notes.txt is damaged or no checkpoint"),
         (("--precision", "int4"), 2, "export.py: argument --precision: invalid choice: 'int4'"),

@@ -28,6 +28,7 @@ RULES = {
     "audio_files": {"audio_headers", "errors"},
     "audio": {"audio_files", "errors"},
     "results": BASE,
+    "examples": {"errors"},
     "data": BASE | {"data"},
     "pipelines": BASE | {"pipelines"},
     "utils": BASE | {"utils", ""},
@@ -54,7 +55,7 @@ LIVE_RULES = {
     "listening": {"streaming", "listening"},
     "webapp": {"streaming", "processors", "webapp"},
 }
-ANSWERING = BASE | {"flags", "inference", "deploy", "utils", ""}
+ANSWERING = BASE | {"examples", "flags", "inference", "deploy", "utils", ""}
 
 
 def module_name(path: Path) -> str:

@@ -16,7 +16,9 @@ from onnx import TensorProto, helper
 from ml_training import inference
 from ml_training.config import MEL_CNN, MFCC, PIPELINES, RAW_CNN
 from ml_training.deploy.metadata import model_metadata
+from ml_training.deploy.selection import FSDD_TEST_HASH
 from ml_training.errors import AudioError, ConfigError, ModelError, SilentAudioError, UndecodableAudioError
+from ml_training.examples import EXAMPLES, example_recording
 from ml_training.inference import load_classifier
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,8 +36,9 @@ def models(tiny_models, tmp_path):
     return Path(shutil.copytree(tiny_models, tmp_path / "models"))
 
 
-def described(pipeline):
-    return model_metadata(pipeline=pipeline, data="x", data_hash="x", synthetic=True, split="official", accuracy=0.1)
+def described(pipeline, **changes):
+    usual = {"data": "x", "data_hash": "x", "synthetic": True, "split": "official", "accuracy": 0.1}
+    return model_metadata(pipeline=pipeline, **{**usual, **changes})
 
 
 def write_model(
@@ -350,20 +353,63 @@ def test_without_models_of_ones_own_the_best_that_comes_along_answers(shipped, g
     for pipeline in gone:
         (shipped / f"{pipeline}.onnx").unlink()
     best = [MEL_CNN, RAW_CNN, MFCC][len(gone)]
-    assert answered_by(capsys, tiny_folder) == (0, f"answered by the {best} that comes along")
-    assert answered_by(capsys, tiny_folder, "--pipeline", MFCC) == (0, "answered by the mfcc that comes along")
+    assert answered_by(capsys, tiny_folder) == (0, f"answered by the {best} that ships")
+    assert answered_by(capsys, tiny_folder, "--pipeline", MFCC) == (0, "answered by the mfcc that ships")
 
 
-def test_models_of_ones_own_come_first(shipped, tiny_models, tiny_folder, capsys):
-    shutil.copytree(tiny_models, "models")
-    assert answered_by(capsys, tiny_folder) == (0, "answered by your own mfcc in models")
-    assert answered_by(capsys, tiny_folder, "--pipeline", RAW_CNN) == (0, "answered by the raw_cnn that comes along")
-    Path("models/raw_cnn_classifier").mkdir()
-    write_model("models/raw_cnn_classifier/model.onnx", metadata=described(RAW_CNN))
-    assert answered_by(capsys, tiny_folder) == (0, "answered by your own raw_cnn in models")
-    assert answered_by(capsys, tiny_folder, "--model_dir", "pretrained") == (
-        0, "answered by the mel_cnn that comes along"
+def own_model(pipeline, accuracy, folder="models", **changes):
+    """A model of one's own, by default measured where the shipped ones were."""
+    usual = {"synthetic": False, "test_hash": FSDD_TEST_HASH, "accuracy": accuracy}
+    Path(folder, f"{pipeline}_classifier").mkdir(parents=True, exist_ok=True)
+    write_model(
+        Path(folder, f"{pipeline}_classifier", "model.onnx"), metadata=described(pipeline, **{**usual, **changes})
+    )
+
+
+def test_the_most_accurate_on_one_test_answers(shipped, tiny_folder, capsys):
+    for pipeline, accuracy in ((MEL_CNN, 1.0), (RAW_CNN, 0.997), (MFCC, 0.99)):
+        write_model(shipped / f"{pipeline}.onnx", metadata=described(pipeline, accuracy=accuracy))
+    own_model(MEL_CNN, 0.6167)
+    own_model(MFCC, 0.9533)
+    assert answered_by(capsys, tiny_folder) == (
+        0, "answered by the mel_cnn that ships (100.0 % on FSDD's official test; your own mfcc in models has 95.3 %, "
+        "--model_dir models --pipeline mfcc asks it)"
     )  # fmt: skip
+    assert answered_by(capsys, tiny_folder, "--pipeline", MEL_CNN)[1].endswith(
+        "your own mel_cnn in models has 61.7 %, --model_dir models asks it)"
+    )
+    assert answered_by(capsys, tiny_folder, "--model_dir", "models") == (
+        0, "answered by your own mfcc in models (95.3 % of its test clips; on the same mel_cnn 61.7 %)"
+    )  # fmt: skip
+    asked = answered_by(capsys, tiny_folder, "--model_dir", "models", "--pipeline", MEL_CNN)
+    assert asked == (0, "answered by your own mel_cnn in models")
+    own_model(MFCC, 0.9967)
+    better = "answered by your own mfcc in models (99.7 % on FSDD's official test; the mfcc that ships has 99.0 %)"
+    assert answered_by(capsys, tiny_folder, "--pipeline", MFCC) == (0, better)
+    assert answered_by(capsys, tiny_folder)[1].startswith("answered by the mel_cnn that ships")
+    own_model(RAW_CNN, 1.0)  # as good as the best that ships
+    assert answered_by(capsys, tiny_folder)[1].startswith("answered by your own raw_cnn in models (100.0 %")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"synthetic": True}, "learnt from synthetic speech"),
+        ({"test_hash": "other clips"}, "was not measured on FSDD's official test"),
+        ({"test_hash": "unknown"}, "was not measured on FSDD's official test"),
+    ],
+)
+def test_what_cannot_be_compared_answers_only_when_asked(shipped, changes, why, tiny_folder, capsys):
+    own_model(MFCC, 1.0, **changes)
+    told = f"your own mfcc in models {why}; --model_dir models asks it"
+    assert answered_by(capsys, tiny_folder) == (0, f"answered by the mel_cnn that ships ({told})")
+    assert answered_by(capsys, tiny_folder, "--pipeline", MFCC) == (0, f"answered by the mfcc that ships ({told})")
+    assert answered_by(capsys, tiny_folder, "--model_dir", "models") == (0, "answered by your own mfcc in models")
+    own_model(RAW_CNN, 0.2, test_hash="yet others")
+    code, said = answered_by(capsys, tiny_folder, "--model_dir", "models")
+    chosen = "your own raw_cnn in models"
+    reason = "" if changes.get("synthetic") else "(not tested on the same clips as mfcc, so the first; "
+    assert (code, said.startswith(f"answered by {chosen}"), reason in said) == (0, True, True)
 
 
 def test_a_folder_that_is_named_answers_or_nobody(shipped, tiny_models, tiny_folder, capsys):
@@ -386,6 +432,16 @@ def test_a_damaged_model_of_ones_own_is_told_and_not_passed_over(shipped, tiny_m
     code, said = answered_by(capsys, tiny_folder)
     assert code == 1
     assert "damaged" in said
+    assert said.endswith("--model_dir pretrained asks the models that ship")
+    assert answered_by(capsys, tiny_folder, "--model_dir", "pretrained")[0] == 0
+
+
+def test_example_recordings_are_answered(capsys):
+    for words, digit in (([], "7"), (["three"], "3")):
+        assert inference.main(["--model_dir", "pretrained", "--example", *words]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith(f"{digit}  ")
+        assert str(example_recording(EXAMPLES[int(digit == "3")])) in out.splitlines()[0]
 
 
 # --- the program ---------------------------------------------------------------------------------

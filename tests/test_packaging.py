@@ -163,7 +163,8 @@ def test_the_wheel_alone_answers_in_190_mb_and_without_torch(alone: Path, tmp_pa
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["is_digit"] is False
     shown = run("predict", "my.wav")
-    assert shown.stderr == "answered by the mel_cnn that comes along\n"
+    assert shown.stderr == "answered by the mel_cnn that ships\n"
+    assert run("predict", "--example").stdout.startswith("7  ")
     refused = run("train")
     assert refused.returncode == 1
     assert "[train]" in refused.stderr

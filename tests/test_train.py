@@ -86,6 +86,8 @@ def test_flags_win_over_the_file(recordings: Path, tmp_path: Path, capsys: pytes
         (["--config", "c.json"], {"epocks": 3}, "unknown setting 'epocks', did you mean epochs?"),
         (["--config", "missing.json"], None, "missing.json"),
         (["--precision", "fp16", "--device", "cpu"], None, "fp16 needs a CUDA device"),
+        (["--models_dir", "pretrained"], None, "models_dir: pretrained are the models that ship"),
+        (["--models_dir", "c.json"], {}, "is a file, expected a folder"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_one_line_and_exit_code_2(

@@ -117,6 +117,8 @@ def test_prune_shows_first(desk: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["promote", "9"], 1, "error: models/mfcc_classifier has no version 9, only 1, 2, 3: see digits versions list"),
         (["list", "--pipeline", "raw_cnn"], 1, "error: models holds no versions of raw_cnn"),
         (["list", "--models_dir", "elsewhere"], 1, "error: elsewhere holds no versions (looked in "),
+        (["list", "--models_dir", "elsewhere"], 1, "digits predict --model_dir pretrained"),
+        (["list", "--models_dir", "pretrained"], 2, "models_dir: pretrained are the models that ship"),
     ],
 )
 def test_what_cannot_be_is_one_line(

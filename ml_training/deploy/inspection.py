@@ -53,10 +53,7 @@ def inspect_model(path: str | Path) -> Inspection:
     its export is told by `intact`.
     """
     file = Path(path)
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
+    content = _read(file)
     session = _open(file, content)
     try:
         metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
@@ -70,6 +67,26 @@ def inspect_model(path: str | Path) -> Inspection:
         file=str(file), size=len(content), sealed=CHECKSUM_KEY in metadata, intact=is_intact(content, metadata),
         metadata=metadata, inputs=inputs, outputs=outputs, graph=_graph(content),
     )  # fmt: skip
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """What a model file says of itself. Raises ModelError for one that is missing, no ONNX model or was changed."""
+    file = Path(path)
+    content = _read(file)
+    try:
+        metadata: dict[str, str] = dict(_open(file, content).get_modelmeta().custom_metadata_map)
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{file} is damaged: its names are no text; copy, export or train it again") from error
+    if not is_intact(content, metadata):
+        raise ModelError(f"{file} is damaged: its checksum is not that of its export; copy, export or train it again")
+    return metadata
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
 
 
 def _open(file: Path, content: bytes) -> Any:

@@ -8,7 +8,7 @@ version of each pipeline, about 1 MB.
 **The pipeline's own files are always those of the promoted version.** A training therefore writes none of them
 while it runs: its best weights so far lie in its checkpoints, which are all that `--resume` needs. When it ends,
 its files become a version, and promoting that version writes `best_model.pt`, `model.onnx` and what else it has. A
-training that is killed, fails or has `promote` off leaves them alone.
+training that is killed, fails, has `promote` off or ends with more errors on the same test clips leaves them alone.
 
 **What is exported from a version later** (int8, say) is added to it (`attach`), and lies in the folder above while the
 version's files do: it comes and goes with them. A file that a version has already stays.
@@ -34,6 +34,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ml_training.deploy.promotion import Comparison, compare_for_promotion
 from ml_training.deploy.versions import (
     FORMAT,
     PROMOTED,
@@ -82,12 +83,13 @@ def add(
     origin: Origin,
     metrics: Metrics,
     *,
-    promote: bool = True,
+    promote: bool | None = None,
     again: bool = False,
     report: Report = _silent,
 ) -> Added:
     """Make the files in the folder `made` the next version of the pipeline in `folder`, and promote it.
 
+    `promote` None does so unless it is worse than the promoted one; see `compare_for_promotion`.
     With `again` a whole version of the same weights is taken where there is one: a run that was resumed after its end
     is still the same run. Raises TrainingError where the disk refuses; a version that was made by then stays, promoted
     or not.
@@ -98,7 +100,8 @@ def add(
         version = _same(folder, origin) if again else None
         if version is None:
             version = _make(folder, made, origin, metrics)
-        if promote:
+        comparison = _compare_with_promoted(folder, version)
+        if comparison.promote if promote is None else promote:
             try:
                 _promote(folder, version, "training", report)
             except TrainingError as error:
@@ -106,7 +109,8 @@ def add(
                 raise TrainingError(
                     f"version {version.number} was made, but not promoted: {error}; then {command}"
                 ) from error
-        return Added(version, promoted=promote or _promotions_if_known(folder).promoted == version.number)
+        promoted = _promotions_if_known(folder).promoted == version.number
+        return Added(version, promoted, "" if promote is False else comparison.reason)
 
 
 def promote(folder: Path, number: int, report: Report = _silent) -> Change:
@@ -300,6 +304,16 @@ def _promotions_if_known(folder: Path) -> Promotions:
         return read_promotions(folder)
     except ModelError:
         return Promotions()
+
+
+def _compare_with_promoted(folder: Path, version: Version) -> Comparison:
+    promoted = _promotions_if_known(folder).promoted
+    if promoted in (None, version.number):
+        return Comparison(True, "")
+    try:
+        return compare_for_promotion(version, whole_version(folder, promoted))
+    except ModelError as error:  # a damaged one must not keep a whole one from answering
+        return Comparison(True, str(error))
 
 
 def _same(folder: Path, origin: Origin) -> Version | None:

@@ -10,7 +10,7 @@ from ml_training.config import AugmentationConfig, TrainConfig, flat, to_dict
 from ml_training.deploy.versions import FileRecord, Row, State, Version, version_folder
 
 SHORT = 12  # signs of a hash that are shown
-PROVENANCE = ("data_hash", "git_commit", "created")  # of figures; JSON alone tells it
+PROVENANCE = ("data_hash", "test_hash", "git_commit", "created")  # of figures; JSON alone tells it
 
 
 def listed(pipeline: str, folder: Path, state: State) -> list[str]:
@@ -52,7 +52,7 @@ def row_values(folder: Path, row: Row) -> dict[str, Any]:
 def shown(folder: Path, version: Version, row: Row) -> list[str]:
     """All of one version."""
     origin, changed = version.origin, dict(_changed(version.origin.settings))
-    training = ", ".join(f"{name.replace('_', ' ')} {_figure(name, v)}" for name, v in origin.training.items())
+    training = _figures(origin.training)
     speech = "synthetic speech" if origin.synthetic else "recordings"
     table = [
         ("version", f"{version.number} of {origin.pipeline}{', promoted' if row.promoted else ''}"),
@@ -123,7 +123,7 @@ def _flat(version: Version) -> dict[str, Any]:
         "program": origin.package_version, "data": origin.data, "data hash": origin.data_hash[:SHORT],
         "split": origin.split, "weights": origin.weights_hash[:SHORT],
     }  # fmt: skip
-    told |= {f"training {name}": value for name, value in origin.training.items()}
+    told |= {f"training {name}": value for name, value in origin.training.items() if name not in PROVENANCE}
     told |= {f"setting {name}": value for name, value in flat(origin.settings)}
     return told | {f"{name} bytes": then.bytes for name, then in version.files.items()}
 

@@ -153,6 +153,7 @@ class Added:
 
     version: Version
     promoted: bool
+    reason: str = ""  # why it was not promoted, or how it compares with the version that was
 
 
 @dataclass(frozen=True)

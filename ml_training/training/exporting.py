@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ml_training import __version__
-from ml_training.config import FILE_PRECISIONS, FP32, INT8, PIPELINES, TrainConfig, model_folder
+from ml_training.config import FILE_PRECISIONS, FP32, INT8, PIPELINES, PRETRAINED, TrainConfig, model_folder
 from ml_training.data.corpus import Corpus
 from ml_training.deploy import version_store, versions
 from ml_training.deploy.executorch import export_executorch
@@ -27,7 +27,7 @@ from ml_training.results import Evaluation, Floats
 from ml_training.training.checkpoint import BEST, Checkpoint, load_checkpoint
 from ml_training.training.material import PARITY_CLIPS, Material, fitted_temperature, load_material
 from ml_training.training.setup import load_weights, predict, predict_probabilities
-from ml_training.utils.files import write_atomically
+from ml_training.utils.files import check_not_shipped, unwritable, write_atomically
 
 CALIBRATION_CLIPS = 300
 EXECUTORCH = "executorch"  # a kind of file beside FILE_PRECISIONS, computed in fp32
@@ -91,11 +91,15 @@ def checkpoints_in(models_dir: str, pipeline: str) -> tuple[str, ...]:
 
     Raises CheckpointError where there are none.
     """
+    check_not_shipped(models_dir)
     names = PIPELINES if pipeline == "all" else (pipeline,)
     files = [model_folder(models_dir, name) / BEST for name in names]
     there = tuple(str(path) for path in files if path.is_file())
     if not there:
-        raise CheckpointError(f"{models_dir} holds no {names[0]}_classifier/{BEST}: train first, or name a checkpoint")
+        raise CheckpointError(
+            f"{models_dir} holds no {names[0]}_classifier/{BEST}: train first, or name a checkpoint; the models that "
+            f"ship are exported already: load_classifier({PRETRAINED!r}, {names[0]!r})"
+        )
     return there
 
 
@@ -112,11 +116,15 @@ def export(
     Raises CheckpointError for a checkpoint that is missing, damaged or foreign, and ConfigError where two would become
     one file.
     """
+    if request.output is not None:
+        check_not_shipped(request.output, "output")
     checkpoints = {name: load_checkpoint(Path(name)) for name in request.checkpoints}
     places = [_place(name, found, request.output, FP32) for name, found in checkpoints.items()]
     twice = sorted({str(place) for place in places if places.count(place) > 1})
     if twice:
         raise ConfigError([f"output: several checkpoints would become {place}" for place in twice])
+    if faults := [fault for place in places for fault in unwritable({"output": place})]:
+        raise ConfigError(faults)
     files: list[Exported] = []
     failures: dict[str, str] = {}
     known: dict[tuple[Any, ...], Material] = {}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -74,6 +76,17 @@ class Material:
             ),
         )
 
+    @cached_property
+    def test_hash(self) -> str:
+        """SHA-256 of the samples and labels of the test part, in any order: figures of one hash can be compared."""
+        corpus, chosen = self.corpus, self.split.test
+        clips: list[bytes] = []
+        for first in range(0, len(chosen), _AT_ONCE):
+            part = chosen[first : first + _AT_ONCE]
+            pairs = zip(corpus.labels[part], corpus.waveforms[part], strict=True)
+            clips += [hashlib.sha256(b"%d " % label + samples.tobytes()).digest() for label, samples in pairs]
+        return hashlib.sha256(b"".join(sorted(clips))).hexdigest()
+
     def real_clips(self, count: int, first: str = "test") -> Floats:
         """(count, 8000), or all there are: of one part first, then of the others; synthetic voices come last."""
         names = [first, *(name for name in ("test", "validation", "train") if name != first)]
@@ -87,8 +100,8 @@ class Material:
         return model_metadata(
             pipeline=pipeline, data=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic,
             negatives=self.summary.negatives, split=self.split.name, accuracy=test.accuracy,
-            tested_on=f"{test.clips} clips, {test.protocol}", recordings_hash=self.recordings_hash,
-            seed=self.config.seed, temperature=temperature, **more,
+            tested_on=f"{test.clips} clips, {test.protocol}", test_hash=self.test_hash,
+            recordings_hash=self.recordings_hash, seed=self.config.seed, temperature=temperature, **more,
         )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ from ml_training.training.setup import (
 from ml_training.training.teachers import Teachers
 from ml_training.training.tracking import track, tracker_at
 from ml_training.training.trainer import Training, train_model
-from ml_training.utils.files import write_atomically, write_json
+from ml_training.utils.files import check_models_dir, write_atomically, write_json
 from ml_training.utils.logging_utils import RunLogger
 from ml_training.utils.report import gather_versions, write_report
 from ml_training.utils.signals import StopSignals
@@ -88,6 +88,7 @@ def run(
     after Ctrl-C or SIGTERM (`resume_command` is what the last line then tells to type).
     """
     choose_precision(config, choose_device(config))
+    check_models_dir(config.models_dir, config.pipelines)
     chosen = [get_pipeline(name) for name in config.pipelines] if pipelines is None else list(pipelines)
     with cpu_threads(config.threads), RunLogger(Path(config.log_dir), config.pipeline) as logger:
         try:
@@ -291,6 +292,7 @@ class _PipelineRun:
             model_file=str(folder / MODEL_FILE),
             temperature=float(model.temperature),
             version=version.number,
+            not_promoted="" if added.promoted else added.reason or "promote is off",
         )
         self._write_summary(result)
         plot_confusion_matrix(test, self.plots / f"confusion_matrix_{self.name}.png", self.title)
@@ -358,7 +360,8 @@ class _PipelineRun:
             training={
                 "epochs": len(training.history), "best_epoch": training.best_epoch, "stopped": training.stopped,
                 "seconds": training.seconds, "parameters": sum(p.numel() for p in model.parameters()),
-                "temperature": float(model.temperature),
+                "temperature": float(model.temperature), "test_hash": self.material.test_hash,
+                "test_clips": test.clips, "test_errors": test.errors,
             },
             weights_hash=weights_hash(model.state_dict()),
         )  # fmt: skip
@@ -366,14 +369,17 @@ class _PipelineRun:
             self.folder, made, origin, {split.name: {self.material.tested_on: test.figures()}},
             promote=self.config.promote, again=again, report=self._say,
         )  # fmt: skip
-        number = added.version.number
-        told = (
-            "promoted"
-            if added.promoted
-            else f"not promoted: {version_store.promote_command(self.folder, added.version)}"
-        )
-        line = f"{self.name}: version {number}, {told}"
-        self.logger.say(line, "version", pipeline=self.name, version=number, promoted=added.promoted)
+        number, command = added.version.number, version_store.promote_command(self.folder, added.version)
+        line = f"{self.name}: version {number}, promoted" + (f": {added.reason}" if added.reason else "")
+        report = self.logger.say
+        if not added.promoted:
+            line = f"{self.name}: version {number}, not promoted: {command}"
+            if added.reason:
+                report = self.logger.warn
+                line = (
+                    f"{self.name}: version {number} was NOT promoted: {added.reason}. It is kept; to promote: {command}"
+                )
+        report(line, "version", pipeline=self.name, version=number, promoted=added.promoted, reason=added.reason)
         return added
 
     def _settings(self) -> dict[str, Any]:

@@ -6,11 +6,13 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ml_training.errors import TrainingError
+import ml_training
+from ml_training.config import PRETRAINED, TRAINED, model_folder
+from ml_training.errors import ConfigError, TrainingError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -79,6 +81,27 @@ def unwritable(places: Mapping[str, str | Path | None]) -> list[str]:
         elif not os.access(there, os.W_OK):
             faults.append(f"{name}: {there} cannot be written to, name another place")
     return faults
+
+
+def check_not_shipped(models_dir: str | Path, setting: str = "models_dir") -> None:
+    """Raise ConfigError for the folder of the models that ship, by their name or by its path."""
+    shipped = Path(ml_training.__file__).resolve().parent / PRETRAINED
+    if str(models_dir) == PRETRAINED or Path(models_dir).resolve().is_relative_to(shipped):
+        raise ConfigError(
+            [
+                f"{setting}: {models_dir} are the models that ship, which answer and evaluate, but have no checkpoints "
+                f"and no versions and are never overwritten: name a folder of your own, e.g. {TRAINED}"
+            ]
+        )
+
+
+def check_models_dir(models_dir: str | Path, pipelines: Iterable[str]) -> None:
+    """Raise ConfigError where models cannot be written: those that ship, a file, a folder without rights."""
+    check_not_shipped(models_dir)
+    files = (model_folder(models_dir, pipeline) / "best_model.pt" for pipeline in pipelines)
+    faults = [fault for file in files for fault in unwritable({"models_dir": file})]
+    if faults:
+        raise ConfigError(list(dict.fromkeys(faults)))
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

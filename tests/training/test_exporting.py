@@ -249,9 +249,12 @@ def test_damaged_and_missing_checkpoints_are_told_at_once(trained: Path, exports
 
 def test_a_place_that_cannot_be_written_is_told(trained: Path, exports: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    outcome = exports(trained / BEST, output=str(tmp_path / "file"))
-    assert len(outcome.failures) == 2
-    assert all("could not write" in reason for reason in outcome.failures.values())
+    with pytest.raises(ConfigError, match=r"output: .*file is a file, expected a folder"):
+        exports(trained / BEST, output=str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match="output: pretrained are the models that ship"):
+        exports(trained / BEST, output="pretrained")
+    with pytest.raises(ConfigError, match="models_dir: pretrained are the models that ship"):
+        checkpoints_in("pretrained", "all")
 
 
 def test_the_best_of_a_folder(finished: Path, tmp_path: Path) -> None:

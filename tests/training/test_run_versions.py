@@ -16,9 +16,11 @@ import pytest
 from torch import Tensor
 
 from ml_training.config import TrainConfig
+from ml_training.data.corpus import Corpus
 from ml_training.deploy.versions import numbers, read_promotions, read_version, state_of, version_folder
 from ml_training.errors import DataError
 from ml_training.inference import load_classifier
+from ml_training.train import summary_table
 from ml_training.training.checkpoint import BEST, load_checkpoint, teacher_files
 from ml_training.training.runner import RunOutcome, run
 
@@ -51,12 +53,13 @@ run(config, corpus=tiny.corpus(), pipelines=[replace(tiny.TINY, build=Mortal)])
 """
 
 
-def trained(tiny: ModuleType, folder: Path, seed: int = 0, **changes: Any) -> RunOutcome:
+def trained(tiny: ModuleType, folder: Path, seed: int = 0, corpus: Corpus | None = None, **changes: Any) -> RunOutcome:
+    settings = {"epochs": 6, "ema_decay": 0.8, "learning_rate": 0.03, "negative_share": 0.0, **changes}
     config = TrainConfig(
-        models_dir=str(folder / "models"), log_dir=str(folder / f"logs_{seed}"), device="cpu", threads=1, epochs=6,
-        ema_decay=0.8, learning_rate=0.03, batch_size=8, negative_share=0.0, seed=seed, **changes,
+        models_dir=str(folder / "models"), log_dir=str(folder / f"logs_{seed}"), device="cpu", threads=1, batch_size=8,
+        seed=seed, **settings,
     )  # fmt: skip
-    return run(config, corpus=tiny.corpus(), pipelines=[tiny.TINY])
+    return run(config, corpus=corpus or tiny.corpus(), pipelines=[tiny.TINY])
 
 
 def script(folder: Path, seed: int, dies_at: int = -1) -> subprocess.Popen[bytes]:
@@ -107,6 +110,47 @@ def test_what_answers_is_the_promoted_one(twice: tuple[Path, list[RunOutcome]]) 
     assert f"mfcc: version 3, not promoted: {command}" in log
     (summary,) = (folder / "logs_2").glob("metrics_summary_*.json")
     assert json.loads(summary.read_text(encoding="utf-8"))["model_version"] == 3
+
+
+def test_a_training_that_is_worse_is_kept_and_told_but_answers_only_when_asked(
+    tiny: ModuleType, tmp_path: Path
+) -> None:
+    good, pipeline = trained(tiny, tmp_path, 0), tmp_path / "models" / "mfcc_classifier"
+    before, errors = own(tmp_path), good.results[0].test.errors
+    assert good.results[0].not_promoted == ""
+    worse = trained(tiny, tmp_path, 1, epochs=1, learning_rate=1e-6)
+    (result,) = worse.results
+    assert result.test.errors > errors
+    told = f"{result.test.errors} errors in {result.test.clips} test clips, version 1 has {errors} in the same"
+    assert (result.version, result.not_promoted, own(tmp_path)) == (2, told, before)
+    assert f"WARNING mfcc: version 2 was NOT promoted: {told}. It is kept; to promote: digits versions promote 2" in (
+        worse.log_file.read_text(encoding="utf-8")
+    )
+    assert f"mfcc: version 2 was not promoted, what answered before still does: {told}" in summary_table(worse)
+    assert (numbers(pipeline), read_promotions(pipeline).promoted) == ([1, 2], 1)
+    assert trained(tiny, tmp_path, 1, epochs=1, learning_rate=1e-6, promote=True).results[0].not_promoted == ""
+    assert read_promotions(pipeline).promoted == 3
+    assert trained(tiny, tmp_path, 0).results[0].not_promoted == ""  # better again
+    assert read_promotions(pipeline).promoted == 4
+
+
+def test_synthetic_speech_never_takes_the_place_of_recordings_unasked(tiny: ModuleType, tmp_path: Path) -> None:
+    real, pipeline = replace(tiny.corpus(), synthetic=False), tmp_path / "models" / "mfcc_classifier"
+    synthetic = replace(tiny.corpus(), synthetic=True)
+    trained(tiny, tmp_path, 0, corpus=synthetic, epochs=1)
+    trained(tiny, tmp_path, 1, corpus=real, epochs=1, learning_rate=1e-6)  # however bad
+    assert read_promotions(pipeline).promoted == 2
+    outcome = trained(tiny, tmp_path, 2, corpus=synthetic)
+    assert outcome.results[0].not_promoted == "it learnt from synthetic speech, version 2 from recordings"
+    assert read_promotions(pipeline).promoted == 2
+
+
+def test_versions_tested_on_other_clips_are_not_compared(tiny: ModuleType, tmp_path: Path) -> None:
+    trained(tiny, tmp_path, 0, split="random")
+    outcome = trained(tiny, tmp_path, 1, split="random", epochs=1, learning_rate=1e-6)
+    assert read_promotions(tmp_path / "models" / "mfcc_classifier").promoted == 2
+    log = outcome.log_file.read_text(encoding="utf-8")
+    assert "mfcc: version 2, promoted: not comparable with version 1, which was tested on other clips" in log
 
 
 def test_no_version_teaches_beside_the_promoted_one(twice: tuple[Path, list[RunOutcome]]) -> None:

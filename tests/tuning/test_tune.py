@@ -246,6 +246,11 @@ def test_flags_that_would_do_nothing(words: list[str], expected: str, capsys: py
     assert expected in capsys.readouterr().err
 
 
+def test_the_models_that_ship_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert door.main([*SETTINGS, "--models_dir", "pretrained"]) == 2
+    assert "models_dir: pretrained are the models that ship" in capsys.readouterr().err
+
+
 def test_the_door(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     space = tmp_path / "space.json"
     space.write_text('{"batch_size": [16, 32]}', encoding="utf-8")

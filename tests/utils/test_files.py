@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
 
-from ml_training.errors import TrainingError
-from ml_training.utils.files import write_atomically, write_json
+import ml_training
+from ml_training.config import PIPELINES
+from ml_training.errors import ConfigError, TrainingError
+from ml_training.utils.files import check_models_dir, write_atomically, write_json
 
 
 def test_writes_makes_folders_and_replaces(tmp_path: Path) -> None:
@@ -52,3 +55,38 @@ def test_json_has_null_for_numbers_that_are_none(tmp_path: Path) -> None:
     write_json(tmp_path / "deep" / "v.json", values)
     text = (tmp_path / "deep" / "v.json").read_text(encoding="utf-8")
     assert json.loads(text) == {"a": None, "b": [1.5, None], "c": {"d": [None, "x"]}, "e": "\udcff"}
+
+
+# --- folders of models ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", ["pretrained", None, "below", "link"])
+def test_the_models_that_ship_take_no_others(
+    named: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = Path(ml_training.__file__).parent / "pretrained"
+    (tmp_path / "link").symlink_to(shipped)
+    places = {"pretrained": "pretrained", None: shipped, "below": shipped / "more", "link": "link"}
+    with pytest.raises(ConfigError, match="are the models that ship"):
+        check_models_dir(places[named], PIPELINES)
+
+
+def test_a_folder_of_ones_own_by_that_name_is_given_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_models_dir("./models", PIPELINES)
+    check_models_dir(tmp_path / "pretrained", PIPELINES)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_and_a_locked_folder_take_no_models(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ConfigError, match=r"models_dir: .*file is a file, expected a folder"):
+        check_models_dir(tmp_path / "file" / "models", PIPELINES)
+    (tmp_path / "locked").mkdir(mode=0o500)
+    if os.access(tmp_path / "locked", os.W_OK):
+        pytest.skip("this user may write anywhere")
+    with pytest.raises(ConfigError, match=r"locked cannot be written to"):
+        check_models_dir(tmp_path / "locked", PIPELINES)

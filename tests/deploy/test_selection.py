@@ -1,0 +1,42 @@
+"""What decides which model answers agrees with the recordings and with what the models that ship say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ml_training.config import FILE_PRECISIONS, PRETRAINED, TrainConfig
+from ml_training.data.fsdd import TREE_HASH
+from ml_training.deploy.inspection import read_metadata
+from ml_training.deploy.metadata import onnx_name
+from ml_training.deploy.selection import BEST_FIRST, FSDD_TEST_HASH
+from ml_training.errors import ModelError
+from ml_training.inference import model_file
+from ml_training.training.material import load_material
+
+
+@pytest.mark.parametrize("precision", FILE_PRECISIONS)
+def test_the_models_that_ship_were_measured_there_and_stand_in_order(precision: str) -> None:
+    said = [read_metadata(model_file(PRETRAINED, pipeline, precision)) for pipeline in BEST_FIRST]
+    for metadata in said:
+        assert (metadata["split"], metadata["speech"]) == ("official", "recordings")
+        assert metadata["recordings_hash"].split()[0] == TREE_HASH
+        assert metadata.get("test_hash", FSDD_TEST_HASH) == FSDD_TEST_HASH
+    accuracies = [float(metadata["accuracy"]) for metadata in said]
+    assert accuracies == sorted(accuracies, reverse=True)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_hash_is_that_of_fsdds_official_test(seed: int, fsdd_dir: Path) -> None:
+    config = TrainConfig(dataset="fsdd", data_dir=str(fsdd_dir), synthetic_share=0.0, negative_share=0.0, seed=seed)
+    assert load_material(config, None, lambda _: None, lambda _: None).test_hash == FSDD_TEST_HASH
+
+
+def test_metadata_of_a_changed_model_is_not_believed(tmp_path: Path) -> None:
+    file = tmp_path / onnx_name("model", "fp32")
+    content = model_file(PRETRAINED, BEST_FIRST[0]).read_bytes()
+    file.write_bytes(content.replace(b"1.000000", b"0.900000", 1))
+    with pytest.raises(ModelError, match="its checksum is not that of its export"):
+        read_metadata(file)
