@@ -96,6 +96,7 @@ def with_negatives(corpus: Corpus, split: Split, config: TrainConfig) -> tuple[C
         indices=np.concatenate([corpus.indices, np.arange(len(speakers))]),
         files=corpus.files + tuple(file for negatives in found for file in negatives.files),
         data_hash=hashlib.sha256(hashes.encode()).hexdigest(),
+        parts=(),  # they have been divided
     )
     counts = np.array([len(negatives.lengths) for negatives in found])
     times = np.repeat(np.rint(counts.max() / counts).astype(np.int64), counts)
