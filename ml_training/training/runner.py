@@ -84,14 +84,15 @@ def run(
     that fails is logged and named in the outcome; the others go on. Of a `team`, which trains together, this is for the
     first process, and `joining.follow` for the others; there a training that fails ends all.
     Raises ConfigError for settings this machine cannot do, DataError without usable recordings, Interrupted
-    after Ctrl-C or SIGTERM (`resume_command` is what the last line then tells to type).
+    after Ctrl-C, SIGTERM or a hang-up (`resume_command` is what the last line then tells to type).
     """
     choose_precision(config, choose_device(config))
     chosen = [get_pipeline(name) for name in config.pipelines] if pipelines is None else list(pipelines)
-    with cpu_threads(config.threads), RunLogger(Path(config.log_dir), config.pipeline) as logger:
+    with (
+        StopSignals() as signals, cpu_threads(config.threads), RunLogger(Path(config.log_dir), config.pipeline) as logger
+    ):  # fmt: skip
         try:
-            kept = Cache(report=logger.warn) if config.cache else None
-            with StopSignals() as signals, caching(kept):
+            with caching(Cache(report=logger.warn) if config.cache else None):
                 return _run(config, corpus, chosen, logger, signals, team or Team())
         except (Interrupted, KeyboardInterrupt) as stop:
             signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
@@ -135,6 +136,8 @@ def _run(
         except Exception as error:  # a bug of one pipeline must not cost the user the other two
             if team.training:
                 raise
+            if signals.leaving is not None:  # what had to be cleared up on the way out failed
+                raise Interrupted(signals.leaving) from error
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             failures[pipeline.name] = reason
             line = f"{pipeline.name} failed unexpectedly: {reason} (traceback in {logger.log_file})"

@@ -28,8 +28,8 @@ from ml_training.training.rounds import SharedMemory, Sum, all_reduce, can_share
 from ml_training.training.setup import Clips
 from ml_training.training.whole_batch import Numbers, WholeBatch
 from ml_training.utils.memory import is_out_of_memory
+from ml_training.utils.signals import STOPS
 
-_STOPS = (signal.SIGINT, signal.SIGTERM)
 
 Answer = TypeVar("Answer")
 
@@ -190,11 +190,11 @@ class Together(Team):
 
     def bring(self, loss: Tensor, right: Tensor, stop: StopRequest | None) -> None:
         signum = None if stop is None else stop.signum
-        self._mine = [loss, right, *(signum == kind for kind in _STOPS)]
+        self._mine = [loss, right, *(signum == kind for kind in STOPS)]
 
     def brought(self) -> tuple[Tensor, Tensor]:
         loss, right, *asked = self._told
-        for kind, count in zip(_STOPS, asked, strict=True):
+        for kind, count in zip(STOPS, asked, strict=True):
             if count:
                 self._signum = int(kind)
         return torch.tensor(loss, device=self.device).float(), torch.tensor(round(right), device=self.device)

@@ -82,7 +82,9 @@ def test_an_error_names_one_refused_file_why_and_how_many_more(tmp_path, wav):
 
 def test_without_names_of_speakers_none_can_be_left_out(tmp_path, wav):
     write(tmp_path, {f"{word}/{who}/{n}.wav": wav() for word in LABELS for who in ("anna", "bob") for n in range(5)})
-    assert split_corpus(load_folder(tmp_path), TrainConfig(split="speaker", held_out_speaker="anna")).parts["test"] == 50
+    assert (
+        split_corpus(load_folder(tmp_path), TrainConfig(split="speaker", held_out_speaker="anna")).parts["test"] == 50
+    )
     write(tmp_path, {"3/who.wav": wav()})
     corpus = load_folder(tmp_path)
     with pytest.raises(DataError, match=r"does not say who speaks in 1 of its 101 clips: leaving a speaker out needs"):

@@ -50,7 +50,9 @@ def test_paths_and_labels(clips, name, header, separator):
     assert corpus.labels.tolist() == [*range(10), *range(10)]
     assert set(corpus.speakers) == {UNKNOWN_SPEAKER}
     assert corpus.skipped == ()
-    assert load_folder(table(clips, [header, *lines[::-1]] if header else lines[::-1], name)).data_hash == corpus.data_hash
+    assert (
+        load_folder(table(clips, [header, *lines[::-1]] if header else lines[::-1], name)).data_hash == corpus.data_hash
+    )
 
 
 @pytest.mark.parametrize("dataset", ["auto", "folder"])
