@@ -184,8 +184,9 @@ def _collect(folder: str, clips: list[ClipFile], official: bool, name: str | Non
     good = decoded(clips, hashes)
     _check_skipped(folder, good.skipped, len(clips))
     # Labels of a table may be others than the names of the files.
-    is_fsdd = not any(clip.annotation for clip in clips) and fsdd.TREE_HASH == fsdd.tree_hash(
-        {clip.file: found.blob for clip, found in zip(clips, hashes, strict=True)}
+    is_fsdd = (
+        not any(clip.annotation for clip in clips)
+        and fsdd.tree_hash({clip.file: found.blob for clip, found in zip(clips, hashes, strict=True)}) == fsdd.TREE_HASH
     )
     kept = [clips[row] for row in good.kept]
     parts = tuple(clip.part for clip in kept if clip.part)

@@ -28,6 +28,7 @@ from ml_training.deploy.metadata import git_commit
 from ml_training.deploy.versions import VERSIONS
 from ml_training.errors import CheckpointError, DataError
 from ml_training.utils.files import write_durably
+from ml_training.utils.temporary import clear_half_written
 
 FORMAT = "streaming-digit-detector checkpoint"
 VERSION = 1
@@ -97,6 +98,7 @@ class CheckpointStore:
         self.identity = identity
         self.report = report
         self.keep = identity.config.keep_checkpoints
+        clear_half_written(folder)
 
     def epochs(self) -> dict[int, Path]:
         """Epoch -> file of every checkpoint_epoch_NNN.pt, in order."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from ml_training.training.checkpoint import BEST, Checkpoint, load_checkpoint
 from ml_training.training.material import PARITY_CLIPS, Material, fitted_temperature, load_material
 from ml_training.training.setup import load_weights, predict, predict_probabilities
 from ml_training.utils.files import write_atomically
+from ml_training.utils.temporary import clear_half_written, temporary_folder
 
 CALIBRATION_CLIPS = 300
 EXECUTORCH = "executorch"  # a kind of file beside FILE_PRECISIONS, computed in fp32
@@ -177,11 +177,12 @@ def _version_of(name: str, output: str | None) -> tuple[Path, int] | None:
 
 def _put(trained: Trained, precision: str, place: Path, version: tuple[Path, int] | None, report: Report) -> Exported:
     """Write a file, into the version that it was made of where there is one."""
+    clear_half_written(place.parent)
     if version is None:
         return trained.export(precision, place)
     folder, number = version
-    with tempfile.TemporaryDirectory() as made:
-        exported = trained.export(precision, Path(made) / place.name)
+    with temporary_folder() as made:
+        exported = trained.export(precision, made / place.name)
         if not version_store.attach(folder, number, place.name, exported.file.read_bytes(), report):
             report(f"version {number} keeps the {place.name} that it has; --output writes another elsewhere")
     return replace(exported, file=place, size=place.stat().st_size)

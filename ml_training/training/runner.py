@@ -6,7 +6,6 @@ import dataclasses
 import os
 import pickle
 import signal
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +49,7 @@ from ml_training.utils.files import write_atomically, write_json
 from ml_training.utils.logging_utils import RunLogger
 from ml_training.utils.report import gather_versions, write_report
 from ml_training.utils.signals import StopSignals
+from ml_training.utils.temporary import clear_half_written, temporary_folder
 from ml_training.utils.visualization import plot_confusion_matrix, plot_model_comparison, plot_training_history
 
 LATENCY_CLIPS = 100
@@ -88,9 +88,8 @@ def run(
     """
     choose_precision(config, choose_device(config))
     chosen = [get_pipeline(name) for name in config.pipelines] if pipelines is None else list(pipelines)
-    with (
-        StopSignals() as signals, cpu_threads(config.threads), RunLogger(Path(config.log_dir), config.pipeline) as logger
-    ):  # fmt: skip
+    logs = Path(config.log_dir)
+    with StopSignals() as signals, cpu_threads(config.threads), RunLogger(logs, config.pipeline) as logger:
         try:
             with caching(Cache(report=logger.warn) if config.cache else None):
                 return _run(config, corpus, chosen, logger, signals, team or Team())
@@ -111,6 +110,8 @@ def _run(
     signals: StopSignals,
     team: Team,
 ) -> RunOutcome:
+    for folder in (Path(config.log_dir), _plots(config)):
+        clear_half_written(folder)
     logger.record(f"version {__version__}, process {os.getpid()}", "start", config=to_dict(config))
     tracker = tracker_at(config.mlflow, Path(config.log_dir)) if config.mlflow is not None else None
     _meet_teachers(config, logger)
@@ -224,8 +225,8 @@ class _PipelineRun:
         self._write_config()
         version_store.settle(self.folder, self._say)
         # What answers in self.folder is the promoted version's until this training has become one itself.
-        with tempfile.TemporaryDirectory(prefix=f"{self.name}_") as made:
-            return self._result(Path(made))
+        with temporary_folder() as made:
+            return self._result(made)
 
     def _result(self, made: Path) -> PipelineResult:
         # Of clips that nothing varies, features are heard; few waveforms of them are, those to be spoiled.

@@ -30,7 +30,6 @@ from ml_training.training.whole_batch import Numbers, WholeBatch
 from ml_training.utils.memory import is_out_of_memory
 from ml_training.utils.signals import STOPS
 
-
 Answer = TypeVar("Answer")
 
 
