@@ -112,8 +112,7 @@ def _folds(typed: str) -> int | None:
 
 def _cross_validate(config: TrainConfig, asked: dict[str, Any]) -> int:
     from ml_training.evaluation.command import Request, evaluate, summary
-    from ml_training.evaluation.folds import KEPT, THROWN
-    from ml_training.evaluation.protocols import CV, LOSO
+    from ml_training.evaluation.protocols import CV, KEPT, LOSO, THROWN
 
     folds = asked["cv"]
     try:

@@ -40,6 +40,7 @@ from ml_training.results import (
 PROTOCOLS = ("official", "cv", "loso", "strangers", "noise", "calibration", "rejection")
 OFFICIAL, CV, LOSO, STRANGERS, NOISE, CALIBRATION, REJECTION = PROTOCOLS
 TRAINED_BY_FOLDS = (CV, LOSO)
+THROWN, KEPT = MODELS = ("thrown away", "kept")  # what becomes of the models of folds
 BATCH = 100
 
 Report = Callable[[str], None]
