@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_training.config import MAX_FOLDS, TrainConfig
-from ml_training.errors import Interrupted
+from ml_training.data.checks import check_data
+from ml_training.errors import ConfigError, Interrupted
 from ml_training.flags import OneLineParser, add_train_flags, train_config_from, underscored
+from ml_training.utils.files import unusable
 from ml_training.utils.launched import launched, one_voice
 from ml_training.utils.program import program, require
 
@@ -53,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if machines and asked:
             parser.error("--cv trains on this machine: leave --engine ray out, or --cv")
         require("training", NEEDED)
+        if not machines:  # others see other folders
+            check_before_training(config)
     if machines:
         return _train_on_cluster(config, machines)
     place = launched()
@@ -73,6 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcome = run(config, resume_command=command, team=team)
     print(summary_table(outcome))
     return outcome.exit_code
+
+
+def check_before_training(config: TrainConfig) -> None:
+    """Raise ConfigError for folders that nothing can be written into, DataError for recordings that will not do."""
+    faults = unusable({"models_dir": config.models_dir, "log_dir": config.log_dir})
+    if faults:
+        raise ConfigError(faults)
+    check_data(config)
 
 
 def _add_cv_flags(parser: OneLineParser) -> None:

@@ -112,13 +112,13 @@ def _load_chosen(path: Path, only_fsdd: bool, report: Callable[[str], None]) -> 
         return corpus
     if not path.is_dir():
         files = fsdd.read_archive(path)
-        _check_is_fsdd(path, fsdd.content_hash(files), "unpack it, and train on its folder with --dataset folder")
+        check_is_fsdd(path, fsdd.content_hash(files), "unpack it, and train on its folder with --dataset folder")
         clips = [named_clip(Path(file), Path()) for file in files]
         clips = [replace(clip, read=partial(files.__getitem__, clip.file), path=None) for clip in clips]
         return _collect(path.name, clips, official=True)
     if only_fsdd:
         found = wav_tree_hash(fsdd.recordings_folder(path))
-        _check_is_fsdd(path, found, "train on it as it is with --dataset folder")
+        check_is_fsdd(path, found, "train on it as it is with --dataset folder")
     corpus = load_folder(path)
     if corpus.data_hash != fsdd.TREE_HASH:
         found = wav_tree_hash(fsdd.recordings_folder(path))
@@ -129,7 +129,8 @@ def _load_chosen(path: Path, only_fsdd: bool, report: Callable[[str], None]) -> 
     return corpus
 
 
-def _check_is_fsdd(path: Path, found: str, otherwise: str) -> None:
+def check_is_fsdd(path: Path, found: str, otherwise: str) -> None:
+    """Raise DataError unless the tree hash `found` of what lies at `path` is FSDD's."""
     if found != fsdd.TREE_HASH:
         raise DataError(
             f"{path} is not {fsdd.NAME}: its recordings have the tree hash {found}, expected {fsdd.TREE_HASH}; leave "

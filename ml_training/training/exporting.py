@@ -86,19 +86,6 @@ class ExportOutcome:
         return 1 if self.failures else 0
 
 
-def checkpoints_in(models_dir: str, pipeline: str) -> tuple[str, ...]:
-    """The best weights of a folder of models: of one pipeline, or of "all" those that are there.
-
-    Raises CheckpointError where there are none.
-    """
-    names = PIPELINES if pipeline == "all" else (pipeline,)
-    files = [model_folder(models_dir, name) / BEST for name in names]
-    there = tuple(str(path) for path in files if path.is_file())
-    if not there:
-        raise CheckpointError(f"{models_dir} holds no {names[0]}_classifier/{BEST}: train first, or name a checkpoint")
-    return there
-
-
 def export(
     request: ExportRequest,
     report: Report = lambda line: None,
