@@ -50,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     sys.argv[0] = f"digits {name}"  # argparse takes the name it shows from here
     code: int = importlib.import_module(DOORS[name][0]).main(rest)
+    if argv is None:
+        from ml_training.utils.program import ignore_signals_after  # every door has loaded it
+
+        ignore_signals_after(code)
     return code
 
 

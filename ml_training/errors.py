@@ -132,5 +132,5 @@ class Interrupted(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects: 130 after Ctrl-C, 143 after SIGTERM."""
+        """What a shell expects: 130 after Ctrl-C, 143 after SIGTERM, 129 after a hang-up."""
         return 128 + self.signum

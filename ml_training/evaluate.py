@@ -18,7 +18,8 @@ from ml_training.errors import ConfigError, Interrupted
 from ml_training.flags import OneLineParser
 from ml_training.utils.program import program, require
 
-NEEDED = ("torch", "matplotlib", "jinja2")
+NEEDED = ("matplotlib", "jinja2")
+TRAINING = ("cv", "loso")  # protocols that train, and need torch too
 PROTOCOLS = ("official", "cv", "loso", "strangers", "noise", "calibration", "rejection")
 # Flags that are settings of TrainConfig; what is left out comes from --config or the defaults.
 SETTINGS = ("pipeline", "dataset", "data_dir", "log_dir", "epochs", "threads", "device")
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate what the flags say; returns the exit code."""
     namespace = parser().parse_args(argv)
     config = config_from(namespace)
-    require("evaluation", NEEDED)
+    require("evaluation", (*(["torch"] if set(TRAINING) & set(namespace.protocol) else []), *NEEDED))
     from ml_training.evaluation.command import Request, evaluate, summary
 
     try:

@@ -11,9 +11,12 @@ if not __package__:  # run as a script: Python put this folder on the path, wher
 
 from argparse import SUPPRESS
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml_training.config import DATASETS, FILE_PRECISIONS, PIPELINES
+from ml_training.deploy.checkpoints import checkpoints_in
+from ml_training.errors import CheckpointError
 from ml_training.flags import OneLineParser
 from ml_training.utils.program import program, require
 
@@ -51,9 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Export what the flags say; returns the exit code."""
     namespace = parser().parse_args(argv)
     require("export", NEEDED)
-    from ml_training.training.exporting import ExportRequest, checkpoints_in, export
-
     named = tuple(getattr(namespace, "checkpoints", ())) or checkpoints_in(namespace.models_dir, namespace.pipeline)
+    missing = [name for name in named if not Path(name).is_file()]
+    if missing:
+        raise CheckpointError(f"{missing[0]} is not there: expected a checkpoint that a training left")
+    from ml_training.training.exporting import ExportRequest, export
+
     where = {name: getattr(namespace, name) for name in WHERE if name in namespace}
     request = ExportRequest(named, tuple(namespace.precision), namespace.output, namespace.executorch, where)
     outcome = export(request, report=_say)

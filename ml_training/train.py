@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_training.config import MAX_FOLDS, TrainConfig
-from ml_training.errors import Interrupted
+from ml_training.data.checks import check_data
+from ml_training.errors import ConfigError, Interrupted
 from ml_training.flags import OneLineParser, add_train_flags, train_config_from, underscored
-from ml_training.utils.files import check_models_dir
+from ml_training.utils.files import check_models_dir, unusable
 from ml_training.utils.program import program, require
 from ml_training.utils.torchrun_env import print_on_local_rank_zero, torchrun_rank
 
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error("--cv trains on this machine: leave --engine ray out, or --cv")
         check_models_dir(config.models_dir, () if asked else config.pipelines)
         require("training", NEEDED)
+        if not machines:  # others see other folders
+            check_before_training(config)
     if machines:
         return _train_on_cluster(config, machines)
     place = torchrun_rank()
@@ -75,6 +78,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcome = run(config, resume_command=command, group=group)
     print(summary_table(outcome))
     return outcome.exit_code
+
+
+def check_before_training(config: TrainConfig) -> None:
+    """Raise ConfigError for folders that nothing can be written into, DataError for recordings that will not do."""
+    faults = unusable({"models_dir": config.models_dir, "log_dir": config.log_dir})
+    if faults:
+        raise ConfigError(faults)
+    check_data(config)
 
 
 def _add_cv_flags(parser: OneLineParser) -> None:
@@ -114,8 +125,7 @@ def _folds(typed: str) -> int | None:
 
 def _cross_validate(config: TrainConfig, asked: dict[str, Any]) -> int:
     from ml_training.evaluation.command import Request, evaluate, summary
-    from ml_training.evaluation.folds import KEPT, THROWN
-    from ml_training.evaluation.protocols import CV, LOSO
+    from ml_training.evaluation.protocols import CV, KEPT, LOSO, THROWN
 
     folds = asked["cv"]
     try:

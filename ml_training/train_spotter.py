@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ml_training.config import TrainConfig
+from ml_training.data.checks import check_data, noise_files
 from ml_training.flags import OneLineParser
 from ml_training.utils.program import program, require
 
@@ -48,12 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         join_spotters([Path(file) for file in args.join], Path(args.out))
         return 0
-    from ml_training.spotting.command import train_and_export
-
     config = TrainConfig(
         dataset=args.dataset, data_dir=getattr(args, "data_dir", None), extra_dir=args.extra_dir,
         words_dir=args.words_dir, seed=args.seed,
     )  # fmt: skip
+    check_data(config)
+    if args.noise_dir is not None:
+        noise_files(args.noise_dir)
+    from ml_training.spotting.command import train_and_export
+
     chosen = {name: getattr(args, name) for name in ("steps", "batch_size") if name in args}
     train_and_export(
         config, chosen, Path(args.work), Path(args.out), args.noise_dir, args.threads, args.variants, args.voices

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ml_training.errors import Interrupted, MissingExtraError
+from ml_training.data.checks import check_data
+from ml_training.errors import Interrupted
 from ml_training.flags import OneLineParser, add_train_flags, train_config_from
 from ml_training.utils.files import check_not_shipped
 from ml_training.utils.program import program, require
@@ -80,11 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = train_config_from(namespace)
     check_not_shipped(config.models_dir)
     require("a search", NEEDED)
-    try:
-        import optuna  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("a search", "tune") from error
-    from ml_training.tuning.command import TuneRequest, tune
+    require("a search", ("optuna",), "tune")
+    from ml_training.tuning.request import TuneRequest
     from ml_training.tuning.space import find_space, load_space
 
     load_space(own["space"])
@@ -95,6 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         objectives=tuple(own["objective"]), folds=own["folds"], workers=own["workers"], output=own["output"],
         storage=own["storage"],
     )  # fmt: skip
+    if own["engine"] != "ray":  # others see other folders
+        check_data(config)
+    from ml_training.tuning.command import tune
+
     elsewhere = None
     if own["engine"] == "ray":
         from ml_training.scale.tuning import search_on_cluster

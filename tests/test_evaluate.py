@@ -295,3 +295,37 @@ def test_run_as_a_script(
     done = run_door("evaluate.py", *words(tiny_models, tiny_folder, "--protocol", "strangers"))
     assert done.returncode == 0, done.stderr
     assert "Errors and accuracy" in done.stdout
+
+
+def test_models_that_are_there_are_evaluated_without_torch(tiny_models, tiny_folder, tmp_path):
+    """Every protocol that trains nothing, where torch cannot be imported."""
+    recordings, few = tmp_path / "fsdd", tmp_path / "few"
+    for folder in (recordings, few):
+        folder.mkdir()
+    for digit in range(10):
+        for index in (0, 1):
+            content = (tiny_folder / f"{digit}_speaker0_{index}.wav").read_bytes()
+            (recordings / f"{digit}_ann_{7 * index}.wav").write_bytes(content)
+            (few / f"{digit}_ben_{index}.wav").write_bytes((tiny_folder / f"{digit}_speaker1_{index}.wav").read_bytes())
+    code = """
+import sys
+sys.modules["torch"] = None
+from ml_training import evaluate
+code = evaluate.main(sys.argv[1:])
+assert not any(name.startswith("torch.") for name in sys.modules)
+sys.exit(code)
+"""
+    words = [
+        "--protocol", "official", "strangers", "noise", "calibration", "rejection", "--models_dir", tiny_models,
+        "--pipeline", "mfcc", "--data_dir", recordings, "--folder", few, "--noise_dir", few, "--others", f"words={few}",
+        "--output", tmp_path / "results",
+    ]  # fmt: skip
+    command = [sys.executable, "-W", "error", "-c", code, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    protocols = {path.name.split("_")[0] for path in (tmp_path / "results").glob("*.json")}
+    assert protocols == {"official", "strangers", "noise", "calibration", "rejection"}
+    training = [sys.executable, "-c", code, "--protocol", "cv", "--data_dir", str(recordings)]
+    refused = subprocess.run(training, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "evaluation (torch) needs the [train] extra" in refused.stderr

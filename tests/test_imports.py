@@ -159,3 +159,26 @@ print(json.dumps([digit, sorted({name.split(".")[0] for name in sys.modules})]))
     digit, loaded = json.loads(done.stdout)
     assert digit == 7
     assert not HEAVY & set(loaded)
+
+
+def reached(*modules: str) -> set[str]:
+    """All modules of ours that importing these loads."""
+    every = MODULES | LIVE_MODULES
+    waiting, seen = list(modules), set()
+    while waiting:
+        module = waiting.pop()
+        seen.add(module)
+        waiting += [n for n in imported(every[module], deferred=False) if n in every and n not in seen]
+    return seen
+
+
+def test_evaluating_and_looking_for_recordings_load_no_torch():
+    """Importing them, at least: what cv and loso train with is imported when they are asked for."""
+    light = reached(
+        "ml_training.evaluate", "ml_training.evaluation.command", "ml_training.train", "ml_training.tune",
+        "ml_training.data.checks", "ml_training.tuning.request",
+    )  # fmt: skip
+    assert "ml_training.evaluation.rejection" in light
+    for module in light:
+        names = {name.split(".")[0] for name in imported((MODULES | LIVE_MODULES)[module], deferred=False)}
+        assert not names & {"torch", "onnx", "onnxscript", "tensorboard"}, module

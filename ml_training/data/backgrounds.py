@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, SAMPLE_RATE, decode_sound
+from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, decode_sound
 from ml_training.data import cache, generated_noise
 from ml_training.data.array_file import Block, Key
+from ml_training.data.checks import noise_files
 from ml_training.data.generated_noise import SAMPLES, generated_sounds
 from ml_training.errors import AudioError, DataError
 from ml_training.results import Floats
@@ -47,12 +48,7 @@ def load_backgrounds(folder: str) -> Backgrounds:
     Raises DataError when there is no such folder, when it holds no audio, or a file of it cannot be used.
     """
     root = Path(os.path.expanduser(folder))
-    if not root.is_dir():
-        raise DataError(f"noise_dir {folder} is not a folder: expected one with recordings of background noise")
-    found = (path for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
-    files = sorted(path for path in found if not path.name.startswith("."))  # as macOS leaves beside each recording
-    if not files:
-        raise DataError(f"noise_dir {folder} holds no audio: expected recordings of background noise, e.g. .wav")
+    files = noise_files(folder)
     digest = hashlib.sha256()
     parts: list[Floats] = []
     for path in files:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
 from ml_training.results import Floats, Ints, SkippedClip
 
 NOT_A_DIGIT = -1  # label of a clip that says none
 OFFICIAL_TEST_INDICES = 5  # recordings 0-4 of every speaker and digit are FSDD's test part
+UNKNOWN_SPEAKER = "unknown"
+TRAIN, VALIDATION, TEST = PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,14 +32,15 @@ class Corpus:
     files: tuple[str, ...]  # N names relative to the folder
     data_hash: str
     synthetic: bool
-    official_split: bool  # indices mean what FSDD's mean: 0-4 is the test part
+    official_split: bool  # it has a test part of its own: that of `parts`, or FSDD's, recordings 0-4
     skipped: tuple[SkippedClip, ...] = ()
     sources: tuple[str, ...] = ()  # data hashes of the recordings it was put together from; empty for one source
+    parts: tuple[str, ...] = ()  # N of PARTS where a table divides the clips; else empty
 
     def __post_init__(self) -> None:
         clips = len(self.labels)
         sizes = {len(self.lengths), len(self.speakers), len(self.indices), len(self.files)}
-        if self.waveforms.shape != (clips, NUM_SAMPLES) or sizes != {clips}:
+        if self.waveforms.shape != (clips, NUM_SAMPLES) or sizes != {clips} or len(self.parts) not in (0, clips):
             raise ValueError(f"a corpus of {clips} labels has waveforms {self.waveforms.shape} and columns of {sizes}")
 
     def __len__(self) -> int:
@@ -44,6 +50,11 @@ class Corpus:
     def recordings(self) -> tuple[str, ...]:
         """The data hash of each of its sources."""
         return self.sources or (self.data_hash,)
+
+    @property
+    def official_test(self) -> NDArray[np.bool_]:
+        """(N,) which clips are of the test part of its own; only where there is an `official_split`."""
+        return np.asarray(self.parts) == TEST if self.parts else self.indices < OFFICIAL_TEST_INDICES
 
     @property
     def hours(self) -> float:

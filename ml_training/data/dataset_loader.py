@@ -1,14 +1,12 @@
 """Recordings to arrays: every clip decoded, cut to one second, labelled, with its speaker.
 
-Three layouts are read: files named `{digit}_{speaker}_{index}` side by side (FSDD), a folder for
-each spoken word (Speech Commands), and a folder for each speaker (AudioMNIST).
+Folders are read as layouts.py says, tables of path and label as tables.py does.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -17,23 +15,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ml_training.audio import AUDIO_SUFFIXES
-from ml_training.config import LABELS, TrainConfig
+from ml_training.config import TrainConfig
 from ml_training.data import fsdd
-from ml_training.data.corpus import OFFICIAL_TEST_INDICES, Corpus
+from ml_training.data.corpus import OFFICIAL_TEST_INDICES, TEST, TRAIN, UNKNOWN_SPEAKER, Corpus
 from ml_training.data.decoded import ClipFile, decoded, hashes_of, wav_tree_hash
 from ml_training.data.download import Progress
+from ml_training.data.layouts import EXPECTED, MAX_SKIPPED, clips_of, named_clip
 from ml_training.data.rows import joined
 from ml_training.data.spoken import spoken_digits
+from ml_training.data.tables import clips_of_table, is_table
 from ml_training.errors import DataError, DownloadError
 from ml_training.results import SkippedClip
 
 __all__ = ["MAX_SKIPPED", "Corpus", "load_corpus", "load_folder"]
-
-MAX_SKIPPED = 0.05  # share of bad files that a data set may have
-
-_DIGIT_FIRST = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<index>\d{1,9})(-\d+)?")
-_SPEECH_COMMANDS = re.compile(r"(?P<speaker>[^_]+)_nohash_(?P<index>\d{1,9})")
 
 
 def _say(line: str) -> None:
@@ -44,8 +38,8 @@ def load_corpus(config: TrainConfig, report: Callable[[str], None] = _say, progr
     """The clips that `config.dataset` and `config.data_dir` ask for, and those of `config.extra_dir` after them.
 
     fsdd: FSDD v1.0.10 from `--data_dir`, $DIGIT_DATA_DIR, the user's cache or a download. auto: the
-    same, but a folder of other recordings will do, and where no recordings can be had at all,
-    synthetic speech. folder: the recordings in that folder. synthetic: synthetic speech.
+    same, but other recordings will do, and where none can be had at all, synthetic speech. folder:
+    the recordings of that folder or table. synthetic: synthetic speech.
 
     `report` receives lines for people, `progress` the bytes of a download, so far and in all.
     Raises DataError, of which DownloadError is a kind.
@@ -56,7 +50,7 @@ def load_corpus(config: TrainConfig, report: Callable[[str], None] = _say, progr
 
 def _together(first: Corpus, second: Corpus) -> Corpus:
     """Both as one; the numbers of the second's recordings are none of the official test part's."""
-    shared = set(first.speakers) & set(second.speakers)
+    shared = set(first.speakers) & set(second.speakers) - {UNKNOWN_SPEAKER}
     if shared:
         raise DataError(
             f"{first.name} and {second.name} share speakers ({', '.join(sorted(shared)[:5])}): rename them if they are "
@@ -76,6 +70,7 @@ def _together(first: Corpus, second: Corpus) -> Corpus:
         official_split=first.official_split,
         skipped=first.skipped + second.skipped,
         sources=sources,
+        parts=first.parts and first.parts + (TRAIN,) * len(second),
     )
 
 
@@ -85,7 +80,7 @@ def _load_main(config: TrainConfig, report: Callable[[str], None], progress: Pro
     path = fsdd.chosen_path(config.data_dir)
     if config.dataset == "folder":
         if path is None:
-            raise DataError("dataset 'folder' needs a folder of recordings: set --data_dir or $DIGIT_DATA_DIR")
+            raise DataError("dataset 'folder' needs a folder or table of recordings: set --data_dir or $DIGIT_DATA_DIR")
         return load_folder(path)
     if path is not None:
         return _load_chosen(path, config.dataset == "fsdd", report)
@@ -109,15 +104,21 @@ def _synthetic(seed: int, report: Callable[[str], None]) -> Corpus:
 
 def _load_chosen(path: Path, only_fsdd: bool, report: Callable[[str], None]) -> Corpus:
     """What the user pointed at: FSDD in a folder or an archive or, unless `only_fsdd`, any other recordings."""
+    if is_table(path):
+        if only_fsdd:
+            raise DataError(f"{path} is a table: train on what it names with --dataset folder")
+        corpus = load_folder(path)
+        report(f"{path}: {len(corpus)} clips of your own")
+        return corpus
     if not path.is_dir():
         files = fsdd.read_archive(path)
-        _check_is_fsdd(path, fsdd.content_hash(files), "unpack it, and train on its folder with --dataset folder")
-        clips = [_named(Path(file), Path(), _DIGIT_FIRST) for file in files]
+        check_is_fsdd(path, fsdd.content_hash(files), "unpack it, and train on its folder with --dataset folder")
+        clips = [named_clip(Path(file), Path()) for file in files]
         clips = [replace(clip, read=partial(files.__getitem__, clip.file), path=None) for clip in clips]
         return _collect(path.name, clips, official=True)
     if only_fsdd:
         found = wav_tree_hash(fsdd.recordings_folder(path))
-        _check_is_fsdd(path, found, "train on it as it is with --dataset folder")
+        check_is_fsdd(path, found, "train on it as it is with --dataset folder")
     corpus = load_folder(path)
     if corpus.data_hash != fsdd.TREE_HASH:
         found = wav_tree_hash(fsdd.recordings_folder(path))
@@ -128,7 +129,8 @@ def _load_chosen(path: Path, only_fsdd: bool, report: Callable[[str], None]) -> 
     return corpus
 
 
-def _check_is_fsdd(path: Path, found: str, otherwise: str) -> None:
+def check_is_fsdd(path: Path, found: str, otherwise: str) -> None:
+    """Raise DataError unless the tree hash `found` of what lies at `path` is FSDD's."""
     if found != fsdd.TREE_HASH:
         raise DataError(
             f"{path} is not {fsdd.NAME}: its recordings have the tree hash {found}, expected {fsdd.TREE_HASH}; leave "
@@ -137,65 +139,34 @@ def _check_is_fsdd(path: Path, found: str, otherwise: str) -> None:
 
 
 def load_folder(path: str | os.PathLike[str], name: str | None = None) -> Corpus:
-    """Every clip of a folder in one of the three layouts, in the order of the file names.
+    """Every clip of a folder in one of the layouts, or of a table of path and label, in the order of the file names.
 
-    Bad files are listed in `Corpus.skipped`. Raises DataError when the folder is missing, has none
+    Bad files are listed in `Corpus.skipped`. Raises DataError when there is no such folder or table, when it has none
     of the layouts, or more than 5 % of its files are bad.
     """
-    folder = Path(os.path.expanduser(path))
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder: expected a folder of recordings")
-    clips, official = _clips_of(folder)
-    return _collect(folder.resolve().name, clips, official, name)
+    place, clips, official = find_clips(path)
+    return _collect(place, clips, official, name)
 
 
-# --- layouts -------------------------------------------------------------------------------------
+def find_clips(path: str | os.PathLike[str]) -> tuple[str, list[ClipFile], bool]:
+    """What load_folder would decode: a name for the whole, the clips, and whether they are numbered as FSDD's are.
 
-
-def _clips_of(folder: Path) -> tuple[list[ClipFile], bool]:
-    """The audio files of a folder, and whether its layout numbers recordings as FSDD does."""
-    try:
-        flat = fsdd.recordings_folder(folder)
-        clips = [_named(file, flat, _DIGIT_FIRST) for file in _audio_files(flat)]
-        if any(not clip.fault for clip in clips):
-            return clips, True
-        words = [(digit, folder / word) for digit, word in enumerate(LABELS) if (folder / word).is_dir()]
-        if words:
-            clips = [_named(f, folder, _SPEECH_COMMANDS, digit=d) for d, word in words for f in _audio_files(word)]
-            return clips, False
-        inner = folder / "data" if (folder / "data").is_dir() else folder
-        return [
-            _named(file, inner, _DIGIT_FIRST, speaker=speaker.name)
-            for speaker in sorted(inner.iterdir())
-            if speaker.is_dir() and not speaker.name.startswith(".")
-            for file in _audio_files(speaker)
-        ], False
-    except OSError as error:
-        raise DataError(f"cannot read {error.filename or folder}: {error.strerror or error}") from error
-
-
-def _audio_files(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
-
-
-def _named(
-    path: Path, root: Path, pattern: re.Pattern[str], digit: int | None = None, speaker: str | None = None
-) -> ClipFile:
-    """What a file's name says. `digit` and `speaker` are what the folder it lies in says."""
-    file = path.relative_to(root).as_posix()
-    match = pattern.fullmatch(path.stem)
-    if match is None:
-        shape = "{digit}_{speaker}_{index}" if pattern is _DIGIT_FIRST else "{speaker}_nohash_{index}"
-        return ClipFile(file, path.read_bytes, fault=f"its name is not {shape}", path=path)
-    if speaker is not None and match["speaker"] != speaker:
-        fault = f"its name says speaker {match['speaker']}, its folder {speaker}"
-        return ClipFile(file, path.read_bytes, fault=fault, path=path)
-    said = int(match["digit"]) if digit is None else digit
-    return ClipFile(file, path.read_bytes, said, match["speaker"], int(match["index"]), path=path)
+    Reads no recording. Raises DataError for what names and labels alone tell.
+    """
+    place = Path(os.path.expanduser(path))
+    if is_table(place) and place.is_file():
+        name, clips, official = place.stem, clips_of_table(place), False
+    elif place.is_dir():
+        name = place.resolve().name
+        clips, official = clips_of(place)
+    else:
+        raise DataError(f"{place} is not a folder: expected a folder of recordings, or a table of them (.csv, .tsv)")
+    refused = [clip for clip in clips if clip.fault]
+    if len(refused) == len(clips):
+        first = f", {_first(refused[0].file, refused[0].fault, len(refused))}" if refused else ""
+        raise DataError(f"{name} holds no recordings of digits ({len(clips)} audio files{first}): expected {EXPECTED}")
+    _check_skipped(name, [SkippedClip(clip.file, clip.fault) for clip in refused], len(clips))
+    return name, clips, official
 
 
 # --- decoding ------------------------------------------------------------------------------------
@@ -206,21 +177,20 @@ def _collect(folder: str, clips: list[ClipFile], official: bool, name: str | Non
 
     Without a `name` it is called FSDD where its bytes are FSDD's, and after its `folder` elsewhere.
     """
-    if all(clip.fault for clip in clips):
-        raise DataError(
-            f"{folder} holds no recordings of digits ({len(clips)} audio files): expected files "
-            "{digit}_{speaker}_{index}.wav, folders zero ... nine (Speech Commands) or a folder for each speaker "
-            "(AudioMNIST)"
-        )
     clips = sorted(clips, key=lambda clip: clip.file)
     hashes = hashes_of(clips)
     digest = hashlib.sha256()
     for clip, found in zip(clips, hashes, strict=True):
-        digest.update(os.fsencode(f"{clip.file}\0{found.sha256}\n"))
+        digest.update(os.fsencode(f"{clip.file}\0{found.sha256}{clip.annotation}\n"))
     good = decoded(clips, hashes)
     _check_skipped(folder, good.skipped, len(clips))
-    is_fsdd = fsdd.tree_hash({c.file: found.blob for c, found in zip(clips, hashes, strict=True)}) == fsdd.TREE_HASH
+    # Labels of a table may be others than the names of the files.
+    is_fsdd = (
+        not any(clip.annotation for clip in clips)
+        and fsdd.tree_hash({clip.file: found.blob for clip, found in zip(clips, hashes, strict=True)}) == fsdd.TREE_HASH
+    )
     kept = [clips[row] for row in good.kept]
+    parts = tuple(clip.part for clip in kept if clip.part)
     called = name or (fsdd.NAME if is_fsdd else folder)
     return Corpus(
         # Escaped, because it ends up where bytes that are no UTF-8 fail: plots, and the model's metadata.
@@ -233,18 +203,24 @@ def _collect(folder: str, clips: list[ClipFile], official: bool, name: str | Non
         files=tuple(clip.file for clip in kept),
         data_hash=fsdd.TREE_HASH if is_fsdd else digest.hexdigest(),
         synthetic=False,
-        official_split=official and _numbered_like_fsdd(kept),
+        official_split=TEST in parts or (official and _numbered_like_fsdd(kept)),
         skipped=good.skipped,
+        parts=parts,
     )
 
 
 def _check_skipped(name: str, skipped: Sequence[SkippedClip], files: int) -> None:
     if len(skipped) > MAX_SKIPPED * files:
-        first = "; ".join(f"{clip.file}: {clip.reason}" for clip in skipped[:3])
         raise DataError(
             f"{len(skipped)} of {files} files of {name} cannot be used ({len(skipped) / files:.1%}, at most "
-            f"{MAX_SKIPPED:.0%} may be bad), first {first}: mend or remove them"
+            f"{MAX_SKIPPED:.0%} may be bad), {_first(skipped[0].file, skipped[0].reason, len(skipped))}: mend or "
+            "remove them"
         )
+
+
+def _first(file: str, reason: str, count: int) -> str:
+    """The first of some refused files and why, and how many more there are."""
+    return f"first {file}: {reason}" + (f", and {count - 1} more" if count > 1 else "")
 
 
 def _numbered_like_fsdd(clips: Iterable[ClipFile]) -> bool:

@@ -6,9 +6,11 @@ since: another size, inode or time of change. A file changed within the resoluti
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +29,7 @@ from ml_training.errors import AudioError, DataError
 from ml_training.results import Floats, Ints, SkippedClip
 
 MAX_CLIP_BYTES = 64 << 20  # no recording of a digit is larger; several are in memory at once
+MAX_LEVEL = 1e6  # of full scale; the squares of larger samples overflow further on
 _AT_ONCE = 256  # clips of a block
 _RACY = 2.0  # seconds that a file has to be old: no file system's times are coarser
 
@@ -42,6 +45,8 @@ class ClipFile:
     index: int = -1
     fault: str = ""
     path: Path | None = None  # where it lies, unless in an archive
+    part: str = ""  # of corpus.PARTS, where a table says so
+    annotation: str = ""  # what the data hash takes of a table's row; empty where the name says it all
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,16 @@ class Decoded:
     lengths: Ints  # (N,)
     kept: Ints  # (N,) which files they are
     skipped: tuple[SkippedClip, ...]
+
+
+def read_clip(path: Path) -> bytes:
+    """The bytes of a recording. Raises OSError, also for what is no regular file or too large to be one digit."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    if status.st_size > MAX_CLIP_BYTES:
+        raise OSError(errno.EFBIG, f"has {status.st_size} bytes: expected at most {MAX_CLIP_BYTES} for one digit")
+    return path.read_bytes()
 
 
 def threads() -> ThreadPoolExecutor:
@@ -218,6 +233,11 @@ def _decode(clip: ClipFile, hashes: Hashes) -> tuple[Floats | None, str]:
     if len(content) > MAX_CLIP_BYTES:
         return None, f"has {len(content)} bytes: expected at most {MAX_CLIP_BYTES} for one digit"
     try:
-        return decode_sound(content), ""
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+            samples = decode_sound(content)
     except AudioError as error:
         return None, str(error)
+    loudest = float(np.abs(samples).max())
+    if not loudest <= MAX_LEVEL:  # also when it is NaN
+        return None, f"has samples of {loudest:.2g} times full scale: expected -1 to 1, at most {MAX_LEVEL:.0e}"
+    return samples, ""

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, decode_sound, fit, trimmed
-from ml_training.config import LABELS, TrainConfig
+from ml_training.audio import NUM_SAMPLES, decode_sound, fit, trimmed
+from ml_training.config import TrainConfig
 from ml_training.data import cache
 from ml_training.data.array_file import Block
+from ml_training.data.checks import word_files
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.rows import joined
 from ml_training.data.splits import Split
@@ -49,7 +50,6 @@ WORDS_OF_A_SENTENCE = (3, 6)
 VALIDATION_SHARE = 0.1  # of the speakers; one at least where there are two
 MADE = f"digits {', '.join(KINDS)}"  # in every step, of that step's digits
 SILENCE_DB = -30.0  # recordings of words are cut as close as those of digits: room around a word must be no sign
-_DIGITS = {*LABELS, *map(str, range(10))}
 
 
 class Negatives(NamedTuple):
@@ -96,6 +96,7 @@ def with_negatives(corpus: Corpus, split: Split, config: TrainConfig) -> tuple[C
         indices=np.concatenate([corpus.indices, np.arange(len(speakers))]),
         files=corpus.files + tuple(file for negatives in found for file in negatives.files),
         data_hash=hashlib.sha256(hashes.encode()).hexdigest(),
+        parts=(),  # they have been divided
     )
     counts = np.array([len(negatives.lengths) for negatives in found])
     times = np.repeat(np.rint(counts.max() / counts).astype(np.int64), counts)
@@ -159,13 +160,7 @@ def recorded_negatives(folder: str) -> Negatives:
     Raises DataError when there is no such folder, when it holds no other words, or a file of it cannot be used.
     """
     root = Path(os.path.expanduser(folder))
-    if not root.is_dir():
-        raise DataError(f"words_dir {folder} is not a folder: expected one with recordings of words that are no digits")
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
-    files = [path for path in files if not path.name.startswith(".")]  # as macOS leaves beside each recording
-    files = [path for path in files if not _DIGITS & {path.parent.name.lower(), path.stem.split("_")[0].lower()}]
-    if not files:
-        raise DataError(f"words_dir {folder} holds no recordings of words that are no digits, e.g. yes_anna_0.wav")
+    files = word_files(folder)
     clips = []
     for path in files:
         try:

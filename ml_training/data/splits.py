@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_training.config import TrainConfig, fold_numbers
-from ml_training.data.corpus import OFFICIAL_TEST_INDICES, Corpus
+from ml_training.data.corpus import UNKNOWN_SPEAKER, VALIDATION, Corpus
 from ml_training.errors import DataError
 from ml_training.results import Ints
 
@@ -42,13 +42,14 @@ def _say(line: str) -> None:
 def split_corpus(corpus: Corpus, config: TrainConfig, report: Callable[[str], None] = _say) -> Split:
     """Divide a corpus as `config.split` says; `config.seed` decides what chance decides.
 
-    official: FSDD's recordings 0-4 are the test part; validation comes from the rest, evenly by
-    speaker and digit. A corpus whose numbers mean nothing of the kind is split at random instead,
-    and `report` is told. random: 70/10/20, evenly by digit. speaker: the test part is everything
-    by `config.held_out_speaker`. fold: the test part is one of so many folds of nearly one size, which
-    share no clip, cover all and take their part of every speaker and digit; validation comes from the rest.
+    official: the test part is the corpus's own, FSDD's recordings 0-4 or what a table says; validation is what the
+    table says or comes from the rest, evenly by speaker and digit. A corpus without such a part is split at random
+    instead, and `report` is told. random: 70/10/20, evenly by digit. speaker: the test part is everything by
+    `config.held_out_speaker`. fold: the test part is one of so many folds of nearly one size, which share no clip,
+    cover all and take their part of every speaker and digit; validation comes from the rest.
 
-    Raises DataError for an unknown speaker, or a corpus so small that a part stays empty.
+    Raises DataError for an unknown speaker, for split "speaker" where clips are of unknown ones or all of one, and for
+    a corpus so small that a part stays empty.
     """
     rng = np.random.default_rng(config.seed)
     name = config.split
@@ -65,8 +66,11 @@ def split_corpus(corpus: Corpus, config: TrainConfig, report: Callable[[str], No
         elif name == "fold":
             test = _fold(corpus, config.fold, rng)
         else:
-            test = corpus.indices < OFFICIAL_TEST_INDICES
-        validation = _draw(~test, [corpus.labels, np.asarray(corpus.speakers)], config.validation_share, rng)
+            test = corpus.official_test
+        if name == "official" and VALIDATION in corpus.parts:
+            validation = np.asarray(corpus.parts) == VALIDATION
+        else:
+            validation = _draw(~test, [corpus.labels, np.asarray(corpus.speakers)], config.validation_share, rng)
     train = ~(test | validation)
     split = Split(name, *(np.flatnonzero(part).astype(np.int64) for part in (train, validation, test)))
     empty = [part for part, clips in split.parts.items() if clips == 0]
@@ -78,8 +82,21 @@ def split_corpus(corpus: Corpus, config: TrainConfig, report: Callable[[str], No
     return split
 
 
-def _held_out(corpus: Corpus, speaker: str | None) -> Mask:
+def known_speakers(corpus: Corpus) -> list[str]:
+    """The speakers of a corpus, of whom one can be left out. Raises DataError where that cannot be told or is all."""
+    unknown = corpus.speakers.count(UNKNOWN_SPEAKER)
     names = sorted(set(corpus.speakers))
+    if unknown or len(names) < 2:
+        what = f"does not say who speaks in {unknown} of its {len(corpus)} clips" if unknown else "has one speaker"
+        raise DataError(
+            f"{corpus.name} {what}: leaving a speaker out needs two at least, and the name of each (a sub-folder, or "
+            "the column speaker of a table); --split random, or folds, go without"
+        )
+    return names
+
+
+def _held_out(corpus: Corpus, speaker: str | None) -> Mask:
+    names = known_speakers(corpus)
     if speaker not in names:
         shown = ", ".join(names[:100]) + (f" and {len(names) - 100} more" if len(names) > 100 else "")
         raise DataError(f"no speaker {speaker!r} in {corpus.name}: expected one of {shown}")

@@ -62,6 +62,7 @@ def with_synthetic_voices(
         indices=np.concatenate([corpus.indices, spoken.indices[chosen]]),
         files=corpus.files + tuple(spoken.files[i] for i in chosen),
         data_hash=digest.hexdigest(),
+        parts=(),  # they have been divided
     )
     added = np.arange(len(corpus), len(mixed), dtype=np.int64)
     return mixed, replace(split, train=np.concatenate([split.train, added]))

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,7 @@ from ml_training.deploy.export import Network, answers, quiet
 from ml_training.deploy.metadata import INPUT_NAME
 from ml_training.errors import ExportError
 from ml_training.results import Ints
+from ml_training.utils.temporary import temporary_folder
 
 METHODS = ("minmax", "entropy", "percentile")  # how ranges follow from what calibration clips show
 MOST_LOST = 0.01  # share of the digits judged, or one of them, that int8 may get wrong and the network right
@@ -211,14 +210,14 @@ def in_8_bits(
         "minmax": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy,
         "percentile": CalibrationMethod.Percentile,
     }  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder, quiet(), contextlib.redirect_stdout(io.StringIO()):
+    with temporary_folder() as folder, quiet(), contextlib.redirect_stdout(io.StringIO()):
         quantize_static(
             copied, f"{folder}/int8.onnx", Clips(), quant_format=QuantFormat[form], nodes_to_quantize=nodes,
             per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
             # Weights of 7 bits: processors without VNNI add two products in 16 bits, where 8 would overflow.
             reduce_range=True, calibrate_method=known[method],
         )  # fmt: skip
-        found = onnx.load(Path(folder) / "int8.onnx")
+        found = onnx.load(folder / "int8.onnx")
     found.graph.ClearField("value_info")
     return found
 

@@ -31,6 +31,7 @@ from ml_training.deploy.metadata import git_commit
 from ml_training.errors import DigitError
 from ml_training.evaluation.contenders import Contender, contenders
 from ml_training.results import Count, Floats
+from ml_training.utils.temporary import temporary_folder
 
 YARDSTICK = 512  # rows and columns of the product of two float32 matrices that tells the machine's speed
 YARDSTICK_MS = 4.0  # what it takes on one thread of the machine that latencies are scaled to
@@ -135,7 +136,7 @@ def measure(
             report(f"{name} is skipped: {skipped[name]}")
     chosen = [everybody[name] for name in names if name not in skipped]
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = stack.enter_context(temporary_folder())
         files = _files(folder, next(iter(protocols.values())))
         paths = {name: _saved(folder, name, given) for name, given in protocols.items()}
         open_ones: dict[str, _Candidate] = {}

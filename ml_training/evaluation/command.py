@@ -6,19 +6,19 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ml_training.config import FP32, TrainConfig
 from ml_training.data.cache import Cache, caching
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.errors import ConfigError, DataError
-from ml_training.evaluation.cross_validation import Plan, cross_validate, planned_folds
-from ml_training.evaluation.folds import KEPT
 from ml_training.evaluation.paired import comparable, compared, to_dicts
 from ml_training.evaluation.perturbations import load_recordings
 from ml_training.evaluation.protocols import (
     CALIBRATION,
     CV,
+    KEPT,
     LOSO,
     NOISE,
     OFFICIAL,
@@ -47,13 +47,14 @@ from ml_training.evaluation.records import (
 from ml_training.evaluation.rejection import OWN_KINDS, load_others, rejection
 from ml_training.evaluation.version_metrics import record_with_versions
 from ml_training.inference import PRETRAINED
-from ml_training.pipelines import get_pipeline
-from ml_training.pipelines.base import Pipeline
 from ml_training.results import ProtocolResult
 from ml_training.utils.evaluation_tables import plural, provenance, tables_of, title_of
 from ml_training.utils.files import unwritable
 from ml_training.utils.report_evaluation import write_evaluation_report
 from ml_training.utils.visualization_evaluation import plot_result, slug
+
+if TYPE_CHECKING:
+    from ml_training.pipelines.base import Pipeline
 
 REPORT = "evaluation_report.html"
 SCORE_FOLDERS = (STRANGERS, NOISE, CALIBRATION, REJECTION)
@@ -210,18 +211,7 @@ def _results(
     for name in asked:
         if name in TRAINED_BY_FOLDS:
             assert corpus is not None
-            chosen = [get_pipeline(p) for p in config.pipelines] if pipelines is None else pipelines
-            speakers = request.speakers if name == LOSO else ()
-            folds = request.folds if name == CV else None
-            plan = Plan(folds, speakers, request.seeds, request.jobs, request.fold_models, request.models_wanted)
-            if earlier is not None and name == earlier.protocol:
-                planned: dict[str, set[tuple[int, str]]] = {}
-                for fold in planned_folds(corpus, chosen, config, plan):
-                    planned.setdefault(fold.pipeline.name, set()).add((fold.config.seed, fold.left_out))
-                comparable(name, corpus.name, corpus.data_hash, planned, earlier)
-            with caching(Cache(report=report) if config.cache else None):
-                found = cross_validate(corpus, chosen, config, Path(config.log_dir) / name, plan, report)
-            yield found
+            yield _by_folds(name, request, corpus, pipelines, earlier, report)
             continue
         if name == OFFICIAL or not folders:
             assert corpus is not None
@@ -240,6 +230,33 @@ def _results(
                 yield noise(models, clips, request.noise_seed, noises, report)
             else:
                 yield calibrated(models, clips)
+
+
+def _by_folds(
+    name: str,
+    request: Request,
+    corpus: Corpus,
+    pipelines: Sequence[Pipeline] | None,
+    earlier: ProtocolResult | None,
+    report: Report,
+) -> ProtocolResult:
+    """What the trainings of cv or loso find."""
+    # These need torch; protocols of models that are there do without.
+    from ml_training.evaluation.cross_validation import Plan, cross_validate, planned_folds
+    from ml_training.pipelines import get_pipeline
+
+    config = request.config
+    chosen = [get_pipeline(p) for p in config.pipelines] if pipelines is None else pipelines
+    speakers = request.speakers if name == LOSO else ()
+    folds = request.folds if name == CV else None
+    plan = Plan(folds, speakers, request.seeds, request.jobs, request.fold_models, request.models_wanted)
+    if earlier is not None and name == earlier.protocol:
+        planned: dict[str, set[tuple[int, str]]] = {}
+        for fold in planned_folds(corpus, chosen, config, plan):
+            planned.setdefault(fold.pipeline.name, set()).add((fold.config.seed, fold.left_out))
+        comparable(name, corpus.name, corpus.data_hash, planned, earlier)
+    with caching(Cache(report=report) if config.cache else None):
+        return cross_validate(corpus, chosen, config, Path(config.log_dir) / name, plan, report)
 
 
 def _models(request: Request, report: Report) -> list[TrainedModel]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from ml_training.config import MAX_FOLDS, TrainConfig
 from ml_training.data.corpus import Corpus
+from ml_training.data.splits import known_speakers
 from ml_training.errors import ConfigError, DataError, TrainingError
 from ml_training.evaluation.fold_workers import suitable_jobs, train_in_processes
 from ml_training.evaluation.folds import KEPT, PER_FOLD, Fold, finished, fold_of, train_fold
@@ -121,12 +122,10 @@ def planned_folds(corpus: Corpus, pipelines: Sequence[Pipeline], config: TrainCo
 
 
 def _speakers(corpus: Corpus, wanted: Sequence[str]) -> list[str]:
-    there = sorted(set(corpus.speakers))
+    there = known_speakers(corpus)
     unknown = [name for name in wanted if name not in there]
     if unknown:
         raise DataError(f"no speaker {', '.join(unknown)} in {corpus.name}: expected some of {', '.join(there[:100])}")
-    if len(there) < 2:
-        raise DataError(f"{corpus.name} has one speaker: leaving one out needs two at least")
     return list(dict.fromkeys(wanted)) or there
 
 

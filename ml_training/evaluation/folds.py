@@ -26,6 +26,7 @@ from ml_training.deploy.export import export_onnx
 from ml_training.deploy.metadata import git_commit
 from ml_training.errors import CheckpointError, TrainingError
 from ml_training.evaluation.calibration import calibration
+from ml_training.evaluation.protocols import KEPT, THROWN
 from ml_training.inference import MODEL_FILE
 from ml_training.pipelines.base import Pipeline
 from ml_training.results import EpochRecord
@@ -42,7 +43,6 @@ Report = Callable[[str], None]
 PER_FOLD = ("held_out_speaker", "fold", "seed")  # settings that differ from fold to fold
 RESULT = "fold.json"
 LONGEST_NAME = 150  # bytes of what is left out in the name of a folder; file systems take 255 in all
-THROWN, KEPT = MODELS = ("thrown away", "kept")  # what becomes of the models of folds
 _TOLD = {"identity", "test", "ece", "git_commit", "parts"}
 
 

@@ -40,6 +40,7 @@ from ml_training.results import (
 PROTOCOLS = ("official", "cv", "loso", "strangers", "noise", "calibration", "rejection")
 OFFICIAL, CV, LOSO, STRANGERS, NOISE, CALIBRATION, REJECTION = PROTOCOLS
 TRAINED_BY_FOLDS = (CV, LOSO)
+THROWN, KEPT = MODELS = ("thrown away", "kept")  # what becomes of the models of folds
 BATCH = 100
 
 Report = Callable[[str], None]
@@ -80,7 +81,8 @@ class TestClips:
     def description(self) -> str:
         corpus, speakers = self.corpus, len(set(self.corpus.speakers))
         numbers = f"recordings 0 to {OFFICIAL_TEST_INDICES - 1} of each speaker and digit"
-        part = numbers if self.official else "all clips"
+        own = "the test part" if corpus.parts else numbers
+        part = own if self.official else "all clips"
         return f"{part} of {corpus.name}: {len(corpus)} clips, {speakers} speakers"
 
 
@@ -137,7 +139,7 @@ def official_part(corpus: Corpus) -> TestClips:
             f"{corpus.name} has no official test part, which needs recordings on both sides of number "
             f"{OFFICIAL_TEST_INDICES} for every speaker and digit: score it whole with --folder"
         )
-    chosen = np.flatnonzero(corpus.indices < OFFICIAL_TEST_INDICES)
+    chosen = np.flatnonzero(corpus.official_test)
     return TestClips(subset(corpus, chosen), official=True)
 
 
@@ -147,6 +149,7 @@ def subset(corpus: Corpus, chosen: np.ndarray[Any, np.dtype[np.int64]]) -> Corpu
         corpus, waveforms=corpus.waveforms[chosen], lengths=corpus.lengths[chosen], labels=corpus.labels[chosen],
         speakers=tuple(corpus.speakers[i] for i in chosen), indices=corpus.indices[chosen],
         files=tuple(corpus.files[i] for i in chosen),
+        parts=tuple(corpus.parts[i] for i in chosen) if corpus.parts else (),
     )  # fmt: skip
 
 

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, SAMPLE_RATE, decode_sound, fit
 from ml_training.config import IS_DIGIT
-from ml_training.data.spoiling import spoil
 from ml_training.errors import AudioError, DataError
+from ml_training.evaluation.corruption import KINDS, corrupt_digits
 from ml_training.evaluation.protocols import REJECTION, TestClips, TrainedModel, new_result, refuse_known, score
 from ml_training.results import Count, Floats, ProtocolResult, Rejection
 
-OWN_KINDS = ("digits", "cut off", "doubled", "silence")  # are there without recordings of them
+OWN_KINDS = ("digits", *KINDS, "silence")  # are there without recordings of them
 KEPT = (0.95, 0.9)  # shares of the digits that are accepted where others are counted
 AS_SHIPPED = f"score {IS_DIGIT:g}"
 _LONGEST = 1.5  # seconds; a longer recording is heard a second at a time
@@ -67,16 +66,12 @@ def _clips(samples: Floats) -> list[Floats]:
 def made_of(clips: TestClips, seed: int) -> list[Others]:
     """What needs no recordings but the digits': halves of them, two at a time, and the hiss of an open microphone."""
     corpus, told = clips.corpus, f"seed {seed}"
-    waveforms, lengths, labels = map(torch.from_numpy, (corpus.waveforms, corpus.lengths, corpus.labels))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        spoilt = [
-            Others(kind, spoil(waveforms, lengths, labels, None, [kind])[0].numpy(), told)
-            for kind in ("cut off", "doubled")
-        ]
+    corrupted = [
+        Others(kind, made, told) for kind, made in corrupt_digits(corpus.waveforms, corpus.lengths, seed).items()
+    ]
     rng = np.random.default_rng(seed)
     hiss = rng.standard_normal((len(corpus), NUM_SAMPLES), dtype=np.float32) * np.float32(10 ** (_HISS_DB / 20))
-    return [*spoilt, Others("silence", hiss, told)]
+    return [*corrupted, Others("silence", hiss, told)]
 
 
 def rejection(

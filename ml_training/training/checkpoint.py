@@ -24,14 +24,15 @@ import torch
 from ml_training import __version__
 from ml_training.config import AugmentationConfig, TrainConfig, to_dict
 from ml_training.data.backgrounds import load_backgrounds
+from ml_training.deploy.checkpoints import BEST
 from ml_training.deploy.metadata import git_commit
 from ml_training.deploy.versions import VERSIONS
 from ml_training.errors import CheckpointError, DataError
 from ml_training.utils.files import write_durably
+from ml_training.utils.temporary import clear_half_written
 
 FORMAT = "streaming-digit-detector checkpoint"
 VERSION = 1
-BEST = "best_model.pt"
 INTERRUPTED = "checkpoint_interrupted.pt"
 
 # Settings that change no weight: places, speed, and where the data come from (their hash is compared instead).
@@ -97,6 +98,7 @@ class CheckpointStore:
         self.identity = identity
         self.report = report
         self.keep = identity.config.keep_checkpoints
+        clear_half_written(folder)
 
     def epochs(self) -> dict[int, Path]:
         """Epoch -> file of every checkpoint_epoch_NNN.pt, in order."""

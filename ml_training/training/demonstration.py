@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import ml_training
 from ml_training.audio import SAMPLE_RATE
 from ml_training.config import LABELS, MFCC, PIPELINE_TITLES, PIPELINES, TrainConfig, model_folder
-from ml_training.data.corpus import OFFICIAL_TEST_INDICES, Corpus
+from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.synthetic import synthesise
 from ml_training.errors import DigitError, Interrupted
@@ -248,7 +248,7 @@ def _part_of(corpus: Corpus) -> Corpus:
     chosen = []
     for position in np.argsort(corpus.indices, kind="stable"):
         speaker, digit = corpus.speakers[position], int(corpus.labels[position])
-        test = corpus.official_split and int(corpus.indices[position]) < OFFICIAL_TEST_INDICES
+        test = corpus.official_split and bool(corpus.official_test[position])
         if speaker in speakers and taken[speaker, digit, test] < limits[test]:
             taken[speaker, digit, test] += 1
             chosen.append(int(position))
@@ -259,6 +259,7 @@ def _part_of(corpus: Corpus) -> Corpus:
         labels=corpus.labels[chosen], speakers=tuple(corpus.speakers[i] for i in chosen),
         indices=corpus.indices[chosen], files=tuple(corpus.files[i] for i in chosen),
         data_hash=hashlib.sha256(waveforms.tobytes()).hexdigest(),
+        parts=tuple(corpus.parts[i] for i in chosen) if corpus.parts else (),
     )  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 
 from ml_training import __version__
-from ml_training.config import FILE_PRECISIONS, FP32, INT8, PIPELINES, PRETRAINED, TrainConfig, model_folder
+from ml_training.config import FILE_PRECISIONS, FP32, INT8, TrainConfig, model_folder
 from ml_training.data.corpus import Corpus
 from ml_training.deploy import version_store, versions
 from ml_training.deploy.executorch import export_executorch
@@ -28,6 +27,7 @@ from ml_training.training.checkpoint import BEST, Checkpoint, load_checkpoint
 from ml_training.training.material import PARITY_CLIPS, Material, fitted_temperature, load_material
 from ml_training.training.setup import load_weights, predict, predict_probabilities
 from ml_training.utils.files import check_not_shipped, unwritable, write_atomically
+from ml_training.utils.temporary import clear_half_written, temporary_folder
 
 CALIBRATION_CLIPS = 300
 EXECUTORCH = "executorch"  # a kind of file beside FILE_PRECISIONS, computed in fp32
@@ -84,23 +84,6 @@ class ExportOutcome:
     @property
     def exit_code(self) -> int:
         return 1 if self.failures else 0
-
-
-def checkpoints_in(models_dir: str, pipeline: str) -> tuple[str, ...]:
-    """The best weights of a folder of models: of one pipeline, or of "all" those that are there.
-
-    Raises CheckpointError where there are none.
-    """
-    check_not_shipped(models_dir)
-    names = PIPELINES if pipeline == "all" else (pipeline,)
-    files = [model_folder(models_dir, name) / BEST for name in names]
-    there = tuple(str(path) for path in files if path.is_file())
-    if not there:
-        raise CheckpointError(
-            f"{models_dir} holds no {names[0]}_classifier/{BEST}: train first, or name a checkpoint; the models that "
-            f"ship are exported already: load_classifier({PRETRAINED!r}, {names[0]!r})"
-        )
-    return there
 
 
 def export(
@@ -185,11 +168,12 @@ def _version_of(name: str, output: str | None) -> tuple[Path, int] | None:
 
 def _put(trained: Trained, precision: str, place: Path, version: tuple[Path, int] | None, report: Report) -> Exported:
     """Write a file, into the version that it was made of where there is one."""
+    clear_half_written(place.parent)
     if version is None:
         return trained.export(precision, place)
     folder, number = version
-    with tempfile.TemporaryDirectory() as made:
-        exported = trained.export(precision, Path(made) / place.name)
+    with temporary_folder() as made:
+        exported = trained.export(precision, made / place.name)
         if not version_store.attach(folder, number, place.name, exported.file.read_bytes(), report):
             report(f"version {number} keeps the {place.name} that it has; --output writes another elsewhere")
     return replace(exported, file=place, size=place.stat().st_size)

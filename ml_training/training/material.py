@@ -14,11 +14,13 @@ import torch
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.dataset_loader import load_corpus
+from ml_training.data.decoded import MAX_LEVEL
 from ml_training.data.negatives import with_negatives
 from ml_training.data.rows import Rows
 from ml_training.data.splits import Split, split_corpus
 from ml_training.data.synthetic_share import settled, with_synthetic_voices
 from ml_training.deploy.metadata import model_metadata
+from ml_training.errors import DataError
 from ml_training.evaluation.calibration import temperature_for_other_voices
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import DataSummary, Evaluation, Floats, Ints
@@ -112,6 +114,8 @@ def load_material(config: TrainConfig, corpus: Corpus | None, say: Say, warn: Sa
     """
     if corpus is None:
         corpus = load_corpus(config, report=lambda line: warn(line) if line.startswith("!!!") else say(line))
+    else:
+        _check_levels(corpus)
     config = settled(config, corpus)
     split = split_corpus(corpus, config, report=warn)
     tested_on, recordings_hash = corpus.name, " ".join(corpus.recordings)
@@ -124,6 +128,19 @@ def load_material(config: TrainConfig, corpus: Corpus | None, say: Say, warn: Sa
         negatives=negatives, skipped=corpus.skipped,
     )  # fmt: skip
     return Material(config, corpus, split, summary, recordings_hash, tested_on)
+
+
+def _check_levels(corpus: Corpus) -> None:
+    """Raise DataError for a clip that the loader of recordings would have left out: one makes every weight NaN."""
+    if isinstance(corpus.waveforms, Rows):  # out of the cache, which the loader fills
+        return
+    loudest = np.maximum(corpus.waveforms.max(axis=1), -corpus.waveforms.min(axis=1)) if len(corpus) else np.zeros(0)
+    bad = np.flatnonzero(~(loudest <= MAX_LEVEL))  # NaN among them
+    if len(bad):
+        raise DataError(
+            f"{corpus.name}: {corpus.files[bad[0]]} has samples of {loudest[bad[0]]:.2g} times full scale, expected -1 "
+            f"to 1{f', and {len(bad) - 1} more' if len(bad) > 1 else ''}: leave it out"
+        )
 
 
 def _stays_on_disk(nbytes: int, where: str, seldom: bool) -> bool:

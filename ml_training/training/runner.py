@@ -8,7 +8,6 @@ import json
 import os
 import pickle
 import signal
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +50,7 @@ from ml_training.utils.files import check_models_dir, write_atomically, write_js
 from ml_training.utils.logging_utils import RunLogger
 from ml_training.utils.report import gather_versions, write_report
 from ml_training.utils.signals import StopSignals
+from ml_training.utils.temporary import clear_half_written, temporary_folder
 from ml_training.utils.visualization import plot_confusion_matrix, plot_model_comparison, plot_training_history
 
 LATENCY_CLIPS = 100
@@ -85,15 +85,15 @@ def run(
     that fails is logged and named in the outcome; the others go on. Of a process `group` this is for rank 0, and
     `run_worker` for the others; there a training that fails ends all.
     Raises ConfigError for settings this machine cannot do, DataError without usable recordings, Interrupted
-    after Ctrl-C or SIGTERM (`resume_command` is what the last line then tells to type).
+    after Ctrl-C, SIGTERM or a hang-up (`resume_command` is what the last line then tells to type).
     """
     choose_precision(config, choose_device(config))
     check_models_dir(config.models_dir, config.pipelines)
     chosen = [get_pipeline(name) for name in config.pipelines] if pipelines is None else list(pipelines)
-    with cpu_threads(config.threads), RunLogger(Path(config.log_dir), config.pipeline) as logger:
+    logs = Path(config.log_dir)
+    with StopSignals() as signals, cpu_threads(config.threads), RunLogger(logs, config.pipeline) as logger:
         try:
-            kept = Cache(report=logger.warn) if config.cache else None
-            with StopSignals() as signals, caching(kept):
+            with caching(Cache(report=logger.warn) if config.cache else None):
                 return _run(config, corpus, chosen, logger, signals, group or SingleProcess())
         except (Interrupted, KeyboardInterrupt) as stop:
             signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
@@ -112,6 +112,8 @@ def _run(
     signals: StopSignals,
     group: SingleProcess,
 ) -> RunOutcome:
+    for folder in (Path(config.log_dir), _plots(config)):
+        clear_half_written(folder)
     logger.record(f"version {__version__}, process {os.getpid()}", "start", config=to_dict(config))
     tracker = tracker_at(config.mlflow, Path(config.log_dir)) if config.mlflow is not None else None
     _meet_teachers(config, logger)
@@ -138,6 +140,8 @@ def _run(
         except Exception as error:  # a bug of one pipeline must not cost the user the other two
             if ranks > 1 and not running.trained:
                 raise
+            if signals.leaving is not None:  # what had to be cleared up on the way out failed
+                raise Interrupted(signals.leaving) from error
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             failures[pipeline.name] = reason
             line = f"{pipeline.name} failed unexpectedly: {reason} (traceback in {logger.log_file})"
@@ -255,8 +259,8 @@ class _PipelineRun:
         self._write_config()
         version_store.settle(self.folder, self._say)
         # What answers in self.folder is the promoted version's until this training has become one itself.
-        with tempfile.TemporaryDirectory(prefix=f"{self.name}_") as made:
-            return self._result(Path(made))
+        with temporary_folder() as made:
+            return self._result(made)
 
     def _result(self, made: Path) -> PipelineResult:
         # Of clips that nothing varies, features are heard; few waveforms of them are, those to be spoiled.

@@ -15,13 +15,13 @@ from ml_training.config import TrainConfig, to_dict
 from ml_training.data.cache import Cache, caching
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus
-from ml_training.errors import ConfigError, TrainingError
+from ml_training.errors import TrainingError
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import Pipeline
 from ml_training.training.setup import cpu_threads
-from ml_training.tuning.objectives import COSTS, DIRECTIONS, QUALITIES, UNITS, check_objectives
-from ml_training.tuning.optuna_study import PRUNERS, SAMPLERS, finished, open_study, optuna_module, values_of
-from ml_training.tuning.space import MAX_GRID, Choices, Range, checked_space, grid_size, with_values
+from ml_training.tuning.optuna_study import finished, open_study, optuna_module, values_of
+from ml_training.tuning.request import COSTS, DIRECTIONS, QUALITIES, UNITS, TuneRequest
+from ml_training.tuning.space import Choices, Range, checked_space, grid_size, with_values
 from ml_training.tuning.worker import Task, work
 from ml_training.utils.files import write_json
 from ml_training.utils.live_line import LiveLine
@@ -38,48 +38,6 @@ REPORT = "tuning_report.html"
 PROCESS = "ml_training.tuning.worker"
 Report = Callable[[str], None]
 Search = Callable[[Task, Report], Any]  # to a study of Optuna
-
-
-@dataclass(frozen=True)
-class TuneRequest:
-    """What to search, how, and where it goes."""
-
-    config: TrainConfig  # settings that all trials share; names one pipeline
-    space: Mapping[str, Any]  # as JSON declares it
-    trials: int = 50
-    sampler: str = SAMPLERS[0]
-    pruner: str = PRUNERS[0]
-    objectives: tuple[str, ...] = ("validation",)
-    folds: int = 5  # of the objective cv
-    workers: int = 1
-    output: str = "tuning"
-    storage: str = ""  # address of a database; "" for a journal in `output`
-
-    def __post_init__(self) -> None:
-        faults: list[str] = []
-        for check in (lambda: check_objectives(self.objectives), lambda: checked_space(self.space)):
-            try:
-                check()
-            except ConfigError as error:
-                faults += error.faults
-        if self.config.pipeline == "all":
-            faults.append("pipeline: a search is for one: name it with --pipeline")
-        if self.config.split != "official" and self.objectives[:1] != ("validation",):
-            faults.append(f"split: objective {self.objectives[0]!r} decides it, leave it out")
-        if self.config.resume is not None or self.config.fold or self.config.held_out_speaker:
-            faults.append("resume, fold, held_out_speaker: a search decides these, leave them out")
-        if self.sampler not in SAMPLERS:
-            faults.append(f"sampler: expected one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
-        if self.pruner not in PRUNERS:
-            faults.append(f"pruner: expected one of {', '.join(PRUNERS)}, got {self.pruner!r}")
-        if not 1 <= self.trials <= MAX_GRID:
-            faults.append(f"trials: expected a number from 1 to {MAX_GRID}, got {self.trials}")
-        if not 1 <= self.workers <= 256:
-            faults.append(f"workers: expected a number from 1 to 256, got {self.workers}")
-        if not 2 <= self.folds <= 1000:
-            faults.append(f"folds: expected a number from 2 to 1000, got {self.folds}")
-        if faults:
-            raise ConfigError(faults)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from ml_training.config import TrainConfig, model_folder
 from ml_training.data.corpus import Corpus
 from ml_training.deploy.export import export_onnx
 from ml_training.deploy.metadata import model_metadata
-from ml_training.errors import ConfigError
 from ml_training.evaluation.cross_validation import Plan as FoldPlan
 from ml_training.evaluation.cross_validation import planned_folds
 from ml_training.evaluation.folds import RESULT, THROWN, finished, train_fold
@@ -29,10 +28,6 @@ from ml_training.training.trainer import train_model
 from ml_training.utils.signals import StopSignals
 from ml_training.utils.visualization import best_record
 
-QUALITIES = ("validation", "cv", "loso")
-COSTS = ("latency", "size")
-DIRECTIONS = {**dict.fromkeys(QUALITIES, "maximize"), **dict.fromkeys(COSTS, "minimize")}
-UNITS = {**dict.fromkeys(QUALITIES, "%"), "latency": "ms", "size": "kB"}
 _LATENCY_CLIPS = 300
 
 
@@ -51,23 +46,6 @@ class Judged:
 
 # Told of a step (epoch or fold, from 1) and the share of clips right there; raises Pruned.
 Report = Callable[[int, float], None]
-
-
-def check_objectives(names: Sequence[str]) -> None:
-    """Raises ConfigError where these cannot be searched for together."""
-    faults = [
-        f"objective: expected some of {', '.join(DIRECTIONS)}, got {name}" for name in names if name not in DIRECTIONS
-    ]
-    qualities = [name for name in names if name in QUALITIES]
-    if not faults and (len(qualities) != 1 or names[0] not in QUALITIES or len(names) > 2):
-        faults.append(
-            f"objective: expected one of {', '.join(QUALITIES)}, alone or followed by one of {', '.join(COSTS)}, got "
-            f"{' '.join(names) or 'none'}"
-        )
-    if not faults and len(names) > 1 and names[0] != "validation":
-        faults.append(f"objective: {names[1]} is measured of the one model that 'validation' trains, got {names[0]!r}")
-    if faults:
-        raise ConfigError(faults)
 
 
 class Judge:

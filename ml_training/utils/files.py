@@ -104,6 +104,19 @@ def check_models_dir(models_dir: str | Path, pipelines: Iterable[str]) -> None:
         raise ConfigError(list(dict.fromkeys(faults)))
 
 
+def unusable(folders: Mapping[str, str | Path]) -> list[str]:
+    """The same of folders, by setting, that files cannot be written into."""
+    faults = []
+    for name, place in folders.items():
+        path = Path(place).absolute()
+        there = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+        if not os.path.isdir(there):
+            faults.append(f"{name}: {there} is a file, expected a folder")
+        elif not os.access(there, os.W_OK):
+            faults.append(f"{name}: {there} cannot be written to, name another place")
+    return faults
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write values as JSON, atomically; numbers that are none become null. Raises TrainingError as above."""
     write_atomically(path, json_bytes(finite(values)))

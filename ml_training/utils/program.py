@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
 from ml_training.errors import DigitError, Interrupted, MissingExtraError
+from ml_training.utils.signals import STOPS, ignore_interrupts
 from ml_training.utils.text import escape_controls
 from ml_training.utils.torchrun_env import torchrun_rank
 
@@ -33,6 +34,8 @@ def program(main: Main) -> Main:
     @functools.wraps(main)
     def wrapped(argv: Sequence[str] | None = None) -> int:
         code = run(argv)
+        if argv is None:
+            ignore_signals_after(code)
         if "torch.distributed" in sys.modules and torchrun_rank() is not None:
             _end_at_once(code)
         return code
@@ -71,6 +74,12 @@ def program(main: Main) -> Main:
             return 1
 
     return wrapped
+
+
+def ignore_signals_after(code: int) -> None:
+    """Let no further Ctrl-C break into the end of this process, where `code` says that it was asked to end."""
+    if code - 128 in STOPS:
+        ignore_interrupts()
 
 
 def _end_at_once(code: int) -> NoReturn:

@@ -107,7 +107,7 @@ def test_a_file_in_the_folder_of_another_speaker_is_named(tmp_path, wav):
     assert skipped.reason == "its name says speaker 02, its folder 01"
 
 
-@pytest.mark.parametrize("file", ["", "notes.txt", "hello.wav", "a/b/0_c_0.wav", "bed/x_nohash_0.wav", "zero/x.wav"])
+@pytest.mark.parametrize("file", ["", "notes.txt", "hello.wav", "a/b/0_c_0.wav", "bed/x_nohash_0.wav"])
 def test_a_folder_without_digits_names_the_layouts(tmp_path, file):
     with pytest.raises(DataError, match=r"\{digit\}_\{speaker\}_\{index\}.*Speech Commands.*AudioMNIST"):
         load_folder(write(tmp_path, {file: b"x"} if file else {}))
@@ -150,7 +150,7 @@ def test_above_five_per_cent_of_bad_files_the_run_stops(tmp_path, wav):
     write(tmp_path, {f"0_bad_{index}.wav": b"" for index in range(10)})
     assert len(load_folder(tmp_path).skipped) == 10  # exactly 5 %
     write(tmp_path, {"0_bad_10.wav": b""})
-    with pytest.raises(DataError, match=r"11 of 201 files .*\(5\.5%.*0_bad_0\.wav: .*empty.*0_bad_1\.wav"):
+    with pytest.raises(DataError, match=r"11 of 201 files .*\(5\.5%.*first 0_bad_0\.wav: .*empty.*, and 10 more: "):
         load_folder(tmp_path)
 
 

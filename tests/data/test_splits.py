@@ -151,7 +151,7 @@ def test_without_an_official_test_part_the_split_is_random_and_says_so():
     [
         (corpus_of([(0, "a", 0)]), TrainConfig(), "train and validation"),
         (corpus_of([(0, "a", 7), (0, "a", 8)]), TrainConfig(), "test"),
-        (grid(speakers=1), TrainConfig(split="speaker", held_out_speaker="s0"), "train and validation"),
+        (grid(speakers=1), TrainConfig(split="speaker", held_out_speaker="s0"), "has one speaker: leaving a speaker"),
         (corpus_of([(0, "a", 0), (1, "a", 1)]), TrainConfig(split="random"), "leaves nothing for"),
         (corpus_of([]), TrainConfig(), "train and validation and test"),
     ],

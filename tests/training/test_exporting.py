@@ -21,7 +21,8 @@ from ml_training.deploy.versions import read_version, state_of
 from ml_training.errors import CheckpointError, ConfigError
 from ml_training.inference import load_classifier
 from ml_training.training.checkpoint import load_checkpoint
-from ml_training.training.exporting import Exported, ExportOutcome, ExportRequest, checkpoints_in, export
+from ml_training.deploy.checkpoints import checkpoints_in
+from ml_training.training.exporting import Exported, ExportOutcome, ExportRequest, export
 from ml_training.training.runner import run
 
 BEST = "models/mfcc_classifier/best_model.pt"

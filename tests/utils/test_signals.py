@@ -1,10 +1,13 @@
-"""Ctrl-C and SIGTERM: deferred while training, at once elsewhere, and never left behind."""
+"""Ctrl-C, SIGTERM and a hang-up: deferred while training, at once elsewhere, and never left behind."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -18,7 +21,15 @@ def send(signum: int) -> None:
     os.kill(os.getpid(), signum)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.fixture(autouse=True)
+def no_nohup() -> Iterator[None]:
+    """These tests themselves may run where a hang-up is ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_the_first_signal_waits_and_the_second_does_not(
     signum: signal.Signals, code: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -46,6 +57,62 @@ def test_outside_of_training_a_signal_leaves_at_once() -> None:
 def test_a_signal_that_nobody_looked_at_any_more_is_not_lost() -> None:
     with StopSignals() as signals, pytest.raises(Interrupted), signals.deferred():
         send(signal.SIGINT)
+
+
+@pytest.mark.parametrize("deferred", [True, False])
+def test_further_signals_do_not_break_into_what_clears_up(deferred: bool) -> None:
+    cleared = []
+
+    def work(signals: StopSignals) -> None:
+        try:
+            send(signal.SIGINT)
+            send(signal.SIGINT)
+        finally:
+            for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+                send(signum)
+            cleared.append(True)
+
+    with StopSignals() as signals, pytest.raises(Interrupted) as raised:
+        if deferred:
+            with signals.deferred():
+                work(signals)
+        else:
+            work(signals)
+    assert (raised.value.signum, signals.leaving, cleared) == (signal.SIGINT, signal.SIGINT, [True])
+
+
+def test_nor_do_they_after_a_loop_has_granted_the_first() -> None:
+    with StopSignals() as signals, pytest.raises(Interrupted):
+        try:
+            with signals.deferred():
+                send(signal.SIGTERM)
+                assert signals.signum is not None
+                raise Interrupted(signals.signum)
+        finally:
+            send(signal.SIGINT)
+
+
+def test_what_does_not_come_to_an_end_is_ended_by_a_later_signal() -> None:
+    code = """
+import os, signal
+from ml_training.utils import signals
+signals.GRACE = 0.0
+with signals.StopSignals():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("still there")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "", "")
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopSignals() as signals:
+        send(signal.SIGHUP)
+        assert signals.signum is None
 
 
 def test_an_error_of_the_training_is_not_hidden_by_the_signal() -> None:

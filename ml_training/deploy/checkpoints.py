@@ -1,0 +1,26 @@
+"""Where the best weights of a folder of models lie."""
+
+from __future__ import annotations
+
+from ml_training.config import PIPELINES, PRETRAINED, model_folder
+from ml_training.errors import CheckpointError
+from ml_training.utils.files import check_not_shipped
+
+BEST = "best_model.pt"
+
+
+def checkpoints_in(models_dir: str, pipeline: str) -> tuple[str, ...]:
+    """The best weights of a folder of models: of one pipeline, or of "all" those that are there.
+
+    Raises CheckpointError where there are none.
+    """
+    check_not_shipped(models_dir)
+    names = PIPELINES if pipeline == "all" else (pipeline,)
+    files = [model_folder(models_dir, name) / BEST for name in names]
+    there = tuple(str(path) for path in files if path.is_file())
+    if not there:
+        raise CheckpointError(
+            f"{models_dir} holds no {names[0]}_classifier/{BEST}: train first, or name a checkpoint; the models that "
+            f"ship are exported already: load_classifier({PRETRAINED!r}, {names[0]!r})"
+        )
+    return there

@@ -1,0 +1,61 @@
+"""A real run in a process of its own that is asked to end: by many Ctrl-C at once, and by a terminal that is closed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of another kind")
+COMMAND = [sys.executable, "-W", "error", str(Path(__file__).with_name("signalled.py"))]
+
+
+def log_of(folder: Path) -> str:
+    (log,) = (folder / "logs").glob("experiment_*.log")
+    return log.read_text(encoding="utf-8")
+
+
+def test_five_interrupts_within_25_ms_stop_it_as_one_does(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*COMMAND, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert any(line.startswith("mfcc epoch") for line in process.stdout)
+            for _ in range(5):
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.005)
+            said, _ = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == 130, said
+    assert "stopped; to go on: the same again" in said
+    for word in ("failed", "Traceback", "Bad file descriptor", "KeyboardInterrupt"):
+        assert word not in said + log_of(tmp_path)
+
+
+def test_a_terminal_that_is_closed_leaves_a_checkpoint_and_a_word_in_the_log(tmp_path: Path) -> None:
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*COMMAND, str(tmp_path), "terminal"], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    ) as process:
+        os.close(theirs)
+        try:
+            seen = b""
+            while b"mfcc epoch" not in seen:
+                assert (piece := os.read(ours, 4096)), seen
+                seen += piece
+        finally:
+            os.close(ours)  # the system hangs up
+        try:
+            assert process.wait(timeout=120) == 129
+        finally:
+            process.kill()
+    assert "stopped; to go on: the same again" in log_of(tmp_path)
+    assert list((tmp_path / "models" / "mfcc_classifier").glob("checkpoint_*.pt"))  # of an epoch or amid one
