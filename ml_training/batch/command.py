@@ -20,8 +20,9 @@ from ml_training.batch.progress import Progress
 from ml_training.batch.sizes import Batches
 from ml_training.batch.tables import Row, table_for
 from ml_training.batch.walk import ELSEWHERE, Found, Walk, kinds_of, place
-from ml_training.errors import BatchError, ConfigError, Interrupted
+from ml_training.errors import BatchError, ConfigError, DigitError, Interrupted
 from ml_training.utils.signals import StopSignals
+from ml_training.utils.text import escape_controls
 
 MAX_DECODERS = 64
 
@@ -96,12 +97,16 @@ def request_of(named: Sequence[str], flags: Mapping[str, Any]) -> BatchRequest:
 
 def write_table(classifier: Classifier, request: BatchRequest, answered_by: str) -> int:
     """Write the table, say what it holds; returns the exit code, 1 where a file has no answer."""
-    outcome = answer_all(classifier, request)
+    try:
+        outcome = answer_all(classifier, request)
+    except DigitError as error:
+        error.args = (escape_controls(str(error)),)
+        raise
     if outcome.unchanged:
-        print(f"{request.out} is whole, with {outcome}: nothing to resume", file=sys.stderr)
+        print(escape_controls(f"{request.out} is whole, with {outcome}: nothing to resume"), file=sys.stderr)
         return 0
-    print(f"{outcome} in {request.out}")
-    print(f"answered by {answered_by}", file=sys.stderr)
+    print(escape_controls(f"{outcome} in {request.out}"))
+    print(escape_controls(f"answered by {answered_by}"), file=sys.stderr)
     return 1 if outcome.errors else 0
 
 

@@ -150,7 +150,12 @@ class Journal:
         write_state(self.about, self._state)
 
     def _unfinished(self) -> bool:
-        return self.part.exists() and self.part.stat().st_size > len(self.table.header)
+        """Whether there is an unfinished table with a row in it, or something else in its place."""
+        try:
+            with self.part.open("rb") as file:
+                return not self.table.header.startswith(file.read(len(self.table.header) + 1))
+        except FileNotFoundError:
+            return False
 
     def _finished(self) -> Settings:
         """What the whole table answers. Raises BatchError where it is not as it was when it was finished."""
