@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     display = Display(args.json)
     with StopSignals(unit=None), contextlib.closing(display):
         if "file" in args:
-            hear(detector, from_file(args.file, args.realtime), display)
+            hear(detector, from_file(args.file, args.realtime, display.note), display)
             return 0
         device = args.device if "device" in args else None
         with Microphone(int(device) if device is not None and device.isdecimal() else device) as microphone:

@@ -1,68 +1,118 @@
 """Any audio in, one second of speech out: mono float32 at 8 kHz, exactly 8,000 samples.
 
-This is the only decoder; training, evaluation and answering all hear through it.
+This is the only decoder; training, evaluation and answering all use it. Files are opened by audio_files.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Iterator
 from os import PathLike
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_training.errors import (
-    AudioError,
-    EmptyAudioError,
-    MissingExtraError,
-    NonFiniteAudioError,
-    SilentAudioError,
-    UndecodableAudioError,
+from ml_training.audio_files import (
+    AUDIO_SUFFIXES,
+    ENCODINGS,
+    LOUDEST,
+    MAX_CHANNELS,
+    MAX_RATE,
+    MIN_RATE,
+    Blocks,
+    Floats,
+    Warn,
+    as_floats,
+    check_blocks,
+    file_blocks,
+    open_audio,
 )
+from ml_training.errors import EmptyAudioError, NonFiniteAudioError, SilentAudioError, UndecodableAudioError
+
+__all__ = [
+    "AUDIO_SUFFIXES", "ENCODINGS", "FAINTEST", "LOUDEST", "MAX_CHANNELS", "MAX_RATE", "MAX_SECONDS", "MIN_RATE",
+    "NUM_SAMPLES", "SAMPLE_RATE", "Blocks", "Downmix", "Floats", "Source", "Warn", "as_floats", "decode", "decode_sound",
+    "file_blocks", "fit", "is_silent", "load_audio", "mono_blocks", "trimmed",
+]  # fmt: skip
 
 SAMPLE_RATE = 8000  # Hz
 NUM_SAMPLES = 8000  # one second
-MAX_SECONDS = 3600  # longer recordings are no utterances; the bound keeps memory bounded too
-MAX_RATE = 768_000  # Hz, the highest rate any audio hardware uses
-AUDIO_SUFFIXES = (
-    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64",
-    ".webm", ".m4a", ".mp4", ".aac", ".mka", ".wma", ".amr", ".3gp",
-)  # fmt: skip
+MAX_SECONDS = 3600  # longer recordings are no utterances
 
-_FAINTEST = 1e-6  # of full scale, peak to peak; 24 bits resolve 1e-7, and the features nothing smaller
-_BLOCK = 1 << 18  # frames decoded at a time
+FAINTEST = 1e-6  # of full scale, peak to peak; 24 bits resolve 1e-7, and the features nothing smaller
+_CANCELLED = 0.01  # power of the mean of the channels over that of the loudest, below which they cancel
+_KEPT = 1 << 20  # samples at 8 kHz, 131 s, that are held; of a longer recording its second is decoded once more
 _FRAME = SAMPLE_RATE // 100  # 10 ms, the step in which a long clip is searched for its word
-_CONTAINERS = {b"\x1a\x45\xdf\xa3": "webm or mka", b"ftyp": "m4a or mp4", b"#!AMR": "amr", b"\x30\x26\xb2\x75": "wma"}
+_STRETCH = 512 * _FRAME  # numpy adds up in buffers of 8,192 values: whole ones make sums independent of the blocks
 
-Floats = NDArray[np.float32]
 Source = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[Any]
 
 
-def load_audio(source: Source, sample_rate: int | None = None) -> Floats:
-    """Read `source` and return its word: float32 (8000,), mono, 8 kHz.
+class _Recording(Protocol):
+    """A file or an array, whose blocks can be read more than once."""
 
-    `source` is a path, the bytes of a file, a binary file object, or an array of samples: (T,),
-    (T, channels) or (channels, T), floats around [-1, 1] or integers of full scale, at
-    `sample_rate` Hz (8,000 when not said). Raises an AudioError that tells what is wrong with it.
+    name: str
+
+    def blocks(self, max_seconds: float | None = None) -> Blocks: ...
+
+
+def load_audio(source: Source, sample_rate: int | None = None, encoding: str | None = None) -> Floats:
+    """The second of `source` with its word in it: float32 (8000,), mono, 8 kHz; zeros where it is silent.
+
+    Args:
+        source: a path, the bytes of a file, a binary file object, or an array of samples: (T,), (T, channels) or
+            (channels, T), floats around [-1, 1] or integers of full scale.
+        sample_rate: of an array, or of sound without a header, in Hz; 8,000 unless given.
+        encoding: of sound without a header, one of ENCODINGS. Names that end in .ul, .al, .gsm and so on say it.
+
+    Memory does not grow with the length of a file. Raises an AudioError that says what is wrong with the audio.
     """
-    return fit(decode(source, sample_rate))
+    with _opened(source, sample_rate, encoding) as recording:
+        mix = Downmix()
+        second = _load_second(recording, mix, None)
+        channel = mix.loudest_if_cancelled()
+        return second if channel is None else _load_second(recording, mix, channel)
 
 
-def decode(source: Source, sample_rate: int | None = None) -> Floats:
+def decode(source: Source, sample_rate: int | None = None, encoding: str | None = None) -> Floats:
     """Like `load_audio`, in full length: float32 (T,), mono, 8 kHz."""
-    if isinstance(source, np.ndarray):
-        name, blocks = "the array", _array_blocks(source, sample_rate)
-    else:
-        if sample_rate is not None:
-            raise UndecodableAudioError(
-                "sample_rate was given with a file, which states its own rate: pass it with arrays of samples only"
-            )
-        name, blocks = _name(source), file_blocks(source)
-    return _checked(_resample(blocks, name), name)
+    with _opened(source, sample_rate, encoding) as recording:
+        mix = Downmix()
+        parts = list(_resample(recording, mix, None))
+        if (channel := mix.loudest_if_cancelled()) is not None:
+            parts = list(_resample(recording, mix, channel))
+        if not parts:
+            raise _no_samples(recording.name)
+        samples = np.concatenate(parts)
+        _check_peak(samples.min(), samples.max(), recording.name)
+    return np.zeros_like(samples) if is_silent(samples) else samples
+
+
+def decode_sound(source: Source) -> Floats:
+    """As `decode`, of what must not be silent. Raises SilentAudioError where it is."""
+    samples = decode(source)
+    if is_silent(samples):
+        name = source if isinstance(source, (str, PathLike)) else "the recording"
+        raise SilentAudioError(f"{name} is digital silence ({samples.size} samples without a sound): record it again")
+    return samples
+
+
+def is_silent(samples: Floats) -> bool:
+    """Whether no sample of (T,) differs from the others by more than features resolve."""
+    return bool(np.ptp(samples) < FAINTEST)
+
+
+def mono_blocks(
+    source: Any, encoding: str | None = None, rate: int | None = None, max_seconds: float | None = None,
+    warn: Warn | None = None,
+) -> Iterator[tuple[int, Floats]]:  # fmt: skip
+    """As `file_blocks`, with the channels mixed to one: (rate, (frames,))."""
+    mix = Downmix()
+    for block_rate, block in file_blocks(source, encoding, rate, max_seconds, warn):
+        mono = mix.feed(block)
+        channel = mix.loudest_if_cancelled()
+        yield block_rate, mono if channel is None else block[:, channel]
 
 
 def trimmed(samples: Floats, silence_db: float) -> Floats:
@@ -77,237 +127,194 @@ def trimmed(samples: Floats, silence_db: float) -> Floats:
 
 
 def fit(samples: Floats) -> Floats:
-    """Exactly one second, float32 (8000,), of a clip (T,).
+    """Exactly one second, float32 (8000,), of a clip (T,): a copy.
 
     A shorter clip is centred between zeros: it starts at (8000 - T) // 2. Of a longer one the
     second with most speech in it is kept.
     """
     length = len(samples)
     if length > NUM_SAMPLES:
-        start = _word_start(samples)
-        return np.ascontiguousarray(samples[start : start + NUM_SAMPLES], dtype=np.float32)
+        search = _WordSearch()
+        search.feed(samples)
+        start = search.start()
+        return np.array(samples[start : start + NUM_SAMPLES], dtype=np.float32)  # not a view, which keeps all of it
     second = np.zeros(NUM_SAMPLES, dtype=np.float32)
     offset = (NUM_SAMPLES - length) // 2
     second[offset : offset + length] = samples
     return second
 
 
-def _word_start(samples: Floats) -> int:
-    """Where the second with the largest sum of frame amplitudes above the background begins.
+class Downmix:
+    """The mean of all channels, as long as they do not cancel: a loudspeaker's second wire, or a mid/side mix-up."""
+
+    def __init__(self) -> None:
+        self._frames = 0
+        self._sums = np.zeros(0)  # of the samples of each channel, and of their mean
+        self._squares = np.zeros(0)
+
+    def feed(self, block: Floats) -> Floats:
+        """(frames, channels) -> their mean, (frames,)."""
+        channels = block.shape[1]
+        if channels == 1:
+            return block[:, 0]
+        mono: Floats = block.mean(axis=1, dtype=np.float32)
+        if len(self._sums) != channels + 1:  # HE-AAC may begin with one channel and go on with two
+            self._frames, self._sums, self._squares = 0, np.zeros(channels + 1), np.zeros(channels + 1)
+        self._frames += len(block)
+        for i, samples in enumerate([*block.T, mono]):
+            exact = samples.astype(np.float64)
+            self._sums[i] += exact.sum()
+            self._squares[i] += exact @ exact
+        return mono
+
+    def loudest_if_cancelled(self) -> int | None:
+        """The channel with the most power, offsets left out, where the mean has next to none; None otherwise."""
+        if not self._frames:
+            return None
+        power = self._squares / self._frames - np.square(self._sums / self._frames)
+        loudest = int(power[:-1].argmax())
+        return loudest if power[-1] < _CANCELLED * power[loudest] else None
+
+
+class _WordSearch:
+    """Where the second with the largest sum of frame amplitudes above the background begins, of a clip in parts.
 
     Amplitudes, not energies, so that one click does not outweigh a word; of the first difference,
     so that hum and offsets do not. Of equally good places the middle one puts the word in the
     middle.
     """
-    edges = np.diff(samples, prepend=samples[:1])
-    frames = edges[: len(edges) // _FRAME * _FRAME].reshape(-1, _FRAME)
-    amplitude = np.sqrt(np.mean(np.square(frames), axis=1, dtype=np.float64))
-    above = np.maximum(amplitude - 2.0 * np.percentile(amplitude, 15), 0.0)
-    if not above.any():
-        above = amplitude
-    total = np.concatenate([[0.0], np.cumsum(above)])
-    span = NUM_SAMPLES // _FRAME
-    sums = total[span:] - total[:-span]
-    best = np.flatnonzero(sums >= sums.max() * (1.0 - 1e-3))
-    first_run = best[: np.argmax(np.diff(best, append=best[-1] + 2) > 1) + 1]
-    return int(first_run[len(first_run) // 2]) * _FRAME
+
+    def __init__(self) -> None:
+        self._amplitudes: list[NDArray[np.float64]] = []
+        self._rest: Floats = np.zeros(0, dtype=np.float32)
+        self._before: Floats | None = None  # the sample before those
+
+    def feed(self, samples: Floats) -> None:
+        """The next samples (T,) at 8 kHz."""
+        samples = np.concatenate([self._rest, samples]) if len(self._rest) else samples
+        whole = len(samples) // _STRETCH * _STRETCH
+        self._measure(samples[:whole])
+        self._rest = samples[whole:].copy()
+
+    def _measure(self, samples: Floats) -> None:
+        if len(samples) < _FRAME:
+            return
+        edges = np.diff(samples, prepend=samples[:1] if self._before is None else self._before)
+        self._before = samples[-1:].copy()
+        frames = edges[: len(edges) // _FRAME * _FRAME].reshape(-1, _FRAME)
+        self._amplitudes.append(np.sqrt(np.mean(np.square(frames), axis=1, dtype=np.float64)))
+
+    def start(self) -> int:
+        """The first sample of that second, of more than 8,000 samples."""
+        self._measure(self._rest)
+        amplitude = np.concatenate(self._amplitudes)
+        above = np.maximum(amplitude - 2.0 * np.percentile(amplitude, 15), 0.0)
+        if not above.any():
+            above = amplitude
+        total = np.concatenate([[0.0], np.cumsum(above)])
+        span = NUM_SAMPLES // _FRAME
+        sums = total[span:] - total[:-span]
+        best = np.flatnonzero(sums >= sums.max() * (1.0 - 1e-3))
+        first_run = best[: np.argmax(np.diff(best, append=best[-1] + 2) > 1) + 1]
+        return int(first_run[len(first_run) // 2]) * _FRAME
 
 
-def _checked(samples: Floats, name: str) -> Floats:
-    if samples.size == 0:
-        raise EmptyAudioError(f"{name} holds no samples: expected a recording of a spoken digit")
-    if not np.isfinite(samples).all():
-        raise NonFiniteAudioError(f"{name} becomes NaN or infinite when resampled: its samples are too large")
-    if samples.min() == samples.max():
-        raise SilentAudioError(f"{name} is digital silence ({samples.size} equal samples): check the recording")
-    if np.ptp(samples) < _FAINTEST:
-        raise SilentAudioError(
-            f"{name} is as good as silent, no sample is larger than {np.abs(samples).max():.1g} of full scale: check "
-            "the recording, and that an array of integers has the type of its scale (int16 for 16 bits)"
-        )
-    return samples
-
-
-def _name(source: Any) -> str:
-    if isinstance(source, (str, PathLike)):
-        return str(source)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return f"the audio ({len(source)} bytes)"
-    return str(getattr(source, "name", "the file object"))
-
-
-# --- arrays --------------------------------------------------------------------------------------
-
-
-def _array_blocks(array: NDArray[Any], sample_rate: int | None) -> Iterator[tuple[int, Floats]]:
-    rate = SAMPLE_RATE if sample_rate is None else sample_rate
-    if array.size == 0:
-        raise EmptyAudioError(f"the array of shape {array.shape} is empty: expected samples of a spoken digit")
-    if array.ndim == 2 and array.shape[0] < array.shape[1]:
-        array = array.T  # channels first: fewer channels than samples
-    if array.ndim not in (1, 2):
-        raise UndecodableAudioError(
-            f"the array has shape {array.shape}: expected (samples,), (samples, channels) or (channels, samples)"
-        )
-    yield rate, as_floats(array).reshape(len(array), -1)
-
-
-def as_floats(array: NDArray[Any]) -> Floats:
-    """Floats as they are, integers of full scale as numbers in [-1, 1). Raises UndecodableAudioError for the rest."""
-    if np.issubdtype(array.dtype, np.floating):
-        with np.errstate(over="ignore"):
-            return array.astype(np.float32)
-    if array.dtype == np.uint8:  # 8-bit PCM is unsigned, with 128 as zero
-        return (array.astype(np.float32) - 128.0) / 128.0
-    if np.issubdtype(array.dtype, np.signedinteger):
-        return (array / -float(np.iinfo(array.dtype).min)).astype(np.float32)
-    raise UndecodableAudioError(f"the array has type {array.dtype}: expected floats, signed integers or uint8")
-
-
-# --- files ---------------------------------------------------------------------------------------
-
-
-def file_blocks(source: Any) -> Iterator[tuple[int, Floats]]:
-    """Blocks (frames, channels) of a recording with their rate in Hz, by soundfile or, for other containers, PyAV.
-
-    It may be of any length. Raises an AudioError where it cannot be read, or no further.
-    """
-    import soundfile
-
-    name = _name(source)
-    frames = 0
-    try:
-        stream = _open(source, name)
-        with stream if isinstance(source, (str, PathLike)) else contextlib.nullcontext(stream):
-            head = stream.read(12)
-            if not head:
-                raise EmptyAudioError(f"{name} is empty (0 bytes): expected an audio file")
-            stream.seek(0)
-            tap = _Tap(stream)
-            try:
-                with soundfile.SoundFile(tap) as file:
-                    # Not file.blocks: where a file ends early it fills its last block with what lay in memory.
-                    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
-                        yield file.samplerate, block
-                        frames += len(block)
-                if tap.error is not None:
-                    raise tap.error
-                return
-            except soundfile.LibsndfileError as error:
-                reason = str(error).rsplit(": ", 1)[-1].rstrip(".")
-            if frames:
-                raise UndecodableAudioError(f"{name} is damaged after {frames} frames: {reason}")
-            stream.seek(0)
-            yield from _av_blocks(stream, name, head, reason)
-    except IsADirectoryError as error:
-        raise UndecodableAudioError(f"{name} is a folder: digits predict answers all in it with --out TABLE") from error
-    except OSError as error:
-        raise UndecodableAudioError(f"cannot read {name}: {error.strerror or error}") from error
-    except ValueError as error:  # a NUL in the name, a closed file
-        raise UndecodableAudioError(f"cannot read {name!r}: {error}") from error
-
-
-class _Tap:
-    """A stream as libsndfile is to see it: without its name, which would choose a format for it.
-
-    An error while reading is kept, because it cannot pass through libsndfile.
-    """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self.seek, self.tell = stream.seek, stream.tell
-        self.error: OSError | None = None
-        self._read = stream.read
-
-    def read(self, count: int) -> bytes:
-        try:
-            return self._read(count)
-        except OSError as error:
-            self.error = error
-            return b""
-
-
-def _open(source: Any, name: str) -> BinaryIO:
-    """A stream that can be sought and stands at its beginning. Raises OSError, ValueError, AudioError."""
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return io.BytesIO(bytes(source))
-    if isinstance(source, (str, PathLike)):
-        file = Path(source).open("rb")  # noqa: SIM115 (the caller closes it)
-        if file.seekable():
-            return file
-        with file:  # a pipe
-            return io.BytesIO(file.read())
-    if not callable(getattr(source, "read", None)):
-        raise UndecodableAudioError(
-            f"got {type(source).__name__}: expected a path, bytes, a binary file object or a numpy array"
-        )
-    seekable = callable(getattr(source, "seekable", None)) and source.seekable()
-    if seekable and not isinstance(source, io.TextIOBase) and source.tell() == 0:
-        return source  # type: ignore[no-any-return]
-    content = source.read()
-    if not isinstance(content, bytes):
-        raise UndecodableAudioError(f"{name} is open in text mode: open it in binary mode, 'rb'")
-    return io.BytesIO(content)
-
-
-def _av_blocks(stream: BinaryIO, name: str, head: bytes, reason: str) -> Iterator[tuple[int, Floats]]:
-    container = next((kind for magic, kind in _CONTAINERS.items() if magic in head), None)
-    try:
-        import av
-        from av.error import FFmpegError
-    except ImportError:
-        if container:
-            raise MissingExtraError(f"{name} ({container})", "formats") from None
-        raise UndecodableAudioError(f"{name} is not audio that can be read: {reason}") from None
-    try:
-        with av.open(stream, mode="r", metadata_errors="ignore") as media:
-            if not media.streams.audio:
-                raise UndecodableAudioError(f"{name} holds no audio track")
-            for frame in media.decode(audio=0):
-                samples = frame.to_ndarray()
-                if not frame.format.is_planar:
-                    samples = samples.reshape(-1, frame.layout.nb_channels).T
-                yield frame.sample_rate, as_floats(samples.T)
-    except (FFmpegError, ValueError, IndexError) as error:
-        why = getattr(error, "strerror", None) or error  # of FFmpeg's, without a number and the name of a stream
-        raise UndecodableAudioError(f"{name} is not audio that can be read: {reason}; {why}") from error
-
-
-# --- to 8 kHz ------------------------------------------------------------------------------------
-
-
-def _resample(blocks: Iterator[tuple[int, Floats]], name: str) -> Floats:
-    """Blocks (frames, channels) -> (T,) at 8 kHz. Channels are averaged."""
-    stream: Any = None
-    rate = 0
-    frames = 0
+def _load_second(recording: _Recording, mix: Downmix, channel: int | None) -> Floats:
+    search = _WordSearch()
     parts: list[Floats] = []
-    for block_rate, block in blocks:
-        if rate == 0:
-            rate = block_rate
-            if not isinstance(rate, (int, np.integer)) or not 0 < rate <= MAX_RATE:
-                raise UndecodableAudioError(
-                    f"{name} has a sample rate of {rate!r}: expected a whole number of Hz from 1 to {MAX_RATE}"
-                )
-            stream = _resampler(int(rate))
-        if block_rate != rate:
-            raise UndecodableAudioError(f"{name} changes its sample rate from {rate} to {block_rate} Hz midway")
-        if not np.isfinite(block).all():
-            raise NonFiniteAudioError(f"{name} has NaN or infinite samples, first at frame {frames}: record it anew")
-        frames += len(block)
-        if frames > MAX_SECONDS * rate:
-            raise AudioError(
-                f"{name} is longer than {MAX_SECONDS // 60} minutes: cut it to the utterance, expected about a second"
+    length, kept = 0, True
+    low, high = np.inf, -np.inf
+    for part in _resample(recording, mix, channel):
+        low, high = min(low, part.min()), max(high, part.max())
+        length += len(part)
+        parts.append(part)
+        if length > _KEPT:
+            kept = False
+            for each in parts:
+                search.feed(each)
+            parts.clear()
+    if not length:
+        raise _no_samples(recording.name)
+    _check_peak(low, high, recording.name)
+    if high - low < FAINTEST:
+        return np.zeros(NUM_SAMPLES, dtype=np.float32)
+    if kept:
+        return fit(np.concatenate(parts))
+    return _excerpt(_resample(recording, Downmix(), channel), search.start(), recording.name)
+
+
+def _excerpt(parts: Iterator[Floats], start: int, name: str) -> Floats:
+    """The second that begins at sample `start` of parts that follow each other."""
+    second = np.zeros(NUM_SAMPLES, dtype=np.float32)
+    place = -start
+    with contextlib.closing(parts):  # type: ignore[type-var]
+        for part in parts:
+            begin, end = max(0, -place), min(len(part), NUM_SAMPLES - place)
+            if begin < end:
+                second[place + begin : place + end] = part[begin:end]
+            place += len(part)
+            if place >= NUM_SAMPLES:
+                return second
+    raise UndecodableAudioError(f"{name} became shorter while it was read: read it again when nobody writes there")
+
+
+def _resample(recording: _Recording, mix: Downmix, channel: int | None) -> Iterator[Floats]:
+    """What a recording holds at 8 kHz, in parts that are not empty; its mean, or the one channel."""
+    resampler: Any = None
+    for rate, block in recording.blocks(MAX_SECONDS):
+        mono = mix.feed(block) if channel is None else block[:, min(channel, block.shape[1] - 1)]
+        if rate != SAMPLE_RATE:
+            if resampler is None:
+                import soxr
+
+                resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+            mono = resampler.resample_chunk(np.ascontiguousarray(mono))
+        if len(mono):
+            yield mono
+    if resampler is not None and len(rest := resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)):
+        yield rest
+
+
+def _check_peak(low: float, high: float, name: str) -> None:
+    """Between two samples within bounds a wave may lie beyond them."""
+    if not (low >= -LOUDEST and high <= LOUDEST):
+        raise NonFiniteAudioError(f"{name} is too loud: expected samples around [-1, 1], {LOUDEST:g} at most")
+
+
+def _no_samples(name: str) -> EmptyAudioError:
+    return EmptyAudioError(f"{name} holds no samples: expected a recording of a spoken digit")
+
+
+@contextlib.contextmanager
+def _opened(source: Source, sample_rate: int | None, encoding: str | None) -> Iterator[_Recording]:
+    if not isinstance(source, np.ndarray):
+        with open_audio(source, encoding, sample_rate) as file:
+            yield file
+    elif encoding is not None:
+        raise UndecodableAudioError("encoding was given with an array of samples: pass it with bytes or files")
+    else:
+        yield _Array(source, SAMPLE_RATE if sample_rate is None else sample_rate)
+
+
+class _Array:
+    """Samples that are in memory."""
+
+    name = "the array"
+
+    def __init__(self, array: NDArray[Any], rate: int) -> None:
+        if array.size == 0:
+            raise EmptyAudioError(f"the array of shape {array.shape} is empty: expected samples of a spoken digit")
+        if array.ndim not in (1, 2):
+            raise UndecodableAudioError(
+                f"the array has shape {array.shape}: expected (samples,), (samples, channels) or (channels, samples)"
             )
-        mono = block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
-        parts.append(stream.resample_chunk(mono) if stream else mono)
-    if stream:
-        parts.append(stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+        if array.dtype.kind in "iu" and array.itemsize == 8 and array.any():  # what numpy makes of a list
+            raise UndecodableAudioError(
+                "whole numbers of 64 bits have no full scale: pass them as np.array(samples, np.int16)"
+            )
+        if array.ndim == 2 and array.shape[0] < array.shape[1]:
+            array = array.T  # channels first: fewer channels than samples
+        self._samples, self._rate = as_floats(array).reshape(len(array), -1), rate
 
-
-def _resampler(rate: int) -> Any:
-    if rate == SAMPLE_RATE:
-        return None
-    import soxr
-
-    return soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+    def blocks(self, max_seconds: float | None = None) -> Blocks:
+        return check_blocks(iter([(self._rate, self._samples)]), self.name, max_seconds)

@@ -55,12 +55,20 @@ class UndecodableAudioError(AudioError):
     """Bytes that no decoder at hand reads as audio, or an array of the wrong shape or type."""
 
 
+class TruncatedAudioError(AudioError):
+    """A recording that ends before its header says so."""
+
+
+class TooLongAudioError(AudioError):
+    """A recording that is longer, or takes more to decode, than is allowed."""
+
+
 class NonFiniteAudioError(AudioError):
-    """NaN or infinite samples."""
+    """Samples that are NaN, infinite, or thousands of times full scale."""
 
 
 class SilentAudioError(AudioError):
-    """Digital silence: no sample differs from the others."""
+    """Digital silence where a sound is needed, as in training data; asked which digit it is, the answer is none."""
 
 
 class DataError(DigitError):

@@ -25,12 +25,13 @@ from pathlib import Path
 from typing import Any, TypedDict, final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ml_training.audio import NUM_SAMPLES, Floats, Source, load_audio
+from ml_training.audio import ENCODINGS, FAINTEST, LOUDEST, NUM_SAMPLES, Floats, Source, load_audio
 from ml_training.batch.flags import FLAGS, add_flags
 from ml_training.config import FILE_PRECISIONS, FP32, IS_DIGIT, LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, model_folder
 from ml_training.deploy.metadata import DIGIT_NAME, INPUT_NAME, SCORES_NAME, check_metadata, is_intact, onnx_name
-from ml_training.errors import ConfigError, DigitError, ModelError, ModelMemoryError, did_you_mean
+from ml_training.errors import ConfigError, DigitError, ModelError, ModelMemoryError, NonFiniteAudioError, did_you_mean
 from ml_training.flags import OneLineParser
 from ml_training.utils.answers import print_json, shown
 from ml_training.utils.memory import is_out_of_memory
@@ -100,21 +101,28 @@ class DigitClassifier:
         self._session = session
         self._threads = threads
 
-    def predict(self, source: Source, sample_rate: int | None = None) -> Prediction:
+    def predict(self, source: Source, sample_rate: int | None = None, encoding: str | None = None) -> Prediction:
         """The digit said in `source`: a path, the bytes of a file, a binary file object or an array.
 
-        `sample_rate` (Hz) belongs to arrays and is 8,000 when not said. Raises an AudioError that
-        says what is wrong with the audio.
+        `sample_rate` (Hz) and `encoding` are load_audio's, of arrays and of files without a header. Raises an
+        AudioError that says what is wrong with the audio; digital silence holds no digit, which is no error.
         """
-        samples = load_audio(source, sample_rate)
+        samples = load_audio(source, sample_rate, encoding)
         started = time.perf_counter()
         (probabilities,), (digit_score,) = self.hear(samples[None])
         return self._answer(probabilities, digit_score, 1e3 * (time.perf_counter() - started))
 
-    def batch_predict(self, files: Iterable[Source], batch_size: int = 32) -> list[FilePrediction | FileError]:
+    def batch_predict(
+        self,
+        files: Iterable[Source],
+        batch_size: int = 32,
+        *,
+        sample_rate: int | None = None,
+        encoding: str | None = None,
+    ) -> list[FilePrediction | FileError]:
         """One entry for each of `files`, in their order; `batch_size` of them go through the model at once.
 
-        A file that cannot be read gives {"file": ..., "error": why} and takes no other with it.
+        `sample_rate` and `encoding` are as in `predict`, for all of them. A file that cannot be read gives {"file": ..., "error": why} and takes no other with it.
         """
         if isinstance(files, (str, bytes, os.PathLike)):
             raise ConfigError([f"files: expected a list of files, got one: write [{files!r}]"], "batch_predict")
@@ -123,15 +131,17 @@ class DigitClassifier:
         entries: list[FilePrediction | FileError] = []
         waiting = enumerate(files)
         while group := list(islice(waiting, batch_size)):
-            entries += self._predict_group(group)
+            entries += self._predict_group(group, sample_rate, encoding)
         return entries
 
-    def _predict_group(self, group: Sequence[tuple[int, Source]]) -> list[FilePrediction | FileError]:
+    def _predict_group(
+        self, group: Sequence[tuple[int, Source]], sample_rate: int | None, encoding: str | None
+    ) -> list[FilePrediction | FileError]:
         clips: list[Floats] = []
         faults: list[str | None] = []
         for _, source in group:
             try:
-                clips.append(load_audio(source))
+                clips.append(load_audio(source, sample_rate, encoding))
                 faults.append(None)
             except DigitError as error:
                 faults.append(str(error))
@@ -152,17 +162,26 @@ class DigitClassifier:
         return self.hear(waveforms)[0]
 
     def hear(self, waveforms: Floats) -> tuple[Floats, Floats]:
-        """(N, 8000) float32 seconds as `load_audio` makes them -> (N, 10) probabilities and (N,) digit scores."""
+        """(N, 8000) float32 seconds as `load_audio` makes them -> (N, 10) probabilities and (N,) digit scores.
+
+        A silent one has a digit score of 0 and equal probabilities. Raises NonFiniteAudioError for samples that are
+        none, so that a model whose scores are none is damaged.
+        """
+        has_sound = _has_sound(waveforms)
         try:
             logits, digit_scores = self._session.run([SCORES_NAME, DIGIT_NAME], {INPUT_NAME: waveforms})
         except Exception as error:  # onnxruntime's own exceptions share no narrower base
             kind = ModelMemoryError if is_out_of_memory(error) else ModelError
             raise kind(f"{self.model_file} failed on an input of shape {waveforms.shape}: {error}") from error
         whole = logits.shape == (len(waveforms), len(LABELS)) and digit_scores.shape == (len(waveforms),)
-        if not whole or not np.isfinite(logits).all() or not np.isfinite(digit_scores).all():
+        finite = whole and np.isfinite(logits).all(axis=1) & np.isfinite(digit_scores)
+        if not np.all(finite | ~has_sound):
             raise ModelError(
                 f"{self.model_file} is damaged: expected {len(LABELS)} finite scores a clip; export or train it again"
             )
+        if not has_sound.all():  # what a model makes of silence means nothing
+            logits = np.where(has_sound[:, None], logits, np.float32(0))
+            digit_scores = np.where(has_sound, digit_scores, np.float32(0))
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True), digit_scores
 
@@ -315,6 +334,20 @@ def _check_shapes(session: Any, file: Path) -> None:
         )
 
 
+def _has_sound(waveforms: Floats) -> NDArray[np.bool_]:
+    """Which of (N, T) are not silent. Raises NonFiniteAudioError for samples that no recording has."""
+    low, high = waveforms.min(axis=1), waveforms.max(axis=1)
+    bounded = (low >= -LOUDEST) & (high <= LOUDEST)  # NaN is not, either
+    if not bounded.all():
+        row = int(np.argmin(bounded))
+        raise NonFiniteAudioError(
+            f"clip {row} of {len(waveforms)} has samples from {low[row]:.3g} to {high[row]:.3g}: expected numbers "
+            f"around [-1, 1], {LOUDEST:g} at most"
+        )
+    has_sound: NDArray[np.bool_] = high - low >= FAINTEST
+    return has_sound
+
+
 def _file_name(source: Any, position: int) -> str:
     if isinstance(source, (str, os.PathLike)):
         return str(source)
@@ -345,11 +378,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--json", action="store_true", default=SUPPRESS, help="an object for one file, a list for several"
     )
+    parser.add_argument(
+        "--encoding", choices=ENCODINGS, default=None, help="of files without a header (default: by their suffix)"
+    )
+    parser.add_argument("--rate", type=int, default=None, metavar="HZ", help="of files without a header (default: 8000)")
     add_flags(parser)
     args = vars(parser.parse_args(argv))
     files: list[str] = [*args.get("files", []), *args.get("audio", [])]
     if not files:
         parser.error("name at least one recording")
+    encoding, rate = args["encoding"], args["rate"]
+    if args.keys() & FLAGS and (encoding is not None or rate is not None):
+        parser.error("--encoding and --rate are for files that are named: in tables the suffix says it (.ul, .al, .gsm)")
     precision: str = args["precision"]
     version: int | None = args["version"]
     model_dir, pipeline = _answering(args.get("model_dir"), args.get("pipeline"), precision, version)
@@ -367,7 +407,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with on_cluster(request, classifier, args.get("workers", 2), args.get("ray_address", "")) as request:
                 return write_table(classifier, request, told)
         return write_table(classifier, request, told)
-    entries = classifier.batch_predict(files)
+    entries = classifier.batch_predict(files, sample_rate=rate, encoding=encoding)
     bad = [entry["error"] for entry in entries if "error" in entry]
     if "json" in args:
         print_json(entries)

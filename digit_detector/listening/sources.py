@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ml_training.audio import Floats, file_blocks
+from ml_training.audio import Floats, Warn, mono_blocks
 from ml_training.errors import MicrophoneError, MissingExtraError
 
 PIECE_SECONDS = 0.032  # of sound that comes at a time
@@ -15,10 +15,13 @@ _PATIENCE = 5.0  # seconds without any sound after which a microphone is taken f
 _LATE = 200  # pieces that may wait; what comes beyond is lost, and said to be
 
 
-def from_file(path: str, realtime: bool) -> Iterator[tuple[int, Floats]]:
-    """Pieces (frames, channels) of a recording with their rate. Raises an AudioError where it cannot be read."""
+def from_file(path: str, realtime: bool, warn: Warn | None = None) -> Iterator[tuple[int, Floats]]:
+    """Pieces (frames,) of a recording with their rate. Raises an AudioError where it cannot be read.
+
+    `warn` is given a sentence about a recording that ends before its header says so; without it that is an error.
+    """
     started, played = time.monotonic(), 0.0
-    for rate, block in file_blocks(path):
+    for rate, block in mono_blocks(path, warn=warn):
         size = max(1, int(PIECE_SECONDS * rate)) if realtime else len(block)
         for first in range(0, len(block), size):
             piece = block[first : first + size]

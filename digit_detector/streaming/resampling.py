@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from ml_training.audio import MAX_RATE, SAMPLE_RATE, Floats, as_floats
+from ml_training.audio import LOUDEST, MAX_RATE, MIN_RATE, SAMPLE_RATE, Floats, as_floats
 from ml_training.errors import NonFiniteAudioError, UndecodableAudioError
 
 # Of soxr's qualities the one that waits least for what comes (20 to 30 ms instead of 80): 3 dB less at 3.3 kHz.
 _QUALITY = "LQ"
 _EMPTY = np.zeros(0, dtype=np.float32)
-_LOUDEST = 1e4  # times full scale; what is beyond is no sound
 
 
 class Resampler:
@@ -47,8 +46,8 @@ def as_samples(samples: object, rate: object) -> tuple[Floats, int]:
 
     Raises UndecodableAudioError for a rate, shape or type that cannot be, NonFiniteAudioError for NaN or infinities.
     """
-    if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or not 1000 <= rate <= MAX_RATE:
-        raise UndecodableAudioError(f"sample_rate: expected a whole number of Hz from 1000 to {MAX_RATE}, got {rate!r}")
+    if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or not MIN_RATE <= rate <= MAX_RATE:
+        raise UndecodableAudioError(f"sample_rate: expected a whole number of Hz from {MIN_RATE} to {MAX_RATE}, got {rate!r}")
     if isinstance(samples, (bytes, bytearray)):
         raise UndecodableAudioError(
             f"got {type(samples).__name__}: expected numbers, as of np.frombuffer(data, np.int16)"
@@ -73,8 +72,8 @@ def as_samples(samples: object, rate: object) -> tuple[Floats, int]:
             wave = wave.mean(axis=1, dtype=np.float32)
     if array.dtype.kind in "iu":
         return wave, int(rate)
-    if not np.abs(wave).max() <= _LOUDEST:  # NaN is not, either
-        at = int(np.argmax(~np.isfinite(wave) | (np.abs(wave) > _LOUDEST)))
+    if not np.abs(wave).max() <= LOUDEST:  # NaN is not, either
+        at = int(np.argmax(~np.isfinite(wave) | (np.abs(wave) > LOUDEST)))
         raise NonFiniteAudioError(
             f"sample {at} of this piece is {wave[at]}: expected numbers around [-1, 1]; nothing of the piece was heard"
         )

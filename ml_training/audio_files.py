@@ -1,0 +1,514 @@
+"""Recordings in files: their first bytes say which container they are, and that alone says which reader opens them.
+
+A reader is never left to guess: FFmpeg's 371 demuxers include playlists and session descriptions, which name other
+files and addresses. What is in no list here is refused before any decoder sees it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_training.audio_headers import (
+    AMR_FRAMES,
+    HEAD_BYTES,
+    Header,
+    container_of,
+    find_sound,
+    is_marked,
+    read_header,
+)
+from ml_training.errors import (
+    AudioError,
+    ConfigError,
+    EmptyAudioError,
+    MissingExtraError,
+    NonFiniteAudioError,
+    TooLongAudioError,
+    TruncatedAudioError,
+    UndecodableAudioError,
+)
+
+MIN_RATE = 1000  # Hz; no sound that holds speech has a lower one
+MAX_RATE = 768_000  # Hz, the highest rate any audio hardware uses
+MAX_CHANNELS = 8
+MAX_VALUES_PER_SECOND = 8 * 192_000  # rate times channels: what a second of sound may cost
+MAX_VALUES = 1 << 30  # frames times channels of a clip: an hour at 96 kHz in stereo, and a half more
+LOUDEST = 1e4  # times full scale; what is beyond is no sound
+MAX_PIPE_BYTES = 256 << 20  # of what can be read only once, and is therefore held in memory
+
+_BLOCK = 1 << 16  # values decoded at a time: fewer frames where there are more channels
+_UNKNOWN_FRAMES = 1 << 62  # libsndfile's way of saying that a header does not give the length
+
+# Container -> names that libsndfile has for it. The rest of what libsndfile reads (MAT, XI, VOC, PAF, SDS, HTK, ...)
+# is no recording that people have.
+_SNDFILE_FORMATS: dict[str, frozenset[str]] = {
+    "WAV": frozenset({"WAV", "WAVEX"}), "RF64": frozenset({"RF64"}), "W64": frozenset({"W64"}),
+    "AIFF": frozenset({"AIFF"}), "AU": frozenset({"AU"}), "CAF": frozenset({"CAF"}), "FLAC": frozenset({"FLAC"}),
+    "Ogg": frozenset({"OGG"}), "MP3": frozenset({"MP3"}),
+}  # fmt: skip
+# Container -> FFmpeg's demuxer; of those above, for what libsndfile cannot read of them (MP3 in WAV, Speex in Ogg).
+_DEMUXERS = {
+    "WAV": "wav", "CAF": "caf", "FLAC": "flac", "Ogg": "ogg", "MP3": "mp3", "Matroska or WebM": "matroska",
+    "MP4": "mov", "AAC": "aac", "WMA": "asf", "AMR": "amr",
+}  # fmt: skip
+_DECODERS = frozenset(
+    """
+    aac aac_fixed alac amrnb amrwb libopencore_amrnb libopencore_amrwb flac gsm gsm_ms mp1 mp1float mp2 mp2float mp3
+    mp3float opus libopus speex libspeex vorbis libvorbis wmalossless wmapro wmav1 wmav2 wmavoice g722 adpcm_g722
+    adpcm_g726 adpcm_ima_qt adpcm_ima_wav adpcm_ms pcm_alaw pcm_mulaw pcm_u8 pcm_s8 pcm_s16be pcm_s16le pcm_s24be
+    pcm_s24le pcm_s32be pcm_s32le pcm_f32be pcm_f32le pcm_f64be pcm_f64le
+    """.split()
+)
+_TIMED = frozenset({"mov", "matroska", "asf"})  # demuxers whose length comes from the header, not from a guess
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Telephone sound without a header, one channel."""
+
+    subtype: str  # libsndfile's; "" where FFmpeg reads it
+    rate: int  # Hz, unless another is asked for
+    fixed: bool = False  # whether it has no other
+
+
+ENCODINGS = {
+    "mulaw": Encoding("ULAW", 8000), "alaw": Encoding("ALAW", 8000), "s16": Encoding("PCM_16", 8000),
+    "vox": Encoding("VOX_ADPCM", 8000), "gsm": Encoding("GSM610", 8000, True), "g722": Encoding("", 16_000, True),
+}  # fmt: skip
+_SUFFIX_ENCODINGS = {
+    ".ul": "mulaw", ".ulaw": "mulaw", ".al": "alaw", ".alaw": "alaw", ".sln": "s16", ".gsm": "gsm", ".g722": "g722",
+    ".vox": "vox",
+}  # fmt: skip
+# .raw is not among them: it may be anything, and is read where its encoding is given.
+AUDIO_SUFFIXES = (
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64",
+    ".webm", ".m4a", ".mp4", ".aac", ".mka", ".wma", ".amr", ".3gp", *_SUFFIX_ENCODINGS,
+)  # fmt: skip
+
+Floats = NDArray[np.float32]
+Blocks = Iterator[tuple[int, Floats]]  # rate in Hz, samples (frames, channels)
+Warn = Callable[[str], None]
+
+
+def file_blocks(
+    source: Any,
+    encoding: str | None = None,
+    rate: int | None = None,
+    max_seconds: float | None = None,
+    warn: Warn | None = None,
+) -> Blocks:
+    """Blocks (frames, channels) of a recording with their rate in Hz.
+
+    Args:
+        source: a path, the bytes of a file, or a binary file object.
+        encoding: one of ENCODINGS, of sound without a header; the suffix of a name says it, too.
+        rate: its rate in Hz.
+        max_seconds: raise TooLongAudioError for more, from the header where it gives the length.
+        warn: is given a sentence where the recording ends before its header says so; None raises TruncatedAudioError.
+
+    Raises an AudioError where it cannot be read, or no further.
+    """
+    with open_audio(source, encoding, rate) as file:
+        yield from file.blocks(max_seconds, warn)
+
+
+@contextlib.contextmanager
+def open_audio(source: Any, encoding: str | None = None, rate: int | None = None) -> Iterator[AudioFile]:
+    """A recording whose blocks can be read more than once. Raises AudioError, ConfigError."""
+    if encoding is not None and encoding not in ENCODINGS:
+        raise ConfigError([f"encoding: expected one of {', '.join(ENCODINGS)}, got {encoding!r}"], "arguments")
+    name = _name_of(source)
+    with _our_errors(name):
+        stream = _open(source, name, encoding)
+    try:
+        with _our_errors(name):
+            file = AudioFile(stream, name, encoding or _encoding_of(source), rate, isinstance(stream, io.FileIO))
+        yield file
+    finally:
+        if isinstance(source, (str, PathLike)):
+            stream.close()
+
+
+class AudioFile:
+    """A recording that is open."""
+
+    def __init__(self, stream: BinaryIO, name: str, encoding: str | None, rate: int | None, has_fd: bool) -> None:
+        self.name = name
+        self._stream, self._has_fd = stream, has_fd
+        self._start, container = find_sound(stream)
+        self._length = stream.seek(0, io.SEEK_END)
+        if self._length == 0:
+            raise EmptyAudioError(f"{name} is empty (0 bytes): expected an audio file")
+        if encoding is not None and not is_marked(container):
+            self._encoding, container = ENCODINGS[encoding], ""
+            self._rate = _checked_rate(encoding, rate)
+        elif rate is not None:
+            raise UndecodableAudioError(
+                "sample_rate was given with a file, which states its own rate: pass it with arrays of samples, or "
+                f"with an encoding ({', '.join(ENCODINGS)}) for a file without a header"
+            )
+        elif container is None:
+            raise _not_audio(name)
+        else:
+            self._encoding, self._rate = None, 0
+        self._container = container
+        self._header = read_header(stream, container, self._start, self._length) if container else Header()
+
+    def blocks(self, max_seconds: float | None = None, warn: Warn | None = None) -> Blocks:
+        """As file_blocks, from the beginning."""
+        return check_blocks(self._decoded(max_seconds, warn), self.name, max_seconds)
+
+    def _decoded(self, max_seconds: float | None, warn: Warn | None) -> Blocks:
+        header = self._header
+        with _our_errors(self.name):
+            if header.end is not None and header.end > self._length:
+                self._cut_off(f"its header promises {header.end} bytes, and {self._length} are there", warn)
+            reason = ""
+            if self._encoding is None and self._container not in _SNDFILE_FORMATS:
+                demuxer = _DEMUXERS[self._container]
+            elif self._encoding is not None and not self._encoding.subtype:
+                demuxer = "g722"
+            else:
+                reason = yield from self._sndfile_blocks(max_seconds, warn)
+                demuxer = _DEMUXERS.get(self._container, "")
+                if not reason:
+                    return
+                if not demuxer:
+                    raise UndecodableAudioError(f"{self.name} is not audio that can be read: {reason}")
+            yield from self._av_blocks(demuxer, reason, max_seconds, warn)
+
+    def _cut_off(self, how: str, warn: Warn | None) -> None:
+        message = f"{self.name} is cut off: {how}; copy or record it again"
+        if warn is None:
+            raise TruncatedAudioError(message)
+        warn(message)
+
+    def _check_header(self, rate: int, channels: int, seconds: float | None, max_seconds: float | None) -> None:
+        """Refuse what would cost too much, before a sample is decoded."""
+        check_format(self.name, rate, channels)
+        if seconds is not None and max_seconds is not None:
+            check_length(self.name, seconds, rate, channels, max_seconds)
+
+    def _view(self) -> _View:
+        return _View(self._stream, self._start, self._length, self._header.patches)
+
+    def _sndfile_blocks(
+        self, max_seconds: float | None, warn: Warn | None
+    ) -> Iterator[tuple[int, Floats]]:  # and returns why libsndfile cannot open it, "" where it could
+        import soundfile
+
+        view, raw = self._view(), {}
+        if self._encoding is not None:
+            raw = {"format": "RAW", "subtype": self._encoding.subtype, "samplerate": self._rate, "channels": 1}
+        # By its descriptor where it has one of ours: Ctrl-C cannot pass through the calls back of libsndfile.
+        direct = self._has_fd and not self._start and not self._header.patches
+        self._stream.seek(0)
+        opened = self._stream.fileno() if direct else view
+        frames = 0
+        try:
+            with soundfile.SoundFile(opened, closefd=False, **raw) as file:
+                if self._encoding is None and file.format not in _SNDFILE_FORMATS[self._container]:
+                    raise _not_audio(self.name)
+                known = file.frames if 0 < file.frames < _UNKNOWN_FRAMES else None
+                rate, channels = file.samplerate, file.channels
+                self._check_header(rate, channels, None if known is None else known / rate, max_seconds)
+                # Not file.blocks: where a file ends early it fills its last block with what lay in memory.
+                while len(block := file.read(max(1, _BLOCK // channels), dtype="float32", always_2d=True)):
+                    yield rate, block
+                    frames += len(block)
+                if view.error is not None:
+                    raise view.error
+                if self._container == "FLAC" and known is not None and frames < known:
+                    self._cut_off(f"its header promises {known} frames, and {frames} are there", warn)
+            return ""
+        except soundfile.LibsndfileError as error:
+            reason = str(error).rsplit(": ", 1)[-1].rstrip(".")
+        if view.error is not None:
+            raise view.error
+        if frames:
+            raise UndecodableAudioError(f"{self.name} is damaged after {frames} frames: {reason}")
+        return reason
+
+    def _av_blocks(self, demuxer: str, reason: str, max_seconds: float | None, warn: Warn | None) -> Blocks:
+        try:
+            import av
+            from av.error import FFmpegError
+        except ImportError:
+            if not reason:
+                raise MissingExtraError(f"{self.name} ({self._container or demuxer})", "formats") from None
+            raise UndecodableAudioError(f"{self.name} is not audio that can be read: {reason}") from None
+        before = f"{reason}; " if reason else ""
+        try:
+            with av.open(
+                self._view(), mode="r", format=demuxer, metadata_errors="ignore", io_open=self._refuse,
+                container_options=_only(demuxer),
+            ) as media:  # fmt: skip
+                if not media.streams.audio:
+                    raise UndecodableAudioError(f"{self.name} holds no audio track")
+                track = media.streams.audio[0]
+                codec = track.codec_context
+                if codec is None or codec.name not in _DECODERS:
+                    unknown = "" if codec is None else f" ({codec.name})"
+                    raise UndecodableAudioError(
+                        f"{self.name} is {self._container} with an audio codec that is not decoded here{unknown}: "
+                        "convert it to WAV or FLAC"
+                    )
+                seconds = None
+                if demuxer in _TIMED and media.duration is not None:
+                    seconds = media.duration / av.time_base
+                if codec.sample_rate and codec.channels:
+                    self._check_header(codec.sample_rate, codec.channels, seconds, max_seconds)
+                if codec.name.removeprefix("libopencore_") in AMR_FRAMES:
+                    yield from self._amr_blocks(media, track, warn)
+                    return
+                for frame in media.decode(track):
+                    yield frame.sample_rate, _samples_of(frame)
+        except (FFmpegError, ValueError, IndexError) as error:
+            why = getattr(error, "strerror", None) or error  # of FFmpeg's, without a number and the name of a stream
+            raise UndecodableAudioError(f"{self.name} is not audio that can be read: {before}{why}") from error
+
+    def _amr_blocks(self, media: Any, track: Any, warn: Warn | None) -> Blocks:
+        """AMR frame by frame: where nobody spoke it holds none, or comfort noise, which FFmpeg's decoder refuses."""
+        import av
+
+        codec = track.codec_context
+        rate, sizes, speech = AMR_FRAMES[codec.name.removeprefix("libopencore_")]
+        pause = np.zeros((rate // 50, 1), dtype=np.float32)  # 20 ms
+        for packet in media.demux(track):
+            content = bytes(packet)
+            while content:
+                kind = content[0] >> 3 & 15
+                frame, content = content[: sizes[kind]], content[sizes[kind] :]
+                if len(frame) < sizes[kind]:
+                    self._cut_off("it ends within a frame", warn)
+                elif kind not in speech:
+                    yield rate, pause
+                else:
+                    for decoded in codec.decode(av.Packet(frame)):
+                        yield decoded.sample_rate, _samples_of(decoded)
+
+    def _refuse(self, url: str, *_: object) -> BinaryIO:
+        raise UndecodableAudioError(f"{self.name} names another file ({url!r}): expected a recording that is whole")
+
+
+def check_blocks(blocks: Blocks, name: str, max_seconds: float | None = None) -> Blocks:
+    """The same blocks, as long as their rate, channels, levels and length are those of a recording."""
+    rate = frames = values = 0
+    for block_rate, block in blocks:
+        channels = block.shape[1]
+        if rate == 0:
+            rate = block_rate
+        check_format(name, block_rate, channels)
+        if block_rate != rate:
+            raise UndecodableAudioError(f"{name} changes its sample rate from {rate} to {block_rate} Hz midway")
+        if len(block) == 0:
+            continue
+        if not (block.max() <= LOUDEST and block.min() >= -LOUDEST):  # NaN is not, either
+            raise _bad_level(block, name, frames)
+        frames += len(block)
+        values += block.size
+        if max_seconds is not None:
+            check_length(name, frames / rate, rate, values / frames, max_seconds)
+        yield block_rate, block
+
+
+def check_format(name: str, rate: int, channels: int) -> None:
+    """Raise UndecodableAudioError for a rate or number of channels that no recording of speech has."""
+    if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or not MIN_RATE <= rate <= MAX_RATE:
+        raise UndecodableAudioError(
+            f"{name} has a sample rate of {rate!r}: expected a whole number of Hz from {MIN_RATE} to {MAX_RATE}"
+        )
+    if channels > MAX_CHANNELS:
+        raise UndecodableAudioError(f"{name} has {channels} channels: expected {MAX_CHANNELS} at most")
+    if rate * channels > MAX_VALUES_PER_SECOND:
+        raise UndecodableAudioError(
+            f"{name} has {channels} channels at {rate} Hz: expected {MAX_VALUES_PER_SECOND // channels} Hz at most "
+            "with so many"
+        )
+
+
+def check_length(name: str, seconds: float, rate: int, channels: float, max_seconds: float) -> None:
+    """Raise TooLongAudioError for what is longer, or costs more, than one second is worth to find."""
+    if seconds > max_seconds:
+        limit = f"{max_seconds / 60:.0f} minutes" if max_seconds >= 120 else f"{max_seconds:g} s"
+        raise TooLongAudioError(f"{name} is longer than {limit}: cut it to the utterance, expected about a second")
+    if seconds * rate * channels > MAX_VALUES:
+        raise TooLongAudioError(
+            f"{name} holds over {MAX_VALUES} samples ({rate} Hz, {channels:g} channels): cut it to the utterance"
+        )
+
+
+def as_floats(array: NDArray[Any]) -> Floats:
+    """Floats as they are, integers of full scale as numbers in [-1, 1). Raises UndecodableAudioError for the rest."""
+    if np.issubdtype(array.dtype, np.floating):
+        with np.errstate(over="ignore"):
+            return array.astype(np.float32)
+    if array.dtype == np.uint8:  # 8-bit PCM is unsigned, with 128 as zero
+        return (array.astype(np.float32) - 128.0) / 128.0
+    if np.issubdtype(array.dtype, np.signedinteger):
+        return (array / -float(np.iinfo(array.dtype).min)).astype(np.float32)
+    raise UndecodableAudioError(f"the array has type {array.dtype}: expected floats, signed integers or uint8")
+
+
+def _bad_level(block: Floats, name: str, before: int) -> NonFiniteAudioError:
+    finite = np.isfinite(block)
+    if not finite.all():
+        frame = before + int(np.argmin(finite.all(axis=1)))
+        return NonFiniteAudioError(f"{name} has NaN or infinite samples, first at frame {frame}: record it anew")
+    peak = np.abs(block).max(axis=1)
+    return NonFiniteAudioError(
+        f"{name} is too loud, frame {before + int(peak.argmax())} is {peak.max():.3g} times full scale: expected "
+        f"samples around [-1, 1], {LOUDEST:g} at most"
+    )
+
+
+def _samples_of(frame: Any) -> Floats:
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    return as_floats(samples.T)
+
+
+def _only(demuxer: str) -> dict[str, str]:
+    """What FFmpeg may use: this demuxer, decoders of the list, no protocol, and few tracks."""
+    options = {
+        "format_whitelist": demuxer if demuxer not in _FULL_NAMES else _FULL_NAMES[demuxer],
+        "codec_whitelist": ",".join(sorted(_DECODERS)),
+        "protocol_whitelist": "none",
+        "max_streams": "32",
+    }
+    return options | ({"enable_drefs": "0", "use_absolute_path": "0"} if demuxer == "mov" else {})
+
+
+_FULL_NAMES = {"mov": "mov,mp4,m4a,3gp,3g2,mj2", "matroska": "matroska,webm"}
+
+
+def _not_audio(name: str) -> UndecodableAudioError:
+    known = ", ".join(sorted({*_SNDFILE_FORMATS, *_DEMUXERS}, key=str.lower))
+    return UndecodableAudioError(
+        f"{name} is not audio that can be read: it begins like none of {known}. For sound without a header give its "
+        f"encoding ({', '.join(ENCODINGS)})"
+    )
+
+
+def _checked_rate(encoding: str, rate: int | None) -> int:
+    usual = ENCODINGS[encoding]
+    if rate is not None and usual.fixed and rate != usual.rate:
+        raise ConfigError([f"rate: {encoding} has {usual.rate} Hz and no other, got {rate}"], "arguments")
+    return usual.rate if rate is None else rate
+
+
+# --- streams -------------------------------------------------------------------------------------
+
+
+class _View:
+    """A stream as a decoder is to see it: without its name, from where its sound begins, its header put right.
+
+    An error while reading is kept, because it cannot pass through a decoder.
+    """
+
+    def __init__(self, stream: BinaryIO, start: int, length: int, patches: dict[int, bytes]) -> None:
+        self.error: BaseException | None = None
+        self._stream, self._start, self._length, self._patches = stream, start, length, patches
+        self._at = 0
+        stream.seek(start)
+
+    def read(self, count: int = -1) -> bytes:
+        try:
+            self._stream.seek(self._start + self._at)
+            content = self._stream.read(count)
+        except BaseException as error:  # Ctrl-C as well
+            self.error = error
+            return b""
+        for place, right in self._patches.items():
+            begin = place - self._at
+            if -len(right) < begin < len(content):
+                patched = bytearray(content)
+                for i, byte in enumerate(right):
+                    if 0 <= begin + i < len(patched):
+                        patched[begin + i] = byte
+                content = bytes(patched)
+        self._at += len(content)
+        return content
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length - self._start}[whence]
+        self._at = max(0, base + offset)  # a damaged header asks for places before the beginning
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+
+@contextlib.contextmanager
+def _our_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except IsADirectoryError as error:
+        raise UndecodableAudioError(f"{name} is a folder: digits predict answers all in it with --out TABLE") from error
+    except OSError as error:
+        raise UndecodableAudioError(f"cannot read {name}: {error.strerror or error}") from error
+    except ValueError as error:  # a NUL in the name, a closed file
+        raise UndecodableAudioError(f"cannot read {name!r}: {error}") from error
+
+
+def _name_of(source: Any) -> str:
+    if isinstance(source, (str, PathLike)):
+        return str(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"the audio ({len(source)} bytes)"
+    return str(getattr(source, "name", "the file object"))
+
+
+def _encoding_of(source: Any) -> str | None:
+    """What the suffix of a file's name says of sound without a header."""
+    name = source if isinstance(source, (str, PathLike)) else getattr(source, "name", None)
+    return _SUFFIX_ENCODINGS.get(PurePath(name).suffix.lower()) if isinstance(name, (str, PathLike)) else None
+
+
+def _open(source: Any, name: str, encoding: str | None) -> BinaryIO:
+    """A stream that can be sought and stands at its beginning. Raises OSError, ValueError, AudioError."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return io.BytesIO(bytes(source))
+    encoding = encoding or _encoding_of(source)
+    if isinstance(source, (str, PathLike)):
+        file = Path(source).open("rb", buffering=0)  # noqa: SIM115 (the caller closes it)
+        if file.seekable():
+            return file
+        with file:  # a pipe
+            return _read_once(file, name, encoding)
+    if not callable(getattr(source, "read", None)):
+        raise UndecodableAudioError(
+            f"got {type(source).__name__}: expected a path, bytes, a binary file object or a numpy array"
+        )
+    seekable = callable(getattr(source, "seekable", None)) and source.seekable()
+    if seekable and not isinstance(source, io.TextIOBase) and source.tell() == 0:
+        return source  # type: ignore[no-any-return]
+    return _read_once(source, name, encoding)
+
+
+def _read_once(stream: Any, name: str, encoding: str | None) -> BinaryIO:
+    """What can be read only once, in memory; its first bytes are looked at before the rest is waited for."""
+    content = bytearray()
+    checked = False
+    while len(content) <= MAX_PIPE_BYTES:
+        part = stream.read(1 << 16 if checked else HEAD_BYTES)
+        if part and not isinstance(part, bytes):
+            raise UndecodableAudioError(f"{name} is open in text mode: open it in binary mode, 'rb'")
+        content += part or b""
+        if not checked and (len(content) >= HEAD_BYTES or not part):
+            checked = True
+            if content and encoding is None and content[:3] != b"ID3" and container_of(bytes(content)) is None:
+                raise _not_audio(name)
+        if not part:
+            return io.BytesIO(bytes(content))
+    raise AudioError(f"{name} sent over {MAX_PIPE_BYTES >> 20} MB: write it to a file, or cut it to the utterance")

@@ -1,0 +1,221 @@
+"""The first bytes of audio files: which container they are, and where the sound ends by what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+HEAD_BYTES = 64  # enough to know a container by
+_MOST_CHUNKS = 10_000  # of a file, before its sound
+_MOST_ZEROS = 1 << 16  # bytes that some taggers leave between a tag and the sound
+# Programs that write to a pipe cannot know the length, and leave a size near 2 or 4 GiB.
+_PIPED = 0x7FFF0000
+
+_FORMS = {
+    b"RIFFWAVE": "WAV", b"RIFXWAVE": "WAV", b"RF64WAVE": "RF64", b"FORMAIFF": "AIFF", b"FORMAIFC": "AIFF",
+}  # fmt: skip
+_MARKS = {
+    b"fLaC": "FLAC", b"OggS": "Ogg", b".snd": "AU", b"dns.": "AU", b"caff": "CAF", b"#!AMR\n": "AMR",
+    b"#!AMR-WB\n": "AMR", b"\x1a\x45\xdf\xa3": "Matroska or WebM", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "WMA",
+    b"riff\x2e\x91\xcf\x11": "W64",
+}  # fmt: skip
+_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp"})  # that an MP4 may begin with
+
+# Codec -> rate in Hz, bytes of a frame by its type, and which types hold speech (3GPP TS 26.101 and 26.201, RFC 4867)
+AMR_FRAMES: dict[str, tuple[int, tuple[int, ...], range]] = {
+    "amrnb": (8000, (13, 14, 16, 18, 20, 21, 27, 32, 6, 1, 1, 1, 1, 1, 1, 1), range(8)),
+    "amrwb": (16_000, (18, 24, 33, 37, 41, 47, 51, 59, 61, 6, 1, 1, 1, 1, 1, 1), range(9)),
+}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a header says of its file."""
+
+    end: int | None = None  # where the file ends at the earliest, in bytes; None where nothing says so
+    patches: dict[int, bytes] = field(default_factory=dict)  # place -> what ought to stand there
+
+
+def container_of(head: bytes) -> str | None:
+    """The container that begins with these bytes (HEAD_BYTES, or the whole file); None for anything else."""
+    if (form := _FORMS.get(head[:4] + head[8:12])) is not None:
+        return form
+    for mark, container in _MARKS.items():
+        if head.startswith(mark):
+            return container
+    if head[4:8] in _BOXES:
+        return "MP4"
+    if len(head) < 4 or head[0] != 0xFF:
+        return None
+    if head[1] & 0xF6 == 0xF0 and head[2] >> 2 & 15 < 13:
+        return "AAC"
+    version, layer, bit_rate, rate = head[1] >> 3 & 3, head[1] >> 1 & 3, head[2] >> 4, head[2] >> 2 & 3
+    is_mpeg = head[1] & 0xE0 == 0xE0 and version != 1 and layer != 0 and bit_rate != 15 and rate != 3
+    return "MP3" if is_mpeg else None
+
+
+def is_marked(container: str | None) -> bool:
+    """Whether a container is known by bytes that sound without a header does not begin with by chance."""
+    return container is not None and container not in ("MP3", "AAC")
+
+
+def find_sound(stream: BinaryIO) -> tuple[int, str | None]:
+    """Where a file begins behind its ID3 tags, which are not read, and its container."""
+    start = 0
+    head = read_at(stream, 0, HEAD_BYTES)
+    while head[:3] == b"ID3" and len(head) >= 10 and max(head[6:10]) < 0x80:
+        size = int.from_bytes(head[6:7]) << 21 | head[7] << 14 | head[8] << 7 | head[9]
+        start += 10 + size + (10 if head[5] & 0x10 else 0)
+        after = read_at(stream, start, _MOST_ZEROS)
+        zeros = len(after) - len(after.lstrip(b"\0"))
+        start += zeros
+        head = after[zeros : zeros + HEAD_BYTES]
+    return start, container_of(head)
+
+
+def read_header(stream: BinaryIO, container: str, start: int, length: int) -> Header:
+    """What the header of a file of so many bytes says of its end; Header() where it says nothing."""
+    reader = _READERS.get(container)
+    try:
+        return Header() if reader is None else reader(stream, start, length)
+    except IndexError:  # it ends within its header: whoever decodes it says so
+        return Header()
+
+
+def read_at(stream: BinaryIO, place: int, count: int) -> bytes:
+    """So many bytes, or those that are left."""
+    stream.seek(place)
+    content = b""
+    while count > len(content) and (part := stream.read(count - len(content))):
+        content += part
+    return content
+
+
+def _number(content: bytes, order: str = "big") -> int:
+    if not content:
+        raise IndexError
+    return int.from_bytes(content, "little" if order == "little" else "big")
+
+
+def _wav(stream: BinaryIO, start: int, length: int) -> Header:
+    head = read_at(stream, start, 12)
+    order = "big" if head[:4] == b"RIFX" else "little"
+    whole = _number(head[4:8], order)
+    place, long_size = start + 12, None
+    for _ in range(_MOST_CHUNKS):
+        chunk = read_at(stream, place, 8)
+        if len(chunk) < 8:
+            break
+        size = _number(chunk[4:], order)
+        if chunk[:4] == b"ds64":
+            long_size = _number(read_at(stream, place + 16, 8), order)
+        if chunk[:4] == b"data":
+            begin = place + 8
+            if head[:4] == b"RF64" and size == 0xFFFFFFFF and long_size is not None:
+                size = long_size
+            unfinished = start + 8 + whole <= begin or whole >= _PIPED
+            if size == 0 and unfinished and begin < length:
+                rest = min(length - begin, _PIPED - 1).to_bytes(4, "little" if order == "little" else "big")
+                return Header(patches={place + 4 - start: rest})
+            return Header(begin + size) if size < _PIPED or size <= length - begin else Header()
+        place += 8 + size + size % 2
+    return Header()
+
+
+def _aiff(stream: BinaryIO, start: int, length: int) -> Header:
+    place = start + 12
+    for _ in range(_MOST_CHUNKS):
+        chunk = read_at(stream, place, 8)
+        size = _number(chunk[4:])
+        if chunk[:4] == b"SSND":
+            return Header(place + 8 + size) if size < _PIPED - (1 << 24) else Header()  # sox pipes 0x7F000000
+        place += 8 + size + size % 2
+    return Header()
+
+
+def _au(stream: BinaryIO, start: int, length: int) -> Header:
+    head = read_at(stream, start, 12)
+    order = "big" if head[:4] == b".snd" else "little"
+    begin, size = _number(head[4:8], order), _number(head[8:12], order)
+    return Header(start + begin + size) if size < _PIPED else Header()
+
+
+def _w64(stream: BinaryIO, start: int, length: int) -> Header:
+    place = start + 40
+    for _ in range(_MOST_CHUNKS):
+        chunk = read_at(stream, place, 24)
+        size = _number(chunk[16:], "little")
+        if chunk[:4] == b"data":
+            return Header(place + size) if size < 1 << 62 else Header()
+        place += max(24, size + -size % 8)
+    return Header()
+
+
+def _caf(stream: BinaryIO, start: int, length: int) -> Header:
+    place = start + 8
+    for _ in range(_MOST_CHUNKS):
+        chunk = read_at(stream, place, 12)
+        size = _number(chunk[4:])
+        if chunk[:4] == b"data":
+            return Header(place + 12 + size) if size < 1 << 62 else Header()  # -1: to the end
+        place += 12 + size
+    return Header()
+
+
+def _matroska(stream: BinaryIO, start: int, length: int) -> Header:
+    """The end of the segment (RFC 8794: an identifier and a size, both of 1 to 8 bytes)."""
+    place = start
+    for _ in range(_MOST_CHUNKS):
+        head = read_at(stream, place, 12)
+        id_bytes = 9 - head[0].bit_length()
+        size_bytes = 9 - head[id_bytes].bit_length()
+        size = _number(head[id_bytes : id_bytes + size_bytes]) & ((1 << 7 * size_bytes) - 1)
+        place += id_bytes + size_bytes
+        if head[:4] == b"\x18\x53\x80\x67":
+            return Header() if size == (1 << 7 * size_bytes) - 1 else Header(place + size)
+        place += size
+    return Header()
+
+
+def _mp4(stream: BinaryIO, start: int, length: int) -> Header:
+    place = start
+    for _ in range(_MOST_CHUNKS):
+        if length - place < 8:
+            break
+        box = read_at(stream, place, 16)
+        size = _number(box[:4])
+        if size == 1:
+            size = _number(box[8:16])
+        if not box[4:8].isalnum() and not box[4:8].isascii():  # no box: something was appended
+            break
+        if size < 8:  # 0: to the end
+            return Header()
+        place += size
+    return Header(place)
+
+
+def _asf(stream: BinaryIO, start: int, length: int) -> Header:
+    place = start + _number(read_at(stream, start + 16, 8), "little")
+    data = read_at(stream, place, 24)
+    size = _number(data[16:], "little")
+    return Header(place + size) if data[:4] == b"\x36\x26\xb2\x75" and size else Header()
+
+
+def _mp3(stream: BinaryIO, start: int, length: int) -> Header:
+    """The bytes that a Xing or Info frame counts; without one nothing says how long an MP3 is."""
+    frame = read_at(stream, start, 192)
+    for mark in (b"Xing", b"Info"):
+        at = frame.find(mark)
+        if at > 0:
+            flags, fields = _number(frame[at + 4 : at + 8]), frame[at + 8 :]
+            if flags & 2:
+                size = _number(fields[4:8] if flags & 1 else fields[:4])
+                return Header(start + size) if size else Header()
+    return Header()
+
+
+_READERS: dict[str, Callable[[BinaryIO, int, int], Header]] = {
+    "WAV": _wav, "RF64": _wav, "AIFF": _aiff, "AU": _au, "W64": _w64, "CAF": _caf, "Matroska or WebM": _matroska,
+    "MP4": _mp4, "WMA": _asf, "MP3": _mp3,
+}  # fmt: skip
