@@ -61,12 +61,7 @@ _DEMUXERS = {
     "MP4": "mov", "AAC": "aac", "WMA": "asf", "AMR": "amr",
 }  # fmt: skip
 _DECODERS = frozenset(
-    """
-    aac aac_fixed alac amrnb amrwb libopencore_amrnb libopencore_amrwb flac gsm gsm_ms mp1 mp1float mp2 mp2float mp3
-    mp3float opus libopus speex libspeex vorbis libvorbis wmalossless wmapro wmav1 wmav2 wmavoice g722 adpcm_g722
-    adpcm_g726 adpcm_ima_qt adpcm_ima_wav adpcm_ms pcm_alaw pcm_mulaw pcm_u8 pcm_s8 pcm_s16be pcm_s16le pcm_s24be
-    pcm_s24le pcm_s32be pcm_s32le pcm_f32be pcm_f32le pcm_f64be pcm_f64le
-    """.split()
+    ["aac", "aac_fixed", "alac", "amrnb", "amrwb", "libopencore_amrnb", "libopencore_amrwb", "flac", "gsm", "gsm_ms", "mp1", "mp1float", "mp2", "mp2float", "mp3", "mp3float", "opus", "libopus", "speex", "libspeex", "vorbis", "libvorbis", "wmalossless", "wmapro", "wmav1", "wmav2", "wmavoice", "g722", "adpcm_g722", "adpcm_g726", "adpcm_ima_qt", "adpcm_ima_wav", "adpcm_ms", "pcm_alaw", "pcm_mulaw", "pcm_u8", "pcm_s8", "pcm_s16be", "pcm_s16le", "pcm_s24be", "pcm_s24le", "pcm_s32be", "pcm_s32le", "pcm_f32be", "pcm_f32le", "pcm_f64be", "pcm_f64le"]
 )
 _TIMED = frozenset({"mov", "matroska", "asf"})  # demuxers whose length comes from the header, not from a guess
 

@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 HEAD_BYTES = 64  # enough to know a container by
 _MOST_CHUNKS = 10_000  # of a file, before its sound
+_LONGEST_PAGE = 27 + 255 + 255 * 255  # bytes, of Ogg
 _MOST_ZEROS = 1 << 16  # bytes that some taggers leave between a tag and the sound
 # Programs that write to a pipe cannot know the length, and leave a size near 2 or 4 GiB.
 _PIPED = 0x7FFF0000
@@ -164,16 +165,24 @@ def _caf(stream: BinaryIO, start: int, length: int) -> Header:
 
 
 def _matroska(stream: BinaryIO, start: int, length: int) -> Header:
-    """The end of the segment (RFC 8794: an identifier and a size, both of 1 to 8 bytes)."""
+    """The end of the last element (RFC 8794: an identifier and a size, both of 1 to 8 bytes).
+
+    What is recorded live has a segment and clusters of unknown size, and elements of known size in them.
+    """
     place = start
     for _ in range(_MOST_CHUNKS):
-        head = read_at(stream, place, 12)
+        if place >= length:
+            return Header(place)
+        head = read_at(stream, place, 16)
         id_bytes = 9 - head[0].bit_length()
         size_bytes = 9 - head[id_bytes].bit_length()
-        size = _number(head[id_bytes : id_bytes + size_bytes]) & ((1 << 7 * size_bytes) - 1)
+        if id_bytes > 4 or size_bytes > 8:  # no element: something was appended
+            break
+        largest = (1 << 7 * size_bytes) - 1
+        size = _number(head[id_bytes : id_bytes + size_bytes]) & largest
         place += id_bytes + size_bytes
-        if head[:4] == b"\x18\x53\x80\x67":
-            return Header() if size == (1 << 7 * size_bytes) - 1 else Header(place + size)
+        if size == largest:  # unknown: what follows are its elements
+            continue
         place += size
     return Header()
 
@@ -215,7 +224,18 @@ def _mp3(stream: BinaryIO, start: int, length: int) -> Header:
     return Header()
 
 
+def _ogg(stream: BinaryIO, start: int, length: int) -> Header:
+    """The end of the last page (RFC 3533), which says how long it is."""
+    begin = max(start, length - _LONGEST_PAGE)
+    tail = read_at(stream, begin, length - begin)
+    at = tail.rfind(b"OggS")
+    page = tail[at:]
+    segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
+    complete = at >= 0 and len(page) > 26 and len(segments) == page[26]
+    return Header(begin + at + 27 + len(segments) + sum(segments)) if complete else Header(length + 1)
+
+
 _READERS: dict[str, Callable[[BinaryIO, int, int], Header]] = {
     "WAV": _wav, "RF64": _wav, "AIFF": _aiff, "AU": _au, "W64": _w64, "CAF": _caf, "Matroska or WebM": _matroska,
-    "MP4": _mp4, "WMA": _asf, "MP3": _mp3,
+    "MP4": _mp4, "WMA": _asf, "MP3": _mp3, "Ogg": _ogg,
 }  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_training.audio import AUDIO_SUFFIXES, SAMPLE_RATE, Floats, decode, trimmed
+from ml_training.audio import AUDIO_SUFFIXES, SAMPLE_RATE, Floats, decode_sound, trimmed
 from ml_training.errors import DataError
 
 TRIM_DB = -30.0  # what lies lower at the ends of a clip is cut off
@@ -59,7 +59,7 @@ def load_words(folder: Path) -> list[Word]:
         digit, _, rest = path.stem.partition("_")
         if not (digit.isdecimal() and len(digit) == 1 and rest):
             raise DataError(f"{path}: expected a name like 7_anna_0.wav, whose first part is the digit that is said")
-        samples = trimmed(decode(path), TRIM_DB)
+        samples = trimmed(decode_sound(path), TRIM_DB)
         if len(samples) < CROSSFADE * SAMPLE_RATE:
             raise DataError(f"{path} lasts {len(samples) / SAMPLE_RATE:.3f} s: expected a digit that somebody says")
         words.append(Word(samples, int(digit), rest.rpartition("_")[0] or rest))
@@ -68,7 +68,7 @@ def load_words(folder: Path) -> list[Word]:
 
 def load_sounds(folder: Path) -> list[Floats]:
     """Every recording of a folder, (T,) at 8 kHz, in the order of their names. Raises DataError."""
-    return [decode(path) for path in audio_files(folder)]
+    return [decode_sound(path) for path in audio_files(folder)]
 
 
 def audio_files(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from functools import partial
 from importlib.util import find_spec
 
 from digit_detector.processors.base import AudioProcessor
-from ml_training.audio import decode
+from ml_training.audio import decode, is_silent
 from ml_training.errors import MissingExtraError, ModelError
 from ml_training.utils.recognisers import NOTHING, PocketSphinx, WhisperTiny
 
@@ -23,7 +23,8 @@ class _Foreign(AudioProcessor):
         self._turn = threading.Lock()
 
     def process_audio(self, audio_data: bytes) -> str:
-        decode(audio_data)  # raises what ours raises for silence and NaN, of which these would make up words
+        if is_silent(decode(audio_data)):  # of which these would make up words, as of NaN, which raises an error here
+            return ""
         with self._turn:
             digit = self._recogniser.file(audio_data)
         return "" if digit == NOTHING else str(digit)

@@ -20,7 +20,7 @@ from ml_training.batch.progress import Progress
 from ml_training.batch.sizes import Batches
 from ml_training.batch.tables import Row, table_for
 from ml_training.batch.walk import ELSEWHERE, Found, Walk, kinds_of, place
-from ml_training.errors import BatchError, ConfigError, DigitError, Interrupted
+from ml_training.errors import BatchError, ConfigError, Interrupted
 from ml_training.utils.signals import StopSignals
 from ml_training.utils.text import escape_controls
 
@@ -97,11 +97,7 @@ def request_of(named: Sequence[str], flags: Mapping[str, Any]) -> BatchRequest:
 
 def write_table(classifier: Classifier, request: BatchRequest, answered_by: str) -> int:
     """Write the table, say what it holds; returns the exit code, 1 where a file has no answer."""
-    try:
-        outcome = answer_all(classifier, request)
-    except DigitError as error:
-        error.args = (escape_controls(str(error)),)
-        raise
+    outcome = answer_all(classifier, request)
     if outcome.unchanged:
         print(escape_controls(f"{request.out} is whole, with {outcome}: nothing to resume"), file=sys.stderr)
         return 0

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, SAMPLE_RATE, decode
+from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, SAMPLE_RATE, decode_sound
 from ml_training.data import cache, generated_noise
 from ml_training.data.array_file import Block, Key
 from ml_training.data.generated_noise import SAMPLES, generated_sounds
@@ -58,7 +58,7 @@ def load_backgrounds(folder: str) -> Backgrounds:
     for path in files:
         try:
             content = path.read_bytes()
-            parts.append(_usable(decode(content)))
+            parts.append(_usable(decode_sound(content)))
         except (AudioError, OSError) as error:
             raise DataError(f"noise_dir {folder}: {path.name}: {error}; mend or remove it") from error
         digest.update(os.fsencode(f"{path.relative_to(root).as_posix()}\0{hashlib.sha256(content).hexdigest()}\n"))

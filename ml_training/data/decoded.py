@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ml_training import audio
-from ml_training.audio import NUM_SAMPLES, decode, fit
+from ml_training import audio, audio_files, audio_headers
+from ml_training.audio import NUM_SAMPLES, decode_sound, fit
 from ml_training.data import cache, fsdd
 from ml_training.data.array_file import Block, Key
 from ml_training.data.rows import Rows, Source, as_array
@@ -169,7 +169,11 @@ def _decoder() -> dict[str, str]:
         versions["av"] = ""
     import soundfile
 
-    return {**versions, "libsndfile": soundfile.__libsndfile_version__, "code": cache.code_hash(audio, __name__)}
+    return {
+        **versions,
+        "libsndfile": soundfile.__libsndfile_version__,
+        "code": cache.code_hash(audio, audio_files, audio_headers, __name__),
+    }
 
 
 def _blocks(clips: Sequence[ClipFile], hashes: Sequence[Hashes]) -> Iterator[Block]:
@@ -214,6 +218,6 @@ def _decode(clip: ClipFile, hashes: Hashes) -> tuple[Floats | None, str]:
     if len(content) > MAX_CLIP_BYTES:
         return None, f"has {len(content)} bytes: expected at most {MAX_CLIP_BYTES} for one digit"
     try:
-        return decode(content), ""
+        return decode_sound(content), ""
     except AudioError as error:
         return None, str(error)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, decode, fit, trimmed
+from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, decode_sound, fit, trimmed
 from ml_training.config import LABELS, TrainConfig
 from ml_training.data import cache
 from ml_training.data.array_file import Block
@@ -169,7 +169,7 @@ def recorded_negatives(folder: str) -> Negatives:
     clips = []
     for path in files:
         try:
-            clips.append(trimmed(decode(path.read_bytes()), SILENCE_DB))
+            clips.append(trimmed(decode_sound(path.read_bytes()), SILENCE_DB))
         except (AudioError, OSError) as error:
             raise DataError(f"words_dir {folder}: {path.name}: {error}; mend or remove it") from error
     names = [path.relative_to(root).as_posix() for path in files]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, SAMPLE_RATE, decode
+from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, SAMPLE_RATE, decode_sound
 from ml_training.errors import AudioError, DataError
 from ml_training.results import Floats
 
@@ -122,7 +122,7 @@ def load_recordings(folder: str | Path) -> Recordings:
             continue
         name = path.relative_to(root).as_posix()
         try:
-            sound = decode(path)
+            sound = decode_sound(path)
         except AudioError as error:
             skipped.append(f"{name}: {error}")
             continue

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, SAMPLE_RATE, decode, fit
+from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, SAMPLE_RATE, decode_sound, fit
 from ml_training.config import IS_DIGIT
 from ml_training.data.spoiling import spoil
 from ml_training.errors import AudioError, DataError
@@ -48,7 +48,7 @@ def load_others(kind: str, folder: str | Path) -> Others:
     clips: list[Floats] = []
     for path in files:
         try:
-            clips += _clips(decode(path.read_bytes()))
+            clips += _clips(decode_sound(path.read_bytes()))
         except (AudioError, OSError) as error:
             raise DataError(f"{folder}: {path.name}: {error}; mend or remove it") from error
     if not clips:

@@ -1,14 +1,17 @@
-"""Text of others on a terminal of ours."""
+"""Text that came from elsewhere, as a terminal may show it."""
 
 from __future__ import annotations
 
-import re
-
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-
 
 def escape_controls(text: str) -> str:
-    r"""`text` on one line that no terminal obeys: control characters as \x1b, marks of reading direction as \u202e."""
-    return _CONTROLS.sub(
-        lambda found: f"\\x{ord(found[0]):02x}" if found[0] < "\xff" else f"\\u{ord(found[0]):04x}", text
+    """The text on one line, with everything escaped that a terminal would obey instead of show.
+
+    These are control characters (Unicode's Cc, of which ESC begins colours, titles and the clipboard), the marks that
+    turn the direction of writing, and lone surrogates, which stand for bytes of a name that are no text.
+    """
+    return "".join(
+        char if char.isprintable() or (char.isspace() and char not in _BREAKS) else ascii(char)[1:-1] for char in text
     )
+
+
+_BREAKS = frozenset("\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029")

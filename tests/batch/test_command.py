@@ -161,7 +161,7 @@ def test_control_characters_in_names_do_not_reach_the_terminal(tmp_path, make_cl
     told += str(run(out, top=f"top{odd}"))
     (tmp_path / out).write_text("mine\n")
     told += "".join("".join(map(str, run(name, "--resume", top=f"top{odd}"))) for name in (out, f"{odd}.txt"))
-    assert "1 answers and 0 errors in \\x1b]0;mine\\x07\\x9b2J\\x0a.wav.csv\n" in told
+    assert "1 answers and 0 errors in \\x1b]0;mine\\x07\\x9b2J\\n.wav.csv\n" in told
     assert "nothing to resume" in told
     assert "cannot be gone on with" in told
     assert not set(told) & {"\x1b", "\x07", "\x9b"}
