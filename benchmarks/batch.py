@@ -1,11 +1,15 @@
 """How fast a folder becomes a table, and in how much memory: files a second by decoders, peak memory by files.
 
     python benchmarks/batch.py [--pipelines mfcc mel_cnn] [--files 10000 100000] [--decoders 1 2] [--repeats 3]
+    python benchmarks/batch.py --long [--minutes 5 60] [--copies 120 40] [--limit 200]
 
 The files are WAVs as FSDD's are, 16 bit at 8 kHz, 0.43 seconds long and each another noise, in folders of a thousand;
 they lie in the page cache when they are read. The models are those that ship. Each run is a process of its own; of
 several, the fastest tells the speed, for whatever else the machine does only slows it, and the largest the memory,
 which is its peak resident set (VmHWM, so Linux).
+
+With --long they are 120 WAVs of five minutes and 40 FLACs of an hour, each with half a second of noise somewhere in
+next to nothing (1 GB in the temporary folder); it leaves with 1 where a run takes --limit MB or more.
 """
 
 from __future__ import annotations
@@ -40,6 +44,21 @@ def make(folder: Path, files: int) -> None:
             recording.writeframes(generator.integers(-9000, 9000, SAMPLES, dtype=np.int16).tobytes())
 
 
+def make_long(folder: Path, minutes: Sequence[int], copies: Sequence[int]) -> int:
+    """Write that many recordings of each length, an hour and longer ones as FLAC; returns how many."""
+    import soundfile
+
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for length, count in zip(minutes, copies, strict=True):
+        for number in range(count):
+            samples = generator.integers(-4, 5, length * 60 * 8000, dtype=np.int16)
+            start = generator.integers(len(samples) - 4000)
+            samples[start : start + 4000] = generator.integers(-9000, 9000, 4000)
+            soundfile.write(folder / f"{length}_{number:03}.{'flac' if length >= 60 else 'wav'}", samples, 8000)
+    return sum(copies)
+
+
 def measure(folder: Path, out: Path, words: Sequence[str]) -> tuple[float, int]:
     """Seconds from start to end of a run, and the most bytes it had in memory."""
     command = [sys.executable, "-m", "ml_training.inference", str(folder), "--out", str(out), "--model_dir", PRETRAINED]
@@ -55,13 +74,33 @@ def measure(folder: Path, out: Path, words: Sequence[str]) -> tuple[float, int]:
     return seconds, most
 
 
+def measure_long(args: argparse.Namespace) -> int:
+    most = 0.0
+    print("| pipeline | recordings | decoders | seconds | peak memory, MB |\n|---|---:|---:|---:|---:|")
+    with tempfile.TemporaryDirectory() as work:
+        count = make_long(Path(work) / "long", args.minutes, args.copies)
+        for pipeline in args.pipelines:
+            for decoders in args.decoders:
+                words = ["--pipeline", pipeline, "--decoders", str(decoders), "--overwrite"]
+                seconds, memory = measure(Path(work) / "long", Path(work) / "x.csv", words)
+                most = max(most, memory / 1e6)
+                print(f"| {pipeline} | {count} | {decoders} | {seconds:.0f} | {memory / 1e6:.0f} |", flush=True)
+    return int(most >= args.limit)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Files a second and peak memory of digits predict FOLDER --out TABLE.")
     parser.add_argument("--pipelines", nargs="+", choices=PIPELINES, default=["mfcc", "mel_cnn"])
     parser.add_argument("--files", nargs="+", type=int, default=[10_000, 100_000])
     parser.add_argument("--decoders", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--long", action="store_true", help="long recordings in the place of many")
+    parser.add_argument("--minutes", nargs="+", type=int, default=[5, 60], help="their lengths (default: 5 60)")
+    parser.add_argument("--copies", nargs="+", type=int, default=[120, 40], help="of each length (default: 120 40)")
+    parser.add_argument("--limit", type=float, default=200, help="MB that are too many for them (default: 200)")
     args = parser.parse_args(argv)
+    if args.long:
+        return measure_long(args)
     print("| pipeline | files | decoders | files a second | peak memory, MB |\n|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as work:
         for files in args.files:
@@ -69,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             make(folder, files)
             for pipeline in args.pipelines:
                 for decoders in args.decoders:
-                    words = ["--pipeline", pipeline, "--decoders", str(decoders)]
+                    words = ["--pipeline", pipeline, "--decoders", str(decoders), "--overwrite"]
                     runs = [measure(folder, Path(work) / "x.csv", words) for _ in range(args.repeats)]
                     speed, memory = files / min(run[0] for run in runs), max(run[1] for run in runs)
                     print(f"| {pipeline} | {files:,} | {decoders} | {speed:,.0f} | {memory / 1e6:.0f} |", flush=True)

@@ -22,6 +22,7 @@ from ml_training.batch.tables import Row, table_for
 from ml_training.batch.walk import ELSEWHERE, Found, Walk, kinds_of, place
 from ml_training.errors import BatchError, ConfigError, Interrupted
 from ml_training.utils.signals import StopSignals
+from ml_training.utils.text import escape_controls
 
 MAX_DECODERS = 64
 
@@ -44,7 +45,8 @@ class BatchRequest:
 
     named: tuple[str, ...]  # folders and files
     out: Path  # .csv, .jsonl or .parquet
-    resume: bool = False  # go on with a table that was not finished
+    resume: bool = False  # go on with a table, finished or not
+    overwrite: bool = False  # replace a table that is there
     batch_size: int | None = None  # clips through the model at once; None: as many as suits memory
     decoders: int = 1  # threads that decode
     listed: Callable[[], list[Found]] | None = None  # recordings that lie elsewhere than in files of this machine
@@ -56,6 +58,8 @@ class BatchRequest:
             faults.append(f"batch_size: expected 1 or more, or auto, got {self.batch_size}")
         if not 1 <= self.decoders <= MAX_DECODERS:
             faults.append(f"decoders: expected 1 to {MAX_DECODERS}, got {self.decoders}")
+        if self.resume and self.overwrite:
+            faults.append("resume goes on with a table and overwrite replaces it: give one of both")
         if faults:
             raise ConfigError(faults, "batch")
 
@@ -67,6 +71,7 @@ class BatchOutcome:
     answers: int
     errors: int
     left_out: int  # files in the folders whose names are not those of recordings
+    unchanged: bool = False  # it was finished before, and nothing is new
 
     def __str__(self) -> str:
         others = f"; {self.left_out:,} other files left out" if self.left_out else ""
@@ -85,7 +90,7 @@ def request_of(named: Sequence[str], flags: Mapping[str, Any]) -> BatchRequest:
     if faults:
         raise ConfigError(faults, "flags")
     return BatchRequest(
-        named=tuple(named), out=Path(flags["out"]), resume="resume" in flags,
+        named=tuple(named), out=Path(flags["out"]), resume="resume" in flags, overwrite="overwrite" in flags,
         batch_size=None if size == AUTO else int(size), decoders=flags.get("decoders", default_decoders()),
     )  # fmt: skip
 
@@ -93,11 +98,11 @@ def request_of(named: Sequence[str], flags: Mapping[str, Any]) -> BatchRequest:
 def write_table(classifier: Classifier, request: BatchRequest, answered_by: str) -> int:
     """Write the table, say what it holds; returns the exit code, 1 where a file has no answer."""
     outcome = answer_all(classifier, request)
-    if outcome is None:
-        print(f"{request.out} is whole: nothing to resume", file=sys.stderr)
+    if outcome.unchanged:
+        print(escape_controls(f"{request.out} is whole, with {outcome}: nothing to resume"), file=sys.stderr)
         return 0
-    print(f"{outcome} in {request.out}")
-    print(f"answered by {answered_by}", file=sys.stderr)
+    print(escape_controls(f"{outcome} in {request.out}"))
+    print(escape_controls(f"answered by {answered_by}"), file=sys.stderr)
     return 1 if outcome.errors else 0
 
 
@@ -110,30 +115,34 @@ def default_decoders() -> int:
     return min(8, count)
 
 
-def answer_all(classifier: Classifier, request: BatchRequest) -> BatchOutcome | None:
-    """Write the table that `request` asks for; None where it is there and nothing was left to resume.
+def answer_all(classifier: Classifier, request: BatchRequest) -> BatchOutcome:
+    """Write the table that `request` asks for, or add to it.
 
     Memory does not grow with the number of files. Ctrl-C and SIGTERM end it behind a whole batch with Interrupted.
-    Raises BatchError for folders that are not there, a table that cannot be written or belongs to another run.
+    Raises BatchError for folders that are not there, a table that cannot be written, is there already, belongs to
+    another run or was changed since.
     """
     table = table_for(request.out, str(classifier.model_file))
-    if request.out.is_dir():
-        raise BatchError(f"{request.out} is a folder: expected the name of a table to write")
+    if request.out.exists() and not request.out.is_file():
+        what = "a folder" if request.out.is_dir() else "a pipe or a device"
+        raise BatchError(f"{request.out} is {what}: expected the name of a table to write")
     progress = Progress()
     with Journal(request.out, table, progress.note) as journal, StopSignals("these files") as signals:
         before = journal.remembered() if request.resume else None
         if request.resume and before is None:
-            if request.out.exists():
-                return None
-            progress.note(f"no {journal.part} to resume: starting anew")
+            progress.note(f"no {journal.out} and no {journal.part.name} to resume: starting anew")
         if request.listed is not None:
-            named = dict.fromkeys(sorted(request.named), ELSEWHERE)
+            named, folder = dict.fromkeys(sorted(request.named), ELSEWHERE), None
         else:
             named = kinds_of(request.named, before and before["named"])
+            folder = None if all(map(os.path.isabs, named)) else os.getcwd()  # what relative names begin in
         model = hashlib.sha256(classifier.model_file.read_bytes()).hexdigest()
-        journal.begin({"named": named, "pipeline": classifier.metadata["pipeline"], "model": model}, before)
+        pipeline = classifier.metadata["pipeline"]
+        run = {"named": named, "working_folder": folder, "pipeline": pipeline, "model": model}
+        journal.begin(run, before, request.overwrite)
         if before is not None:
-            progress.note(f"going on behind {journal.rows:,} rows of {journal.part}")
+            again = f"; {journal.failed_before:,} with an error are answered again" if journal.failed_before else ""
+            progress.note(f"going on behind {journal.rows:,} rows with an answer{again}")
         walk = Walk(named) if request.listed is None else _Listed(request.listed())
         try:
             with contextlib.nullcontext() if request.answered else signals.deferred():
@@ -144,6 +153,9 @@ def answer_all(classifier: Classifier, request: BatchRequest) -> BatchOutcome | 
                     f"no recordings in {', '.join(named)} ({walk.left_out:,} other files): expected files whose names "
                     f"end in {', '.join(AUDIO_SUFFIXES)}"
                 )
+            if journal.unchanged:
+                journal.discard()
+                return BatchOutcome(journal.answers, journal.errors, walk.left_out, unchanged=True)
             journal.finish()
         except Interrupted:
             progress.note(f"stopped: {journal.rows:,} rows are in {journal.part}, --resume goes on")

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
-import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
 
-from ml_training.audio import Floats, load_audio
+import numpy as np
+
+from ml_training.audio import NUM_SAMPLES, Floats, load_audio
 from ml_training.batch.walk import Found
 from ml_training.errors import DigitError
 
-STRETCH = 16  # files that a decoder takes at a time
-AHEAD = 6  # stretches for each decoder that are decoded or being decoded while the model is busy; a clip is 32 kB
-LONG = 1 << 20  # bytes; of files above, one is decoded at a time: an hour of audio takes 350 MB on its way to a second
-
-_long = threading.Lock()
+AHEAD_BYTES = 16 << 20  # of clips that are decoded, or being decoded, while the model is busy
+CLIP_BYTES = NUM_SAMPLES * np.dtype(np.float32).itemsize
+STRETCH = 16  # files that a decoder takes at a time, or fewer where many decoders share those bytes
 
 
 class Decoded(NamedTuple):
-    """A file's second, float32 (8000,), or why there is none."""
+    """A file's second, float32 (8000,), with memory of its own, or why there is none."""
 
     name: str
     clip: Floats | None = None
@@ -33,12 +31,14 @@ class Decoded(NamedTuple):
 
 
 def decoded(found: Iterator[Found], decoders: int) -> Generator[Decoded]:
-    """What is found, decoded, in its order; a bounded number of files ahead of whoever takes them."""
+    """What is found, decoded, in its order; at most AHEAD_BYTES ahead of whoever takes them."""
+    clips = AHEAD_BYTES // CLIP_BYTES
+    stretch_size = max(1, min(STRETCH, clips // (2 * decoders)))
     pool = ThreadPoolExecutor(decoders, "decoder")
     waiting: deque[Future[list[Decoded]]] = deque()
     try:
         while True:
-            while len(waiting) < decoders * AHEAD and (stretch := list(islice(found, STRETCH))):
+            while len(waiting) < clips // stretch_size and (stretch := list(islice(found, stretch_size))):
                 waiting.append(pool.submit(_decode_all, stretch))
             if not waiting:
                 return
@@ -58,8 +58,8 @@ def _decode(found: Found, last_try: bool = False) -> Decoded:
     if _is_pipe(found.name):  # whoever waits for one cannot be interrupted in a thread
         return Decoded(found.name, error=f"{found.name} is a pipe: give it alone, without --out")
     try:
-        with _long if _is_long(found.name) else contextlib.nullcontext():
-            return Decoded(found.name, load_audio(found.name))
+        clip = load_audio(found.name)
+        return Decoded(found.name, clip if clip.base is None else clip.copy())  # a view keeps all that it looks at
     except DigitError as error:
         return Decoded(found.name, error=str(error))
     except MemoryError:
@@ -74,11 +74,4 @@ def _is_pipe(name: str) -> bool:
     try:
         return stat.S_ISFIFO(os.stat(name).st_mode)
     except (OSError, ValueError):
-        return False
-
-
-def _is_long(name: str) -> bool:
-    try:
-        return os.stat(name).st_size > LONG
-    except OSError:
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import SUPPRESS, ArgumentParser
 
 AUTO = "auto"  # for a batch size: as many as suits memory
-ONLY_WITH_OUT = {"resume", "batch_size", "decoders", "engine", "workers", "ray_address"}
+ONLY_WITH_OUT = {"resume", "overwrite", "batch_size", "decoders", "engine", "workers", "ray_address"}
 FLAGS = {"out", *ONLY_WITH_OUT}
 
 
@@ -15,7 +15,11 @@ def add_flags(parser: ArgumentParser) -> None:
         "--out", default=SUPPRESS, metavar="TABLE",
         help="write a row for every recording in these files and folders into TABLE: .csv, .jsonl or .parquet",
     )  # fmt: skip
-    parser.add_argument("--resume", action="store_true", default=SUPPRESS, help="go on with a TABLE not finished")
+    parser.add_argument(
+        "--resume", action="store_true", default=SUPPRESS,
+        help="go on with a TABLE: answer what has no answer in it yet, rows with an error included",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", default=SUPPRESS, help="replace a TABLE that is there")
     parser.add_argument(
         "--batch_size",
         default=SUPPRESS,

@@ -7,6 +7,7 @@ import time
 from typing import TextIO
 
 from ml_training.utils.live_line import LiveLine
+from ml_training.utils.text import escape_controls
 
 LIVE_SECONDS = 0.2
 LINE_SECONDS = 10.0
@@ -42,7 +43,7 @@ class Progress:
     def note(self, line: str) -> None:
         """A line that stays."""
         self.clear()
-        print(line, file=self._stream, flush=True)
+        print(escape_controls(line), file=self._stream, flush=True)
 
     def clear(self) -> None:
         """Leave the terminal as it was."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +21,12 @@ CSV, JSON_LINES, PARQUET = SUFFIXES = (".csv", ".jsonl", ".parquet")
 PROBABILITIES = tuple(f"probability_{digit}" for digit in range(len(LABELS)))
 ANSWER = ("predicted_digit", "word", "confidence", "is_digit", "digit_score")
 COLUMNS = ("file", *ANSWER, *PROBABILITIES, "error", "model")
-DECIMALS = 6  # of probabilities
+SHARES = ("confidence", "digit_score", *PROBABILITIES)
+DECIMALS = 6  # of shares
 
 LONGEST = 1 << 20  # bytes of a row: no name is so long
 _GROUP = 1 << 14  # rows of a row group in Parquet, held in memory while it is filled
+_BLOCK = 1 << 16
 _ESCAPED = re.compile(r"\\ud[89a-f][0-9a-f]{2}")
 
 
@@ -47,6 +50,7 @@ class Table:
     """How the rows of one kind of table look, and where one ends."""
 
     header: bytes = b""
+    is_renamed = True  # its rows as bytes, one behind the other, are the whole table
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -61,6 +65,18 @@ class Table:
     def records(self, lines: Iterable[bytes]) -> Iterator[bytes]:
         """Lines with their ends -> rows; the last one may be torn, and any too long to be one."""
         yield from lines
+
+    def write(self, out: Path, records: Iterable[bytes]) -> None:
+        """Write a whole table of encoded rows. Raises OSError."""
+        with out.open("wb") as file:
+            file.write(self.header)
+            file.writelines(records)
+
+    def read(self, out: Path) -> Iterator[bytes]:
+        """The header and the encoded rows of a whole table, in pieces. Raises OSError."""
+        with out.open("rb") as file:
+            while block := file.read(_BLOCK):
+                yield block
 
 
 class CsvTable(Table):
@@ -106,14 +122,39 @@ class JsonLinesTable(Table):
             answer = (digit, LABELS[digit], each[digit], bool(row.digit_score >= IS_DIGIT), score)
             values |= {**dict(zip(ANSWER, answer, strict=True)), "probabilities": each}
         values |= {"error": row.error, "model": self.model}
-        # A byte of a name that is no text becomes \\udc.., which is how JSON writes what Python made of that byte.
-        return json.dumps(values, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+        return _json_line(values)
 
     def decode(self, record: bytes) -> Done:
         values = json.loads(_whole_line(record))
         if not isinstance(values, dict) or not isinstance(values.get("file"), str) or "error" not in values:
             raise ValueError("not a row of this table")
         return Done(values["file"], values["error"] is not None)
+
+
+class ParquetTable(JsonLinesTable):
+    """JSON Lines until it is whole: rows cannot be added to Parquet one by one."""
+
+    is_renamed = False
+
+    def write(self, out: Path, records: Iterable[bytes]) -> None:
+        """With the columns of the CSV, a group of rows at a time."""
+        import pyarrow as arrow
+        from pyarrow import parquet
+
+        kinds = dict.fromkeys(("file", "word", "error", "model"), arrow.string())
+        kinds |= {"predicted_digit": arrow.int8(), "is_digit": arrow.bool_()}
+        schema = arrow.schema([(name, kinds.get(name, arrow.float32())) for name in COLUMNS])
+        rows = iter(records)
+        with parquet.ParquetWriter(out, schema, compression="zstd") as writer:
+            while group := [_columns(json.loads(record)) for record in islice(rows, _GROUP)]:
+                writer.write_table(arrow.Table.from_pylist(group, schema))
+
+    def read(self, out: Path) -> Iterator[bytes]:
+        from pyarrow import parquet
+
+        with parquet.ParquetFile(out) as file:
+            for group in file.iter_batches(_GROUP):
+                yield b"".join(_json_line(_values(row)) for row in group.to_pylist())
 
 
 def table_for(out: Path, model: str) -> Table:
@@ -126,34 +167,30 @@ def table_for(out: Path, model: str) -> Table:
             import pyarrow.parquet  # noqa: F401 (missed now, not after hours of answers)
         except ImportError:
             raise MissingExtraError(f"{out} (Parquet)", "parquet") from None
-    return CsvTable(model) if suffix == CSV else JsonLinesTable(model)
+    return {CSV: CsvTable, JSON_LINES: JsonLinesTable, PARQUET: ParquetTable}[suffix](model)
 
 
-def finisher_for(out: Path) -> Callable[[Path, Path], None] | None:
-    """What makes the table of its working file, where renaming is not enough."""
-    return write_parquet if out.suffix.lower() == PARQUET else None
+def _json_line(values: Mapping[str, Any]) -> bytes:
+    # A byte of a name that is no text becomes \\udc.., which is how JSON writes what Python made of that byte.
+    return json.dumps(values, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
-def write_parquet(rows: Path, out: Path) -> None:
-    """JSON Lines -> Parquet with the columns of the CSV, a group of rows at a time. Raises OSError."""
-    import pyarrow as arrow
-    from pyarrow import parquet
+def _columns(values: dict[str, Any]) -> dict[str, Any]:
+    """A row of JSON Lines as one of Parquet."""
+    each = values.pop("probabilities") or [None] * len(PROBABILITIES)
+    return values | dict(zip(PROBABILITIES, each, strict=True)) | _texts(values, escaped)
 
-    kinds = {"file": arrow.string(), "predicted_digit": arrow.int8(), "word": arrow.string(), "is_digit": arrow.bool_()}
-    kinds |= {"error": arrow.string(), "model": arrow.string()}
-    schema = arrow.schema([(name, kinds.get(name, arrow.float32())) for name in COLUMNS])
-    with rows.open("rb") as lines, parquet.ParquetWriter(out, schema, compression="zstd") as writer:
-        group: list[dict[str, Any]] = []
-        for line in lines:
-            values = json.loads(line)
-            each = values.pop("probabilities") or [None] * len(PROBABILITIES)
-            texts = {key: escaped(values[key]) for key in ("file", "error", "model") if values[key] is not None}
-            group.append({**values, **dict(zip(PROBABILITIES, each, strict=True)), **texts})
-            if len(group) == _GROUP:
-                writer.write_table(arrow.Table.from_pylist(group, schema))
-                group = []
-        if group:
-            writer.write_table(arrow.Table.from_pylist(group, schema))
+
+def _values(columns: dict[str, Any]) -> dict[str, Any]:
+    """A row of Parquet as one of JSON Lines."""
+    shares = {name: None if columns[name] is None else round(columns[name], DECIMALS) for name in SHARES}
+    values = columns | shares | _texts(columns, unescaped)
+    each = [values.pop(name) for name in PROBABILITIES]
+    return values | {"probabilities": None if each[0] is None else each}
+
+
+def _texts(values: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, str]:
+    return {key: change(values[key]) for key in ("file", "error", "model") if values[key] is not None}
 
 
 def escaped(name: str) -> str:

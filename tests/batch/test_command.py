@@ -31,12 +31,14 @@ ROOT = Path(__file__).resolve().parents[2]
 def start(tmp_path: Path, tiny_models: Path) -> Callable[..., subprocess.Popen[str]]:
     """Start the door in `tmp_path`, on the folder `top` there."""
 
-    def begin(out: str, *words: str | Path, code: str = "", top: str = "top") -> subprocess.Popen[str]:
+    def begin(
+        out: str, *words: str | Path, code: str = "", top: str = "top", folder: str = ""
+    ) -> subprocess.Popen[str]:
         door = ["-c", f"import sys\n{code}\nfrom ml_training.inference import main\nsys.exit(main())"]
         command = [sys.executable, "-W", "error", *door, top, "--out", out, "--model_dir", str(tiny_models), *words]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
         return subprocess.Popen(
-            [str(word) for word in command], cwd=tmp_path, env=environment, text=True, encoding="utf-8",
+            [str(word) for word in command], cwd=tmp_path / folder, env=environment, text=True, encoding="utf-8",
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
@@ -79,7 +81,6 @@ def test_a_folder_becomes_a_table_of_what_predict_says(
     Path("top/notes.txt").touch()
     Path("top/empty.wav").touch()
     outcome = answer_all(classifier, BatchRequest(("top",), Path(name), decoders=2, batch_size=7))
-    assert outcome is not None
     assert str(outcome) == "200 answers and 1 errors; 1 other files left out"
     rows = read_rows(Path(name))
     assert [row["file"] for row in rows] == [
@@ -96,7 +97,7 @@ def test_a_folder_becomes_a_table_of_what_predict_says(
         assert row["model"] == answer["model"]
     told = capsys.readouterr()
     assert told.out == ""
-    assert sorted(path.name for path in Path().iterdir()) == ["top", name]
+    assert sorted(path.name for path in Path().iterdir()) == ["top", name, f"{name}.state.json"]
 
 
 def test_one_file_without_an_answer_leaves_with_1(tmp_path, make_clips, run) -> None:
@@ -104,8 +105,66 @@ def test_one_file_without_an_answer_leaves_with_1(tmp_path, make_clips, run) -> 
     assert run("x.csv")[:2] == (0, "2 answers and 0 errors in x.csv\n")
     (tmp_path / "top" / "b.wav").write_bytes(b"no sound")
     code, printed, told = run("x.csv")
+    assert (code, printed) == (1, "")
+    assert told == "error: x.csv is there already: --resume adds what it lacks, --overwrite replaces it\n"
+    code, printed, told = run("x.csv", "--overwrite")
     assert (code, printed) == (1, "1 answers and 1 errors in x.csv\n")
     assert told.startswith("answered by your own mfcc in ")
+
+
+def test_a_whole_table_is_resumed(tmp_path, make_clips, run, read_rows) -> None:
+    """What came is answered, what had an error is tried again, and nothing else happens."""
+    make_clips(tmp_path / "top", ["b.wav", "d.wav"])
+    (tmp_path / "top" / "c.wav").symlink_to(tmp_path / "unplugged.wav")
+    assert run("x.csv")[:2] == (1, "2 answers and 1 errors in x.csv\n")
+    first = read_rows(tmp_path / "x.csv")
+    make_clips(tmp_path, ["unplugged.wav"])
+    make_clips(tmp_path / "top", ["a.wav"])
+    code, printed, told = run("x.csv", "--resume")
+    assert (code, printed) == (0, "4 answers and 0 errors in x.csv\n")
+    assert told.startswith("going on behind 2 rows with an answer; 1 with an error are answered again\n")
+    rows = read_rows(tmp_path / "x.csv")
+    assert [row["file"] for row in rows] == [f"top/{name}.wav" for name in "abcd"]
+    assert (rows[1], rows[3]) == (first[0], first[2])
+    before = (tmp_path / "x.csv").stat()
+    code, printed, told = run("x.csv", "--resume")
+    assert (code, printed) == (0, "")
+    assert told.endswith("x.csv is whole, with 4 answers and 0 errors: nothing to resume\n")
+    assert (tmp_path / "x.csv").stat().st_mtime_ns == before.st_mtime_ns
+    make_clips(tmp_path / "elsewhere" / "top", ["a.wav"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "elsewhere", "top", "unplugged.wav", "x.csv", "x.csv.state.json",
+    ]  # fmt: skip
+    for words, folder, why in (
+        (("--model_dir", "pretrained", "--pipeline", "mel_cnn"), "", "pipeline was mfcc, is mel_cnn"),
+        (("--model_dir", "pretrained", "--pipeline", "mfcc"), "", "model was "),
+        (("unplugged.wav",), "", "named was top, is top, unplugged.wav"),
+        ((), "elsewhere", f"working_folder was {tmp_path}, is {tmp_path}/elsewhere"),
+    ):
+        words = (str(tmp_path / "x.csv"), "--resume", *words) if folder else ("x.csv", "--resume", *words)
+        code, printed, told = run(*words, folder=folder)
+        assert (code, printed) == (1, "")
+        assert re.fullmatch(f"error: .*x.csv belongs to another run: .*{why}.*\n", told)
+    (tmp_path / "notes.csv").write_text("mine\n")
+    code, printed, told = run("notes.csv", "--resume")
+    assert (code, printed, len(told.splitlines())) == (1, "", 1)
+    assert "notes.csv (5 bytes) cannot be gone on with: notes.csv.state.json, which says what it answers, is" in told
+    assert (tmp_path / "notes.csv").read_text() == "mine\n"
+    assert read_rows(tmp_path / "x.csv") == rows
+
+
+def test_control_characters_in_names_do_not_reach_the_terminal(tmp_path, make_clips, run, read_rows) -> None:
+    odd = "\x1b]0;mine\x07\x9b2J\n.wav"
+    make_clips(tmp_path / f"top{odd}", [odd])
+    out = f"{odd}.csv"
+    told = "".join("".join(map(str, run(out, "--resume", top=f"top{odd}"))) for _ in range(2))
+    told += str(run(out, top=f"top{odd}"))
+    (tmp_path / out).write_text("mine\n")
+    told += "".join("".join(map(str, run(name, "--resume", top=f"top{odd}"))) for name in (out, f"{odd}.txt"))
+    assert "1 answers and 0 errors in \\x1b]0;mine\\x07\\x9b2J\\n.wav.csv\n" in told
+    assert "nothing to resume" in told
+    assert "cannot be gone on with" in told
+    assert not set(told) & {"\x1b", "\x07", "\x9b"}
 
 
 def test_parquet_is_written_and_resumed(tmp_path, make_clips, start, run, read_rows) -> None:
@@ -153,7 +212,9 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_been(
     for row, other in zip(rows, whole, strict=True):
         if not row["error"]:
             assert float(row["confidence"]) == pytest.approx(float(other["confidence"]), abs=3e-6)
-    assert run(name, "--resume") == (0, "", f"{name} is whole: nothing to resume\n")
+    (tmp_path / "top" / "3" / "bad.wav").unlink()
+    assert run(name, "--resume")[0] == 0
+    assert [row["file"] for row in read_rows(tmp_path / name)] == [row["file"] for row in whole if not row["error"]]
 
 
 @posix
@@ -234,7 +295,7 @@ def test_nothing_to_resume_starts_anew_and_says_so(tmp_path, make_clips, run) ->
     make_clips(tmp_path / "top", ["a.wav"])
     code, printed, told = run("sub/x.csv", "--resume")
     assert (code, printed) == (0, "1 answers and 0 errors in sub/x.csv\n")
-    assert told.startswith(f"no {Path('sub/x.csv.part')} to resume: starting anew\n")
+    assert told.startswith(f"no {Path('sub/x.csv')} and no x.csv.part to resume: starting anew\n")
 
 
 # --- what cannot be ------------------------------------------------------------------------------
@@ -289,6 +350,7 @@ def test_what_cannot_be_meant_is_one_line(tmp_path, make_clips, run) -> None:
         (("x.csv", "--batch_size", "many"), 2, "batch_size: expected a number or auto, got 'many'"),
         (("x.csv", "--batch_size", "0", "--decoders", "0"), 2, "2 faults .* got 0; decoders: expected 1 to 64, got 0"),
         (("x.csv", "--json"), 2, "json: a table is asked for"),
+        (("x.csv", "--resume", "--overwrite"), 2, "resume goes on with a table and overwrite replaces it: give one"),
     ):
         left, printed, why = run(*words)
         assert (left, printed, len(why.splitlines())) == (code, "", 1)

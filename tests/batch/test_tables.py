@@ -24,7 +24,6 @@ from ml_training.batch.tables import (
     escaped,
     table_for,
     unescaped,
-    write_parquet,
 )
 from ml_training.config import LABELS
 from ml_training.errors import BatchError, MissingExtraError
@@ -138,11 +137,13 @@ def test_the_suffix_decides_and_others_are_refused(monkeypatch: pytest.MonkeyPat
         table_for(Path("x.parquet"), "")
 
 
-def test_parquet_has_the_columns_of_the_csv(answered: Callable[[str], Row], tmp_path: Path) -> None:
+def test_parquet_has_the_columns_of_the_csv_and_is_read_again(answered: Callable[[str], Row], tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     table, rows = table_for(Path("x.parquet"), MODEL), rows_of(answered)
-    (tmp_path / "rows").write_bytes(b"".join(map(table.encode, rows)))
-    write_parquet(tmp_path / "rows", tmp_path / "x.parquet")
+    records = list(map(table.encode, rows))
+    table.write(tmp_path / "x.parquet", records)
+    again = b"".join(table.read(tmp_path / "x.parquet")).splitlines()
+    assert list(map(json.loads, again)) == list(map(json.loads, records))
     read = parquet.read_table(tmp_path / "x.parquet")
     assert tuple(read.column_names) == COLUMNS
     types = {field.name: str(field.type) for field in read.schema}
