@@ -384,7 +384,10 @@ def test_there_is_an_end_to_kept_sound(serving, talk):
 
 def hearing_processes() -> set[int]:
     """Those that servers of this process have started."""
-    children = {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+    children: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            children.update((task / "children").read_text().split())
     return {int(pid) for pid in children if b"webapp.ears" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
