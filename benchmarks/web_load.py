@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--update-docs", action="store_true")
     args = parser.parse_args()
     pieces = sound()
-    with Server() as server:
+    with Server(args.clients) as server:
         found = load(server, pieces, args.clients, args.seconds)
     print(json.dumps(found, indent=2))
     if args.out:
@@ -102,8 +102,14 @@ def framed(payload: bytes, kind: int) -> bytes:
 class Server:
     """`digits serve`, and the processes that it starts."""
 
+    def __init__(self, clients: int = 1) -> None:
+        self._clients = str(clients)  # all from one address
+
     def __enter__(self) -> Server:
-        command = [sys.executable, "-m", "ml_training.cli", "serve", "--port", "0", "--no_browser"]
+        command = [
+            sys.executable, "-m", "ml_training.cli", "serve", "--port", "0", "--no_browser",
+            "--streams_per_client", self._clients, "--connections_per_client", self._clients,
+        ]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         assert self._process.stdout is not None

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from digit_detector.streaming.engine import CONFIRMING
 from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
-from digit_detector.webapp.flags import PREFIX, add_settings_flags, read_settings
+from digit_detector.webapp.flags import PREFIX, add_settings_flags, misspelt_variables, read_settings
 from digit_detector.webapp.settings import Settings
 from ml_training.config import PIPELINES
 from ml_training.errors import ConfigError, StreamError
@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from digit_detector.webapp.serving import page_address, server_of
 
     logging.basicConfig(format="%(levelname)s: %(message)s")
+    for warning in misspelt_variables(os.environ):
+        logging.warning(warning)
     thresholds = load_thresholds(getattr(args, "thresholds", SHIPPED))
     app = make_app(settings, thresholds, getattr(args, "pipeline", CONFIRMING))
     listening = bound(settings, exact="port" in args or bool(os.environ.get(PREFIX + "PORT")))

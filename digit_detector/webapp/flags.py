@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from digit_detector.webapp.settings import Settings
-from ml_training.errors import ConfigError
+from ml_training.errors import ConfigError, did_you_mean
 
 PREFIX = "DIGITS_"
 _ALIASES = {"model_dir": ("--models_dir",)}
@@ -70,6 +70,16 @@ def read_settings(flags: argparse.Namespace, environment: Mapping[str, str]) -> 
     if faults:
         raise ConfigError(faults, "the server's settings")
     return settings
+
+
+def misspelt_variables(environment: Mapping[str, str]) -> list[str]:
+    """What to tell of variables that are no setting's but almost. Others may belong to somebody else."""
+    known = [PREFIX + f.name.upper() for f in _FIELDS]
+    return [
+        f"{name} is not a setting and is ignored{hint}"
+        for name in environment
+        if name.startswith(PREFIX) and name not in known and (hint := did_you_mean(name, known))
+    ]
 
 
 def settings_table() -> str:

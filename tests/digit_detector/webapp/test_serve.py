@@ -22,7 +22,7 @@ import soundfile
 from digit_detector.serve import bound, is_local
 from digit_detector.serve import main as serve
 from digit_detector.webapp.clients import client_of
-from digit_detector.webapp.flags import read_settings, settings_table, shown_default
+from digit_detector.webapp.flags import misspelt_variables, read_settings, settings_table, shown_default
 from digit_detector.webapp.settings import Settings
 from ml_training.audio import MAX_CHANNELS
 from ml_training.data.synthetic import VOICES, say
@@ -262,6 +262,13 @@ def test_variables_and_flags_are_wrong_all_at_once():
     assert [fault.partition(":")[0] for fault in error.value.faults] == [
         "--port", "DIGITS_WORKERS", "streams", "allow_origin"
     ]  # fmt: skip
+
+
+def test_a_misspelt_variable_is_told_of():
+    (told,) = misspelt_variables(
+        {"DIGITS_STREAM": "5", "DIGITS_STREAMS": "5", "DIGITS_8000_TCP_ADDR": "", "STREAM": ""}
+    )
+    assert told == "DIGITS_STREAM is not a setting and is ignored, did you mean DIGITS_STREAMS?"
 
 
 def test_the_server_takes_limits_from_the_environment(monkeypatch: pytest.MonkeyPatch):
