@@ -396,7 +396,7 @@ def measure(server: Server, attacks: dict[str, Attack], seconds: float) -> dict[
         for kind, client in (("other", OTHER), ("same", CLIENT))[: 1 + attack.same]:
             row[kind] = found = during(server, attack, client, seconds, session)
             found["ratio"] = found["ms"] / alone["ms"]
-            found["lost"] = len(alone["said"]) - _alike(alone["said"], found["said"])
+            found["lost"] = lost(alone["said"], found["said"])
             print(f"{name} from {client}: {found}", file=sys.stderr, flush=True)
         rows.append(row)
     return {"cores": os.cpu_count(), "seconds": seconds, "alone": alone, "attacks": rows}
@@ -425,9 +425,10 @@ def during(server: Server, attack: Attack | None, client: str, seconds: float, s
     }  # fmt: skip
 
 
-def _alike(first: str, second: str) -> int:
-    matcher = difflib.SequenceMatcher(None, first, second, autojunk=False)
-    return sum(block.size for block in matcher.get_matching_blocks())
+def lost(alone: str, during: str) -> int:
+    """How many digits of the first are not in the second, in their order."""
+    matcher = difflib.SequenceMatcher(None, alone, during, autojunk=False)
+    return len(alone) - sum(block.size for block in matcher.get_matching_blocks())
 
 
 if __name__ == "__main__":
