@@ -123,7 +123,8 @@ class DigitClassifier:
     ) -> list[FilePrediction | FileError]:
         """One entry for each of `files`, in their order; `batch_size` of them go through the model at once.
 
-        `sample_rate` and `encoding` are as in `predict`, for all of them. A file that cannot be read gives {"file": ..., "error": why} and takes no other with it.
+        `sample_rate` and `encoding` are as in `predict`, for all of them. A file that cannot be read
+        gives {"file": ..., "error": why} and takes no other with it.
         """
         if isinstance(files, (str, bytes, os.PathLike)):
             raise ConfigError([f"files: expected a list of files, got one: write [{files!r}]"], "batch_predict")

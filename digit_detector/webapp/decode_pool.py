@@ -13,7 +13,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 from dataclasses import asdict
 from http import HTTPStatus
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,16 @@ from ml_training.errors import StreamError
 
 _PAUSE = 2.0  # seconds between two attempts to start a process
 _PATIENCE = 5.0  # seconds that it is given to end
+_GRACE = 0.25  # seconds that it is given to be done with an upload that nobody waits for any more
 _LARGEST_FAULT = 1 << 16  # bytes
 _log = logging.getLogger("digits.serve")
+
+
+class _Reply(NamedTuple):
+    kind: int
+    ends: bool  # whether the process does
+    seconds: float
+    payload: bytes
 
 
 class DecodeWorker:
@@ -85,32 +93,41 @@ class DecodeWorker:
         process, self._process = self._process, None  # until it is known to be fit for a further upload
         if process is None or process.stdin is None or process.stdout is None or process.returncode is not None:
             raise busy("the process that decodes uploads has ended and is started again")
+        exchange = asyncio.ensure_future(self._exchange(process.stdin, process.stdout, content))
         keep = False
         try:
             async with asyncio.timeout(self._limits.wall_seconds):
-                process.stdin.write(REQUEST.pack(len(content)))
-                process.stdin.write(content)
-                await process.stdin.drain()
-                kind, ends, seconds, size = REPLY.unpack(await process.stdout.readexactly(REPLY.size))
-                if size > max(_LARGEST_FAULT, 4 * SAMPLE_RATE * (self._limits.most_seconds + 1)):
-                    raise _broken(f"it answered with {size} bytes")
-                payload = await process.stdout.readexactly(size)
-            keep = not ends
+                reply = await asyncio.shield(exchange)
+            keep = not reply.ends
         except TimeoutError:
             raise self._refused(f"takes more than {self._limits.wall_seconds:g} s to decode") from None
+        except asyncio.CancelledError:  # a process that is done at once need not be replaced
+            await asyncio.wait((exchange,), timeout=_GRACE)
+            keep = exchange.done() and exchange.exception() is None and not exchange.result().ends
+            raise
         except (asyncio.IncompleteReadError, ConnectionError):
             raise self._died(await process.wait()) from None
         finally:
             if keep:
                 self._process = process
             else:
+                exchange.cancel()
                 await _kill(process)
-        if kind == DECODED:
-            return np.frombuffer(payload, dtype="<f4"), seconds
-        fault = json.loads(payload)
+        if reply.kind == DECODED:
+            return np.frombuffer(reply.payload, dtype="<f4"), reply.seconds
+        fault = json.loads(reply.payload)
         if fault["log"]:
             _log.error("an upload of %d bytes could not be decoded: %s", len(content), ascii(fault["log"]))
         raise RefusedError(fault["status"], fault["code"], fault["message"])
+
+    async def _exchange(self, requests: asyncio.StreamWriter, replies: asyncio.StreamReader, content: bytes) -> _Reply:
+        requests.write(REQUEST.pack(len(content)))
+        requests.write(content)
+        await requests.drain()
+        kind, ends, seconds, size = REPLY.unpack(await replies.readexactly(REPLY.size))
+        if size > max(_LARGEST_FAULT, 4 * SAMPLE_RATE * (self._limits.most_seconds + 1)):
+            raise StreamError(f"a process that decodes uploads is not to be trusted: it answered with {size} bytes")
+        return _Reply(kind, bool(ends), seconds, await replies.readexactly(size))
 
     def _died(self, code: int) -> RefusedError:
         if code == -getattr(signal, "SIGPROF", 0):
@@ -120,10 +137,6 @@ class DecodeWorker:
 
     def _refused(self, why: str) -> RefusedError:
         return RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "bad_audio", f"the recording {why}")
-
-
-def _broken(why: str) -> StreamError:
-    return StreamError(f"a process that decodes uploads is not to be trusted: {why}")
 
 
 async def _kill(process: Process) -> None:

@@ -20,7 +20,7 @@ class Downloads:
         self._open: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return self._open.total()
+        return sum(list(self._open.values()))  # of a copy, since a thread asks too (/metrics)
 
     def begin(self, client: str) -> None:
         """Raises RefusedError for a client that has enough of them already."""

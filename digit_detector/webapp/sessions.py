@@ -83,7 +83,8 @@ class Sessions:
         self._forget(self.find(name))
 
     def __len__(self) -> int:
-        return sum(not self._is_old(session) for session in self._sessions.values())
+        # of a copy, since a thread asks too (/metrics)
+        return sum(not self._is_old(session) for session in list(self._sessions.values()))
 
     def all(self) -> list[Session]:
         self._forget_old()

@@ -127,7 +127,7 @@ def test_hours_of_sound_do_not_pass_for_seconds_of_a_rate_that_none_has(server, 
     content[24:28] = (2_000_000_000).to_bytes(4, "little")
     response = httpx.post(f"{server}/process_audio", files={"file": bytes(content)}, data={"method": "ml_cnn"})
     assert fault(response) == (422, "bad_audio")
-    assert "2000000000 Hz" in response.text
+    assert "sample rate of 2000000000" in response.text
 
 
 def test_a_body_is_bounded_whether_its_length_is_told_or_not(serving):

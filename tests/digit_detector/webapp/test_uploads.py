@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import io
+import json
 import re
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -18,7 +21,7 @@ import pytest
 import soundfile
 
 from digit_detector.webapp.decode_pool import DecodeWorker
-from digit_detector.webapp.decode_worker import DecodeLimits
+from digit_detector.webapp.decode_worker import READY, REQUEST, DecodeLimits
 from digit_detector.webapp.fair_pool import ByteBudget, FairPool
 from digit_detector.webapp.faults import RefusedError
 from digit_detector.webapp.settings import Settings
@@ -37,6 +40,8 @@ def decode_upload(content, most_seconds):
             pass
     if what == b"wait":
         time.sleep(600)
+    if what == b"soon":
+        time.sleep(0.05)
     if what == b"null":
         ctypes.string_at(0)
     if what == b"hoard"[:4]:
@@ -159,7 +164,7 @@ def test_an_upload_that_asks_too_much_costs_its_process_alone(odd: None, content
         assert await pid(worker) != before
         assert len((await worker.decode(wav()))[0]) == 4000
 
-    in_a_worker(use, DecodeLimits(**{**vars(LIMITS), **limits}))
+    in_a_worker(use, dataclasses.replace(LIMITS, **limits))
 
 
 @unix
@@ -188,6 +193,33 @@ def test_who_stops_waiting_ends_the_process(odd: None):
         assert len((await worker.decode(wav()))[0]) == 4000
 
     in_a_worker(use)
+
+
+def test_who_stops_waiting_for_what_is_nearly_done_costs_no_process(odd: None):
+    async def use(worker: DecodeWorker) -> None:
+        before = await pid(worker)
+        waiting = asyncio.ensure_future(worker.decode(b"soon"))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await pid(worker) == before
+        assert len((await worker.decode(wav()))[0]) == 4000
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("digit_detector.webapp.decode_pool._GRACE", 60.0)
+        in_a_worker(use)
+
+
+def test_a_process_ends_with_the_server_also_in_the_middle_of_an_upload():
+    command = [sys.executable, "-P", "-c", ODD_DECODER, json.dumps(dataclasses.asdict(LIMITS))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.read(1) == READY
+        process.stdin.write(REQUEST.pack(4) + b"wait")
+        process.stdin.close()
+        assert process.wait(timeout=60) == 0
 
 
 def test_a_process_that_ended_while_it_was_idle_is_not_blamed_on_the_next_upload(odd: None):
