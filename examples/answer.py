@@ -1,6 +1,6 @@
 """Four ways to hand audio over: a path, bytes, a file object, an array of samples.
 
-    python examples/answer.py RECORDING [--model_dir models] [--pipeline mel_cnn]
+    python examples/answer.py RECORDING [--model_dir models] [--pipeline mfcc]
 
 A web server has bytes, a sound card gives arrays; all go through the same decoder and get the same answer.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import soundfile
 
-from ml_training.config import LABELS, MEL_CNN, PIPELINES, PRETRAINED
+from ml_training.config import LABELS, PIPELINES, PRETRAINED
 from ml_training.errors import DigitError
 from ml_training.inference import load_classifier
 
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Answer from a path, bytes, a file object and an array")
     parser.add_argument("recording", type=Path)
     parser.add_argument("--model_dir", default=PRETRAINED, help="pretrained: the models that ship")
-    parser.add_argument("--pipeline", choices=PIPELINES, default=MEL_CNN)
+    parser.add_argument("--pipeline", choices=PIPELINES, default=PIPELINES[0])
     args = parser.parse_args(argv)
     try:
         classifier = load_classifier(args.model_dir, args.pipeline)

@@ -1,6 +1,6 @@
 """A recording of several digits with pauses between them, such as a spoken phone number: what is said, and when.
 
-    python examples/cut_a_long_recording.py RECORDING [--model_dir models] [--pipeline mel_cnn] [--pause 0.2]
+    python examples/cut_a_long_recording.py RECORDING [--model_dir models] [--pipeline mfcc] [--pause 0.2]
 
 The recording is cut where its level stays near the background for a while, and each piece is answered by itself; one
 that is no digit, a cough say, is told and left out. Digits that run into each other are one piece:
@@ -15,7 +15,7 @@ import sys
 import numpy as np
 
 from ml_training.audio import SAMPLE_RATE, Floats, decode
-from ml_training.config import LABELS, MEL_CNN, PIPELINES, PRETRAINED
+from ml_training.config import LABELS, PIPELINES, PRETRAINED
 from ml_training.errors import DigitError
 from ml_training.inference import load_classifier
 
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The digits of a longer recording, one after the other")
     parser.add_argument("recording")
     parser.add_argument("--model_dir", default=PRETRAINED, help="pretrained: the models that ship")
-    parser.add_argument("--pipeline", choices=PIPELINES, default=MEL_CNN)
+    parser.add_argument("--pipeline", choices=PIPELINES, default=PIPELINES[0])
     parser.add_argument("--pause", type=float, default=0.2, help="seconds of quiet that part two digits")
     args = parser.parse_args(argv)
     try:

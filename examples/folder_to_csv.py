@@ -1,6 +1,6 @@
 """Every recording of a folder into one CSV: file, digit, how sure, whether it is one, and why one has no answer.
 
-    python examples/folder_to_csv.py FOLDER answers.csv [--model_dir models] [--pipeline mel_cnn] [--batch_size 32]
+    python examples/folder_to_csv.py FOLDER answers.csv [--model_dir models] [--pipeline mfcc] [--batch_size 32]
 
 Sub-folders are searched too. Leaves with 1 when a file could not be read; the others are answered all the same.
 """
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from ml_training.audio import AUDIO_SUFFIXES
-from ml_training.config import LABELS, MEL_CNN, PIPELINES, PRETRAINED
+from ml_training.config import LABELS, PIPELINES, PRETRAINED
 from ml_training.errors import DigitError
 from ml_training.inference import load_classifier
 
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("csv", type=Path)
     parser.add_argument("--model_dir", default=PRETRAINED, help="pretrained: the models that ship")
-    parser.add_argument("--pipeline", choices=PIPELINES, default=MEL_CNN)
+    parser.add_argument("--pipeline", choices=PIPELINES, default=PIPELINES[0])
     parser.add_argument("--batch_size", type=int, default=32)
     args = parser.parse_args(argv)
     for folder in (args.folder, args.csv.parent):  # noticed now, not after an hour of answers

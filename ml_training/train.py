@@ -195,7 +195,7 @@ def summary_table(outcome: RunOutcome) -> str:
     if not outcome.results:
         lines = []
     lines += [
-        f"{r.pipeline}: version {r.version} was not promoted, what answered before still does: {r.not_promoted}"
+        f"{r.pipeline}: version {r.version} was not promoted: {r.not_promoted}"
         for r in outcome.results
         if r.not_promoted
     ]

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from ml_training.examples import example_recording
+
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
 
@@ -63,6 +65,18 @@ def test_answer_is_the_same_by_all_four_ways(tiny_models, tiny_folder, tmp_path)
     rows = [line[:12].rstrip() + line[12:].split("ms")[0].rsplit(maxsplit=1)[0] for line in done.stdout.splitlines()]
     assert [row.split(" 7 ")[0] for row in rows] == ["path", "bytes", "file object", "array"]
     assert len({row[row.index(" 7 ") :] for row in rows}) == 1
+
+
+def test_without_models_of_ones_own_those_that_ship_answer(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    seven, number = (str(example_recording(name)) for name in ("seven", "phone_number"))
+    for script, words, expected in (
+        ("answer.py", [seven], "path         7 "),
+        ("cut_a_long_recording.py", [number], "heard: 4 1 3 5 5 5 0 1 2 7\n"),
+        ("folder_to_csv.py", [str(Path(seven).parent), "answers.csv"], "3 answers and 0 errors in answers.csv\n"),
+    ):
+        assert runpy.run_path(str(EXAMPLES / script))["main"](words) == 0
+        assert expected in capsys.readouterr().out
 
 
 def test_folder_to_csv(tiny_models, tmp_path):

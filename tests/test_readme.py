@@ -327,6 +327,8 @@ def test_a_command_that_nothing_knows_fails(desk):
 
 @pytest.mark.parametrize("block", [pytest.param(b, id=b.place) for b in BLOCKS if b.language == "python"])
 def test_python_block(block, desk, capsys):
+    if block.place.startswith("README.md"):  # answers right after installation, before anything is trained
+        shutil.rmtree(desk / "models")
     exec(compile(block.text, block.place, "exec"), {"__name__": "block"})
     assert capsys.readouterr().out
 
