@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ml_training.audio import NUM_SAMPLES, decode, fit, trimmed
-from ml_training.config import LABELS, TrainConfig
+from ml_training.config import TrainConfig
 from ml_training.data import cache
 from ml_training.data.array_file import Block
 from ml_training.data.checks import word_files

@@ -13,8 +13,8 @@ from ml_training.config import TrainConfig, to_dict
 from ml_training.errors import ClusterError, ConfigError
 from ml_training.scale.cluster import cluster, cores_of, quiet
 from ml_training.tuning.objectives import Judge
-from ml_training.tuning.request import DIRECTIONS, QUALITIES
 from ml_training.tuning.optuna_study import STUDY, check_plan, optuna_module, suggest, trial_sampler
+from ml_training.tuning.request import DIRECTIONS, QUALITIES
 from ml_training.tuning.space import Choices, Space, checked_space, with_values
 from ml_training.tuning.worker import Task
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ml_training import __version__
-from ml_training.config import FILE_PRECISIONS, FP32, INT8, PIPELINES, TrainConfig, model_folder
+from ml_training.config import FILE_PRECISIONS, FP32, INT8, TrainConfig, model_folder
 from ml_training.data.corpus import Corpus
 from ml_training.deploy import version_store, versions
 from ml_training.deploy.executorch import export_executorch

@@ -22,8 +22,8 @@ from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import Pipeline
 from ml_training.training.setup import cpu_threads
 from ml_training.tuning.objectives import Judge, Pruned
-from ml_training.tuning.request import DIRECTIONS
 from ml_training.tuning.optuna_study import Plan, hopeless, next_trial, open_study, suggest, trial_folder
+from ml_training.tuning.request import DIRECTIONS
 from ml_training.tuning.space import checked_space, with_values
 from ml_training.utils.files import write_json
 from ml_training.utils.processes import tell_parent, words_from_parent
