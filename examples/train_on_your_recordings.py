@@ -2,9 +2,15 @@
 
     python examples/train_on_your_recordings.py FOLDER [--pipeline mfcc] [--epochs 60] [--output my_run]
 
-FOLDER holds files named {digit}_{speaker}_{index}.wav (or .flac, .ogg, ...), folders zero ... nine, or a folder for
-each speaker. A speaker's recordings 0 to 4 become the test part if every speaker has later ones too; otherwise a fifth
-of the clips does, by chance. Needs the extra [train].
+FOLDER holds a folder for each digit, 0 ... 9 or zero ... nine, with recordings of any name (.wav, .flac, .m4a, ...),
+and perhaps a sub-folder for each speaker:
+
+    my_digits/0/first try.wav
+    my_digits/0/anna/kitchen.m4a
+    my_digits/seven/x.flac
+
+Or it is a table, a CSV of path and label. A fifth of the clips, by chance, becomes the test part. Needs the extra
+[train].
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ from ml_training.training.runner import run
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train on your own recordings")
-    parser.add_argument("folder", help="recordings")
+    parser.add_argument("folder", help="recordings: folders 0 ... 9, or a CSV of path and label")
     parser.add_argument("--pipeline", choices=PIPELINES, default=PIPELINES[0])
     parser.add_argument("--epochs", type=int, help="default: the pipeline's own")
     parser.add_argument("--output", type=Path, default=Path("my_run"), help="folder for models, logs and the report")

@@ -113,9 +113,11 @@ class TrainConfig:
 
     pipeline: str = choice("all", *PIPELINES, default="all", help="which pipeline to train")
     dataset: str = choice(*DATASETS, default="auto", help="which recordings; auto falls back to synthetic speech")
-    data_dir: str | None = setting(None, "folder of recordings (default: $DIGIT_DATA_DIR, the cache, a download)")
+    data_dir: str | None = setting(
+        None, "folder or table of recordings (default: $DIGIT_DATA_DIR, the cache, a download)"
+    )
     data_url: str | None = setting(None, "address of the FSDD archive (default: $DIGIT_DATA_URL, the public tag)")
-    extra_dir: str | None = setting(None, "folder of further recordings of digits, none an official test clip")
+    extra_dir: str | None = setting(None, "folder or table of further recordings of digits, none an official test clip")
     split: str = choice(*SPLITS, default="official", help="how clips are divided into training, validation and test")
     held_out_speaker: str | None = setting(None, "the test speaker of --split speaker")
     fold: str | None = setting(None, "which of how many folds is the test part of --split fold, as 3/10")

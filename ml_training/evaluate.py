@@ -36,9 +36,14 @@ def parser() -> OneLineParser:
     add("--precision", choices=FILE_PRECISIONS, default=FP32, help="which of their files answers")
     add("--version", type=int, default=None, metavar="N", help="a version of these models (default: the promoted one)")
     add("--dataset", choices=DATASETS, default=SUPPRESS, help="which recordings, as in training")
-    add("--data_dir", default=SUPPRESS, metavar="DIR", help="folder of recordings, as in training")
-    add("--folder", nargs="+", default=[], metavar="DIR",
-        help="labelled clips for all but official, cv and loso (without: the official test part)")  # fmt: skip
+    add("--data_dir", default=SUPPRESS, metavar="DIR", help="folder or table of recordings, as in training")
+    add(
+        "--folder",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="folders or tables of labelled clips for all but official, cv and loso (without: the official test part)",
+    )
     add("--noise_dir", default=None, metavar="DIR", help="folder of background recordings for noise")
     add("--others", nargs="+", default=[], metavar="KIND=DIR", type=_kind,
         help="recordings without a digit for rejection, e.g. words=DIR sentences=DIR noise=DIR")  # fmt: skip

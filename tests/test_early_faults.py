@@ -70,9 +70,17 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_faults_of_arguments_and_data_need_no_torch(desk: Path, words: str, code: int, said: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "DIGIT_DATA_DIR"}
     done = subprocess.run(
-        [sys.executable, "-c", CODE, *words.split()], cwd=desk, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", CODE, *words.split()],
+        cwd=desk, env=environment, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (code, "[]\n"), done.stderr
     (line,) = done.stderr.splitlines()
     assert said in line
-    assert sorted(path.name for path in desk.iterdir()) == ["bad.json", "empty", "good", "names", "space.json", "table.csv"]
+    assert sorted(path.name for path in desk.iterdir()) == [
+        "bad.json",
+        "empty",
+        "good",
+        "names",
+        "space.json",
+        "table.csv",
+    ]

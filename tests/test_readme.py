@@ -1,9 +1,10 @@
 """What the documentation tells people to type works: every command, every Python block, every flag, every message.
 
 Commands are the lines of ```bash blocks, run in a folder that has what they name: `audio.wav`, `x.wav`, `recordings/`,
-`my_config.json` (the README's own), `models/`, for exports with checkpoints, `more/`, `words/`, `noise/`, `teachers/`,
-and a tiny corpus behind $DIGIT_DATA_DIR. Two substitutions make the long ones small, see `smaller`. `make` and `pip`
-are not run (they set up what is running here), but what they name must exist. A command that no rule knows fails.
+`my_config.json` (the README's own), `my_digits/`, `my_digits.csv`, `models/`, for exports with checkpoints, `more/`,
+`words/`, `noise/`, `teachers/`, and a tiny corpus behind $DIGIT_DATA_DIR. Two substitutions make the long ones small,
+see `smaller`. `make` and `pip` are not run (they set up what is running here), but what they name must exist. A command
+that no rule knows fails.
 """
 
 from __future__ import annotations
@@ -193,6 +194,12 @@ def desk(tmp_path, tiny_folder, tiny_models, monkeypatch):
     for _ in range(2):  # versions 1 and 2
         origin = Origin(MFCC, "tiny", "tiny", True, "official", "", "", to_dict(TrainConfig()), {}, "")
         version_store.add(tmp_path / "models" / "mfcc_classifier", tiny_models / "mfcc_classifier", origin, {})
+    for digit, name in itertools.product(range(10), ("one take.wav", "another.wav", "third.wav")):
+        place = tmp_path / "my_digits" / str(digit) / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(tiny_folder / f"{digit}_speaker{len(name) % 4}_1.wav", place)
+    rows = [f"my_digits/{digit}/{name}.wav,{digit}" for digit in range(10) for name in ("one take", "another", "third")]
+    (tmp_path / "my_digits.csv").write_text("\n".join(["path,label", *rows]), encoding="utf-8")
     for folder, names in {"more": ("{}_erin_0", "{}_erin_7"), "words": ("yes_ann_{}",), "noise": ("rain_{}",)}.items():
         (tmp_path / folder).mkdir()
         for name, digit in itertools.product(names, range(10)):
@@ -214,7 +221,7 @@ def desk(tmp_path, tiny_folder, tiny_models, monkeypatch):
 
 
 def test_blocks_say_what_they_are():
-    assert {block.language for block in BLOCKS} == {"bash", "python", "json", "text"}
+    assert {block.language for block in BLOCKS} == {"bash", "python", "json", "text", "csv"}
     assert len(COMMANDS) > 20
 
 

@@ -89,7 +89,7 @@ def chosen_path(data_dir: str | None) -> Path | None:
     path = Path(os.path.expanduser(named))  # leaves an unknown ~name as it is
     if not path.exists():
         raise DataError(
-            f"{source} is {path}, where nothing is: expected a folder of recordings or an archive of {NAME}"
+            f"{source} is {path}, where nothing is: expected a folder or table of recordings, or an archive of {NAME}"
         )
     return path
 

@@ -78,7 +78,7 @@ class Request:
     speakers: tuple[str, ...] = ()
     folds: int = 10  # of cv
     jobs: int | None = None  # processes that train folds; None for as many as suit the machine
-    fold_models: str = KEPT  # what becomes of their models, of folds.MODELS
+    fold_models: str = KEPT  # what becomes of their models, of protocols.MODELS
     models_wanted: bool = False  # folds whose models were thrown away earlier are trained anew
     compare: str | None = None  # JSON file of an earlier result of cv or loso
     output: str = "evaluation_results"

@@ -20,8 +20,8 @@ from ml_training.data.corpus import Corpus
 from ml_training.data.splits import known_speakers
 from ml_training.errors import ConfigError, DataError, TrainingError
 from ml_training.evaluation.fold_workers import suitable_jobs, train_in_processes
-from ml_training.evaluation.folds import KEPT, PER_FOLD, Fold, finished, fold_of, train_fold
-from ml_training.evaluation.protocols import CV, LOSO, TestClips, new_result, subset
+from ml_training.evaluation.folds import PER_FOLD, Fold, finished, fold_of, train_fold
+from ml_training.evaluation.protocols import CV, KEPT, LOSO, TestClips, new_result, subset
 from ml_training.pipelines import PIPELINE_REGISTRY
 from ml_training.pipelines.base import Pipeline
 from ml_training.results import Count, ModelScore, ProtocolResult
@@ -41,7 +41,7 @@ class Plan:
     speakers: tuple[str, ...] = ()  # to leave out; all where none is named
     seeds: tuple[int, ...] = (0, 1, 2)
     jobs: int | None = None  # processes; None for as many as suit the machine
-    models: str = KEPT  # what becomes of them, of folds.MODELS
+    models: str = KEPT  # what becomes of them, of protocols.MODELS
     models_wanted: bool = False  # a fold whose model was thrown away earlier is trained anew
 
     @property

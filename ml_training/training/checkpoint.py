@@ -24,7 +24,7 @@ import torch
 from ml_training import __version__
 from ml_training.config import AugmentationConfig, TrainConfig, to_dict
 from ml_training.data.backgrounds import load_backgrounds
-from ml_training.deploy.checkpoints import BEST
+from ml_training.deploy import checkpoints
 from ml_training.deploy.metadata import git_commit
 from ml_training.deploy.versions import VERSIONS
 from ml_training.errors import CheckpointError, DataError
@@ -33,6 +33,7 @@ from ml_training.utils.temporary import clear_half_written
 
 FORMAT = "streaming-digit-detector checkpoint"
 VERSION = 1
+BEST = checkpoints.BEST
 INTERRUPTED = "checkpoint_interrupted.pt"
 
 # Settings that change no weight: places, speed, and where the data come from (their hash is compared instead).

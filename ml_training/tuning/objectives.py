@@ -14,7 +14,8 @@ from ml_training.deploy.export import export_onnx
 from ml_training.deploy.metadata import model_metadata
 from ml_training.evaluation.cross_validation import Plan as FoldPlan
 from ml_training.evaluation.cross_validation import planned_folds
-from ml_training.evaluation.folds import RESULT, THROWN, finished, train_fold
+from ml_training.evaluation.folds import RESULT, finished, train_fold
+from ml_training.evaluation.protocols import THROWN
 from ml_training.inference import MODEL_FILE, load_classifier
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import EpochRecord

@@ -38,8 +38,8 @@ def rows(who: str = "ab", more: str = "") -> list[str]:
 @pytest.mark.parametrize(
     ("name", "header", "separator"),
     [
-        ("t.csv", "path,label", ","), ("t.csv", None, ","), ("t.CSV", "Filename;Digit", ";"), ("t.tsv", "file\tword", "\t"),
-        ("t.tsv", None, "\t"), ("t.csv", "\ufefffile,label", ","),
+        ("t.csv", "path,label", ","), ("t.csv", None, ","), ("t.CSV", "Filename;Digit", ";"),
+        ("t.tsv", "file\tword", "\t"), ("t.tsv", None, "\t"), ("t.csv", "\ufefffile,label", ","),
     ],
 )  # fmt: skip
 def test_paths_and_labels(clips, name, header, separator):
@@ -111,11 +111,11 @@ def test_rows_of_no_use_are_left_out_and_listed(clips, wav):
         (["name,age", "x,3"], "begins with 'name,age': expected a header"),
         (["audio/a1.wav,one,anna"], "expected a header"),
         (["path,file,label", "a,b,1"], "several columns of path"),
-        (["path,label", "audio/a1.wav,1", "audio/../audio/a1.wav,2"], "line 3 labels .* two, line 2 one: leave one out"),
-        (["path,label,split", "audio/a1.wav,1,train", "audio/a2.wav,2,"], "line 3 has the split '': expected one of train"),
+        (["path,label", "audio/a1.wav,1", "audio/../audio/a1.wav,2"], "line 3 labels .* two, line 2 one"),
+        (["path,label,split", "audio/a1.wav,1,train", "audio/a2.wav,2,"], "line 3 has the split ''"),
         (["path,label", 'audio/a1.wav,"1'], "is not a table of CSV"),
         (["path,label"], r"holds no recordings of digits \(0 audio files\)"),
-        (["path,label", *rows(), "x.wav,bed", "y.wav,bird"], r"2 of 22 files .* first x\.wav \(line 22\): .*, and 1 more"),
+        (["path,label", *rows(), "x.wav,bed", "y.wav,bird"], r"first x\.wav \(line 22\): .*, and 1 more"),
     ],
 )  # fmt: skip
 def test_a_table_that_will_not_do_says_why(clips, lines, words):

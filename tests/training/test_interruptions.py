@@ -49,8 +49,7 @@ def test_a_terminal_that_is_closed_leaves_a_checkpoint_and_a_word_in_the_log(tmp
         try:
             seen = b""
             while b"mfcc epoch" not in seen:
-                assert (piece := os.read(ours, 4096)), seen
-                seen += piece
+                seen += os.read(ours, 4096)  # an OSError where it ended by itself
         finally:
             os.close(ours)  # the system hangs up
         try:

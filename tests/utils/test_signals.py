@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 
@@ -63,7 +64,7 @@ def test_a_signal_that_nobody_looked_at_any_more_is_not_lost() -> None:
 def test_further_signals_do_not_break_into_what_clears_up(deferred: bool) -> None:
     cleared = []
 
-    def work(signals: StopSignals) -> None:
+    def work() -> None:
         try:
             send(signal.SIGINT)
             send(signal.SIGINT)
@@ -72,17 +73,15 @@ def test_further_signals_do_not_break_into_what_clears_up(deferred: bool) -> Non
                 send(signum)
             cleared.append(True)
 
-    with StopSignals() as signals, pytest.raises(Interrupted) as raised:
-        if deferred:
-            with signals.deferred():
-                work(signals)
-        else:
-            work(signals)
+    with StopSignals() as signals:
+        within = signals.deferred() if deferred else nullcontext()
+        with pytest.raises(Interrupted) as raised, within:
+            work()
     assert (raised.value.signum, signals.leaving, cleared) == (signal.SIGINT, signal.SIGINT, [True])
 
 
 def test_nor_do_they_after_a_loop_has_granted_the_first() -> None:
-    with StopSignals() as signals, pytest.raises(Interrupted):
+    def work(signals: StopSignals) -> None:
         try:
             with signals.deferred():
                 send(signal.SIGTERM)
@@ -90,6 +89,9 @@ def test_nor_do_they_after_a_loop_has_granted_the_first() -> None:
                 raise Interrupted(signals.signum)
         finally:
             send(signal.SIGINT)
+
+    with StopSignals() as signals, pytest.raises(Interrupted):
+        work(signals)
 
 
 def test_what_does_not_come_to_an_end_is_ended_by_a_later_signal() -> None:
