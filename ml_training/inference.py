@@ -36,6 +36,7 @@ from ml_training.flags import OneLineParser
 from ml_training.utils.answers import print_json, shown
 from ml_training.utils.memory import is_out_of_memory
 from ml_training.utils.program import program
+from ml_training.utils.text import escape_controls
 
 MODEL_FILE = onnx_name("model", FP32)
 PRETRAINED = "pretrained"  # in the place of a folder of models: those that come with the package
@@ -122,7 +123,8 @@ class DigitClassifier:
     ) -> list[FilePrediction | FileError]:
         """One entry for each of `files`, in their order; `batch_size` of them go through the model at once.
 
-        `sample_rate` and `encoding` are as in `predict`, for all of them. A file that cannot be read gives {"file": ..., "error": why} and takes no other with it.
+        `sample_rate` and `encoding` are as in `predict`, for all of them. A file that cannot be read
+        gives {"file": ..., "error": why} and takes no other with it.
         """
         if isinstance(files, (str, bytes, os.PathLike)):
             raise ConfigError([f"files: expected a list of files, got one: write [{files!r}]"], "batch_predict")
@@ -381,7 +383,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--encoding", choices=ENCODINGS, default=None, help="of files without a header (default: by their suffix)"
     )
-    parser.add_argument("--rate", type=int, default=None, metavar="HZ", help="of files without a header (default: 8000)")
+    parser.add_argument(
+        "--rate", type=int, default=None, metavar="HZ", help="of files without a header (default: 8000)"
+    )
     add_flags(parser)
     args = vars(parser.parse_args(argv))
     files: list[str] = [*args.get("files", []), *args.get("audio", [])]
@@ -389,7 +393,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("name at least one recording")
     encoding, rate = args["encoding"], args["rate"]
     if args.keys() & FLAGS and (encoding is not None or rate is not None):
-        parser.error("--encoding and --rate are for files that are named: in tables the suffix says it (.ul, .al, .gsm)")
+        parser.error(
+            "--encoding and --rate are for files that are named: in tables the suffix says it (.ul, .al, .gsm)"
+        )
     precision: str = args["precision"]
     version: int | None = args["version"]
     model_dir, pipeline = _answering(args.get("model_dir"), args.get("pipeline"), precision, version)
@@ -418,7 +424,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(bad) < len(entries):
             print(f"answered by {told}", file=sys.stderr)
     for error_line in bad:
-        print(f"error: {error_line}", file=sys.stderr)
+        print(f"error: {escape_controls(error_line)}", file=sys.stderr)
     return 1 if bad else 0
 
 

@@ -11,6 +11,7 @@ from typing import TextIO
 
 from digit_detector.streaming.engine import Detection
 from ml_training.utils.live_line import LiveLine
+from ml_training.utils.text import escape_controls
 
 _EVERY = 0.08  # seconds between two looks of the live line
 _QUIETEST_DB = -70.0
@@ -66,7 +67,7 @@ class Display:
         """A line for people, which stays."""
         self._line.clear()
         if sys.stderr is not None:  # closed by 2>&-; print would take standard output in its place
-            print(line, file=sys.stderr, flush=True)
+            print(escape_controls(line), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

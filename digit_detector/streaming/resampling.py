@@ -47,7 +47,9 @@ def as_samples(samples: object, rate: object) -> tuple[Floats, int]:
     Raises UndecodableAudioError for a rate, shape or type that cannot be, NonFiniteAudioError for NaN or infinities.
     """
     if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or not MIN_RATE <= rate <= MAX_RATE:
-        raise UndecodableAudioError(f"sample_rate: expected a whole number of Hz from {MIN_RATE} to {MAX_RATE}, got {rate!r}")
+        raise UndecodableAudioError(
+            f"sample_rate: expected a whole number of Hz from {MIN_RATE} to {MAX_RATE}, got {rate!r}"
+        )
     if isinstance(samples, (bytes, bytearray)):
         raise UndecodableAudioError(
             f"got {type(samples).__name__}: expected numbers, as of np.frombuffer(data, np.int16)"

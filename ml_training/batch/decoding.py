@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -54,6 +55,8 @@ def _decode_all(stretch: Sequence[Found]) -> list[Decoded]:
 def _decode(found: Found, last_try: bool = False) -> Decoded:
     if found.fault is not None:
         return Decoded(found.name, error=found.fault)
+    if _is_pipe(found.name):  # whoever waits for one cannot be interrupted in a thread
+        return Decoded(found.name, error=f"{found.name} is a pipe: give it alone, without --out")
     try:
         with _long if _is_long(found.name) else contextlib.nullcontext():
             return Decoded(found.name, load_audio(found.name))
@@ -65,6 +68,13 @@ def _decode(found: Found, last_try: bool = False) -> Decoded:
     except Exception as error:  # of a million files one must not end the work for the others
         told = f"{type(error).__name__}: {error}"
         return Decoded(found.name, error=f"{found.name} made the decoder fail ({told}): please report it")
+
+
+def _is_pipe(name: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(name).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def _is_long(name: str) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_training.config import LABELS
+from ml_training.utils.text import escape_controls
 
 
 def print_json(entries: Sequence[Mapping[str, Any]]) -> None:
@@ -31,7 +32,7 @@ def shown(entry: Mapping[str, Any]) -> str:
     said = f"{bold}{digit}{off}  {LABELS[digit]}, {sure:.1f} % sure"
     if not entry["is_digit"]:
         said = f"{bold}-{off}  no digit: its score is {100 * entry['digit_score']:.1f} %; if one, then"
-    lines = [f"{said}  {dim}{entry['file']}{off}"]
+    lines = [f"{said}  {dim}{escape_controls(entry['file'])}{off}"]
     for guess in entry["top3"]:
         bar = full * round(24 * guess["probability"])
         lines.append(f"   {guess['digit']}  {bar:<24}  {100 * guess['probability']:5.1f} %")

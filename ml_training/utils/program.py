@@ -14,6 +14,7 @@ from typing import NoReturn, Protocol
 
 from ml_training.errors import DigitError, Interrupted, MissingExtraError
 from ml_training.utils.launched import launched
+from ml_training.utils.text import escape_controls
 
 
 class Main(Protocol):
@@ -45,7 +46,7 @@ def program(main: Main) -> Main:
                 sys.stdout.flush()
             return code
         except DigitError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {escape_controls(str(error))}", file=sys.stderr)
             return error.exit_code
         except Interrupted as stopped:
             return stopped.exit_code
@@ -55,11 +56,12 @@ def program(main: Main) -> Main:
             _drop_output()
             return 141  # 128 + SIGPIPE
         except PermissionError as error:  # wherever a folder is looked into: whose it is, is the user's to change
-            print(f"error: {error.filename}: {error.strerror}; change its rights or name another", file=sys.stderr)
+            name = escape_controls(str(error.filename))
+            print(f"error: {name}: {error.strerror}; change its rights or name another", file=sys.stderr)
             return 1
         except OSError as error:
             if error.errno == errno.EROFS:
-                where = f"{error.filename}: " if error.filename else ""
+                where = f"{escape_controls(str(error.filename))}: " if error.filename else ""
                 print(f"error: {where}{error.strerror}; name another place", file=sys.stderr)
                 return 1
             if error.errno != errno.ENOSPC or error.filename is not None:

@@ -6,18 +6,23 @@ import { Resampler } from "./resampling.js";
 export const SAMPLE_RATE = 8000; // Hz
 export const SECOND = 8000; // samples
 const FAINTEST = 1e-6; // of full scale, peak to peak
+export const LOUDEST = 1e4; // times full scale; what is beyond is no sound
+export const LEAST_RATE = 1000; // Hz
 const FRAME = SAMPLE_RATE / 100; // the step in which a long recording is searched for its word
 const MOST_SECONDS = 3600;
 
-/** A recording of any rate -> Float32Array (8000) with its word in it. Throws a Fault that says what is wrong with it. */
+/**
+ * A recording of any rate -> Float32Array (8000) with its word in it, zeros where it is silent.
+ * Throws a Fault that says what is wrong with it.
+ */
 export function clip(samples, rate) {
-  checkRate(rate, 1);
+  checkRate(rate, LEAST_RATE);
   if (samples.length > MOST_SECONDS * rate) {
     throw new Fault("bad_audio", "the recording is longer than an hour: cut it to the word");
   }
-  const strange = samples.findIndex((sample) => !Number.isFinite(sample));
+  const strange = samples.findIndex((sample) => !(Math.abs(sample) <= LOUDEST)); // NaN is not, either
   if (strange >= 0) {
-    throw new Fault("bad_audio", `sample ${strange} of the recording is ${samples[strange]}: record it anew`);
+    throw new Fault("bad_audio", `sample ${strange} of the recording is ${samples[strange]}: expected numbers around -1 to 1; record it anew`);
   }
   return fit(checked(at8k(samples, rate)));
 }
@@ -49,19 +54,18 @@ function checked(samples) {
   if (!samples.length) {
     throw new Fault("bad_audio", "the recording holds no samples: expected a spoken digit");
   }
+  return isSilent(samples) ? new Float32Array(samples.length) : samples;
+}
+
+/** Whether no sample differs from the others by more than features resolve. */
+export function isSilent(samples) {
   let least = Infinity;
   let most = -Infinity;
   for (const sample of samples) {
-    if (!Number.isFinite(sample)) {
-      throw new Fault("bad_audio", "the recording's samples are too large: expected numbers around -1 to 1");
-    }
     if (sample < least) least = sample;
     if (sample > most) most = sample;
   }
-  if (Math.fround(most - least) < FAINTEST) {
-    throw new Fault("bad_audio", "the recording is as good as silent: check the microphone, and record it anew");
-  }
-  return samples;
+  return Math.fround(most - least) < FAINTEST;
 }
 
 /** A shorter clip in the middle of zeros; of a longer one the second with most speech in it. */

@@ -1,12 +1,13 @@
 // The models in onnxruntime, on one thread of WebAssembly. Files come from the server that the page came from, once.
 
 import * as ort from "../vendor/onnxruntime-web/ort.wasm.min.mjs";
-import { SECOND } from "./clip.js";
+import { SECOND, isSilent } from "./clip.js";
 import { Fault } from "./fault.js";
 import { FRAMES } from "./stream.js";
 
 const RUNTIME = new URL("../vendor/onnxruntime-web/", import.meta.url);
 const MODELS = new URL("../models/", import.meta.url);
+const LABELS = 10;
 const CONTEXT = 32; // samples before a block that Silero wants with it
 const VOICE_STATE = 256; // numbers of Silero's state
 const RATE = new ort.Tensor("int64", BigInt64Array.of(8000n), []);
@@ -165,11 +166,12 @@ export async function spotter() {
   };
 }
 
-/** A pipeline's classifier: a second of sound as `clip` makes it -> ten probabilities and a digit score. */
+/** A pipeline's classifier: a second of sound as `clip` makes it -> ten probabilities and a digit score, 0 of silence. */
 export async function classifier(pipeline) {
   const name = `${pipeline}.onnx`;
   const model = await session(name, ["waveform"], ["logits", "digit_score"]);
   return async (second) => {
+    if (isSilent(second)) return { probabilities: Array(LABELS).fill(1 / LABELS), digitScore: 0 };
     const said = await run(model, name, { waveform: new ort.Tensor("float32", second, [1, SECOND]) });
     return { probabilities: softmax(said.logits.data), digitScore: said.digit_score.data[0] };
   };

@@ -1,12 +1,10 @@
 // The thread that computes, so that the page never waits. It is asked for one thing after the other; see ears.js.
 
 import { answer } from "./answering.js";
-import { checkRate } from "./clip.js";
+import { LEAST_RATE, LOUDEST, checkRate } from "./clip.js";
 import { Engine } from "./engine.js";
 import { Fault } from "./fault.js";
 
-const LEAST_RATE = 1000; // Hz
-const LOUDEST = 1e4; // times full scale; what is beyond is no sound
 const streams = new Map();
 let engine = null;
 let last = Promise.resolve();
