@@ -6,9 +6,9 @@
 
 A process takes the bytes of one file after the other and answers or refuses each. A finding is: a crash, more than
 --hang seconds of the processor, a process beyond --memory MB, an exception that is no DigitError, an error that blames
-the model, names a path or holds control characters, anything printed, a descriptor left open, an internet socket,
-another file that is opened, a whole recording that is refused, text that is answered. Leaves with 1 where there is any.
-Linux alone.
+the model, names a path or holds control characters, anything printed but the known notes of libraries, a descriptor
+left open, an internet socket, another file that is opened, a whole recording that is refused, text that is answered.
+Leaves with 1 where there is any. Linux alone.
 """
 
 from __future__ import annotations

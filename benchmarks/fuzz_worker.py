@@ -32,6 +32,8 @@ LONGEST = 1000  # characters of a message
 _PATH = re.compile(r"(?<![\w:/.<])/(?:[\w.@-]+/)+[\w.-]*|[\w.-]+\.(?:py|so|onnx)\b")
 _BLAME = re.compile(r"(?i)\bmodels?\b|export or train|train it again")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# What libmpg123 and libsndfile say of damaged files; `digits predict` and the server's decoders send it nowhere.
+_NOTES = re.compile(r"(?:Note|Warning): |\[src/libmpg123/|alac_\w+ \d+ : ")
 _STARTS_WITHIN = 60.0  # seconds
 PATIENCE = 4  # times as long as the processor may take, an answer may take on the clock
 _SOCKET = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}  # AUDIT_ARCH and the number of socket(2)
@@ -183,7 +185,8 @@ class Worker:
             self._start()
             return Outcome("nothing", tuple(found), seconds, megabytes)
         if (size := self._printed.stat().st_size) > self._size:
-            found.append(("output", ascii(self._text()[:300])))
+            if text := "\n".join(line for line in self._text().splitlines() if not _NOTES.match(line)):
+                found.append(("output", ascii(text[:300])))
             self._size = size
         if (count := self._descriptors()) > self._open:
             found.append(("descriptors", f"{count - self._open} left open"))
