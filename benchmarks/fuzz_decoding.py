@@ -5,9 +5,10 @@
     python benchmarks/fuzz_decoding.py --inputs 20000 --http 1000    the first thousand to `digits serve`, too
 
 A process takes the bytes of one file after the other and answers or refuses each. A finding is: a crash, more than
---hang seconds, a process beyond --memory MB, an exception that is no DigitError, an error that blames the model, names
-a path or holds control characters, anything printed, a descriptor left open, an internet socket, another file that is
-opened, a whole recording that is refused, text that is answered. Leaves with 1 where there is any. Linux alone.
+--hang seconds of the processor, a process beyond --memory MB, an exception that is no DigitError, an error that blames
+the model, names a path or holds control characters, anything printed but the known notes of libraries, a descriptor
+left open, an internet socket, another file that is opened, a whole recording that is refused, text that is answered.
+Leaves with 1 where there is any. Linux alone.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import NamedTuple
 from fuzz_inputs import FORMATS, Input, make_input, recordings
 from fuzz_worker import (
     CANARY,
+    PATIENCE,
     Limits,
     Outcome,
     Worker,
@@ -130,7 +132,7 @@ def post(server: Server, content: bytes, limits: Limits) -> Outcome:
     ).encode()
     body = form + content + f"\r\n--{border}--\r\n".encode()
     began = time.monotonic()
-    link = http.client.HTTPConnection("127.0.0.1", server.port, timeout=limits.seconds)
+    link = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE * limits.seconds)
     kind, message, found = "nothing", "", list[tuple[str, str]]()
     try:
         with contextlib.closing(link):
@@ -145,7 +147,7 @@ def post(server: Server, content: bytes, limits: Limits) -> Outcome:
             found.append(("traceback", f"status {answer.status}: {message}"))
         kind = "refusal" if message else kind
     except TimeoutError:
-        found.append(("hang", f"no answer within {limits.seconds:g} s"))
+        found.append(("hang", f"no answer within {PATIENCE * limits.seconds:g} s"))
     except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
         found.append(("crash", f"{type(error).__name__}: {error}"))
     megabytes = max(map(peak_megabytes, processes_of(server.pid)), default=0.0)
@@ -163,7 +165,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), metavar="FORMAT")
     parser.add_argument("--http", type=int, default=0, metavar="N", help="so many of them to a server, too")
-    parser.add_argument("--hang", type=float, default=LIMITS.seconds, help="seconds that an input may take")
+    parser.add_argument(
+        "--hang",
+        type=float,
+        default=LIMITS.seconds,
+        help="seconds of the processor that an input may take",
+    )
     parser.add_argument("--memory", type=float, default=LIMITS.megabytes, help="MB that a process may take")
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="keeps the inputs that findings are about")
     args = parser.parse_args(argv)

@@ -38,7 +38,7 @@ from ml_training.examples import EXAMPLES, example_recording
 from ml_training.flags import OneLineParser
 from ml_training.utils.answers import print_json, shown
 from ml_training.utils.memory import is_out_of_memory
-from ml_training.utils.program import program
+from ml_training.utils.program import program, silent_libraries
 from ml_training.utils.text import escape_controls
 
 MODEL_FILE = onnx_name("model", FP32)
@@ -424,7 +424,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             with on_cluster(request, classifier, args.get("workers", 2), args.get("ray_address", "")) as request:
                 return write_table(classifier, request, told)
         return write_table(classifier, request, told)
-    entries = classifier.batch_predict(files, sample_rate=rate, encoding=encoding)
+    with silent_libraries():
+        entries = classifier.batch_predict(files, sample_rate=rate, encoding=encoding)
     bad = [entry["error"] for entry in entries if "error" in entry]
     if "json" in args:
         print_json(entries)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import platform
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -32,7 +36,7 @@ def make():
         b"crash": lambda: os.abort(),
         b"hang": lambda: time.sleep(3600),
         b"memory": lambda: b"x" * 400_000_000,
-        b"output": lambda: ctypes.CDLL(None).printf(b"Note: junk"),
+        b"output": lambda: ctypes.CDLL(None).printf(b"junk"),
         b"descriptors": lambda: kept.append(os.open(os.devnull, os.O_RDONLY)),
         b"socket": lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM),
         b"another file": lambda: open(CANARY).close(),
@@ -108,3 +112,24 @@ def test_a_finding_can_be_had_again(capsys: pytest.CaptureFixture[str], tmp_path
     assert "findings: 2 memory\n" in printed
     kept = make_input(recordings(("wav_float",)), 5, 3)
     assert (tmp_path / "3_wav_float").read_bytes() == kept.content
+
+
+def test_what_libraries_print_does_not_stand_in_the_answers(tmp_path: Path) -> None:
+    base = recordings(("mp3", "caf_alac"))
+    noisy = next(r.content for r in base if r.format == "mp3")
+    (tmp_path / "noisy.mp3").write_bytes(noisy[:1224] + bytes(40) + noisy[1264:])  # libmpg123 looks for the next frame
+    alac = bytearray(next(r.content for r in base if r.format == "caf_alac"))
+    alac[alac.index(b"pakt") + 12 : alac.index(b"pakt") + 20] = (1000).to_bytes(8, "big")  # libsndfile counts packets
+    (tmp_path / "noisy.caf").write_bytes(alac)
+    names = ["noisy.mp3", "noisy.caf"]
+    heard = "import sys; from ml_training.audio import load_audio\nfor name in sys.argv[1:]:\n    load_audio(name)"
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        command = [sys.executable, *words, *names]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, env=environment)
+
+    assert "Illegal Audio-MPEG-Header" in run("-c", heard).stderr  # or nothing is tested
+    done = run("-m", "ml_training.cli", "predict", "--model_dir", "pretrained", "--json")
+    assert [entry["file"] for entry in json.loads(done.stdout)] == names
+    assert not re.search("mpg123|MPEG|alac", done.stderr)

@@ -9,7 +9,7 @@ import importlib.util
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn, Protocol
 
 from ml_training.errors import DigitError, Interrupted, MissingExtraError
@@ -96,6 +96,30 @@ def _end_at_once(code: int) -> NoReturn:
 def _drop_output() -> None:
     """What is left in the buffer would fail again when Python ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def silent_libraries() -> Iterator[None]:
+    """What C libraries print meanwhile goes nowhere: libmpg123 comments on damaged MP3s, in the midst of JSON."""
+    import ctypes
+
+    libc = ctypes.CDLL("msvcrt" if os.name == "nt" else None)
+    kept: dict[int, int] = {}
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    with open(os.devnull, "wb") as nowhere:
+        for descriptor in (1, 2):
+            with contextlib.suppress(OSError):  # one that the shell closed
+                kept[descriptor] = os.dup(descriptor)
+                os.dup2(nowhere.fileno(), descriptor)
+    try:
+        yield
+    finally:
+        libc.fflush(None)
+        for descriptor, copy in kept.items():
+            os.dup2(copy, descriptor)
+            os.close(copy)
 
 
 def require(what: str, modules: Sequence[str], extra: str = "train") -> None:
