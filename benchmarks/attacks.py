@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -101,7 +101,7 @@ class Attack:
 def make_attacks(names: Sequence[str]) -> dict[str, Attack]:
     """Those of these names; all of them take a minute to make."""
     dearest = partial(zeros, 192_000, 8, 60, "FLAC", "PCM_16", compression_level=1.0)
-    return {name: make() for name, make in {
+    makers: dict[str, Callable[[], Attack]] = {
         "flac": lambda: Attack(
             "FLAC, 60 s of 8 channels at 655,350 Hz",
             [zeros(655_350, 8, 60, "FLAC", "PCM_16", compression_level=1.0)] * _AT_ONCE,
@@ -122,7 +122,8 @@ def make_attacks(names: Sequence[str]) -> dict[str, Attack]:
         "dearest": lambda: Attack("the dearest FLAC that is taken", [dearest()] * _AT_ONCE, same=False),
         "hang_up": lambda: Attack("clients that hang up", [dearest()] * _AT_ONCE, hang_up=True),
         "unread": lambda: Attack("30 downloads of 60 MB, unread", [], downloads=30),
-    }.items() if name in names or not names}  # fmt: skip
+    }  # fmt: skip
+    return {name: make() for name, make in makers.items() if name in names or not names}
 
 
 def zeros(rate: int, channels: int, seconds: int, kind: str, subtype: str | None, **options: Any) -> bytes:
