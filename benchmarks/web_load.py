@@ -102,13 +102,17 @@ def framed(payload: bytes, kind: int) -> bytes:
 class Server:
     """`digits serve`, and the processes that it starts."""
 
-    def __init__(self, clients: int = 1) -> None:
-        self._clients = str(clients)  # all from one address
+    def __init__(self, clients: int | None = None) -> None:
+        """As many streams from one address as there are clients; otherwise with the usual limits."""
+        many = (
+            () if clients is None else ("--streams_per_client", str(clients), "--connections_per_client", str(clients))
+        )
+        self._limits = many
 
     def __enter__(self) -> Server:
         command = [
             sys.executable, "-m", "ml_training.cli", "serve", "--port", "0", "--no_browser",
-            "--streams_per_client", self._clients, "--connections_per_client", self._clients,
+            *self._limits,
         ]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

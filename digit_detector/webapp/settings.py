@@ -57,11 +57,10 @@ class Settings:
     uploads: int = setting(2, "recordings that are answered at once", 1)
     uploads_waiting: int = setting(32, "recordings that may wait for that", 1)
     uploads_per_client: int = setting(16, "requests with a body at once from one address", 1)
-
     bodies_bytes: int = setting(64 << 20, "bytes of requests in answer, all together; a quarter from one address", 1)
     decode_cpu_seconds: float = setting(2.0, "seconds of processor time that decoding a recording may take", 0.1)
     decode_seconds: float = setting(10.0, "seconds that decoding a recording may take", 0.1)
-    decode_bytes: int = setting(200 << 20, "bytes of memory that decoding a recording may take", 1 << 20)
+    decode_bytes: int = setting(200 << 20, "bytes of memory that decoding a recording may take", 1)
 
     sessions: int = setting(100, "sessions at once", 1)
     sessions_per_client: int = setting(40, "sessions at once from one address", 1)
