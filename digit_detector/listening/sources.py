@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,15 +11,16 @@ from typing import Any
 from ml_training.audio import Floats, file_blocks
 from ml_training.errors import MicrophoneError, MissingExtraError
 
+STDIN = "-"  # in the place of a file
 PIECE_SECONDS = 0.032  # of sound that comes at a time
 _PATIENCE = 5.0  # seconds without any sound after which a microphone is taken for gone
 _LATE = 200  # pieces that may wait; what comes beyond is lost, and said to be
 
 
 def from_file(path: str, realtime: bool) -> Iterator[tuple[int, Floats]]:
-    """Pieces (frames, channels) of a recording with their rate. Raises an AudioError where it cannot be read."""
+    """Pieces (frames, channels) of a recording, or of STDIN, with their rate. Raises an AudioError."""
     started, played = time.monotonic(), 0.0
-    for rate, block in file_blocks(path):
+    for rate, block in file_blocks(sys.stdin.buffer if path == STDIN else path):
         size = max(1, int(PIECE_SECONDS * rate)) if realtime else len(block)
         for first in range(0, len(block), size):
             piece = block[first : first + size]

@@ -20,7 +20,8 @@ from digit_detector.streaming.decision import (
 )
 from digit_detector.streaming.gates import EnergyGate, SpeechGate
 from digit_detector.streaming.models import SpotterState
-from digit_detector.streaming.resampling import Resampler, as_samples
+from digit_detector.streaming.resampling import Resampler
+from digit_detector.streaming.samples import SampleReader, as_samples
 from digit_detector.streaming.stream import Stream
 from digit_detector.streaming.thresholds import Thresholds, load_thresholds
 from ml_training.deploy.spotter_file import BLOCK, HOP
