@@ -13,7 +13,7 @@ from digit_detector.evaluation.streams import audio_files
 from digit_detector.listening.display import Display
 from digit_detector.listening.sources import STDIN, Microphone, from_file, microphones
 from digit_detector.streaming.detector import StreamingDetector
-from digit_detector.streaming.engine import CONFIRMING
+from digit_detector.streaming.engine import CONFIRMING, missing_note
 from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
 from ml_training.audio import Floats
 from ml_training.config import PIPELINES
@@ -67,9 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     detector = StreamingDetector(args.model_dir, pipelines, load_thresholds(args.thresholds), spotter=spotter)
     display = Display(args.json)
     with StopSignals(unit=None), contextlib.closing(display):
-        if missing := [name for name in CONFIRMING if name not in detector.engine.pipelines and pipelines is None]:
-            present = ", ".join(detector.engine.pipelines)
-            display.note(f"{args.model_dir} has no {' and no '.join(missing)}: {present} alone confirms each word")
+        if pipelines is None and (note := missing_note(args.model_dir, detector.engine.pipelines)):
+            display.note(note)
         if "file" in args:
             return detect_files(detector, args.file, args.realtime, display)
         device = args.device if "device" in args else None

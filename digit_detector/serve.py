@@ -11,7 +11,7 @@ import webbrowser
 from argparse import SUPPRESS
 from collections.abc import Sequence
 
-from digit_detector.streaming.engine import CONFIRMING
+from digit_detector.streaming.engine import CONFIRMING, available_pipelines, missing_note
 from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
 from digit_detector.webapp.settings import Settings
 from ml_training.config import PIPELINES
@@ -35,8 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--no_browser", action="store_true", help="do not open the page in a browser")
     parser.add_argument("--model_dir", "--models_dir", metavar="DIR", default=PRETRAINED, help="models that answer")
     parser.add_argument(
-        "--pipeline", nargs="+", choices=PIPELINES, default=CONFIRMING, help="which of them confirm each live word"
-    )
+        "--pipeline", nargs="+", choices=PIPELINES, default=SUPPRESS,
+        help=f"which of them confirm each live word (default: those of {', '.join(CONFIRMING)} that are there)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--spotter", metavar="FILE", default=SUPPRESS,
+        help="what train-spotter wrote (default: the spotter that comes along)",
+    )  # fmt: skip
     parser.add_argument("--thresholds", metavar="FILE", default=str(SHIPPED), help="what tune-threshold wrote")
     args = parser.parse_args(argv)
     require("the web page", ("fastapi", "uvicorn", "multipart", "prometheus_client"), "web")
@@ -48,7 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         host=args.host, port=getattr(args, "port", Settings.port), hosts=tuple(args.allow_host),
         model_dir=args.model_dir,
     )  # fmt: skip
-    app = make_app(settings, load_thresholds(args.thresholds), args.pipeline)
+    pipelines = getattr(args, "pipeline", None) or available_pipelines(settings.model_dir)
+    app = make_app(settings, load_thresholds(args.thresholds), pipelines, spotter=getattr(args, "spotter", None))
+    if "pipeline" not in args and (note := missing_note(settings.model_dir, pipelines)):
+        print(note, file=sys.stderr, flush=True)
     listening = bound(settings, exact="port" in args)
     address = page_address(listening)
     print(f"hearing digits at {address}   (Ctrl-C ends)", flush=True)

@@ -26,7 +26,7 @@ from typing import Any, TypedDict, final
 
 import numpy as np
 
-from ml_training.audio import NUM_SAMPLES, Floats, Source, load_audio
+from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, Floats, Source, decode, fit
 from ml_training.batch.flags import FLAGS, add_flags
 from ml_training.config import FILE_PRECISIONS, FP32, IS_DIGIT, LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, model_folder
 from ml_training.deploy.metadata import DIGIT_NAME, INPUT_NAME, SCORES_NAME, check_metadata, is_intact, onnx_name
@@ -57,6 +57,7 @@ class Prediction(TypedDict):
     top3: list[DigitProbability]  # the most probable first
     is_digit: bool  # whether a digit was said at all: digit_score is IS_DIGIT at least
     digit_score: float  # 0 to 1: how probable that is where digits and other sounds are equally frequent
+    seconds: float  # length of the recording; of a longer one the second with most speech in it was looked at
     inference_ms: float  # from 8,000 samples to probabilities; reading and resampling are not in it
     model: str  # path of the file that answered
 
@@ -106,10 +107,12 @@ class DigitClassifier:
         `sample_rate` (Hz) belongs to arrays and is 8,000 when not said. Raises an AudioError that
         says what is wrong with the audio.
         """
-        samples = load_audio(source, sample_rate)
+        samples = decode(source, sample_rate)
+        second = fit(samples)
         started = time.perf_counter()
-        (probabilities,), (digit_score,) = self.hear(samples[None])
-        return self._answer(probabilities, digit_score, 1e3 * (time.perf_counter() - started))
+        (probabilities,), (digit_score,) = self.hear(second[None])
+        spent = 1e3 * (time.perf_counter() - started)
+        return self._answer(probabilities, digit_score, spent, len(samples) / SAMPLE_RATE)
 
     def batch_predict(self, files: Iterable[Source], batch_size: int = 32) -> list[FilePrediction | FileError]:
         """One entry for each of `files`, in their order; `batch_size` of them go through the model at once.
@@ -128,21 +131,26 @@ class DigitClassifier:
 
     def _predict_group(self, group: Sequence[tuple[int, Source]]) -> list[FilePrediction | FileError]:
         clips: list[Floats] = []
+        seconds: list[float] = []
         faults: list[str | None] = []
         for _, source in group:
             try:
-                clips.append(load_audio(source))
+                samples = decode(source)
+                clips.append(fit(samples))
+                seconds.append(len(samples) / SAMPLE_RATE)
                 faults.append(None)
             except DigitError as error:
                 faults.append(str(error))
         started = time.perf_counter()
-        answers = zip(*self.hear(np.stack(clips)), strict=True) if clips else iter(())
+        heard = self.hear(np.stack(clips)) if clips else ((), ())
         share = 1e3 * (time.perf_counter() - started) / max(1, len(clips))
+        answers = zip(*heard, seconds, strict=True)
         entries: list[FilePrediction | FileError] = []
         for (position, source), fault in zip(group, faults, strict=True):
             file = _file_name(source, position)
             if fault is None:
-                entries.append(FilePrediction(file=file, **self._answer(*next(answers), share)))
+                *one, length = next(answers)
+                entries.append(FilePrediction(file=file, **self._answer(*one, share, length)))
             else:
                 entries.append(FileError(file=file, error=fault))
         return entries
@@ -193,13 +201,15 @@ class DigitClassifier:
             batch_throughput_per_second=batches * batch_size / batch_seconds, model=str(self.model_file),
         )  # fmt: skip
 
-    def _answer(self, probabilities: Floats, digit_score: float, milliseconds: float) -> Prediction:
+    def _answer(
+        self, probabilities: Floats, digit_score: float, milliseconds: float, seconds: float
+    ) -> Prediction:
         order = np.argsort(-probabilities, kind="stable")
         top3 = [DigitProbability(digit=int(d), probability=float(probabilities[d])) for d in order[:3]]
         return Prediction(
             predicted_digit=top3[0]["digit"], confidence=top3[0]["probability"],
             probabilities=[float(p) for p in probabilities], top3=top3, is_digit=bool(digit_score >= IS_DIGIT),
-            digit_score=float(digit_score), inference_ms=milliseconds, model=str(self.model_file),
+            digit_score=float(digit_score), seconds=seconds, inference_ms=milliseconds, model=str(self.model_file),
         )  # fmt: skip
 
 

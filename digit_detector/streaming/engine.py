@@ -15,7 +15,7 @@ from ml_training.deploy.spotter_file import FRAMES, HOP
 from ml_training.errors import ConfigError
 from ml_training.inference import PRETRAINED, DigitClassifier, load_classifier, model_file
 
-__all__ = ["CONFIRMING", "Detection", "Engine", "available_pipelines"]
+__all__ = ["CONFIRMING", "Detection", "Engine", "available_pipelines", "missing_note"]
 
 CONFIRMING = (MEL_CNN, RAW_CNN, MFCC)  # who hears each word by itself
 SURE = 0.5  # confidence from which a digit explains its sound, whatever has to be reached to be reported
@@ -122,6 +122,12 @@ def available_pipelines(model_dir: str | Path) -> tuple[str, ...]:
     if not found:
         load_classifier(model_dir, CONFIRMING[0])  # says what is missing, and what to do
     return found
+
+
+def missing_note(model_dir: str | Path, pipelines: Sequence[str]) -> str:
+    """What to say where a folder lacks some of CONFIRMING and `pipelines` are those that it has; "" for none missing."""
+    missing = [name for name in CONFIRMING if name not in pipelines]
+    return f"{model_dir} has no {', no '.join(missing)}: words are confirmed by {', '.join(pipelines)} alone" if missing else ""
 
 
 def _next(todo: dict[int, list[int]]) -> tuple[list[int], list[int]]:

@@ -23,7 +23,7 @@ from starlette.routing import Match, Route
 
 import ml_training
 from digit_detector.processors import PROCESSORS, Answer, AudioProcessor, load_processors
-from digit_detector.streaming.engine import CONFIRMING, Engine
+from digit_detector.streaming.engine import Engine
 from digit_detector.streaming.thresholds import Thresholds
 from digit_detector.webapp import answers
 from digit_detector.webapp.faults import RefusedError, body, refusal
@@ -60,17 +60,23 @@ for kind, suffix in (("text/javascript", ".js"), ("text/javascript", ".mjs"), ("
 def make_app(
     settings: Settings | None = None,
     thresholds: Thresholds | None = None,
-    pipelines: Sequence[str] = CONFIRMING,
+    pipelines: Sequence[str] | None = None,
     methods: Sequence[str] = tuple(PROCESSORS),
+    spotter: str | None = None,
 ) -> FastAPI:
-    """The application with its models loaded. Raises ConfigError, ModelError, MissingExtraError."""
+    """The application with its models loaded; `pipelines` and `spotter` are those of StreamingDetector.
+
+    Raises ConfigError, ModelError, MissingExtraError.
+    """
     settings = settings or Settings()
-    thresholds = Engine(settings.model_dir, pipelines, thresholds).thresholds  # what cannot be used is said at once
+    engine = Engine(settings.model_dir, pipelines, thresholds, spotter)  # what cannot be used is said at once
+    pipelines, thresholds = engine.pipelines, engine.thresholds
     processors = load_processors(methods, settings.model_dir)
-    files = ModelFiles(settings.model_dir, pipelines, thresholds)
+    files = ModelFiles(settings.model_dir, pipelines, thresholds, spotter)
     hearing = Hearing(
-        settings.model_dir, pipelines, thresholds, settings.streams, settings.behind_seconds, settings.processes
-    )
+        settings.model_dir, pipelines, thresholds, settings.streams, settings.behind_seconds, settings.processes,
+        spotter,
+    )  # fmt: skip
     sessions = Sessions(settings.sessions, settings.session_seconds, settings.kept_bytes)
     recordings = Recordings(processors, settings.uploads, settings.uploads_waiting, settings.upload_seconds)
     sockets = Sockets(hearing, sessions, settings)

@@ -56,9 +56,11 @@ class Hearing:
 
     def __init__(
         self, model_dir: str, pipelines: Sequence[str], thresholds: Thresholds, most_streams: int,
-        behind_seconds: float, processes: int,
+        behind_seconds: float, processes: int, spotter: str | None = None,
     ) -> None:  # fmt: skip
-        asked = {"model_dir": model_dir, "pipelines": list(pipelines), "thresholds": asdict(thresholds)}
+        asked = {
+            "model_dir": model_dir, "pipelines": list(pipelines), "thresholds": asdict(thresholds), "spotter": spotter,
+        }  # fmt: skip
         self._most, self._behind = most_streams, behind_seconds
         self._ears = [_Ears(json.dumps(asked), self._tell) for _ in range(processes)]
         self._lines: dict[int, Line] = {}
