@@ -49,7 +49,13 @@ def load_audio(source: Source, sample_rate: int | None = None) -> Floats:
     (T, channels) or (channels, T), floats around [-1, 1] or integers of full scale, at
     `sample_rate` Hz (8,000 when not said). Raises an AudioError that tells what is wrong with it.
     """
-    return fit(decode(source, sample_rate))
+    return load_clip(source, sample_rate)[0]
+
+
+def load_clip(source: Source, sample_rate: int | None = None) -> tuple[Floats, float]:
+    """Like `load_audio`, with the length of the whole recording in seconds."""
+    samples = decode(source, sample_rate)
+    return fit(samples), len(samples) / SAMPLE_RATE
 
 
 def decode(source: Source, sample_rate: int | None = None) -> Floats:

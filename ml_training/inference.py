@@ -26,7 +26,7 @@ from typing import Any, TypedDict, final
 
 import numpy as np
 
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, Floats, Source, decode, fit
+from ml_training.audio import NUM_SAMPLES, Floats, Source, load_clip
 from ml_training.batch.flags import FLAGS, add_flags
 from ml_training.config import FILE_PRECISIONS, FP32, IS_DIGIT, LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, model_folder
 from ml_training.deploy.metadata import DIGIT_NAME, INPUT_NAME, SCORES_NAME, check_metadata, is_intact, onnx_name
@@ -107,12 +107,10 @@ class DigitClassifier:
         `sample_rate` (Hz) belongs to arrays and is 8,000 when not said. Raises an AudioError that
         says what is wrong with the audio.
         """
-        samples = decode(source, sample_rate)
-        second = fit(samples)
+        samples, seconds = load_clip(source, sample_rate)
         started = time.perf_counter()
-        (probabilities,), (digit_score,) = self.hear(second[None])
-        spent = 1e3 * (time.perf_counter() - started)
-        return self._answer(probabilities, digit_score, spent, len(samples) / SAMPLE_RATE)
+        (probabilities,), (digit_score,) = self.hear(samples[None])
+        return self._answer(probabilities, digit_score, 1e3 * (time.perf_counter() - started), seconds)
 
     def batch_predict(self, files: Iterable[Source], batch_size: int = 32) -> list[FilePrediction | FileError]:
         """One entry for each of `files`, in their order; `batch_size` of them go through the model at once.
@@ -135,9 +133,9 @@ class DigitClassifier:
         faults: list[str | None] = []
         for _, source in group:
             try:
-                samples = decode(source)
-                clips.append(fit(samples))
-                seconds.append(len(samples) / SAMPLE_RATE)
+                samples, length = load_clip(source)
+                clips.append(samples)
+                seconds.append(length)
                 faults.append(None)
             except DigitError as error:
                 faults.append(str(error))

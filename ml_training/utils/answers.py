@@ -34,7 +34,7 @@ def shown(entry: Mapping[str, Any]) -> str:
     said = f"{bold}{digit}{off}  {LABELS[digit]}, {100 * entry['confidence']:.1f} % sure  {dim}{file}{off}"
     if not entry["is_digit"]:
         score = 100 * entry["digit_score"]
-        said = f"{bold}-{off}  {file}: no digit (digit score {score:.1f} %); nearest: {digit} ({LABELS[digit]})"
+        said = f"{bold}{file}: no digit{off} (digit score {score:.1f} %); nearest: {digit} ({LABELS[digit]})"
     lines = [said]
     if entry["seconds"] > LONG_SECONDS:
         lines.append(
