@@ -116,7 +116,7 @@ def hear(
     display: Display,
     seconds: float | None = None,
 ) -> tuple[str, float]:
-    """Tell what is said in pieces of sound until they, or so many seconds, are over -> the digits, and seconds that came.
+    """Tell what is said in pieces of sound until they, or so many seconds, are over -> the digits, the seconds.
 
     Somebody may stop it before.
     """

@@ -147,8 +147,9 @@ class DigitClassifier:
         for (position, source), fault in zip(group, faults, strict=True):
             file = _file_name(source, position)
             if fault is None:
-                *one, length = next(answers)
-                entries.append(FilePrediction(file=file, **self._answer(*one, share, length)))
+                probabilities, digit_score, length = next(answers)
+                answer = self._answer(probabilities, digit_score, share, length)
+                entries.append(FilePrediction(file=file, **answer))
             else:
                 entries.append(FileError(file=file, error=fault))
         return entries
@@ -199,9 +200,7 @@ class DigitClassifier:
             batch_throughput_per_second=batches * batch_size / batch_seconds, model=str(self.model_file),
         )  # fmt: skip
 
-    def _answer(
-        self, probabilities: Floats, digit_score: float, milliseconds: float, seconds: float
-    ) -> Prediction:
+    def _answer(self, probabilities: Floats, digit_score: float, milliseconds: float, seconds: float) -> Prediction:
         order = np.argsort(-probabilities, kind="stable")
         top3 = [DigitProbability(digit=int(d), probability=float(probabilities[d])) for d in order[:3]]
         return Prediction(

@@ -40,14 +40,12 @@ class StreamingDetector:
         self._lock = threading.Lock()
         self._stream = self.engine.stream()
 
-    def feed(
-        self, samples: Any, sample_rate: int = SAMPLE_RATE, channels_first: bool | None = None
-    ) -> list[Detection]:
+    def feed(self, samples: Any, sample_rate: int = SAMPLE_RATE, channels_first: bool | None = None) -> list[Detection]:
         """More of the stream: (T,), (T, channels) or (channels, T) at `sample_rate` Hz -> digits that are known now.
 
         Floats around [-1, 1], or integers of full scale. Of two axes the one longer than 32 is time; where neither is,
-        the longer, if it comes first; else it is as in earlier pieces, or as `channels_first` says. Raises an AudioError
-        for what is no sound; of that piece nothing was heard then, and the stream goes on. The rate may change.
+        the longer, if it comes first; else as in earlier pieces, or as `channels_first` says. Raises an AudioError for
+        what is no sound; of that piece nothing was heard then, and the stream goes on. The rate may change.
         """
         with self._lock:
             wave, rate = self._stream.reader.read(samples, sample_rate, channels_first)

@@ -125,9 +125,11 @@ def available_pipelines(model_dir: str | Path) -> tuple[str, ...]:
 
 
 def missing_note(model_dir: str | Path, pipelines: Sequence[str]) -> str:
-    """What to say where a folder lacks some of CONFIRMING and `pipelines` are those that it has; "" for none missing."""
+    """What to say where `pipelines` are all that a folder has of CONFIRMING; "" where none is missing."""
     missing = [name for name in CONFIRMING if name not in pipelines]
-    return f"{model_dir} has no {', no '.join(missing)}: words are confirmed by {', '.join(pipelines)} alone" if missing else ""
+    if not missing:
+        return ""
+    return f"{model_dir} has no {', no '.join(missing)}: words are confirmed by {', '.join(pipelines)} alone"
 
 
 def _next(todo: dict[int, list[int]]) -> tuple[list[int], list[int]]:

@@ -15,7 +15,7 @@ assert _PART * _PART == BLOCK
 
 
 class HighPass:
-    """y[n] = GAIN * (x[n] - x[n-1]) + POLE * y[n-1] of one stream, block by block. An offset is there from the beginning.
+    """y[n] = GAIN * (x[n] - x[n-1]) + POLE * y[n-1] of one stream, block by block; x[-1] = x[0].
 
     A recursion in two products: of each part of a block from silence, then of what the parts before it leave behind.
     """
@@ -31,7 +31,7 @@ class HighPass:
         steps = np.empty(BLOCK, dtype=np.float32)
         np.subtract(block[1:], block[:-1], out=steps[1:])
         steps[0] = block[0] - first
-        made = np.matmul(steps.reshape(_PART, _PART), _WITHIN)
+        made: Floats = np.matmul(steps.reshape(_PART, _PART), _WITHIN)
         self._before[1:] = made[:, -1]
         made += np.outer(_ACROSS @ self._before, _DECAY)
         self._before[0] = made[-1, -1]

@@ -86,7 +86,9 @@ class Spotter:
             dilations = dilations_of(self.metadata)
             frames = earlier_frames(dilations)
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{file} has not the inputs of a spotter: train it again with digits train-spotter") from error
+            raise ModelError(
+                f"{file} has not the inputs of a spotter: train it again with digits train-spotter"
+            ) from error
         self._taken = len(dilations) * FRAMES  # rows of a block in the ring
         self._blocks = max(-(-back // FRAMES) for _, back in frames)
         places = [  # (blocks, E): where in the ring each earlier frame lies

@@ -110,7 +110,8 @@ class _Sinc:
         if len(self._matrices) == 1:
             hop = GROUP * self._down // self._up
             windows = np.ndarray((BLOCK // GROUP, width), np.float32, sound, 4 * at, (4 * hop, 4))
-            return np.matmul(windows.copy(), self._matrices[0]).ravel()
+            made: Floats = np.matmul(windows.copy(), self._matrices[0])
+            return made.ravel()
         first, phase = self._given // GROUP, self._given * self._down % self._up
         places = [at + (phase + i * self._down) // self._up for i in range(0, BLOCK, GROUP)]
         return np.concatenate([
@@ -127,10 +128,10 @@ class _Sinc:
 
 @lru_cache(maxsize=8)
 def matrices(up: int, down: int) -> tuple[int, Floats]:
-    """Half a window's length H, and (M, W, GROUP) coefficients that W samples are multiplied with for GROUP outputs.
+    """Half a window's length, and (M, W, GROUP) coefficients that W samples are multiplied with for GROUP outputs.
 
-    Outputs are `up` / `down` of the samples. Group g of them takes matrix g modulo M. Kaiser's formulas for the window's
-    length and shape: A. V. Oppenheim, R. W. Schafer, Discrete-Time Signal Processing, section 7.5.
+    Outputs are `up` / `down` of the samples. Group g of them takes matrix g modulo M. Kaiser's formulas for the
+    window's length and shape: A. V. Oppenheim, R. W. Schafer, Discrete-Time Signal Processing, section 7.5.
     """
     lower = min(up / down, 1.0)  # of the two rates, as a share of the one that comes in
     half = math.ceil((ATTENUATION - 7.95) / (2.285 * np.pi * lower * (1.0 - FLAT)) / 2.0)

@@ -45,7 +45,7 @@ class SampleReader:
         return wave, checked_rate
 
     def check_scale(self) -> None:
-        """Raise UndecodableAudioError where 32-bit integers came that hold 16-bit values: they are too faint to hear."""
+        """Raise UndecodableAudioError where 32-bit integers came that hold 16-bit values: far too faint."""
         if _SPEECH_16_BITS <= self._largest <= _FULL_16_BITS:
             raise UndecodableAudioError(
                 f"the samples are 32-bit integers, but none is larger than {self._largest}: they hold 16-bit values, "
@@ -71,10 +71,10 @@ def has_channels_first(shape: tuple[int, ...]) -> bool | None:
 
 
 def as_samples(samples: object, rate: object, channels_first: bool | None = None) -> tuple[Floats, int]:
-    """(T,), (T, channels) or (channels, T) floats around [-1, 1] or integers of full scale -> (T,) floats, and the rate.
+    """(T,), (T, channels) or (channels, T) floats around [-1, 1] or integers of full scale -> (T,) floats, the rate.
 
-    `channels_first` None finds the layout by `has_channels_first`. Raises UndecodableAudioError for a rate, shape or type
-    that cannot be, NonFiniteAudioError for NaN or infinities.
+    `channels_first` None finds the layout by `has_channels_first`. Raises UndecodableAudioError for a rate, shape or
+    type that cannot be, NonFiniteAudioError for NaN or infinities.
     """
     if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or not LOWEST_RATE <= rate <= MAX_RATE:
         raise UndecodableAudioError(
@@ -95,8 +95,8 @@ def as_samples(samples: object, rate: object, channels_first: bool | None = None
         if channels_first is None:
             rows, columns = array.shape
             raise UndecodableAudioError(
-                f"samples have shape {array.shape}, which may be {rows} samples of {columns} channels or {columns} samples "
-                f"of {rows}: pass channels_first=False or True"
+                f"samples have shape {array.shape}, which may be {rows} samples of {columns} channels or {columns} "
+                f"samples of {rows}: pass channels_first=False or True"
             )
         array = array.T if channels_first else array
         if array.shape[1] > MOST_CHANNELS:

@@ -62,9 +62,10 @@ class Stream:
         return [whole[i * BLOCK : (i + 1) * BLOCK] for i in range(count)]
 
     def ending(self) -> list[Floats]:
-        """The last blocks of a stream that has ended: what was held back, and no more sound for its last word to be told."""
+        """The last blocks of a stream that has ended: what was held back, and time for its last word to be told."""
         held = self.cut(self.resampler.end())
-        return [*held, *self.cut(np.full(_AFTER_THE_END, self._last, dtype=np.float32))]  # zeros might be a step
+        more = np.full(_AFTER_THE_END, self._last, dtype=np.float32)  # zeros might be a step
+        return [*held, *self.cut(more)]
 
     def take(self, block: Floats) -> list[int]:
         """Hear the next block; -> the blocks that voice activity must hear now, in their order."""

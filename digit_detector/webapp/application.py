@@ -36,6 +36,7 @@ from digit_detector.webapp.sessions import Session, Sessions, as_wav
 from digit_detector.webapp.settings import Settings
 from digit_detector.webapp.socket import Sockets
 from ml_training.errors import DigitError
+from ml_training.utils.answers import LONG_SECONDS
 
 _STATIC = Path(__file__).with_name("static")
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -136,7 +137,9 @@ def make_app(
         name. A recogniser that fails says so in `error`, and the others answer all the same.
         """
         seconds, said = await recordings.answer(await file.read(), method)
-        return answers.Results(seconds=seconds, results=[_result(name, answer) for name, answer in said])
+        is_long = seconds > LONG_SECONDS
+        note = "only the loudest second was looked at: send it to /ws for every digit in it" if is_long else None
+        return answers.Results(seconds=seconds, note=note, results=[_result(name, answer) for name, answer in said])
 
     @app.get("/stats", tags=["recordings"])
     def stats() -> answers.Stats:

@@ -20,7 +20,10 @@ class ModelFiles:
     def __init__(
         self, model_dir: str, pipelines: Sequence[str], thresholds: Thresholds, own_spotter: str | None = None
     ) -> None:
-        """`pipelines` confirm live words; `own_spotter` takes the place of the one that ships. Raises what load_classifier raises for a folder without models."""
+        """`pipelines` confirm live words; `own_spotter` takes the place of the spotter that ships.
+
+        Raises what load_classifier raises for a folder without models.
+        """
         found = {f"{name}.onnx": model_file(model_dir, name) for name in PIPELINES}
         self.files: dict[str, Path] = {name: file for name, file in found.items() if file.is_file()}
         self.files[FILE] = spotter_file(own_spotter)

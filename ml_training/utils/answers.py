@@ -24,7 +24,7 @@ LONG_SECONDS = 1.5  # a recording that lasts longer may well hold more than the 
 
 
 def shown(entry: Mapping[str, Any]) -> str:
-    """A FilePrediction in four lines: the digit, then the three most probable with their bars; of a long one in five."""
+    """A FilePrediction in lines: the digit, what was left out of a long recording, the three most probable digits."""
     encoding = (sys.stdout.encoding or "ascii").lower()
     full = "█" if encoding.startswith("utf") else "#"
     bold, dim, off = (
