@@ -3,8 +3,8 @@
     python benchmarks/live_input.py [--words FOLDER] [--noise FOLDER] [--most 300]
 
 Words are strung together with pauses of 0.5 to 1 s over noise 25 dB below them, and detected at 8 kHz; then the same
-with an offset, with hum at the level of the words, and resampled beforehand to other rates, which the live resampler or one
-of soxr's streams turns back.
+with an offset, with hum at the level of the words, and resampled beforehand to other rates, which the live resampler
+or one of soxr's streams turns back.
 """
 
 from __future__ import annotations

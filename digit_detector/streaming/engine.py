@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from digit_detector.streaming.decision import Candidate, Detection, Evidence, confidence, likeliest, pooled
+from digit_detector.streaming.high_pass import high_pass
 from digit_detector.streaming.models import LARGEST_BATCH, batch_of, spotter, voice_activity
 from digit_detector.streaming.stream import Stream
 from digit_detector.streaming.thresholds import Thresholds, load_thresholds
@@ -49,8 +50,11 @@ class Engine:
 
     def hear(self, streams: Sequence[Stream], blocks: Sequence[Floats]) -> list[list[Detection]]:
         """The next block of each stream -> what each now knows to have been said."""
+        filtered, states = high_pass(batch_of(blocks), batch_of([stream.filter_state for stream in streams]))
+        for stream, state in zip(streams, states, strict=True):
+            stream.filter_state = state
         candidates: list[list[Candidate]] = [[] for _ in streams]
-        voicing = {i: todo for i, s in enumerate(streams) if (todo := s.take(blocks[i]))}
+        voicing = {i: todo for i, s in enumerate(streams) if (todo := s.take(filtered[i]))}
         spotting: dict[int, list[int]] = {}
         while voicing:
             rows, numbers = _next(voicing)

@@ -1,4 +1,4 @@
-"""Removes offsets and what rumbles, before anything else listens: a high-pass filter of the first order."""
+"""Removes offsets and rumble before anything else: a high-pass filter of the first order."""
 
 from __future__ import annotations
 
@@ -14,28 +14,26 @@ _PART = math.isqrt(BLOCK)  # a block is as many parts of as many samples
 assert _PART * _PART == BLOCK
 
 
-class HighPass:
-    """y[n] = GAIN * (x[n] - x[n-1]) + POLE * y[n-1] of one stream, block by block; x[-1] = x[0].
+def initial_state() -> Floats:
+    """Of a stream that has not begun: its last input, of which there is none, and its last output."""
+    return np.array([np.nan, 0.0], dtype=np.float32)
 
-    A recursion in two products: of each part of a block from silence, then of what the parts before it leave behind.
+
+def high_pass(blocks: Floats, states: Floats) -> tuple[Floats, Floats]:
+    """(N, 256) blocks of N streams after (N, 2) states -> the same without offsets, and the states after.
+
+    y[n] = GAIN * (x[n] - x[n-1]) + POLE * y[n-1]; before a stream x is its first sample and y is 0. Each block is so
+    many parts: first what comes of each part by itself, then what the parts before it leave behind. The products of a
+    block have one shape, so its bits do not depend on the blocks beside it.
     """
-
-    def __init__(self) -> None:
-        self._before = np.zeros(1 + _PART, dtype=np.float32)  # the last output, and the last of each part from silence
-        self._last: np.float32 | None = None  # input
-
-    def __call__(self, block: Floats) -> Floats:
-        """The next block, (256,) -> the same without its offset."""
-        first = block[0] if self._last is None else self._last
-        self._last = block[-1]
-        steps = np.empty(BLOCK, dtype=np.float32)
-        np.subtract(block[1:], block[:-1], out=steps[1:])
-        steps[0] = block[0] - first
-        made: Floats = np.matmul(steps.reshape(_PART, _PART), _WITHIN)
-        self._before[1:] = made[:, -1]
-        made += np.outer(_ACROSS @ self._before, _DECAY)
-        self._before[0] = made[-1, -1]
-        return made.reshape(BLOCK)
+    first = np.where(np.isnan(states[:, 0]), blocks[:, 0], states[:, 0])
+    steps = np.empty_like(blocks)
+    np.subtract(blocks[:, 1:], blocks[:, :-1], out=steps[:, 1:])
+    np.subtract(blocks[:, 0], first, out=steps[:, 0])
+    made = np.matmul(steps.reshape(-1, _PART, _PART), _WITHIN)  # (N, part, sample)
+    before = np.concatenate([states[:, 1:], made[:, :, -1]], axis=1)
+    made += np.matmul(_ACROSS, before[:, :, None]) * _DECAY
+    return made.reshape(blocks.shape), np.array([blocks[:, -1], made[:, -1, -1]]).T
 
 
 def _powers(exponents: np.ndarray, factor: float = 1.0) -> Floats:

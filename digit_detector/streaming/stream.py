@@ -8,7 +8,7 @@ import numpy as np
 
 from digit_detector.streaming.decision import Candidate, Detection, WordEnds
 from digit_detector.streaming.gates import EnergyGate, SpeechGate
-from digit_detector.streaming.high_pass import HighPass
+from digit_detector.streaming.high_pass import initial_state
 from digit_detector.streaming.models import SpotterState
 from digit_detector.streaming.resampling import Resampler
 from digit_detector.streaming.samples import SampleReader
@@ -37,7 +37,7 @@ class Stream:
         self.resampler = Resampler()
         self.pending = np.zeros(0, dtype=np.float32)  # less than a block
         self._last = np.float32(0.0)  # sample
-        self.high_pass = HighPass()
+        self.filter_state = initial_state()  # of the high-pass
         self.energy = EnergyGate(_ENERGY_HELD)
         self.speech = SpeechGate(_SPEECH_BEGINS, _SPEECH_HELD)
         self.words = WordEnds(thresholds.spotted)
@@ -68,8 +68,7 @@ class Stream:
         return [*held, *self.cut(more)]
 
     def take(self, block: Floats) -> list[int]:
-        """Hear the next block; -> the blocks that voice activity must hear now, in their order."""
-        block = self.high_pass(block)
+        """Hear the next block, filtered; -> the blocks that voice activity must hear now, in their order."""
         self._kept[self.blocks % _KEPT] = block
         self._voices[self.blocks % _KEPT] = 0.0
         now = self.blocks

@@ -19,7 +19,7 @@ from digit_detector.streaming.decision import (
     likeliest,
 )
 from digit_detector.streaming.gates import EnergyGate, SpeechGate
-from digit_detector.streaming.high_pass import CUTOFF, GAIN, POLE, HighPass
+from digit_detector.streaming.high_pass import CUTOFF, GAIN, POLE, high_pass, initial_state
 from digit_detector.streaming.models import SpotterState
 from digit_detector.streaming.resampling import Resampler
 from digit_detector.streaming.samples import SampleReader, as_samples
@@ -102,10 +102,17 @@ def test_rates_of_no_sound_card_are_taken_too(rate: int):
 # --- offsets -------------------------------------------------------------------------------------
 
 
+def filtered(sound: np.ndarray) -> np.ndarray:
+    made, state = [], initial_state()[None]
+    for block in sound.reshape(-1, BLOCK):
+        rows, state = high_pass(block[None], state)
+        made.append(rows[0])
+    return np.concatenate(made)
+
+
 def test_the_high_pass_is_its_formula():
     sound = (noise(40 * BLOCK) + np.float32(0.3)).astype(np.float32)
-    filtered = HighPass()
-    made = np.concatenate([filtered(block) for block in sound.reshape(-1, BLOCK)])
+    made = filtered(sound)
     expected, last, before = np.empty(len(sound)), float(sound[0]), 0.0
     for i, sample in enumerate(sound.tolist()):
         expected[i] = before = GAIN * (sample - last) + POLE * before
@@ -115,14 +122,19 @@ def test_the_high_pass_is_its_formula():
 
 
 def test_an_offset_goes_and_speech_stays():
-    filtered = HighPass()
-    assert not filtered(np.full(BLOCK, 0.7, dtype=np.float32)).any()
+    assert not filtered(np.full(4 * BLOCK, 0.7, dtype=np.float32)).any()
     seconds = np.arange(8000) / 8000
     for frequency, least, most in ((CUTOFF, 0.70, 0.72), (200.0, 0.97, 1.0), (3000.0, 0.99, 1.01)):
-        blocks = np.sin(2 * np.pi * frequency * seconds).astype(np.float32)[: 31 * BLOCK].reshape(-1, BLOCK)
-        filtered = HighPass()
-        made = np.concatenate([filtered(block) for block in blocks])[4000:]
-        assert least < np.abs(made).max() < most, frequency
+        tone = np.sin(2 * np.pi * frequency * seconds).astype(np.float32)[: 31 * BLOCK]
+        assert least < np.abs(filtered(tone)[4000:]).max() < most, frequency
+
+
+def test_the_bits_of_a_stream_do_not_depend_on_those_beside_it():
+    blocks, states = noise(9 * BLOCK).reshape(9, BLOCK), np.stack([initial_state(), *noise(16).reshape(8, 2)])
+    together = high_pass(blocks, states)
+    for row in range(9):
+        alone = high_pass(blocks[row : row + 1], states[row : row + 1])
+        assert all(np.array_equal(a[0], b[row]) for a, b in zip(alone, together, strict=True))
 
 
 # --- samples -------------------------------------------------------------------------------------
@@ -348,10 +360,8 @@ def test_a_file_that_is_none(content: str, tmp_path):
 @pytest.mark.parametrize(("explained", "begins"), [(0, 110 * HOP - 2800), (95 * HOP, 95 * HOP), (112 * HOP, 108 * HOP)])
 def test_classifiers_hear_what_lies_before_a_word_but_no_other_digit(explained: int, begins: int):
     stream = Stream(Thresholds(0.5, 0.5), 0, lambda: SpotterState(np.zeros(0, np.float32), np.zeros(0, np.float32)))
-    blocks = np.random.default_rng(0).normal(0, 0.1, (70, BLOCK)).astype(np.float32)
-    filtered = HighPass()
-    sound = np.concatenate([filtered(block) for block in blocks])
-    for block in stream.cut(blocks.ravel()):
+    sound = np.random.default_rng(0).normal(0, 0.1, 70 * BLOCK).astype(np.float32)
+    for block in stream.cut(sound):
         stream.take(block)
     stream.explained = explained
     heard = stream.word(Candidate(3, np.zeros(10, np.float32), first=110.0, last=125.0, frame=139))
