@@ -3,38 +3,62 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from argparse import SUPPRESS
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 
+from digit_detector.evaluation.streams import audio_files
 from digit_detector.listening.display import Display
-from digit_detector.listening.sources import Microphone, from_file, microphones
+from digit_detector.listening.sources import STDIN, Microphone, from_file, microphones
 from digit_detector.streaming.detector import StreamingDetector
-from digit_detector.streaming.engine import CONFIRMING
+from digit_detector.streaming.engine import CONFIRMING, missing_note
 from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
-from ml_training.audio import Floats
+from ml_training.audio import ENCODINGS, Floats
 from ml_training.config import PIPELINES
-from ml_training.errors import AudioError, MicrophoneError
+from ml_training.errors import AudioError, DigitError, MicrophoneError
+from ml_training.examples import example_recording
 from ml_training.flags import OneLineParser
 from ml_training.inference import PRETRAINED
 from ml_training.utils.program import program
 from ml_training.utils.signals import StopSignals
 
+Reader = Callable[..., Iterable[tuple[int, Floats]]]  # (name, warn=...) -> pieces with their rate
 _PIECE = 0.25  # seconds of a file that are heard between two looks at the display
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> int:
-    """Listen until Ctrl-C or the end of the file; returns the exit code."""
-    parser = OneLineParser(description="Listen to a microphone, or to a file, and tell every digit that is said.")
-    parser.add_argument("--file", metavar="FILE", default=SUPPRESS, help="a recording instead of the microphone")
+    """Listen until Ctrl-C or the end of the files; returns the exit code."""
+    parser = OneLineParser(description="Listen to a microphone, or to files, and tell every digit that is said.")
+    parser.add_argument(
+        "--file", nargs="+", action="extend", metavar="FILE", default=SUPPRESS,
+        help="recordings instead of the microphone: files, folders, - for standard input; ends with their digits",
+    )  # fmt: skip
+    parser.add_argument(
+        "--example", action="store_true", default=SUPPRESS, help="a telephone number that comes along, as a file"
+    )
+    parser.add_argument(
+        "--encoding", choices=ENCODINGS, default=SUPPRESS, help="of files without a header (default: by their suffix)"
+    )
+    parser.add_argument(
+        "--rate", type=int, metavar="HZ", default=SUPPRESS, help="of files without a header (default: 8000)"
+    )
     parser.add_argument("--realtime", action="store_true", help="hear the file as fast as it was spoken")
     parser.add_argument("--device", metavar="NAME", default=SUPPRESS, help="number or name of a microphone")
     parser.add_argument("--list", action="store_true", help="list the microphones")
-    parser.add_argument("--json", action="store_true", help="an object for each digit, a line each")
+    parser.add_argument("--json", action="store_true", help="an object for each digit, a line each; then for each file")
     parser.add_argument("--model_dir", "--models_dir", metavar="DIR", default=PRETRAINED, help="models that confirm")
     parser.add_argument(
-        "--pipeline", nargs="+", choices=PIPELINES, default=CONFIRMING, help="which of them confirm each word"
-    )
+        "--pipeline", nargs="+", choices=PIPELINES, default=SUPPRESS,
+        help=f"which of them confirm each word (default: those of {', '.join(CONFIRMING)} that are there)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--spotter", metavar="FILE", default=SUPPRESS,
+        help="what train-spotter wrote (default: the spotter that comes along)",
+    )  # fmt: skip
     parser.add_argument("--thresholds", metavar="FILE", default=str(SHIPPED), help="what tune-threshold wrote")
     parser.add_argument("--seconds", type=float, default=SUPPRESS, help="how long to listen to the microphone")
     args = parser.parse_args(argv)
@@ -45,16 +69,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number, name, usual in found:
             print(f"{number:3d}  {name}{'  (taken unless told)' if usual else ''}")
         return 0
+    if "example" in args:
+        args.file = [*getattr(args, "file", []), str(example_recording("phone_number"))]
+    if ("encoding" in args or "rate" in args) and "file" not in args:
+        parser.error("--encoding and --rate belong to --file")
     if "file" in args and ("device" in args or "seconds" in args):
         parser.error("--device and --seconds are for the microphone: leave --file out, or them")
     if args.realtime and "file" not in args:
         parser.error("--realtime belongs to --file: a microphone is never faster")
-    detector = StreamingDetector(args.model_dir, args.pipeline, load_thresholds(args.thresholds))
+    if "file" in args and STDIN in args.file and sys.stdin.isatty():
+        parser.error("--file - reads a recording from standard input, which is a terminal: redirect a file into it")
+    pipelines, spotter = getattr(args, "pipeline", None), getattr(args, "spotter", None)
+    detector = StreamingDetector(args.model_dir, pipelines, load_thresholds(args.thresholds), spotter=spotter)
     display = Display(args.json)
     with StopSignals(unit=None), contextlib.closing(display):
+        if pipelines is None and (note := missing_note(args.model_dir, detector.engine.pipelines)):
+            display.note(note)
         if "file" in args:
-            hear(detector, from_file(args.file, args.realtime, display.note), display)
-            return 0
+            read = partial(
+                from_file, realtime=args.realtime,
+                encoding=getattr(args, "encoding", None), raw_rate=getattr(args, "rate", None),
+            )  # fmt: skip
+            return detect_files(detector, args.file, read, display)
         device = args.device if "device" in args else None
         with Microphone(int(device) if device is not None and device.isdecimal() else device) as microphone:
             display.note(f"listening to {microphone.name}; say digits, Ctrl-C ends")
@@ -64,24 +100,62 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def detect_files(detector: StreamingDetector, named: Sequence[str], read: Reader, display: Display) -> int:
+    """Print the digits of every recording, as `read` gives its pieces; returns the exit code.
+
+    A single one that cannot be read raises its error; of several, it takes no other with it.
+    """
+    several = len(named) > 1 or os.path.isdir(named[0])
+    code = 0
+    for name in expand(named):
+        try:
+            digits, seconds = hear(detector, read(name, warn=display.note), display)
+        except DigitError as error:
+            if not several:
+                raise
+            detector.reset()
+            display.fault(name, str(error))
+            code = 1
+        else:
+            display.summary(name, digits, seconds, several)
+    return code
+
+
+def expand(named: Iterable[str]) -> Iterator[str]:
+    """Files as they are named; of folders every recording in and below them. Raises DataError for one without any."""
+    for name in named:
+        if os.path.isdir(name):
+            yield from map(str, audio_files(Path(name)))
+        else:
+            yield name
+
+
 def hear(
     detector: StreamingDetector,
     pieces: Iterable[tuple[int, Floats]],
     display: Display,
     seconds: float | None = None,
-) -> None:
-    """Tell what is said in pieces of sound until they, or so many seconds, are over; or until somebody stops it."""
+) -> tuple[str, float]:
+    """Tell what is said in pieces of sound until they, or so many seconds, are over -> the digits, the seconds.
+
+    Somebody may stop it before.
+    """
+    digits, came = "", 0.0
     for rate, piece in pieces:
+        came += len(piece) / rate
         size = max(1, int(_PIECE * rate))
         for first in range(0, len(piece), size):
             try:
-                found = detector.feed(piece[first : first + size], rate)
+                found = detector.feed(piece[first : first + size], rate, channels_first=False)
             except AudioError as error:
                 raise type(error)(f"after {detector.seconds:.1f} s: {error}") from error
             for detection in found:
+                digits += str(detection.digit)
                 display.tell(detection)
             display.level(detector.level_db, detector.voice, detector.seconds)
         if seconds is not None and detector.seconds >= seconds:
             break
     for detection in detector.flush():
+        digits += str(detection.digit)
         display.tell(detection)
+    return digits, came

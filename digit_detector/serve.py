@@ -12,7 +12,7 @@ import webbrowser
 from argparse import SUPPRESS
 from collections.abc import Sequence
 
-from digit_detector.streaming.engine import CONFIRMING
+from digit_detector.streaming.engine import CONFIRMING, available_pipelines, missing_note
 from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
 from digit_detector.webapp.flags import PREFIX, add_settings_flags, misspelt_variables, read_settings
 from digit_detector.webapp.settings import Settings
@@ -31,7 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--no_browser", action="store_true", default=SUPPRESS, help="do not open the page in a browser")
     parser.add_argument(
         "--pipeline", nargs="+", choices=PIPELINES, default=SUPPRESS,
-        help=f"which of them confirm each live word (default: {' '.join(CONFIRMING)})",
+        help=f"which of them confirm each live word (default: those of {', '.join(CONFIRMING)} that are there)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--spotter", metavar="FILE", default=SUPPRESS,
+        help="what train-spotter wrote (default: the spotter that comes along)",
     )  # fmt: skip
     parser.add_argument(
         "--thresholds", metavar="FILE", default=SUPPRESS, help="what tune-threshold wrote (default: those that ship)"
@@ -47,7 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for warning in misspelt_variables(os.environ):
         logging.warning(warning)
     thresholds = load_thresholds(getattr(args, "thresholds", SHIPPED))
-    app = make_app(settings, thresholds, getattr(args, "pipeline", CONFIRMING))
+    pipelines = getattr(args, "pipeline", None) or available_pipelines(settings.model_dir)
+    app = make_app(settings, thresholds, pipelines, spotter=getattr(args, "spotter", None))
+    if "pipeline" not in args and (note := missing_note(settings.model_dir, pipelines)):
+        print(note, file=sys.stderr, flush=True)
     listening = bound(settings, exact="port" in args or bool(os.environ.get(PREFIX + "PORT")))
     address = page_address(listening)
     print(f"hearing digits at {address}   (Ctrl-C ends)", flush=True)

@@ -33,7 +33,7 @@ from ml_training.errors import EmptyAudioError, NonFiniteAudioError, SilentAudio
 __all__ = [
     "AUDIO_SUFFIXES", "ENCODINGS", "FAINTEST", "LOUDEST", "MAX_CHANNELS", "MAX_RATE", "MAX_SECONDS", "MIN_RATE",
     "NUM_SAMPLES", "SAMPLE_RATE", "Blocks", "Downmix", "Floats", "Source", "Warn", "as_floats", "decode",
-    "decode_sound", "file_blocks", "fit", "is_silent", "load_audio", "mono_blocks", "trimmed",
+    "decode_sound", "file_blocks", "fit", "is_silent", "load_audio", "load_clip", "mono_blocks", "trimmed",
 ]  # fmt: skip
 
 SAMPLE_RATE = 8000  # Hz
@@ -68,11 +68,17 @@ def load_audio(source: Source, sample_rate: int | None = None, encoding: str | N
 
     Memory does not grow with the length of a file. Raises an AudioError that says what is wrong with the audio.
     """
+    return load_clip(source, sample_rate, encoding)[0]
+
+
+def load_clip(source: Source, sample_rate: int | None = None, encoding: str | None = None) -> tuple[Floats, float]:
+    """Like `load_audio`, with the length of the whole recording in seconds."""
     with _opened(source, sample_rate, encoding) as recording:
         mix = Downmix()
-        second = _load_second(recording, mix, None)
-        channel = mix.loudest_if_cancelled()
-        return second if channel is None else _load_second(recording, mix, channel)
+        second, length = _load_second(recording, mix, None)
+        if (channel := mix.loudest_if_cancelled()) is not None:
+            second, length = _load_second(recording, mix, channel)
+        return second, length / SAMPLE_RATE
 
 
 def decode(
@@ -221,7 +227,8 @@ class _WordSearch:
         return int(first_run[len(first_run) // 2]) * _FRAME
 
 
-def _load_second(recording: _Recording, mix: Downmix, channel: int | None) -> Floats:
+def _load_second(recording: _Recording, mix: Downmix, channel: int | None) -> tuple[Floats, int]:
+    """The second with the word, and the length of the recording in samples at 8 kHz."""
     search = _WordSearch()
     parts: list[Floats] = []
     length, kept = 0, True
@@ -239,10 +246,10 @@ def _load_second(recording: _Recording, mix: Downmix, channel: int | None) -> Fl
         raise _no_samples(recording.name)
     _check_peak(low, high, recording.name)
     if high - low < FAINTEST:
-        return np.zeros(NUM_SAMPLES, dtype=np.float32)
+        return np.zeros(NUM_SAMPLES, dtype=np.float32), length
     if kept:
-        return fit(np.concatenate(parts))
-    return _excerpt(_resample(recording, Downmix(), channel), search.start(), recording.name)
+        return fit(np.concatenate(parts)), length
+    return _excerpt(_resample(recording, Downmix(), channel), search.start(), recording.name), length
 
 
 def _excerpt(parts: Iterator[Floats], start: int, name: str) -> Floats:

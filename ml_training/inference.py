@@ -27,7 +27,7 @@ from typing import Any, TypedDict, final
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_training.audio import ENCODINGS, FAINTEST, LOUDEST, NUM_SAMPLES, Floats, Source, load_audio
+from ml_training.audio import ENCODINGS, FAINTEST, LOUDEST, NUM_SAMPLES, Floats, Source, load_clip
 from ml_training.batch.flags import FLAGS, add_flags
 from ml_training.config import FILE_PRECISIONS, FP32, IS_DIGIT, LABELS, PIPELINES, TRAINED, model_folder
 from ml_training.config import PRETRAINED as PRETRAINED
@@ -59,6 +59,7 @@ class Prediction(TypedDict):
     top3: list[DigitProbability]  # the most probable first
     is_digit: bool  # whether a digit was said at all: digit_score is IS_DIGIT at least
     digit_score: float  # 0 to 1: how probable that is where digits and other sounds are equally frequent
+    seconds: float  # length of the recording; of a longer one the second with most speech in it was looked at
     inference_ms: float  # from 8,000 samples to probabilities; reading and resampling are not in it
     model: str  # path of the file that answered
 
@@ -108,10 +109,10 @@ class DigitClassifier:
         `sample_rate` (Hz) and `encoding` are load_audio's, of arrays and of files without a header. Raises an
         AudioError that says what is wrong with the audio; digital silence holds no digit, which is no error.
         """
-        samples = load_audio(source, sample_rate, encoding)
+        samples, seconds = load_clip(source, sample_rate, encoding)
         started = time.perf_counter()
         (probabilities,), (digit_score,) = self.hear(samples[None])
-        return self._answer(probabilities, digit_score, 1e3 * (time.perf_counter() - started))
+        return self._answer(probabilities, digit_score, 1e3 * (time.perf_counter() - started), seconds)
 
     def batch_predict(
         self,
@@ -140,21 +141,27 @@ class DigitClassifier:
         self, group: Sequence[tuple[int, Source]], sample_rate: int | None, encoding: str | None
     ) -> list[FilePrediction | FileError]:
         clips: list[Floats] = []
+        seconds: list[float] = []
         faults: list[str | None] = []
         for _, source in group:
             try:
-                clips.append(load_audio(source, sample_rate, encoding))
+                samples, length = load_clip(source, sample_rate, encoding)
+                clips.append(samples)
+                seconds.append(length)
                 faults.append(None)
             except DigitError as error:
                 faults.append(str(error))
         started = time.perf_counter()
-        answers = zip(*self.hear(np.stack(clips)), strict=True) if clips else iter(())
+        heard = self.hear(np.stack(clips)) if clips else ((), ())
         share = 1e3 * (time.perf_counter() - started) / max(1, len(clips))
+        answers = zip(*heard, seconds, strict=True)
         entries: list[FilePrediction | FileError] = []
         for (position, source), fault in zip(group, faults, strict=True):
             file = _file_name(source, position)
             if fault is None:
-                entries.append(FilePrediction(file=file, **self._answer(*next(answers), share)))
+                probabilities, digit_score, length = next(answers)
+                answer = self._answer(probabilities, digit_score, share, length)
+                entries.append(FilePrediction(file=file, **answer))
             else:
                 entries.append(FileError(file=file, error=fault))
         return entries
@@ -214,13 +221,13 @@ class DigitClassifier:
             batch_throughput_per_second=batches * batch_size / batch_seconds, model=str(self.model_file),
         )  # fmt: skip
 
-    def _answer(self, probabilities: Floats, digit_score: float, milliseconds: float) -> Prediction:
+    def _answer(self, probabilities: Floats, digit_score: float, milliseconds: float, seconds: float) -> Prediction:
         order = np.argsort(-probabilities, kind="stable")
         top3 = [DigitProbability(digit=int(d), probability=float(probabilities[d])) for d in order[:3]]
         return Prediction(
             predicted_digit=top3[0]["digit"], confidence=top3[0]["probability"],
             probabilities=[float(p) for p in probabilities], top3=top3, is_digit=bool(digit_score >= IS_DIGIT),
-            digit_score=float(digit_score), inference_ms=milliseconds, model=str(self.model_file),
+            digit_score=float(digit_score), seconds=seconds, inference_ms=milliseconds, model=str(self.model_file),
         )  # fmt: skip
 
 

@@ -88,6 +88,7 @@ def test_an_answer_has_the_promised_keys(classifier, tiny_folder, tiny_models):
     assert answer["top3"][0] == {"digit": 7, "probability": answer["confidence"]}
     assert answer["is_digit"] is True
     assert 0.5 < answer["digit_score"] <= 1
+    assert answer["seconds"] == pytest.approx(soundfile.info(tiny_folder / SEVEN).duration, abs=1e-3)
     assert 0 < answer["inference_ms"] < 5000
     assert answer["model"] == str(tiny_models / "mfcc_classifier" / "model.onnx")
     assert json.loads(json.dumps(answer)) == answer
@@ -526,16 +527,26 @@ def test_door_prints_a_short_answer_from_another_folder(run_door, tiny_models, t
     assert "\033" not in done.stdout
 
 
+def test_door_says_where_but_one_second_was_looked_at(run_door, tiny_models, tiny_folder, tmp_path):
+    samples, rate = soundfile.read(tiny_folder / SEVEN)
+    soundfile.write(tmp_path / "talk.wav", np.concatenate([samples, np.zeros(3 * rate - len(samples))]), rate)
+    told = "only the loudest second of 3.0 s was looked at; for every digit in it: digits listen --file talk.wav"
+    done = run_door("inference.py", "--model_dir", tiny_models, "talk.wav", "--json")
+    assert json.loads(done.stdout)["seconds"] == pytest.approx(3.0, abs=1e-3)
+    assert told in run_door("inference.py", "--model_dir", tiny_models, "talk.wav").stdout
+    assert "looked at" not in run_door("inference.py", "--model_dir", tiny_models, tiny_folder / SEVEN).stdout
+
+
 def test_door_says_that_a_sound_is_no_digit_and_what_it_would_be(run_door, tiny_models, tmp_path):
     soundfile.write(tmp_path / "hiss.wav", np.random.default_rng(0).normal(0, 0.1, 8000), 8000)
     done = run_door("inference.py", "--model_dir", tiny_models, "hiss.wav")
     assert done.returncode == 0, done.stderr
     first, *bars = done.stdout.splitlines()
-    assert re.fullmatch(r"-  no digit: its score is \d+\.\d %; if one, then  hiss\.wav", first)
+    assert re.fullmatch(r"hiss\.wav: no digit \(digit score \d+\.\d %\); nearest: \d \([a-z]+\)", first)
     assert len(bars) == 3
     answer = json.loads(run_door("inference.py", "--model_dir", tiny_models, "hiss.wav", "--json").stdout)
     assert answer["is_digit"] is False
-    assert f"its score is {100 * answer['digit_score']:.1f} %" in first
+    assert f"(digit score {100 * answer['digit_score']:.1f} %)" in first
     assert bars[0].startswith(f"   {answer['predicted_digit']}  ")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import cutting
 import evidence
 import live
+import live_input
 import live_load
 import numpy as np
 import pytest
@@ -88,3 +89,18 @@ def test_a_few_streams_are_heard_in_time(folders: Path, capsys: pytest.CaptureFi
     told = capsys.readouterr().out
     assert told.startswith("3 streams, 2 s:")
     assert "of a core" in told
+
+
+def test_inputs_are_spoilt_and_scored(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    words, noise = str(folders / "words"), str(folders / "noise")
+    monkeypatch.setattr("sys.argv", ["live_input.py", "--words", words, "--noise", noise, "--most", "4"])
+    monkeypatch.setattr(live_input, "RATES", (16_000,))
+    assert live_input.main() == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows[2:]] == [
+        "8,000 Hz", "half the level, offset of 0.1", "half the level, offset of 0.3", "hum at the level of the words",
+        "16,000 Hz", "16,000 Hz, soxr's LQ", "16,000 Hz, soxr's HQ",
+    ]  # fmt: skip
+    assert {row[1] for row in rows[2:5]} == {rows[2][1]}, "an offset changes nothing"

@@ -63,6 +63,26 @@ class Display:
             )
         print(line, file=self._out, flush=True)
 
+    def summary(self, file: str, digits: str, seconds: float, several: bool) -> None:
+        """The digits of a recording as its last line; that there are none is said on standard error."""
+        self._line.clear()
+        self._said.clear()
+        if self._json:
+            row = {"file": file, "digits": digits, "seconds": round(seconds, 3)}
+            print(json.dumps(row), file=self._out, flush=True)
+        elif several:
+            print(f"{file}: {digits or 'no digits'}", file=self._out, flush=True)
+        elif digits:
+            print(digits, file=self._out, flush=True)
+        if not digits and (self._json or not several):
+            self.note(f"no digits in {file}")
+
+    def fault(self, file: str, reason: str) -> None:
+        """Say why one of several recordings has no digits."""
+        self.note(f"error: {reason}")
+        if self._json:
+            print(json.dumps({"file": file, "error": reason}), file=self._out, flush=True)
+
     def note(self, line: str) -> None:
         """A line for people, which stays."""
         self._line.clear()

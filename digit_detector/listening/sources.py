@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,18 +11,22 @@ from typing import Any
 from ml_training.audio import Floats, Warn, mono_blocks
 from ml_training.errors import MicrophoneError, MissingExtraError
 
+STDIN = "-"  # in the place of a file
 PIECE_SECONDS = 0.032  # of sound that comes at a time
 _PATIENCE = 5.0  # seconds without any sound after which a microphone is taken for gone
 _LATE = 200  # pieces that may wait; what comes beyond is lost, and said to be
 
 
-def from_file(path: str, realtime: bool, warn: Warn | None = None) -> Iterator[tuple[int, Floats]]:
-    """Pieces (frames,) of a recording with their rate. Raises an AudioError where it cannot be read.
+def from_file(
+    path: str, realtime: bool, warn: Warn | None = None, encoding: str | None = None, raw_rate: int | None = None
+) -> Iterator[tuple[int, Floats]]:
+    """Pieces (frames,) of a recording, or of STDIN, with their rate. Raises an AudioError where it cannot be read.
 
-    `warn` is given a sentence about a recording that ends before its header says so; without it that is an error.
+    `encoding` and `raw_rate` are of sound without a header, as in load_audio. `warn` is given a sentence about a
+    recording that ends before its header says so; without it that is an error.
     """
     started, played = time.monotonic(), 0.0
-    for rate, block in mono_blocks(path, warn=warn):
+    for rate, block in mono_blocks(sys.stdin.buffer if path == STDIN else path, encoding, raw_rate, warn=warn):
         size = max(1, int(PIECE_SECONDS * rate)) if realtime else len(block)
         for first in range(0, len(block), size):
             piece = block[first : first + size]

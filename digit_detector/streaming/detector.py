@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from digit_detector.streaming.engine import CONFIRMING, Detection, Engine
-from digit_detector.streaming.resampling import as_samples
+from digit_detector.streaming.engine import Detection, Engine
 from digit_detector.streaming.stream import BLOCK_SECONDS
 from digit_detector.streaming.thresholds import Thresholds
 from ml_training.audio import SAMPLE_RATE, Floats
@@ -26,34 +25,41 @@ class StreamingDetector:
     def __init__(
         self,
         model_dir: str | Path = PRETRAINED,
-        pipelines: Sequence[str] = CONFIRMING,
+        pipelines: Sequence[str] | None = None,
         thresholds: Thresholds | None = None,
         engine: Engine | None = None,
+        spotter: str | Path | None = None,
     ) -> None:
         """`model_dir` and `pipelines` name the classifiers that confirm each word, as in load_classifier.
 
-        An `engine` that other streams use, too, has these already. Raises ConfigError, ModelError, or MissingExtraError
-        without the [live] extra.
+        `pipelines` None takes those of CONFIRMING that the folder has. `spotter` is a file of `digits train-spotter` in
+        the place of the one that ships. An `engine` that other streams use, too, has all of these already. Raises
+        ConfigError, ModelError, or MissingExtraError without the [live] extra.
         """
-        self.engine = engine or Engine(model_dir, pipelines, thresholds)
+        self.engine = engine or Engine(model_dir, pipelines, thresholds, spotter)
         self._lock = threading.Lock()
         self._stream = self.engine.stream()
 
-    def feed(self, samples: Any, sample_rate: int = SAMPLE_RATE) -> list[Detection]:
-        """More of the stream: (T,) or (T, channels) at `sample_rate` Hz, of any length -> digits that are known now.
+    def feed(self, samples: Any, sample_rate: int = SAMPLE_RATE, channels_first: bool | None = None) -> list[Detection]:
+        """More of the stream: (T,), (T, channels) or (channels, T) at `sample_rate` Hz -> digits that are known now.
 
-        Floats around [-1, 1], or integers of full scale. Raises an AudioError for what is no sound; of that piece
-        nothing was heard then, and the stream goes on. The rate may change from call to call.
+        Floats around [-1, 1], or integers of full scale. Of two axes the one longer than 32 is time; where neither is,
+        the longer, if it comes first; else as in earlier pieces, or as `channels_first` says. Raises an AudioError for
+        what is no sound; of that piece nothing was heard then, and the stream goes on. The rate may change.
         """
-        wave, rate = as_samples(samples, sample_rate)
         with self._lock:
+            wave, rate = self._stream.reader.read(samples, sample_rate, channels_first)
             return self._hear(self._stream.cut(self._stream.resampler.feed(wave, rate)))
 
     def flush(self) -> list[Detection]:
-        """The stream has ended -> digits that were still open. What is fed next is a new stream, from second 0."""
+        """The stream has ended -> digits that were still open. What is fed next is a new stream, from second 0.
+
+        Raises UndecodableAudioError where all that came were 32-bit integers that hold 16-bit values.
+        """
         with self._lock:
             found = self._hear(self._stream.ending())
-            self._stream = self.engine.stream()
+            ended, self._stream = self._stream, self.engine.stream()
+            ended.reader.check_scale()
             return found
 
     def reset(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from digit_detector.streaming.decision import Candidate, Detection, Evidence, confidence, likeliest, pooled
+from digit_detector.streaming.high_pass import high_pass
 from digit_detector.streaming.models import LARGEST_BATCH, batch_of, spotter, voice_activity
 from digit_detector.streaming.stream import Stream
 from digit_detector.streaming.thresholds import Thresholds, load_thresholds
@@ -13,9 +14,9 @@ from ml_training.audio import SAMPLE_RATE, Floats, fit
 from ml_training.config import MEL_CNN, MFCC, RAW_CNN
 from ml_training.deploy.spotter_file import FRAMES, HOP
 from ml_training.errors import ConfigError
-from ml_training.inference import PRETRAINED, DigitClassifier, load_classifier
+from ml_training.inference import PRETRAINED, DigitClassifier, load_classifier, model_file
 
-__all__ = ["CONFIRMING", "Detection", "Engine"]
+__all__ = ["CONFIRMING", "Detection", "Engine", "available_pipelines", "missing_note"]
 
 CONFIRMING = (MEL_CNN, RAW_CNN, MFCC)  # who hears each word by itself
 SURE = 0.5  # confidence from which a digit explains its sound, whatever has to be reached to be reported
@@ -27,25 +28,33 @@ class Engine:
     def __init__(
         self,
         model_dir: str | Path = PRETRAINED,
-        pipelines: Sequence[str] = CONFIRMING,
+        pipelines: Sequence[str] | None = None,
         thresholds: Thresholds | None = None,
-        spotter_file: Path | None = None,
+        spotter_file: str | Path | None = None,
     ) -> None:
+        """`pipelines` None takes those of CONFIRMING that the folder has; `spotter_file` None the spotter that ships.
+
+        Raises ConfigError, ModelError, MissingExtraError.
+        """
         self.thresholds = thresholds or load_thresholds()
         self.repeating = False  # whether a word may be reported twice, see Detection.repeats
         self._voice = voice_activity()
         self._spotter = spotter(spotter_file)
-        if not pipelines or isinstance(pipelines, str):
+        if pipelines is not None and (not pipelines or isinstance(pipelines, str)):
             raise ConfigError([f"pipelines: expected a list of names such as {CONFIRMING}, got {pipelines!r}"])
-        self.classifiers: list[DigitClassifier] = [load_classifier(model_dir, pipeline) for pipeline in pipelines]
+        self.pipelines = tuple(pipelines) if pipelines is not None else available_pipelines(model_dir)
+        self.classifiers: list[DigitClassifier] = [load_classifier(model_dir, name) for name in self.pipelines]
 
     def stream(self) -> Stream:
         return Stream(self.thresholds, self._voice.SIZE, self._spotter.quiet)
 
     def hear(self, streams: Sequence[Stream], blocks: Sequence[Floats]) -> list[list[Detection]]:
         """The next block of each stream -> what each now knows to have been said."""
+        filtered, states = high_pass(batch_of(blocks), batch_of([stream.filter_state for stream in streams]))
+        for stream, state in zip(streams, states, strict=True):
+            stream.filter_state = state
         candidates: list[list[Candidate]] = [[] for _ in streams]
-        voicing = {i: todo for i, s in enumerate(streams) if (todo := s.take(blocks[i]))}
+        voicing = {i: todo for i, s in enumerate(streams) if (todo := s.take(filtered[i]))}
         spotting: dict[int, list[int]] = {}
         while voicing:
             rows, numbers = _next(voicing)
@@ -109,6 +118,22 @@ class Engine:
         digit = likeliest(spotted, classified)
         is_digit = pooled([float(digit_scores[0]) for _, digit_scores in heard])
         return digit, Evidence(spotted[digit], is_digit, classified[digit], stream.voice_of(candidate))
+
+
+def available_pipelines(model_dir: str | Path) -> tuple[str, ...]:
+    """Those of CONFIRMING that have a model in the folder. Raises ModelError where none has."""
+    found = tuple(name for name in CONFIRMING if model_file(model_dir, name).is_file())
+    if not found:
+        load_classifier(model_dir, CONFIRMING[0])  # says what is missing, and what to do
+    return found
+
+
+def missing_note(model_dir: str | Path, pipelines: Sequence[str]) -> str:
+    """What to say where `pipelines` are all that a folder has of CONFIRMING; "" where none is missing."""
+    missing = [name for name in CONFIRMING if name not in pipelines]
+    if not missing:
+        return ""
+    return f"{model_dir} has no {', no '.join(missing)}: words are confirmed by {', '.join(pipelines)} alone"
 
 
 def _next(todo: dict[int, list[int]]) -> tuple[list[int], list[int]]:

@@ -69,17 +69,26 @@ class Spotter:
     def __init__(self, file: Path) -> None:
         try:
             content = file.read_bytes()
-        except OSError as error:
-            why = error.strerror or error
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
             raise ModelError(f"cannot read {file}: {why}; name another, or install the package again") from error
         self._session = open_session(content, file)
-        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        damaged = f"{file} is damaged: its checksum is not that of its export; copy or train it again"
+        try:
+            self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError as error:
+            raise ModelError(damaged) from error
         check_spotter(self.metadata, str(file))
         if not is_intact(content, self.metadata):
-            raise ModelError(f"{file} is damaged: its checksum is not that of its export; copy or train it again")
-        _, (_, self._size), (_, self._earlier, self._channels) = (x.shape for x in self._session.get_inputs())
-        dilations = dilations_of(self.metadata)
-        frames = earlier_frames(dilations)
+            raise ModelError(damaged)
+        try:
+            _, (_, self._size), (_, self._earlier, self._channels) = (x.shape for x in self._session.get_inputs())
+            dilations = dilations_of(self.metadata)
+            frames = earlier_frames(dilations)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{file} has not the inputs of a spotter: train it again with digits train-spotter"
+            ) from error
         self._taken = len(dilations) * FRAMES  # rows of a block in the ring
         self._blocks = max(-(-back // FRAMES) for _, back in frames)
         places = [  # (blocks, E): where in the ring each earlier frame lies
@@ -137,12 +146,21 @@ def silero_file() -> Path:
     return file
 
 
-@lru_cache(maxsize=4)
-def spotter(file: Path | None = None) -> Spotter:
+def spotter(file: str | Path | None = None) -> Spotter:
     """The one of a file, or the one that ships. Raises ModelError."""
+    return _shipped_spotter() if file is None else Spotter(Path(file))
+
+
+def spotter_file(file: str | Path | None = None) -> Path:
+    """Where a spotter lies: the file itself, or that of the one that ships."""
     import ml_training
 
-    return Spotter(file or Path(ml_training.__file__).parent / "pretrained" / FILE)
+    return Path(ml_training.__file__).parent / "pretrained" / FILE if file is None else Path(file)
+
+
+@lru_cache(maxsize=1)
+def _shipped_spotter() -> Spotter:
+    return Spotter(spotter_file())
 
 
 assert BLOCK == 256, "Silero's frames at 8 kHz, and the spotter's"

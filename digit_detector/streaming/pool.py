@@ -8,8 +8,7 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
-from digit_detector.streaming.engine import CONFIRMING, Detection, Engine
-from digit_detector.streaming.resampling import as_samples
+from digit_detector.streaming.engine import Detection, Engine
 from digit_detector.streaming.stream import Stream
 from digit_detector.streaming.thresholds import Thresholds
 from ml_training.audio import SAMPLE_RATE, Floats
@@ -23,13 +22,14 @@ class DetectorPool:
     def __init__(
         self,
         model_dir: str | Path = PRETRAINED,
-        pipelines: Sequence[str] = CONFIRMING,
+        pipelines: Sequence[str] | None = None,
         thresholds: Thresholds | None = None,
         most_seconds: float = 30.0,
         engine: Engine | None = None,
+        spotter: str | Path | None = None,
     ) -> None:
         """`most_seconds` of sound may wait in a stream; see StreamingDetector for the rest."""
-        self.engine = engine or Engine(model_dir, pipelines, thresholds)
+        self.engine = engine or Engine(model_dir, pipelines, thresholds, spotter)
         self._most = most_seconds * SAMPLE_RATE
         self._lock = threading.Lock()
         self._streams: dict[Hashable, tuple[Stream, deque[Floats]]] = {}
@@ -50,11 +50,13 @@ class DetectorPool:
             self._find(key)
             del self._streams[key]
 
-    def feed(self, key: Hashable, samples: Any, sample_rate: int = SAMPLE_RATE) -> None:
+    def feed(
+        self, key: Hashable, samples: Any, sample_rate: int = SAMPLE_RATE, channels_first: bool | None = None
+    ) -> None:
         """More of a stream; see StreamingDetector.feed. Raises StreamError where too much waits already."""
-        wave, rate = as_samples(samples, sample_rate)
         with self._lock:
             stream, waiting = self._find(key)
+            wave, rate = stream.reader.read(samples, sample_rate, channels_first)
             if sum(map(len, waiting)) + len(wave) * SAMPLE_RATE // rate > self._most:
                 raise StreamError(
                     f"stream {key!r} is fed faster than it is heard: more than {self._most / SAMPLE_RATE:g} s wait; "
@@ -75,13 +77,17 @@ class DetectorPool:
         return found
 
     def flush(self, key: Hashable) -> list[Detection]:
-        """A stream has ended: what is left of it is heard, and it is closed. The others wait for `run`."""
+        """A stream has ended: what is left of it is heard, and it is closed. The others wait for `run`.
+
+        Raises what StreamingDetector.flush raises.
+        """
         with self._lock:
             stream, waiting = self._find(key)
             found: list[Detection] = []
             for block in (*waiting, *stream.ending()):
                 found += self.engine.hear([stream], [block])[0]
             del self._streams[key]
+            stream.reader.check_scale()
             return found
 
     def stream(self, key: Hashable) -> Stream:

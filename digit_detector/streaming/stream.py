@@ -8,8 +8,10 @@ import numpy as np
 
 from digit_detector.streaming.decision import Candidate, Detection, WordEnds
 from digit_detector.streaming.gates import EnergyGate, SpeechGate
+from digit_detector.streaming.high_pass import initial_state
 from digit_detector.streaming.models import SpotterState
 from digit_detector.streaming.resampling import Resampler
+from digit_detector.streaming.samples import SampleReader
 from digit_detector.streaming.thresholds import Thresholds
 from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, Floats
 from ml_training.deploy.spotter_file import BLOCK, FRAMES, HOP
@@ -31,8 +33,11 @@ class Stream:
 
     def __init__(self, thresholds: Thresholds, voice_size: int, quiet: Callable[[], SpotterState]) -> None:
         self._voice_size, self._quiet = voice_size, quiet
+        self.reader = SampleReader()
         self.resampler = Resampler()
         self.pending = np.zeros(0, dtype=np.float32)  # less than a block
+        self._last = np.float32(0.0)  # sample
+        self.filter_state = initial_state()  # of the high-pass
         self.energy = EnergyGate(_ENERGY_HELD)
         self.speech = SpeechGate(_SPEECH_BEGINS, _SPEECH_HELD)
         self.words = WordEnds(thresholds.spotted)
@@ -51,15 +56,19 @@ class Stream:
         """More samples (T,) at 8 kHz -> the blocks that are whole now."""
         whole = np.concatenate([self.pending, samples])
         count = len(whole) // BLOCK
+        if len(samples):
+            self._last = samples[-1]
         self.pending = whole[count * BLOCK :].copy()  # a view would keep all of it
         return [whole[i * BLOCK : (i + 1) * BLOCK] for i in range(count)]
 
     def ending(self) -> list[Floats]:
-        """The last blocks of a stream that has ended: what was held back, and silence for its last word to be told."""
-        return self.cut(np.concatenate([self.resampler.end(), np.zeros(_AFTER_THE_END, dtype=np.float32)]))
+        """The last blocks of a stream that has ended: what was held back, and time for its last word to be told."""
+        held = self.cut(self.resampler.end())
+        more = np.full(_AFTER_THE_END, self._last, dtype=np.float32)  # zeros might be a step
+        return [*held, *self.cut(more)]
 
     def take(self, block: Floats) -> list[int]:
-        """Hear the next block; -> the blocks that voice activity must hear now, in their order."""
+        """Hear the next block, filtered; -> the blocks that voice activity must hear now, in their order."""
         self._kept[self.blocks % _KEPT] = block
         self._voices[self.blocks % _KEPT] = 0.0
         now = self.blocks

@@ -45,6 +45,7 @@ class Result(BaseModel):
 
 class Results(BaseModel):
     seconds: float = Field(description="length of the recording", examples=[0.61])
+    note: str | None = Field(default=None, description="what the results leave out", examples=[None])
     results: list[Result]
 
 

@@ -24,7 +24,7 @@ from starlette.routing import Match, Route
 
 import ml_training
 from digit_detector.processors import PROCESSORS, Answer, AudioProcessor, load_processors
-from digit_detector.streaming.engine import CONFIRMING, Engine
+from digit_detector.streaming.engine import Engine
 from digit_detector.streaming.thresholds import Thresholds
 from digit_detector.webapp import answers
 from digit_detector.webapp.clients import client_of
@@ -39,6 +39,7 @@ from digit_detector.webapp.sessions import Session, Sessions
 from digit_detector.webapp.settings import Settings
 from digit_detector.webapp.socket import Sockets
 from ml_training.errors import DigitError
+from ml_training.utils.answers import LONG_SECONDS
 
 _GONE = 499  # nginx's number for a client that hung up
 _STATIC = Path(__file__).with_name("static")
@@ -64,17 +65,22 @@ for kind, suffix in (("text/javascript", ".js"), ("text/javascript", ".mjs"), ("
 def make_app(
     settings: Settings | None = None,
     thresholds: Thresholds | None = None,
-    pipelines: Sequence[str] = CONFIRMING,
+    pipelines: Sequence[str] | None = None,
     methods: Sequence[str] = tuple(PROCESSORS),
+    spotter: str | None = None,
 ) -> FastAPI:
-    """The application with its models loaded. Raises ConfigError, ModelError, MissingExtraError."""
+    """The application with its models loaded; `pipelines` and `spotter` are those of StreamingDetector.
+
+    Raises ConfigError, ModelError, MissingExtraError.
+    """
     settings = settings or Settings()
-    thresholds = Engine(settings.model_dir, pipelines, thresholds).thresholds  # what cannot be used is said at once
+    engine = Engine(settings.model_dir, pipelines, thresholds, spotter)  # what cannot be used is said at once
+    pipelines, thresholds = engine.pipelines, engine.thresholds
     processors = load_processors(methods, settings.model_dir)
-    files = ModelFiles(settings.model_dir, pipelines, thresholds)
+    files = ModelFiles(settings.model_dir, pipelines, thresholds, spotter)
     hearing = Hearing(
         settings.model_dir, pipelines, thresholds, settings.streams, settings.backlog_seconds, settings.workers,
-        settings.worker_seconds,
+        settings.worker_seconds, spotter,
     )  # fmt: skip
     sessions = Sessions(settings.sessions, settings.session_seconds, settings.kept_bytes)
     recordings = Recordings(processors, settings)
@@ -169,7 +175,9 @@ def make_app(
             gone.cancel()
             answering.cancel()
             await asyncio.gather(answering, return_exceptions=True)
-        return answers.Results(seconds=seconds, results=[_result(name, answer) for name, answer in said])
+        is_long = seconds > LONG_SECONDS
+        note = "only the loudest second was looked at: send it to /ws for every digit in it" if is_long else None
+        return answers.Results(seconds=seconds, note=note, results=[_result(name, answer) for name, answer in said])
 
     @app.get("/stats", tags=["recordings"])
     def stats() -> answers.Stats:

@@ -138,7 +138,7 @@ def main() -> int:
     for sent in (signal.SIGINT, signal.SIGTERM):  # to all of a terminal or a service: the server ends, and then this
         signal.signal(sent, signal.SIG_IGN)
     asked = json.loads(sys.argv[1])
-    ears = Ears(Engine(asked["model_dir"], asked["pipelines"], Thresholds(**asked["thresholds"])))
+    ears = Ears(Engine(asked["model_dir"], asked["pipelines"], Thresholds(**asked["thresholds"]), asked["spotter"]))
     threading.Thread(target=ears.read, args=(sys.stdin.buffer,), daemon=True).start()
     ears.work(sys.stdout.buffer, asked["heartbeat_seconds"])
     return 0

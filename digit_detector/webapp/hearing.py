@@ -58,13 +58,14 @@ class Hearing:
 
     def __init__(
         self, model_dir: str, pipelines: Sequence[str], thresholds: Thresholds, most_streams: int,
-        behind_seconds: float, workers: int, worker_seconds: float,
+        behind_seconds: float, workers: int, worker_seconds: float, spotter: str | None = None,
     ) -> None:  # fmt: skip
         """`worker_seconds`: a process that gives no sign of life for so long is replaced."""
         options: dict[str, object] = {
             "model_dir": model_dir,
             "pipelines": list(pipelines),
             "thresholds": asdict(thresholds),
+            "spotter": spotter,
         }
         self._most, self._behind = most_streams, behind_seconds
         self._workers = [_Worker(options, self._tell, worker_seconds) for _ in range(workers)]

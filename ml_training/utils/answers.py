@@ -21,18 +21,27 @@ def print_json(entries: Sequence[Mapping[str, Any]]) -> None:
         print(json.dumps(entries[0], indent=2))
 
 
+LONG_SECONDS = 1.5  # a recording that lasts longer may well hold more than the second that was looked at
+
+
 def shown(entry: Mapping[str, Any]) -> str:
-    """A FilePrediction in four lines: the digit, then the three most probable with their bars."""
+    """A FilePrediction in lines: the digit, what was left out of a long recording, the three most probable digits."""
     encoding = (sys.stdout.encoding or "ascii").lower()
     full = "█" if encoding.startswith("utf") else "#"
     bold, dim, off = (
         ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else ("",) * 3
     )
-    digit, sure = entry["predicted_digit"], 100 * entry["confidence"]
-    said = f"{bold}{digit}{off}  {LABELS[digit]}, {sure:.1f} % sure"
+    digit, file = entry["predicted_digit"], escape_controls(entry["file"])
+    said = f"{bold}{digit}{off}  {LABELS[digit]}, {100 * entry['confidence']:.1f} % sure  {dim}{file}{off}"
     if not entry["is_digit"]:
-        said = f"{bold}-{off}  no digit: its score is {100 * entry['digit_score']:.1f} %; if one, then"
-    lines = [f"{said}  {dim}{escape_controls(entry['file'])}{off}"]
+        score = 100 * entry["digit_score"]
+        said = f"{bold}{file}: no digit{off} (digit score {score:.1f} %); nearest: {digit} ({LABELS[digit]})"
+    lines = [said]
+    if entry["seconds"] > LONG_SECONDS:
+        lines.append(
+            f"   only the loudest second of {entry['seconds']:.1f} s was looked at; for every digit in it: "
+            f"digits listen --file {file}"
+        )
     for guess in entry["top3"]:
         bar = full * round(24 * guess["probability"])
         lines.append(f"   {guess['digit']}  {bar:<24}  {100 * guess['probability']:5.1f} %")

@@ -1,8 +1,10 @@
 """Live detection as a whole: the same however sound is cut, over any rate, from threads, with bad input, in a pool."""
 
+import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +14,13 @@ from digit_detector import Detection, DetectorPool, StreamingDetector, Threshold
 from digit_detector.evaluation.scoring import score
 from digit_detector.evaluation.streams import Stream, Word, connected, with_pauses
 from digit_detector.streaming.engine import Engine
+from digit_detector.streaming.models import spotter, spotter_file
 from ml_training.audio import NonFiniteAudioError, trimmed
+from ml_training.config import model_folder
 from ml_training.data.synthetic import VOICES, say
-from ml_training.errors import AudioError, ConfigError, StreamError
+from ml_training.deploy.metadata import CHECKSUM_KEY, seal
+from ml_training.errors import AudioError, ConfigError, ModelError, StreamError, UndecodableAudioError
+from ml_training.inference import model_file
 
 RNG = np.random.default_rng(5)
 
@@ -96,6 +102,97 @@ def test_the_rate_may_change_on_the_way(engine: Engine, stream: Stream):
     expected = heard(engine, sound, [1600])
     assert [d.digit for d in found] == [d.digit for d in expected]
     assert [d.end for d in found] == pytest.approx([d.end for d in expected], abs=0.05)
+
+
+@pytest.mark.parametrize("rate", [8000, 16_000, 44_100])
+def test_an_offset_changes_nothing(rate: int, engine: Engine, stream: Stream):
+    sound = 0.5 * stream.samples[: 8000 * 15]
+    there = soxr.resample(sound, 8000, rate) if rate != 8000 else sound
+    plain, offset = (heard(engine, (there + dc).astype(np.float32), [rate // 10], rate) for dc in (0.0, 0.3))
+    assert len(plain) >= 8
+    assert [(d.digit, d.end) for d in offset] == [(d.digit, d.end) for d in plain]
+    assert [d.confidence for d in offset] == pytest.approx([d.confidence for d in plain], abs=0.01)
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
+def test_hardly_a_word_is_lost_to_another_rate(rate: int, engine: Engine, stream: Stream):
+    at_8k = score(stream.digits, heard(engine, stream.samples, [1600]))
+    there = soxr.resample(stream.samples, 8000, rate, quality="VHQ")
+    assert score(stream.digits, heard(engine, there, [rate // 10], rate)).right >= at_8k.right - 1
+
+
+def test_sound_that_is_too_faint_for_its_type_is_refused(engine: Engine, stream: Stream):
+    wrong = (stream.samples[: 8000 * 2] * 32_768).astype(np.int32)
+    detector, pool = StreamingDetector(engine=engine), DetectorPool(engine=engine)
+    with pytest.raises(UndecodableAudioError, match="hold 16-bit values"):
+        detector.feed(wrong)
+    detector.reset()
+    pool.open("a")
+    word = wrong[int(np.abs(wrong).argmax()) :][:2000]
+    assert detector.feed(word) == []
+    pool.feed("a", word)
+    with pytest.raises(UndecodableAudioError, match="hold 16-bit values"):
+        detector.flush()
+    with pytest.raises(UndecodableAudioError, match="hold 16-bit values"):
+        pool.flush("a")
+    assert (detector.seconds, len(pool)) == (0.0, 0)
+
+
+def test_two_rows_of_few_samples_are_two_channels_where_that_is_said(engine: Engine, stream: Stream):
+    sound = stream.samples[: 8000 * 6]
+    expected = heard(engine, sound, [1600])
+    detector = StreamingDetector(engine=engine)
+    rows = np.stack([sound, sound])
+    with pytest.raises(UndecodableAudioError, match="channels_first=False or True"):
+        detector.feed(rows[:, :32])
+    found = []
+    for at in range(0, len(sound), 32):
+        found += detector.feed(rows[:, at : at + 32], channels_first=True)
+    assert found + detector.flush() == expected
+
+
+@pytest.fixture
+def own_spotter(tmp_path: Path) -> Path:
+    """The spotter that ships, exported on another day."""
+    shipped = spotter()
+    content = spotter_file().read_bytes().replace(shipped.metadata[CHECKSUM_KEY].encode(), b"0" * 64)
+    content = content.replace(shipped.metadata["created"].encode(), b"2001-02-03T04:05:06+00:00")
+    (tmp_path / "own.onnx").write_bytes(seal(content))
+    return tmp_path / "own.onnx"
+
+
+def test_a_spotter_of_ones_own_is_taken_and_checked(own_spotter: Path, engine: Engine, stream: Stream):
+    assert spotter(own_spotter).metadata["created"].startswith("2001")
+    sound = stream.samples[: 8000 * 10]
+    detector = StreamingDetector(spotter=str(own_spotter))
+    assert detector.feed(sound) + detector.flush() == heard(engine, sound, [1600])
+    pool = DetectorPool(spotter=own_spotter)
+    pool.open("a")
+    pool.feed("a", sound)
+    assert [d.digit for d in pool.flush("a")] == [d.digit for d in heard(engine, sound, [1600])]
+    content = own_spotter.read_bytes()
+    own_spotter.write_bytes(content[:5000] + bytes(100) + content[5100:])
+    for bad, why in (
+        (own_spotter, "own.onnx is damaged"),
+        (own_spotter.with_name("none.onnx"), "cannot read .*none.onnx"),
+        (own_spotter.parent, "cannot read"),
+        (model_file("pretrained", "mfcc"), "mfcc.onnx is no spotter"),
+    ):
+        with pytest.raises(ModelError, match=why):
+            StreamingDetector(spotter=bad)
+
+
+def test_the_pipelines_of_a_folder_confirm(tmp_path: Path, stream: Stream):
+    with pytest.raises(ModelError, match="train"):
+        StreamingDetector(tmp_path)
+    folder = model_folder(tmp_path, "mfcc")
+    folder.mkdir()
+    shutil.copy(model_file("pretrained", "mfcc"), folder / "model.onnx")
+    detector = StreamingDetector(tmp_path)
+    assert detector.engine.pipelines == ("mfcc",)
+    assert detector.feed(stream.samples[: 8000 * 10])
+    with pytest.raises(ModelError, match="mel_cnn"):
+        StreamingDetector(tmp_path, ["mfcc", "mel_cnn"])
 
 
 def test_types_and_channels_of_the_same_sound(engine: Engine, stream: Stream):

@@ -19,8 +19,10 @@ from digit_detector.streaming.decision import (
     likeliest,
 )
 from digit_detector.streaming.gates import EnergyGate, SpeechGate
+from digit_detector.streaming.high_pass import CUTOFF, GAIN, POLE, high_pass, initial_state
 from digit_detector.streaming.models import SpotterState
-from digit_detector.streaming.resampling import Resampler, as_samples
+from digit_detector.streaming.resampling import Resampler
+from digit_detector.streaming.samples import SampleReader, as_samples
 from digit_detector.streaming.stream import Stream
 from digit_detector.streaming.thresholds import Thresholds, load_thresholds
 from ml_training.deploy.spotter_file import BLOCK, HOP
@@ -65,7 +67,77 @@ def test_little_is_held_back():
     made = 0
     for i in range(50):
         made += len(resampler.feed(noise(960, i), 48_000))
-        assert (i + 1) * 160 - made < 0.07 * 8000
+        assert (i + 1) * 160 - made <= BLOCK + 0.005 * 8000
+
+
+@pytest.mark.parametrize("rate", [4000, 7350, 11_025, 12_000, 16_000, 22_050, 44_100, 48_000, 96_000, 192_000])
+def test_tones_that_fit_pass_without_delay_and_others_do_not(rate: int):
+    half = min(rate, 8000) / 2
+    seconds = np.arange(rate) / rate
+    for frequency in (0.0, 0.25 * half, 0.9 * half):
+        resampler, wanted = Resampler(), np.cos(2 * np.pi * frequency * np.arange(8000) / 8000)
+        made = resampler.feed(np.cos(2 * np.pi * frequency * seconds).astype(np.float32), rate)
+        made = np.concatenate([made, resampler.end()])
+        assert len(made) == 8000
+        assert np.abs(made - wanted)[200:-200].max() < 2e-3, frequency
+    if rate > 8800:
+        above = Resampler().feed(np.sin(2 * np.pi * 4100 * seconds).astype(np.float32), rate)
+        assert np.abs(above[200:]).max() < 2e-3
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_an_offset_stays_what_it_is_from_beginning_to_end(rate: int):
+    resampler = Resampler()
+    made = np.concatenate([resampler.feed(np.full(rate // 3, 0.3, dtype=np.float32), rate), resampler.end()])
+    assert np.abs(made - 0.3).max() < 1e-3
+
+
+@pytest.mark.parametrize("rate", [8001, 44_101, 768_000])
+def test_rates_of_no_sound_card_are_taken_too(rate: int):
+    resampler = Resampler()
+    made = [resampler.feed(noise(rate // 2, i), rate) for i in range(2)]
+    assert len(np.concatenate([*made, resampler.end()])) == pytest.approx(8000, abs=2)
+
+
+# --- offsets -------------------------------------------------------------------------------------
+
+
+def filtered(sound: np.ndarray) -> np.ndarray:
+    made, state = [], initial_state()[None]
+    for block in sound.reshape(-1, BLOCK):
+        rows, state = high_pass(block[None], state)
+        made.append(rows[0])
+    return np.concatenate(made)
+
+
+def test_the_high_pass_is_its_formula():
+    sound = (noise(40 * BLOCK) + np.float32(0.3)).astype(np.float32)
+    made = filtered(sound)
+    expected, last, before = np.empty(len(sound)), float(sound[0]), 0.0
+    for i, sample in enumerate(sound.tolist()):
+        expected[i] = before = GAIN * (sample - last) + POLE * before
+        last = sample
+    assert np.abs(made - expected).max() < 1e-6
+    assert made.dtype == np.float32
+
+
+def test_an_offset_goes_and_speech_stays():
+    assert not filtered(np.full(4 * BLOCK, 0.7, dtype=np.float32)).any()
+    seconds = np.arange(8000) / 8000
+    for frequency, least, most in ((CUTOFF, 0.70, 0.72), (200.0, 0.97, 1.0), (3000.0, 0.99, 1.01)):
+        tone = np.sin(2 * np.pi * frequency * seconds).astype(np.float32)[: 31 * BLOCK]
+        assert least < np.abs(filtered(tone)[4000:]).max() < most, frequency
+
+
+def test_the_bits_of_a_stream_do_not_depend_on_those_beside_it():
+    blocks, states = noise(9 * BLOCK).reshape(9, BLOCK), np.stack([initial_state(), *noise(16).reshape(8, 2)])
+    together = high_pass(blocks, states)
+    for row in range(9):
+        alone = high_pass(blocks[row : row + 1], states[row : row + 1])
+        assert all(np.array_equal(a[0], b[row]) for a, b in zip(alone, together, strict=True))
+
+
+# --- samples -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -110,7 +182,47 @@ def test_whole_numbers_of_no_scale(samples: object):
 
 def test_infinities_that_cancel_in_two_channels():
     with pytest.raises(NonFiniteAudioError, match="sample 0 of this piece"):
-        as_samples([[np.inf, -np.inf]], 8000)
+        as_samples([[np.inf, -np.inf]], 8000, channels_first=False)
+
+
+@pytest.mark.parametrize("shape", [(2, 32), (2, 2), (1, 20), (20, 20)])
+def test_a_layout_that_is_unclear_is_refused_unless_it_is_known(shape: tuple[int, int]):
+    sound = noise(shape[0] * shape[1]).reshape(shape)
+    with pytest.raises(UndecodableAudioError, match=r"pass channels_first=False or True"):
+        as_samples(sound, 8000)
+    assert as_samples(sound, 8000, channels_first=True)[0].tolist() == pytest.approx(sound.mean(axis=0).tolist())
+    assert as_samples(sound, 8000, channels_first=False)[0].tolist() == pytest.approx(sound.mean(axis=1).tolist())
+    for first in (False, True):
+        reader = SampleReader()
+        reader.read(noise(200).reshape((2, 100) if first else (100, 2)), 8000)
+        assert len(reader.read(sound, 8000)[0]) == shape[int(first)], "as in the piece before"
+
+
+def test_no_sound_has_more_than_32_channels():
+    with pytest.raises(UndecodableAudioError, match="at most 32 channels"):
+        as_samples(np.zeros((40, 40)), 8000)
+    with pytest.raises(UndecodableAudioError, match="at most 32"):
+        as_samples(np.zeros((100, 40)), 8000, channels_first=False)
+
+
+def test_16_bits_in_32_are_refused_before_a_second_is_over():
+    speech = (noise(8000, level=0.1) * 32_768).astype(np.int32)
+    reader = SampleReader()
+    reader.read(np.zeros(20_000, dtype=np.int32), 8000)
+    reader.read(speech[:7999], 8000)
+    with pytest.raises(UndecodableAudioError, match=r"hold 16-bit values, .* pass samples\.astype\(np\.int16\)"):
+        reader.read(speech[:1], 8000)
+    with pytest.raises(UndecodableAudioError, match="hold 16-bit values"):
+        reader.check_scale()
+
+
+@pytest.mark.parametrize("scale", [65_536, 0, 1e-3])  # of 32 bits, silence, and noise of less than one in 16 bits
+def test_32_bits_of_full_scale_are_taken(scale: float):
+    samples = (noise(16_000, level=0.1) * 32_768 * scale).astype(np.int32)
+    reader = SampleReader()
+    wave, _ = reader.read(samples, 8000)
+    reader.check_scale()
+    assert np.abs(wave).max() <= 1.0
 
 
 @pytest.mark.parametrize(

@@ -49,11 +49,18 @@ def test_a_recording_is_answered_by_all_or_by_one(server, seven):
     wav = recording(seven)
     said = httpx.post(f"{server}/process_audio", files={"file": wav}).json()
     assert said["seconds"] == pytest.approx(len(seven) / 8000)
+    assert said["note"] is None
     assert {r["method"] for r in said["results"]} >= {"ml_mfcc", "ml_cnn", "ml_raw", "ensemble"}
     one = httpx.post(f"{server}/process_audio", files={"file": wav}, data={"method": "ml_cnn"}).json()["results"]
     assert [(r["method"], r["digit"], r["text"]) for r in one] == [("ml_cnn", 7, "7")]
     assert 0.5 < one[0]["confidence"] <= 1.0
     assert one[0]["milliseconds"] > 0
+
+
+def test_that_but_one_second_was_looked_at_is_noted(server, seven):
+    wav = recording(np.concatenate([seven, np.zeros(16_000)]))
+    found = httpx.post(f"{server}/process_audio", files={"file": wav}, data={"method": "ml_cnn"}).json()
+    assert found["note"].startswith("only the loudest second was looked at")
 
 
 @pytest.mark.parametrize("kind", ["FLAC", "OGG", "MP3"])
@@ -377,6 +384,16 @@ def test_models_are_the_ones_that_the_server_answers_with(server):
     assert shown["pipelines"] == list(CONFIRMING)
     assert len(shown["earlier"]) == 6 * 2 * 8  # convolutions, frames of a block, frames that each hears but itself
     assert fault(httpx.get(f"{server}/models/other.onnx")) == (404, "no_model")
+
+
+def test_a_spotter_of_ones_own_is_the_one_that_the_page_fetches(serving, seven, tmp_path):
+    from digit_detector.streaming.models import spotter_file
+
+    own = tmp_path / "own.onnx"
+    shutil.copy(spotter_file(), own)
+    with serving(Settings(port=0), spotter=str(own), methods=("ml_mfcc",)) as address:
+        own.write_bytes(b"other")
+        assert httpx.get(f"{address}/models/spotter.onnx").content == b"other"
 
 
 def test_a_folder_with_some_models_tells_nothing_of_itself(serving, seven, tmp_path):

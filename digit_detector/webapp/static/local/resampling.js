@@ -1,10 +1,11 @@
 // Sound of any rate at another: a windowed sinc of linear phase, computed only where a sample comes out.
 
-// As soxr's LQ and HQ: up to `flat` of half the lower rate all passes, and nothing from half of it on. The gentler slope
-// waits for 2 ms of what comes, the steeper one for 9.
+// Up to `flat` of half the lower rate all passes, and what lies above half of it is `attenuation` dB down: for streams as
+// digit_detector/streaming/resampling.py, for recordings as soxr's HQ. They wait for 4.5 and for 9 ms of what comes.
+// Before and after recordings there is silence; a stream is taken to stay at its first and last sample.
 const SLOPES = {
-  streams: { flat: 0.676, attenuation: 100 },
-  recordings: { flat: 0.913, attenuation: 100 },
+  streams: { flat: 0.9, attenuation: 60, stays: true },
+  recordings: { flat: 0.913, attenuation: 100, stays: false },
 };
 const MOST_PHASES = 512; // whose coefficients are kept; rates that have more are none of sound cards
 
@@ -15,7 +16,8 @@ export class Resampler {
     const divisor = greatestCommonDivisor(rate, wanted);
     this.up = wanted / divisor;
     this.down = rate / divisor;
-    const { flat, attenuation } = SLOPES[slope];
+    const { flat, attenuation, stays } = SLOPES[slope];
+    this.stays = stays;
     const lower = Math.min(rate, wanted) / rate; // of the rate that comes in
     this.cutoff = (lower * (1 + flat)) / 4;
     // Kaiser's formulas for the window's length and shape (A. V. Oppenheim, R. W. Schafer: Discrete-Time Signal
@@ -23,7 +25,8 @@ export class Resampler {
     this.half = Math.ceil((attenuation - 7.95) / (2.285 * Math.PI * lower * (1 - flat)) / 2);
     this.beta = 0.1102 * (attenuation - 8.7);
     this.phases = new Map();
-    this.kept = new Float32Array(this.half - 1); // what the next samples need: silence before the first
+    this.kept = new Float32Array(this.half - 1); // what the next samples need
+    this.last = 0; // sample
     this.at = 0; // of the next output in `kept`, where its filter begins
     this.phase = 0; // in 1 / up of an input sample
     this.taken = 0;
@@ -32,6 +35,10 @@ export class Resampler {
 
   /** More input -> all output that follows from what came until now. */
   feed(samples) {
+    if (this.stays && samples.length) {
+      if (!this.taken) this.kept.fill(samples[0]);
+      this.last = samples[samples.length - 1];
+    }
     const input = new Float32Array(this.kept.length + samples.length);
     input.set(this.kept);
     input.set(samples, this.kept.length);
@@ -54,10 +61,10 @@ export class Resampler {
     return Float32Array.from(made);
   }
 
-  /** What is still to come out; the input is followed by silence. */
+  /** What is still to come out. */
   end() {
     const missing = Math.round((this.taken * this.up) / this.down) - this.given;
-    return this.feed(new Float32Array(2 * this.half + this.down)).slice(0, Math.max(0, missing));
+    return this.feed(new Float32Array(2 * this.half + this.down).fill(this.last)).slice(0, Math.max(0, missing));
   }
 
   /** Of the 2 * half samples around an output that lies `phase` / up after the one at half - 1. */

@@ -3,6 +3,7 @@
 import { SAMPLE_RATE, SECOND, joined } from "./clip.js";
 import { WordEnds } from "./decision.js";
 import { EnergyGate, SpeechGate } from "./gates.js";
+import { HighPass } from "./high_pass.js";
 import { Resampler } from "./resampling.js";
 
 export const BLOCK = 256; // samples
@@ -23,6 +24,8 @@ export class Stream {
   constructor(rate, thresholds) {
     this.resampler = rate === SAMPLE_RATE ? null : new Resampler(rate, SAMPLE_RATE, "streams");
     this.pending = new Float32Array(0); // less than a block
+    this.last = 0; // sample
+    this.highPass = new HighPass();
     this.energy = new EnergyGate(ENERGY_HELD);
     this.speech = new SpeechGate(SPEECH_BEGINS, SPEECH_HELD);
     this.words = new WordEnds(thresholds.spotted);
@@ -46,13 +49,14 @@ export class Stream {
     return this.cut(this.resampler ? this.resampler.feed(samples) : samples);
   }
 
-  /** The last blocks: what was held back, and silence for the last word to be told. */
+  /** The last blocks: what was held back, and no more sound for the last word to be told. */
   ending() {
-    const held = this.resampler ? this.resampler.end() : new Float32Array(0);
-    return this.cut(joined([held, new Float32Array(AFTER_THE_END)]));
+    const held = this.cut(this.resampler ? this.resampler.end() : new Float32Array(0));
+    return [...held, ...this.cut(new Float32Array(AFTER_THE_END).fill(this.last))]; // zeros might be a step
   }
 
   cut(samples) {
+    if (samples.length) this.last = samples[samples.length - 1];
     const whole = joined([this.pending, samples]);
     const count = Math.floor(whole.length / BLOCK);
     this.pending = whole.slice(count * BLOCK);
@@ -62,6 +66,7 @@ export class Stream {
   /** Hear the next block; -> the numbers of the blocks that voice activity must hear now. */
   take(block) {
     const now = this.blocks++;
+    block = this.highPass.filter(block);
     this.kept[now % KEPT] = block;
     this.voices[now % KEPT] = 0;
     if (!this.energy.hears(block)) {

@@ -1,0 +1,102 @@
+"""What offsets, mains hum and other sample rates cost live detection.
+
+    python benchmarks/live_input.py [--words FOLDER] [--noise FOLDER] [--most 300]
+
+Words are strung together with pauses of 0.5 to 1 s over noise 25 dB below them, and detected at 8 kHz; then the same
+with an offset, with hum at the level of the words, and resampled beforehand to other rates, which the live resampler
+or one of soxr's streams turns back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import soxr
+
+from digit_detector.evaluation.scoring import Score, score
+from digit_detector.evaluation.streams import WORD_DBFS, Stream, load_sounds, load_words, noise_track, with_pauses
+from digit_detector.streaming.detector import StreamingDetector
+from digit_detector.streaming.engine import Engine
+from ml_training.audio import SAMPLE_RATE, Floats
+
+RATES = (16_000, 44_100, 48_000)
+SNR_DB = 25.0
+OFFSETS = (0.1, 0.3)
+HARMONICS = {1: 1.0, 2: 0.3, 3: 0.5, 5: 0.3}  # of 50 Hz, with their amplitudes
+
+
+def hum(samples: int) -> Floats:
+    """(T,) mains hum at the level of the words."""
+    seconds = np.arange(samples) / SAMPLE_RATE
+    made = sum(size * np.sin(2 * np.pi * 50 * harmonic * seconds) for harmonic, size in HARMONICS.items())
+    return np.asarray(made * (10 ** (WORD_DBFS / 20) / np.std(made)), dtype=np.float32)
+
+
+def by_soxr(samples: Floats, rate: int, quality: str) -> Floats:
+    """What one of soxr's streams makes of it at 8 kHz."""
+    stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality=quality)
+    made: Floats = stream.resample_chunk(samples, last=True)
+    return made
+
+
+def detect(engine: Engine, stream: Stream, samples: Floats, rate: int = SAMPLE_RATE) -> Score:
+    detector = StreamingDetector(engine=engine)
+    found = []
+    for at in range(0, len(samples), rate):
+        found += detector.feed(samples[at : at + rate], rate)
+    return score(stream.digits, found + detector.flush())
+
+
+def with_offset(sound: Floats, offset: float) -> tuple[Floats, int]:
+    return 0.5 * sound + np.float32(offset), SAMPLE_RATE
+
+
+def upsampled(sound: Floats, rate: int) -> tuple[Floats, int]:
+    return np.asarray(soxr.resample(sound, SAMPLE_RATE, rate, quality="VHQ"), dtype=np.float32), rate
+
+
+def there_and_back(sound: Floats, rate: int, quality: str) -> tuple[Floats, int]:
+    return by_soxr(upsampled(sound, rate)[0], rate, quality), SAMPLE_RATE
+
+
+def inputs(stream: Stream) -> dict[str, Callable[[], tuple[Floats, int]]]:
+    """Samples and rate of each row."""
+    sound = stream.samples
+    rows: dict[str, Callable[[], tuple[Floats, int]]] = {"8,000 Hz": lambda: (sound, SAMPLE_RATE)}
+    for offset in OFFSETS:
+        rows[f"half the level, offset of {offset:g}"] = partial(with_offset, sound, offset)
+    rows["hum at the level of the words"] = lambda: (sound + hum(len(sound)), SAMPLE_RATE)
+    for rate in RATES:
+        rows[f"{rate:,} Hz"] = partial(upsampled, sound, rate)
+        for quality in ("LQ", "HQ"):
+            rows[f"{rate:,} Hz, soxr's {quality}"] = partial(there_and_back, sound, rate, quality)
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    corpora = Path(os.environ.get("DIGIT_CORPORA_DIR", "."))
+    parser.add_argument("--words", type=Path, default=corpora / "contributors" / "digits")
+    parser.add_argument("--noise", type=Path, default=corpora / "noise" / "train")
+    parser.add_argument("--most", type=int, default=300, help="words")
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(0)
+    words = load_words(arguments.words)
+    chosen = [words[i] for i in rng.permutation(len(words))[: arguments.most]]
+    noise = noise_track(load_sounds(arguments.noise), 300.0, rng)
+    stream = with_pauses(chosen, noise, SNR_DB, rng, (0.5, 1.0))
+    engine = Engine()
+    print(f"{len(chosen)} words | right | missed | mistaken | too many\n---|---:|---:|---:|---:")
+    for title, make in inputs(stream).items():
+        found = detect(engine, stream, *make())
+        print(f"{title} | {found.right} | {found.deleted} | {found.substituted} | {found.inserted}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

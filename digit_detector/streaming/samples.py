@@ -1,0 +1,124 @@
+"""What a caller feeds, checked: arrays of any type and layout as mono floats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_training.audio import LOUDEST, MAX_RATE, MIN_RATE, Floats, as_floats
+from ml_training.errors import NonFiniteAudioError, UndecodableAudioError
+
+MOST_CHANNELS = 32
+# 32-bit integers whose largest lies between these hold 16-bit values: speech in 16 bits reaches the lower one, and no
+# converter resolves anything below the upper one in 32 (-96 dB).
+_SPEECH_16_BITS, _FULL_16_BITS = 1 << 10, 1 << 15
+_EMPTY = np.zeros(0, dtype=np.float32)
+
+
+class SampleReader:
+    """Checks the pieces of one stream. Remembers what earlier ones told of their layout and scale."""
+
+    def __init__(self) -> None:
+        self._channels_first: bool | None = None
+        self._largest = 0  # magnitude of a 32-bit integer until now
+        self._integers = 0  # how many 32-bit samples came in pieces that were not silent
+
+    def read(self, samples: object, rate: object, channels_first: bool | None = None) -> tuple[Floats, int]:
+        """`as_samples`, where an array of unclear layout has that of the last piece whose layout was clear."""
+        array = _as_array(samples)
+        if channels_first is None and array.ndim == 2 and array.size:
+            channels_first = has_channels_first(array.shape)
+            if channels_first is None:
+                channels_first = self._channels_first
+        wave, checked_rate = as_samples(array, rate, channels_first)
+        if array.ndim == 2 and array.size:
+            self._channels_first = channels_first
+        if array.dtype.kind == "i" and array.itemsize == 4 and array.size:
+            self._largest = max(self._largest, int(array.max()), -int(array.min()))
+            self._integers += len(wave) if wave.any() else 0
+            if self._integers >= checked_rate:
+                self.check_scale()
+        return wave, checked_rate
+
+    def check_scale(self) -> None:
+        """Raise UndecodableAudioError where 32-bit integers came that hold 16-bit values: far too faint."""
+        if _SPEECH_16_BITS <= self._largest <= _FULL_16_BITS:
+            raise UndecodableAudioError(
+                f"the samples are 32-bit integers, but none is larger than {self._largest}: they hold 16-bit values, "
+                "96 dB too faint; pass samples.astype(np.int16)"
+            )
+
+
+def has_channels_first(shape: tuple[int, ...]) -> bool | None:
+    """Whether an array of this shape is (channels, samples), not (samples, channels); None where it may be either.
+
+    Raises UndecodableAudioError where it can be neither.
+    """
+    rows, columns = shape
+    if columns == 1 or rows > columns <= MOST_CHANNELS:
+        return False
+    if columns > MOST_CHANNELS >= rows:
+        return True
+    if min(shape) > MOST_CHANNELS:
+        raise UndecodableAudioError(
+            f"samples have shape {shape}: expected (samples, channels) with at most {MOST_CHANNELS} channels"
+        )
+    return None
+
+
+def as_samples(samples: object, rate: object, channels_first: bool | None = None) -> tuple[Floats, int]:
+    """(T,), (T, channels) or (channels, T) floats around [-1, 1] or integers of full scale -> (T,) floats, the rate.
+
+    `channels_first` None finds the layout by `has_channels_first`. Raises UndecodableAudioError for a rate, shape or
+    type that cannot be, NonFiniteAudioError for NaN or infinities.
+    """
+    if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or not MIN_RATE <= rate <= MAX_RATE:
+        raise UndecodableAudioError(
+            f"sample_rate: expected a whole number of Hz from {MIN_RATE} to {MAX_RATE}, got {rate!r}"
+        )
+    array = _as_array(samples)
+    if array.dtype.kind in "iu" and array.itemsize == 8 and array.any():  # what numpy makes of a list
+        raise UndecodableAudioError(
+            "whole numbers of 64 bits have no full scale: pass them as np.array(samples, np.int16)"
+        )
+    if array.ndim not in (1, 2):
+        raise UndecodableAudioError(f"samples have shape {array.shape}: expected (samples,) or (samples, channels)")
+    if array.size == 0:
+        return _EMPTY, int(rate)
+    if array.ndim == 2:
+        if channels_first is None:
+            channels_first = has_channels_first(array.shape)
+        if channels_first is None:
+            rows, columns = array.shape
+            raise UndecodableAudioError(
+                f"samples have shape {array.shape}, which may be {rows} samples of {columns} channels or {columns} "
+                f"samples of {rows}: pass channels_first=False or True"
+            )
+        array = array.T if channels_first else array
+        if array.shape[1] > MOST_CHANNELS:
+            raise UndecodableAudioError(f"samples have {array.shape[1]} channels: expected at most {MOST_CHANNELS}")
+    wave = array if array.dtype == np.float32 else as_floats(array)
+    if wave.ndim == 2:
+        with np.errstate(over="ignore", invalid="ignore"):  # of which more below
+            wave = wave.mean(axis=1, dtype=np.float32)
+    if array.dtype.kind in "iu":
+        return wave, int(rate)
+    if not np.abs(wave).max() <= LOUDEST:  # NaN is not, either
+        at = int(np.argmax(~np.isfinite(wave) | (np.abs(wave) > LOUDEST)))
+        raise NonFiniteAudioError(
+            f"sample {at} of this piece is {wave[at]}: expected numbers around [-1, 1]; nothing of the piece was heard"
+        )
+    return wave, int(rate)
+
+
+def _as_array(samples: object) -> NDArray[Any]:
+    if isinstance(samples, (bytes, bytearray)):
+        raise UndecodableAudioError(
+            f"got {type(samples).__name__}: expected numbers, as of np.frombuffer(data, np.int16)"
+        )
+    try:
+        return np.asarray(samples)
+    except ValueError as error:  # lists of different lengths
+        raise UndecodableAudioError(f"samples are no array: {error}") from error
