@@ -66,7 +66,7 @@ def main() -> int:
 def table(found: dict[str, Any]) -> str:
     """The figures for people."""
     lines = [
-        "| attack | answers | an upload, median, times alone: attacked from another address / its own | the longest, ms "
+        "| attack | answers | median upload, times alone: attacked from another address / its own | longest, ms "
         "| digits lost | server, decoder, most MB |",
         "|---|---|---:|---:|---:|---:|",
     ]

@@ -310,7 +310,10 @@ def check_blocks(blocks: Blocks, name: str, max_seconds: float | None = None) ->
         if len(block) == 0:
             continue
         if not (block.max() <= LOUDEST and block.min() >= -LOUDEST):  # NaN is not, either
-            raise _bad_level(block, name, frames)
+            fault, good = _bad_level(block, name, frames)
+            if good:
+                yield block_rate, block[:good]
+            raise fault
         frames += len(block)
         values += block.size
         if max_seconds is not None:
@@ -356,16 +359,16 @@ def as_floats(array: NDArray[Any]) -> Floats:
     raise UndecodableAudioError(f"the array has type {array.dtype}: expected floats, signed integers or uint8")
 
 
-def _bad_level(block: Floats, name: str, before: int) -> NonFiniteAudioError:
-    finite = np.isfinite(block)
-    if not finite.all():
-        frame = before + int(np.argmin(finite.all(axis=1)))
-        return NonFiniteAudioError(f"{name} has NaN or infinite samples, first at frame {frame}: record it anew")
-    peak = np.abs(block).max(axis=1)
-    return NonFiniteAudioError(
-        f"{name} is too loud, frame {before + int(peak.argmax())} is {peak.max():.3g} times full scale: expected "
-        f"samples around [-1, 1], {LOUDEST:g} at most"
-    )
+def _bad_level(block: Floats, name: str, before: int) -> tuple[NonFiniteAudioError, int]:
+    """What is wrong with a block, and how many frames of it come before that."""
+    good = int(np.argmin((np.abs(block) <= LOUDEST).all(axis=1)))
+    if not np.isfinite(block).all():
+        what = f"has NaN or infinite samples, first at frame {before + good}: record it anew"
+    else:
+        peak = np.abs(block).max()
+        what = f"is too loud from frame {before + good} on, {peak:.3g} times full scale: expected samples around "
+        what += f"[-1, 1], {LOUDEST:g} at most"
+    return NonFiniteAudioError(f"{name} {what}"), good
 
 
 def _samples_of(frame: Any) -> Floats:

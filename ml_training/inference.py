@@ -257,7 +257,7 @@ def load_classifier(
     if not is_intact(content, metadata):
         raise ModelError(f"{file} is damaged: its checksum is not that of its export; copy, export or train it again")
     classifier = DigitClassifier(session, file, metadata, threads)
-    classifier.probabilities(np.zeros((1, NUM_SAMPLES), dtype=np.float32))  # a damaged graph fails here, not later
+    classifier.probabilities(np.linspace(-0.1, 0.1, NUM_SAMPLES, dtype=np.float32)[None])  # a damaged graph fails now
     return classifier
 
 
