@@ -66,19 +66,21 @@ def main() -> int:
 def table(found: dict[str, Any]) -> str:
     """The figures for people."""
     lines = [
-        "| attack | answers | upload, times alone, attacked from another address / its own | digits lost "
-        "| server, decoder, most MB |",
-        "|---|---|---:|---:|---:|",
+        "| attack | answers | median upload, times alone: attacked from another address / its own | longest, ms "
+        "| digits lost | server, decoder, most MB |",
+        "|---|---|---:|---:|---:|---:|",
     ]
     for row in found["attacks"]:
-        ratios = " / ".join(f"{row[kind]['ratio']:.1f}" for kind in ("other", "same") if kind in row)
-        lost = sum(row[kind]["lost"] for kind in ("other", "same") if kind in row)
-        memory = [max(row[kind][of] for kind in ("other", "same") if kind in row) for of in ("server_mb", "decoder_mb")]
-        answered = ", ".join(row["other"]["answers"])
-        lines.append(f"| {row['title']} | {answered} | {ratios} | {lost} | {memory[0]:.0f}, {memory[1]:.0f} |")
+        runs = [row[kind] for kind in ("other", "same") if kind in row]
+        cells = (
+            row["title"], ", ".join(row["other"]["answers"]), " / ".join(f"{run['ratio']:.1f}" for run in runs),
+            " / ".join(f"{run['most_ms']:.0f}" for run in runs), str(sum(run["lost"] for run in runs)),
+            ", ".join(f"{max(run[of] for run in runs):.0f}" for of in ("server_mb", "decoder_mb")),
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
     alone = found["alone"]
     lines.append(
-        f"| none: {alone['ms']:.0f} ms an upload, {alone['digits']} digits | 200 | 1 | 0 "
+        f"| none: {alone['ms']:.1f} ms an upload, {alone['digits']} digits | 200 | 1 | {alone['most_ms']:.0f} | 0 "
         f"| {alone['server_mb']:.0f}, {alone['decoder_mb']:.0f} |"
     )
     return "\n".join(lines) + "\n"

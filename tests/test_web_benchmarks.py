@@ -59,15 +59,15 @@ def test_the_load_is_told_in_a_table():
 
 
 def test_attacks_are_told_in_a_table():
-    none = {"ms": 5.0, "said": "739", "digits": 3, "server_mb": 100.0, "decoder_mb": 50.0}
+    none = {"ms": 5.0, "said": "739", "digits": 3, "server_mb": 100.0, "decoder_mb": 50.0, "most_ms": 9.0}
     other = {**none, "ratio": 1.2, "lost": 1, "server_mb": 120.0, "answers": {"422": 8, "503": 1}}
     rows = [
         {"name": "flac", "title": "FLAC", "other": other, "same": {**other, "ratio": 9.0, "decoder_mb": 60.0}},
         {"name": "dearest", "title": "dear", "other": other},
     ]
     table = attacks.table({"alone": none, "attacks": rows})
-    assert "| FLAC | 422, 503 | 1.2 / 9.0 | 2 | 120, 60 |" in table
-    assert "| dear | 422, 503 | 1.2 | 1 | 120, 50 |" in table
+    assert "| FLAC | 422, 503 | 1.2 / 9.0 | 9 / 9 | 2 | 120, 60 |" in table
+    assert "| dear | 422, 503 | 1.2 | 9 | 1 | 120, 50 |" in table
     assert attacks.lost("7390", "739") == 1
     assert attacks.lost("7390", "0739") == 1
 

@@ -26,9 +26,8 @@ from digit_detector.webapp.settings import Settings
 class _Requests(H11Protocol):
     """Uvicorn's, of the two the one that bounds a request's head in bytes.
 
-    Here it is bounded in time, too, connections are counted by client, and its own refusals are like ours.
-
-    So is how long a client may leave what it is sent: then its connection is cut and what waits for it freed.
+    Here it is bounded in time, too, and so is how long a client leaves unread what it is sent: then the connection is
+    cut, and what waits for it freed. Connections are counted by client, and refusals of uvicorn's own are like ours.
     """
 
     _late: asyncio.TimerHandle | None = None
