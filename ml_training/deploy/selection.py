@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ml_training.config import MEL_CNN, MFCC, PRETRAINED, RAW_CNN, TRAINED, model_folder
-from ml_training.deploy.inspection import read_metadata
 from ml_training.deploy.metadata import check_metadata
 from ml_training.errors import ModelError
 
@@ -62,6 +61,12 @@ class _Candidate:
         return not self.synthetic and self.test_hash == FSDD_TEST_HASH and not math.isnan(self.accuracy)
 
 
+def _read_metadata(file: Path) -> dict[str, str]:
+    from ml_training.deploy.inspection import read_metadata  # a quick start does without
+
+    return read_metadata(file)
+
+
 def choose_model(
     locate: Locate, model_dir: str | None, pipeline: str | None, precision: str, version: int | None
 ) -> Choice:
@@ -78,7 +83,7 @@ def choose_model(
     def candidate(folder: str, name: str) -> _Candidate:
         file = locate(folder, name, precision, version)
         try:
-            metadata = read_metadata(file)
+            metadata = _read_metadata(file)
             check_metadata(metadata, name, str(file))
         except ModelError as error:
             raise ModelError(f"{error}; --model_dir {PRETRAINED} asks the models that ship") from error
@@ -96,7 +101,7 @@ def choose_model(
     own = [candidate(TRAINED, name) for name in existing(TRAINED)]
     if not own:
         return Choice(PRETRAINED, shipped)
-    return _own_or_shipped(own, shipped, lambda: read_metadata(locate(PRETRAINED, shipped, precision, None)))
+    return _own_or_shipped(own, shipped, lambda: _read_metadata(locate(PRETRAINED, shipped, precision, None)))
 
 
 def _own_or_shipped(own: Sequence[_Candidate], shipped: str, metadata: Callable[[], Mapping[str, str]]) -> Choice:
