@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     named = tuple(getattr(namespace, "checkpoints", ())) or checkpoints_in(namespace.models_dir, namespace.pipeline)
     missing = [name for name in named if not Path(name).is_file()]
     if missing:
-        raise CheckpointError(f"{missing[0]} is not there: expected a checkpoint that a training left")
+        raise CheckpointError(f"no checkpoint at {missing[0]}: train first, or look at --models_dir")
     from ml_training.training.exporting import ExportRequest, export
 
     where = {name: getattr(namespace, name) for name in WHERE if name in namespace}

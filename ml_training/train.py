@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_training.config import MAX_FOLDS, TrainConfig
-from ml_training.data.checks import check_data
 from ml_training.errors import ConfigError, Interrupted
 from ml_training.flags import OneLineParser, add_train_flags, train_config_from, underscored
 from ml_training.utils.files import check_models_dir, unusable
@@ -85,6 +84,8 @@ def check_before_training(config: TrainConfig) -> None:
     faults = unusable({"models_dir": config.models_dir, "log_dir": config.log_dir})
     if faults:
         raise ConfigError(faults)
+    from ml_training.data.checks import check_data  # --help, and what is missing, is told without numpy
+
     check_data(config)
 
 

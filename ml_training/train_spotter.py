@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ml_training.config import TrainConfig
-from ml_training.data.checks import check_data, noise_files
 from ml_training.flags import OneLineParser
 from ml_training.utils.program import program, require
 
@@ -53,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         dataset=args.dataset, data_dir=getattr(args, "data_dir", None), extra_dir=args.extra_dir,
         words_dir=args.words_dir, seed=args.seed,
     )  # fmt: skip
+    from ml_training.data.checks import check_data, noise_files
+
     check_data(config)
     if args.noise_dir is not None:
         noise_files(args.noise_dir)

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ml_training.data.checks import check_data
 from ml_training.errors import Interrupted
 from ml_training.flags import OneLineParser, add_train_flags, train_config_from
 from ml_training.utils.files import check_not_shipped
@@ -93,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         objectives=tuple(own["objective"]), folds=own["folds"], workers=own["workers"], output=own["output"],
         storage=own["storage"],
     )  # fmt: skip
+    from ml_training.data.checks import check_data
+
     if own["engine"] != "ray":  # others see other folders
         check_data(config)
     from ml_training.tuning.command import tune

@@ -63,7 +63,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("evaluate --protocol strangers --folder empty --models_dir empty", 1, "empty"),
         ("evaluate --protocol cv --data_dir empty", 1, "empty holds no recordings"),
         ("export --models_dir empty", 1, "empty holds no mfcc_classifier/best_model.pt"),
-        ("export nowhere.pt", 1, "nowhere.pt is not there"),
+        ("export nowhere.pt", 1, "no checkpoint at nowhere.pt"),
         ("train-spotter --data_dir empty", 1, "empty holds no recordings"),
     ],
 )  # fmt: skip
