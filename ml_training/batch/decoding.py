@@ -18,7 +18,7 @@ from ml_training.errors import DigitError
 
 STRETCH = 16  # files that a decoder takes at a time
 AHEAD = 6  # stretches for each decoder that are decoded or being decoded while the model is busy; a clip is 32 kB
-LONG = 1 << 20  # bytes; of files above, one is decoded at a time: an hour of audio takes 350 MB on its way to a second
+LONG = 1 << 20  # bytes; of files above, one is decoded at a time: a folder of long ones keeps others waiting
 
 _long = threading.Lock()
 
