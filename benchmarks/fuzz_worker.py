@@ -35,7 +35,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069
 # What libmpg123 and libsndfile say of damaged files; `digits predict` and the server's decoders send it nowhere.
 _NOTES = re.compile(r"(?:Note|Warning): |\[src/libmpg123/|alac_\w+ \d+ : ")
 _STARTS_WITHIN = 60.0  # seconds
-PATIENCE = 4  # times as long as the processor may take, an answer may take on the clock
+PATIENCE = 12  # times as long as the processor may take, an answer may take on the clock
 _SOCKET = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}  # AUDIT_ARCH and the number of socket(2)
 
 
@@ -111,7 +111,7 @@ def forbid_internet() -> None:
 class Limits:
     """What an input may take."""
 
-    seconds: float = 5.0  # of the processor; on the clock four times that, for others may be at work
+    seconds: float = 5.0  # of the processor; on the clock PATIENCE times that, for others may be at work
     megabytes: float = 300.0
 
 

@@ -22,6 +22,7 @@ from ml_training.audio_headers import (
     Header,
     find_sound,
     is_marked,
+    mp4_entries,
     read_header,
 )
 from ml_training.audio_streams import View, name_of, not_audio, open_stream, our_errors
@@ -40,6 +41,7 @@ MAX_RATE = 768_000  # Hz, the highest rate any audio hardware uses
 MAX_CHANNELS = 8
 MAX_VALUES_PER_SECOND = 8 * 192_000  # rate times channels: what a second of sound may cost
 MAX_VALUES = 1 << 30  # frames times channels of a clip: an hour at 96 kHz in stereo, and a half more
+MAX_ENTRIES = 1 << 21  # of the tables of an MP4: twelve hours of AAC at 48 kHz
 LOUDEST = 1e4  # times full scale; what is beyond is no sound
 
 _BLOCK = 1 << 16  # values decoded at a time: fewer frames where there are more channels
@@ -182,6 +184,10 @@ class AudioFile:
                     return
                 if not demuxer:
                     raise UndecodableAudioError(f"{self.name} is not audio that can be read: {reason}")
+            if demuxer == "mov" and mp4_entries(self._stream, self._start, self._length) > MAX_ENTRIES:
+                raise UndecodableAudioError(
+                    f"{self.name} is not audio that can be read: its tables promise more than {MAX_ENTRIES} samples"
+                )
             yield from self._av_blocks(demuxer, reason, max_seconds, warn)
 
     def _cut_off(self, how: str, warn: Warn | None) -> None:
@@ -350,7 +356,7 @@ def check_length(name: str, seconds: float, rate: int, channels: float, max_seco
 def as_floats(array: NDArray[Any]) -> Floats:
     """Floats as they are, integers of full scale as numbers in [-1, 1). Raises UndecodableAudioError for the rest."""
     if np.issubdtype(array.dtype, np.floating):
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             return array.astype(np.float32)
     if array.dtype == np.uint8:  # 8-bit PCM is unsigned, with 128 as zero
         return (array.astype(np.float32) - 128.0) / 128.0

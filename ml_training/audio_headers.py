@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -13,6 +15,9 @@ _LONGEST_PAGE = 27 + 255 + 255 * 255  # bytes, of Ogg
 _MOST_ZEROS = 1 << 16  # bytes that some taggers leave between a tag and the sound
 # Programs that write to a pipe cannot know the length, and leave a size near 2 or 4 GiB.
 _PIPED = 0x7FFF0000
+_TABLES = re.compile(b"stsz|stz2|trun|cmov")  # of an MP4, and a header that is compressed
+_TABLE_HEAD = 16  # bytes
+_WINDOW = 1 << 20  # bytes that are searched at a time
 
 _FORMS = {
     b"RIFFWAVE": "WAV", b"RIFXWAVE": "WAV", b"RF64WAVE": "RF64", b"FORMAIFF": "AIFF", b"FORMAIFC": "AIFF",
@@ -95,6 +100,43 @@ def read_at(stream: BinaryIO, place: int, count: int) -> bytes:
     while count > len(content) and (part := stream.read(count - len(content))):
         content += part
     return content
+
+
+def mp4_entries(stream: BinaryIO, start: int, length: int) -> float:
+    """How many samples the tables of an MP4 promise.
+
+    FFmpeg makes an entry of 24 bytes for each before it reads one: 80 million of them took 2.9 GB in a file of
+    1,200 bytes. Samples of one size that are all there do not count. Tables that are compressed are infinitely many.
+    """
+    entries = 0.0
+    for place, end in _beside_media(stream, start, length):
+        for begin in range(place, end, _WINDOW):
+            content = read_at(stream, begin, min(_WINDOW + _TABLE_HEAD, end - begin))
+            for found in _TABLES.finditer(content, 0, min(len(content), _WINDOW + 3)):
+                fields = content[found.end() : found.end() + 12]
+                if found[0] == b"cmov":
+                    return math.inf
+                if found[0] == b"trun":
+                    entries += int.from_bytes(fields[4:8])
+                    continue
+                size, count = int.from_bytes(fields[4:8]), int.from_bytes(fields[8:12])
+                if found[0] == b"stz2" or not 0 < size * count <= length:
+                    entries += count
+    return entries
+
+
+def _beside_media(stream: BinaryIO, start: int, length: int) -> Iterator[tuple[int, int]]:
+    """Where the boxes of an MP4 lie that hold no sound."""
+    place = start
+    while length - place >= 8:
+        head = read_at(stream, place, 16)
+        size = _number(head[:4])
+        if size == 1:
+            size = _number(head[8:16])
+        end = min(place + size, length) if size >= 8 else length  # 0: to the end
+        if head[4:8] != b"mdat":
+            yield place, end
+        place = end
 
 
 def _number(content: bytes, order: str = "big") -> int:
