@@ -32,8 +32,8 @@ from ml_training.errors import EmptyAudioError, NonFiniteAudioError, SilentAudio
 
 __all__ = [
     "AUDIO_SUFFIXES", "ENCODINGS", "FAINTEST", "LOUDEST", "MAX_CHANNELS", "MAX_RATE", "MAX_SECONDS", "MIN_RATE",
-    "NUM_SAMPLES", "SAMPLE_RATE", "Blocks", "Downmix", "Floats", "Source", "Warn", "as_floats", "decode", "decode_sound",
-    "file_blocks", "fit", "is_silent", "load_audio", "mono_blocks", "trimmed",
+    "NUM_SAMPLES", "SAMPLE_RATE", "Blocks", "Downmix", "Floats", "Source", "Warn", "as_floats", "decode",
+    "decode_sound", "file_blocks", "fit", "is_silent", "load_audio", "mono_blocks", "trimmed",
 ]  # fmt: skip
 
 SAMPLE_RATE = 8000  # Hz

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,15 +19,13 @@ from numpy.typing import NDArray
 
 from ml_training.audio_headers import (
     AMR_FRAMES,
-    HEAD_BYTES,
     Header,
-    container_of,
     find_sound,
     is_marked,
     read_header,
 )
+from ml_training.audio_streams import View, name_of, not_audio, open_stream, our_errors
 from ml_training.errors import (
-    AudioError,
     ConfigError,
     EmptyAudioError,
     MissingExtraError,
@@ -43,7 +41,6 @@ MAX_CHANNELS = 8
 MAX_VALUES_PER_SECOND = 8 * 192_000  # rate times channels: what a second of sound may cost
 MAX_VALUES = 1 << 30  # frames times channels of a clip: an hour at 96 kHz in stereo, and a half more
 LOUDEST = 1e4  # times full scale; what is beyond is no sound
-MAX_PIPE_BYTES = 256 << 20  # of what can be read only once, and is therefore held in memory
 
 _BLOCK = 1 << 16  # values decoded at a time: fewer frames where there are more channels
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile's way of saying that a header does not give the length
@@ -60,9 +57,14 @@ _DEMUXERS = {
     "WAV": "wav", "CAF": "caf", "FLAC": "flac", "Ogg": "ogg", "MP3": "mp3", "Matroska or WebM": "matroska",
     "MP4": "mov", "AAC": "aac", "WMA": "asf", "AMR": "amr",
 }  # fmt: skip
-_DECODERS = frozenset(
-    ["aac", "aac_fixed", "alac", "amrnb", "amrwb", "libopencore_amrnb", "libopencore_amrwb", "flac", "gsm", "gsm_ms", "mp1", "mp1float", "mp2", "mp2float", "mp3", "mp3float", "opus", "libopus", "speex", "libspeex", "vorbis", "libvorbis", "wmalossless", "wmapro", "wmav1", "wmav2", "wmavoice", "g722", "adpcm_g722", "adpcm_g726", "adpcm_ima_qt", "adpcm_ima_wav", "adpcm_ms", "pcm_alaw", "pcm_mulaw", "pcm_u8", "pcm_s8", "pcm_s16be", "pcm_s16le", "pcm_s24be", "pcm_s24le", "pcm_s32be", "pcm_s32le", "pcm_f32be", "pcm_f32le", "pcm_f64be", "pcm_f64le"]
-)
+_DECODERS = frozenset({
+    "aac", "aac_fixed", "alac", "amrnb", "amrwb", "libopencore_amrnb", "libopencore_amrwb", "flac", "gsm", "gsm_ms",
+    "mp1", "mp1float", "mp2", "mp2float", "mp3", "mp3float", "opus", "libopus", "speex", "libspeex", "vorbis",
+    "libvorbis", "wmalossless", "wmapro", "wmav1", "wmav2", "wmavoice", "g722", "adpcm_g722", "adpcm_g726",
+    "adpcm_ima_qt", "adpcm_ima_wav", "adpcm_ms", "pcm_alaw", "pcm_mulaw", "pcm_u8", "pcm_s8", "pcm_s16be", "pcm_s16le",
+    "pcm_s24be", "pcm_s24le", "pcm_s32be", "pcm_s32le", "pcm_f32be", "pcm_f32le", "pcm_f64be", "pcm_f64le",
+})  # fmt: skip
+_FULL_NAMES = {"mov": "mov,mp4,m4a,3gp,3g2,mj2", "matroska": "matroska,webm"}
 _TIMED = frozenset({"mov", "matroska", "asf"})  # demuxers whose length comes from the header, not from a guess
 
 
@@ -121,12 +123,13 @@ def open_audio(source: Any, encoding: str | None = None, rate: int | None = None
     """A recording whose blocks can be read more than once. Raises AudioError, ConfigError."""
     if encoding is not None and encoding not in ENCODINGS:
         raise ConfigError([f"encoding: expected one of {', '.join(ENCODINGS)}, got {encoding!r}"], "arguments")
-    name = _name_of(source)
-    with _our_errors(name):
-        stream = _open(source, name, encoding)
+    name = name_of(source)
+    with our_errors(name):
+        raw = encoding or _encoding_of(source)
+        stream = open_stream(source, name, is_raw=raw is not None)
     try:
-        with _our_errors(name):
-            file = AudioFile(stream, name, encoding or _encoding_of(source), rate, isinstance(stream, io.FileIO))
+        with our_errors(name):
+            file = AudioFile(stream, name, raw, rate, isinstance(stream, io.FileIO))
         yield file
     finally:
         if isinstance(source, (str, PathLike)):
@@ -143,6 +146,8 @@ class AudioFile:
         self._length = stream.seek(0, io.SEEK_END)
         if self._length == 0:
             raise EmptyAudioError(f"{name} is empty (0 bytes): expected an audio file")
+        self._encoding: Encoding | None = None
+        self._rate = 0
         if encoding is not None and not is_marked(container):
             self._encoding, container = ENCODINGS[encoding], ""
             self._rate = _checked_rate(encoding, rate)
@@ -152,9 +157,7 @@ class AudioFile:
                 f"with an encoding ({', '.join(ENCODINGS)}) for a file without a header"
             )
         elif container is None:
-            raise _not_audio(name)
-        else:
-            self._encoding, self._rate = None, 0
+            raise not_audio(name)
         self._container = container
         self._header = read_header(stream, container, self._start, self._length) if container else Header()
 
@@ -164,7 +167,7 @@ class AudioFile:
 
     def _decoded(self, max_seconds: float | None, warn: Warn | None) -> Blocks:
         header = self._header
-        with _our_errors(self.name):
+        with our_errors(self.name):
             if header.end is not None and header.end > self._length:
                 self._cut_off(f"its header promises {header.end} bytes, and {self._length} are there", warn)
             reason = ""
@@ -193,12 +196,11 @@ class AudioFile:
         if seconds is not None and max_seconds is not None:
             check_length(self.name, seconds, rate, channels, max_seconds)
 
-    def _view(self) -> _View:
-        return _View(self._stream, self._start, self._length, self._header.patches)
+    def _view(self) -> View:
+        return View(self._stream, self._start, self._length, self._header.patches)
 
-    def _sndfile_blocks(
-        self, max_seconds: float | None, warn: Warn | None
-    ) -> Iterator[tuple[int, Floats]]:  # and returns why libsndfile cannot open it, "" where it could
+    def _sndfile_blocks(self, max_seconds: float | None, warn: Warn | None) -> Generator[tuple[int, Floats], None, str]:
+        """Returns why libsndfile cannot open it, "" where it could."""
         import soundfile
 
         view, raw = self._view(), {}
@@ -212,7 +214,7 @@ class AudioFile:
         try:
             with soundfile.SoundFile(opened, closefd=False, **raw) as file:
                 if self._encoding is None and file.format not in _SNDFILE_FORMATS[self._container]:
-                    raise _not_audio(self.name)
+                    raise not_audio(self.name)
                 known = file.frames if 0 < file.frames < _UNKNOWN_FRAMES else None
                 rate, channels = file.samplerate, file.channels
                 self._check_header(rate, channels, None if known is None else known / rate, max_seconds)
@@ -308,7 +310,10 @@ def check_blocks(blocks: Blocks, name: str, max_seconds: float | None = None) ->
         if len(block) == 0:
             continue
         if not (block.max() <= LOUDEST and block.min() >= -LOUDEST):  # NaN is not, either
-            raise _bad_level(block, name, frames)
+            fault, good = _bad_level(block, name, frames)
+            if good:
+                yield block_rate, block[:good]
+            raise fault
         frames += len(block)
         values += block.size
         if max_seconds is not None:
@@ -354,16 +359,16 @@ def as_floats(array: NDArray[Any]) -> Floats:
     raise UndecodableAudioError(f"the array has type {array.dtype}: expected floats, signed integers or uint8")
 
 
-def _bad_level(block: Floats, name: str, before: int) -> NonFiniteAudioError:
-    finite = np.isfinite(block)
-    if not finite.all():
-        frame = before + int(np.argmin(finite.all(axis=1)))
-        return NonFiniteAudioError(f"{name} has NaN or infinite samples, first at frame {frame}: record it anew")
-    peak = np.abs(block).max(axis=1)
-    return NonFiniteAudioError(
-        f"{name} is too loud, frame {before + int(peak.argmax())} is {peak.max():.3g} times full scale: expected "
-        f"samples around [-1, 1], {LOUDEST:g} at most"
-    )
+def _bad_level(block: Floats, name: str, before: int) -> tuple[NonFiniteAudioError, int]:
+    """What is wrong with a block, and how many frames of it come before that."""
+    good = int(np.argmin((np.abs(block) <= LOUDEST).all(axis=1)))
+    if not np.isfinite(block).all():
+        what = f"has NaN or infinite samples, first at frame {before + good}: record it anew"
+    else:
+        peak = np.abs(block).max()
+        what = f"is too loud from frame {before + good} on, {peak:.3g} times full scale: expected samples around "
+        what += f"[-1, 1], {LOUDEST:g} at most"
+    return NonFiniteAudioError(f"{name} {what}"), good
 
 
 def _samples_of(frame: Any) -> Floats:
@@ -376,23 +381,12 @@ def _samples_of(frame: Any) -> Floats:
 def _only(demuxer: str) -> dict[str, str]:
     """What FFmpeg may use: this demuxer, decoders of the list, no protocol, and few tracks."""
     options = {
-        "format_whitelist": demuxer if demuxer not in _FULL_NAMES else _FULL_NAMES[demuxer],
+        "format_whitelist": _FULL_NAMES.get(demuxer, demuxer),
         "codec_whitelist": ",".join(sorted(_DECODERS)),
         "protocol_whitelist": "none",
         "max_streams": "32",
     }
     return options | ({"enable_drefs": "0", "use_absolute_path": "0"} if demuxer == "mov" else {})
-
-
-_FULL_NAMES = {"mov": "mov,mp4,m4a,3gp,3g2,mj2", "matroska": "matroska,webm"}
-
-
-def _not_audio(name: str) -> UndecodableAudioError:
-    known = ", ".join(sorted({*_SNDFILE_FORMATS, *_DEMUXERS}, key=str.lower))
-    return UndecodableAudioError(
-        f"{name} is not audio that can be read: it begins like none of {known}. For sound without a header give its "
-        f"encoding ({', '.join(ENCODINGS)})"
-    )
 
 
 def _checked_rate(encoding: str, rate: int | None) -> int:
@@ -402,108 +396,7 @@ def _checked_rate(encoding: str, rate: int | None) -> int:
     return usual.rate if rate is None else rate
 
 
-# --- streams -------------------------------------------------------------------------------------
-
-
-class _View:
-    """A stream as a decoder is to see it: without its name, from where its sound begins, its header put right.
-
-    An error while reading is kept, because it cannot pass through a decoder.
-    """
-
-    def __init__(self, stream: BinaryIO, start: int, length: int, patches: dict[int, bytes]) -> None:
-        self.error: BaseException | None = None
-        self._stream, self._start, self._length, self._patches = stream, start, length, patches
-        self._at = 0
-        stream.seek(start)
-
-    def read(self, count: int = -1) -> bytes:
-        try:
-            self._stream.seek(self._start + self._at)
-            content = self._stream.read(count)
-        except BaseException as error:  # Ctrl-C as well
-            self.error = error
-            return b""
-        for place, right in self._patches.items():
-            begin = place - self._at
-            if -len(right) < begin < len(content):
-                patched = bytearray(content)
-                for i, byte in enumerate(right):
-                    if 0 <= begin + i < len(patched):
-                        patched[begin + i] = byte
-                content = bytes(patched)
-        self._at += len(content)
-        return content
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length - self._start}[whence]
-        self._at = max(0, base + offset)  # a damaged header asks for places before the beginning
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-
-@contextlib.contextmanager
-def _our_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except IsADirectoryError as error:
-        raise UndecodableAudioError(f"{name} is a folder: digits predict answers all in it with --out TABLE") from error
-    except OSError as error:
-        raise UndecodableAudioError(f"cannot read {name}: {error.strerror or error}") from error
-    except ValueError as error:  # a NUL in the name, a closed file
-        raise UndecodableAudioError(f"cannot read {name!r}: {error}") from error
-
-
-def _name_of(source: Any) -> str:
-    if isinstance(source, (str, PathLike)):
-        return str(source)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return f"the audio ({len(source)} bytes)"
-    return str(getattr(source, "name", "the file object"))
-
-
 def _encoding_of(source: Any) -> str | None:
     """What the suffix of a file's name says of sound without a header."""
     name = source if isinstance(source, (str, PathLike)) else getattr(source, "name", None)
     return _SUFFIX_ENCODINGS.get(PurePath(name).suffix.lower()) if isinstance(name, (str, PathLike)) else None
-
-
-def _open(source: Any, name: str, encoding: str | None) -> BinaryIO:
-    """A stream that can be sought and stands at its beginning. Raises OSError, ValueError, AudioError."""
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return io.BytesIO(bytes(source))
-    encoding = encoding or _encoding_of(source)
-    if isinstance(source, (str, PathLike)):
-        file = Path(source).open("rb", buffering=0)  # noqa: SIM115 (the caller closes it)
-        if file.seekable():
-            return file
-        with file:  # a pipe
-            return _read_once(file, name, encoding)
-    if not callable(getattr(source, "read", None)):
-        raise UndecodableAudioError(
-            f"got {type(source).__name__}: expected a path, bytes, a binary file object or a numpy array"
-        )
-    seekable = callable(getattr(source, "seekable", None)) and source.seekable()
-    if seekable and not isinstance(source, io.TextIOBase) and source.tell() == 0:
-        return source  # type: ignore[no-any-return]
-    return _read_once(source, name, encoding)
-
-
-def _read_once(stream: Any, name: str, encoding: str | None) -> BinaryIO:
-    """What can be read only once, in memory; its first bytes are looked at before the rest is waited for."""
-    content = bytearray()
-    checked = False
-    while len(content) <= MAX_PIPE_BYTES:
-        part = stream.read(1 << 16 if checked else HEAD_BYTES)
-        if part and not isinstance(part, bytes):
-            raise UndecodableAudioError(f"{name} is open in text mode: open it in binary mode, 'rb'")
-        content += part or b""
-        if not checked and (len(content) >= HEAD_BYTES or not part):
-            checked = True
-            if content and encoding is None and content[:3] != b"ID3" and container_of(bytes(content)) is None:
-                raise _not_audio(name)
-        if not part:
-            return io.BytesIO(bytes(content))
-    raise AudioError(f"{name} sent over {MAX_PIPE_BYTES >> 20} MB: write it to a file, or cut it to the utterance")

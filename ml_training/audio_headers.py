@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 HEAD_BYTES = 64  # enough to know a container by
+_FARTHEST = 1 << 62  # bytes; a damaged header may name any place, and a stream takes 63 bits
 _MOST_CHUNKS = 10_000  # of a file, before its sound
 _LONGEST_PAGE = 27 + 255 + 255 * 255  # bytes, of Ogg
 _MOST_ZEROS = 1 << 16  # bytes that some taggers leave between a tag and the sound
@@ -21,6 +22,7 @@ _MARKS = {
     b"#!AMR-WB\n": "AMR", b"\x1a\x45\xdf\xa3": "Matroska or WebM", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "WMA",
     b"riff\x2e\x91\xcf\x11": "W64",
 }  # fmt: skip
+CONTAINERS = tuple(sorted({*_FORMS.values(), *_MARKS.values(), "MP4", "MP3", "AAC"}, key=str.lower))
 _BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp"})  # that an MP4 may begin with
 
 # Codec -> rate in Hz, bytes of a frame by its type, and which types hold speech (3GPP TS 26.101 and 26.201, RFC 4867)
@@ -86,6 +88,8 @@ def read_header(stream: BinaryIO, container: str, start: int, length: int) -> He
 
 def read_at(stream: BinaryIO, place: int, count: int) -> bytes:
     """So many bytes, or those that are left."""
+    if place >= _FARTHEST:
+        return b""
     stream.seek(place)
     content = b""
     while count > len(content) and (part := stream.read(count - len(content))):

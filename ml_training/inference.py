@@ -123,7 +123,8 @@ class DigitClassifier:
     ) -> list[FilePrediction | FileError]:
         """One entry for each of `files`, in their order; `batch_size` of them go through the model at once.
 
-        `sample_rate` and `encoding` are as in `predict`, for all of them. A file that cannot be read gives {"file": ..., "error": why} and takes no other with it.
+        `sample_rate` and `encoding` are as in `predict`, for all of them. A file that cannot be read
+        gives {"file": ..., "error": why} and takes no other with it.
         """
         if isinstance(files, (str, bytes, os.PathLike)):
             raise ConfigError([f"files: expected a list of files, got one: write [{files!r}]"], "batch_predict")
@@ -256,7 +257,7 @@ def load_classifier(
     if not is_intact(content, metadata):
         raise ModelError(f"{file} is damaged: its checksum is not that of its export; copy, export or train it again")
     classifier = DigitClassifier(session, file, metadata, threads)
-    classifier.probabilities(np.zeros((1, NUM_SAMPLES), dtype=np.float32))  # a damaged graph fails here, not later
+    classifier.probabilities(np.linspace(-0.1, 0.1, NUM_SAMPLES, dtype=np.float32)[None])  # a damaged graph fails now
     return classifier
 
 

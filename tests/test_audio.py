@@ -12,41 +12,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from audio_bytes import av_file, sound_file, tone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, decode, fit, load_audio, trimmed
+from ml_training.audio import (
+    LOUDEST,
+    NUM_SAMPLES,
+    SAMPLE_RATE,
+    decode,
+    decode_sound,
+    file_blocks,
+    fit,
+    load_audio,
+    mono_blocks,
+    trimmed,
+)
 from ml_training.errors import (
     AudioError,
     EmptyAudioError,
     NonFiniteAudioError,
     SilentAudioError,
+    TooLongAudioError,
+    TruncatedAudioError,
     UndecodableAudioError,
 )
-
-
-def tone(rate: int, seconds: float = 0.5, hz: float = 440.0) -> np.ndarray:
-    """A tone with soft ends, float32 (T,)."""
-    time = np.arange(int(rate * seconds)) / rate
-    return (0.5 * np.sin(2 * np.pi * hz * time) * np.hanning(len(time))).astype(np.float32)
-
-
-def wav(samples: np.ndarray, rate: int, subtype: str = "PCM_16", container: str = "WAV") -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, samples, rate, subtype=subtype, format=container)
-    return file.getvalue()
-
-
-def webm(samples: np.ndarray, rate: int = 48000) -> bytes:
-    av = pytest.importorskip("av", reason="webm needs the [formats] extra")
-    file = io.BytesIO()
-    with av.open(file, "w", format="webm") as media:
-        stream = media.add_stream("libopus", rate=rate)
-        frame = av.AudioFrame.from_ndarray(samples[None, :], format="flt", layout="mono")
-        frame.sample_rate = rate
-        for packet in [*stream.encode(frame), *stream.encode(None)]:
-            media.mux(packet)
-    return file.getvalue()
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> float:
@@ -70,7 +60,7 @@ def similarity(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize("channels", [1, 2])
 def test_every_format_becomes_the_same_second(rate: int, subtype: str, container: str, channels: int) -> None:
     samples = tone(rate)
-    content = wav(np.stack([samples] * channels, axis=1), rate, subtype, container)
+    content = sound_file(np.stack([samples] * channels, axis=1), rate, subtype, container)
     clip = load_audio(content)
     assert clip.shape == (NUM_SAMPLES,)
     assert clip.dtype == np.float32
@@ -78,12 +68,12 @@ def test_every_format_becomes_the_same_second(rate: int, subtype: str, container
 
 
 def test_webm_is_decoded_by_pyav() -> None:
-    assert similarity(load_audio(webm(tone(48000))), fit(tone(SAMPLE_RATE))) > 0.98
+    assert similarity(load_audio(av_file("webm", "libopus", 48000, seconds=0.5)), fit(tone(SAMPLE_RATE))) > 0.98
 
 
 def test_path_text_bytes_file_object_and_array_agree(tmp_path: Path) -> None:
     samples = tone(16000)
-    content = wav(samples, 16000, "FLOAT")
+    content = sound_file(samples, 16000, "FLOAT")
     path = tmp_path / "ünï 口.wav"
     path.write_bytes(content)
     expected = load_audio(path)
@@ -96,13 +86,13 @@ def test_path_text_bytes_file_object_and_array_agree(tmp_path: Path) -> None:
 
 
 def test_file_object_is_read_from_where_it_stands() -> None:
-    file = io.BytesIO(b"header" + wav(tone(8000), 8000))
+    file = io.BytesIO(b"header" + sound_file(tone(8000), 8000))
     file.seek(6)
     assert len(decode(file)) == 4000
 
 
 def test_a_pipe_is_read_too() -> None:
-    content = wav(tone(8000), 8000)
+    content = sound_file(tone(8000), 8000)
     read, write = os.pipe()
     with os.fdopen(write, "wb") as sender:
         sender.write(content)
@@ -170,9 +160,40 @@ def test_one_click_does_not_outweigh_a_word() -> None:
     assert np.abs(fit(clip)).max() < 0.5
 
 
+@pytest.mark.parametrize("seconds", [1.01, 5.12, 140.0])  # the last is longer than what is held in memory
+def test_the_second_of_a_file_is_that_of_its_samples_and_keeps_nothing_else_alive(seconds: float) -> None:
+    rng = np.random.default_rng(0)
+    samples = rng.normal(0, 0.05, int(8000 * seconds)).astype(np.float32)
+    samples *= np.repeat(rng.random(len(samples) // 800 + 1), 800)[: len(samples)].astype(np.float32)
+    second = fit(samples)
+    assert second.base is None
+    np.testing.assert_array_equal(load_audio(sound_file(samples, 8000, "FLOAT")), second)
+    np.testing.assert_array_equal(load_audio(samples), second)
+    # the definition, of the whole at once
+    edges = np.diff(samples, prepend=samples[:1])
+    frames = edges[: len(edges) // 80 * 80].reshape(-1, 80)
+    amplitude = np.sqrt(np.mean(np.square(frames), axis=1, dtype=np.float64))
+    above = np.maximum(amplitude - 2.0 * np.percentile(amplitude, 15), 0.0)
+    sums = np.convolve(above, np.ones(100), "valid")
+    start = next(i for i in range(0, len(samples), 80) if np.array_equal(samples[i : i + 8000], second)) // 80
+    assert sums[start] >= sums.max() * (1.0 - 1.1e-3)
+
+
+def test_channels_that_cancel_leave_the_louder_one() -> None:
+    word = tone(16000)
+    for offset, stereo in ((0.0, np.stack([word, -word])), (0.1, np.stack([0.1 - 0.98 * word, word + 0.1]))):
+        assert similarity(decode(stereo, 16000)[100:-100] - offset, decode(word, 16000)[100:-100]) > 0.999
+        content = sound_file(stereo.T, 16000, "FLOAT")
+        np.testing.assert_allclose(decode(content), decode(stereo, 16000), atol=1e-6)
+        found = np.concatenate([block for _, block in mono_blocks(content)])
+        assert similarity(found - offset, word) > 0.999
+    one_of_eight = np.stack([word, *np.zeros((7, len(word)), np.float32)])
+    np.testing.assert_allclose(decode(one_of_eight, 16000), decode(word / 8, 16000), atol=1e-6)
+
+
 def test_blocks_join_without_a_seam() -> None:
     long = np.concatenate([tone(44100, 1.0)] * 20)
-    one_by_one = decode(wav(long, 44100, "FLOAT"))
+    one_by_one = decode(sound_file(long, 44100, "FLOAT"))
     np.testing.assert_allclose(one_by_one, decode(long, 44100), atol=1e-5)
     assert abs(len(one_by_one) - 20 * 8000) <= 1
 
@@ -185,13 +206,15 @@ def test_blocks_join_without_a_seam() -> None:
     [
         (b"", EmptyAudioError, "0 bytes"),
         (np.zeros(0), EmptyAudioError, "empty"),
-        (wav(np.zeros(0, dtype=np.float32), 8000), EmptyAudioError, "no samples"),
+        (sound_file(np.zeros(0, dtype=np.float32), 8000), EmptyAudioError, "no samples"),
         (b"this is a letter, not a sound" * 9, UndecodableAudioError, "not audio"),
-        (wav(tone(8000), 8000)[:30], UndecodableAudioError, "not audio"),
-        (np.zeros(800), SilentAudioError, "silence"),
-        (wav(np.full(800, 0.25, dtype=np.float32), 8000), SilentAudioError, "silence"),
+        (sound_file(tone(8000), 8000)[:30], UndecodableAudioError, "not audio"),
+        (np.full(800, 3e38, dtype=np.float32), NonFiniteAudioError, "too loud"),
+        (sound_file(np.full(9000, 3e38, dtype=np.float32), 8000, "FLOAT"), NonFiniteAudioError, "from frame 0 on, 3e"),
+        ((tone(8000) * 32767).astype(np.int64), UndecodableAudioError, "int16"),
+        (np.zeros((9000, 9)), UndecodableAudioError, "9 channels: expected 8 at most"),
         (np.array([0.0, np.nan, 0.1]), NonFiniteAudioError, "NaN"),
-        (wav(np.array([0.0, np.inf, 0.1], dtype=np.float32), 8000, "FLOAT"), NonFiniteAudioError, "infinite"),
+        (sound_file(np.array([0.0, np.inf, 0.1], dtype=np.float32), 8000, "FLOAT"), NonFiniteAudioError, "infinite"),
         (np.array([0.0, 1e300]), NonFiniteAudioError, "infinite"),
         (np.zeros((2, 3, 4)) + 1, UndecodableAudioError, "shape"),
         (np.array(0.5), UndecodableAudioError, "shape"),
@@ -211,15 +234,19 @@ def test_bad_audio_has_its_own_error(source: object, error: type[AudioError], wo
         load_audio(source)  # type: ignore[arg-type]
 
 
-def test_a_recording_that_ends_early_ends_there(tmp_path: Path) -> None:
+def test_what_is_there_of_a_recording_that_ends_early_is_decoded_where_that_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "cut.mp3"
     samples = np.random.default_rng(0).normal(0, 0.1, 8000 * 5).astype(np.float32)
     soundfile.write(path, samples, 8000)
     whole = decode(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])  # the header still promises five seconds
-    heard = decode(path)
-    assert 8000 < len(heard) < 8000 * 4
-    np.testing.assert_allclose(heard[:8000], whole[:8000], atol=1e-3)
+    with pytest.raises(TruncatedAudioError, match="cut off: its header promises"):
+        load_audio(path)
+    notes: list[str] = []
+    found = np.concatenate([block[:, 0] for _, block in file_blocks(path, warn=notes.append)])
+    assert ["cut off" in note for note in notes] == [True]
+    assert 8000 < len(found) < 8000 * 4, "and not what lay in memory"
+    np.testing.assert_allclose(found[:8000], whole[:8000], atol=1e-3)
 
 
 def test_every_kind_of_wav_is_read(tmp_path: Path) -> None:
@@ -234,7 +261,7 @@ def test_every_kind_of_wav_is_read(tmp_path: Path) -> None:
 
 def test_the_name_of_a_file_does_not_matter(tmp_path: Path) -> None:
     path = tmp_path / "recorder.raw"
-    path.write_bytes(wav(tone(8000), 8000))
+    path.write_bytes(sound_file(tone(8000), 8000))
     with path.open("rb") as file:
         np.testing.assert_array_equal(load_audio(path), load_audio(file))
     path.write_bytes(b"no sound, and no header either " * 9)
@@ -244,7 +271,7 @@ def test_the_name_of_a_file_does_not_matter(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in folders")
 def test_a_pipe_is_read(tmp_path: Path) -> None:
-    path, content = tmp_path / "pipe.wav", wav(tone(8000), 8000)
+    path, content = tmp_path / "pipe.wav", sound_file(tone(8000), 8000)
     os.mkfifo(path)
     writer = threading.Thread(target=path.write_bytes, args=(content,))
     writer.start()
@@ -263,24 +290,37 @@ class _FailingDisk(io.BytesIO):
 
 @pytest.mark.filterwarnings("error")
 def test_trouble_with_a_stream_is_one_of_our_errors() -> None:
-    closed = io.BytesIO(wav(tone(8000), 8000))
+    closed = io.BytesIO(sound_file(tone(8000), 8000))
     closed.close()
     with pytest.raises(UndecodableAudioError, match="closed"):
         load_audio(closed)
     with pytest.raises(UndecodableAudioError, match="Input/output error"):
-        load_audio(_FailingDisk(wav(tone(8000), 8000)))
+        load_audio(_FailingDisk(sound_file(tone(8000), 8000)))
     np.testing.assert_array_equal(
-        load_audio(memoryview(wav(tone(8000), 8000).replace(b"", b"\0"))[1::2]), load_audio(wav(tone(8000), 8000))
+        load_audio(memoryview(sound_file(tone(8000), 8000).replace(b"", b"\0"))[1::2]),
+        load_audio(sound_file(tone(8000), 8000)),
     )
 
 
-def test_levels_that_no_feature_resolves_count_as_silence() -> None:
-    with pytest.raises(SilentAudioError, match="int16"):
-        load_audio((tone(8000) * 32767).astype(np.int64))  # 16 bits in 64: a whole scale of nothing
-    load_audio(tone(8000) * 1e-5)
+def test_levels_are_bounded_behind_the_resampler_too() -> None:
+    steps = np.where(np.random.default_rng(0).random(20_000) < 0.5, -LOUDEST, LOUDEST).astype(np.float32)
+    assert load_audio(steps).any()
+    with pytest.raises(NonFiniteAudioError, match="too loud"):
+        load_audio(steps, 11_025)
 
 
-@pytest.mark.parametrize("rate", [0, -8000, 10**9, 8000.5])
+@pytest.mark.parametrize("samples", [np.zeros(800), np.full(800, 0.25), tone(8000) * 1e-7, np.zeros(8000 * 140)])
+def test_silence_is_zeros_and_an_error_only_where_sound_is_needed(samples: np.ndarray) -> None:
+    samples = samples.astype(np.float32)
+    assert not decode(samples).any()
+    assert len(decode(samples)) == len(samples)
+    np.testing.assert_array_equal(load_audio(samples), np.zeros(NUM_SAMPLES, np.float32))
+    with pytest.raises(SilentAudioError, match="digital silence"):
+        decode_sound(samples)
+    assert load_audio(tone(8000) * 1e-5).any()
+
+
+@pytest.mark.parametrize("rate", [0, -8000, 999, 10**9, 8000.5, True])
 def test_impossible_rates_are_refused(rate: int) -> None:
     with pytest.raises(UndecodableAudioError, match="sample rate"):
         load_audio(tone(8000), rate)
@@ -288,22 +328,22 @@ def test_impossible_rates_are_refused(rate: int) -> None:
 
 def test_a_rate_beside_a_file_is_refused() -> None:
     with pytest.raises(UndecodableAudioError, match="states its own rate"):
-        load_audio(wav(tone(8000), 8000), 16000)
+        load_audio(sound_file(tone(8000), 8000), 16000)
 
 
 def test_hours_are_refused_before_they_fill_the_memory(tmp_path: Path) -> None:
     path = tmp_path / "long.wav"
-    with soundfile.SoundFile(path, "w", 100, 1, "PCM_U8") as file:
+    with soundfile.SoundFile(path, "w", 1000, 1, "PCM_U8") as file:
         for _ in range(62):
-            file.write(np.random.default_rng(0).uniform(-1, 1, 6000).astype(np.float32))
-    with pytest.raises(AudioError, match="60 minutes"):
+            file.write(np.random.default_rng(0).uniform(-1, 1, 60_000).astype(np.float32))
+    with pytest.raises(TooLongAudioError, match="60 minutes"):
         decode(path)
 
 
 @given(st.binary(max_size=300))
 @settings(max_examples=60, deadline=None)
 def test_random_bytes_never_escape_our_errors(content: bytes) -> None:
-    header = wav(tone(8000, 0.05), 8000)
+    header = sound_file(tone(8000, 0.05), 8000)
     for source in (content, header[:44] + content, content + header):
         try:
             clip = load_audio(source)

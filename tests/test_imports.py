@@ -17,7 +17,7 @@ DOORS = {
     "train", "train_spotter", "inference", "demo", "evaluate", "export", "inspect_model", "versions", "cache", "tune",
     "benchmark", "cli",
 }  # fmt: skip
-BASE = {"audio", "audio_files", "audio_headers", "config", "errors", "results"}
+BASE = {"audio", "audio_files", "audio_headers", "audio_streams", "config", "errors", "results"}
 # room -> rooms it may import from; doors may import everything but other doors
 RULES = {
     "": set(),
@@ -25,7 +25,8 @@ RULES = {
     "config": {"errors"},
     "flags": {"config", "errors"},
     "audio_headers": {"errors"},
-    "audio_files": {"audio_headers", "errors"},
+    "audio_streams": {"audio_headers", "errors"},
+    "audio_files": {"audio_headers", "audio_streams", "errors"},
     "audio": {"audio_files", "errors"},
     "results": BASE,
     "data": BASE | {"data"},

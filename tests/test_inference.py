@@ -14,10 +14,11 @@ import soundfile
 from onnx import TensorProto, helper
 
 from ml_training import inference
+from ml_training.audio import LOUDEST
 from ml_training.config import MEL_CNN, MFCC, PIPELINES, RAW_CNN
 from ml_training.deploy.metadata import model_metadata
-from ml_training.errors import AudioError, ConfigError, ModelError, SilentAudioError, UndecodableAudioError
-from ml_training.inference import load_classifier
+from ml_training.errors import AudioError, ConfigError, ModelError, NonFiniteAudioError, UndecodableAudioError
+from ml_training.inference import load_classifier, main
 
 ROOT = Path(__file__).resolve().parents[1]
 SEVEN = "7_speaker1_2.wav"
@@ -136,10 +137,77 @@ def test_the_file_answers_as_the_network_does(classifier, tiny_corpus):
 def test_bad_audio_is_an_error_that_says_why(classifier, tmp_path):
     with pytest.raises(UndecodableAudioError, match=r"nothing\.wav"):
         classifier.predict(tmp_path / "nothing.wav")
-    with pytest.raises(SilentAudioError):
-        classifier.predict(np.zeros(4000, dtype=np.float32))
     with pytest.raises(AudioError):
         classifier.predict(b"these are no sounds")
+
+
+def test_silence_holds_no_digit_whatever_the_model_makes_of_it(classifier, models):
+    write_model(models / "mfcc_classifier" / "model.onnx")
+    for answering in (classifier, load_classifier(models, MFCC)):
+        for silent in (np.zeros(4000), np.full(9000, 0.25), np.full(100, 1e-8)):
+            answer = answering.predict(silent.astype(np.float32))
+            assert (answer["is_digit"], answer["digit_score"]) == (False, 0.0)
+            assert answer["probabilities"] == pytest.approx([0.1] * 10)
+    sounding = np.linspace(-0.5, 0.5, 8000, dtype=np.float32)
+    alone, _ = classifier.hear(sounding[None])
+    together, scores = classifier.hear(np.stack([np.zeros(8000, np.float32), sounding]))
+    np.testing.assert_allclose(together[1], alone[0], atol=1e-5)
+    assert scores[0] == 0
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_a_clip_that_is_no_sound_is_the_clips_fault_and_the_loudest_one_is_answered(pipeline):
+    shipped = load_classifier("pretrained", pipeline)
+    rng = np.random.default_rng(0)
+    loudest = np.stack([
+        rng.choice([-LOUDEST, LOUDEST], 8000), LOUDEST * np.sin(np.arange(8000) / 3), np.r_[LOUDEST, np.zeros(7999)],
+        1e-6 * rng.standard_normal(8000),
+    ]).astype(np.float32)  # fmt: skip
+    probabilities, scores = shipped.hear(loudest)
+    assert np.isfinite(probabilities).all()
+    assert np.isfinite(scores).all()
+    for bad in (3e38, np.nan, np.inf, 1.01 * LOUDEST):
+        loudest[2, 0] = bad
+        with pytest.raises(NonFiniteAudioError, match="clip 2 of 4 has samples from"):
+            shipped.hear(loudest)
+
+
+def test_huge_samples_take_no_other_file_with_them(classifier, tmp_path, tiny_folder):
+    for name, length in (("huge.wav", 4000), ("huge_long.wav", 12_000)):
+        soundfile.write(tmp_path / name, np.full(length, 3e38, np.float32), 8000, subtype="FLOAT")
+    files = [tmp_path / "huge.wav", tiny_folder / SEVEN, tmp_path / "huge_long.wav"]
+    first, second, third = classifier.batch_predict(files)
+    assert second["predicted_digit"] == 7
+    for file, entry in ((files[0], first), (files[2], third)):
+        assert entry["error"].startswith(f"{file} is too loud from frame 0 on, 3e+38 times full scale")
+
+
+def test_telephone_sound_is_answered_by_suffix_and_by_flags(tiny_models, tiny_folder, tmp_path, capsys):
+    samples, rate = soundfile.read(tiny_folder / SEVEN, dtype="float32")
+    assert rate == 8000
+    for name, encoding in (("seven.ul", "ULAW"), ("seven.raw", "ALAW")):
+        with (tmp_path / name).open("wb") as file:
+            soundfile.write(file, samples, rate, format="RAW", subtype=encoding)
+    flags = ["--model_dir", str(tiny_models), "--pipeline", MFCC, "--json"]
+    assert main([str(tmp_path / "seven.ul"), *flags]) == 0
+    assert json.loads(capsys.readouterr().out)["predicted_digit"] == 7
+    assert main([str(tmp_path / "seven.raw"), *flags, "--encoding", "alaw", "--rate", "8000"]) == 0
+    assert json.loads(capsys.readouterr().out)["predicted_digit"] == 7
+    assert main([str(tmp_path / "seven.raw"), *flags]) == 1
+    assert "give its encoding" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), *flags[:4], "--out", str(tmp_path / "t.csv"), "--encoding", "alaw"])
+
+
+def test_names_are_printed_without_what_a_terminal_obeys(tiny_models, tiny_folder, tmp_path, capsys):
+    name = tmp_path / "a\x1b]0;title\x07\n\u202e.wav"
+    name.write_bytes((tiny_folder / SEVEN).read_bytes())
+    missing = str(name) + "x"
+    assert main([str(name), missing, "--model_dir", str(tiny_models), "--pipeline", MFCC]) == 1
+    found = capsys.readouterr()
+    for text in (found.out, found.err):
+        assert r"a\x1b]0;title\x07\n\u202e.wav" in text
+        assert not {"\x1b", "\x07", "\u202e"} & set(text)
 
 
 def test_a_precision_is_another_file(models, tiny_folder):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ml_training import audio, audio_files, audio_headers
+from ml_training import audio, audio_files, audio_headers, audio_streams
 from ml_training.audio import NUM_SAMPLES, decode_sound, fit
 from ml_training.data import cache, fsdd
 from ml_training.data.array_file import Block, Key
@@ -172,7 +172,7 @@ def _decoder() -> dict[str, str]:
     return {
         **versions,
         "libsndfile": soundfile.__libsndfile_version__,
-        "code": cache.code_hash(audio, audio_files, audio_headers, __name__),
+        "code": cache.code_hash(audio, audio_files, audio_headers, audio_streams, __name__),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -111,6 +112,13 @@ def test_what_waits_holds_a_second_and_no_more(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(decoding, "load_audio", lambda name: np.ones(1 << 16, np.float32)[:8000])
     clips += [one.clip for one in decoded(iter(found), 2)]
     assert all(clip.flags.owndata and clip.nbytes == CLIP_BYTES for clip in clips)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in folders")
+def test_a_pipe_that_nobody_writes_to_is_an_error_and_no_wait(tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    (one,) = decoded(iter([Found(str(tmp_path / "pipe.wav"))]), 1)
+    assert one.error == f"{tmp_path / 'pipe.wav'} is a pipe: give it alone, without --out"
 
 
 LONG_ONES = """

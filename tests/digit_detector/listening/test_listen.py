@@ -153,7 +153,35 @@ def test_where_a_file_cannot_be_heard_is_said(talk: Path, tmp_path: Path, capsys
     samples[3 * rate] = np.nan
     soundfile.write(tmp_path / "nan.wav", samples, rate, subtype="FLOAT")
     assert listen.main(["--file", str(tmp_path / "nan.wav")]) == 1
-    assert capsys.readouterr().err.startswith("error: after 3.0 s: sample 0 of this piece is nan")
+    found = capsys.readouterr()
+    assert found.out, "what was said before it"
+    assert found.err.endswith(f"nan.wav has NaN or infinite samples, first at frame {3 * rate}: record it anew\n")
+
+
+@pytest.mark.parametrize(("suffix", "encoding"), [(".ul", "ULAW"), (".al", "ALAW"), (".sln", "PCM_16")])
+def test_telephone_recordings_are_detected_in(
+    talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str, encoding: str
+):
+    samples, rate = soundfile.read(talk, dtype="float32")
+    path = tmp_path / f"talk{suffix}"
+    with path.open("wb") as file:
+        soundfile.write(file, samples, rate, format="RAW", subtype=encoding)
+    assert rate == 8000
+    assert listen.main(["--file", str(path)]) == 0
+    assert "".join(line[0] for line in capsys.readouterr().out.splitlines()) == SAID
+
+
+def test_channels_that_cancel_and_a_file_that_is_cut_off(
+    talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    samples, rate = soundfile.read(talk, dtype="float32")
+    path = tmp_path / "talk.wav"
+    soundfile.write(path, np.stack([samples, -samples], axis=1), rate)
+    path.write_bytes(path.read_bytes()[:-40])
+    assert listen.main(["--file", str(path)]) == 0
+    found = capsys.readouterr()
+    assert "".join(line[0] for line in found.out.splitlines()) == SAID
+    assert "talk.wav is cut off: its header promises" in found.err
 
 
 def test_no_microphone_in_the_list_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

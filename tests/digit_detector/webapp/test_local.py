@@ -298,8 +298,8 @@ def test_a_word_is_answered_within_40_ms(page: Any, spoken: list[np.ndarray]):
 SILENCE = np.zeros(4000)
 BAD = {
     "empty": (np.zeros(0), 8000, "no samples"),
-    "silent": (SILENCE, 8000, "silent"),
-    "faint": (1e-7 * np.sin(np.arange(4000)), 48_000, "silent"),
+    "huge": (np.array([0.1, 3e38]), 8000, "sample 1 of the recording is 3"),
+    "low rate": (SILENCE, 999, "sample rate is 999"),
     "no number": (np.array([0.1, np.nan]), 8000, "sample 1 of the recording is NaN"),
     "no rate": (SILENCE, 0, "sample rate is 0"),
     "half a rate": (SILENCE, 8000.5, "sample rate is 8000.5"),
@@ -313,6 +313,15 @@ def test_what_is_wrong_with_a_recording_is_its_answer(page: Any, name: str):
     for answer in page.evaluate(ANSWER, [[packed(samples), rate]])[0]:
         assert (answer["text"], answer["confidence"]) == ("", None)
         assert why in answer["error"]
+
+
+@pytest.mark.browser
+def test_silence_holds_no_digit(page: Any):
+    faint = 1e-7 * np.sin(np.arange(4000))
+    for samples, rate in ((SILENCE, 8000), (faint, 48_000), (np.full(4000, 0.25), 8000)):
+        for answer in page.evaluate(ANSWER, [[packed(samples), rate]])[0]:
+            assert (answer["text"], answer["error"]) == ("", None)
+            assert answer["confidence"] == pytest.approx(0.1)
 
 
 @pytest.mark.browser
