@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import batch as long_recordings
 import pytest
 
 from ml_training import inference
@@ -456,3 +457,13 @@ def test_a_hundred_thousand_files_killed_in_the_middle_take_the_memory_of_ten_th
         assert float(row["confidence"]) == pytest.approx(float(undisturbed["confidence"]), abs=3e-6)
     print(f"peak memory in MB: {small >> 20} of 10,000 files; of 100,000 {killed >> 20}, resumed {resumed >> 20}")
     assert max(killed, resumed) < small + (16 << 20)
+
+
+@linux
+def test_long_recordings_take_no_more_memory_than_short_ones(capsys) -> None:
+    """Whole, the three hours alone would take 345 MB."""
+    words = ["--long", "--pipelines", "mfcc", "--decoders", "2"]
+    assert long_recordings.main([*words, "--copies", "12", "3"]) == 0, capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert re.search(r"\| mfcc \| 15 \| 2 \| \d+ \| \d+ \|", printed)
+    assert long_recordings.main([*words, "--minutes", "1", "--copies", "1", "--limit", "20"]) == 1
