@@ -170,6 +170,8 @@ class AudioFile:
     def _decoded(self, max_seconds: float | None, warn: Warn | None) -> Blocks:
         header = self._header
         with our_errors(self.name):
+            if header.fault:
+                raise UndecodableAudioError(f"{self.name} is damaged: {header.fault}; copy or record it again")
             if header.end is not None and header.end > self._length:
                 self._cut_off(f"its header promises {header.end} bytes, and {self._length} are there", warn)
             reason = ""
