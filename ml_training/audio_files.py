@@ -367,9 +367,9 @@ def _bad_level(block: Floats, name: str, before: int) -> tuple[NonFiniteAudioErr
     if not np.isfinite(block).all():
         what = f"has NaN or infinite samples, first at frame {before + good}: record it anew"
     else:
-        peak = np.abs(block).max()
-        what = f"is too loud from frame {before + good} on, {peak:.3g} times full scale: expected samples around "
-        what += f"[-1, 1], {LOUDEST:g} at most"
+        peak = f"{np.abs(block).max():.3g}"
+        what = f"is too loud from frame {before + good} on, "
+        what += f"{peak} times full scale: expected samples around [-1, 1], {LOUDEST:g} at most"
     return NonFiniteAudioError(f"{name} {what}"), good
 
 
