@@ -31,7 +31,7 @@ from typing import NamedTuple
 import pytest
 import soundfile
 
-from digit_detector import serve
+from digit_detector import listen, serve
 from ml_training import inference
 from ml_training.audio import SAMPLE_RATE
 from ml_training.config import MFCC, AugmentationConfig, TrainConfig, load_config, to_dict
@@ -379,9 +379,10 @@ def test_commands_and_flags_within_sentences_exist(document, capsys):
         with contextlib.suppress(SystemExit):
             importlib.import_module(f"ml_training.{door}").main(["--help"])
         known |= set(re.findall(r"--\w+", capsys.readouterr().out))
-    with contextlib.suppress(SystemExit):
-        serve.main(["--help"])
-    known |= set(re.findall(r"--\w+", capsys.readouterr().out))
+    for live in (serve, listen):
+        with contextlib.suppress(SystemExit):
+            live.main(["--help"])
+        known |= set(re.findall(r"--\w+", capsys.readouterr().out))
     known |= {"--synthetic", "--check", "--verbose", "--ways"}
     known |= {"--standalone", "--nproc_per_node", "--nnodes", "--max_restarts"}  # torchrun's
     own: set[str] = set()
