@@ -25,7 +25,7 @@ from ml_training.audio_headers import (
     mp4_entries,
     read_header,
 )
-from ml_training.audio_streams import View, name_of, not_audio, open_stream, our_errors
+from ml_training.audio_streams import Memory, View, name_of, not_audio, open_stream, our_errors
 from ml_training.errors import (
     ConfigError,
     EmptyAudioError,
@@ -170,6 +170,8 @@ class AudioFile:
     def _decoded(self, max_seconds: float | None, warn: Warn | None) -> Blocks:
         header = self._header
         with our_errors(self.name):
+            if header.fault:
+                raise UndecodableAudioError(f"{self.name} is damaged: {header.fault}; copy or record it again")
             if header.end is not None and header.end > self._length:
                 self._cut_off(f"its header promises {header.end} bytes, and {self._length} are there", warn)
             reason = ""
@@ -202,7 +204,10 @@ class AudioFile:
         if seconds is not None and max_seconds is not None:
             check_length(self.name, seconds, rate, channels, max_seconds)
 
-    def _view(self) -> View:
+    def _view(self) -> View | Memory:
+        if isinstance(self._stream, Memory) and not self._start and not self._header.patches:
+            self._stream.seek(0)
+            return self._stream
         return View(self._stream, self._start, self._length, self._header.patches)
 
     def _sndfile_blocks(self, max_seconds: float | None, warn: Warn | None) -> Generator[tuple[int, Floats], None, str]:
@@ -228,6 +233,8 @@ class AudioFile:
                 while len(block := file.read(max(1, _BLOCK // channels), dtype="float32", always_2d=True)):
                     yield rate, block
                     frames += len(block)
+                    if frames == known:
+                        break
                 if view.error is not None:
                     raise view.error
                 if self._container == "FLAC" and known is not None and frames < known:
@@ -345,8 +352,12 @@ def check_format(name: str, rate: int, channels: int) -> None:
 def check_length(name: str, seconds: float, rate: int, channels: float, max_seconds: float) -> None:
     """Raise TooLongAudioError for what is longer, or costs more, than one second is worth to find."""
     if seconds > max_seconds:
-        limit = f"{max_seconds / 60:.0f} minutes" if max_seconds >= 120 else f"{max_seconds:g} s"
-        raise TooLongAudioError(f"{name} is longer than {limit}: cut it to the utterance, expected about a second")
+        if max_seconds < 120:
+            raise TooLongAudioError(f"{name} is longer than {max_seconds:g} s: cut it to the utterance")
+        minutes = f"{max_seconds / 60:.0f}"
+        raise TooLongAudioError(
+            f"{name} is longer than {minutes} minutes: cut it to the utterance, expected about a second"
+        )
     if seconds * rate * channels > MAX_VALUES:
         raise TooLongAudioError(
             f"{name} holds over {MAX_VALUES} samples ({rate} Hz, {channels:g} channels): cut it to the utterance"
@@ -371,9 +382,9 @@ def _bad_level(block: Floats, name: str, before: int) -> tuple[NonFiniteAudioErr
     if not np.isfinite(block).all():
         what = f"has NaN or infinite samples, first at frame {before + good}: record it anew"
     else:
-        peak = np.abs(block).max()
-        what = f"is too loud from frame {before + good} on, {peak:.3g} times full scale: expected samples around "
-        what += f"[-1, 1], {LOUDEST:g} at most"
+        peak = f"{np.abs(block).max():.3g}"
+        what = f"is too loud from frame {before + good} on, "
+        what += f"{peak} times full scale: expected samples around [-1, 1], {LOUDEST:g} at most"
     return NonFiniteAudioError(f"{name} {what}"), good
 
 

@@ -12,7 +12,24 @@ from typing import Any, BinaryIO
 from ml_training.audio_headers import CONTAINERS, HEAD_BYTES, container_of
 from ml_training.errors import AudioError, UndecodableAudioError
 
+_FARTHEST = (1 << 63) - 1
 MAX_PIPE_BYTES = 256 << 20  # of what can be read only once, and is therefore held in memory
+
+
+class Memory(io.BytesIO):
+    """Bytes as a decoder is to see them: reading never fails, and a place before the beginning is the beginning.
+
+    A class of its own, so that nothing of it is called in Python that need not be.
+    """
+
+    error: BaseException | None = None
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        if whence == io.SEEK_CUR:
+            offset += self.tell()
+        elif whence == io.SEEK_END:
+            return super().seek(min(0, max(-len(self.getbuffer()), offset)), whence)
+        return super().seek(min(max(0, offset), _FARTHEST))
 
 
 class View:
@@ -80,7 +97,7 @@ def open_stream(source: Any, name: str, is_raw: bool) -> BinaryIO:
     Raises OSError, ValueError, AudioError.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return io.BytesIO(bytes(source))
+        return Memory(bytes(source))
     if isinstance(source, (str, PathLike)):
         file = Path(source).open("rb", buffering=0)  # noqa: SIM115 (the caller closes it)
         if file.seekable():
@@ -111,7 +128,7 @@ def _read_once(stream: Any, name: str, is_raw: bool) -> BinaryIO:
             if content and not is_raw and content[:3] != b"ID3" and container_of(bytes(content)) is None:
                 raise not_audio(name)
         if not part:
-            return io.BytesIO(bytes(content))
+            return Memory(bytes(content))
     raise AudioError(f"{name} sent over {MAX_PIPE_BYTES >> 20} MB: write it to a file, or cut it to the utterance")
 
 

@@ -172,6 +172,15 @@ def test_length_is_refused_from_the_header_and_blocks_are_small_whatever_the_cha
         list(file_blocks(streamed, max_seconds=2))
 
 
+def test_an_index_that_counts_more_samples_than_bytes_is_refused_before_rows_are_made_of_it() -> None:
+    content = bytearray(MADE["3gp"]())
+    at = content.find(b"stsz")
+    assert content[at + 8 : at + 12] == (13).to_bytes(4, "big"), "all of one size"
+    content[at + 12 : at + 16] = (1 << 26).to_bytes(4, "big")
+    with pytest.raises(UndecodableAudioError, match="its index counts 67108864 samples"):
+        load_audio(bytes(content))
+
+
 def test_a_tag_is_passed_over_and_not_read() -> None:
     size = 3 << 20
     tag = b"ID3\4\0\0" + bytes([size >> 21 & 127, size >> 14 & 127, size >> 7 & 127, size & 127]) + b"x" * size
