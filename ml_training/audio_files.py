@@ -22,7 +22,6 @@ from ml_training.audio_headers import (
     Header,
     find_sound,
     is_marked,
-    mp4_entries,
     read_header,
 )
 from ml_training.audio_streams import Memory, View, name_of, not_audio, open_stream, our_errors
@@ -41,7 +40,6 @@ MAX_RATE = 768_000  # Hz, the highest rate any audio hardware uses
 MAX_CHANNELS = 8
 MAX_VALUES_PER_SECOND = 8 * 192_000  # rate times channels: what a second of sound may cost
 MAX_VALUES = 1 << 30  # frames times channels of a clip: an hour at 96 kHz in stereo, and a half more
-MAX_ENTRIES = 1 << 21  # of the tables of an MP4: twelve hours of AAC at 48 kHz
 LOUDEST = 1e4  # times full scale; what is beyond is no sound
 
 _BLOCK = 1 << 16  # values decoded at a time: fewer frames where there are more channels
@@ -186,10 +184,6 @@ class AudioFile:
                     return
                 if not demuxer:
                     raise UndecodableAudioError(f"{self.name} is not audio that can be read: {reason}")
-            if demuxer == "mov" and mp4_entries(self._stream, self._start, self._length) > MAX_ENTRIES:
-                raise UndecodableAudioError(
-                    f"{self.name} is not audio that can be read: its tables promise more than {MAX_ENTRIES} samples"
-                )
             yield from self._av_blocks(demuxer, reason, max_seconds, warn)
 
     def _cut_off(self, how: str, warn: Warn | None) -> None:
