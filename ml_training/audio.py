@@ -6,6 +6,7 @@ This is the only decoder; training, evaluation and answering all use it. Files a
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from os import PathLike
 from typing import Any, BinaryIO, Protocol
@@ -41,6 +42,7 @@ NUM_SAMPLES = 8000  # one second
 MAX_SECONDS = 3600  # longer recordings are no utterances
 
 FAINTEST = 1e-6  # of full scale, peak to peak; 24 bits resolve 1e-7, and the features nothing smaller
+_LARGE_OFFSET = 0.5  # of the standard deviation
 _CANCELLED = 0.01  # power of the mean of the channels over that of the loudest, below which they cancel
 _KEPT = 1 << 20  # samples at 8 kHz, 131 s, that are held; of a longer recording its second is decoded once more
 _FRAME = SAMPLE_RATE // 100  # 10 ms, the step in which a long clip is searched for its word
@@ -94,7 +96,11 @@ def decode(
             raise _no_samples(recording.name)
         samples = np.concatenate(parts)
         _check_peak(samples.min(), samples.max(), recording.name)
-    return np.zeros_like(samples) if is_silent(samples) else samples
+    if is_silent(samples):
+        return np.zeros_like(samples)
+    offset = Offset()
+    offset.feed(samples)
+    return offset.remove(samples)
 
 
 def decode_sound(source: Source) -> Floats:
@@ -184,6 +190,29 @@ class Downmix:
         return loudest if power[-1] < _CANCELLED * power[loudest] else None
 
 
+class Offset:
+    """The mean of a recording (DC offset), removed where it is large: padded with zeros, it would be two steps.
+
+    Half the standard deviation is more than any clip of FSDD has, so those stay as they are to the bit.
+    """
+
+    def __init__(self) -> None:
+        self._count, self._sum, self._squares = 0, 0.0, 0.0
+
+    def feed(self, samples: Floats) -> None:
+        """The next samples (T,)."""
+        exact = samples.astype(np.float64)
+        self._count += len(exact)
+        self._sum += float(exact.sum())
+        self._squares += float(exact @ exact)
+
+    def remove(self, samples: Floats) -> Floats:
+        """Samples (T,) of the recording without its mean."""
+        mean = self._sum / self._count
+        deviation = math.sqrt(max(0.0, self._squares / self._count - mean * mean))
+        return samples - np.float32(mean) if abs(mean) > _LARGE_OFFSET * deviation else samples
+
+
 class _WordSearch:
     """Where the second with the largest sum of frame amplitudes above the background begins, of a clip in parts.
 
@@ -233,9 +262,11 @@ def _load_second(recording: _Recording, mix: Downmix, channel: int | None) -> tu
     parts: list[Floats] = []
     length, kept = 0, True
     low, high = np.inf, -np.inf
+    offset = Offset()
     for part in _resample(recording, mix, channel):
         low, high = min(low, part.min()), max(high, part.max())
         length += len(part)
+        offset.feed(part)
         parts.append(part)
         if length > _KEPT:
             kept = False
@@ -248,8 +279,9 @@ def _load_second(recording: _Recording, mix: Downmix, channel: int | None) -> tu
     if high - low < FAINTEST:
         return np.zeros(NUM_SAMPLES, dtype=np.float32), length
     if kept:
-        return fit(np.concatenate(parts)), length
-    return _excerpt(_resample(recording, Downmix(), channel), search.start(), recording.name), length
+        return fit(offset.remove(np.concatenate(parts))), length
+    second = _excerpt(_resample(recording, Downmix(), channel), search.start(), recording.name)
+    return offset.remove(second), length
 
 
 def _excerpt(parts: Iterator[Floats], start: int, name: str) -> Floats:

@@ -372,3 +372,18 @@ def test_a_clip_without_silence_stays_whole_and_so_does_a_click() -> None:
     click = np.r_[np.zeros(80), 0.5 * np.ones(20)].astype(np.float32)
     for samples in (loud, loud[:1], loud[:79], click):
         np.testing.assert_array_equal(trimmed(samples, -30.0), samples)
+
+
+@pytest.mark.parametrize("offset", [0.1, -0.3])
+@pytest.mark.parametrize("seconds", [0.5, 3.0, 140.0])  # the last is more than is held: it is decoded twice
+def test_a_large_offset_is_removed(offset: float, seconds: float) -> None:
+    word = tone(400.0, 0.4)
+    sound = np.zeros(int(seconds * SAMPLE_RATE), dtype=np.float32)
+    sound[800 : 800 + len(word)] = 0.3 * word
+    np.testing.assert_allclose(load_audio(sound + np.float32(offset)), load_audio(sound), atol=0.02)
+    np.testing.assert_allclose(decode(sound + np.float32(offset)), sound, atol=0.02)
+
+
+def test_a_small_offset_stays_as_it_is() -> None:
+    sound = (0.3 * tone(400.0, 0.4) + 0.01).astype(np.float32)
+    np.testing.assert_array_equal(decode(sound), sound)

@@ -115,6 +115,8 @@ def clips(request: pytest.FixtureRequest) -> list[tuple[np.ndarray, int]]:
             noise[at : at + len(sound)] += sound[: len(noise) - at]
             sound = noise * 10 ** rng.uniform(-1, 0)
         rate = RATES[i % 4]
+        if rate == 8000 and i % 5 == 0:  # as cheap microphones add; at other rates the filters differ at its edges
+            sound = 0.5 * sound + 0.2
         made.append((soxr.resample(sound, 8000, rate).astype(np.float32) if rate != 8000 else as_floats(sound), rate))
     return made
 

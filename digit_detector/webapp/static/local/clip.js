@@ -8,6 +8,7 @@ export const SECOND = 8000; // samples
 const FAINTEST = 1e-6; // of full scale, peak to peak
 export const LOUDEST = 1e4; // times full scale; what is beyond is no sound
 export const LEAST_RATE = 1000; // Hz
+const LARGE_OFFSET = 0.5; // of the standard deviation
 const FRAME = SAMPLE_RATE / 100; // the step in which a long recording is searched for its word
 const MOST_SECONDS = 3600;
 
@@ -24,7 +25,7 @@ export function clip(samples, rate) {
   if (strange >= 0) {
     throw new Fault("bad_audio", `sample ${strange} of the recording is ${samples[strange]}: expected numbers around -1 to 1; record it anew`);
   }
-  return fit(checked(at8k(samples, rate)));
+  return fit(withoutOffset(checked(at8k(samples, rate))));
 }
 
 export function checkRate(rate, least) {
@@ -48,6 +49,19 @@ export function joined(parts) {
     at += part.length;
   }
   return whole;
+}
+
+/** Without the mean of the recording, where that is large: padded with zeros, it would be two steps. */
+function withoutOffset(samples) {
+  let sum = 0;
+  let squares = 0;
+  for (const sample of samples) {
+    sum += sample;
+    squares += sample * sample;
+  }
+  const mean = sum / samples.length;
+  const deviation = Math.sqrt(Math.max(0, squares / samples.length - mean * mean));
+  return Math.abs(mean) > LARGE_OFFSET * deviation ? samples.map((sample) => sample - Math.fround(mean)) : samples;
 }
 
 function checked(samples) {
