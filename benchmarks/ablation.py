@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from trainings import ROOT, head, train
 
+from digit_detector.classifier import load_classifier
 from ml_training.data.dataset_loader import load_folder
-from ml_training.inference import load_classifier
 
 PAGE = ROOT / "docs" / "ablation.md"
 PIPELINE = "mel_cnn"

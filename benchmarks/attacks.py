@@ -32,7 +32,7 @@ import numpy as np
 import soundfile
 from web_load import PIECE, RATE, Server, sound, write_table
 
-from ml_training.audio import SAMPLE_RATE
+from digit_detector.audio import SAMPLE_RATE
 from ml_training.data.synthetic import VOICES, say
 
 CLIENT, OTHER = "127.0.0.1", "127.0.0.2"

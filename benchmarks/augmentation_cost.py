@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
-from ml_training.config import PIPELINES, TrainConfig
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE
+from digit_detector.labels import PIPELINES
+from ml_training.config import TrainConfig
 from ml_training.data.augmentation import augment
 from ml_training.pipelines import get_pipeline
 from ml_training.training.observer import Unobserved

@@ -26,8 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ml_training.config import PIPELINES
-from ml_training.inference import PRETRAINED
+from digit_detector.labels import PIPELINES, PRETRAINED
 
 SAMPLES, IN_A_FOLDER = 3440, 1000
 

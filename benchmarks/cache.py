@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ml_training.config import PIPELINES
+from digit_detector.labels import PIPELINES
 from ml_training.data.cache import FOLDER_VARIABLE, Cache, size
 
 # What a run does until its first step has been taken, timed from the moment torch is there.
@@ -28,7 +28,7 @@ from ml_training.flags import OneLineParser, add_train_flags, train_config_from
 parser = OneLineParser()
 add_train_flags(parser)
 config = train_config_from(parser.parse_args(sys.argv[1:]))
-from ml_training.errors import Interrupted
+from digit_detector.errors import Interrupted
 from ml_training.training import runner, trainer
 step = trainer._Loop._step
 def first(self, *words):

@@ -25,20 +25,19 @@ import numpy as np
 import soundfile
 import soxr
 
-from ml_training.audio import SAMPLE_RATE
-from ml_training.config import PIPELINES
+from digit_detector.audio import SAMPLE_RATE
+from digit_detector.errors import DigitError
+from digit_detector.labels import PIPELINES, PRETRAINED
+from digit_detector.processors.baselines import WIDE
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_folder
-from ml_training.errors import DigitError
 from ml_training.evaluation.benchmark_clips import files_of
 from ml_training.evaluation.contenders import Place, contenders
 from ml_training.evaluation.perturbations import load_recordings, perturbed
 from ml_training.evaluation.protocols import TestClips, TrainedModel, load_models, new_result, refuse_known
 from ml_training.evaluation.records import PLOTS, file_name, log_scoring, save_result
-from ml_training.inference import PRETRAINED
 from ml_training.results import Count, Curve, Floats, ModelScore, Point, ProtocolResult
 from ml_training.utils.evaluation_tables import percent, tables_of
-from ml_training.utils.recognisers import WIDE
 from ml_training.utils.visualization_evaluation import plot_result
 
 SEED = 0  # of the noises

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, Floats, fit
 from digit_detector.evaluation.curves import Heard, choose, listen
 from digit_detector.evaluation.streams import connected, load_sounds, load_words, noise_track, sentences, with_pauses
 from digit_detector.streaming.engine import Detection, Engine
 from digit_detector.streaming.models import voice_activity
 from digit_detector.tune_threshold import SPEECH, strings_of
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, Floats, fit
 
 _BLOCK = 256
 _LONGEST = 0.75  # seconds of a piece that may be one word

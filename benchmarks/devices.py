@@ -24,7 +24,8 @@ from performance import PAGE, table
 from torch import nn
 from trainings import head
 
-from ml_training.config import PIPELINES, TrainConfig
+from digit_detector.labels import PIPELINES
+from ml_training.config import TrainConfig
 from ml_training.data.backgrounds import generated_backgrounds
 from ml_training.evaluation.benchmark import machine
 from ml_training.pipelines import get_pipeline

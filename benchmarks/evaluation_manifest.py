@@ -1,6 +1,6 @@
 """Which clips the shipped models were scored on: names in the public sources and hashes of the samples.
 
-    python benchmarks/evaluation_manifest.py [--output ml_training/pretrained/evaluation_clips.csv]
+    python benchmarks/evaluation_manifest.py [--output digit_detector/pretrained/evaluation_clips.csv]
 
 Reads $DIGIT_DATA_DIR (FSDD's official test part) and the evaluation folders of $DIGIT_CORPORA_DIR. Whoever decodes the
 same clips to 16-bit mono at the rate given (soxr, very high quality) can rebuild the sets and prove them equal.
@@ -18,12 +18,12 @@ from pathlib import Path
 
 import soundfile
 
-from ml_training.audio import AUDIO_SUFFIXES
-from ml_training.config import LABELS
+from digit_detector.audio import AUDIO_SUFFIXES
+from digit_detector.labels import LABELS
 from ml_training.data import fsdd
 from ml_training.data.corpus import OFFICIAL_TEST_INDICES
 
-OUTPUT = Path(__file__).resolve().parents[1] / "ml_training" / "pretrained" / "evaluation_clips.csv"
+OUTPUT = Path(__file__).resolve().parents[1] / "digit_detector" / "pretrained" / "evaluation_clips.csv"
 SETS = ("strangers", "words/eval", "noise/eval", "speech/eval")
 COLUMNS = ("set", "file", "original", "sample_rate", "samples", "sha256")
 

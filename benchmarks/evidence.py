@@ -20,9 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
+from digit_detector.audio import SAMPLE_RATE, Floats
 from digit_detector.evaluation.curves import reported
 from digit_detector.evaluation.scoring import Score, can_be, score
 from digit_detector.evaluation.streams import Stream, load_sounds, load_words, remixed_noise, sentences
+from digit_detector.labels import PIPELINES
 from digit_detector.streaming import engine as engines
 from digit_detector.streaming import stream as live
 from digit_detector.streaming.decision import Candidate, Evidence
@@ -30,8 +32,6 @@ from digit_detector.streaming.detector import StreamingDetector
 from digit_detector.streaming.engine import CONFIRMING, Detection, Engine
 from digit_detector.streaming.thresholds import Thresholds
 from digit_detector.tune_threshold import streams_of
-from ml_training.audio import SAMPLE_RATE, Floats
-from ml_training.config import PIPELINES
 
 _NAMES = ("spotted", "is_digit", "classified", "voice")
 _SETS = ((0,), (0, 1), (0, 1, 2), (0, 1, 2, 3))

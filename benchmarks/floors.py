@@ -27,7 +27,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ml_training.config import PIPELINES, TrainConfig
+from digit_detector.labels import PIPELINES
+from ml_training.config import TrainConfig
 from ml_training.evaluation.command import Request, evaluate
 from ml_training.evaluation.protocols import CALIBRATION, LOSO, NOISE, OFFICIAL, REJECTION, STRANGERS
 from ml_training.evaluation.records import PLOTS, SCORING_LOG

@@ -60,7 +60,7 @@ def work(descriptor: int, make: Callable[[], Callable[[bytes], dict[str, Any]]])
 
 def make_classifier() -> Callable[[bytes], dict[str, Any]]:
     """What answers the bytes of a file with a model that ships."""
-    from ml_training.inference import load_classifier
+    from digit_detector.classifier import load_classifier
 
     classifier = load_classifier("pretrained", "mel_cnn")
 

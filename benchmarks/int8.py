@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from ml_training.config import PIPELINES
+from digit_detector.labels import PIPELINES
+from digit_detector.model_file import INPUT_NAME
 from ml_training.data.dataset_loader import load_folder
 from ml_training.deploy.checkpoints import checkpoints_in
 from ml_training.deploy.export import Network, answers, network_of, sealed
-from ml_training.deploy.metadata import INPUT_NAME
 from ml_training.deploy.quantise import METHODS, Judges, halved, in_8_bits, inner_nodes, judged, quantised
 from ml_training.results import Floats, Ints
 from ml_training.training.checkpoint import load_checkpoint

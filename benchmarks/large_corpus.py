@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ml_training.audio import SAMPLE_RATE
-from ml_training.config import PIPELINES
+from digit_detector.audio import SAMPLE_RATE
+from digit_detector.labels import PIPELINES
 from ml_training.data.cache import FOLDER_VARIABLE
 
 SAMPLES = 4000

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 
+from digit_detector.audio import SAMPLE_RATE, Floats
 from digit_detector.evaluation.curves import Heard, listen
 from digit_detector.evaluation.pictures import det_curve
 from digit_detector.evaluation.scoring import NEAR, Score, score
@@ -38,16 +39,14 @@ from digit_detector.evaluation.streams import (
     sentences,
     with_pauses,
 )
+from digit_detector.files import write_json
+from digit_detector.labels import LABELS, PRETRAINED
+from digit_detector.model_file import git_commit
+from digit_detector.processors.baselines import NOTHING, WIDE, WhisperTiny, said
+from digit_detector.spotter_file import FILE
 from digit_detector.streaming.engine import Detection, Engine
 from digit_detector.tune_threshold import NOISE, SPEECH, TITLES, strings_of
-from ml_training.audio import SAMPLE_RATE, Floats
-from ml_training.config import LABELS
-from ml_training.deploy.metadata import git_commit
-from ml_training.deploy.spotter_file import FILE
 from ml_training.evaluation.records import append_scoring
-from ml_training.inference import PRETRAINED
-from ml_training.utils.files import write_json
-from ml_training.utils.recognisers import NOTHING, WIDE, WhisperTiny, said
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import soxr
 
+from digit_detector.audio import SAMPLE_RATE, Floats
 from digit_detector.evaluation.scoring import Score, score
 from digit_detector.evaluation.streams import WORD_DBFS, Stream, load_sounds, load_words, noise_track, with_pauses
 from digit_detector.streaming.detector import StreamingDetector
 from digit_detector.streaming.engine import Engine
-from ml_training.audio import SAMPLE_RATE, Floats
 
 RATES = (16_000, 44_100, 48_000)
 SNR_DB = 25.0

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from digit_detector import DetectorPool, StreamingDetector
+from digit_detector.audio import SAMPLE_RATE, Floats
 from digit_detector.evaluation.streams import load_sounds, load_words, noise_track, with_pauses
-from ml_training.audio import SAMPLE_RATE, Floats
 
 PIECE = 256  # samples, 32 ms
 PHASES = 4  # times in 32 ms at which streams get their pieces, a part of them each: nobody begins to speak in step

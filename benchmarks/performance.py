@@ -30,13 +30,13 @@ import torch
 from torch import Tensor, nn
 from trainings import ROOT, head
 
-from ml_training.config import INT8, PIPELINES
+from digit_detector.classifier import model_file
+from digit_detector.inspection import inspect_model
+from digit_detector.labels import INT8, PIPELINES, PRETRAINED
+from digit_detector.model_file import DIGIT_NAME, INPUT_NAME, SCORES_NAME
 from ml_training.deploy.export import network_of
-from ml_training.deploy.inspection import inspect_model
-from ml_training.deploy.metadata import DIGIT_NAME, INPUT_NAME, SCORES_NAME
 from ml_training.evaluation.benchmark import YARDSTICK_MS, machine, yardstick
 from ml_training.evaluation.eager import eager_model, network_in
-from ml_training.inference import PRETRAINED, model_file
 from ml_training.pipelines.base import DigitModel
 from ml_training.pipelines.features import BINS, WINDOW, PowerSpectrogram, in_frames
 from ml_training.results import Floats

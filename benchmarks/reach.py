@@ -27,13 +27,13 @@ import numpy as np
 from ship import AUGMENTATION
 from trainings import ROOT, head, train_once
 
-from ml_training.audio import AUDIO_SUFFIXES
-from ml_training.config import MEL_CNN, PIPELINES, RAW_CNN
+from digit_detector.audio import AUDIO_SUFFIXES
+from digit_detector.classifier import DigitClassifier, load_classifier
+from digit_detector.labels import MEL_CNN, PIPELINES, RAW_CNN
 from ml_training.data.dataset_loader import load_folder
 from ml_training.data.fsdd import recordings_folder
 from ml_training.evaluation.perturbations import draw_recordings, load_recordings, mix
 from ml_training.evaluation.rejection import load_others
-from ml_training.inference import DigitClassifier, load_classifier
 from ml_training.results import Floats
 
 PAGE = ROOT / "docs" / "reach.md"

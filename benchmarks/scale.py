@@ -20,14 +20,15 @@ import time
 
 import torch
 
-from ml_training.config import MEL_CNN, PIPELINES, TrainConfig
+from digit_detector.cli.torchrun_env import torchrun_rank
+from digit_detector.labels import MEL_CNN, PIPELINES
+from ml_training.config import TrainConfig
 from ml_training.pipelines import get_pipeline
 from ml_training.training.distributed import process_group
 from ml_training.training.observer import Unobserved
 from ml_training.training.ready import build_model
 from ml_training.training.setup import Clips, cpu_threads
 from ml_training.training.trainer import train_model
-from ml_training.utils.torchrun_env import torchrun_rank
 
 WARM_UP = 4  # steps that count for nothing
 

@@ -7,7 +7,7 @@ words/train and noise/train, which are trained on, and strangers, words/eval, no
 FSDD's official test clips train nothing. A training that is finished in --work is not repeated, one that was stopped
 goes on; --jobs is how many run at once.
 
---install copies the models to ml_training/pretrained and makes int8 files of the same weights. --score scores what
+--install copies the models to digit_detector/pretrained and makes int8 files of the same weights. --score scores what
 lies there by every protocol, adds the scorings to docs/strangers_scored.md, and writes docs/results/shipped, the table
 of README.md and the model cards.
 """
@@ -27,7 +27,8 @@ from typing import Any
 from floors import DOCS, EVALUATION, WITH_FOLDER, Row, figures_of, folders_of, put_into_readme, update_docs
 from trainings import ROOT, train_once
 
-from ml_training.config import (
+from digit_detector.classifier import load_classifier, model_file
+from digit_detector.labels import (
     FILE_PRECISIONS,
     FP32,
     INT8,
@@ -35,14 +36,14 @@ from ml_training.config import (
     MFCC,
     PIPELINE_TITLES,
     PIPELINES,
+    PRETRAINED,
     RAW_CNN,
-    TrainConfig,
 )
+from ml_training.config import TrainConfig
 from ml_training.deploy.checkpoints import checkpoints_in
 from ml_training.evaluation.command import Request, evaluate
 from ml_training.evaluation.protocols import OFFICIAL, STRANGERS
 from ml_training.evaluation.records import SCORING_LOG, load_results
-from ml_training.inference import PRETRAINED, load_classifier, model_file
 from ml_training.training.exporting import ExportRequest, export
 
 PARTS = {FP32: "shipped", INT8: "shipped_int8"}  # of docs/results
@@ -138,7 +139,7 @@ def install(work: Path) -> None:
 
 
 def score(work: Path) -> None:
-    """What lies in ml_training/pretrained by every protocol; each look at evaluation-only clips is logged.
+    """What lies in digit_detector/pretrained by every protocol; each look at evaluation-only clips is logged.
 
     The files in 8 bits, which answer as the others do, are scored on the official test and on clean strangers alone.
     """
@@ -198,7 +199,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for the trainings and results")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
-    parser.add_argument("--install", action="store_true", help="put the models into ml_training/pretrained")
+    parser.add_argument("--install", action="store_true", help="put the models into digit_detector/pretrained")
     parser.add_argument("--score", action="store_true", help="score what lies there, log it, write docs and cards")
     arguments = parser.parse_args()
     work = arguments.work.resolve()

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from ml_training.audio import SAMPLE_RATE
+from digit_detector.audio import SAMPLE_RATE
 from ml_training.data.synthetic import VOICES, say
 
 RATE = 48_000

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from web_load import Server
 
+from digit_detector.audio import SAMPLE_RATE, Floats
 from digit_detector.evaluation.scoring import score
 from digit_detector.evaluation.streams import (
     Stream,
@@ -32,7 +33,6 @@ from digit_detector.evaluation.streams import (
     with_pauses,
 )
 from digit_detector.streaming.detector import Detection, StreamingDetector
-from ml_training.audio import SAMPLE_RATE, Floats
 
 PROCESSORS = ("ml_mfcc", "ml_cnn", "ml_raw", "ensemble")
 FLOOR_MS = 40.0

@@ -25,8 +25,8 @@ import soundfile
 import soxr
 from web_load import Server, write_table
 
+from digit_detector.audio import SAMPLE_RATE
 from digit_detector.evaluation.streams import Word, load_words
-from ml_training.audio import SAMPLE_RATE
 
 RATE = 44_100
 MODES = ("server", "browser")

@@ -10,20 +10,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from digit_detector.audio import ENCODINGS, Floats
+from digit_detector.cli.parser import OneLineParser
+from digit_detector.cli.program import program
+from digit_detector.cli.signals import StopSignals
+from digit_detector.errors import AudioError, DigitError, MicrophoneError
 from digit_detector.evaluation.streams import audio_files
+from digit_detector.examples import example_recording
+from digit_detector.labels import PIPELINES, PRETRAINED
 from digit_detector.listening.display import Display
 from digit_detector.listening.sources import STDIN, Microphone, from_file, microphones
 from digit_detector.streaming.detector import StreamingDetector
 from digit_detector.streaming.engine import CONFIRMING, missing_note
 from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
-from ml_training.audio import ENCODINGS, Floats
-from ml_training.config import PIPELINES
-from ml_training.errors import AudioError, DigitError, MicrophoneError
-from ml_training.examples import example_recording
-from ml_training.flags import OneLineParser
-from ml_training.inference import PRETRAINED
-from ml_training.utils.program import program
-from ml_training.utils.signals import StopSignals
 
 Reader = Callable[..., Iterable[tuple[int, Floats]]]  # (name, warn=...) -> pieces with their rate
 _PIECE = 0.25  # seconds of a file that are heard between two looks at the display

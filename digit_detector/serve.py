@@ -12,14 +12,14 @@ import webbrowser
 from argparse import SUPPRESS
 from collections.abc import Sequence
 
+from digit_detector.cli.parser import OneLineParser
+from digit_detector.cli.program import program, require
+from digit_detector.errors import ConfigError, StreamError
+from digit_detector.labels import PIPELINES
 from digit_detector.streaming.engine import CONFIRMING, available_pipelines, missing_note
 from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
 from digit_detector.webapp.flags import PREFIX, add_settings_flags, misspelt_variables, read_settings
 from digit_detector.webapp.settings import Settings
-from ml_training.config import PIPELINES
-from ml_training.errors import ConfigError, StreamError
-from ml_training.flags import OneLineParser
-from ml_training.utils.program import program, require
 
 _HIGHEST_TRY = 20  # ports after the usual one that are tried where it is taken
 

@@ -11,6 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from digit_detector.cli.live_line import LiveLine
+from digit_detector.cli.parser import OneLineParser
+from digit_detector.cli.program import program, require
+from digit_detector.cli.signals import StopSignals
+from digit_detector.errors import ConfigError, DataError
 from digit_detector.evaluation.curves import choose, listen
 from digit_detector.evaluation.streams import (
     Stream,
@@ -23,16 +28,10 @@ from digit_detector.evaluation.streams import (
     sentences,
     with_pauses,
 )  # fmt: skip
+from digit_detector.files import unwritable, write_json
+from digit_detector.labels import PIPELINES, PRETRAINED
 from digit_detector.streaming.engine import CONFIRMING, Engine
 from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
-from ml_training.config import PIPELINES
-from ml_training.errors import ConfigError, DataError
-from ml_training.flags import OneLineParser
-from ml_training.inference import PRETRAINED
-from ml_training.utils.files import unwritable, write_json
-from ml_training.utils.live_line import LiveLine
-from ml_training.utils.program import program, require
-from ml_training.utils.signals import StopSignals
 
 SPEECH, NOISE = "speech", "noise"
 TITLES = {SPEECH: "sentences without digits", NOISE: "noise, -45 to -10 dBFS"}

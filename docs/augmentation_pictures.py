@@ -24,8 +24,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
-from ml_training.config import MEL_CNN, AugmentationConfig
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE
+from digit_detector.labels import MEL_CNN
+from ml_training.config import AugmentationConfig
 from ml_training.data.augmentation import augment
 from ml_training.data.mixing import mix
 from ml_training.data.synthetic import synthesise

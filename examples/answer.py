@@ -13,9 +13,9 @@ from pathlib import Path
 
 import soundfile
 
-from ml_training.config import LABELS, PIPELINES, PRETRAINED
-from ml_training.errors import DigitError
-from ml_training.inference import load_classifier
+from digit_detector.classifier import load_classifier
+from digit_detector.errors import DigitError
+from digit_detector.labels import LABELS, PIPELINES, PRETRAINED
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,10 +14,10 @@ import sys
 
 import numpy as np
 
-from ml_training.audio import SAMPLE_RATE, Floats, decode
-from ml_training.config import LABELS, PIPELINES, PRETRAINED
-from ml_training.errors import DigitError
-from ml_training.inference import load_classifier
+from digit_detector.audio import SAMPLE_RATE, Floats, decode
+from digit_detector.classifier import load_classifier
+from digit_detector.errors import DigitError
+from digit_detector.labels import LABELS, PIPELINES, PRETRAINED
 
 FRAME = SAMPLE_RATE // 100  # 10 ms
 LEAST_FRAMES = 8  # shorter sounds are clicks

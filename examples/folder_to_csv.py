@@ -12,10 +12,10 @@ import csv
 import sys
 from pathlib import Path
 
-from ml_training.audio import AUDIO_SUFFIXES
-from ml_training.config import LABELS, PIPELINES, PRETRAINED
-from ml_training.errors import DigitError
-from ml_training.inference import load_classifier
+from digit_detector.audio import AUDIO_SUFFIXES
+from digit_detector.classifier import load_classifier
+from digit_detector.errors import DigitError
+from digit_detector.labels import LABELS, PIPELINES, PRETRAINED
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ml_training.config import DATASETS, RAW_CNN, Recipe, TrainConfig
-from ml_training.errors import DigitError, Interrupted
-from ml_training.inference import load_classifier
+from digit_detector.classifier import load_classifier
+from digit_detector.errors import DigitError, Interrupted
+from digit_detector.labels import RAW_CNN
+from ml_training.config import DATASETS, Recipe, TrainConfig
 from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline
 from ml_training.pipelines.features import normalise_level
 from ml_training.training.runner import run

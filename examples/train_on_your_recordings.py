@@ -19,9 +19,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from ml_training.config import PIPELINES, TrainConfig
-from ml_training.errors import DigitError, Interrupted
-from ml_training.inference import load_classifier
+from digit_detector.classifier import load_classifier
+from digit_detector.errors import DigitError, Interrupted
+from digit_detector.labels import PIPELINES
+from ml_training.config import TrainConfig
 from ml_training.training.runner import run
 
 

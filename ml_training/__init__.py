@@ -1,13 +1,8 @@
-"""Train, evaluate, export and use small spoken-digit recognisers.
+"""Train, evaluate, export and tune small spoken-digit recognisers; digit_detector is what answers.
 
-Importing this package is cheap: only `ml_training.inference` is needed to answer, and it never
-imports torch.
+Importing this package is cheap, and `ml_training.inference` never imports torch.
 """
 
-import os
+from digit_detector import __version__
 
-__version__ = "0.1.0"
-
-# onnxruntime's own builds keep an identifier of the machine and report their use to its maker, from the moment they
-# are imported. Nothing here does that unasked; whoever wants it sets the variable to 0.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+__all__ = ["__version__"]

@@ -12,9 +12,9 @@ if not __package__:  # run as a script: Python put this folder on the path, wher
 from collections.abc import Sequence
 from pathlib import Path
 
-from ml_training.errors import ConfigError
-from ml_training.flags import OneLineParser
-from ml_training.utils.program import program, require
+from digit_detector.cli.parser import OneLineParser
+from digit_detector.cli.program import program, require
+from digit_detector.errors import ConfigError
 
 NEEDED = ("torch", "matplotlib")
 

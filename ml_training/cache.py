@@ -14,9 +14,9 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 
+from digit_detector.cli.parser import OneLineParser
+from digit_detector.cli.program import program
 from ml_training.data.cache import FOLDER_VARIABLE, Cache, Entry, size
-from ml_training.flags import OneLineParser
-from ml_training.utils.program import program
 
 ACTIONS = {
     "list": "every entry, the one used last first; --check reads all of each and removes what is damaged",

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 import ml_training
-from ml_training.errors import did_you_mean
+from digit_detector.errors import did_you_mean
 
 # sub-command -> module with main(argv) -> exit code, what it does
 DOORS = {
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.argv[0] = f"digits {name}"  # argparse takes the name it shows from here
     code: int = importlib.import_module(DOORS[name][0]).main(rest)
     if argv is None:
-        from ml_training.utils.program import ignore_signals_after  # every door has loaded it
+        from digit_detector.cli.program import ignore_signals_after  # every door has loaded it
 
         ignore_signals_after(code)
     return code

@@ -13,18 +13,16 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ml_training.errors import ConfigError, did_you_mean
-
-PRETRAINED = "pretrained"  # in the place of a folder of models: those that ship with the package
-TRAINED = "models"  # where training puts one's own
-MFCC, MEL_CNN, RAW_CNN = PIPELINES = ("mfcc", "mel_cnn", "raw_cnn")
-PIPELINE_TITLES = {MFCC: "MFCC + dense network", MEL_CNN: "log-mel + 2D CNN", RAW_CNN: "raw waveform + 1D CNN"}
-LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-IS_DIGIT = 0.5  # the least digit score that counts as a digit
+from digit_detector.errors import ConfigError, did_you_mean
+from digit_detector.fields import choice, number_or, setting
+from digit_detector.labels import (
+    PIPELINES,
+    TRAINED,
+)
 
 DATASETS = ("auto", "fsdd", "folder", "synthetic")
 SPLITS = ("official", "random", "speaker", "fold")
@@ -32,32 +30,11 @@ OPTIMIZERS = ("adamw", "adam")
 SCHEDULERS = ("cosine", "plateau", "step")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
-FP32, INT8 = FILE_PRECISIONS = ("fp32", "int8")  # what a model file computes in; one that does not say is fp32
 WAVEFORMS = ("auto", "memory", "mapped")
 MLFLOW_HERE = "here"  # in the place of an address: a database in log_dir
 NAMED = Path(__file__).parent / "configs"  # where named configurations lie
 MAX_FOLDS = 1000
 MAX_VOICES = 462  # that espeak-ng has for us; data/synthetic.py lists them
-
-
-def model_folder(models_dir: str | Path, pipeline: str) -> Path:
-    """Where the files of one trained pipeline lie, e.g. models/mfcc_classifier."""
-    return Path(models_dir) / f"{pipeline}_classifier"
-
-
-def choice(*values: str, **kwargs: Any) -> Any:
-    """A dataclass field that takes one of a few words."""
-    return field(metadata={"choices": values, "help": kwargs.pop("help", "")}, **kwargs)
-
-
-def setting(default: Any, help: str, low: float = -math.inf, high: float = math.inf) -> Any:
-    """A dataclass field with a help text and an inclusive range."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high})
-
-
-def number_or(word: str, default: str | None, help: str) -> Any:
-    """A dataclass field that takes a whole number above 0, as text, or one word."""
-    return field(default=default, metadata={"help": help, "word": word})
 
 
 @dataclass(frozen=True)

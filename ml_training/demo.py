@@ -15,8 +15,8 @@ if not __package__:  # run as a script: Python put this folder on the path, wher
 
 from collections.abc import Sequence
 
-from ml_training.flags import OneLineParser
-from ml_training.utils.program import program, require
+from digit_detector.cli.parser import OneLineParser
+from digit_detector.cli.program import program, require
 
 
 @program

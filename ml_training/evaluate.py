@@ -13,10 +13,11 @@ from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from typing import Any
 
-from ml_training.config import DATASETS, FILE_PRECISIONS, FP32, PIPELINES, TrainConfig, load_config
-from ml_training.errors import ConfigError, Interrupted
-from ml_training.flags import OneLineParser
-from ml_training.utils.program import program, require
+from digit_detector.cli.parser import OneLineParser
+from digit_detector.cli.program import program, require
+from digit_detector.errors import ConfigError, Interrupted
+from digit_detector.labels import FILE_PRECISIONS, FP32, PIPELINES
+from ml_training.config import DATASETS, TrainConfig, load_config
 
 NEEDED = ("matplotlib", "jinja2")
 TRAINING = ("cv", "loso")  # protocols that train, and need torch too

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ml_training.config import DATASETS, FILE_PRECISIONS, PIPELINES
+from digit_detector.cli.parser import OneLineParser
+from digit_detector.cli.program import program, require
+from digit_detector.errors import CheckpointError
+from digit_detector.labels import FILE_PRECISIONS, PIPELINES
+from ml_training.config import DATASETS
 from ml_training.deploy.checkpoints import checkpoints_in
-from ml_training.errors import CheckpointError
-from ml_training.flags import OneLineParser
-from ml_training.utils.program import program, require
 
 if TYPE_CHECKING:
     from ml_training.training.exporting import ExportOutcome

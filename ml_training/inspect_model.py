@@ -13,12 +13,12 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from ml_training.config import PIPELINE_TITLES
-from ml_training.deploy.inspection import Graph, Inspection, inspect_model
-from ml_training.deploy.metadata import CHECKSUM_KEY, FORMAT_KEY
-from ml_training.errors import ModelError
-from ml_training.flags import OneLineParser
-from ml_training.utils.program import program
+from digit_detector.cli.parser import OneLineParser
+from digit_detector.cli.program import program
+from digit_detector.errors import ModelError
+from digit_detector.inspection import Graph, Inspection, inspect_model
+from digit_detector.labels import PIPELINE_TITLES
+from digit_detector.model_file import CHECKSUM_KEY, FORMAT_KEY
 
 WITHOUT_ONNX = "operators, parameters and multiply-adds are not told: they need the onnx package (pip install onnx)"
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_training.config import LABELS, TrainConfig
+from digit_detector.labels import LABELS
+from ml_training.config import TrainConfig
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from digit_detector.cli.parser import OneLineParser, underscored
+from digit_detector.cli.program import program, require
+from digit_detector.cli.torchrun_env import print_on_local_rank_zero, torchrun_rank
+from digit_detector.errors import ConfigError, Interrupted
+from digit_detector.files import check_models_dir, unusable
 from ml_training.config import MAX_FOLDS, TrainConfig
-from ml_training.errors import ConfigError, Interrupted
-from ml_training.flags import OneLineParser, add_train_flags, train_config_from, underscored
-from ml_training.utils.files import check_models_dir, unusable
-from ml_training.utils.program import program, require
-from ml_training.utils.torchrun_env import print_on_local_rank_zero, torchrun_rank
+from ml_training.flags import add_train_flags, train_config_from
 
 if TYPE_CHECKING:
     from ml_training.training.runner import RunOutcome

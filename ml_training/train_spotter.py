@@ -13,9 +13,9 @@ from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
 
+from digit_detector.cli.parser import OneLineParser
+from digit_detector.cli.program import program, require
 from ml_training.config import TrainConfig
-from ml_training.flags import OneLineParser
-from ml_training.utils.program import program, require
 
 
 @program

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ml_training.errors import Interrupted
-from ml_training.flags import OneLineParser, add_train_flags, train_config_from
-from ml_training.utils.files import check_not_shipped
-from ml_training.utils.program import program, require
+from digit_detector.cli.parser import OneLineParser
+from digit_detector.cli.program import program, require
+from digit_detector.errors import Interrupted
+from digit_detector.files import check_not_shipped
+from ml_training.flags import add_train_flags, train_config_from
 
 if TYPE_CHECKING:
     from ml_training.tuning.command import TuneOutcome

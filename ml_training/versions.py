@@ -16,14 +16,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ml_training.config import PIPELINES, PRETRAINED, model_folder
+from digit_detector.cli.parser import OneLineParser
+from digit_detector.cli.program import program
+from digit_detector.errors import DigitError, ModelError
+from digit_detector.files import check_not_shipped
+from digit_detector.labels import PIPELINES, PRETRAINED, model_folder
+from digit_detector.versions import any_there, read_version, state_of
 from ml_training.deploy import version_store
 from ml_training.deploy.version_tables import compared, differences, list_values, listed, row_values, shown
-from ml_training.deploy.versions import any_there, read_version, state_of
-from ml_training.errors import DigitError, ModelError
-from ml_training.flags import OneLineParser
-from ml_training.utils.files import check_not_shipped
-from ml_training.utils.program import program
 
 # action -> the fewest and the most numbers it takes, what it does
 ACTIONS = {

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, fit
-from ml_training.config import MFCC
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, fit
+from digit_detector.labels import MFCC
+from digit_detector.model_file import model_metadata
 from ml_training.data.cache import FOLDER_VARIABLE
 from ml_training.data.corpus import Corpus
-from ml_training.deploy.metadata import model_metadata
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -18,8 +18,8 @@ import sys
 import av
 import numpy as np
 
-from ml_training.audio import load_audio
-from ml_training.errors import AudioError
+from digit_detector.audio import load_audio
+from digit_detector.errors import AudioError
 
 FORBIDDEN = {  # open, creat, openat, openat2, socket, socketpair, connect, bind, execve, memfd_create, io_uring_setup
     "x86_64": (2, 85, 257, 437, 41, 53, 42, 49, 59, 319, 425),

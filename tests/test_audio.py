@@ -16,7 +16,7 @@ from audio_bytes import av_file, sound_file, tone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_training.audio import (
+from digit_detector.audio import (
     LOUDEST,
     NUM_SAMPLES,
     SAMPLE_RATE,
@@ -28,7 +28,7 @@ from ml_training.audio import (
     mono_blocks,
     trimmed,
 )
-from ml_training.errors import (
+from digit_detector.errors import (
     AudioError,
     EmptyAudioError,
     NonFiniteAudioError,
@@ -122,7 +122,7 @@ def test_channels_may_come_first_or_last() -> None:
 def test_missing_pyav_is_named(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['av'] = None\n"
-        "from ml_training.audio import decode\nfrom ml_training.errors import MissingExtraError\n"
+        "from digit_detector.audio import decode\nfrom digit_detector.errors import MissingExtraError\n"
         "try: decode(b'\\x1a\\x45\\xdf\\xa3' + bytes(100))\n"
         "except MissingExtraError as error: print(error)"
     )

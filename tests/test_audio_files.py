@@ -16,9 +16,9 @@ import soundfile
 import soxr
 from audio_bytes import PLAYLISTS, av_file, movie_of_another_file, sound_file, tone
 
-from ml_training.audio import AUDIO_SUFFIXES, decode, file_blocks, load_audio
-from ml_training.audio_streams import MAX_PIPE_BYTES
-from ml_training.errors import (
+from digit_detector.audio import AUDIO_SUFFIXES, decode, file_blocks, load_audio
+from digit_detector.audio_streams import MAX_PIPE_BYTES
+from digit_detector.errors import (
     AudioError,
     ConfigError,
     EmptyAudioError,
@@ -200,7 +200,7 @@ def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path: Path) -> None:
         for _ in range(5):
             file.write(pause)
     code = (
-        "import resource, sys, numpy as np\nfrom ml_training.audio import load_audio\nload_audio(sys.argv[1])\n"
+        "import resource, sys, numpy as np\nfrom digit_detector.audio import load_audio\nload_audio(sys.argv[1])\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\nfound = load_audio(sys.argv[2])\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, float(np.abs(found).max()))"
     )

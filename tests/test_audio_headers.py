@@ -7,9 +7,9 @@ import io
 import pytest
 from audio_bytes import av_file
 
-from ml_training.audio import load_audio
-from ml_training.audio_headers import mp4_entries
-from ml_training.errors import UndecodableAudioError
+from digit_detector.audio import load_audio
+from digit_detector.audio_headers import mp4_entries
+from digit_detector.errors import UndecodableAudioError
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from ml_training.config import MAX_VOICES, MFCC, PIPELINES, AugmentationConfig, TrainConfig, model_folder
+from digit_detector.errors import ConfigError
+from digit_detector.labels import MFCC, PIPELINES, model_folder
+from ml_training.config import MAX_VOICES, AugmentationConfig, TrainConfig
 from ml_training.data.synthetic import VOICES
-from ml_training.errors import ConfigError
 
 
 def faults_of(**settings: Any) -> list[str]:

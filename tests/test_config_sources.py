@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from ml_training.config import MFCC, AugmentationConfig, Recipe, TrainConfig, load_config, to_dict
-from ml_training.errors import ConfigError
-from ml_training.flags import OneLineParser, add_train_flags, train_config_from, underscored
+from digit_detector.cli.parser import OneLineParser, underscored
+from digit_detector.errors import ConfigError
+from digit_detector.labels import MFCC
+from ml_training.config import AugmentationConfig, Recipe, TrainConfig, load_config, to_dict
+from ml_training.flags import add_train_flags, train_config_from
 
 UNUSUAL = TrainConfig(
     pipeline="raw_cnn", dataset="folder", data_dir="somewhere", data_url="file.zip", extra_dir="more", split="speaker",

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from digit_detector.labels import PIPELINES
 from ml_training import evaluate, inference
-from ml_training.config import PIPELINES
 from ml_training.evaluation import protocols
 
 PNG = b"\x89PNG"

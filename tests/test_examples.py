@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from ml_training.examples import example_recording
+from digit_detector.examples import example_recording
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"

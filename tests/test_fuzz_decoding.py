@@ -15,8 +15,8 @@ import pytest
 from fuzz_inputs import FORMATS, make_input, recordings
 from fuzz_worker import CANARY, Limits, Worker, message_findings
 
-from ml_training.audio import load_audio
-from ml_training.inference import load_classifier
+from digit_detector.audio import load_audio
+from digit_detector.classifier import load_classifier
 
 PATIENT = Limits(seconds=120.0)  # a busy machine is no finding here
 
@@ -122,7 +122,7 @@ def test_what_libraries_print_does_not_stand_in_the_answers(tmp_path: Path) -> N
     alac[alac.index(b"pakt") + 12 : alac.index(b"pakt") + 20] = (1000).to_bytes(8, "big")  # libsndfile counts packets
     (tmp_path / "noisy.caf").write_bytes(alac)
     names = ["noisy.mp3", "noisy.caf"]
-    heard = "import sys; from ml_training.audio import load_audio\nfor name in sys.argv[1:]:\n    load_audio(name)"
+    heard = "import sys; from digit_detector.audio import load_audio\nfor name in sys.argv[1:]:\n    load_audio(name)"
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}

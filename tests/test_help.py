@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from digit_detector.cli.parser import OneLineParser
 from ml_training.cli import DOORS
 from ml_training.config import TrainConfig
-from ml_training.flags import OneLineParser
 
 
 def parser_of(command: str, monkeypatch: pytest.MonkeyPatch) -> argparse.ArgumentParser:

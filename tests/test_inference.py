@@ -13,14 +13,15 @@ import pytest
 import soundfile
 from onnx import TensorProto, helper
 
+from digit_detector.audio import LOUDEST
+from digit_detector.classifier import load_classifier
+from digit_detector.errors import AudioError, ConfigError, ModelError, NonFiniteAudioError, UndecodableAudioError
+from digit_detector.examples import EXAMPLES, example_recording
+from digit_detector.labels import MEL_CNN, MFCC, PIPELINES, RAW_CNN
+from digit_detector.model_file import model_metadata
+from digit_detector.selection import FSDD_TEST_HASH
 from ml_training import inference
-from ml_training.audio import LOUDEST
-from ml_training.config import MEL_CNN, MFCC, PIPELINES, RAW_CNN
-from ml_training.deploy.metadata import model_metadata
-from ml_training.deploy.selection import FSDD_TEST_HASH
-from ml_training.errors import AudioError, ConfigError, ModelError, NonFiniteAudioError, UndecodableAudioError
-from ml_training.examples import EXAMPLES, example_recording
-from ml_training.inference import load_classifier, main
+from ml_training.inference import main
 
 ROOT = Path(__file__).resolve().parents[1]
 SEVEN = "7_speaker1_2.wav"

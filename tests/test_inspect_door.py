@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from ml_training.config import MEL_CNN, MFCC
-from ml_training.inference import model_file
+from digit_detector.classifier import model_file
+from digit_detector.labels import MEL_CNN, MFCC
 
 SHIPPED = model_file("pretrained", MEL_CNN)
 

@@ -14,8 +14,8 @@ import pytest
 import soundfile
 
 from digit_detector.evaluation.streams import Spoken, Stream
+from digit_detector.labels import LABELS
 from digit_detector.streaming.engine import Detection
-from ml_training.config import LABELS
 from ml_training.data.synthetic import VOICES, say
 
 

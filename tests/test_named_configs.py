@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from ml_training.config import MEL_CNN, MFCC, NAMED, TrainConfig, find_config, load_config, named_configs
-from ml_training.errors import ConfigError
-from ml_training.flags import OneLineParser, add_train_flags, train_config_from
+from digit_detector.cli.parser import OneLineParser
+from digit_detector.errors import ConfigError
+from digit_detector.labels import MEL_CNN, MFCC
+from ml_training.config import NAMED, TrainConfig, find_config, load_config, named_configs
+from ml_training.flags import add_train_flags, train_config_from
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -115,7 +115,11 @@ def built(packages: tuple[set[str], Path]) -> tuple[set[str], set[str], set[str]
 
 def test_every_file_of_the_package_is_in_the_wheel_and_in_the_source_distribution(built):
     known, wheel, sdist = built
-    assert {"ml_training/pretrained/evaluation_clips.csv", "ml_training/py.typed", "digit_detector/py.typed"} <= known
+    assert {
+        "digit_detector/pretrained/evaluation_clips.csv",
+        "ml_training/py.typed",
+        "digit_detector/py.typed",
+    } <= known
     assert known - wheel == set()
     assert known - sdist == set()
     assert {"pyproject.toml", "README.md", "LICENSE", "NOTICE"} <= sdist

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ml_training.config import PIPELINES
+from digit_detector.labels import PIPELINES
 from ml_training.pipelines.features import PowerSpectrogram
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -32,13 +32,15 @@ import pytest
 import soundfile
 
 from digit_detector import listen, serve
+from digit_detector.audio import SAMPLE_RATE
+from digit_detector.cli.parser import OneLineParser
+from digit_detector.labels import MFCC
+from digit_detector.versions import Origin
 from ml_training import inference
-from ml_training.audio import SAMPLE_RATE
-from ml_training.config import MFCC, AugmentationConfig, TrainConfig, load_config, to_dict
+from ml_training.config import AugmentationConfig, TrainConfig, load_config, to_dict
 from ml_training.data.synthetic import VOICES, say
 from ml_training.deploy import version_store
-from ml_training.deploy.versions import Origin
-from ml_training.flags import OneLineParser, add_train_flags, train_config_from
+from ml_training.flags import add_train_flags, train_config_from
 from ml_training.pipelines import get_pipeline
 from ml_training.training.checkpoint import CheckpointStore, RunIdentity
 from ml_training.training.runner import run

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from ml_training.audio import AUDIO_SUFFIXES
-from ml_training.config import FILE_PRECISIONS, PIPELINES
-from ml_training.deploy.metadata import onnx_name
-from ml_training.deploy.spotter_file import FILE
-from ml_training.examples import SAID, example_recording
+from digit_detector.audio import AUDIO_SUFFIXES
+from digit_detector.examples import SAID, example_recording
+from digit_detector.labels import FILE_PRECISIONS, PIPELINES
+from digit_detector.model_file import onnx_name
+from digit_detector.spotter_file import FILE
 
 ROOT = Path(__file__).resolve().parents[1]
 VENDORED = ROOT / "digit_detector" / "webapp" / "static" / "vendor"  # by others, as its manifests say
@@ -106,8 +106,10 @@ def test_pictures_are_there_and_light():
 
 
 def test_no_recordings_and_no_trained_models_lie_in_the_repository_but_those_that_ship():
-    shipped = [ROOT / "ml_training" / "pretrained" / onnx_name(p, kind) for p in PIPELINES for kind in FILE_PRECISIONS]
-    shipped.append(ROOT / "ml_training" / "pretrained" / FILE)
+    shipped = [
+        ROOT / "digit_detector" / "pretrained" / onnx_name(p, kind) for p in PIPELINES for kind in FILE_PRECISIONS
+    ]
+    shipped.append(ROOT / "digit_detector" / "pretrained" / FILE)
     samples = [example_recording(name) for name in SAID]
     for path in tracked():
         if path in shipped:

@@ -10,11 +10,11 @@ import pytest
 import soundfile
 
 from digit_detector import StreamingDetector
-from ml_training.audio import SAMPLE_RATE, decode
-from ml_training.config import PIPELINES
-from ml_training.errors import ConfigError
-from ml_training.examples import EXAMPLES, SAID, example_recording
-from ml_training.inference import load_classifier
+from digit_detector.audio import SAMPLE_RATE, decode
+from digit_detector.classifier import load_classifier
+from digit_detector.errors import ConfigError
+from digit_detector.examples import EXAMPLES, SAID, example_recording
+from digit_detector.labels import PIPELINES
 
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "make_samples.py"
 

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import trainings
 
-from ml_training.config import LABELS, PIPELINES, TrainConfig
+from digit_detector.classifier import load_classifier
+from digit_detector.labels import LABELS, PIPELINES
+from ml_training.config import TrainConfig
 from ml_training.evaluation.records import load_results
-from ml_training.inference import load_classifier
 
 ROOT = Path(__file__).resolve().parents[1]
-SHIPPED = ROOT / "ml_training" / "pretrained"
+SHIPPED = ROOT / "digit_detector" / "pretrained"
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ import soundfile
 import torch
 
 import ml_training
+from digit_detector.classifier import load_classifier
 from ml_training import train
-from ml_training.inference import load_classifier
 from ml_training.training.checkpoint import load_checkpoint
 
 DOOR = Path(ml_training.__file__).with_name("train.py")

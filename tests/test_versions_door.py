@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
+from digit_detector.classifier import load_classifier
+from digit_detector.errors import ConfigError, ModelError
+from digit_detector.labels import MEL_CNN, MFCC
+from digit_detector.model_file import model_metadata
+from digit_detector.versions import Origin, Promotions, read_promotions, read_version, version_folder
 from ml_training import cli, evaluate, inference, versions
-from ml_training.config import MEL_CNN, MFCC
 from ml_training.deploy import version_store
 from ml_training.deploy.export import export_onnx
-from ml_training.deploy.metadata import model_metadata
-from ml_training.deploy.versions import Origin, Promotions, read_promotions, read_version, version_folder
-from ml_training.errors import ConfigError, ModelError
-from ml_training.inference import load_classifier
 
 Folder = Callable[..., Path]
 

@@ -1,14 +1,14 @@
-"""Speak the recordings of ml_training/samples with espeak-ng: python tools/make_samples.py."""
+"""Speak the recordings of digit_detector/samples with espeak-ng: python tools/make_samples.py."""
 
 from __future__ import annotations
 
 import numpy as np
 import soundfile
 
-from ml_training.audio import SAMPLE_RATE, Floats
-from ml_training.config import LABELS
+from digit_detector.audio import SAMPLE_RATE, Floats
+from digit_detector.examples import SAID, example_recording
+from digit_detector.labels import LABELS
 from ml_training.data.synthetic import say
-from ml_training.examples import SAID, example_recording
 
 VOICE = "en-us+f1"
 EDGE = 0.2  # seconds of quiet before, after and between words

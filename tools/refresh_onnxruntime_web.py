@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ml_training.errors import DownloadError
-from ml_training.utils.files import write_atomically
-from ml_training.utils.program import program
+from digit_detector.cli.program import program
+from digit_detector.errors import DownloadError
+from digit_detector.files import write_atomically
 
 PACKAGE = "onnxruntime-web"
 VENDORED = Path(__file__).resolve().parents[1] / "digit_detector" / "webapp" / "static" / "vendor" / PACKAGE

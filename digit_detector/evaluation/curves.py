@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from digit_detector.audio import SAMPLE_RATE, Floats
+from digit_detector.errors import DataError
 from digit_detector.evaluation.scoring import Score, score
 from digit_detector.evaluation.streams import Stream
 from digit_detector.streaming.detector import StreamingDetector
 from digit_detector.streaming.engine import Detection, Engine
-from ml_training.audio import SAMPLE_RATE, Floats
-from ml_training.errors import DataError
 
 STEPS = 400  # thresholds of a curve
 _TOLD = 30 * SAMPLE_RATE  # samples between two reports

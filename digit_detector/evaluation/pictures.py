@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from digit_detector.evaluation.curves import Heard, thresholds_of
-from ml_training.utils.files import write_atomically
+from digit_detector.files import write_atomically
 
 _FEWEST = 0.3  # false alarms an hour that the axis begins with
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_training.audio import AUDIO_SUFFIXES, SAMPLE_RATE, Floats, decode_sound, trimmed
-from ml_training.errors import DataError
+from digit_detector.audio import AUDIO_SUFFIXES, SAMPLE_RATE, Floats, decode_sound, trimmed
+from digit_detector.errors import DataError
 
 TRIM_DB = -30.0  # what lies lower at the ends of a clip is cut off
 EDGE_DB = -25.0  # a word lasts from its first to its last frame within so much of its loudest

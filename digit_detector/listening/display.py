@@ -9,9 +9,9 @@ import time
 from collections import deque
 from typing import TextIO
 
+from digit_detector.cli.live_line import LiveLine
+from digit_detector.cli.text import escape_controls
 from digit_detector.streaming.engine import Detection
-from ml_training.utils.live_line import LiveLine
-from ml_training.utils.text import escape_controls
 
 _EVERY = 0.08  # seconds between two looks of the live line
 _QUIETEST_DB = -70.0

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ml_training.audio import Floats, Warn, mono_blocks
-from ml_training.errors import MicrophoneError, MissingExtraError
+from digit_detector.audio import Floats, Warn, mono_blocks
+from digit_detector.errors import MicrophoneError, MissingExtraError
 
 STDIN = "-"  # in the place of a file
 PIECE_SECONDS = 0.032  # of sound that comes at a time

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ml_training.errors import DigitError
+from digit_detector.errors import DigitError
 
 _TIMES = 1000  # of the last calls, from which percentiles are made
 

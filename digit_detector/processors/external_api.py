@@ -21,9 +21,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from digit_detector.errors import ConfigError, ServiceError
 from digit_detector.processors.base import AudioProcessor
-from ml_training.errors import ConfigError, ServiceError
-from ml_training.utils.recognisers import NOTHING, said
+from digit_detector.processors.baselines import NOTHING, said
 
 URL, KEY, STYLE, MODEL = "DIGIT_API_URL", "DIGIT_API_KEY", "DIGIT_API_STYLE", "DIGIT_API_MODEL"
 STYLES = ("openai", "huggingface")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from digit_detector.audio import load_audio
+from digit_detector.classifier import load_classifier
+from digit_detector.labels import IS_DIGIT, PIPELINES, PRETRAINED
 from digit_detector.processors.base import AudioProcessor
-from ml_training.audio import load_audio
-from ml_training.config import IS_DIGIT, PIPELINES
-from ml_training.inference import PRETRAINED, load_classifier
 
 
 class ModelProcessor(AudioProcessor):

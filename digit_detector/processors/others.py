@@ -7,10 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 
+from digit_detector.audio import decode, is_silent
+from digit_detector.errors import MissingExtraError, ModelError
 from digit_detector.processors.base import AudioProcessor
-from ml_training.audio import decode, is_silent
-from ml_training.errors import MissingExtraError, ModelError
-from ml_training.utils.recognisers import NOTHING, PocketSphinx, WhisperTiny
+from digit_detector.processors.baselines import NOTHING, PocketSphinx, WhisperTiny
 
 _Recogniser = PocketSphinx | WhisperTiny
 

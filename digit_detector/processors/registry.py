@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from digit_detector.errors import ConfigError, DigitError, did_you_mean
+from digit_detector.labels import MEL_CNN, MFCC, PRETRAINED, RAW_CNN
 from digit_detector.processors.base import AudioProcessor
 from digit_detector.processors.external_api import ExternalAPIProcessor
 from digit_detector.processors.models import EnsembleProcessor, ModelProcessor
 from digit_detector.processors.others import PocketSphinxProcessor, WhisperProcessor
-from ml_training.config import MEL_CNN, MFCC, RAW_CNN
-from ml_training.errors import ConfigError, DigitError, did_you_mean
-from ml_training.inference import PRETRAINED
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ml_training.audio import Floats
+from digit_detector.audio import Floats
 
 SMOOTHED = 3  # frames over which probabilities are averaged
 PASSED = 0.8  # of its height: a hill that is lower has passed its top

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from digit_detector.audio import SAMPLE_RATE, Floats
+from digit_detector.labels import PRETRAINED
 from digit_detector.streaming.engine import Detection, Engine
 from digit_detector.streaming.stream import BLOCK_SECONDS
 from digit_detector.streaming.thresholds import Thresholds
-from ml_training.audio import SAMPLE_RATE, Floats
-from ml_training.inference import PRETRAINED
 
 __all__ = ["Detection", "StreamingDetector"]
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from digit_detector.audio import SAMPLE_RATE, Floats, fit
+from digit_detector.classifier import DigitClassifier, load_classifier, model_file
+from digit_detector.errors import ConfigError
+from digit_detector.labels import MEL_CNN, MFCC, PRETRAINED, RAW_CNN
+from digit_detector.spotter_file import FRAMES, HOP
 from digit_detector.streaming.decision import Candidate, Detection, Evidence, confidence, likeliest, pooled
 from digit_detector.streaming.high_pass import high_pass
 from digit_detector.streaming.models import LARGEST_BATCH, batch_of, spotter, voice_activity
 from digit_detector.streaming.stream import Stream
 from digit_detector.streaming.thresholds import Thresholds, load_thresholds
-from ml_training.audio import SAMPLE_RATE, Floats, fit
-from ml_training.config import MEL_CNN, MFCC, RAW_CNN
-from ml_training.deploy.spotter_file import FRAMES, HOP
-from ml_training.errors import ConfigError
-from ml_training.inference import PRETRAINED, DigitClassifier, load_classifier, model_file
 
 __all__ = ["CONFIRMING", "Detection", "Engine", "available_pipelines", "missing_note"]
 

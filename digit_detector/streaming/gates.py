@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ml_training.audio import Floats
+from digit_detector.audio import Floats
 
 _SILENCE_DB = -78.0  # of full scale; below it nothing is heard
 _ABOVE_DB = 3.0  # what a block must stand out from the background by

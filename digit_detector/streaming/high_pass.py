@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from ml_training.audio import SAMPLE_RATE, Floats
-from ml_training.deploy.spotter_file import BLOCK
+from digit_detector.audio import SAMPLE_RATE, Floats
+from digit_detector.spotter_file import BLOCK
 
 CUTOFF = 40.0  # Hz, where 3 dB are lost
 _PART = math.isqrt(BLOCK)  # a block is as many parts of as many samples

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ml_training.audio import SAMPLE_RATE, Floats
-from ml_training.deploy.metadata import is_intact
-from ml_training.deploy.spotter_file import (
+from digit_detector.audio import SAMPLE_RATE, Floats
+from digit_detector.errors import MissingExtraError, ModelError
+from digit_detector.model_file import is_intact
+from digit_detector.spotter_file import (
     BLOCK,
     BLOCK_NAME,
     EARLIER_NAME,
@@ -24,7 +25,6 @@ from ml_training.deploy.spotter_file import (
     dilations_of,
     earlier_frames,
 )
-from ml_training.errors import MissingExtraError, ModelError
 
 LARGEST_BATCH = 32  # streams at once: beyond, what a network computes no longer fits the cache of a core
 _CONTEXT = 32  # samples before a block that Silero wants with it
@@ -64,7 +64,7 @@ class SpotterState:
 
 
 class Spotter:
-    """Which digit has just ended, in every 16 ms; see ml_training.deploy.spotter_file."""
+    """Which digit has just ended, in every 16 ms; see digit_detector.spotter_file."""
 
     def __init__(self, file: Path) -> None:
         try:
@@ -153,9 +153,9 @@ def spotter(file: str | Path | None = None) -> Spotter:
 
 def spotter_file(file: str | Path | None = None) -> Path:
     """Where a spotter lies: the file itself, or that of the one that ships."""
-    import ml_training
+    import digit_detector
 
-    return Path(ml_training.__file__).parent / "pretrained" / FILE if file is None else Path(file)
+    return Path(digit_detector.__file__).parent / "pretrained" / FILE if file is None else Path(file)
 
 
 @lru_cache(maxsize=1)

@@ -8,12 +8,12 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
+from digit_detector.audio import SAMPLE_RATE, Floats
+from digit_detector.errors import StreamError
+from digit_detector.labels import PRETRAINED
 from digit_detector.streaming.engine import Detection, Engine
 from digit_detector.streaming.stream import Stream
 from digit_detector.streaming.thresholds import Thresholds
-from ml_training.audio import SAMPLE_RATE, Floats
-from ml_training.errors import StreamError
-from ml_training.inference import PRETRAINED
 
 
 class DetectorPool:

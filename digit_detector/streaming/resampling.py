@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ml_training.audio import SAMPLE_RATE, Floats
-from ml_training.deploy.spotter_file import BLOCK
+from digit_detector.audio import SAMPLE_RATE, Floats
+from digit_detector.spotter_file import BLOCK
 
 # A windowed sinc of linear phase: what lies below FLAT of half the lower rate passes, what lies above half of it is
 # ATTENUATION dB down. It delays by 4.5 ms. soxr's streams hold back 11 to 103 ms for as steep a filter, because they

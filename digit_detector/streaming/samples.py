@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_training.audio import LOUDEST, MAX_RATE, MIN_RATE, Floats, as_floats
-from ml_training.errors import NonFiniteAudioError, UndecodableAudioError
+from digit_detector.audio import LOUDEST, MAX_RATE, MIN_RATE, Floats, as_floats
+from digit_detector.errors import NonFiniteAudioError, UndecodableAudioError
 
 MOST_CHANNELS = 32
 # 32-bit integers whose largest lies between these hold 16-bit values: speech in 16 bits reaches the lower one, and no

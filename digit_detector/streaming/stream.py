@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, Floats
+from digit_detector.spotter_file import BLOCK, FRAMES, HOP
 from digit_detector.streaming.decision import Candidate, Detection, WordEnds
 from digit_detector.streaming.gates import EnergyGate, SpeechGate
 from digit_detector.streaming.high_pass import initial_state
@@ -13,8 +15,6 @@ from digit_detector.streaming.models import SpotterState
 from digit_detector.streaming.resampling import Resampler
 from digit_detector.streaming.samples import SampleReader
 from digit_detector.streaming.thresholds import Thresholds
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, Floats
-from ml_training.deploy.spotter_file import BLOCK, FRAMES, HOP
 
 BLOCK_SECONDS = BLOCK / SAMPLE_RATE
 VOICE_PREROLL = 10  # blocks before the energy gate opened that voice activity hears, 0.3 s

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ml_training.errors import ConfigError
+from digit_detector.errors import ConfigError
 
 SHIPPED = Path(__file__).with_name("thresholds.json")
 

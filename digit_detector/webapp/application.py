@@ -22,7 +22,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
-import ml_training
+import digit_detector
+from digit_detector.cli.answers import LONG_SECONDS
+from digit_detector.errors import DigitError
 from digit_detector.processors import PROCESSORS, Answer, AudioProcessor, load_processors
 from digit_detector.streaming.engine import Engine
 from digit_detector.streaming.thresholds import Thresholds
@@ -38,8 +40,6 @@ from digit_detector.webapp.recordings import ALL, Recordings, check_name
 from digit_detector.webapp.sessions import Session, Sessions
 from digit_detector.webapp.settings import Settings
 from digit_detector.webapp.socket import Sockets
-from ml_training.errors import DigitError
-from ml_training.utils.answers import LONG_SECONDS
 
 _GONE = 499  # nginx's number for a client that hung up
 _STATIC = Path(__file__).with_name("static")
@@ -100,7 +100,7 @@ def make_app(
             sessions.close_all()
 
     app = FastAPI(
-        title="Streaming Digit Detector", version=ml_training.__version__, description=_ABOUT, lifespan=living,
+        title="Streaming Digit Detector", version=digit_detector.__version__, description=_ABOUT, lifespan=living,
         docs_url=None, redoc_url=None, responses=_PROBLEMS,
     )  # fmt: skip
 
@@ -118,7 +118,7 @@ def make_app(
         if not alive:
             response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
         return answers.Health(
-            status="ok" if alive == hearing.workers else "degraded", version=ml_training.__version__,
+            status="ok" if alive == hearing.workers else "degraded", version=digit_detector.__version__,
             uptime_seconds=time.monotonic() - began, streams=hearing.streams, workers=hearing.workers,
             workers_alive=alive,
         )  # fmt: skip

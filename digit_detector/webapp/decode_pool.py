@@ -17,10 +17,10 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from digit_detector.audio import SAMPLE_RATE, Floats
+from digit_detector.errors import StreamError
 from digit_detector.webapp.decode_worker import DECODED, READY, REPLY, REQUEST, DecodeLimits
 from digit_detector.webapp.faults import RefusedError, busy
-from ml_training.audio import SAMPLE_RATE, Floats
-from ml_training.errors import StreamError
 
 _PAUSE = 2.0  # seconds between two attempts to start a process
 _PATIENCE = 5.0  # seconds that it is given to end

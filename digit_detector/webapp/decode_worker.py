@@ -23,9 +23,9 @@ from typing import BinaryIO
 
 import numpy as np
 
+from digit_detector.audio import SAMPLE_RATE, Floats, decode
+from digit_detector.errors import DigitError
 from digit_detector.webapp.faults import RefusedError, refusal
-from ml_training.audio import SAMPLE_RATE, Floats, decode
-from ml_training.errors import DigitError
 
 REQUEST = struct.Struct("<I")  # bytes of the upload
 REPLY = struct.Struct("<BBdI")  # DECODED or REFUSED, whether the process ends now, seconds, bytes of the payload

@@ -19,11 +19,11 @@ from typing import BinaryIO
 
 import numpy as np
 
+from digit_detector.errors import DigitError
 from digit_detector.streaming.engine import Engine
 from digit_detector.streaming.pool import DetectorPool
 from digit_detector.streaming.stream import BLOCK_SECONDS
 from digit_detector.streaming.thresholds import Thresholds
-from ml_training.errors import DigitError
 
 HEAD = struct.Struct("<BIII")  # what to do, number of the stream, its rate in Hz, bytes that follow
 HEAR, END, FORGET = range(3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from ml_training.errors import (
+from digit_detector.errors import (
     AudioError,
     ConfigError,
     DigitError,

@@ -8,8 +8,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from digit_detector.errors import ConfigError, did_you_mean
 from digit_detector.webapp.settings import Settings
-from ml_training.errors import ConfigError, did_you_mean
 
 PREFIX = "DIGITS_"
 _ALIASES = {"model_dir": ("--models_dir",)}

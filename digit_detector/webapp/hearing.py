@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
 from itertools import count
 
+from digit_detector.errors import AudioError, DigitError, StreamError
 from digit_detector.streaming.engine import Detection
 from digit_detector.streaming.thresholds import Thresholds
 from digit_detector.webapp.ears import END, FORGET, HEAD, HEAR
 from digit_detector.webapp.faults import RefusedError, busy, refusal
-from ml_training.errors import AudioError, DigitError, StreamError
 
 _LONGEST_LINE = 1 << 24  # bytes that a process may tell at once
 _PAUSE = 2.0  # seconds between two attempts to start one

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from digit_detector.classifier import model_file
+from digit_detector.labels import PIPELINES
+from digit_detector.spotter_file import FILE, dilations_of, earlier_frames
 from digit_detector.streaming.models import silero_file, spotter, spotter_file
 from digit_detector.streaming.thresholds import Thresholds
-from ml_training.config import PIPELINES
-from ml_training.deploy.spotter_file import FILE, dilations_of, earlier_frames
-from ml_training.inference import model_file
 
 
 class ModelFiles:

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Protocol
 
+from digit_detector.audio import SAMPLE_RATE, Floats
+from digit_detector.errors import did_you_mean
 from digit_detector.processors import PROCESSORS, Answer, AudioProcessor, Processors
 from digit_detector.webapp.decode_pool import DecodeWorker
 from digit_detector.webapp.decode_worker import DecodeLimits
 from digit_detector.webapp.fair_pool import FairPool
 from digit_detector.webapp.faults import RefusedError
 from digit_detector.webapp.settings import Settings
-from ml_training.audio import SAMPLE_RATE, Floats
-from ml_training.errors import did_you_mean
 
 ALL = "all"
 _Answers = list[tuple[str, Answer]]  # names of processors, and what they say

@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ml_training.config import setting
-from ml_training.errors import ConfigError
-from ml_training.inference import PRETRAINED
+from digit_detector.errors import ConfigError
+from digit_detector.fields import setting
+from digit_detector.labels import PRETRAINED
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 _NAME = re.compile(r"[a-zA-Z0-9.-]+|[0-9a-fA-F:]+")

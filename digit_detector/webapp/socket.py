@@ -11,12 +11,12 @@ from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
 
+from digit_detector.audio import MAX_RATE
 from digit_detector.webapp.clients import client_of
 from digit_detector.webapp.faults import RefusedError, body, busy
 from digit_detector.webapp.hearing import Heard, Hearing, Line
 from digit_detector.webapp.sessions import Recording, Session, Sessions
 from digit_detector.webapp.settings import Settings
-from ml_training.audio import MAX_RATE
 
 _LOWEST_RATE = 4000
 _REFUSED, _TOO_LARGE, _BUSY = 1008, 1009, 1013  # close codes of RFC 6455 and its registry

@@ -12,7 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from ml_training.audio import AUDIO_SUFFIXES, Floats
+from digit_detector.audio import AUDIO_SUFFIXES, Floats
+from digit_detector.cli.signals import StopSignals
+from digit_detector.cli.text import escape_controls
+from digit_detector.errors import BatchError, ConfigError, Interrupted
 from ml_training.batch.decoding import Decoded, decoded
 from ml_training.batch.flags import AUTO, ONLY_WITH_OUT
 from ml_training.batch.journal import Journal, without
@@ -20,9 +23,6 @@ from ml_training.batch.progress import Progress
 from ml_training.batch.sizes import Batches
 from ml_training.batch.tables import Row, table_for
 from ml_training.batch.walk import ELSEWHERE, Found, Walk, kinds_of, place
-from ml_training.errors import BatchError, ConfigError, Interrupted
-from ml_training.utils.signals import StopSignals
-from ml_training.utils.text import escape_controls
 
 MAX_DECODERS = 64
 

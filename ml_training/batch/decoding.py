@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ml_training.audio import NUM_SAMPLES, Floats, load_audio
+from digit_detector.audio import NUM_SAMPLES, Floats, load_audio
+from digit_detector.errors import DigitError
 from ml_training.batch.walk import Found
-from ml_training.errors import DigitError
 
 AHEAD_BYTES = 16 << 20  # of clips that are decoded, or being decoded, while the model is busy
 CLIP_BYTES = NUM_SAMPLES * np.dtype(np.float32).itemsize

@@ -24,10 +24,10 @@ from itertools import pairwise, starmap
 from pathlib import Path
 from typing import NamedTuple
 
+from digit_detector.errors import BatchError
 from ml_training.batch.state import Settings, fingerprint, matching, read_state, refuse_another, write_state
 from ml_training.batch.tables import LONGEST, Row, Table
 from ml_training.batch.walk import Found, place
-from ml_training.errors import BatchError
 
 _SYNC_SECONDS = 5.0  # what a power cut may cost; a kill costs less
 _BLOCK = 1 << 16

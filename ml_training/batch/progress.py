@@ -6,8 +6,8 @@ import sys
 import time
 from typing import TextIO
 
-from ml_training.utils.live_line import LiveLine
-from ml_training.utils.text import escape_controls
+from digit_detector.cli.live_line import LiveLine
+from digit_detector.cli.text import escape_controls
 
 LIVE_SECONDS = 0.2
 LINE_SECONDS = 10.0

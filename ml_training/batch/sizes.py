@@ -7,9 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
-from ml_training.audio import Floats
-from ml_training.errors import ModelMemoryError
-from ml_training.utils.memory import available_memory, used_memory
+from digit_detector.audio import Floats
+from digit_detector.errors import ModelMemoryError
+from digit_detector.memory import available_memory, used_memory
 
 FIRST, MOST = 8, 64  # of a batch that grows; more clips than this outgrow a processor's cache and take longer each
 SHARE = 4  # a batch grows while what it takes is at most the fourth part of what there is left

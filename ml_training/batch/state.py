@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ml_training.errors import BatchError
-from ml_training.utils.files import write_json
+from digit_detector.errors import BatchError
+from digit_detector.files import write_json
 
 FORMAT = "streaming-digit-detector batch"
 VERSION = 2

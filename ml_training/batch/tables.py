@@ -13,9 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_training.audio import Floats
-from ml_training.config import IS_DIGIT, LABELS
-from ml_training.errors import BatchError, MissingExtraError
+from digit_detector.audio import Floats
+from digit_detector.errors import BatchError, MissingExtraError
+from digit_detector.labels import IS_DIGIT, LABELS
 
 CSV, JSON_LINES, PARQUET = SUFFIXES = (".csv", ".jsonl", ".parquet")
 PROBABILITIES = tuple(f"probability_{digit}" for digit in range(len(LABELS)))

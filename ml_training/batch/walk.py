@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ml_training.audio import AUDIO_SUFFIXES
-from ml_training.errors import BatchError
+from digit_detector.audio import AUDIO_SUFFIXES
+from digit_detector.errors import BatchError
 
 CHUNK = 1 << 15  # names of one folder; a larger folder is listed anew for each so many
 FOLDER, FILE, LINK, SPECIAL = "folder", "file", "link", "special"  # special: a pipe, a device

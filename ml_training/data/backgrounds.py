@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, decode_sound
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, decode_sound
+from digit_detector.errors import AudioError, DataError
 from ml_training.data import cache, generated_noise
 from ml_training.data.array_file import Block, Key
 from ml_training.data.checks import noise_files
 from ml_training.data.generated_noise import SAMPLES, generated_sounds
-from ml_training.errors import AudioError, DataError
 from ml_training.results import Floats
 
 _FRAME = SAMPLE_RATE // 50

@@ -25,8 +25,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from digit_detector.errors import DataError
 from ml_training.data.array_file import AnyArray, Arrays, Block, Key, Stored, fault_of, head_of, opened, write
-from ml_training.errors import DataError
 
 FOLDER_VARIABLE = "DIGIT_CACHE_DIR"
 DEFAULT_LIMIT = 8 << 30  # bytes

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ml_training.audio import SAMPLE_RATE
+from digit_detector.audio import SAMPLE_RATE
 
 TELEPHONE_HZ = (300.0, 3400.0)  # ITU-T G.712
 MU = 255.0  # ITU-T G.711

@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ml_training.audio import AUDIO_SUFFIXES
-from ml_training.config import LABELS, AugmentationConfig, TrainConfig
+from digit_detector.audio import AUDIO_SUFFIXES
+from digit_detector.errors import DataError
+from digit_detector.labels import LABELS
+from ml_training.config import AugmentationConfig, TrainConfig
 from ml_training.data import fsdd
 from ml_training.data.dataset_loader import check_is_fsdd, find_clips
 from ml_training.data.decoded import wav_tree_hash
 from ml_training.data.tables import is_table
-from ml_training.errors import DataError
 
 _DIGITS = {*LABELS, *map(str, range(10))}
 

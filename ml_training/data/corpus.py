@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE
 from ml_training.results import Floats, Ints, SkippedClip
 
 NOT_A_DIGIT = -1  # label of a clip that says none

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from digit_detector.errors import DataError, DownloadError
 from ml_training.config import TrainConfig
 from ml_training.data import fsdd
 from ml_training.data.corpus import OFFICIAL_TEST_INDICES, TEST, TRAIN, UNKNOWN_SPEAKER, Corpus
@@ -24,7 +25,6 @@ from ml_training.data.layouts import EXPECTED, MAX_SKIPPED, clips_of, named_clip
 from ml_training.data.rows import joined
 from ml_training.data.spoken import spoken_digits
 from ml_training.data.tables import clips_of_table, is_table
-from ml_training.errors import DataError, DownloadError
 from ml_training.results import SkippedClip
 
 __all__ = ["MAX_SKIPPED", "Corpus", "load_corpus", "load_folder"]

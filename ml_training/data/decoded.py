@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ml_training import audio, audio_files, audio_headers, audio_streams
-from ml_training.audio import NUM_SAMPLES, decode_sound, fit
+from digit_detector import audio, audio_files, audio_headers, audio_streams
+from digit_detector.audio import NUM_SAMPLES, decode_sound, fit
+from digit_detector.errors import AudioError, DataError
 from ml_training.data import cache, fsdd
 from ml_training.data.array_file import Block, Key
 from ml_training.data.rows import Rows, Source, as_array
-from ml_training.errors import AudioError, DataError
 from ml_training.results import Floats, Ints, SkippedClip
 
 MAX_CLIP_BYTES = 64 << 20  # no recording of a digit is larger; several are in memory at once

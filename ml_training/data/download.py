@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ml_training.errors import DownloadError, MissingExtraError
+from digit_detector.errors import DownloadError, MissingExtraError
 
 Progress = Callable[[int, int], None]  # bytes so far, bytes in all or 0 when the server does not say
 

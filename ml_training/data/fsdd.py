@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from lzma import LZMAError
 from pathlib import Path
 
+from digit_detector.errors import DataError, DownloadError, MissingExtraError
 from ml_training.data.download import Progress, fetch
-from ml_training.errors import DataError, DownloadError, MissingExtraError
 
 NAME = "FSDD v1.0.10"
 TREE_HASH = "d04322e322a9f937f6f4f7c8546693755184df5b"

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_training.audio import SAMPLE_RATE
+from digit_detector.audio import SAMPLE_RATE
 from ml_training.results import Floats
 
 SECONDS = 3  # of one sound

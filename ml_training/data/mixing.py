@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ml_training.config import LABELS, AugmentationConfig
+from digit_detector.labels import LABELS
+from ml_training.config import AugmentationConfig
 
 _QUIET = 1e-9
 

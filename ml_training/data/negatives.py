@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ml_training.audio import NUM_SAMPLES, decode_sound, fit, trimmed
+from digit_detector.audio import NUM_SAMPLES, decode_sound, fit, trimmed
+from digit_detector.errors import AudioError, DataError, DigitError
 from ml_training.config import TrainConfig
 from ml_training.data import cache
 from ml_training.data.array_file import Block
@@ -23,7 +24,6 @@ from ml_training.data.splits import Split
 from ml_training.data.spoiling import KINDS
 from ml_training.data.spoken import engine, from_cache
 from ml_training.data.synthetic import VOICES, say
-from ml_training.errors import AudioError, DataError, DigitError
 from ml_training.results import Floats, Ints
 
 # Everyday words, and words near a digit; none that is spoken like one (to, for, won, ate), nor "oh", which many say

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from digit_detector.errors import DataError
 from ml_training.config import TrainConfig, fold_numbers
 from ml_training.data.corpus import UNKNOWN_SPEAKER, VALIDATION, Corpus
-from ml_training.errors import DataError
 from ml_training.results import Ints
 
 RANDOM_TEST_SHARE = 0.2

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE
 from ml_training.data.backgrounds import excerpts
 
 KINDS = ("cut off", "doubled", "spliced", "turned round", "noise")

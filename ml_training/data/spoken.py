@@ -7,7 +7,7 @@ from importlib import metadata
 
 import numpy as np
 
-from ml_training import audio
+from digit_detector import audio
 from ml_training.data import cache, espeak_worker, synthetic
 from ml_training.data.array_file import Arrays, Block, Key
 from ml_training.data.corpus import Corpus

@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, fit, trimmed
-from ml_training.config import LABELS
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, fit, trimmed
+from digit_detector.errors import DataError, MissingExtraError
+from digit_detector.labels import LABELS
 from ml_training.data import espeak_worker
 from ml_training.data.corpus import Corpus
-from ml_training.errors import DataError, MissingExtraError
 from ml_training.results import Floats, Ints
 
 NAME = "synthetic speech (espeak-ng)"

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from digit_detector.errors import DataError, DigitError
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.data.fsdd import TREE_HASH
 from ml_training.data.rows import joined, some
 from ml_training.data.splits import Split
 from ml_training.data.spoken import spoken_digits
-from ml_training.errors import DataError, DigitError
 from ml_training.results import Ints
 
 WITH_FSDD = 0.25  # recordings of one's own may not be in English

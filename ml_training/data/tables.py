@@ -9,11 +9,11 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from ml_training.config import LABELS
+from digit_detector.errors import DataError
+from digit_detector.labels import LABELS
 from ml_training.data.corpus import PARTS, TEST, TRAIN, UNKNOWN_SPEAKER, VALIDATION
 from ml_training.data.decoded import ClipFile, read_clip
 from ml_training.data.layouts import digit_of
-from ml_training.errors import DataError
 
 SUFFIXES = (".csv", ".tsv")
 MAX_ROWS = 2_000_000

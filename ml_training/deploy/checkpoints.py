@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ml_training.config import PIPELINES, PRETRAINED, model_folder
-from ml_training.errors import CheckpointError
-from ml_training.utils.files import check_not_shipped
+from digit_detector.errors import CheckpointError
+from digit_detector.files import check_not_shipped
+from digit_detector.labels import PIPELINES, PRETRAINED, model_folder
 
 BEST = "best_model.pt"
 

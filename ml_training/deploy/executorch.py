@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ml_training.audio import NUM_SAMPLES, Floats
+from digit_detector.audio import NUM_SAMPLES, Floats
+from digit_detector.errors import ExportError, MissingExtraError
+from digit_detector.files import write_atomically
 from ml_training.deploy.export import TOLERANCE, quiet, reference_of
-from ml_training.errors import ExportError, MissingExtraError
-from ml_training.utils.files import write_atomically
 
 METADATA_METHOD = "metadata"  # of the program: gives what the file says of itself, as JSON
 

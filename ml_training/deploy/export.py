@@ -17,11 +17,11 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from ml_training.audio import NUM_SAMPLES, Floats
-from ml_training.config import LABELS
-from ml_training.deploy.metadata import DIGIT_NAME, INPUT_NAME, SCORES_NAME, model_metadata, seal, unsealed
-from ml_training.errors import ExportError
-from ml_training.utils.files import write_atomically
+from digit_detector.audio import NUM_SAMPLES, Floats
+from digit_detector.errors import ExportError
+from digit_detector.files import write_atomically
+from digit_detector.labels import LABELS
+from digit_detector.model_file import DIGIT_NAME, INPUT_NAME, SCORES_NAME, model_metadata, seal, unsealed
 
 __all__ = [
     "TOLERANCE", "Network", "answers", "export_onnx", "model_metadata", "network_of", "quiet", "reference_of", "sealed",
@@ -56,7 +56,7 @@ class _Graph(nn.Module):
 def export_onnx(model: nn.Module, path: Path, metadata: Mapping[str, str], parity_waveforms: Floats) -> float:
     """Write `model` to `path` as ONNX: "waveform" (N, 8000) float32 -> "logits" (N, 10) and "digit_score" (N,).
 
-    `metadata` (see ml_training.deploy.metadata) goes into the file. The file is then compared with
+    `metadata` (see digit_detector.model_file) goes into the file. The file is then compared with
     the model on `parity_waveforms` (at least one, float32 (N, 8000), real clips), in batches and
     one by one, and put in its place only if they agree. Returns the largest |difference| of a score,
     before a temperature below 1 that the model may have.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ml_training.deploy.versions import Version
+from digit_detector.versions import Version
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ml_training.audio import Floats
+from digit_detector.audio import Floats
+from digit_detector.errors import ExportError
+from digit_detector.model_file import INPUT_NAME
 from ml_training.deploy.export import Network, answers, quiet
-from ml_training.deploy.metadata import INPUT_NAME
-from ml_training.errors import ExportError
 from ml_training.results import Ints
 from ml_training.utils.temporary import temporary_folder
 

@@ -34,8 +34,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ml_training.deploy.promotion import Comparison, compare_for_promotion
-from ml_training.deploy.versions import (
+from digit_detector.errors import ConfigError, ModelError, TrainingError
+from digit_detector.files import finite, flush_folder, json_bytes, write_durably
+from digit_detector.versions import (
     FORMAT,
     PROMOTED,
     RECORD,
@@ -58,8 +59,7 @@ from ml_training.deploy.versions import (
     version_folder,
     whole_version,
 )
-from ml_training.errors import ConfigError, ModelError, TrainingError
-from ml_training.utils.files import finite, flush_folder, json_bytes, write_durably
+from ml_training.deploy.promotion import Comparison, compare_for_promotion
 from ml_training.utils.locks import locked
 
 LOCK = ".lock"

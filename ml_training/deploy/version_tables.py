@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from digit_detector.versions import FileRecord, Row, State, Version, version_folder
 from ml_training.config import AugmentationConfig, TrainConfig, flat, to_dict
-from ml_training.deploy.versions import FileRecord, Row, State, Version, version_folder
 
 SHORT = 12  # signs of a hash that are shown
 PROVENANCE = ("data_hash", "test_hash", "git_commit", "created")  # of figures; JSON alone tells it

@@ -26,9 +26,9 @@ import numpy as np
 import soundfile
 
 import ml_training
-from ml_training.audio import SAMPLE_RATE
-from ml_training.deploy.metadata import git_commit
-from ml_training.errors import DigitError
+from digit_detector.audio import SAMPLE_RATE
+from digit_detector.errors import DigitError
+from digit_detector.model_file import git_commit
 from ml_training.evaluation.contenders import Contender, contenders
 from ml_training.results import Count, Floats
 from ml_training.utils.temporary import temporary_folder

@@ -9,8 +9,10 @@ import numpy as np
 import soundfile
 import soxr
 
-from ml_training.audio import SAMPLE_RATE
-from ml_training.config import PIPELINES, TrainConfig
+from digit_detector.audio import SAMPLE_RATE
+from digit_detector.labels import PIPELINES
+from digit_detector.processors.baselines import WIDE
+from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.data.fsdd import recordings_folder
@@ -27,7 +29,6 @@ from ml_training.evaluation.protocols import (
 )
 from ml_training.evaluation.records import log_scoring
 from ml_training.results import ModelScore, ProtocolResult
-from ml_training.utils.recognisers import WIDE
 
 
 def benchmark(

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from ml_training.config import INT8, PIPELINES
+from digit_detector.files import write_atomically
+from digit_detector.labels import INT8, PIPELINES
 from ml_training.evaluation.benchmark import YARDSTICK_MS, BenchmarkResult, Measured
-from ml_training.utils.files import write_atomically
 from ml_training.utils.visualization import COLOURS, GRID, INK, MUTED, dress, head, new_figure, save
 
 PAGE, JSON = "benchmark.md", "benchmark.json"

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ml_training.config import FP32, TrainConfig
+from digit_detector.errors import ConfigError, DataError
+from digit_detector.files import unwritable
+from digit_detector.labels import FP32, PRETRAINED
+from ml_training.config import TrainConfig
 from ml_training.data.cache import Cache, caching
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
-from ml_training.errors import ConfigError, DataError
 from ml_training.evaluation.paired import comparable, compared, to_dicts
 from ml_training.evaluation.perturbations import load_recordings
 from ml_training.evaluation.protocols import (
@@ -46,10 +48,8 @@ from ml_training.evaluation.records import (
 )
 from ml_training.evaluation.rejection import OWN_KINDS, load_others, rejection
 from ml_training.evaluation.version_metrics import record_with_versions
-from ml_training.inference import PRETRAINED
 from ml_training.results import ProtocolResult
 from ml_training.utils.evaluation_tables import plural, provenance, tables_of, title_of
-from ml_training.utils.files import unwritable
 from ml_training.utils.report_evaluation import write_evaluation_report
 from ml_training.utils.visualization_evaluation import plot_result, slug
 

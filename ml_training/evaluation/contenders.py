@@ -15,11 +15,11 @@ from typing import Protocol
 
 import numpy as np
 
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, fit, load_audio
-from ml_training.config import FILE_PRECISIONS, FP32, MFCC, PIPELINES, RAW_CNN
-from ml_training.inference import PRETRAINED, load_classifier
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, fit, load_audio
+from digit_detector.classifier import load_classifier
+from digit_detector.labels import FILE_PRECISIONS, FP32, MFCC, PIPELINES, PRETRAINED, RAW_CNN
+from digit_detector.processors.baselines import WIDE, PocketSphinx, WhisperTiny
 from ml_training.results import Floats, Ints
-from ml_training.utils.recognisers import WIDE, PocketSphinx, WhisperTiny
 
 _BATCH = 64
 

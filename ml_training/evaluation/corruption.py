@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE
 from ml_training.results import Floats, Ints
 
 CUT_OFF, DOUBLED = KINDS = ("cut off", "doubled")

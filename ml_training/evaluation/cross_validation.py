@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from digit_detector.cli.live_line import LiveLine
+from digit_detector.cli.signals import StopSignals
+from digit_detector.errors import ConfigError, DataError, TrainingError
 from ml_training.config import MAX_FOLDS, TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.data.splits import known_speakers
-from ml_training.errors import ConfigError, DataError, TrainingError
 from ml_training.evaluation.fold_workers import suitable_jobs, train_in_processes
 from ml_training.evaluation.folds import PER_FOLD, Fold, finished, fold_of, train_fold
 from ml_training.evaluation.protocols import CV, KEPT, LOSO, TestClips, new_result, subset
@@ -26,8 +28,6 @@ from ml_training.pipelines import PIPELINE_REGISTRY
 from ml_training.pipelines.base import Pipeline
 from ml_training.results import Count, ModelScore, ProtocolResult
 from ml_training.training.setup import cpu_threads
-from ml_training.utils.live_line import LiveLine
-from ml_training.utils.signals import StopSignals
 
 Report = Callable[[str], None]
 EVERY = "every speaker"

@@ -14,8 +14,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from ml_training.audio import SAMPLE_RATE
-from ml_training.errors import ModelError
+from digit_detector.audio import SAMPLE_RATE
+from digit_detector.errors import ModelError
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel
 from ml_training.pipelines.features import HOP, WINDOW, Deltas, LogMel

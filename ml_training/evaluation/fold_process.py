@@ -12,15 +12,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from digit_detector.cli.signals import StopSignals
+from digit_detector.errors import DigitError, Interrupted
 from ml_training.config import TrainConfig, to_dict
 from ml_training.data.cache import Cache, caching
 from ml_training.data.dataset_loader import load_corpus
-from ml_training.errors import DigitError, Interrupted
 from ml_training.evaluation.folds import Fold, train_fold
 from ml_training.pipelines import get_pipeline
 from ml_training.training.setup import cpu_threads
 from ml_training.utils.processes import tell_parent, words_from_parent
-from ml_training.utils.signals import StopSignals
 
 
 def fold_line(fold: Fold) -> str:

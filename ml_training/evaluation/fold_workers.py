@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from digit_detector.memory import available_memory
 from ml_training.config import TrainConfig
 from ml_training.evaluation.fold_process import fold_line, start_line
 from ml_training.evaluation.folds import Fold
-from ml_training.utils.memory import available_memory
 from ml_training.utils.processes import JsonProcess, Said, end_all, next_words
 
 WORKER_MEMORY = 1_000_000_000  # bytes that a process is expected to want

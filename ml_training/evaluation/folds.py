@@ -18,16 +18,19 @@ from typing import Any
 import torch
 
 import ml_training
-from ml_training.config import TrainConfig, model_folder, to_dict
+from digit_detector.classifier import MODEL_FILE
+from digit_detector.cli.signals import StopSignals
+from digit_detector.errors import CheckpointError, TrainingError
+from digit_detector.files import write_json
+from digit_detector.labels import model_folder
+from digit_detector.model_file import git_commit
+from ml_training.config import TrainConfig, to_dict
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.negatives import hash_of_words
 from ml_training.data.synthetic_share import settled
 from ml_training.deploy.export import export_onnx
-from ml_training.deploy.metadata import git_commit
-from ml_training.errors import CheckpointError, TrainingError
 from ml_training.evaluation.calibration import calibration
 from ml_training.evaluation.protocols import KEPT, THROWN
-from ml_training.inference import MODEL_FILE
 from ml_training.pipelines.base import Pipeline
 from ml_training.results import EpochRecord
 from ml_training.training.checkpoint import FREE_SETTINGS, INTERRUPTED, CheckpointStore, RunIdentity
@@ -36,8 +39,6 @@ from ml_training.training.observer import Unobserved
 from ml_training.training.ready import build_model
 from ml_training.training.setup import load_weights, predict_probabilities
 from ml_training.training.trainer import train_model
-from ml_training.utils.files import write_json
-from ml_training.utils.signals import StopSignals
 
 Report = Callable[[str], None]
 PER_FOLD = ("held_out_speaker", "fold", "seed")  # settings that differ from fold to fold

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
-from ml_training.errors import DataError
+from digit_detector.errors import DataError
 from ml_training.results import ProtocolResult
 
 Key = tuple[int, str]  # of a fold: seed, what was left out

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, SAMPLE_RATE, decode_sound
-from ml_training.errors import AudioError, DataError
+from digit_detector.audio import AUDIO_SUFFIXES, NUM_SAMPLES, SAMPLE_RATE, decode_sound
+from digit_detector.errors import AudioError, DataError
 from ml_training.results import Floats
 
 FRAME = SAMPLE_RATE // 50  # 20 ms

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 import ml_training
-from ml_training.audio import SAMPLE_RATE
-from ml_training.config import FP32, PIPELINES
+from digit_detector.audio import SAMPLE_RATE
+from digit_detector.classifier import DigitClassifier, load_classifier, model_file
+from digit_detector.errors import DataError
+from digit_detector.labels import FP32, PIPELINES
+from digit_detector.model_file import git_commit
 from ml_training.data.corpus import OFFICIAL_TEST_INDICES, Corpus
-from ml_training.deploy.metadata import git_commit
-from ml_training.errors import DataError
 from ml_training.evaluation.calibration import BINS, calibration, tempered
 from ml_training.evaluation.perturbations import CLEAN, FRAME, WORD_DB, Condition, Recordings, perturbed
-from ml_training.inference import DigitClassifier, load_classifier, model_file
 from ml_training.results import (
     Count,
     Curve,

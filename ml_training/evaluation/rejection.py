@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ml_training.audio import AUDIO_SUFFIXES, NUM_SAMPLES, SAMPLE_RATE, decode_sound, fit
-from ml_training.config import IS_DIGIT
-from ml_training.errors import AudioError, DataError
+from digit_detector.audio import AUDIO_SUFFIXES, NUM_SAMPLES, SAMPLE_RATE, decode_sound, fit
+from digit_detector.errors import AudioError, DataError
+from digit_detector.labels import IS_DIGIT
 from ml_training.evaluation.corruption import KINDS, corrupt_digits
 from ml_training.evaluation.protocols import REJECTION, TestClips, TrainedModel, new_result, refuse_known, score
 from ml_training.results import Count, Floats, ProtocolResult, Rejection

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ml_training.config import model_folder
+from digit_detector.classifier import MODEL_FILE
+from digit_detector.errors import DigitError
+from digit_detector.labels import model_folder
+from digit_detector.versions import find
 from ml_training.deploy.version_store import record
-from ml_training.deploy.versions import find
-from ml_training.errors import DigitError
-from ml_training.inference import MODEL_FILE
 from ml_training.results import ModelCard, ProtocolResult
 
 Report = Callable[[str], None]

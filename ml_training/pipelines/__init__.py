@@ -5,7 +5,7 @@ A further pipeline is one new file, one row here and its name in config.py.
 
 from __future__ import annotations
 
-from ml_training.errors import ConfigError, did_you_mean
+from digit_detector.errors import ConfigError, did_you_mean
 from ml_training.pipelines import mel_cnn_pipeline, mfcc_pipeline, raw_cnn_pipeline
 from ml_training.pipelines.base import DigitModel, Pipeline
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ml_training.config import LABELS, AugmentationConfig, Recipe
+from digit_detector.labels import LABELS
+from ml_training.config import AugmentationConfig, Recipe
 
 OUTPUTS = len(LABELS) + 1  # of a network
 CERTAINTY = 0.6  # how much it tells of there being a digit when one of the ten stands out

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE
 
 WINDOW = 256  # samples under the Hann window (32 ms), and points of the transform
 HOP = 160  # samples between frames (20 ms)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ml_training.config import MEL_CNN, AugmentationConfig, Recipe
+from digit_detector.labels import MEL_CNN
+from ml_training.config import AugmentationConfig, Recipe
 from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, channels_last, widened
 from ml_training.pipelines.features import LogMel, SpecAugment, below_peak, normalise_level
 

@@ -17,7 +17,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ml_training.config import MFCC, AugmentationConfig, Recipe
+from digit_detector.labels import MFCC
+from ml_training.config import AugmentationConfig, Recipe
 from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, widened
 from ml_training.pipelines.features import (
     AMIN,

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ml_training.audio import SAMPLE_RATE
-from ml_training.config import RAW_CNN, AugmentationConfig, Recipe
+from digit_detector.audio import SAMPLE_RATE
+from digit_detector.labels import RAW_CNN
+from ml_training.config import AugmentationConfig, Recipe
 from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, channels_last, widened
 from ml_training.pipelines.features import (
     AMIN,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ml_training
-from ml_training.errors import ClusterError, MissingExtraError
+from digit_detector.errors import ClusterError, MissingExtraError
 
 _PATIENCE = 10.0  # seconds in which somebody has to answer
 LOOPBACK = "127.0.0.1"

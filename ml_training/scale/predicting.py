@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ml_training.audio import AUDIO_SUFFIXES, Floats, load_audio
+from digit_detector.audio import AUDIO_SUFFIXES, Floats, load_audio
+from digit_detector.errors import BatchError, ClusterError, ConfigError, DigitError
 from ml_training.batch.tables import Row
 from ml_training.batch.walk import Found
-from ml_training.errors import BatchError, ClusterError, ConfigError, DigitError
 from ml_training.scale.cluster import cluster, cores_of, quiet
 
 if TYPE_CHECKING:
+    from digit_detector.classifier import DigitClassifier
     from ml_training.batch.command import BatchRequest
-    from ml_training.inference import DigitClassifier
 
 CHUNK = 20_000  # names on their way at once
 BATCH = 64  # recordings that a worker takes at once
@@ -79,8 +79,8 @@ class Hearer:
         import tempfile
         from pathlib import Path
 
-        from ml_training.config import model_folder
-        from ml_training.inference import MODEL_FILE, load_classifier
+        from digit_detector.classifier import MODEL_FILE, load_classifier
+        from digit_detector.labels import model_folder
 
         self._folder = tempfile.TemporaryDirectory()
         place = model_folder(self._folder.name, name)

@@ -8,10 +8,11 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from ml_training.config import TrainConfig, model_folder, to_dict
-from ml_training.errors import ClusterError, ConfigError
+from digit_detector.errors import ClusterError, ConfigError
+from digit_detector.files import write_json
+from digit_detector.labels import model_folder
+from ml_training.config import TrainConfig, to_dict
 from ml_training.scale.cluster import cluster, cores_of, quiet
-from ml_training.utils.files import write_json
 
 MAX_FAILURES = 8  # machines that may be lost before the work is given up
 _PLACES = ("models_dir", "log_dir", "data_dir", "extra_dir", "words_dir", "teacher_dir")
@@ -121,5 +122,5 @@ def _with_whole_paths(config: TrainConfig) -> TrainConfig:
 def _reason(error: BaseException) -> str:
     """The line of a long message that says what happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    ours = [line for line in lines if line.startswith("ml_training.errors.")]
-    return (ours or lines or [type(error).__name__])[-1].removeprefix("ml_training.errors.")[:300]
+    ours = [line for line in lines if line.startswith("digit_detector.errors.")]
+    return (ours or lines or [type(error).__name__])[-1].removeprefix("digit_detector.errors.")[:300]

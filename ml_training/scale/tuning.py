@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from digit_detector.errors import ClusterError, ConfigError
 from ml_training.config import TrainConfig, to_dict
-from ml_training.errors import ClusterError, ConfigError
 from ml_training.scale.cluster import cluster, cores_of, quiet
 from ml_training.tuning.objectives import Judge
 from ml_training.tuning.optuna_study import STUDY, check_plan, optuna_module, suggest, trial_sampler
@@ -102,11 +102,11 @@ def try_one(config: dict[str, Any], task: dict[str, Any], folder: str) -> None:
     """A trial, in a process of Ray's."""
     from ray import tune
 
+    from digit_detector.cli.signals import StopSignals
     from ml_training.data.cache import Cache, caching
     from ml_training.data.dataset_loader import load_corpus
     from ml_training.pipelines import get_pipeline
     from ml_training.training.setup import cpu_threads
-    from ml_training.utils.signals import StopSignals
 
     base = TrainConfig(**task["config"])
     values = json.loads(config["values"])

@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from digit_detector.cli.live_line import LiveLine
+from digit_detector.cli.signals import StopSignals
+from digit_detector.errors import ConfigError
+from digit_detector.files import unwritable
+from digit_detector.spotter_file import spotter_metadata
 from ml_training.config import TrainConfig
 from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.splits import split_corpus
-from ml_training.deploy.spotter_file import spotter_metadata
-from ml_training.errors import ConfigError
 from ml_training.spotting.exporting import export_spotter
 from ml_training.spotting.material import load_material
 from ml_training.spotting.scene import Scene
 from ml_training.spotting.training import CHECKPOINT, SpotterConfig, Told, batch, train_spotter
 from ml_training.training.setup import cpu_threads
-from ml_training.utils.files import unwritable
-from ml_training.utils.live_line import LiveLine
-from ml_training.utils.signals import StopSignals
 
 _LINES = 10  # reports, a line each, where no terminal shows a live one
 

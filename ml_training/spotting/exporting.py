@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ml_training.audio import Floats
-from ml_training.deploy.export import TOLERANCE, graph_of, sealed
-from ml_training.deploy.spotter_file import (
+from digit_detector.audio import Floats
+from digit_detector.errors import ExportError
+from digit_detector.files import write_atomically
+from digit_detector.spotter_file import (
     BLOCK,
     BLOCK_NAME,
     DILATIONS_KEY,
@@ -30,9 +31,8 @@ from ml_training.deploy.spotter_file import (
     TAKEN_NAME,
     earlier_frames,
 )
-from ml_training.errors import ExportError
+from ml_training.deploy.export import TOLERANCE, graph_of, sealed
 from ml_training.spotting.network import NOTHING, Block, Spotter
-from ml_training.utils.files import write_atomically
 
 
 class _Step(nn.Module):
@@ -101,7 +101,7 @@ def _across(layers: nn.Sequential) -> tuple[Tensor, Tensor]:
 
 
 def export_spotter(model: Spotter, path: Path, metadata: Mapping[str, str], sound: Floats) -> float:
-    """Write the spotter to `path`; see ml_training.deploy.spotter_file for what goes in and out.
+    """Write the spotter to `path`; see digit_detector.spotter_file for what goes in and out.
 
     It is compared with the network on `sound` (T,) as a stream. Returns the largest difference of a probability. Raises
     ExportError where that is more than TOLERANCE or the network has no ONNX form.

@@ -10,9 +10,10 @@ from typing import Any
 import onnx
 from onnx import TensorProto, compose, helper
 
-from ml_training.deploy.export import sealed
-from ml_training.deploy.metadata import is_intact
-from ml_training.deploy.spotter_file import (
+from digit_detector.errors import ConfigError, ModelError
+from digit_detector.files import write_atomically
+from digit_detector.model_file import is_intact
+from digit_detector.spotter_file import (
     BLOCK_NAME,
     DILATIONS_KEY,
     DURATIONS_NAME,
@@ -22,9 +23,8 @@ from ml_training.deploy.spotter_file import (
     STATE_NAME,
     TAKEN_NAME,
     check_spotter,
-)  # fmt: skip
-from ml_training.errors import ConfigError, ModelError
-from ml_training.utils.files import write_atomically
+)
+from ml_training.deploy.export import sealed
 
 _EACH = ("data", "data_hash", "steps", "seed", "git_commit")  # metadata that are told of every one
 _SPLIT = (STATE_NAME, EARLIER_NAME)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
-from ml_training.config import LABELS, AugmentationConfig
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE
+from digit_detector.labels import LABELS
+from ml_training.config import AugmentationConfig
 from ml_training.data.backgrounds import Backgrounds, generated_backgrounds, load_backgrounds
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.negatives import WORDS, recorded_negatives, spoken_words

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ml_training.audio import SAMPLE_RATE
-from ml_training.config import LABELS
-from ml_training.deploy.spotter_file import HOP, KERNEL
+from digit_detector.audio import SAMPLE_RATE
+from digit_detector.labels import LABELS
+from digit_detector.spotter_file import HOP, KERNEL
 from ml_training.pipelines.features import WINDOW, PowerSpectrogram, mel_filters
 
 BANDS = 40

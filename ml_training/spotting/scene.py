@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ml_training.audio import SAMPLE_RATE
+from digit_detector.audio import SAMPLE_RATE
 from ml_training.data.augmentation import random_response
 from ml_training.data.backgrounds import Backgrounds
 from ml_training.data.channel import LONGEST_TAIL, band_limits, coarse, reverberation, telephone_band

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ml_training.audio import SAMPLE_RATE
+from digit_detector.audio import SAMPLE_RATE
 from ml_training.data.corpus import NOT_A_DIGIT
 from ml_training.results import Floats, Ints
 from ml_training.spotting.words import Words, edges

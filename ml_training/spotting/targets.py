@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ml_training.audio import SAMPLE_RATE
-from ml_training.deploy.spotter_file import HOP
+from digit_detector.audio import SAMPLE_RATE
+from digit_detector.spotter_file import HOP
 from ml_training.results import Floats, Ints
 from ml_training.spotting.network import NOTHING, Ended
 from ml_training.spotting.strings import Digit

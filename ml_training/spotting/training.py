@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ml_training.deploy.spotter_file import HOP
-from ml_training.errors import CheckpointError, Interrupted
+from digit_detector.errors import CheckpointError, Interrupted
+from digit_detector.files import write_atomically
+from digit_detector.spotter_file import HOP
 from ml_training.spotting.material import Material
 from ml_training.spotting.network import Spotter
 from ml_training.spotting.scene import Scene, heard
 from ml_training.spotting.strings import SAMPLES, String, joined_string, spoken_string
 from ml_training.spotting.targets import cost, said_right, stacked, targets
 from ml_training.training.observer import StopRequest
-from ml_training.utils.files import write_atomically
 
 CHECKPOINT = "checkpoint.pt"
 FRAMES = SAMPLES // HOP

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, trimmed
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, trimmed
 from ml_training.config import AugmentationConfig
 from ml_training.data.augmentation import place, trimmed_words
 from ml_training.data.voice import revoice

@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 
+from digit_detector.errors import CheckpointError, DataError
+from digit_detector.files import write_durably
+from digit_detector.model_file import git_commit
+from digit_detector.versions import VERSIONS
 from ml_training import __version__
 from ml_training.config import AugmentationConfig, TrainConfig, to_dict
 from ml_training.data.backgrounds import load_backgrounds
 from ml_training.deploy import checkpoints
-from ml_training.deploy.metadata import git_commit
-from ml_training.deploy.versions import VERSIONS
-from ml_training.errors import CheckpointError, DataError
-from ml_training.utils.files import write_durably
 from ml_training.utils.temporary import clear_half_written
 
 FORMAT = "streaming-digit-detector checkpoint"

@@ -21,13 +21,14 @@ import torch
 from torch import Tensor, nn
 
 import ml_training
-from ml_training.audio import SAMPLE_RATE
-from ml_training.config import LABELS, MFCC, PIPELINE_TITLES, PIPELINES, TrainConfig, model_folder
+from digit_detector.audio import SAMPLE_RATE
+from digit_detector.classifier import load_classifier
+from digit_detector.errors import DigitError, Interrupted
+from digit_detector.labels import LABELS, MFCC, PIPELINE_TITLES, PIPELINES, model_folder
+from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.synthetic import synthesise
-from ml_training.errors import DigitError, Interrupted
-from ml_training.inference import load_classifier
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import Floats

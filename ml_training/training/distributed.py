@@ -18,10 +18,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from digit_detector.cli.torchrun_env import print_on_local_rank_zero, torchrun_rank
+from digit_detector.errors import ConfigError, DataError, DigitError, PeerLostError
 from ml_training.config import TrainConfig
-from ml_training.errors import ConfigError, DataError, DigitError, PeerLostError
 from ml_training.training.setup import choose_device, choose_precision
-from ml_training.utils.torchrun_env import print_on_local_rank_zero, torchrun_rank
 
 _TIMEOUT = timedelta(hours=1)  # rank 0 may load recordings, or test and export a model, while the others wait
 

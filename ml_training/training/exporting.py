@@ -11,22 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 
+from digit_detector import versions
+from digit_detector.errors import CheckpointError, ConfigError, DataError, DigitError
+from digit_detector.files import check_not_shipped, unwritable, write_atomically
+from digit_detector.labels import FILE_PRECISIONS, FP32, INT8, model_folder
+from digit_detector.model_file import onnx_name
 from ml_training import __version__
-from ml_training.config import FILE_PRECISIONS, FP32, INT8, TrainConfig, model_folder
+from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
-from ml_training.deploy import version_store, versions
+from ml_training.deploy import version_store
 from ml_training.deploy.executorch import export_executorch
 from ml_training.deploy.export import answers, export_onnx, network_of, sealed
-from ml_training.deploy.metadata import onnx_name
 from ml_training.deploy.quantise import Judges, quantised, softmax
-from ml_training.errors import CheckpointError, ConfigError, DataError, DigitError
 from ml_training.pipelines import PIPELINE_REGISTRY
 from ml_training.pipelines.base import Pipeline
 from ml_training.results import Evaluation, Floats
 from ml_training.training.checkpoint import BEST, Checkpoint, load_checkpoint
 from ml_training.training.material import PARITY_CLIPS, Material, fitted_temperature, load_material
 from ml_training.training.setup import load_weights, predict, predict_probabilities
-from ml_training.utils.files import check_not_shipped, unwritable, write_atomically
 from ml_training.utils.temporary import clear_half_written, temporary_folder
 
 CALIBRATION_CLIPS = 300

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from digit_detector.memory import halving
 from ml_training.training.objective import Objective
 from ml_training.training.parts import LEAST, RunningStatistics, parts_of
-from ml_training.utils.memory import halving
 
 
 class Gradients:

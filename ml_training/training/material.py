@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from digit_detector.errors import DataError
+from digit_detector.memory import available_memory
+from digit_detector.model_file import model_metadata
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.dataset_loader import load_corpus
@@ -19,13 +22,10 @@ from ml_training.data.negatives import with_negatives
 from ml_training.data.rows import Rows
 from ml_training.data.splits import Split, split_corpus
 from ml_training.data.synthetic_share import settled, with_synthetic_voices
-from ml_training.deploy.metadata import model_metadata
-from ml_training.errors import DataError
 from ml_training.evaluation.calibration import temperature_for_other_voices
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import DataSummary, Evaluation, Floats, Ints
 from ml_training.training.setup import Clips, OnDisk, predict
-from ml_training.utils.memory import available_memory
 
 _AT_ONCE = 2048  # clips in memory while models are tested
 _PLENTY = 0.25  # of the memory that is left: so much may clips take

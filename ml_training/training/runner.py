@@ -15,17 +15,20 @@ from typing import Any
 
 import torch
 
+from digit_detector.classifier import MODEL_FILE, load_classifier
+from digit_detector.cli.signals import StopSignals
+from digit_detector.errors import ConfigError, DigitError, Interrupted
+from digit_detector.files import check_models_dir, write_atomically, write_json
+from digit_detector.labels import LABELS, PIPELINE_TITLES, model_folder
+from digit_detector.model_file import git_commit
+from digit_detector.versions import Added, Origin, version_folder
 from ml_training import __version__
-from ml_training.config import LABELS, PIPELINE_TITLES, TrainConfig, model_folder, to_dict
+from ml_training.config import TrainConfig, to_dict
 from ml_training.data.backgrounds import load_backgrounds
 from ml_training.data.cache import Cache, caching
 from ml_training.data.corpus import Corpus
 from ml_training.deploy import version_store
 from ml_training.deploy.export import export_onnx
-from ml_training.deploy.metadata import git_commit
-from ml_training.deploy.versions import Added, Origin, version_folder
-from ml_training.errors import ConfigError, DigitError, Interrupted
-from ml_training.inference import MODEL_FILE, load_classifier
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import DataSummary, EpochRecord, Evaluation, PipelineResult
@@ -46,10 +49,8 @@ from ml_training.training.setup import (
 from ml_training.training.teachers import Teachers
 from ml_training.training.tracking import track, tracker_at
 from ml_training.training.trainer import Training, train_model
-from ml_training.utils.files import check_models_dir, write_atomically, write_json
 from ml_training.utils.logging_utils import RunLogger
 from ml_training.utils.report import gather_versions, write_report
-from ml_training.utils.signals import StopSignals
 from ml_training.utils.temporary import clear_half_written, temporary_folder
 from ml_training.utils.visualization import plot_confusion_matrix, plot_model_comparison, plot_training_history
 

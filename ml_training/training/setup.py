@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from digit_detector.errors import CheckpointError, ConfigError
+from digit_detector.memory import halving
 from ml_training.config import TrainConfig
 from ml_training.data.rows import Rows
-from ml_training.errors import CheckpointError, ConfigError
 from ml_training.pipelines.base import Heard
 from ml_training.results import Floats
-from ml_training.utils.memory import halving
 
 EVALUATION_BATCH = 256
 

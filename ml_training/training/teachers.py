@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ml_training.errors import CheckpointError, ConfigError
+from digit_detector.errors import CheckpointError, ConfigError
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel
 from ml_training.training.checkpoint import BEST, load_checkpoint, teacher_files

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ml_training.config import MLFLOW_HERE, TrainConfig, flat, model_folder
-from ml_training.deploy.versions import Version, read_version, version_folder
-from ml_training.errors import ConfigError, DigitError, MissingExtraError, TrainingError
+from digit_detector.errors import ConfigError, DigitError, MissingExtraError, TrainingError
+from digit_detector.labels import model_folder
+from digit_detector.versions import Version, read_version, version_folder
+from ml_training.config import MLFLOW_HERE, TrainConfig, flat
 from ml_training.results import PipelineResult
 from ml_training.utils.logging_utils import RunLogger
 

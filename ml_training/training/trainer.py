@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from digit_detector.errors import CheckpointError, Interrupted, TrainingError
+from digit_detector.memory import halving, is_out_of_memory
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import NOT_A_DIGIT
-from ml_training.errors import CheckpointError, Interrupted, TrainingError
 from ml_training.results import EpochRecord
 from ml_training.training.checkpoint import CheckpointStore
 from ml_training.training.distributed import SingleProcess
@@ -42,7 +43,6 @@ from ml_training.training.setup import (
     predict_by,
     step_seed,
 )
-from ml_training.utils.memory import halving, is_out_of_memory
 
 MAX_ROLLBACKS = 3
 _CUDA_CHECK = 16  # steps between looks at the loss on a GPU: each look waits for it

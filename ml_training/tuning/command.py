@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from digit_detector.cli.live_line import LiveLine
+from digit_detector.cli.signals import StopSignals
+from digit_detector.errors import TrainingError
+from digit_detector.files import write_json
 from ml_training.config import TrainConfig, to_dict
 from ml_training.data.cache import Cache, caching
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus
-from ml_training.errors import TrainingError
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import Pipeline
 from ml_training.training.setup import cpu_threads
@@ -23,11 +26,8 @@ from ml_training.tuning.optuna_study import finished, open_study, optuna_module,
 from ml_training.tuning.request import COSTS, DIRECTIONS, QUALITIES, UNITS, TuneRequest
 from ml_training.tuning.space import Choices, Range, checked_space, grid_size, with_values
 from ml_training.tuning.worker import Task, work
-from ml_training.utils.files import write_json
-from ml_training.utils.live_line import LiveLine
 from ml_training.utils.processes import JsonProcess, Said, end_all, next_words
 from ml_training.utils.report_tuning import SearchPage, TrialRow, write_search_report
-from ml_training.utils.signals import StopSignals
 
 if TYPE_CHECKING:
     import optuna

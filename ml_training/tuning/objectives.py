@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ml_training.config import TrainConfig, model_folder
+from digit_detector.classifier import MODEL_FILE, load_classifier
+from digit_detector.cli.signals import StopSignals
+from digit_detector.labels import model_folder
+from digit_detector.model_file import model_metadata
+from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.deploy.export import export_onnx
-from ml_training.deploy.metadata import model_metadata
 from ml_training.evaluation.cross_validation import Plan as FoldPlan
 from ml_training.evaluation.cross_validation import planned_folds
 from ml_training.evaluation.folds import RESULT, finished, train_fold
 from ml_training.evaluation.protocols import THROWN
-from ml_training.inference import MODEL_FILE, load_classifier
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import EpochRecord
 from ml_training.training.checkpoint import INTERRUPTED, CheckpointStore, RunIdentity
@@ -26,7 +28,6 @@ from ml_training.training.observer import Unobserved
 from ml_training.training.ready import build_model
 from ml_training.training.setup import load_weights
 from ml_training.training.trainer import train_model
-from ml_training.utils.signals import StopSignals
 from ml_training.utils.visualization import best_record
 
 _LATENCY_CLIPS = 300

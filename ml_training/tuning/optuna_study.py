@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ml_training.errors import ConfigError, MissingExtraError, TrainingError
+from digit_detector.errors import ConfigError, MissingExtraError, TrainingError
+from digit_detector.files import write_json
 from ml_training.tuning.space import Choices, Space, Value, grid
-from ml_training.utils.files import write_json
 from ml_training.utils.locks import locked
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from digit_detector.errors import ConfigError
 from ml_training.config import TrainConfig
-from ml_training.errors import ConfigError
 from ml_training.tuning.optuna_study import PRUNERS, SAMPLERS
 from ml_training.tuning.space import MAX_GRID, checked_space
 

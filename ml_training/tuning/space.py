@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from digit_detector.errors import ConfigError, did_you_mean
 from ml_training.config import NAMED, AugmentationConfig, TrainConfig
-from ml_training.errors import ConfigError, did_you_mean
 
 SPACES = NAMED / "spaces"  # those that come along
 PREFIX = "augmentation."

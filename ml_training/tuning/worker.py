@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from digit_detector.cli.signals import StopSignals
+from digit_detector.errors import ConfigError, DigitError, Interrupted, TrainingError
+from digit_detector.files import write_json
 from ml_training.config import TrainConfig, to_dict
 from ml_training.data.cache import Cache, caching
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus
-from ml_training.errors import ConfigError, DigitError, Interrupted, TrainingError
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import Pipeline
 from ml_training.training.setup import cpu_threads
@@ -25,9 +27,7 @@ from ml_training.tuning.objectives import Judge, Pruned
 from ml_training.tuning.optuna_study import Plan, hopeless, next_trial, open_study, suggest, trial_folder
 from ml_training.tuning.request import DIRECTIONS
 from ml_training.tuning.space import checked_space, with_values
-from ml_training.utils.files import write_json
 from ml_training.utils.processes import tell_parent, words_from_parent
-from ml_training.utils.signals import StopSignals
 
 if TYPE_CHECKING:
     import optuna

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ml_training.config import LABELS, PIPELINES
+from digit_detector.labels import LABELS, PIPELINES
 from ml_training.results import Count, Curve, ModelScore, Point, ProtocolResult, Rejection, Reliability
 
 _UNSEEN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]")

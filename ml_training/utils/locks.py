@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from ml_training.errors import TrainingError
+from digit_detector.errors import TrainingError
 
 PATIENCE = 60.0  # seconds; whoever holds the lock copies a few megabytes meanwhile
 _PAUSE = 0.02

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from ml_training.errors import TrainingError
+from digit_detector.errors import TrainingError
 from ml_training.results import EpochRecord
 
 REDRAW_SECONDS = 2.0  # least time between two drawings of the curves

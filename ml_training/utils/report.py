@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 
+from digit_detector.errors import MissingExtraError
+from digit_detector.files import write_atomically
+from digit_detector.labels import LABELS, PIPELINE_TITLES
 from ml_training import __version__
-from ml_training.config import LABELS, PIPELINE_TITLES, to_dict
-from ml_training.errors import MissingExtraError
+from ml_training.config import to_dict
 from ml_training.results import DataSummary, Evaluation, PipelineResult
-from ml_training.utils.files import write_atomically
 from ml_training.utils.report_parts import Chart, draw_curves, listenable_wav, outline
 from ml_training.utils.visualization import colour_index, tint
 

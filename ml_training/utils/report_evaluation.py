@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from ml_training.config import PIPELINE_TITLES, PIPELINES
+from digit_detector.files import write_atomically
+from digit_detector.labels import PIPELINE_TITLES, PIPELINES
 from ml_training.results import Count, ProtocolResult
 from ml_training.utils.evaluation_tables import (
     Table,
@@ -21,7 +22,6 @@ from ml_training.utils.evaluation_tables import (
     tables_of,
     title_of,
 )
-from ml_training.utils.files import write_atomically
 from ml_training.utils.report import NBSP, date_of, gather_versions, render_page
 
 NOTHING = "Nothing was evaluated"

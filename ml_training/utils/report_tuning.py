@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from digit_detector.files import write_atomically
 from ml_training.utils.evaluation_tables import Table, plural
-from ml_training.utils.files import write_atomically
 from ml_training.utils.report import date_of, gather_versions, render_page, title_of
 from ml_training.utils.visualization_tuning import plot_search
 

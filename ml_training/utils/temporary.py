@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ml_training.errors import TrainingError
+from digit_detector.errors import TrainingError
 from ml_training.utils.locks import locked
 
 PREFIX = ".digit-detector-work-"

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ml_training.config import LABELS, PIPELINE_TITLES, PIPELINES
-from ml_training.errors import MissingExtraError
+from digit_detector.errors import MissingExtraError
+from digit_detector.files import write_atomically
+from digit_detector.labels import LABELS, PIPELINE_TITLES, PIPELINES
 from ml_training.results import EpochRecord, Evaluation, Ints, PipelineResult
-from ml_training.utils.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

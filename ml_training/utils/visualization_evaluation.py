@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ml_training.config import PIPELINE_TITLES
+from digit_detector.labels import PIPELINE_TITLES
 from ml_training.results import Curve, ProtocolResult
 from ml_training.utils.evaluation_tables import (
     fold_shares,

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from digit_detector.classifier import DigitClassifier, load_classifier
+from digit_detector.labels import MFCC
 from ml_training.batch.tables import Row
-from ml_training.config import MFCC
-from ml_training.inference import DigitClassifier, load_classifier
 
 
 def wav(samples: np.ndarray, rate: int = 8000) -> bytes:

@@ -18,10 +18,10 @@ from pathlib import Path
 import batch as long_recordings
 import pytest
 
+from digit_detector.classifier import DigitClassifier
+from digit_detector.errors import ConfigError
 from ml_training import inference
 from ml_training.batch.command import BatchRequest, answer_all, default_decoders
-from ml_training.errors import ConfigError
-from ml_training.inference import DigitClassifier
 
 posix = pytest.mark.skipif(os.name == "nt", reason="signals and limits of another kind")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, or measures memory by rusage")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from ml_training.audio import load_audio
+from digit_detector.audio import load_audio
 from ml_training.batch import decoding
 from ml_training.batch.decoding import AHEAD_BYTES, CLIP_BYTES, STRETCH, Decoded, decoded
 from ml_training.batch.walk import Found
@@ -123,7 +123,7 @@ def test_a_pipe_that_nobody_writes_to_is_an_error_and_no_wait(tmp_path) -> None:
 
 LONG_ONES = """
 import resource, sys
-from ml_training.audio import load_audio
+from digit_detector.audio import load_audio
 from ml_training.batch.decoding import decoded
 from ml_training.batch.walk import Found
 before = load_audio(sys.argv[1]) is None or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from digit_detector.errors import BatchError
 from ml_training.batch.journal import Journal, without
 from ml_training.batch.tables import CsvTable, ParquetTable, Row, Table, table_for
 from ml_training.batch.walk import Found, place
-from ml_training.errors import BatchError
 
 
 class Killed(BaseException):

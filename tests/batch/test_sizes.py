@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from digit_detector.errors import ModelError, ModelMemoryError
 from ml_training.batch import sizes
 from ml_training.batch.sizes import FIRST, MOST, Batches
-from ml_training.errors import ModelError, ModelMemoryError
 
 CLIPS = [np.full(8000, n, dtype=np.float32) for n in range(200)]
 

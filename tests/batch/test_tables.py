@@ -15,6 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from digit_detector.errors import BatchError, MissingExtraError
+from digit_detector.labels import LABELS
 from ml_training.batch.tables import (
     COLUMNS,
     PROBABILITIES,
@@ -25,8 +27,6 @@ from ml_training.batch.tables import (
     table_for,
     unescaped,
 )
-from ml_training.config import LABELS
-from ml_training.errors import BatchError, MissingExtraError
 
 # Bytes that are no text become U+DC80 to U+DCFF; the rest is what makes escapes and quotes hard.
 NAMES = st.text(st.sampled_from([*"\\udc80ff7a\"',\n\r é七", "\udc80", "\udcff", "\u2028"]), min_size=1, max_size=12)

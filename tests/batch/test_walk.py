@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from digit_detector.errors import BatchError
 from ml_training.batch import walk
 from ml_training.batch.walk import FILE, FOLDER, Walk, kinds_of, place
-from ml_training.errors import BatchError
 
 NAMES = [
     "a.wav", "a/1.wav", "a/b/2.FLAC", "a b.wav", "a.b/3.wav", "a-b/4.wav", "ä/5.ogg", "七/ひち.wav", "סבע.wav",

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 import torch
 
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE
 from ml_training.config import AugmentationConfig
 from ml_training.data.augmentation import augment
 

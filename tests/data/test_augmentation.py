@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE
 from ml_training.config import AugmentationConfig
 from ml_training.data.augmentation import augment, place, random_noise, random_response, trimmed_words
 

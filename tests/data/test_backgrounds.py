@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from digit_detector.errors import DataError
 from ml_training.data.backgrounds import load_backgrounds
-from ml_training.errors import DataError
 
 MakeClips = Callable[..., torch.Tensor]
 

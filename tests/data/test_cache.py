@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from digit_detector.errors import DataError
 from ml_training.data import cache
 from ml_training.data.array_file import Block
 from ml_training.data.cache import Cache, caching, kept
-from ml_training.errors import DataError
 
 KEY = {"data": "a", "setting": 1}
 ROOT = Path(__file__).resolve().parents[2]
@@ -286,7 +286,7 @@ def test_objects_are_never_kept(folder: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "setuid") or os.getuid() != 0, reason="becomes a user without a home")
 def test_a_user_without_a_home_is_one_line() -> None:
     become = (
-        "import os\nfrom ml_training.data.cache import Cache\nfrom ml_training.errors import DataError\n"
+        "import os\nfrom ml_training.data.cache import Cache\nfrom digit_detector.errors import DataError\n"
         "os.setuid(54321)\ntry: Cache()\nexcept DataError as error: print(error)"
     )
     spared = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME", "DIGIT_CACHE_DIR")}

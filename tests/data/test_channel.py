@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE
 
 MakeClips = Callable[..., torch.Tensor]
 

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from ml_training.audio import load_audio
-from ml_training.config import LABELS, TrainConfig
+from digit_detector.audio import load_audio
+from digit_detector.errors import DataError, DownloadError
+from digit_detector.labels import LABELS
+from ml_training.config import TrainConfig
 from ml_training.data import fsdd, spoken
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.data.splits import split_corpus
 from ml_training.data.synthetic import synthesise
-from ml_training.errors import DataError, DownloadError
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from digit_detector.errors import DownloadError
 from ml_training.data import download
-from ml_training.errors import DownloadError
 
 
 class Terminal(io.StringIO):

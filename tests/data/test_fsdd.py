@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from digit_detector.errors import DataError, DownloadError
 from ml_training.data import download as http
 from ml_training.data import fsdd
-from ml_training.errors import DataError, DownloadError
 
 
 def nothing_left(cache: Path) -> bool:

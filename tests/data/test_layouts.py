@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from ml_training.config import LABELS, TrainConfig
+from digit_detector.errors import DataError
+from digit_detector.labels import LABELS
+from ml_training.config import TrainConfig
 from ml_training.data.corpus import UNKNOWN_SPEAKER
 from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.data.splits import split_corpus
-from ml_training.errors import DataError
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ml_training.audio import NUM_SAMPLES
+from digit_detector.audio import NUM_SAMPLES
 from ml_training.config import AugmentationConfig
 from ml_training.data.mixing import mix
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from digit_detector.errors import DataError
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_folder
 from ml_training.data.splits import Split, split_corpus
-from ml_training.errors import DataError
 
 
 def corpus_of(clips: list[tuple[int, str, int]], official: bool = True) -> Corpus:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ml_training.audio import NUM_SAMPLES
+from digit_detector.audio import NUM_SAMPLES
 from ml_training.data.spoiling import KINDS, spoil
 
 FADE = 40  # samples of the slope at both ends

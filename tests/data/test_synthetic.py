@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from ml_training.audio import NUM_SAMPLES
+from digit_detector.audio import NUM_SAMPLES
+from digit_detector.errors import DataError, MissingExtraError
 from ml_training.data import espeak_worker, synthetic
-from ml_training.errors import DataError, MissingExtraError
 
 pytest.importorskip("espeakng_loader", reason="needs espeakng_loader")
 

@@ -8,12 +8,12 @@ import sys
 import numpy as np
 import pytest
 
+from digit_detector.errors import DataError
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.data.fsdd import TREE_HASH
 from ml_training.data.splits import Split, split_corpus
 from ml_training.data.synthetic_share import WITH_FSDD, settled, with_synthetic_voices
-from ml_training.errors import DataError
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ml_training.config import LABELS, TrainConfig
+from digit_detector.errors import DataError
+from digit_detector.labels import LABELS
+from ml_training.config import TrainConfig
 from ml_training.data.corpus import UNKNOWN_SPEAKER
 from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.data.splits import split_corpus
-from ml_training.errors import DataError
 from ml_training.evaluation.protocols import official_part
 
 

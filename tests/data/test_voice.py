@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ml_training.audio import SAMPLE_RATE
+from digit_detector.audio import SAMPLE_RATE
 
 MakeClips = Callable[..., torch.Tensor]
 

@@ -10,8 +10,8 @@ from types import ModuleType
 
 import pytest
 
+from digit_detector.versions import Version
 from ml_training.deploy import version_store
-from ml_training.deploy.versions import Version
 
 
 @pytest.fixture(scope="session")

@@ -18,15 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from digit_detector.versions import Origin, answering_file, numbers, read_promotions, state_of, version_folder
 from ml_training.deploy import version_store
-from ml_training.deploy.versions import (
-    Origin,
-    answering_file,
-    numbers,
-    read_promotions,
-    state_of,
-    version_folder,
-)
 
 STEPS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.listdir", "os.scandir")
 

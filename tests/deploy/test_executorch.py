@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from digit_detector.errors import ExportError, MissingExtraError
 from ml_training.deploy import executorch as target
 from ml_training.deploy.executorch import export_executorch
-from ml_training.errors import ExportError, MissingExtraError
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import Heard
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from digit_detector.errors import ExportError, TrainingError
 from ml_training.deploy.export import TOLERANCE, export_onnx
-from ml_training.errors import ExportError, TrainingError
 from ml_training.pipelines.base import Heard
 
 METADATA = {"who": "a test", "streaming-digit-detector": "2"}

@@ -12,12 +12,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.utils.flop_counter import FlopCounterMode
 
-from ml_training.config import MEL_CNN, MFCC, PIPELINES
-from ml_training.deploy.inspection import inspect_model
-from ml_training.deploy.metadata import FORMAT_KEY, model_metadata, seal, unsealed
-from ml_training.deploy.spotter_file import FILE
-from ml_training.errors import ModelError
-from ml_training.inference import PRETRAINED, model_file
+from digit_detector.classifier import model_file
+from digit_detector.errors import ModelError
+from digit_detector.inspection import inspect_model
+from digit_detector.labels import MEL_CNN, MFCC, PIPELINES, PRETRAINED
+from digit_detector.model_file import FORMAT_KEY, model_metadata, seal, unsealed
+from digit_detector.spotter_file import FILE
 from ml_training.pipelines import get_pipeline
 
 
@@ -136,7 +136,7 @@ def test_it_does_without_onnx_and_never_needs_torch(missing):
 import sys
 if {missing!r}:
     sys.modules[{missing!r}] = None
-from ml_training.deploy.inspection import inspect_model
+from digit_detector.inspection import inspect_model
 found = inspect_model(sys.argv[1])
 print(found.graph is None, found.intact, sorted({{"torch", "onnxscript"}} & set(sys.modules)))
 """

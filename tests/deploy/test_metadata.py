@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 import pytest
 
 import ml_training
-from ml_training.config import MEL_CNN, MFCC
-from ml_training.deploy.metadata import FORMAT_KEY, KEYS, check_metadata, git_commit, model_metadata
-from ml_training.errors import ModelError
+from digit_detector.errors import ModelError
+from digit_detector.labels import MEL_CNN, MFCC
+from digit_detector.model_file import FORMAT_KEY, KEYS, check_metadata, git_commit, model_metadata
 
 
 def metadata(**changes):

@@ -11,10 +11,10 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from digit_detector.errors import ExportError
 from ml_training.deploy import quantise
 from ml_training.deploy.export import Network, answers, network_of
 from ml_training.deploy.quantise import METHODS, Judges, Verdict, inner_nodes, judged, quantised
-from ml_training.errors import ExportError
 from ml_training.pipelines.base import OUTPUTS, Heard
 
 MAPS = 8

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from ml_training.config import FILE_PRECISIONS, PRETRAINED, TrainConfig
+from digit_detector.classifier import model_file
+from digit_detector.errors import ModelError
+from digit_detector.inspection import read_metadata
+from digit_detector.labels import FILE_PRECISIONS, PRETRAINED
+from digit_detector.model_file import onnx_name
+from digit_detector.selection import BEST_FIRST, FSDD_TEST_HASH
+from ml_training.config import TrainConfig
 from ml_training.data.fsdd import TREE_HASH
-from ml_training.deploy.inspection import read_metadata
-from ml_training.deploy.metadata import onnx_name
-from ml_training.deploy.selection import BEST_FIRST, FSDD_TEST_HASH
-from ml_training.errors import ModelError
-from ml_training.inference import model_file
 from ml_training.training.material import load_material
 
 

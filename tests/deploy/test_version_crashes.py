@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from ml_training.deploy import version_store
-from ml_training.deploy.version_store import add, settle
-from ml_training.deploy.versions import (
+from digit_detector.errors import TrainingError
+from digit_detector.versions import (
     Promotions,
     Version,
     numbers,
@@ -25,7 +24,8 @@ from ml_training.deploy.versions import (
     state_of,
     version_folder,
 )
-from ml_training.errors import TrainingError
+from ml_training.deploy import version_store
+from ml_training.deploy.version_store import add, settle
 
 KILLED = Path(__file__).with_name("killed.py")
 Make = Callable[..., Version]
@@ -57,7 +57,7 @@ from pathlib import Path
 sys.path.insert(0, {str(KILLED.parent)!r})
 import killed
 from ml_training.deploy import version_store
-from ml_training.errors import TrainingError
+from digit_detector.errors import TrainingError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:

@@ -8,8 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from ml_training.deploy.version_store import add, promote, prune, record, roll_back, settle
-from ml_training.deploy.versions import (
+from digit_detector.errors import ConfigError, ModelError
+from digit_detector.versions import (
     Promotion,
     Promotions,
     Version,
@@ -19,7 +19,7 @@ from ml_training.deploy.versions import (
     version_folder,
     whole_version,
 )
-from ml_training.errors import ConfigError, ModelError
+from ml_training.deploy.version_store import add, promote, prune, record, roll_back, settle
 
 KILLED = Path(__file__).with_name("killed.py")
 Make = Callable[..., Version]

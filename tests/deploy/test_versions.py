@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from ml_training.deploy import version_store
-from ml_training.deploy.version_tables import compared, differences, list_values, listed, row_values, shown
-from ml_training.deploy.versions import (
+from digit_detector.errors import ModelError
+from digit_detector.versions import (
     Promotions,
     Version,
     answering_file,
@@ -28,7 +27,8 @@ from ml_training.deploy.versions import (
     version_folder,
     whole_version,
 )
-from ml_training.errors import ModelError
+from ml_training.deploy import version_store
+from ml_training.deploy.version_tables import compared, differences, list_values, listed, row_values, shown
 
 Make = Callable[..., Version]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml_training.config import PIPELINES
+from digit_detector.labels import PIPELINES
 from ml_training.evaluation import benchmark as measuring
 from ml_training.evaluation.benchmark import BenchmarkError, BenchmarkResult, Heard, Plan, measure, yardstick
 from ml_training.evaluation.benchmark_page import page, table, write_benchmark

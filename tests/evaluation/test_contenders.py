@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from ml_training.audio import SAMPLE_RATE
-from ml_training.config import LABELS, PIPELINES
+from digit_detector.audio import SAMPLE_RATE
+from digit_detector.labels import LABELS, PIPELINES
+from digit_detector.processors.baselines import NOTHING, SOUNDS_LIKE, said
 from ml_training.evaluation.contenders import Contender, Eager, Ours, Place, contenders
-from ml_training.utils.recognisers import NOTHING, SOUNDS_LIKE, said
 
 # --- transcriptions ------------------------------------------------------------------------------
 

@@ -17,16 +17,16 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from digit_detector.classifier import load_classifier
+from digit_detector.errors import ConfigError, TrainingError
 from ml_training import train
 from ml_training.config import TrainConfig, fold_numbers
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.splits import split_corpus
-from ml_training.errors import ConfigError, TrainingError
 from ml_training.evaluation import fold_workers
 from ml_training.evaluation.cross_validation import Plan, cross_validate
 from ml_training.evaluation.folds import KEPT, THROWN
-from ml_training.inference import load_classifier
 from ml_training.pipelines import get_pipeline
 from ml_training.results import ProtocolResult
 

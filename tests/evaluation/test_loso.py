@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from digit_detector.errors import ConfigError, DataError, Interrupted, TrainingError
 from ml_training.config import AugmentationConfig, Recipe, TrainConfig
 from ml_training.data.corpus import Corpus
-from ml_training.errors import ConfigError, DataError, Interrupted, TrainingError
 from ml_training.evaluation.cross_validation import Plan, cross_validate
 from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline
 from ml_training.results import ProtocolResult

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from ml_training.errors import DataError
+from digit_detector.errors import DataError
 from ml_training.evaluation.paired import compared, corrected_t, mcnemar, to_dicts
 from ml_training.evaluation.records import load_result, save_result
 from ml_training.results import Count, ModelScore, ProtocolResult

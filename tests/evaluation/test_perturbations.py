@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from digit_detector.errors import DataError
 from ml_training.data.corpus import Corpus
-from ml_training.errors import DataError
 from ml_training.evaluation import perturbations as p
 
 

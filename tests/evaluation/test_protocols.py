@@ -12,13 +12,14 @@ import pytest
 import torch
 
 import ml_training
+from digit_detector.errors import DataError, ModelError
+from digit_detector.labels import MFCC
+from digit_detector.model_file import git_commit, model_metadata
 from ml_training import inference
-from ml_training.config import MFCC, TrainConfig
+from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.deploy.export import export_onnx
-from ml_training.deploy.metadata import git_commit, model_metadata
-from ml_training.errors import DataError, ModelError
 from ml_training.evaluation import perturbations, protocols
 from ml_training.evaluation.protocols import TestClips, load_models
 from ml_training.pipelines.base import Heard

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ml_training.config import PIPELINES
-from ml_training.errors import DataError
+from digit_detector.errors import DataError
+from digit_detector.labels import PIPELINES
 from ml_training.evaluation import records
 from ml_training.results import Count, ModelScore, ProtocolResult
 

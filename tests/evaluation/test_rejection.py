@@ -13,9 +13,9 @@ import pytest
 import soundfile
 import torch
 
-from ml_training.config import MFCC
+from digit_detector.errors import DataError
+from digit_detector.labels import MFCC
 from ml_training.data.corpus import Corpus
-from ml_training.errors import DataError
 from ml_training.evaluation.protocols import TestClips, TrainedModel, load_models
 from ml_training.evaluation.rejection import OWN_KINDS, Others, load_others, made_of, rejection
 from ml_training.results import ModelCard, ProtocolResult, Rejection

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE, load_audio
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, load_audio
 from ml_training.pipelines.features import (
     AMIN,
     FRAMES,

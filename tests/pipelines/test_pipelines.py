@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
-from ml_training.audio import NUM_SAMPLES
-from ml_training.config import LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN, AugmentationConfig
+from digit_detector.audio import NUM_SAMPLES
+from digit_detector.errors import ConfigError
+from digit_detector.labels import LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN
+from ml_training.config import AugmentationConfig
 from ml_training.data.corpus import Corpus
-from ml_training.errors import ConfigError
 from ml_training.pipelines import PIPELINE_REGISTRY, DigitModel, get_pipeline
 from ml_training.pipelines.base import CERTAINTY, OUTPUTS, Heard
 from ml_training.pipelines.features import mel_filters

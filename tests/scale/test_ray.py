@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from digit_detector.classifier import load_classifier
 from ml_training.config import TrainConfig, load_config
-from ml_training.inference import load_classifier
 
 ray = pytest.importorskip("ray")
 pytestmark = [pytest.mark.scale, pytest.mark.skipif(os.name == "nt", reason="signals of another kind")]

@@ -10,12 +10,13 @@ import onnxruntime
 import pytest
 import torch
 
+from digit_detector.classifier import model_file
+from digit_detector.errors import CheckpointError, Interrupted, ModelError
+from digit_detector.labels import PRETRAINED
+from digit_detector.spotter_file import BLOCK, HOP, dilations_of, spotter_metadata
 from digit_detector.streaming.models import Spotter as Answering
 from ml_training.config import AugmentationConfig
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
-from ml_training.deploy.spotter_file import BLOCK, HOP, dilations_of, spotter_metadata
-from ml_training.errors import CheckpointError, Interrupted, ModelError
-from ml_training.inference import PRETRAINED, model_file
 from ml_training.spotting.exporting import export_spotter
 from ml_training.spotting.material import SENTENCES, Material, load_material
 from ml_training.spotting.network import NOTHING, Spotter

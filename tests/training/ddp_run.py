@@ -18,11 +18,11 @@ from pathlib import Path
 import tiny
 import torch
 
-from ml_training.errors import Interrupted
+from digit_detector.cli.program import program
+from digit_detector.cli.signals import StopSignals
+from digit_detector.errors import Interrupted
 from ml_training.training.distributed import process_group
 from ml_training.training.trainer import train_model
-from ml_training.utils.program import program
-from ml_training.utils.signals import StopSignals
 
 
 class Watch(tiny.At):

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ml_training.errors import Interrupted, TrainingError
+from digit_detector.cli.signals import StopSignals
+from digit_detector.errors import Interrupted, TrainingError
 from ml_training.pipelines.base import OUTPUTS, DigitModel
-from ml_training.utils.signals import StopSignals
 
 
 class WideModel(DigitModel):

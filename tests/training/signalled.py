@@ -13,9 +13,9 @@ from pathlib import Path
 
 import tiny
 
+from digit_detector.cli.program import program
 from ml_training.config import TrainConfig
 from ml_training.training.runner import run
-from ml_training.utils.program import program
 
 
 @program

@@ -13,11 +13,11 @@ import pytest
 import soundfile
 import torch
 
+from digit_detector.errors import CheckpointError
+from digit_detector.files import write_durably
 from ml_training.config import TrainConfig
 from ml_training.data.backgrounds import load_backgrounds
-from ml_training.errors import CheckpointError
 from ml_training.training.checkpoint import BEST, FORMAT, INTERRUPTED, load_checkpoint, teachers_hash
-from ml_training.utils.files import write_durably
 
 STATE = {"model": {"weight": torch.arange(1000.0)}}
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ml_training.config import MFCC
-from ml_training.errors import DataError
+from digit_detector.errors import DataError
+from digit_detector.labels import MFCC
 from ml_training.pipelines import get_pipeline
 from ml_training.training import demonstration
 from ml_training.training.demonstration import CLIPS_OF_A_DIGIT, _part_of, _with_ctrl_c, demonstrate

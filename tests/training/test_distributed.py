@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from ml_training.errors import TrainingError
+from digit_detector.errors import TrainingError
 from ml_training.training.distributed import SingleProcess
 from ml_training.training.trainer import train_model
 

@@ -13,14 +13,14 @@ import onnx
 import pytest
 import torch
 
+from digit_detector.classifier import load_classifier
+from digit_detector.errors import CheckpointError, ConfigError
+from digit_detector.model_file import is_intact
+from digit_detector.versions import read_version, state_of
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.deploy import quantise, version_store
 from ml_training.deploy.checkpoints import checkpoints_in
-from ml_training.deploy.metadata import is_intact
-from ml_training.deploy.versions import read_version, state_of
-from ml_training.errors import CheckpointError, ConfigError
-from ml_training.inference import load_classifier
 from ml_training.training.checkpoint import load_checkpoint
 from ml_training.training.exporting import Exported, ExportOutcome, ExportRequest, export
 from ml_training.training.runner import run

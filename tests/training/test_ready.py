@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from ml_training.config import MEL_CNN, MFCC, RAW_CNN, AugmentationConfig, TrainConfig
+from digit_detector.labels import MEL_CNN, MFCC, RAW_CNN
+from ml_training.config import AugmentationConfig, TrainConfig
 from ml_training.data.cache import FOLDER_VARIABLE, Cache, caching
 from ml_training.data.rows import Rows, Source
 from ml_training.pipelines import get_pipeline

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from digit_detector.classifier import load_classifier
+from digit_detector.errors import DataError
+from digit_detector.versions import numbers, read_promotions, read_version, state_of, version_folder
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
-from ml_training.deploy.versions import numbers, read_promotions, read_version, state_of, version_folder
-from ml_training.errors import DataError
-from ml_training.inference import load_classifier
 from ml_training.train import summary_table
 from ml_training.training.checkpoint import BEST, load_checkpoint, teacher_files
 from ml_training.training.runner import RunOutcome, run

@@ -7,8 +7,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from digit_detector.errors import CheckpointError, ConfigError
 from ml_training.config import TrainConfig
-from ml_training.errors import CheckpointError, ConfigError
 from ml_training.training.ready import build_model
 from ml_training.training.setup import (
     choose_device,

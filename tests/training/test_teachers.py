@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ml_training.config import PIPELINES
+from digit_detector.errors import CheckpointError, DataError, Interrupted
+from digit_detector.labels import PIPELINES
 from ml_training.data.corpus import NOT_A_DIGIT
-from ml_training.errors import CheckpointError, DataError, Interrupted
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel
 from ml_training.training import teachers

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from digit_detector.errors import ConfigError, TrainingError
 from ml_training import train
 from ml_training.config import TrainConfig
-from ml_training.errors import ConfigError, TrainingError
 from ml_training.training.runner import RunOutcome, run
 from ml_training.training.tracking import ARTEFACTS, DATABASE, EXPERIMENT, NEEDED, tracker_at
 

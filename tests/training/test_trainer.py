@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from ml_training.errors import CheckpointError, ConfigError, Interrupted, TrainingError
+from digit_detector.errors import CheckpointError, ConfigError, Interrupted, TrainingError
 from ml_training.training.checkpoint import BEST, INTERRUPTED, load_checkpoint
 from ml_training.training.observer import Unobserved
 from ml_training.training.trainer import Training

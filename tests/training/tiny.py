@@ -21,16 +21,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from digit_detector.cli.signals import StopSignals
+from digit_detector.errors import CheckpointError, Interrupted
 from ml_training.config import AugmentationConfig, Recipe, TrainConfig
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
-from ml_training.errors import CheckpointError, Interrupted
 from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline
 from ml_training.results import SkippedClip
 from ml_training.training.checkpoint import CheckpointStore, RunIdentity
 from ml_training.training.observer import Unobserved
 from ml_training.training.setup import Clips, step_seed
 from ml_training.training.trainer import Training, train_model
-from ml_training.utils.signals import StopSignals
 
 DATA_HASH = "0123456789abcdef"
 AUGMENTATION = AugmentationConfig(  # a burst that moved would be another digit, a noise that comes and goes is a burst

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from digit_detector.errors import ConfigError
 from ml_training.config import TrainConfig
-from ml_training.errors import ConfigError
 from ml_training.tuning.space import (
     FIXED,
     SPACES,

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from digit_detector.errors import ConfigError, TrainingError
 from ml_training import tune as door
 from ml_training.config import TrainConfig, load_config
-from ml_training.errors import ConfigError, TrainingError
 from ml_training.tuning.command import TuneOutcome, TuneRequest, tune
 from ml_training.tuning.optuna_study import STUDY, _journal, seed_of
 

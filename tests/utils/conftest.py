@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ml_training.config import MEL_CNN, MFCC, PIPELINES, RAW_CNN, AugmentationConfig, TrainConfig
+from digit_detector.labels import MEL_CNN, MFCC, PIPELINES, RAW_CNN
+from ml_training.config import AugmentationConfig, TrainConfig
 from ml_training.results import DataSummary, EpochRecord, Evaluation, PipelineResult
 
 SPEAKERS = ("george", "jackson", "lucas")

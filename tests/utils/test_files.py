@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import ml_training
-from ml_training.config import PIPELINES
-from ml_training.errors import ConfigError, TrainingError
-from ml_training.utils.files import check_models_dir, write_atomically, write_json
+from digit_detector.errors import ConfigError, TrainingError
+from digit_detector.files import check_models_dir, write_atomically, write_json
+from digit_detector.labels import PIPELINES
 
 
 def test_writes_makes_folders_and_replaces(tmp_path: Path) -> None:

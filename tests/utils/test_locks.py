@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_training.errors import TrainingError
+from digit_detector.errors import TrainingError
 from ml_training.utils.locks import locked
 
 COUNT = """

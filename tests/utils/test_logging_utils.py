@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ml_training.errors import TrainingError
+from digit_detector.errors import TrainingError
 from ml_training.results import EpochRecord
 from ml_training.utils.logging_utils import RunLogger
 

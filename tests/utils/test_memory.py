@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from ml_training.utils import memory
-from ml_training.utils.memory import available_memory, halving, is_out_of_memory, used_memory
+from digit_detector import memory
+from digit_detector.memory import available_memory, halving, is_out_of_memory, used_memory
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -25,7 +25,7 @@ def test_what_there_is_and_what_is_used():
 def test_the_process_own_limit_counts():
     code = """
 import resource
-from ml_training.utils.memory import available_memory
+from digit_detector.memory import available_memory
 resource.setrlimit(resource.RLIMIT_AS, (1 << 29,) * 2)
 taken = 1 << 29
 print(available_memory())

@@ -13,7 +13,7 @@ import ml_training
 from ml_training import train
 
 DOORS = Path(ml_training.__file__).parent
-SAY = "import sys; from ml_training.utils.program import program; sys.exit(program(lambda argv: print({}) or 0)())"
+SAY = "import sys; from digit_detector.cli.program import program; sys.exit(program(lambda argv: print({}) or 0)())"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGPIPE")

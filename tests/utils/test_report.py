@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from digit_detector.errors import MissingExtraError, TrainingError
 from ml_training.config import TrainConfig
-from ml_training.errors import MissingExtraError, TrainingError
 from ml_training.results import DataSummary, PipelineResult, SkippedClip
 from ml_training.utils.report import MAX_PLAYERS, duration, gather_versions, percent, size, write_report
 

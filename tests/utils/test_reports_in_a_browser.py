@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ml_training.config import PIPELINES
+from digit_detector.labels import PIPELINES
 from ml_training.results import Count, Curve, DataSummary, ModelScore, PipelineResult, Point, ProtocolResult
 from ml_training.utils.report import write_report
 from ml_training.utils.report_evaluation import write_evaluation_report

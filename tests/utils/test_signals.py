@@ -12,8 +12,8 @@ from contextlib import nullcontext
 
 import pytest
 
-from ml_training.errors import Interrupted
-from ml_training.utils.signals import StopSignals
+from digit_detector.cli.signals import StopSignals
+from digit_detector.errors import Interrupted
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of another kind")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ml_training.utils.text import escape_controls
+from digit_detector.cli.text import escape_controls
 
 
 @pytest.mark.parametrize("text", ["a b.wav", "七.wav", "é\\x1b.wav", ""])

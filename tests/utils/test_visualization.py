@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from ml_training.config import PIPELINES
-from ml_training.errors import MissingExtraError, TrainingError
+from digit_detector.errors import MissingExtraError, TrainingError
+from digit_detector.labels import PIPELINES
 from ml_training.results import EpochRecord, Evaluation, PipelineResult
 from ml_training.utils.visualization import (
     COLOURS,

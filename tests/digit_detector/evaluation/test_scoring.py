@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from digit_detector.errors import DataError
 from digit_detector.evaluation.scoring import Score, score
 from digit_detector.evaluation.streams import (
     EDGE_DB,
@@ -17,7 +18,6 @@ from digit_detector.evaluation.streams import (
     remixed_noise,
     with_pauses,
 )  # fmt: skip
-from ml_training.errors import DataError
 
 
 @dataclass(frozen=True)

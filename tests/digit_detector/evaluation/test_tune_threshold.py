@@ -12,14 +12,14 @@ import pytest
 import soundfile
 
 from digit_detector import tune_threshold
+from digit_detector.errors import DataError
 from digit_detector.evaluation.curves import Heard, choose, listen, reported, thresholds_of
 from digit_detector.evaluation.streams import Spoken, Stream, load_words
+from digit_detector.labels import LABELS
 from digit_detector.streaming.detector import StreamingDetector
 from digit_detector.streaming.engine import Detection, Engine
 from digit_detector.streaming.thresholds import Thresholds, load_thresholds
-from ml_training.config import LABELS
 from ml_training.data.synthetic import VOICES, say
-from ml_training.errors import DataError
 
 
 def detections(*confidences: float, digit: int = 7) -> list[Detection]:

@@ -16,15 +16,15 @@ import pytest
 import soundfile
 
 from digit_detector import listen
+from digit_detector.classifier import model_file
 from digit_detector.evaluation.streams import Word, with_pauses
+from digit_detector.examples import example_recording
+from digit_detector.labels import model_folder
 from digit_detector.listening.display import Display, bar
 from digit_detector.listening.sources import from_file
 from digit_detector.streaming.engine import Detection
 from digit_detector.streaming.models import spotter_file
-from ml_training.config import model_folder
 from ml_training.data.synthetic import VOICES, say
-from ml_training.examples import example_recording
-from ml_training.inference import model_file
 
 SAID = "443631 2".replace(" ", "")
 NAMES = {"4": "four", "3": "three", "6": "six", "1": "one", "2": "two"}

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from digit_detector.errors import ConfigError, ServiceError
 from digit_detector.processors import ExternalAPIProcessor
-from ml_training.errors import ConfigError, ServiceError
 
 AUDIO = b"RIFF\x00\x01\xff audio \r\n--not the border"
 KEY = "secret-key"

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from digit_detector.errors import AudioError, ConfigError, DigitError
+from digit_detector.labels import PIPELINES
 from digit_detector.processors import (
     PROCESSORS,
     AudioProcessor,
@@ -18,9 +20,7 @@ from digit_detector.processors import (
     PocketSphinxProcessor,
     load_processors,
 )  # fmt: skip
-from ml_training.config import PIPELINES
 from ml_training.data.synthetic import VOICES, say
-from ml_training.errors import AudioError, ConfigError, DigitError
 
 # As docs of this project have always shown it, to be pasted into one's own application.
 PASTED = """

@@ -11,16 +11,16 @@ import pytest
 import soxr
 
 from digit_detector import Detection, DetectorPool, StreamingDetector, Thresholds
+from digit_detector.audio import NonFiniteAudioError, trimmed
+from digit_detector.classifier import model_file
+from digit_detector.errors import AudioError, ConfigError, ModelError, StreamError, UndecodableAudioError
 from digit_detector.evaluation.scoring import score
 from digit_detector.evaluation.streams import Stream, Word, connected, with_pauses
+from digit_detector.labels import model_folder
+from digit_detector.model_file import CHECKSUM_KEY, seal
 from digit_detector.streaming.engine import Engine
 from digit_detector.streaming.models import spotter, spotter_file
-from ml_training.audio import NonFiniteAudioError, trimmed
-from ml_training.config import model_folder
 from ml_training.data.synthetic import VOICES, say
-from ml_training.deploy.metadata import CHECKSUM_KEY, seal
-from ml_training.errors import AudioError, ConfigError, ModelError, StreamError, UndecodableAudioError
-from ml_training.inference import model_file
 
 RNG = np.random.default_rng(5)
 

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from digit_detector.errors import ConfigError, NonFiniteAudioError, UndecodableAudioError
+from digit_detector.spotter_file import BLOCK, HOP
 from digit_detector.streaming.decision import (
     AGAIN,
     APART,
@@ -25,8 +27,6 @@ from digit_detector.streaming.resampling import Resampler
 from digit_detector.streaming.samples import SampleReader, as_samples
 from digit_detector.streaming.stream import Stream
 from digit_detector.streaming.thresholds import Thresholds, load_thresholds
-from ml_training.deploy.spotter_file import BLOCK, HOP
-from ml_training.errors import ConfigError, NonFiniteAudioError, UndecodableAudioError
 
 RATES = (8000, 11025, 16000, 44100, 48000)
 

@@ -18,10 +18,10 @@ import soundfile
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from digit_detector.errors import ConfigError
 from digit_detector.webapp.application import make_app
 from digit_detector.webapp.settings import Settings
 from ml_training.data.synthetic import VOICES, say
-from ml_training.errors import ConfigError
 
 WEBAPP = Path(__file__).resolve().parents[3] / "digit_detector" / "webapp"
 
@@ -374,9 +374,10 @@ def test_there_is_an_end_to_sessions(serving):
 
 
 def test_models_are_the_ones_that_the_server_answers_with(server):
+    from digit_detector.classifier import model_file
+    from digit_detector.labels import PRETRAINED
     from digit_detector.streaming.engine import CONFIRMING
     from digit_detector.streaming.thresholds import load_thresholds
-    from ml_training.inference import PRETRAINED, model_file
 
     assert httpx.get(f"{server}/models/mel_cnn.onnx").content == model_file(PRETRAINED, "mel_cnn").read_bytes()
     shown = httpx.get(f"{server}/models/detector.json").json()
@@ -397,7 +398,8 @@ def test_a_spotter_of_ones_own_is_the_one_that_the_page_fetches(serving, seven, 
 
 
 def test_a_folder_with_some_models_tells_nothing_of_itself(serving, seven, tmp_path):
-    from ml_training.inference import PRETRAINED, model_file
+    from digit_detector.classifier import model_file
+    from digit_detector.labels import PRETRAINED
 
     for pipeline in ("mfcc", "raw_cnn"):
         (tmp_path / f"{pipeline}_classifier").mkdir()

@@ -14,12 +14,11 @@ import soundfile
 import soxr
 import web_local
 
-from digit_detector import Detection, StreamingDetector
+from digit_detector import Detection, StreamingDetector, audio
+from digit_detector.audio import load_audio, trimmed
 from digit_detector.evaluation.streams import Word, with_pauses
 from digit_detector.processors import PROCESSORS, load_processors
 from digit_detector.streaming import decision, gates, high_pass, resampling, stream
-from ml_training import audio
-from ml_training.audio import load_audio, trimmed
 from ml_training.data.synthetic import VOICES, say
 
 LOCAL = Path(decision.__file__).parents[1] / "webapp" / "static" / "local"

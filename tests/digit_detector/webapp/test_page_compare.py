@@ -163,7 +163,7 @@ def test_the_kinds_of_noise_have_the_spectra_of_their_names(chromium: Any, opene
 def test_the_log_mel_is_what_the_network_sees(chromium: Any, opened: Callable[..., Any], spoken: Any):
     import torch
 
-    from ml_training.audio import fit
+    from digit_detector.audio import fit
     from ml_training.pipelines.mel_cnn_pipeline import MelCnnClassifier
 
     second = fit(spoken[1][1].astype(np.float32))

@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 import soundfile
 
+from digit_detector.audio import MAX_CHANNELS
+from digit_detector.errors import ConfigError, StreamError
 from digit_detector.serve import bound, is_local
 from digit_detector.serve import main as serve
 from digit_detector.webapp.clients import client_of
 from digit_detector.webapp.flags import misspelt_variables, read_settings, settings_table, shown_default
 from digit_detector.webapp.settings import Settings
-from ml_training.audio import MAX_CHANNELS
 from ml_training.data.synthetic import VOICES, say
-from ml_training.errors import ConfigError, StreamError
 
 ROOT = Path(__file__).resolve().parents[3]
 DOORS = {

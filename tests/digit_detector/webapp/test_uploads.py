@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from digit_detector.audio import decode
 from digit_detector.webapp.decode_pool import DecodeWorker
 from digit_detector.webapp.decode_worker import READY, REQUEST, DecodeLimits
 from digit_detector.webapp.fair_pool import ByteBudget, FairPool
 from digit_detector.webapp.faults import RefusedError
 from digit_detector.webapp.settings import Settings
-from ml_training.audio import decode
 
 ODD_DECODER = """
 import ctypes, os, socket, sys, time

@@ -1,4 +1,4 @@
-// What a model hears of a recording: one second at 8 kHz, as ml_training/audio.py cuts it.
+// What a model hears of a recording: one second at 8 kHz, as digit_detector/audio.py cuts it.
 
 import { Fault } from "./fault.js";
 import { Resampler } from "./resampling.js";

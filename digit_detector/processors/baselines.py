@@ -10,10 +10,10 @@ import re
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ml_training.audio import SAMPLE_RATE, Floats, decode
-from ml_training.config import LABELS
-from ml_training.results import Ints
+from digit_detector.audio import SAMPLE_RATE, Floats, decode
+from digit_detector.labels import LABELS
 
 WIDE = 16_000  # Hz that speech recognisers want
 NOTHING = -1  # the answer of who understood no digit
@@ -41,7 +41,7 @@ class PocketSphinx:
         found = self.decoder.hyp()
         return NOTHING if found is None else said(found.hypstr)
 
-    def many(self, clips: Floats) -> Ints:
+    def many(self, clips: Floats) -> NDArray[np.int64]:
         """(N, T) -> (N,)."""
         return np.array([self.one(clip) for clip in clips])
 
@@ -69,7 +69,7 @@ class WhisperTiny:
         )  # fmt: skip
         return said(" ".join(segment.text for segment in segments))
 
-    def many(self, clips: Floats) -> Ints:
+    def many(self, clips: Floats) -> NDArray[np.int64]:
         """(N, T) -> (N,)."""
         return np.array([self.one(clip) for clip in clips])
 

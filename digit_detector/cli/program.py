@@ -12,10 +12,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn, Protocol
 
-from ml_training.errors import DigitError, Interrupted, MissingExtraError
-from ml_training.utils.signals import STOPS, ignore_interrupts
-from ml_training.utils.text import escape_controls
-from ml_training.utils.torchrun_env import torchrun_rank
+from digit_detector.cli.signals import STOPS, ignore_interrupts
+from digit_detector.cli.text import escape_controls
+from digit_detector.cli.torchrun_env import torchrun_rank
+from digit_detector.errors import DigitError, Interrupted, MissingExtraError
 
 
 class Main(Protocol):

@@ -11,7 +11,7 @@
 No index can be damaged, because there is none: each version describes itself, and is put in its place whole, by
 renaming its folder. `promoted.json` alone says which one is promoted.
 
-This module is read by `ml_training.inference` too, so it imports nothing heavy.
+Inference reads it too, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ml_training.errors import ModelError
+from digit_detector.errors import ModelError
 
 VERSIONS = "versions"
 RECORD = "version.json"

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-from ml_training.errors import Interrupted
+from digit_detector.errors import Interrupted
 
 STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 GRACE = 2.0  # seconds in which a program that is leaving clears up, whatever else is typed

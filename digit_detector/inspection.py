@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ml_training.config import FP32
-from ml_training.deploy.metadata import CHECKSUM_KEY, FORMAT_KEY, is_intact
-from ml_training.errors import ModelError
+from digit_detector.errors import ModelError
+from digit_detector.labels import FP32
+from digit_detector.model_file import CHECKSUM_KEY, FORMAT_KEY, is_intact
 
 
 @dataclass(frozen=True)

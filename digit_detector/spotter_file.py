@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-import ml_training
-from ml_training.audio import SAMPLE_RATE
-from ml_training.config import LABELS
-from ml_training.deploy.metadata import FORMAT_KEY, git_commit
-from ml_training.errors import ModelError
+import digit_detector
+from digit_detector.audio import SAMPLE_RATE
+from digit_detector.errors import ModelError
+from digit_detector.labels import LABELS
+from digit_detector.model_file import FORMAT_KEY, git_commit
 
 FORMAT = "spotter 2"
 FILE = "spotter.onnx"
@@ -39,7 +39,7 @@ KEYS = {
     "data_hash": "hash of that",
     "steps": "steps of its training",
     "seed": "seed of its training",
-    "version": "version of ml_training that trained it",
+    "version": "version of the package that trained it",
     "git_commit": "commit of the checkout that trained it",
     "created": "when it was exported, UTC, ISO 8601",
 }
@@ -49,7 +49,7 @@ def spotter_metadata(data: str, data_hash: str, steps: int, seed: int) -> dict[s
     """A value for each of KEYS but DILATIONS_KEY, which the network says."""
     values = {
         FORMAT_KEY: FORMAT, "labels": ",".join(LABELS), "sample_rate": str(SAMPLE_RATE), "data": data,
-        "data_hash": data_hash, "steps": str(steps), "seed": str(seed), "version": ml_training.__version__,
+        "data_hash": data_hash, "steps": str(steps), "seed": str(seed), "version": digit_detector.__version__,
         "git_commit": git_commit(), "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
     assert values.keys() == KEYS.keys() - {DILATIONS_KEY}

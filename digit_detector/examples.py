@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ml_training.errors import ConfigError
+from digit_detector.errors import ConfigError
 
 SAID = {"seven": "7", "three": "3", "phone_number": "4135550127"}  # name -> the digits in it
 EXAMPLES = tuple(name for name, digits in SAID.items() if len(digits) == 1)  # a second each, for `digits predict`

@@ -9,8 +9,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ml_training.audio_headers import CONTAINERS, HEAD_BYTES, container_of
-from ml_training.errors import AudioError, UndecodableAudioError
+from digit_detector.audio_headers import CONTAINERS, HEAD_BYTES, container_of
+from digit_detector.errors import AudioError, UndecodableAudioError
 
 _FARTHEST = (1 << 63) - 1
 MAX_PIPE_BYTES = 256 << 20  # of what can be read only once, and is therefore held in memory

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ml_training.config import LABELS
-from ml_training.utils.text import escape_controls
+from digit_detector.cli.text import escape_controls
+from digit_detector.labels import LABELS
 
 
 def print_json(entries: Sequence[Mapping[str, Any]]) -> None:

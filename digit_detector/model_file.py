@@ -1,6 +1,6 @@
 """What an exported model says about itself: the keys of its ONNX metadata, written and checked here.
 
-This module is read by `ml_training.inference` too, so it imports nothing heavy.
+Inference reads it too, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-import ml_training
-from ml_training.audio import NUM_SAMPLES, SAMPLE_RATE
-from ml_training.config import FP32, LABELS
-from ml_training.errors import ModelError
+import digit_detector
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE
+from digit_detector.errors import ModelError
+from digit_detector.labels import FP32, LABELS
 
 CHECKSUM_KEY = "sha256"  # see `seal`
 _BLANK = "0" * 64
@@ -46,7 +46,7 @@ KEYS = {
     "epoch": "epochs of training behind the weights, or 'unknown'",
     "seed": "seed of everything random in its training, or 'unknown'",
     "temperature": "what the scores were divided by, fitted on the validation part; 1 where none was fitted",
-    "version": "version of ml_training that trained it",
+    "version": "version of the package that trained it",
     "git_commit": "commit of the checkout that trained it, with '-dirty' when files had been changed, or 'unknown'",
     "created": "when it was exported, UTC, ISO 8601",
 }
@@ -69,7 +69,7 @@ def model_metadata(
     epoch: int | None = None,
     seed: int | None = None,
     temperature: float = 1.0,
-    version: str = ml_training.__version__,
+    version: str = digit_detector.__version__,
     commit: str | None = None,
     created: datetime | None = None,
 ) -> dict[str, str]:
@@ -165,7 +165,7 @@ def git_commit() -> str:
     """
     import subprocess  # here, because answering reads this module too and must start quickly
 
-    root = Path(ml_training.__file__).resolve().parents[1]
+    root = Path(digit_detector.__file__).resolve().parents[1]
     if not (root / ".git").exists():  # an installed copy: a repository further up is somebody else's
         return "unknown"
     command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]

@@ -17,15 +17,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_training.audio_headers import (
-    AMR_FRAMES,
-    Header,
-    find_sound,
-    is_marked,
-    read_header,
-)
-from ml_training.audio_streams import Memory, View, name_of, not_audio, open_stream, our_errors
-from ml_training.errors import (
+from digit_detector.audio_headers import AMR_FRAMES, Header, find_sound, is_marked, read_header
+from digit_detector.audio_streams import Memory, View, name_of, not_audio, open_stream, our_errors
+from digit_detector.errors import (
     ConfigError,
     EmptyAudioError,
     MissingExtraError,

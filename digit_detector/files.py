@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_training
-from ml_training.config import PRETRAINED, TRAINED, model_folder
-from ml_training.errors import ConfigError, TrainingError
+import digit_detector
+from digit_detector.errors import ConfigError, TrainingError
+from digit_detector.labels import PRETRAINED, TRAINED, model_folder
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -85,7 +85,7 @@ def unwritable(places: Mapping[str, str | Path | None]) -> list[str]:
 
 def check_not_shipped(models_dir: str | Path, setting: str = "models_dir") -> None:
     """Raise ConfigError for the folder of the models that ship, by their name or by its path."""
-    shipped = Path(ml_training.__file__).resolve().parent / PRETRAINED
+    shipped = Path(digit_detector.__file__).resolve().parent / PRETRAINED
     if str(models_dir) == PRETRAINED or Path(models_dir).resolve().is_relative_to(shipped):
         raise ConfigError(
             [

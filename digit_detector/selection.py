@@ -3,7 +3,7 @@
 The models that ship were measured on the official test clips of FSDD v1.0.10. A model of one's own is compared with
 them only if it was measured on the same clips and learnt from recordings; any other answers only when it is asked for.
 
-This module is read by `ml_training.inference` too, so it imports nothing heavy.
+Inference reads it too, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ml_training.config import MEL_CNN, MFCC, PRETRAINED, RAW_CNN, TRAINED, model_folder
-from ml_training.deploy.metadata import check_metadata
-from ml_training.errors import ModelError
+from digit_detector.errors import ModelError
+from digit_detector.labels import MEL_CNN, MFCC, PRETRAINED, RAW_CNN, TRAINED, model_folder
+from digit_detector.model_file import check_metadata
 
 FSDD_TEST_HASH = "b4dd69d02423a4b5708a6249cf9124282d111d0b1d3c69d9fa7c059c90825435"  # see metadata.KEYS, test_hash
 BEST_FIRST = (MEL_CNN, RAW_CNN, MFCC)  # the models that ship, by their accuracy on these clips
@@ -62,7 +62,7 @@ class _Candidate:
 
 
 def _read_metadata(file: Path) -> dict[str, str]:
-    from ml_training.deploy.inspection import read_metadata  # a quick start does without
+    from digit_detector.inspection import read_metadata  # a quick start does without
 
     return read_metadata(file)
 

@@ -1,0 +1,18 @@
+"""What the models tell apart, and the names of the pipelines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PRETRAINED = "pretrained"  # in the place of a folder of models: those that ship with the package
+TRAINED = "models"  # where training puts one's own
+MFCC, MEL_CNN, RAW_CNN = PIPELINES = ("mfcc", "mel_cnn", "raw_cnn")
+PIPELINE_TITLES = {MFCC: "MFCC + dense network", MEL_CNN: "log-mel + 2D CNN", RAW_CNN: "raw waveform + 1D CNN"}
+LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+IS_DIGIT = 0.5  # the least digit score that counts as a digit
+FP32, INT8 = FILE_PRECISIONS = ("fp32", "int8")  # what a model file computes in; one that does not say is fp32
+
+
+def model_folder(models_dir: str | Path, pipeline: str) -> Path:
+    """Where the files of one trained pipeline lie, e.g. models/mfcc_classifier."""
+    return Path(models_dir) / f"{pipeline}_classifier"
