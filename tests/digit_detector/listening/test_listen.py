@@ -249,7 +249,7 @@ def test_telephone_recordings_are_detected_in(
         soundfile.write(file, samples, rate, format="RAW", subtype=encoding)
     assert rate == 8000
     assert listen.main(["--file", str(path)]) == 0
-    assert "".join(line[0] for line in capsys.readouterr().out.splitlines()) == SAID
+    assert capsys.readouterr().out.splitlines()[-1] == SAID
 
 
 def test_channels_that_cancel_and_a_file_that_is_cut_off(
@@ -261,7 +261,7 @@ def test_channels_that_cancel_and_a_file_that_is_cut_off(
     path.write_bytes(path.read_bytes()[:-40])
     assert listen.main(["--file", str(path)]) == 0
     found = capsys.readouterr()
-    assert "".join(line[0] for line in found.out.splitlines()) == SAID
+    assert found.out.splitlines()[-1] == SAID
     assert "talk.wav is cut off: its header promises" in found.err
 
 

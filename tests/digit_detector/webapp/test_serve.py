@@ -218,7 +218,7 @@ def test_every_setting_is_a_flag_shown_with_its_default_once_and_documented(
     for f in dataclasses.fields(Settings):
         assert f"--{f.name} " in shown
         assert shown.count(f"{f.metadata['help']} (default: {shown_default(f)})") == 1
-    assert shown.count("(default: ") == len(dataclasses.fields(Settings)) + 2  # --pipeline and --thresholds
+    assert shown.count("(default: ") == len(dataclasses.fields(Settings)) + 3  # --pipeline, --spotter and --thresholds
     page = (ROOT / "docs" / "web.md").read_text(encoding="utf-8")
     assert settings_table() in page, "put the table of digit_detector.webapp.flags.settings_table() into docs/web.md"
 
