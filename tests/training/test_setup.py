@@ -9,7 +9,7 @@ import torch
 
 from digit_detector.errors import CheckpointError, ConfigError
 from ml_training.config import TrainConfig
-from ml_training.training.ready import build_model
+from ml_training.training.precomputed_features import build_model
 from ml_training.training.setup import (
     choose_device,
     choose_precision,
