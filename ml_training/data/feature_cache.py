@@ -11,14 +11,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import mmap
 import os
 import re
 import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +28,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digit_detector.errors import DataError
-from ml_training.results import Floats
 
 AnyArray = NDArray[Any]
 Arrays = dict[str, AnyArray]
@@ -42,9 +41,8 @@ _ENTRY_FILE, _LIMIT_FILE = "entry.json", "limit"
 _ENTRY = re.compile(r"([a-z]+)-[0-9a-f]{40}")
 _OLD_ENTRY = re.compile(r"[a-z]+-[0-9a-f]{40}\.arrays|\..+\.arrays\.\d+\.[0-9a-f]{8}\.part")  # of 0.1
 _PARTIAL = re.compile(r"\.[a-z]+-[0-9a-f]{40}\.(\d{1,10})\.[0-9a-f]{8}\.part")
-_STALE_SECONDS = 3600.0  # where a process cannot be looked up
+_STALE_SECONDS = 3600.0
 _NUMERIC_KINDS = frozenset("fiub")  # dtype kinds that need no pickle
-_ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -111,6 +109,11 @@ def encode_json(value: Any) -> NDArray[np.uint8]:
 def decode_json(array: AnyArray) -> Any:
     """The value that `encode_json` was given, tuples as lists."""
     return json.loads(array.tobytes())
+
+
+def is_entry(path: Path) -> bool:
+    """Whether a folder is named as an entry is."""
+    return _ENTRY.fullmatch(path.name) is not None
 
 
 class Cache:
@@ -270,16 +273,16 @@ class Cache:
 
 
 def _is_abandoned(path: Path, pid: int) -> bool:
-    if sys.platform != "win32":  # there os.kill ends the process
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        except (PermissionError, OverflowError):
-            pass
-        else:
-            return False
-    return time.time() - path.stat().st_mtime > _STALE_SECONDS
+    """Whether no process of this machine writes a folder any more; on Windows, where none can be asked for, by age."""
+    if sys.platform == "win32":
+        return time.time() - path.stat().st_mtime > _STALE_SECONDS
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 # --- files of an entry ---------------------------------------------------------------------------
@@ -287,49 +290,38 @@ def _is_abandoned(path: Path, pid: int) -> bool:
 
 def _write(folder: Path, kind: str, key: Key, blocks: Iterable[Block], limit: int) -> int:
     """Write the files of an entry; returns their size in bytes. Raises OSError, _TooLargeError."""
-    held: dict[str, list[AnyArray]] = {}
-    streamed, first, rows = "", None, 0
+    arrays: dict[str, tuple[BinaryIO, AnyArray]] = {}  # file and first block of each
+    rows: Counter[str] = Counter()
     total = 0
     with contextlib.ExitStack() as stack:
         for block in blocks:
-            if first is None:
-                streamed, first = next(iter(block.items()))
-                file = stack.enter_context((folder / f"{streamed}.npy").open("wb"))
-                _write_header(file, streamed, first, (0, *first.shape[1:]))
-            array = np.ascontiguousarray(block[streamed], dtype=first.dtype)
-            for name in block.keys() - {streamed}:
-                held.setdefault(name, []).append(block[name])
-            rows, total = rows + len(array), total + sum(part.nbytes for part in block.values())
+            total += sum(array.nbytes for array in block.values())
             if total > limit:
                 raise _TooLargeError
-            file.write(array.data.cast("B") if array.nbytes else b"")
-        if first is None:
-            raise ValueError("an entry without arrays")
-        file.seek(0)  # numpy leaves room in the header for more rows
-        _write_header(file, streamed, first, (rows, *first.shape[1:]))
-        _sync(file)
-    for name, parts in held.items():
-        joined = np.concatenate(parts)
-        with (folder / f"{name}.npy").open("wb") as file:
-            _write_header(file, name, joined, joined.shape)
-            file.write(joined.tobytes())
-            _sync(file)
+            for name, array in block.items():
+                if name not in arrays:
+                    arrays[name] = stack.enter_context((folder / f"{name}.npy").open("wb")), array
+                    _write_header(*arrays[name], 0)
+                file, first = arrays[name]
+                file.write(array.astype(first.dtype, copy=False).tobytes())
+                rows[name] += len(array)
+        for name, (file, first) in arrays.items():
+            file.seek(0)  # numpy leaves room in the header for any number of rows
+            _write_header(file, first, rows[name])
+            file.flush()
+            os.fsync(file.fileno())  # no power cut leaves an entry of zeros
+    if not arrays:
+        raise ValueError("an entry without arrays")
     files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
     described = json.dumps({"kind": kind, "key": key, "files": files})
     (folder / _ENTRY_FILE).write_text(described, encoding="utf-8")
-    return sum(path.stat().st_size for path in folder.iterdir())
+    return len(described) + sum(file["bytes"] for file in files.values())
 
 
-def _sync(file: BinaryIO) -> None:
-    """Put a file on the disk, so that a power cut leaves no entry of zeros."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _write_header(file: BinaryIO, name: str, array: AnyArray, shape: tuple[int, ...]) -> None:
+def _write_header(file: BinaryIO, array: AnyArray, rows: int) -> None:
     if array.dtype.kind not in _NUMERIC_KINDS:
-        raise ValueError(f"{name} has the type {array.dtype}: numbers alone can be kept")
-    header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": shape}
+        raise ValueError(f"arrays of type {array.dtype} would have to be pickled: numbers alone can be kept")
+    header = {"descr": array.dtype.str, "fortran_order": False, "shape": (rows, *array.shape[1:])}
     np.lib.format.write_array_header_1_0(file, header)
 
 
@@ -420,60 +412,6 @@ def _concatenate_blocks(blocks: Iterable[Block], rows: int | None) -> Arrays:
             count += len(array)
     found = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     return found if filled is None else {first: filled[:count], **found}
-
-
-# --- arrays that may be memory-mapped ------------------------------------------------------------
-
-
-def take(array: AnyArray, rows: Any) -> AnyArray:
-    """A copy of some rows, given as positions, a mask or a slice.
-
-    Of a mapped array the pages that were read do not stay in the memory of the process.
-    """
-    if not isinstance(array, np.memmap):
-        found: AnyArray = array[rows]
-        return found if found.base is None else found.copy()
-    places = np.arange(len(array))[rows]
-    found = np.empty((len(places), *array.shape[1:]), array.dtype)
-    for start in range(0, len(places), _ROWS_AT_ONCE):
-        found[start : start + _ROWS_AT_ONCE] = array[places[start : start + _ROWS_AT_ONCE]]
-        _release(array)
-    return found
-
-
-def concatenate(parts: Sequence[Floats]) -> Floats:
-    """Clips one after the other: memory-mapped where one of the parts is, if the cache in use can keep them."""
-
-    def blocks() -> Iterator[Block]:
-        for part in parts:
-            for start in range(0, len(part), _ROWS_AT_ONCE):
-                yield {"waveforms": take(part, slice(start, start + _ROWS_AT_ONCE))}
-
-    if not any(isinstance(part, np.memmap) for part in parts):
-        return np.concatenate(parts)
-    return get_or_compute(
-        "joined", lambda: {"parts": [content_hash(part) for part in parts]}, blocks, sum(map(len, parts))
-    )["waveforms"]
-
-
-def content_hash(array: AnyArray) -> str:
-    """SHA-256 of type, shape and values; of a whole array of the cache, the hash of its key instead."""
-    if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap):
-        path = Path(str(array.filename))
-        if _ENTRY.fullmatch(path.parent.name):
-            return f"{path.parent.name}/{path.name}"
-    digest = hashlib.sha256(f"{array.dtype.str} {array.shape}\n".encode())
-    for start in range(0, len(array), _ROWS_AT_ONCE):
-        digest.update(take(array, slice(start, start + _ROWS_AT_ONCE)).data)
-    return digest.hexdigest()
-
-
-def _release(array: AnyArray) -> None:
-    """Let the system take back the pages of a read-only mapping that were read; they are read again when needed."""
-    mapping = getattr(array, "_mmap", None)
-    if mapping is not None and hasattr(mapping, "madvise"):
-        with contextlib.suppress(OSError, ValueError):
-            mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def format_size(count: float) -> str:

@@ -17,7 +17,7 @@ from ml_training.config import TrainConfig
 from ml_training.data import feature_cache
 from ml_training.data.checks import word_files
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
-from ml_training.data.feature_cache import concatenate
+from ml_training.data.mapped_arrays import concatenate
 from ml_training.data.splits import Split
 from ml_training.data.spoiling import KINDS
 from ml_training.data.synthetic import VOICES, cached_clips, say

@@ -11,8 +11,8 @@ import numpy as np
 from digit_detector.errors import DataError, DigitError
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
-from ml_training.data.feature_cache import concatenate, take
 from ml_training.data.fsdd import TREE_HASH
+from ml_training.data.mapped_arrays import concatenate, take
 from ml_training.data.splits import Split
 from ml_training.data.synthetic import cached_digits
 from ml_training.results import Ints

@@ -18,7 +18,7 @@ from ml_training.config import TrainConfig
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.decoded import MAX_LEVEL
-from ml_training.data.feature_cache import take
+from ml_training.data.mapped_arrays import take
 from ml_training.data.negatives import with_negatives
 from ml_training.data.splits import Split, split_corpus
 from ml_training.data.synthetic_share import settled, with_synthetic_voices

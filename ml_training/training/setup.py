@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from digit_detector.errors import CheckpointError, ConfigError
 from digit_detector.memory import halving
 from ml_training.config import TrainConfig
-from ml_training.data.feature_cache import AnyArray, take
+from ml_training.data.feature_cache import AnyArray
+from ml_training.data.mapped_arrays import take
 from ml_training.pipelines.base import Heard
 from ml_training.results import Floats, Ints
 

@@ -21,7 +21,8 @@ from digit_detector.errors import DataError
 from ml_training.config import TrainConfig
 from ml_training.data import feature_cache
 from ml_training.data.dataset_loader import load_corpus
-from ml_training.data.feature_cache import Block, Cache, concatenate, content_hash, get_or_compute, take, use_cache
+from ml_training.data.feature_cache import Block, Cache, get_or_compute, use_cache
+from ml_training.data.mapped_arrays import concatenate, content_hash, take
 
 KEY = {"data": "a", "setting": 1}
 
