@@ -17,7 +17,8 @@ import tempfile
 from pathlib import Path
 
 from digit_detector.labels import PIPELINES
-from ml_training.data.feature_cache import FOLDER_VARIABLE, Cache, format_size
+from ml_training.cache import format_size
+from ml_training.data.feature_cache import FOLDER_VARIABLE, Cache
 
 # What a run does until its first step has been taken, timed from the moment torch is there.
 CHILD = """

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 
 from digit_detector.cli.parser import OneLineParser
 from digit_detector.cli.program import program
-from ml_training.data.feature_cache import FOLDER_VARIABLE, Cache, Entry, format_size
+from ml_training.data.feature_cache import FOLDER_VARIABLE, Cache, Entry
 
 ACTIONS = {
     "list": "every entry, the one used last first; --check reads all of each and removes what is damaged",
@@ -74,9 +74,18 @@ def _list(cache: Cache, check: bool, as_json: bool) -> int:
 def _lines(cache: Cache, entries: Sequence[Entry]) -> Iterator[str]:
     for entry in entries:
         fault = f"   damaged, removed: {entry.fault}" if entry.fault else ""
-        yield f"{format_size(entry.bytes):>10}   used {_ago(entry.used):<12}   {entry.name}{fault}"
+        yield f"{format_size(entry.bytes):>10}   used {_ago(entry.used):<12}   {entry.path.name}{fault}"
     kept = _count([entry for entry in entries if not entry.fault], "kept")
     yield f"{cache.folder}: {kept}, limit {format_size(cache.limit)}"
+
+
+def format_size(count: float) -> str:
+    """A number of bytes for people: 3.2 GB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit in ("bytes", "kB") else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
 
 
 def _count(entries: Sequence[Entry], what: str) -> str:

@@ -42,6 +42,7 @@ _ENTRY = re.compile(r"([a-z]+)-[0-9a-f]{40}")
 _OLD_ENTRY = re.compile(r"[a-z]+-[0-9a-f]{40}\.arrays|\..+\.arrays\.\d+\.[0-9a-f]{8}\.part")  # of 0.1
 _PARTIAL = re.compile(r"\.[a-z]+-[0-9a-f]{40}\.(\d{1,10})\.[0-9a-f]{8}\.part")
 _STALE_SECONDS = 3600.0
+_DAMAGED = (ValueError, KeyError, TypeError, AttributeError)  # what reading a damaged entry raises
 _NUMERIC_KINDS = frozenset("fiub")  # dtype kinds that need no pickle
 
 
@@ -54,10 +55,6 @@ class Entry:
     bytes: int
     used: float  # seconds since 1970
     fault: str = ""  # why it cannot be read
-
-    @property
-    def name(self) -> str:
-        return self.path.name
 
 
 class _TooLargeError(Exception):
@@ -84,11 +81,6 @@ def default_folder() -> Path:
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
     return base / "streaming-digit-detector" / "arrays"
-
-
-def key_hash(kind: str, key: Key) -> str:
-    """SHA-256 of a key."""
-    return hashlib.sha256(json.dumps([FORMAT, kind, key], sort_keys=True).encode()).hexdigest()
 
 
 def source_hash(*modules: ModuleType | str) -> str:
@@ -132,7 +124,8 @@ class Cache:
         self._report, self._reported = report, False
 
     def path(self, kind: str, key: Key) -> Path:
-        return self.folder / f"{kind}-{key_hash(kind, key)[:40]}"
+        digest = hashlib.sha256(json.dumps([FORMAT, kind, key], sort_keys=True).encode()).hexdigest()
+        return self.folder / f"{kind}-{digest[:40]}"
 
     def find(self, kind: str, key: Key) -> Arrays | None:
         """The arrays of a key, memory-mapped read-only, or None. A damaged entry is removed."""
@@ -145,7 +138,7 @@ class Cache:
         except (FileNotFoundError, NotADirectoryError):
             if path.is_dir():  # its description is missing
                 self._discard(path)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, *_DAMAGED) as error:
             self._warn(f"cache: {path.name} is damaged ({error}) and made anew")
             self._discard(path)
         self.hits, self.misses = self.hits + (found is not None), self.misses + (found is None)
@@ -154,8 +147,7 @@ class Cache:
     def store(self, kind: str, key: Key, blocks: Iterable[Block]) -> Arrays | None:
         """Write the concatenated blocks as the entry of a key and open it; None where that fails.
 
-        Rows of a block's first array are written as they come, those of its other arrays at the end. Errors of
-        `blocks` are raised, but for OSError, which cannot be told from one of the disk.
+        Raises errors of `blocks`, but for OSError, which cannot be told from one of the disk.
         """
         path = self.path(kind, key)
         part = self._hidden(path)
@@ -168,12 +160,12 @@ class Cache:
             with contextlib.suppress(OSError):  # another process was first
                 os.replace(part, path)
         except _TooLargeError:
-            self._warn(f"cache: an entry is larger than the limit of {format_size(self.limit)}: not kept")
+            self._warn(f"cache: an entry is larger than the limit of {self.limit / 1e6:.4g} MB: not kept")
         except OSError as error:
             self._warn(f"cache: cannot write to {self.folder} ({error.strerror or error}): going on without")
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        with contextlib.suppress(OSError, ValueError):  # not written, or cleared by another process meanwhile
+        with contextlib.suppress(OSError, *_DAMAGED):  # not written, or cleared by another process meanwhile
             return _load(path, kind, key)
         return None
 
@@ -276,16 +268,12 @@ def _is_abandoned(path: Path, pid: int) -> bool:
     """Whether no process of this machine writes a folder any more; on Windows, where none can be asked for, by age."""
     if sys.platform == "win32":
         return time.time() - path.stat().st_mtime > _STALE_SECONDS
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        pass
+    with contextlib.suppress(PermissionError):
+        try:
+            os.kill(pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return True
     return False
-
-
-# --- files of an entry ---------------------------------------------------------------------------
 
 
 def _write(folder: Path, kind: str, key: Key, blocks: Iterable[Block], limit: int) -> int:
@@ -303,7 +291,7 @@ def _write(folder: Path, kind: str, key: Key, blocks: Iterable[Block], limit: in
                     arrays[name] = stack.enter_context((folder / f"{name}.npy").open("wb")), array
                     _write_header(*arrays[name], 0)
                 file, first = arrays[name]
-                file.write(array.astype(first.dtype, copy=False).tobytes())
+                file.write(np.ascontiguousarray(array, first.dtype).data)
                 rows[name] += len(array)
         for name, (file, first) in arrays.items():
             file.seek(0)  # numpy leaves room in the header for any number of rows
@@ -338,10 +326,8 @@ def _load(path: Path, kind: str, key: Key) -> Arrays:
     described = _describe(path)
     if described["kind"] != kind or described["key"] != json.loads(json.dumps(key)):
         raise ValueError("it is of another key")
-    return {
-        name.removesuffix(".npy"): np.load(path / name, mmap_mode="r", allow_pickle=False)
-        for name in described["files"]
-    }
+    files = {name.removesuffix(".npy"): path / name for name in described["files"]}
+    return {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in files.items()}
 
 
 def _fault(path: Path) -> str:
@@ -351,7 +337,7 @@ def _fault(path: Path) -> str:
                 return f"{name.removesuffix('.npy')} has another checksum"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing" if path.is_dir() else ""
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except _DAMAGED as error:
         return str(error)
     return ""
 
@@ -360,8 +346,6 @@ def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-
-# --- the cache in use ----------------------------------------------------------------------------
 
 _current: Cache | None = None
 
@@ -412,12 +396,3 @@ def _concatenate_blocks(blocks: Iterable[Block], rows: int | None) -> Arrays:
             count += len(array)
     found = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     return found if filled is None else {first: filled[:count], **found}
-
-
-def format_size(count: float) -> str:
-    """A number of bytes for people: 3.2 GB."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit in ("bytes", "kB") else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError

@@ -132,9 +132,10 @@ def load_material(config: TrainConfig, corpus: Corpus | None, say: Say, warn: Sa
 
 def _check_levels(corpus: Corpus) -> None:
     """Raise DataError for a clip that the loader of recordings would have left out: one makes every weight NaN."""
-    if isinstance(corpus.waveforms, np.memmap):  # out of the cache, which the loader fills
-        return
-    loudest = np.maximum(corpus.waveforms.max(axis=1), -corpus.waveforms.min(axis=1)) if len(corpus) else np.zeros(0)
+    loudest = np.zeros(len(corpus), np.float32)
+    for start in range(0, len(corpus), _AT_ONCE):
+        clips = take(corpus.waveforms, slice(start, start + _AT_ONCE))
+        loudest[start : start + _AT_ONCE] = np.maximum(clips.max(axis=1), -clips.min(axis=1))
     bad = np.flatnonzero(~(loudest <= MAX_LEVEL))  # NaN among them
     if len(bad):
         raise DataError(
