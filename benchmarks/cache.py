@@ -17,7 +17,8 @@ import tempfile
 from pathlib import Path
 
 from digit_detector.labels import PIPELINES
-from ml_training.data.cache import FOLDER_VARIABLE, Cache, size
+from ml_training.cache import format_size
+from ml_training.data.feature_cache import FOLDER_VARIABLE, Cache
 
 # What a run does until its first step has been taken, timed from the moment torch is there.
 CHILD = """
@@ -78,9 +79,9 @@ def main() -> int:
     print(f"without a cache   {statistics.median(without):6.2f} s   (median of {args.runs})")
     print(f"filling it        {filling:6.2f} s")
     print(f"with a full one   {statistics.median(full):6.2f} s   (median of {args.runs})")
-    print(f"it takes {size(sum(entry.bytes for entry in entries))}:")
+    print(f"it takes {format_size(sum(entry.bytes for entry in entries))}:")
     for entry in sorted(entries, key=lambda entry: -entry.bytes):
-        print(f"    {entry.kind:<10} {size(entry.bytes):>9}")
+        print(f"    {entry.kind:<10} {format_size(entry.bytes):>9}")
     return 0 if args.limit is None or statistics.median(full) < args.limit else 1
 
 

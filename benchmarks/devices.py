@@ -30,7 +30,7 @@ from ml_training.data.backgrounds import generated_backgrounds
 from ml_training.evaluation.benchmark import machine
 from ml_training.pipelines import get_pipeline
 from ml_training.training.objective import Objective
-from ml_training.training.ready import build_model
+from ml_training.training.precomputed_features import build_model
 from ml_training.training.setup import Clips, choose_device, cpu_threads
 from ml_training.training.trainer import train_model
 

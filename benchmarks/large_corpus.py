@@ -24,7 +24,7 @@ import numpy as np
 
 from digit_detector.audio import SAMPLE_RATE
 from digit_detector.labels import PIPELINES
-from ml_training.data.cache import FOLDER_VARIABLE
+from ml_training.data.feature_cache import FOLDER_VARIABLE
 
 SAMPLES = 4000
 SPEAKERS = 50

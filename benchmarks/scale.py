@@ -26,7 +26,7 @@ from ml_training.config import TrainConfig
 from ml_training.pipelines import get_pipeline
 from ml_training.training.distributed import process_group
 from ml_training.training.observer import Unobserved
-from ml_training.training.ready import build_model
+from ml_training.training.precomputed_features import build_model
 from ml_training.training.setup import Clips, cpu_threads
 from ml_training.training.trainer import train_model
 

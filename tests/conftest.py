@@ -16,8 +16,8 @@ import soundfile
 from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, fit
 from digit_detector.labels import MFCC
 from digit_detector.model_file import model_metadata
-from ml_training.data.cache import FOLDER_VARIABLE
 from ml_training.data.corpus import Corpus
+from ml_training.data.feature_cache import FOLDER_VARIABLE
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

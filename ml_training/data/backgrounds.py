@@ -15,9 +15,9 @@ from torch import Tensor
 
 from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, decode_sound
 from digit_detector.errors import AudioError, DataError
-from ml_training.data import cache, generated_noise
-from ml_training.data.array_file import Block, Key
+from ml_training.data import feature_cache, generated_noise
 from ml_training.data.checks import noise_files
+from ml_training.data.feature_cache import Block, Key
 from ml_training.data.generated_noise import SAMPLES, generated_sounds
 from ml_training.results import Floats
 
@@ -76,9 +76,9 @@ def generated_backgrounds() -> Backgrounds:
         yield {"samples": np.concatenate([samples for _, samples in generated_sounds()])}
 
     def key() -> Key:
-        return {"numpy": np.__version__, "code": cache.code_hash(generated_noise)}
+        return {"numpy": np.__version__, "code": feature_cache.source_hash(generated_noise)}
 
-    samples = np.array(cache.kept("noise", key, blocks).arrays["samples"])
+    samples = np.array(feature_cache.get_or_compute("noise", key, blocks)["samples"])
     count = len(samples) // SAMPLES
     return Backgrounds(
         samples=torch.from_numpy(samples),

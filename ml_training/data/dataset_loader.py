@@ -22,8 +22,8 @@ from ml_training.data.corpus import OFFICIAL_TEST_INDICES, TEST, TRAIN, UNKNOWN_
 from ml_training.data.decoded import ClipFile, decoded, hashes_of, wav_tree_hash
 from ml_training.data.download import Progress
 from ml_training.data.layouts import EXPECTED, MAX_SKIPPED, clips_of, named_clip
-from ml_training.data.rows import joined
-from ml_training.data.spoken import spoken_digits
+from ml_training.data.mapped_arrays import concatenate
+from ml_training.data.synthetic import cached_digits
 from ml_training.data.tables import clips_of_table, is_table
 from ml_training.results import SkippedClip
 
@@ -59,7 +59,7 @@ def _together(first: Corpus, second: Corpus) -> Corpus:
     sources = (*first.recordings, *second.recordings)
     return Corpus(
         name=f"{first.name} and {second.name}",
-        waveforms=joined([first.waveforms, second.waveforms]),
+        waveforms=concatenate([first.waveforms, second.waveforms]),
         lengths=np.concatenate([first.lengths, second.lengths]),
         labels=np.concatenate([first.labels, second.labels]),
         speakers=first.speakers + second.speakers,
@@ -97,7 +97,7 @@ def _load_main(config: TrainConfig, report: Callable[[str], None], progress: Pro
 
 
 def _synthetic(seed: int, report: Callable[[str], None]) -> Corpus:
-    corpus = spoken_digits(seed)
+    corpus = cached_digits(seed)
     report(f"synthetic speech: {len(corpus)} clips in {len(set(corpus.speakers))} voices of espeak-ng")
     return corpus
 

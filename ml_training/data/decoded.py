@@ -1,4 +1,4 @@
-"""Files of recordings as hashes and as samples; both are kept by the cache in use, where there is one.
+"""Recordings as hashes and as samples, both out of the cache in use.
 
 What a file holds is known by its bytes. They are read again only where the system says that the file may have changed
 since: another size, inode or time of change. A file changed within the resolution of these times is never trusted.
@@ -23,9 +23,8 @@ import numpy as np
 from digit_detector import audio, audio_files, audio_headers, audio_streams
 from digit_detector.audio import NUM_SAMPLES, decode_sound, fit
 from digit_detector.errors import AudioError, DataError
-from ml_training.data import cache, fsdd
-from ml_training.data.array_file import Block, Key
-from ml_training.data.rows import Rows, Source, as_array
+from ml_training.data import feature_cache, fsdd
+from ml_training.data.feature_cache import Block, Key
 from ml_training.results import Floats, Ints, SkippedClip
 
 MAX_CLIP_BYTES = 64 << 20  # no recording of a digit is larger; several are in memory at once
@@ -88,17 +87,17 @@ def threads() -> ThreadPoolExecutor:
 
 def hashes_of(clips: Sequence[ClipFile]) -> list[Hashes]:
     """Of every file, in their order; from the cache where none of them has changed since."""
-    in_use = cache.current()
+    in_use = feature_cache.current_cache()
     listing = _listing(clips) if in_use is not None else None
     if in_use is None or listing is None:
         return _hashed(clips)
     key = {"listing": listing}
     if (stored := in_use.find("index", key)) is not None:
-        return [Hashes(*row) for row in cache.said(stored.arrays["hashes"])]
+        return [Hashes(*row) for row in feature_cache.decode_json(stored["hashes"])]
     found = _hashed(clips)
     if _listing(clips) == listing and not any(hashes.unreadable for hashes in found):
         rows = [(hashes.sha256, hashes.blob) for hashes in found]
-        in_use.keep("index", key, [{"hashes": cache.text(rows)}])
+        in_use.store("index", key, [{"hashes": feature_cache.encode_json(rows)}])
     return found
 
 
@@ -155,7 +154,7 @@ def _named(content: bytes) -> Hashes:
 def decoded(clips: Sequence[ClipFile], hashes: Sequence[Hashes]) -> Decoded:
     """Every file that can be decoded, cut to one second.
 
-    From a cache the samples come as Rows, which lie in its file. Raises DataError for a file that changes meanwhile.
+    From the cache the samples are memory-mapped. Raises DataError for a file that changes meanwhile.
     """
 
     def key() -> Key:
@@ -164,15 +163,9 @@ def decoded(clips: Sequence[ClipFile], hashes: Sequence[Hashes]) -> Decoded:
         ]
         return {"files": hashlib.sha256(json.dumps(rows).encode()).hexdigest(), "clips": len(clips), **_decoder()}
 
-    stored = cache.kept("recordings", key, lambda: _blocks(clips, hashes), len(clips))
-    arrays, kept = stored.arrays, np.array(stored.arrays["kept"])
-    waveforms = arrays["waveforms"]
-    if "waveforms" in stored.places:
-        source = Source(waveforms, stored.places["waveforms"], cache.key_hash("recordings", key()))
-        waveforms = as_array(Rows([source]))
-    reasons = cache.said(arrays["skipped"]) if len(arrays["skipped"]) else []
-    skipped = tuple(SkippedClip(file, reason) for file, reason in reasons)
-    return Decoded(waveforms, np.array(arrays["lengths"]), kept, skipped)
+    arrays = feature_cache.get_or_compute("recordings", key, lambda: _blocks(clips, hashes), len(clips))
+    skipped = tuple(SkippedClip(file, reason) for file, reason in feature_cache.decode_json(arrays["skipped"]))
+    return Decoded(arrays["waveforms"], np.array(arrays["lengths"]), np.array(arrays["kept"]), skipped)
 
 
 def _decoder() -> dict[str, str]:
@@ -187,7 +180,7 @@ def _decoder() -> dict[str, str]:
     return {
         **versions,
         "libsndfile": soundfile.__libsndfile_version__,
-        "code": cache.code_hash(audio, audio_files, audio_headers, audio_streams, __name__),
+        "code": feature_cache.source_hash(audio, audio_files, audio_headers, audio_streams, __name__),
     }
 
 
@@ -207,8 +200,13 @@ def _blocks(clips: Sequence[ClipFile], hashes: Sequence[Hashes]) -> Iterator[Blo
             waveforms = np.stack([fit(samples) for _, samples in good]) if good else nothing
             lengths = np.array([min(len(samples), NUM_SAMPLES) for _, samples in good], dtype=np.int64)
             kept = np.array([row for row, _ in good], dtype=np.int64)
-            yield {"waveforms": waveforms, "lengths": lengths, "kept": kept, "skipped": cache.text([])[:0]}
-    yield {"waveforms": nothing, "lengths": none, "kept": none, "skipped": cache.text(skipped)}
+            yield {
+                "waveforms": waveforms,
+                "lengths": lengths,
+                "kept": kept,
+                "skipped": feature_cache.encode_json([])[:0],
+            }
+    yield {"waveforms": nothing, "lengths": none, "kept": none, "skipped": feature_cache.encode_json(skipped)}
 
 
 def _in_blocks(rows: list[tuple[int, ClipFile, Hashes]]) -> Iterator[list[tuple[int, ClipFile, Hashes]]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,15 +14,13 @@ import numpy as np
 from digit_detector.audio import NUM_SAMPLES, decode_sound, fit, trimmed
 from digit_detector.errors import AudioError, DataError, DigitError
 from ml_training.config import TrainConfig
-from ml_training.data import cache
-from ml_training.data.array_file import Block
+from ml_training.data import feature_cache
 from ml_training.data.checks import word_files
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
-from ml_training.data.rows import joined
+from ml_training.data.mapped_arrays import concatenate
 from ml_training.data.splits import Split
 from ml_training.data.spoiling import KINDS
-from ml_training.data.spoken import engine, from_cache
-from ml_training.data.synthetic import VOICES, say
+from ml_training.data.synthetic import VOICES, cached_clips, say
 from ml_training.results import Floats, Ints
 
 # Everyday words, and words near a digit; none that is spoken like one (to, for, won, ate), nor "oh", which many say
@@ -75,7 +72,7 @@ def with_negatives(corpus: Corpus, split: Split, config: TrainConfig) -> tuple[C
     if not config.negative_share:
         return corpus, split, ""
     try:
-        found = [spoken_words(config.seed, config.synthetic_voices)]
+        found = [cached_negatives(config.seed, config.synthetic_voices)]
     except DigitError as error:
         raise DataError(f"{error}; or train without clips that are no digits: --negative_share 0") from error
     if config.words_dir is not None:
@@ -89,7 +86,7 @@ def with_negatives(corpus: Corpus, split: Split, config: TrainConfig) -> tuple[C
     hashes = "\n".join((corpus.data_hash, *(negatives.data_hash for negatives in found)))
     mixed = replace(
         corpus,
-        waveforms=joined([corpus.waveforms, *(negatives.waveforms for negatives in found)]),
+        waveforms=concatenate([corpus.waveforms, *(negatives.waveforms for negatives in found)]),
         lengths=np.concatenate([corpus.lengths, *(negatives.lengths for negatives in found)]),
         labels=np.concatenate([corpus.labels, np.full(len(speakers), NOT_A_DIGIT)]),
         speakers=(*corpus.speakers, *speakers.tolist()),
@@ -106,20 +103,13 @@ def with_negatives(corpus: Corpus, split: Split, config: TrainConfig) -> tuple[C
     return mixed, replace(split, train=train, validation=validation), name
 
 
-def spoken_words(seed: int, voices: int) -> Negatives:
-    """What synthetic_negatives says, from the cache in use where it was said before."""
-
-    def blocks() -> Iterator[Block]:
-        said = synthetic_negatives(seed, voices)
-        names = cache.text([said.name, said.speakers, said.files, said.data_hash])
-        yield {"waveforms": said.waveforms, "lengths": said.lengths, "names": names}
-
-    if cache.current() is None:
-        return synthetic_negatives(seed, voices)
-    key = {"seed": seed, "voices": voices, "code": cache.code_hash(__name__), **engine()}
-    arrays, waveforms = from_cache("words", key, blocks)
-    name, speakers, files, data_hash = cache.said(arrays["names"])
-    return Negatives(name, waveforms, np.array(arrays["lengths"]), tuple(speakers), tuple(files), data_hash)
+def cached_negatives(seed: int, voices: int) -> Negatives:
+    """What `synthetic_negatives` returns, from the cache in use."""
+    key = {"seed": seed, "voices": voices, "code": feature_cache.source_hash(__name__)}
+    arrays, (name, speakers, files, data_hash) = cached_clips(
+        "words", key, lambda: synthetic_negatives(seed, voices), ("waveforms", "lengths")
+    )
+    return Negatives(name, arrays["waveforms"], arrays["lengths"], tuple(speakers), tuple(files), data_hash)
 
 
 def hash_of_words(config: TrainConfig) -> str:

@@ -10,16 +10,19 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from digit_detector import audio
 from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, fit, trimmed
 from digit_detector.errors import DataError, MissingExtraError
 from digit_detector.labels import LABELS
-from ml_training.data import espeak_worker
+from ml_training.data import espeak_worker, feature_cache
 from ml_training.data.corpus import Corpus
+from ml_training.data.feature_cache import Block, Key
 from ml_training.results import Floats, Ints
 
 NAME = "synthetic speech (espeak-ng)"
@@ -86,6 +89,43 @@ def synthesise(seed: int = 0, voices: int = DEFAULT_VOICES, takes: int = DEFAULT
         synthetic=True,
         official_split=False,
     )
+
+
+def cached_digits(seed: int = 0, voices: int = DEFAULT_VOICES, takes: int = DEFAULT_TAKES) -> Corpus:
+    """What `synthesise` returns, from the cache in use; raises what it raises where it is not there."""
+    key = {"seed": seed, "voices": voices, "takes": takes}
+    columns = ("waveforms", "lengths", "labels", "indices")
+    arrays, (name, speakers, files, data_hash) = cached_clips(
+        "voices", key, lambda: synthesise(seed, voices, takes), columns
+    )
+    return Corpus(
+        name=name, speakers=tuple(speakers), files=tuple(files), data_hash=data_hash, synthetic=True,
+        official_split=False, **arrays,
+    )  # fmt: skip
+
+
+def cached_clips(
+    kind: str, key: Key, compute: Callable[[], Any], columns: Sequence[str]
+) -> tuple[dict[str, Any], tuple[str, list[str], list[str], str]]:
+    """The named arrays of synthesised clips, and their name, speakers, files and data hash, from the cache in use."""
+
+    def blocks() -> Iterator[Block]:
+        clips = compute()
+        described = feature_cache.encode_json([clips.name, clips.speakers, clips.files, clips.data_hash])
+        yield {**{column: getattr(clips, column) for column in columns}, "names": described}
+
+    arrays = feature_cache.get_or_compute(kind, lambda: {**key, **_engine_versions()}, blocks)
+    found = {column: arrays[column] if column == "waveforms" else np.array(arrays[column]) for column in columns}
+    return found, feature_cache.decode_json(arrays["names"])
+
+
+def _engine_versions() -> dict[str, str]:
+    """What decides how synthetic speech sounds besides its settings."""
+    try:
+        versions = {name: metadata.version(name) for name in ("numpy", "soxr", "espeakng-loader")}
+    except metadata.PackageNotFoundError:  # synthesis raises an error that names it
+        versions = {}
+    return {**versions, "engine": feature_cache.source_hash(audio, __name__, espeak_worker)}
 
 
 def say(texts: Sequence[tuple[str, str]], seed: int) -> list[Floats]:

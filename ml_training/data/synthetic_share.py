@@ -12,9 +12,9 @@ from digit_detector.errors import DataError, DigitError
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.data.fsdd import TREE_HASH
-from ml_training.data.rows import joined, some
+from ml_training.data.mapped_arrays import concatenate, take
 from ml_training.data.splits import Split
-from ml_training.data.spoken import spoken_digits
+from ml_training.data.synthetic import cached_digits
 from ml_training.results import Ints
 
 WITH_FSDD = 0.25  # recordings of one's own may not be in English
@@ -47,7 +47,7 @@ def with_synthetic_voices(
         return corpus, split
     takes = -(-count // (10 * config.synthetic_voices))
     try:
-        spoken = spoken_digits(config.seed, config.synthetic_voices, takes)
+        spoken = cached_digits(config.seed, config.synthetic_voices, takes)
     except DigitError as error:
         raise DataError(f"{error}; or train on recordings alone: --synthetic_share 0") from error
     chosen = _spread(spoken, count)
@@ -55,7 +55,7 @@ def with_synthetic_voices(
     mixed = replace(
         corpus,
         name=f"{corpus.name} with {count} clips of synthetic speech",
-        waveforms=joined([corpus.waveforms, some(spoken.waveforms, chosen)]),
+        waveforms=concatenate([corpus.waveforms, take(spoken.waveforms, chosen)]),
         lengths=np.concatenate([corpus.lengths, spoken.lengths[chosen]]),
         labels=np.concatenate([corpus.labels, spoken.labels[chosen]]),
         speakers=corpus.speakers + tuple(spoken.speakers[i] for i in chosen),

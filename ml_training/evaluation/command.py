@@ -12,9 +12,9 @@ from digit_detector.errors import ConfigError, DataError
 from digit_detector.files import unwritable
 from digit_detector.labels import FP32, PRETRAINED
 from ml_training.config import TrainConfig
-from ml_training.data.cache import Cache, caching
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
+from ml_training.data.feature_cache import Cache, use_cache
 from ml_training.evaluation.paired import comparable, compared, to_dicts
 from ml_training.evaluation.perturbations import load_recordings
 from ml_training.evaluation.protocols import (
@@ -147,9 +147,7 @@ def evaluate(
     `corpus` takes the place of the recordings that the request's config names, `pipelines` that of the registry's
     for loso. Raises the errors of the protocols; what was found before one is written.
     """
-    # What other protocols score they take apart and change, which clips that stay in a file are not made for.
-    only_folds = set(request.protocols) <= set(TRAINED_BY_FOLDS)
-    with caching(Cache(report=report) if only_folds and request.config.cache else None):
+    with use_cache(Cache(report=report) if request.config.cache else None):
         return _evaluate(request, report, corpus, pipelines)
 
 
@@ -255,8 +253,7 @@ def _by_folds(
         for fold in planned_folds(corpus, chosen, config, plan):
             planned.setdefault(fold.pipeline.name, set()).add((fold.config.seed, fold.left_out))
         comparable(name, corpus.name, corpus.data_hash, planned, earlier)
-    with caching(Cache(report=report) if config.cache else None):
-        return cross_validate(corpus, chosen, config, Path(config.log_dir) / name, plan, report)
+    return cross_validate(corpus, chosen, config, Path(config.log_dir) / name, plan, report)
 
 
 def _models(request: Request, report: Report) -> list[TrainedModel]:

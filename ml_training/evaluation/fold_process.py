@@ -15,8 +15,8 @@ from typing import Any
 from digit_detector.cli.signals import StopSignals
 from digit_detector.errors import DigitError, Interrupted
 from ml_training.config import TrainConfig, to_dict
-from ml_training.data.cache import Cache, caching
 from ml_training.data.dataset_loader import load_corpus
+from ml_training.data.feature_cache import Cache, use_cache
 from ml_training.evaluation.folds import Fold, train_fold
 from ml_training.pipelines import get_pipeline
 from ml_training.training.setup import cpu_threads
@@ -39,7 +39,7 @@ def main() -> int:
         try:
             start = json.loads(lines.get())
             config = TrainConfig(**start["config"])
-            with caching(Cache() if config.cache else None), cpu_threads(config.threads):
+            with use_cache(Cache() if config.cache else None), cpu_threads(config.threads):
                 _work(start, config, lines, signals)
         except Interrupted as stop:
             return stop.exit_code

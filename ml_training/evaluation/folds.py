@@ -36,7 +36,7 @@ from ml_training.results import EpochRecord
 from ml_training.training.checkpoint import FREE_SETTINGS, INTERRUPTED, CheckpointStore, RunIdentity
 from ml_training.training.material import PARITY_CLIPS, fitted_temperature, load_material
 from ml_training.training.observer import Unobserved
-from ml_training.training.ready import build_model
+from ml_training.training.precomputed_features import build_model
 from ml_training.training.setup import load_weights, predict_probabilities
 from ml_training.training.trainer import train_model
 

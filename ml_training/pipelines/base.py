@@ -44,9 +44,9 @@ class DigitModel(nn.Module):
         if "forward" in vars(cls):
             raise TypeError(f"{cls.__name__} defines forward, which would lose the temperature: define logits instead")
 
-    def forward(self, sound: Tensor, ready: bool = False) -> Heard:
-        """(B, 8000) waveforms or, where they are `ready`, the features that `features` gives for them."""
-        outputs = self.logits_of(sound) if ready else self.logits(sound)
+    def forward(self, sound: Tensor, precomputed: bool = False) -> Heard:
+        """(B, 8000) waveforms or, where they are `precomputed`, the features that `features` gives for them."""
+        outputs = self.logits_of(sound) if precomputed else self.logits(sound)
         scores, digit = outputs[:, : len(LABELS)], outputs[:, -1]
         if self.training:
             return Heard(scores, digit)

@@ -103,8 +103,8 @@ def try_one(config: dict[str, Any], task: dict[str, Any], folder: str) -> None:
     from ray import tune
 
     from digit_detector.cli.signals import StopSignals
-    from ml_training.data.cache import Cache, caching
     from ml_training.data.dataset_loader import load_corpus
+    from ml_training.data.feature_cache import Cache, use_cache
     from ml_training.pipelines import get_pipeline
     from ml_training.training.setup import cpu_threads
 
@@ -118,7 +118,7 @@ def try_one(config: dict[str, Any], task: dict[str, Any], folder: str) -> None:
         told.append(step)
         tune.report({_METRIC: share, "step": step})
 
-    with caching(Cache() if base.cache else None), cpu_threads(base.threads), StopSignals(unit=None) as stop:
+    with use_cache(Cache() if base.cache else None), cpu_threads(base.threads), StopSignals(unit=None) as stop:
         corpus = load_corpus(base, report=lambda line: None)
         if corpus.data_hash != task["data_hash"]:
             raise ClusterError(f"{corpus.name} is not here what it is where the search was started")

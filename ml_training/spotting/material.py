@@ -13,9 +13,8 @@ from digit_detector.labels import LABELS
 from ml_training.config import AugmentationConfig
 from ml_training.data.backgrounds import Backgrounds, generated_backgrounds, load_backgrounds
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
-from ml_training.data.negatives import WORDS, recorded_negatives, spoken_words
-from ml_training.data.spoken import spoken_digits
-from ml_training.data.synthetic import VOICES, say_in_one
+from ml_training.data.negatives import WORDS, cached_negatives, recorded_negatives
+from ml_training.data.synthetic import VOICES, cached_digits, say_in_one
 from ml_training.results import Floats, Ints
 from ml_training.spotting.strings import Pool, Spoken, in_one
 from ml_training.spotting.words import Said, Words, joined_words, varied
@@ -93,10 +92,10 @@ def load_material(
     Raises DataError where a folder cannot be used, MissingExtraError without speech synthesis.
     """
     recorded = varied(_said(corpus, rows), variants, VARIED, seed)
-    spoken = spoken_digits(seed, voices, 2)
+    spoken = cached_digits(seed, voices, 2)
     synthetic = varied(_said(spoken, np.arange(len(spoken.labels))), 2, VARIED, seed + 1)
     others = [(_broken(recorded, seed), 0.2)]
-    said = spoken_words(seed, max(1, voices // 2))
+    said = cached_negatives(seed, max(1, voices // 2))
     others.append((varied(_without_digits(said), 2, VARIED, seed + 2), 0.35))
     hashes = [corpus.data_hash, hashlib.sha256(rows.tobytes()).hexdigest(), spoken.data_hash, said.data_hash]
     if words_dir is not None:

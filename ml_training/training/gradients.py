@@ -73,7 +73,7 @@ class Gradients:
         with self.statistics.moved_by(parts):
             for part in cut:
                 with torch.autocast(kind, dtype=self.dtype, enabled=self.dtype is not None):
-                    precomputed = {"ready": True} if part.ready else {}
+                    precomputed = {"precomputed": True} if part.precomputed else {}
                     heard = self.network(part.waveforms, **precomputed)
                 loss = self.objective.loss(heard, part)
                 losses.append(loss.detach())

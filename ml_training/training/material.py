@@ -18,14 +18,14 @@ from ml_training.config import TrainConfig
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.decoded import MAX_LEVEL
+from ml_training.data.mapped_arrays import take
 from ml_training.data.negatives import with_negatives
-from ml_training.data.rows import Rows
 from ml_training.data.splits import Split, split_corpus
 from ml_training.data.synthetic_share import settled, with_synthetic_voices
 from ml_training.evaluation.calibration import temperature_for_other_voices
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import DataSummary, Evaluation, Floats, Ints
-from ml_training.training.setup import Clips, OnDisk, predict
+from ml_training.training.setup import Clips, MappedRows, predict
 
 _AT_ONCE = 2048  # clips in memory while models are tested
 _PLENTY = 0.25  # of the memory that is left: so much may clips take
@@ -48,17 +48,14 @@ class Material:
     def part(self, chosen: Ints, seldom: bool = False) -> Clips:
         """Some of the clips as tensors.
 
-        Waveforms that lie in the cache stay there where settings say so, where memory is short, and where few of them
-        will be read, `seldom`.
+        Memory-mapped waveforms stay on disk where settings say so, where memory is short, and where few of them will
+        be read, `seldom`.
         """
         corpus, waveforms = self.corpus, self.corpus.waveforms
         lengths, labels = (torch.from_numpy(column[chosen]) for column in (corpus.lengths, corpus.labels))
-        if not isinstance(waveforms, Rows):
-            return Clips(torch.from_numpy(waveforms[chosen]), lengths, labels)
-        rows = waveforms.of(chosen)
-        on_disk = OnDisk(rows)
-        sound = on_disk if _stays_on_disk(waveforms.nbytes, self.config.waveforms, seldom) else on_disk[:]
-        return Clips(sound, lengths, labels, identity=rows.identity)
+        if isinstance(waveforms, np.memmap) and _stays_on_disk(waveforms.nbytes, self.config.waveforms, seldom):
+            return Clips(MappedRows(waveforms, chosen), lengths, labels)
+        return Clips(torch.from_numpy(take(waveforms, chosen)), lengths, labels)
 
     def digits(self, chosen: Ints) -> Ints:
         """Those of the clips in which a digit is said."""
@@ -74,7 +71,10 @@ class Material:
             speakers=tuple(corpus.speakers[i] for i in chosen),
             labels=corpus.labels[chosen],
             probabilities=np.concatenate(
-                [answer(corpus.waveforms[chosen[i : i + _AT_ONCE]]) for i in range(0, max(1, len(chosen)), _AT_ONCE)]
+                [
+                    answer(take(corpus.waveforms, chosen[i : i + _AT_ONCE]))
+                    for i in range(0, max(1, len(chosen)), _AT_ONCE)
+                ]
             ),
         )
 
@@ -85,7 +85,7 @@ class Material:
         clips: list[bytes] = []
         for first in range(0, len(chosen), _AT_ONCE):
             part = chosen[first : first + _AT_ONCE]
-            pairs = zip(corpus.labels[part], corpus.waveforms[part], strict=True)
+            pairs = zip(corpus.labels[part], take(corpus.waveforms, part), strict=True)
             clips += [hashlib.sha256(b"%d " % label + samples.tobytes()).digest() for label, samples in pairs]
         return hashlib.sha256(b"".join(sorted(clips))).hexdigest()
 
@@ -93,7 +93,7 @@ class Material:
         """(count, 8000), or all there are: of one part first, then of the others; synthetic voices come last."""
         names = [first, *(name for name in ("test", "validation", "train") if name != first)]
         clips = np.concatenate([self.digits(getattr(self.split, name)) for name in names])[:count]
-        waveforms: Floats = self.corpus.waveforms[clips]
+        waveforms: Floats = take(self.corpus.waveforms, clips)
         return waveforms
 
     def metadata(self, pipeline: str, test: Evaluation, temperature: float, **more: Any) -> dict[str, str]:
@@ -132,9 +132,10 @@ def load_material(config: TrainConfig, corpus: Corpus | None, say: Say, warn: Sa
 
 def _check_levels(corpus: Corpus) -> None:
     """Raise DataError for a clip that the loader of recordings would have left out: one makes every weight NaN."""
-    if isinstance(corpus.waveforms, Rows):  # out of the cache, which the loader fills
-        return
-    loudest = np.maximum(corpus.waveforms.max(axis=1), -corpus.waveforms.min(axis=1)) if len(corpus) else np.zeros(0)
+    loudest = np.zeros(len(corpus), np.float32)
+    for start in range(0, len(corpus), _AT_ONCE):
+        clips = take(corpus.waveforms, slice(start, start + _AT_ONCE))
+        loudest[start : start + _AT_ONCE] = np.maximum(clips.max(axis=1), -clips.min(axis=1))
     bad = np.flatnonzero(~(loudest <= MAX_LEVEL))  # NaN among them
     if len(bad):
         raise DataError(

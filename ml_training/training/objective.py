@@ -16,7 +16,7 @@ from ml_training.data.corpus import NOT_A_DIGIT
 from ml_training.data.mixing import mix
 from ml_training.pipelines.base import Heard
 from ml_training.training.negatives import count_beside, draw_negatives, spoilt
-from ml_training.training.setup import Clips, Sound
+from ml_training.training.setup import Clips, Rows
 from ml_training.training.teachers import Teachers
 
 
@@ -38,10 +38,10 @@ class Counts(NamedTuple):
 class Batch(NamedTuple):
     """B clips of T samples, the D digits first."""
 
-    waveforms: Tensor  # (B, T), varied; or (B, ...) features of them where these are ready
+    waveforms: Tensor  # (B, T), varied; or (B, ...) features of them where these are precomputed
     labels: Tensor  # (D,)
     targets: Tensor  # (D,) labels, or (D, 10) probabilities where clips were mixed
-    ready: bool = False
+    precomputed: bool = False
     whole: Counts | None = None  # of the batch that this is a part of
 
     @property
@@ -60,7 +60,7 @@ class Batch(NamedTuple):
         def some(clips: Tensor) -> Tensor:
             return torch.cat([clips[first], clips[len(self.labels) :][second]])
 
-        return Batch(some(self.waveforms), self.labels[first], self.targets[first], self.ready, self.of)
+        return Batch(some(self.waveforms), self.labels[first], self.targets[first], self.precomputed, self.of)
 
 
 class Objective:
@@ -78,8 +78,8 @@ class Objective:
         features: Callable[[Tensor], Tensor | None] | None = None,
     ) -> None:
         self.config, self.augmentation = config, config.augmenting
-        self.others = train.of(train.labels == NOT_A_DIGIT).to(device)
-        self.digits = train.of(train.labels != NOT_A_DIGIT).to(device)
+        self.others = train.select(train.labels == NOT_A_DIGIT).to(device)
+        self.digits = train.select(train.labels != NOT_A_DIGIT).to(device)
         self.features = features
         self.teachers = Teachers(config.teacher_dir, device) if config.teacher_dir is not None else None
 
@@ -91,7 +91,7 @@ class Objective:
     def batch(self, chosen: Tensor) -> Batch:
         """The digits at some places, and others drawn by torch's global generator."""
         if self.digits.features is not None:
-            return self._ready_batch(chosen, self.digits.features)
+            return self._precomputed_batch(chosen, self.digits.features)
         waveforms, lengths = self.digits.waveforms[chosen], self.digits.lengths[chosen]
         labels = targets = self.digits.labels[chosen]
         if negatives := count_beside(len(labels), self.config.negative_share):
@@ -103,7 +103,7 @@ class Objective:
             waveforms[: len(labels)], targets = mix(waveforms[: len(labels)], labels, self.augmentation)
         return Batch(waveforms, labels, targets)
 
-    def _ready_batch(self, chosen: Tensor, features: Sound) -> Batch:
+    def _precomputed_batch(self, chosen: Tensor, features: Rows) -> Batch:
         labels = self.digits.labels[chosen]
         heard = features[chosen]
         if negatives := count_beside(len(labels), self.config.negative_share):
@@ -115,7 +115,7 @@ class Objective:
             if len(places):
                 assert self.others.features is not None
                 heard = torch.cat([heard, self.others.features[places]])
-        return Batch(heard, labels, labels, ready=True)
+        return Batch(heard, labels, labels, precomputed=True)
 
     def loss(self, heard: Heard, batch: Batch) -> Tensor:
         """() mean cost of a batch: by what was said, and by what the teachers make of it.

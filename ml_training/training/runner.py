@@ -25,8 +25,8 @@ from digit_detector.versions import Added, Origin, version_folder
 from ml_training import __version__
 from ml_training.config import TrainConfig, to_dict
 from ml_training.data.backgrounds import load_backgrounds
-from ml_training.data.cache import Cache, caching
 from ml_training.data.corpus import Corpus
+from ml_training.data.feature_cache import Cache, use_cache
 from ml_training.deploy import version_store
 from ml_training.deploy.export import export_onnx
 from ml_training.pipelines import get_pipeline
@@ -35,7 +35,7 @@ from ml_training.results import DataSummary, EpochRecord, Evaluation, PipelineRe
 from ml_training.training.checkpoint import BEST, FREE_SETTINGS, CheckpointStore, RunIdentity, teachers_hash
 from ml_training.training.distributed import SingleProcess
 from ml_training.training.material import PARITY_CLIPS, Material, fitted_temperature, load_material
-from ml_training.training.ready import build_model
+from ml_training.training.precomputed_features import build_model
 from ml_training.training.setup import (
     Clips,
     choose_device,
@@ -94,7 +94,7 @@ def run(
     logs = Path(config.log_dir)
     with StopSignals() as signals, cpu_threads(config.threads), RunLogger(logs, config.pipeline) as logger:
         try:
-            with caching(Cache(report=logger.warn) if config.cache else None):
+            with use_cache(Cache(report=logger.warn) if config.cache else None):
                 return _run(config, corpus, chosen, logger, signals, group or SingleProcess())
         except (Interrupted, KeyboardInterrupt) as stop:
             signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
@@ -166,7 +166,7 @@ def run_worker(
     """
     chosen = [get_pipeline(name) for name in config.pipelines] if pipelines is None else list(pipelines)
     cache = Cache() if config.cache else None
-    with cpu_threads(config.threads), StopSignals(unit=None) as signals, caching(cache):
+    with cpu_threads(config.threads), StopSignals(unit=None) as signals, use_cache(cache):
         with group.local_rank_zero_first():
             material = load_material(config, corpus, lambda line: None, lambda line: None)
         _check_same_run(group, material)

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from digit_detector.errors import CheckpointError, ConfigError
 from digit_detector.memory import halving
 from ml_training.config import TrainConfig
-from ml_training.data.rows import Rows
+from ml_training.data.feature_cache import AnyArray
+from ml_training.data.mapped_arrays import take
 from ml_training.pipelines.base import Heard
-from ml_training.results import Floats
+from ml_training.results import Floats, Ints
 
 EVALUATION_BATCH = 256
 
@@ -29,55 +30,55 @@ Weights = dict[str, Tensor]
 CPU = torch.device("cpu")
 
 
-class OnDisk:
-    """(N, ...) of Rows for whom tensors are expected: what is asked for is read and goes to `device`."""
+@dataclass(frozen=True, eq=False)
+class MappedRows:
+    """Some rows of a memory-mapped array: indexing reads the wanted ones into a tensor on `device`."""
 
-    def __init__(self, rows: Rows, device: torch.device = CPU) -> None:
-        self.rows, self.device = rows, device
+    array: AnyArray  # (M, ...)
+    rows: Ints  # (N,) positions in it
+    device: torch.device = CPU
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, wanted: Tensor | slice) -> Tensor:
-        found = self.rows[wanted if isinstance(wanted, slice) else wanted.cpu().numpy()]
-        return torch.from_numpy(found).to(self.device)
+        return torch.from_numpy(take(self.array, self.select(wanted).rows)).to(self.device)
 
-    def of(self, wanted: Tensor) -> OnDisk:
-        """Some of them, without reading them."""
-        return OnDisk(self.rows.of(wanted.cpu().numpy()), self.device)
+    def select(self, wanted: Tensor | slice) -> MappedRows:
+        """Some of the rows, by position or mask, without reading them."""
+        return replace(self, rows=self.rows[wanted if isinstance(wanted, slice) else wanted.cpu().numpy()])
 
-    def to(self, device: torch.device) -> OnDisk:
-        return OnDisk(self.rows, device)
+    def to(self, device: torch.device) -> MappedRows:
+        return replace(self, device=device)
 
 
-Sound = Tensor | OnDisk
+Rows = Tensor | MappedRows
 
 
 @dataclass(frozen=True)
 class Clips:
     """One part of the data, in memory or on disk. N clips."""
 
-    waveforms: Sound  # (N, 8000) float32
+    waveforms: Rows  # (N, 8000) float32
     lengths: Tensor  # (N,) int64, samples before padding
     labels: Tensor  # (N,) int64, NOT_A_DIGIT where a clip says none
-    features: Sound | None = None  # (N, ...) for the one mode of the one model that they were computed for
-    identity: str = ""  # of the waveforms: a hash of what decides them, where one is known
+    features: Rows | None = None  # (N, ...) for the one mode of the one model that they were computed for
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def of(self, chosen: Tensor) -> Clips:
+    def select(self, chosen: Tensor) -> Clips:
         """The clips that a mask (N,) names."""
-        features = None if self.features is None else _some(self.features, chosen)
-        return Clips(_some(self.waveforms, chosen), self.lengths[chosen], self.labels[chosen], features)
+        features = None if self.features is None else _select(self.features, chosen)
+        return Clips(_select(self.waveforms, chosen), self.lengths[chosen], self.labels[chosen], features)
 
     def to(self, device: torch.device) -> Clips:
         features = None if self.features is None else self.features.to(device)
         return Clips(self.waveforms.to(device), self.lengths.to(device), self.labels.to(device), features)
 
 
-def _some(sound: Sound, chosen: Tensor) -> Sound:
-    return sound.of(chosen) if isinstance(sound, OnDisk) else sound[chosen]
+def _select(rows: Rows, chosen: Tensor) -> Rows:
+    return rows.select(chosen) if isinstance(rows, MappedRows) else rows[chosen]
 
 
 def step_seed(seed: int, epoch: int, step: int, rollbacks: int = 0) -> int:
@@ -111,16 +112,16 @@ def compiled(model: nn.Module) -> nn.Module:
     return cast(nn.Module, torch.compile(model))
 
 
-def predict(model: nn.Module, waveforms: Sound) -> Heard:
+def predict(model: nn.Module, waveforms: Rows) -> Heard:
     """What a model makes of (N, 8000) clips, in float32, in evaluation mode; fewer at once where memory is short."""
     return halving(lambda at_once: predict_by(at_once, model, waveforms), EVALUATION_BATCH, 1, _unheeded)[0]
 
 
-def predict_by(at_once: int, model: nn.Module, waveforms: Sound, ready: bool = False) -> Heard:
-    """As `predict`, so many clips at once and no fewer; of features where they are `ready`."""
+def predict_by(at_once: int, model: nn.Module, waveforms: Rows, precomputed: bool = False) -> Heard:
+    """As `predict`, so many clips at once and no fewer; of features where they are `precomputed`."""
     model.eval()
     # Networks that know no features, as those of tests and examples, take one argument.
-    more = {"ready": True} if ready else {}
+    more = {"precomputed": True} if precomputed else {}
     with torch.no_grad():
         parts = [
             model(waveforms[start : start + at_once], **more) for start in range(0, max(1, len(waveforms)), at_once)

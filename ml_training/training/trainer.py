@@ -27,8 +27,8 @@ from ml_training.training.distributed import SingleProcess
 from ml_training.training.gradients import Gradients
 from ml_training.training.objective import Objective, validation_loss
 from ml_training.training.observer import Observer, StopRequest, Unobserved
+from ml_training.training.precomputed_features import features_for_training, with_features
 from ml_training.training.progress import Progress
-from ml_training.training.ready import features_for_training, with_features
 from ml_training.training.schedule import Schedule
 from ml_training.training.setup import (
     EVALUATION_BATCH,
@@ -305,11 +305,11 @@ class _Loop:
             if not math.isfinite(loss):
                 raise _Diverged(self.steps, loss)
             return loss, accuracy
-        labels, ready = self.validation.labels, self.validation.features
-        judged = self.validation.waveforms if ready is None else ready
+        labels, precomputed = self.validation.labels, self.validation.features
+        judged = self.validation.waveforms if precomputed is None else precomputed
         usual = self.progress.heard_at_once or max(1, min(EVALUATION_BATCH, len(judged)))
         heard, self.progress.heard_at_once = halving(
-            lambda at_once: predict_by(at_once, self.averaged, judged, ready is not None), usual, 1,
+            lambda at_once: predict_by(at_once, self.averaged, judged, precomputed is not None), usual, 1,
             lambda clips, fewer: self.observer.note(
                 f"not enough memory to validate {clips} clips at once: going on with {fewer}"
             ),

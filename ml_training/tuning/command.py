@@ -16,9 +16,9 @@ from digit_detector.cli.signals import StopSignals
 from digit_detector.errors import TrainingError
 from digit_detector.files import write_json
 from ml_training.config import TrainConfig, to_dict
-from ml_training.data.cache import Cache, caching
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus
+from ml_training.data.feature_cache import Cache, use_cache
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import Pipeline
 from ml_training.training.setup import cpu_threads
@@ -77,7 +77,7 @@ def tune(
     optuna_module()
     config, began = request.config, time.perf_counter()
     own = corpus is not None or pipeline is not None
-    with caching(Cache(report=say) if config.cache else None), StopSignals() as signals:
+    with use_cache(Cache(report=say) if config.cache else None), StopSignals() as signals:
         corpus = load_corpus(config, report=say) if corpus is None else corpus
         pipeline = get_pipeline(config.pipeline) if pipeline is None else pipeline
         space = checked_space(request.space)

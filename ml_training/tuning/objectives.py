@@ -25,7 +25,7 @@ from ml_training.training.checkpoint import INTERRUPTED, CheckpointStore, RunIde
 from ml_training.training.exporting import DATA
 from ml_training.training.material import PARITY_CLIPS, Material, fitted_temperature, load_material
 from ml_training.training.observer import Unobserved
-from ml_training.training.ready import build_model
+from ml_training.training.precomputed_features import build_model
 from ml_training.training.setup import load_weights
 from ml_training.training.trainer import train_model
 from ml_training.utils.visualization import best_record

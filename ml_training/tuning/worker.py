@@ -17,9 +17,9 @@ from digit_detector.cli.signals import StopSignals
 from digit_detector.errors import ConfigError, DigitError, Interrupted, TrainingError
 from digit_detector.files import write_json
 from ml_training.config import TrainConfig, to_dict
-from ml_training.data.cache import Cache, caching
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus
+from ml_training.data.feature_cache import Cache, use_cache
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import Pipeline
 from ml_training.training.setup import cpu_threads
@@ -149,7 +149,7 @@ def main() -> int:
         try:
             task = task_of(json.loads(lines.get()))
             config = TrainConfig(**task.config)
-            with caching(Cache() if config.cache else None), cpu_threads(config.threads):
+            with use_cache(Cache() if config.cache else None), cpu_threads(config.threads):
                 corpus = load_corpus(config, report=lambda line: None)
                 if corpus.data_hash != task.data_hash:
                     raise TrainingError(f"{corpus.name} changed: start again when nobody writes there")

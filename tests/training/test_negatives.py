@@ -12,7 +12,7 @@ from ml_training.training.setup import Clips
 
 
 def none_of(clips: Clips) -> Clips:
-    return clips.of(torch.zeros(len(clips), dtype=torch.bool))
+    return clips.select(torch.zeros(len(clips), dtype=torch.bool))
 
 
 @pytest.mark.parametrize(("digits", "share", "beside"), [(48, 0.25, 16), (10, 0.5, 10), (30, 0.0, 0), (1, 0.9, 9)])

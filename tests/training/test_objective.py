@@ -34,7 +34,7 @@ def test_without_a_share_they_change_nothing(tiny: ModuleType) -> None:
     with_them = tiny.train_model(tiny.TinyModel(), tiny.both(81, 9), tiny.bursts(20), config)
     torch.manual_seed(0)
     clips = tiny.both(81, 9)
-    alone = tiny.train_model(tiny.TinyModel(), clips.of(clips.labels != NOT_A_DIGIT), tiny.bursts(20), config)
+    alone = tiny.train_model(tiny.TinyModel(), clips.select(clips.labels != NOT_A_DIGIT), tiny.bursts(20), config)
     assert all(torch.equal(weights, alone.best_weights[name]) for name, weights in with_them.best_weights.items())
     assert [r.train_loss for r in with_them.history] == [r.train_loss for r in alone.history]
 

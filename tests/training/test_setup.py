@@ -9,7 +9,7 @@ import torch
 
 from digit_detector.errors import CheckpointError, ConfigError
 from ml_training.config import TrainConfig
-from ml_training.training.ready import build_model
+from ml_training.training.precomputed_features import build_model
 from ml_training.training.setup import (
     choose_device,
     choose_precision,
@@ -87,7 +87,7 @@ def test_probabilities_do_not_depend_on_batches(tiny: ModuleType) -> None:
 
 def test_a_mask_takes_clips_whole(tiny: ModuleType) -> None:
     clips = tiny.bursts(10)
-    taken = clips.of(clips.labels > 7)
+    taken = clips.select(clips.labels > 7)
     assert taken.labels.tolist() == [8, 9]
     assert torch.equal(taken.waveforms, clips.waveforms[8:])
     assert len(taken.lengths) == 2

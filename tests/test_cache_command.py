@@ -34,15 +34,15 @@ def test_a_training_fills_it_and_the_door_lists_bounds_checks_and_clears_it(run_
     assert last.startswith(f"{trained}: {len(entries)} entries of ")
     assert last.endswith("limit 8.6 GB")
 
-    path = next(trained.glob("features-*"))
+    path = next(trained.glob("features-*")) / "features.npy"
     content = bytearray(path.read_bytes())
-    content[100] ^= 1
+    content[-1] ^= 1
     path.write_bytes(content)
-    (trained / "foreign-1.arrays").mkdir()  # not ours: neither listed nor removed
+    (trained / "foreign-1").mkdir()  # of somebody else: neither listed nor removed
     done = run_door("cache.py", "list", "--check", DIGIT_CACHE_DIR=str(trained))
     assert done.returncode == 1
     assert "damaged, removed: features has another checksum" in done.stdout
-    assert not path.exists()
+    assert not path.parent.exists()
     assert done.stdout.splitlines()[-1].startswith(f"{trained}: {len(entries) - 1} entries of ")
 
     done = run_door("cache.py", "limit", "1MB", DIGIT_CACHE_DIR=str(trained))
@@ -55,6 +55,7 @@ def test_a_training_fills_it_and_the_door_lists_bounds_checks_and_clears_it(run_
     assert (done.returncode, done.stderr) == (0, "")
     assert "removed" in done.stdout
     assert listed(run_door, trained)["entries"] == []
+    assert {path.name for path in trained.iterdir()} == {"foreign-1", "limit"}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""Features that do not change, computed once: for validation always, for training where nothing varies the clips.
+"""Features that do not change, computed once: for validation always, for training without augmentation.
 
-With a cache in use they are there for the next run too. Where they are used does not depend on there being one, and
-they are computed by the same clips at once: a run has the same bits with a cache and without.
+The cache in use keeps them for later runs. With a cache and without, they are computed in the same cases and the same
+batches, so that a run gives the same bits.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ml_training.config import TrainConfig
-from ml_training.data import cache
-from ml_training.data.array_file import Block, Key
-from ml_training.data.rows import Rows, Source, identity_of
+from ml_training.data import feature_cache
+from ml_training.data.feature_cache import Block, Key
 from ml_training.pipelines import base, features
 from ml_training.pipelines.base import DigitModel, Pipeline
-from ml_training.training.setup import CPU, Clips, OnDisk, Sound, step_seed
+from ml_training.training.setup import CPU, Clips, MappedRows, Rows, step_seed
 
 AT_ONCE = 256  # clips
 
@@ -57,18 +57,18 @@ def fit_statistics(model: DigitModel, train: Clips) -> None:
 
 
 def features_for_training(model: nn.Module, waveforms: Tensor) -> Tensor | None:
-    """(B, 8000) new clips -> (B, ...) features beside those that were ready."""
+    """(B, 8000) new clips -> (B, ...) features beside those that were precomputed."""
     assert isinstance(model, DigitModel)
     return model.features(waveforms, answering=False)
 
 
-def features_of(model: DigitModel, clips: Clips, answering: bool) -> Sound | None:
-    """(N, ...) features of clips, on disk where these are too; None where the model has none or there are no clips."""
+def features_of(model: DigitModel, clips: Clips, answering: bool) -> Rows | None:
+    """(N, ...) features of clips, memory-mapped where these are; None of no clips or where the model has none."""
     if not len(clips) or _few(model, clips, 0, 1, answering) is None:
         return None
 
     def key() -> Key:
-        return {"clips": clips.identity or _identity(clips.waveforms), "answering": answering, **front_end(model)}
+        return {"clips": _content_hash(clips.waveforms), "answering": answering, **front_end(model)}
 
     def blocks() -> Iterator[Block]:
         for start in range(0, len(clips), AT_ONCE):
@@ -76,12 +76,11 @@ def features_of(model: DigitModel, clips: Clips, answering: bool) -> Sound | Non
             assert found is not None
             yield {"features": found.numpy()}
 
-    stored = cache.kept("features", key, blocks, len(clips))
-    array = stored.arrays["features"]
-    if "features" not in stored.places:
+    array = feature_cache.get_or_compute("features", key, blocks, len(clips))["features"]
+    if not isinstance(array, np.memmap):
         return torch.from_numpy(array)
-    on_disk = OnDisk(Rows([Source(array, stored.places["features"])]))
-    return on_disk if isinstance(clips.waveforms, OnDisk) else on_disk[:]
+    mapped = MappedRows(array, np.arange(len(array)))
+    return mapped if isinstance(clips.waveforms, MappedRows) else mapped[:]
 
 
 def front_end(model: DigitModel) -> dict[str, str]:
@@ -97,7 +96,7 @@ def front_end(model: DigitModel) -> dict[str, str]:
             tables.update(table.detach().cpu().contiguous().numpy().tobytes())
     return {
         "model": f"{type(model).__module__}.{type(model).__qualname__}",
-        "code": cache.code_hash(*modules),
+        "code": feature_cache.source_hash(*modules),
         "tables": tables.hexdigest(),
         # The last bits depend on these.
         "torch": f"{torch.__version__} {torch.backends.cpu.get_cpu_capability()} {sys.platform}",
@@ -115,5 +114,9 @@ def _few(model: DigitModel, clips: Clips, start: int, end: int, answering: bool)
         model.train(mode)
 
 
-def _identity(waveforms: Sound) -> str:
-    return waveforms.rows.identity if isinstance(waveforms, OnDisk) else identity_of(waveforms.cpu().numpy())
+def _content_hash(waveforms: Rows) -> str:
+    """SHA-256 of the values, wherever they lie."""
+    digest = hashlib.sha256(f"{len(waveforms)}\n".encode())
+    for start in range(0, len(waveforms), AT_ONCE):
+        digest.update(waveforms[start : start + AT_ONCE].cpu().contiguous().numpy().data)
+    return digest.hexdigest()

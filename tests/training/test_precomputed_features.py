@@ -1,4 +1,4 @@
-"""Features that do not change: the same bits with a cache and without, in memory and on disk, never those of before."""
+"""Precomputed features: the same bits with a cache and without, in memory and on disk, and never outdated ones."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import torch
 
 from digit_detector.labels import MEL_CNN, MFCC, RAW_CNN
 from ml_training.config import AugmentationConfig, TrainConfig
-from ml_training.data.cache import FOLDER_VARIABLE, Cache, caching
-from ml_training.data.rows import Rows, Source
+from ml_training.data.feature_cache import FOLDER_VARIABLE, Cache, use_cache
 from ml_training.pipelines import get_pipeline
-from ml_training.training import ready
+from ml_training.training import precomputed_features
 from ml_training.training.checkpoint import BEST
 from ml_training.training.runner import run
-from ml_training.training.setup import Clips, OnDisk, predict_by, weights_hash
+from ml_training.training.setup import Clips, MappedRows, predict_by, weights_hash
 
 
 @pytest.fixture
@@ -58,11 +57,11 @@ def test_a_network_says_of_features_what_it_says_of_the_clips(
 ) -> None:
     clips = tiny.bursts(30)
     model = built(pipeline, clips)
-    with caching(Cache(tmp_path)):
-        features = ready.features_of(model, clips, answering)
+    with use_cache(Cache(tmp_path)):
+        features = precomputed_features.features_of(model, clips, answering)
     assert features is not None
     if answering:
-        heard, of_features = predict_by(30, model, clips.waveforms), predict_by(30, model, features, ready=True)
+        heard, of_features = predict_by(30, model, clips.waveforms), predict_by(30, model, features, precomputed=True)
         assert torch.equal(heard.scores, of_features.scores)
         assert torch.equal(heard.digit, of_features.digit)
 
@@ -70,36 +69,38 @@ def test_a_network_says_of_features_what_it_says_of_the_clips(
 def built(pipeline: str, clips: Clips) -> Any:
     config = TrainConfig(augmentation=AugmentationConfig(enabled=False))
     found = get_pipeline(pipeline)
-    return ready.build_model(found, config.resolved(pipeline, found.recipe), clips)
+    return precomputed_features.build_model(found, config.resolved(pipeline, found.recipe), clips)
 
 
 def test_a_network_of_waveforms_has_none(tiny: ModuleType) -> None:
     clips = tiny.bursts(30)
-    assert ready.features_of(built(RAW_CNN, clips), clips, answering=True) is None
+    assert precomputed_features.features_of(built(RAW_CNN, clips), clips, answering=True) is None
 
 
 def test_other_clips_another_mode_and_another_front_end_have_other_entries(tiny: ModuleType, tmp_path: Path) -> None:
     clips = tiny.bursts(30)
     model = built(MFCC, clips)
-    with caching(kept := Cache(tmp_path)):
+    with use_cache(kept := Cache(tmp_path)):
         for asked in ((model, clips, True), (model, clips, True)):
-            ready.features_of(*asked)
+            precomputed_features.features_of(*asked)
         assert (kept.hits, kept.misses) == (1, 1)
-        ready.features_of(model, tiny.bursts(30, seed=1), True)
-        ready.features_of(model, clips, False)
+        precomputed_features.features_of(model, tiny.bursts(30, seed=1), True)
+        precomputed_features.features_of(model, clips, False)
         name, table = next((n, b) for n, b in model.named_buffers() if n not in model.state_dict())
         table.mul_(1.001)
-        ready.features_of(model, clips, True)
+        precomputed_features.features_of(model, clips, True)
     assert (kept.hits, kept.misses) == (1, 4), name
 
 
 def test_clips_on_disk_have_their_features_there(tiny: ModuleType, tmp_path: Path) -> None:
     clips = tiny.bursts(30)
     model = built(MFCC, clips)
-    on_disk = Clips(OnDisk(Rows([Source(clips.waveforms.numpy())])), clips.lengths, clips.labels)
-    with caching(Cache(tmp_path)):
-        found = ready.features_of(model, on_disk, answering=True)
-        expected = ready.features_of(model, clips, answering=True)
-    assert isinstance(found, OnDisk)
+    rows = MappedRows(clips.waveforms.numpy(), torch.arange(30).numpy())
+    on_disk = Clips(rows, clips.lengths, clips.labels)
+    with use_cache(Cache(tmp_path)):
+        found = precomputed_features.features_of(model, on_disk, answering=True)
+        expected = precomputed_features.features_of(model, clips, answering=True)
+    assert isinstance(found, MappedRows)
     assert isinstance(expected, torch.Tensor)
+    assert torch.equal(found.select(torch.arange(30) > 27)[:], expected[28:])
     assert torch.equal(found[torch.tensor([3, 1])], expected[torch.tensor([3, 1])])
