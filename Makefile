@@ -36,10 +36,11 @@ bench: $(STAMP) ## our models beside what else people use: accuracy, speed, memo
 test-all: $(STAMP) ## every test that can run here
 	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
 
-check: $(STAMP) ## ruff and mypy
+check: $(STAMP) ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 
 clean: ## remove .venv and caches; models/ and train_logs/ stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov demo_output
