@@ -96,6 +96,19 @@ print(json.dumps([digit, sorted({name.split(".")[0] for name in sys.modules})]))
     assert not HEAVY & set(loaded)
 
 
+def test_every_module_has_its_line_in_the_architecture() -> None:
+    tree = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("## Files")[1].split("## Imports")[0]
+    folders, listed = [""] * 9, set()
+    for line in tree.splitlines():
+        name, depth = line.split()[0] if line.strip() else "", (len(line) - len(line.lstrip())) // 2 - 2
+        if name.endswith("/"):
+            folders[depth] = name
+        elif name.endswith(".py") and depth:
+            listed.add("".join(folders[:depth]) + name)
+    existing = {str(path.relative_to(ROOT).as_posix()) for path in MODULES.values() if path.name != "__init__.py"}
+    assert listed == existing
+
+
 @pytest.mark.parametrize(
     ("module", "line", "broken"),
     [
