@@ -6,7 +6,7 @@
 #   TRAIN_ARGS  passed to train.py                                   make train TRAIN_ARGS="--pipeline mfcc --epochs 30"
 #   TEST_JOBS   processes that run tests, 2 unless said otherwise    make test TEST_JOBS=4
 #   PYTEST_ARGS passed to pytest                                     make test PYTEST_ARGS="-k export -x"
-#   BENCH_ARGS  passed to benchmark.py                               make bench BENCH_ARGS="--folder recordings"
+#   BENCH_ARGS  passed to benchmarks/peers.py                        make bench BENCH_ARGS="--folder recordings"
 
 PYTHON ?= python3
 TEST_JOBS ?= 2
@@ -30,16 +30,17 @@ train: $(STAMP) ## train the three pipelines; models/ and train_logs/ hold the r
 test: $(STAMP) ## every test but those marked slow, gpu, bench or scale
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile -m "not (slow or gpu or bench or scale)" --cov --cov-report=term $(PYTEST_ARGS)
 
-bench: $(STAMP) ## our models beside what else people use: accuracy, speed, memory, size; benchmark_results/
-	$(BIN)/python ml_training/benchmark.py $(BENCH_ARGS)
+bench: $(STAMP) ## our models beside other recognisers: accuracy, speed, memory, size; benchmark_results/
+	$(BIN)/python benchmarks/peers.py $(BENCH_ARGS)
 
 test-all: $(STAMP) ## every test that can run here
 	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
 
-check: $(STAMP) ## ruff and mypy
+check: $(STAMP) ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 
 clean: ## remove .venv and caches; models/ and train_logs/ stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov demo_output

@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 import soundfile
 import soxr
+from peers import files_of
+from recognisers import Sources, recognisers
 
 from digit_detector.audio import SAMPLE_RATE
 from digit_detector.errors import DigitError
@@ -31,8 +33,6 @@ from digit_detector.labels import PIPELINES, PRETRAINED
 from digit_detector.processors.baselines import WIDE
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_folder
-from ml_training.evaluation.benchmark_clips import files_of
-from ml_training.evaluation.contenders import Place, contenders
 from ml_training.evaluation.perturbations import load_recordings, perturbed
 from ml_training.evaluation.protocols import TestClips, TrainedModel, load_models, new_result, refuse_known
 from ml_training.evaluation.records import PLOTS, file_name, log_scoring, save_result
@@ -92,7 +92,7 @@ def main() -> int:
     parser.add_argument("--noise_dir", type=Path, help="recorded backgrounds")
     parser.add_argument("--work", type=Path, required=True, help="folder for what was heard")
     parser.add_argument("--models_dir", default=PRETRAINED)
-    everyone = contenders()
+    everyone = recognisers()
     everybody = (*PIPELINES, "pocketsphinx", "whisper_tiny")
     parser.add_argument("--recognisers", nargs="+", choices=everybody, default=everybody, metavar="NAME",
                         help=", ".join(everybody))  # fmt: skip
@@ -106,7 +106,7 @@ def main() -> int:
         label: [soxr.resample(samples, SAMPLE_RATE, WIDE, quality="VHQ") for samples in sounds]
         for label, sounds in narrow.items()
     }
-    place = Place(arguments.models_dir)
+    sources = Sources(arguments.models_dir)
     found: dict[str, dict[str, dict[str, float]]] = {}
     sizes: dict[str, float] = {}
     models = [
@@ -115,7 +115,7 @@ def main() -> int:
     own = {model.card.pipeline: model for model in models}
     refuse_known(models, clips)
     for name in arguments.recognisers:
-        recogniser = everyone[name].open(place, 1)
+        recogniser = everyone[name].open(sources, 1)
         sizes[name] = recogniser.megabytes
         sounds: dict[str, Any] = dict(narrow) if name in own else {**wide, ORIGINAL: originals}
         version = own[name].card.sha256 if name in own else ""

@@ -4,7 +4,7 @@
 
 Reads each best_model.pt of --models_dir and the recordings it learnt from (their places as the checkpoint says, or
 --data_dir, --extra_dir, --words_dir), makes both files as `digits export` does, and lets them answer in turn: the
-validation part and each --folder of labelled clips. One clip at a time, one thread; beside them runs a yardstick, a
+validation part and each --folder of labelled clips. One clip at a time, one thread; beside them runs a reference, a
 product of two 512 x 512 float32 matrices. --ways adds a table of every form and method of quantisation. Give it no
 recordings that are kept for evaluation: what it prints is there to decide by.
 """
@@ -45,10 +45,10 @@ def session(content: bytes) -> Any:
 
 
 def in_turn(files: Mapping[str, bytes], clips: Floats, runs: int) -> dict[str, Floats]:
-    """Milliseconds of single clips, (runs,) for each file and for the yardstick; all take turns, clip by clip."""
+    """Milliseconds of single clips, (runs,) for each file and for the reference; all take turns, clip by clip."""
     sessions = {name: session(content) for name, content in files.items()}
     square = np.random.default_rng(0).standard_normal((512, 512), dtype=np.float32)
-    times: dict[str, list[float]] = {name: [] for name in (*sessions, "yardstick")}
+    times: dict[str, list[float]] = {name: [] for name in (*sessions, "reference")}
     for run in range(-20, runs):
         clip = clips[run % len(clips)][None]
         for name, asked in sessions.items():
@@ -58,7 +58,7 @@ def in_turn(files: Mapping[str, bytes], clips: Floats, runs: int) -> dict[str, F
             times[name].append(time.perf_counter() - started)
         started = time.perf_counter()
         square @ square
-        times["yardstick"].append(time.perf_counter() - started)
+        times["reference"].append(time.perf_counter() - started)
     return {name: 1e3 * np.array(found[20:], dtype=np.float32) for name, found in times.items()}
 
 
@@ -135,8 +135,8 @@ def main() -> int:
         heard_on = {"validation": (judges.waveforms, judges.labels)}
         heard_on |= {folder: (corpus.waveforms, corpus.labels) for folder, corpus in folders.items()}
         rows += rows_of(trained.pipeline.name, files, heard_on, times)
-        yardstick = f"yardstick p50 {np.median(times['yardstick']):.2f} ms"
-        print(f"{trained.pipeline.name}: {int8.method}, {int8.layers} layers; {yardstick}", file=sys.stderr, flush=True)
+        reference = f"reference p50 {np.median(times['reference']):.2f} ms"
+        print(f"{trained.pipeline.name}: {int8.method}, {int8.layers} layers; {reference}", file=sys.stderr, flush=True)
         if arguments.ways:
             found = ways(network, calibration, judges, arguments.runs)
             compared += [(trained.pipeline.name, *row) for row in found]

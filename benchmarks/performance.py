@@ -3,7 +3,7 @@
     python benchmarks/performance.py [--rounds 30] [--singles 20] [--update-docs]
 
 The models that ship, one clip at a time, on one thread. All candidates take turns, so that a busy minute of the machine
-slows all of them; medians. A fixed matrix product is the yardstick of the machine's speed meanwhile. --update-docs
+slows all of them; medians. A fixed matrix product tells the speed of the machine meanwhile. --update-docs
 writes docs/performance.md.
 """
 
@@ -27,6 +27,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from librosa_baseline import eager_model, network_in
+from peers import REFERENCE_MS, reference_matmul
 from torch import Tensor, nn
 from trainings import ROOT, head
 
@@ -35,8 +37,7 @@ from digit_detector.inspection import inspect_model
 from digit_detector.labels import INT8, PIPELINES, PRETRAINED
 from digit_detector.model_file import DIGIT_NAME, INPUT_NAME, SCORES_NAME
 from ml_training.deploy.export import network_of
-from ml_training.evaluation.benchmark import YARDSTICK_MS, machine, yardstick
-from ml_training.evaluation.eager import eager_model, network_in
+from ml_training.evaluation.speed import machine
 from ml_training.pipelines.base import DigitModel
 from ml_training.pipelines.features import BINS, WINDOW, PowerSpectrogram, in_frames
 from ml_training.results import Floats
@@ -290,12 +291,12 @@ def roofline_table(
         ("read and written by all nodes, MB", lambda p: f"{found[p].megabytes:.2f}"),
         ("operations a byte", lambda p: f"{2 * found[p].multiply_adds / found[p].megabytes / 1e6:.1f}"),
         ("nodes", lambda p: f"{found[p].nodes}"),
-        ("at the speed of the yardstick, us", lambda p: f"{2 * found[p].multiply_adds / peak / 1e3:.0f}"),
+        ("at the speed of the reference product, us", lambda p: f"{2 * found[p].multiply_adds / peak / 1e3:.0f}"),
         ("at the speed of the caches, us", lambda p: f"{1e3 * found[p].megabytes / cache:.0f}"),
         ("nodes that compute nothing, us", lambda p: f"{found[p].nodes * node:.0f}"),
         ("measured, us", lambda p: f"{measured[p]:.0f}"),
         ("GFLOP/s", lambda p: f"{2 * found[p].multiply_adds / measured[p] / 1e3:.0f}"),
-        ("share of the yardstick's", lambda p: f"{2 * found[p].multiply_adds / measured[p] / 1e3 / peak:.0%}"),
+        ("share of the reference product's", lambda p: f"{2 * found[p].multiply_adds / measured[p] / 1e3 / peak:.0%}"),
     )
     for title, cell in cells:
         rows.append([title, *(cell(p) for p in PIPELINES)])
@@ -318,26 +319,26 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     clips = 0.1 * np.random.default_rng(0).standard_normal((20, 8000), dtype=np.float32)
-    sticks, times, found, opened = [yardstick()], {}, {}, {}
+    sticks, times, found, opened = [reference_matmul()], {}, {}, {}
     for pipeline in PIPELINES:
         times[pipeline] = in_turn(candidates(pipeline), clips, arguments.rounds, arguments.singles)
         found[pipeline] = shares(pipeline, clips)
         opened[pipeline] = openings(pipeline, arguments.rounds)
-        sticks.append(yardstick())
+        sticks.append(reference_matmul())
     stick, node = float(np.median(sticks)), node_cost()
     peak, cache, memory = 2 * 512**3 / stick / 1e6, bytes_a_second(CACHED), bytes_a_second(BEYOND)
     rates = (
-        f"The yardstick, a product of two 512 x 512 float32 matrices on one thread, takes {stick:.2f} ms: "
+        f"The reference, a product of two 512 x 512 float32 matrices on one thread, takes {stick:.2f} ms: "
         f"{peak:.0f} GFLOP/s. A copy of {CACHED * 4 // 1024} kB moves {cache:.0f} GB/s, one of {BEYOND * 4 >> 20} MB "
         f"{memory:.0f} GB/s. A node of onnxruntime that computes next to nothing takes {node:.2f} us."
     )
     scaled = ", ".join(
-        f"{p} {np.median(times[p][AS_IT_IS]) * YARDSTICK_MS / stick / 1e3:.2f}" for p in PIPELINES
+        f"{p} {np.median(times[p][AS_IT_IS]) * REFERENCE_MS / stick / 1e3:.2f}" for p in PIPELINES
     )  # fmt: skip
     ways = opened[PIPELINES[0]]
     parts = [
         ["## Steps", "", "Each row takes one step back and leaves the others.", "", *steps_table(times), ""],
-        [f"Milliseconds as if the yardstick took {YARDSTICK_MS:g} ms: {scaled}.", ""],
+        [f"Milliseconds as if the reference product took {REFERENCE_MS:g} ms: {scaled}.", ""],
         ["Opening a model, milliseconds:", "",
          *table(["", *PIPELINES], [[way, *(f"{opened[p][way]:.1f}" for p in PIPELINES)] for way in ways]), ""],
         ["## Roofline", "", rates, "", *roofline_table(found, times, peak, cache, node), ""],

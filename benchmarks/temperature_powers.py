@@ -22,11 +22,11 @@ import torch
 from numpy.typing import NDArray
 
 from digit_detector.labels import PIPELINES
+from ml_training.calibration import Calibration, calibration, log_softmax, temperature_for_other_voices
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.data.splits import split_corpus
-from ml_training.evaluation.calibration import Calibration, calibration, log_softmax, temperature_for_other_voices
 from ml_training.pipelines import get_pipeline
 from ml_training.training.checkpoint import BEST, load_checkpoint
 from ml_training.training.setup import load_weights, predict

@@ -1,4 +1,4 @@
-"""Measure our models beside what else people use: the door behind `make bench` and `digits benchmark`."""
+"""Measure the speed, size and accuracy of exported models: the command `digits benchmark`."""
 
 from __future__ import annotations
 
@@ -9,64 +9,103 @@ if not __package__:  # run as a script: Python put this folder on the path, wher
     _here = os.path.dirname(os.path.realpath(__file__))
     sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.realpath(p) != _here)]
 
+import json
+from argparse import SUPPRESS, ArgumentTypeError
 from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import ml_training
 from digit_detector.cli.parser import OneLineParser
-from digit_detector.cli.program import program, require
-from digit_detector.errors import ConfigError
+from digit_detector.cli.program import program
+from digit_detector.files import write_atomically
+from digit_detector.labels import PIPELINES, PRETRAINED
+from digit_detector.model_file import git_commit
+from ml_training.evaluation.speed import ModelSpeed, list_models, machine, measure_model, score_models
 
-NEEDED = ("torch", "matplotlib")
+FILE = "benchmark.json"
+OF_PEERS = ("contenders", "rounds", "singles", "seconds")  # flags of 0.1, which measured others too
 
 
 def parser() -> OneLineParser:
-    """What may be typed."""
-    flags = OneLineParser(description="Accuracy, speed, memory, size and start of our models beside others, in turn.")
+    """The flags."""
+    flags = OneLineParser(description="Latency, throughput, start, memory, size and accuracy of exported models.")
     add = flags.add_argument
-    add("--models_dir", "--model_dir", default="pretrained", metavar="DIR", help="whose models take part")
-    add("--data_dir", default=None, metavar="DIR", help="FSDD, as in training: its official test part is heard")
-    add("--folder", default=None, metavar="DIR", help="labelled clips of strangers to all, heard as well")
-    add("--contenders", nargs="+", default=None, metavar="NAME", help="who takes part (default: everybody)")
-    add("--rounds", type=int, default=10, help="how often everybody has a turn")
-    add("--singles", type=int, default=50, help="clips of a turn")
-    add("--seconds", type=float, default=20.0, help="no step that would take longer is begun")
-    add("--output", default="benchmark_results", metavar="DIR", help="where JSON, plots and the table go")
+    add("--models_dir", "--model_dir", default=PRETRAINED, metavar="DIR",
+        help=f"folder of models, or {PRETRAINED}: those that ship")  # fmt: skip
+    add("--pipeline", choices=("all", *PIPELINES), default="all", help="which of them")
+    add("--data_dir", default=None, metavar="DIR", help="FSDD, for the accuracy on its official test part")
+    add("--folder", default=None, metavar="DIR", help="labelled clips, for the accuracy on them")
+    add("--samples", type=_positive, default=1000, metavar="N", help="clips that are timed")
+    add("--starts", type=_positive, default=5, metavar="N", help="processes whose start is timed")
+    add("--json", action="store_true", help="print JSON and no table")
+    add("--output", default="benchmark_results", metavar="DIR", help=f"where {FILE} goes")
     add("--log_scoring", default=None, metavar="FILE", help="log of every look at evaluation-only recordings")
+    for name in OF_PEERS:
+        add(f"--{name}", nargs="*", default=SUPPRESS, help=SUPPRESS)
     return flags
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure what the flags say; returns the exit code."""
-    namespace = parser().parse_args(argv)
-    require("the benchmark", NEEDED)
-    from ml_training.config import TrainConfig
-    from ml_training.evaluation.benchmark import Plan
-    from ml_training.evaluation.benchmark_clips import benchmark
-    from ml_training.evaluation.benchmark_page import table, write_benchmark
-    from ml_training.evaluation.contenders import contenders
-
-    names = namespace.contenders or list(contenders())
-    unknown = [name for name in names if name not in contenders()]
-    faults = [f"contenders: expected some of {', '.join(contenders())}, got {', '.join(unknown)}"] if unknown else []
-    faults += [
-        f"{name}: expected more than 0, got {getattr(namespace, name)}"
-        for name in ("rounds", "singles", "seconds")
-        if not getattr(namespace, name) > 0
-    ]
-    if faults:
-        raise ConfigError(faults, "the benchmark")
-    result = benchmark(
-        TrainConfig(dataset="fsdd", data_dir=namespace.data_dir), names, namespace.models_dir,
-        None if namespace.folder is None else Path(namespace.folder),
-        Plan(rounds=namespace.rounds, singles=namespace.singles, seconds=namespace.seconds),
-        None if namespace.log_scoring is None else Path(namespace.log_scoring),
-        report=lambda line: print(line, file=sys.stderr, flush=True),
-    )  # fmt: skip
-    page = write_benchmark(result, Path(namespace.output))
-    print("\n".join(table(result)))
-    print(f"\nplots and JSON: {page.parent}")
+    """Measure the models that the flags name; returns the exit code."""
+    flags = parser()
+    args = flags.parse_args(argv)
+    if removed := [f"--{name}" for name in OF_PEERS if name in args]:
+        flags.error(
+            f"{', '.join(removed)}: benchmarks/peers.py of the repository (make bench) measures other recognisers"
+        )
+    models = list_models(args.models_dir, PIPELINES if args.pipeline == "all" else (args.pipeline,))
+    log = None if args.log_scoring is None else Path(args.log_scoring)
+    accuracy = {}
+    if args.data_dir is not None or args.folder is not None:
+        accuracy = score_models(args.models_dir, models, args.data_dir, args.folder, log)
+    cores = os.cpu_count() or 1
+    speeds = []
+    for number, (pipeline, precision) in enumerate(models):
+        print(f"measuring {pipeline}, {precision}", file=sys.stderr, flush=True)
+        speed = measure_model(
+            args.models_dir, pipeline, precision, args.samples, args.starts, (1,) if cores == 1 else (1, cores)
+        )
+        counts = {protocol: found[number] for protocol, found in accuracy.items()}
+        speeds.append(replace(speed, accuracy=counts))
+    result: dict[str, Any] = {
+        "models": [{"name": speed.name, **asdict(speed)} for speed in speeds], "machine": machine(),
+        "version": ml_training.__version__, "git_commit": git_commit(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / FILE, json.dumps(result, indent=1).encode())
+    print(json.dumps(result, indent=1) if args.json else f"{table(speeds)}\n\n{folder / FILE}")
     return 0
+
+
+def table(speeds: Sequence[ModelSpeed]) -> str:
+    """The figures in aligned columns, a line for each model."""
+    threads = list(speeds[0].clips_per_second)
+    rows = [[
+        "", *(f"{protocol}, %" for protocol in speeds[0].accuracy), "p50 ms", "p95 ms", "p99 ms",
+        *(f"clips/s, {n} thread{'s' * (n != '1')}" for n in threads), "start, ms", "memory, MB", "model, MB",
+    ]]  # fmt: skip
+    for speed in speeds:
+        rows.append([
+            speed.name, *(f"{100 * count.accuracy:.1f}" for count in speed.accuracy.values()),
+            *(f"{speed.latency_ms[name]:.2f}" for name in ("p50", "p95", "p99")),
+            *(f"{max(speed.clips_per_second[n].values()):,.0f}" for n in threads),
+            f"{speed.start_ms:,.0f}", "" if speed.memory_mb is None else f"{speed.memory_mb:,.0f}",
+            f"{speed.model_mb:.2f}",
+        ])  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])]) for r in rows)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ DOORS = {
     "inspect": ("ml_training.inspect_model", "tell what a model file says of itself and what it is made of"),
     "versions": ("ml_training.versions", "list, compare, promote and delete what trainings left"),
     "cache": ("ml_training.cache", "list, bound and clear what is kept between trainings"),
-    "benchmark": ("ml_training.benchmark", "measure the models beside what else people use"),
+    "benchmark": ("ml_training.benchmark", "measure speed, memory, size and accuracy of exported models"),
     "demo": ("ml_training.demo", "run the whole chain small and show what passed"),
 }
 

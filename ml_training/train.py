@@ -15,7 +15,7 @@ import shutil
 from argparse import SUPPRESS, ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from digit_detector.cli.parser import OneLineParser, underscored
 from digit_detector.cli.program import program, require
@@ -24,9 +24,6 @@ from digit_detector.errors import ConfigError, Interrupted
 from digit_detector.files import check_models_dir, unusable
 from ml_training.config import MAX_FOLDS, TrainConfig
 from ml_training.flags import add_train_flags, train_config_from
-
-if TYPE_CHECKING:
-    from ml_training.training.runner import RunOutcome
 
 CLUSTER_FLAGS = ("engine", "workers", "ray_address")
 CV_FLAGS = ("cv", "seeds", "jobs", "keep_models", "compare")
@@ -69,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = dataclasses.replace(config, resume="latest")
     from ml_training.training.distributed import process_group
     from ml_training.training.runner import run, run_worker
+    from ml_training.training.summary import summary_table
 
     command = resume_command(words)
     with process_group(config, command) as group:
@@ -180,31 +178,6 @@ def _python() -> str:
     if found is not None and os.path.abspath(found) == os.path.abspath(sys.executable):
         return "python"
     return sys.executable.removeprefix(os.getcwd() + os.sep)
-
-
-def summary_table(outcome: RunOutcome) -> str:
-    """The figures of each pipeline in a few aligned lines, and where the report is."""
-    rows = [("pipeline", "test errors", "accuracy", "95 % interval", "best epoch", "time", "model")]
-    for r in outcome.results:
-        low, high = r.test.interval
-        rows.append((
-            r.pipeline, f"{r.test.errors} of {r.test.clips}", f"{100 * r.test.accuracy:.2f} %",
-            f"{100 * low:.1f} to {100 * high:.1f}", f"{r.best_epoch} of {len(r.history)}",
-            f"{r.train_seconds:.0f} s", r.model_file,
-        ))  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    if not outcome.results:
-        lines = []
-    lines += [
-        f"{r.pipeline}: version {r.version} was not promoted: {r.not_promoted}"
-        for r in outcome.results
-        if r.not_promoted
-    ]
-    if outcome.data.synthetic and outcome.results:
-        lines.append("These figures are of synthetic speech: they say little about people.")
-    lines += [f"failed: {name}: {reason}" for name, reason in outcome.failures.items()]
-    return "\n".join(["", *lines, f"report: {outcome.report}", f"log: {outcome.log_file}"])
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 import soundfile
+from recognisers import RecogniserSpec, recognisers
 
 from digit_detector.processors.baselines import NOTHING
 from ml_training.data.dataset_loader import load_folder
 from ml_training.evaluation import records
-from ml_training.evaluation.contenders import Contender, contenders
 from ml_training.evaluation.protocols import TestClips
 from ml_training.utils.evaluation_tables import tables_of, title_of
 
@@ -177,8 +177,8 @@ def test_the_whole_of_it_with_a_recogniser_that_anybody_has(
             made.append(len(samples))
             return 7
 
-    everyone = {**contenders(), "pocketsphinx": Contender("pocketsphinx", "", lambda place, threads: Sevens())}
-    monkeypatch.setattr(comparison, "contenders", lambda: everyone)
+    everyone = {**recognisers(), "pocketsphinx": RecogniserSpec("pocketsphinx", "", lambda sources, threads: Sevens())}
+    monkeypatch.setattr(comparison, "recognisers", lambda: everyone)
     output, work = tmp_path / "results", tmp_path / "work"
     words = ["--folder", few, "--work", work, "--models_dir", tiny_models, "--output", output]
     words += ["--recognisers", "mfcc", "pocketsphinx"]

@@ -96,7 +96,7 @@ SLOW = (
     "--config tuning/best.json",
     "--config fast",
 )
-REAL = ("--dataset fsdd", "--protocol official", "benchmarks/floors.py", "digits benchmark")
+REAL = ("--dataset fsdd", "--protocol official", "benchmarks/floors.py")
 
 
 class Block(NamedTuple):

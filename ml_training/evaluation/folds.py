@@ -24,12 +24,12 @@ from digit_detector.errors import CheckpointError, TrainingError
 from digit_detector.files import write_json
 from digit_detector.labels import model_folder
 from digit_detector.model_file import git_commit
+from ml_training.calibration import calibration
 from ml_training.config import TrainConfig, to_dict
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.negatives import hash_of_words
 from ml_training.data.synthetic_share import settled
 from ml_training.deploy.export import export_onnx
-from ml_training.evaluation.calibration import calibration
 from ml_training.evaluation.protocols import KEPT, THROWN
 from ml_training.pipelines.base import Pipeline
 from ml_training.results import EpochRecord

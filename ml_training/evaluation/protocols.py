@@ -22,8 +22,8 @@ from digit_detector.classifier import DigitClassifier, load_classifier, model_fi
 from digit_detector.errors import DataError
 from digit_detector.labels import FP32, PIPELINES
 from digit_detector.model_file import git_commit
+from ml_training.calibration import BINS, calibration, tempered
 from ml_training.data.corpus import OFFICIAL_TEST_INDICES, Corpus
-from ml_training.evaluation.calibration import BINS, calibration, tempered
 from ml_training.evaluation.perturbations import CLEAN, FRAME, WORD_DB, Condition, Recordings, perturbed
 from ml_training.results import (
     Count,

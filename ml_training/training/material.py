@@ -14,6 +14,7 @@ import torch
 from digit_detector.errors import DataError
 from digit_detector.memory import available_memory
 from digit_detector.model_file import model_metadata
+from ml_training.calibration import temperature_for_other_voices
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.dataset_loader import load_corpus
@@ -22,7 +23,6 @@ from ml_training.data.mapped_arrays import take
 from ml_training.data.negatives import with_negatives
 from ml_training.data.splits import Split, split_corpus
 from ml_training.data.synthetic_share import settled, with_synthetic_voices
-from ml_training.evaluation.calibration import temperature_for_other_voices
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import DataSummary, Evaluation, Floats, Ints
 from ml_training.training.setup import Clips, MappedRows, predict

@@ -20,9 +20,9 @@ from digit_detector.errors import DataError
 from digit_detector.versions import numbers, read_promotions, read_version, state_of, version_folder
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
-from ml_training.train import summary_table
 from ml_training.training.checkpoint import BEST, load_checkpoint, teacher_files
 from ml_training.training.runner import RunOutcome, run
+from ml_training.training.summary import summary_table
 
 TINY = Path(__file__).with_name("tiny.py")
 OWN = ("best_model.pt", "model.onnx")

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from digit_detector.classifier import load_classifier
 from digit_detector.errors import ConfigError, DataError, Interrupted
+from ml_training.calibration import temperature_for_other_voices
 from ml_training.config import TrainConfig, load_config
 from ml_training.data.corpus import Corpus
 from ml_training.data.splits import split_corpus
-from ml_training.evaluation.calibration import temperature_for_other_voices
 from ml_training.training.checkpoint import BEST, load_checkpoint
 from ml_training.training.runner import RunOutcome, run
 from ml_training.training.setup import predict

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ml_training.evaluation.calibration import (
+from ml_training.calibration import (
     calibration,
     fit_temperature,
     log_softmax,

@@ -1,4 +1,4 @@
-"""Contenders of the benchmark: what counts as a digit in a transcription, and peers that answer as our models do."""
+"""Recognisers of the benchmarks: what counts as a digit in a transcription, and peers that answer as our models do."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import io
 import numpy as np
 import pytest
 import soundfile
+from recognisers import Eager, Exported, RecogniserSpec, Sources, recognisers
 
 from digit_detector.audio import SAMPLE_RATE
 from digit_detector.labels import LABELS, PIPELINES
 from digit_detector.processors.baselines import NOTHING, SOUNDS_LIKE, said
-from ml_training.evaluation.contenders import Contender, Eager, Ours, Place, contenders
 
 # --- transcriptions ------------------------------------------------------------------------------
 
@@ -60,11 +60,11 @@ def clips() -> np.ndarray:
 def test_the_same_network_on_librosa_gives_the_same_answers(pipeline: str, clips: np.ndarray) -> None:
     import torch
 
-    everybody, place = contenders(), Place()
-    ours, peer = everybody[pipeline].open(place, 1), everybody[f"{pipeline}_eager"].open(place, 1)
-    assert isinstance(ours, Ours)
+    specs, sources = recognisers(), Sources()
+    ours, peer = specs[pipeline].open(sources, 1), specs[f"{pipeline}_eager"].open(sources, 1)
+    assert isinstance(ours, Exported)
     assert isinstance(peer, Eager)
-    assert everybody[f"{pipeline}_eager"].against == pipeline
+    assert specs[f"{pipeline}_eager"].same_network == pipeline
     with torch.inference_mode():
         probabilities = peer.model(torch.from_numpy(clips)).scores.softmax(dim=1).numpy()
     np.testing.assert_allclose(probabilities, ours.classifier.probabilities(clips), atol=1e-5)
@@ -75,7 +75,7 @@ def test_the_same_network_on_librosa_gives_the_same_answers(pipeline: str, clips
     assert 0.1 < peer.megabytes < 2
 
 
-def test_who_lacks_a_package_says_which() -> None:
-    lonely = Contender("lonely", "Lonely", lambda place, threads: Ours(place, "mfcc", threads), ("numpy", "no_such"))
-    assert lonely.missing == ("no_such",)
-    assert contenders()["mfcc"].missing == ()
+def test_a_recogniser_says_which_packages_it_lacks() -> None:
+    spec = RecogniserSpec("x", "X", lambda sources, threads: Exported(sources, "mfcc", threads), ("numpy", "no_such"))
+    assert spec.missing == ("no_such",)
+    assert recognisers()["mfcc"].missing == ()

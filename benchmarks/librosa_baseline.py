@@ -1,7 +1,4 @@
-"""A model of ours as most people would run it: its network in eager torch, its features by librosa.
-
-The weights come from the exported file, so that both answer alike.
-"""
+"""The network of an exported model in eager torch on features by librosa, with the weights of the exported file."""
 
 from __future__ import annotations
 
@@ -43,7 +40,7 @@ class LibrosaLogMel(nn.Module):
         return torch.from_numpy(np.stack(found).astype(np.float32))
 
     def power_by_banks(self, waveforms: Tensor, banks: Tensor) -> Tensor:
-        """(B, T) -> (B, V, M, F): librosa knows no vocal tracts, so its spectrogram goes through our banks."""
+        """(B, T) -> (B, V, M, F): librosa's power spectrogram through the filter banks of each vocal tract."""
         found = [
             banks.numpy() @ np.abs(librosa.stft(clip, n_fft=WINDOW, hop_length=HOP, pad_mode="constant")) ** 2
             for clip in waveforms.numpy()
