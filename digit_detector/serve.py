@@ -18,8 +18,8 @@ from digit_detector.errors import ConfigError, StreamError
 from digit_detector.labels import PIPELINES
 from digit_detector.streaming.engine import CONFIRMING, available_pipelines, missing_note
 from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
-from digit_detector.webapp.flags import PREFIX, add_settings_flags, misspelt_variables, read_settings
-from digit_detector.webapp.settings import Settings
+from digit_detector.webapp.limits import PREFIX, add_limit_flags, misspelt_variables, read_limits
+from digit_detector.webapp.limits import ServerLimits
 
 _HIGHEST_TRY = 20  # ports after the usual one that are tried where it is taken
 
@@ -40,47 +40,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--thresholds", metavar="FILE", default=SUPPRESS, help="what tune-threshold wrote (default: those that ship)"
     )
-    add_settings_flags(parser)
+    add_limit_flags(parser)
     args = parser.parse_args(argv)
-    settings = read_settings(args, os.environ)
+    limits = read_limits(args, os.environ)
     require("the web page", ("fastapi", "uvicorn", "multipart", "prometheus_client"), "web")
-    from digit_detector.webapp.application import make_app
-    from digit_detector.webapp.serving import page_address, server_of
+    from digit_detector.webapp.app import make_app
+    from digit_detector.webapp.server import page_address, make_server
 
     logging.basicConfig(format="%(levelname)s: %(message)s")
     for warning in misspelt_variables(os.environ):
         logging.warning(warning)
     thresholds = load_thresholds(getattr(args, "thresholds", SHIPPED))
-    pipelines = getattr(args, "pipeline", None) or available_pipelines(settings.model_dir)
-    app = make_app(settings, thresholds, pipelines, spotter=getattr(args, "spotter", None))
-    if "pipeline" not in args and (note := missing_note(settings.model_dir, pipelines)):
+    pipelines = getattr(args, "pipeline", None) or available_pipelines(limits.model_dir)
+    app = make_app(limits, thresholds, pipelines, spotter=getattr(args, "spotter", None))
+    if "pipeline" not in args and (note := missing_note(limits.model_dir, pipelines)):
         print(note, file=sys.stderr, flush=True)
-    listening = bound(settings, exact="port" in args or bool(os.environ.get(PREFIX + "PORT")))
+    listening = bound(limits, exact="port" in args or bool(os.environ.get(PREFIX + "PORT")))
     address = page_address(listening)
     print(f"hearing digits at {address}   (Ctrl-C ends)", flush=True)
-    if not is_local(settings.host):
+    if not is_local(limits.host):
         print("every machine that reaches this one can use it: see SECURITY.md", file=sys.stderr, flush=True)
     if "no_browser" not in args and sys.stdout.isatty():
         threading.Timer(0.5, webbrowser.open, (address,)).start()
     with listening:
-        server_of(app, settings).run([listening])
+        make_server(app, limits).run([listening])
     return 0
 
 
-def bound(settings: Settings, exact: bool) -> socket.socket:
+def bound(limits: ServerLimits, exact: bool) -> socket.socket:
     """A socket at the port of `settings`; unless just that one was asked for, at one of the next where it is taken.
 
     Raises ConfigError for an address that is not of this machine, StreamError where no port is free.
     """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in limits.host else socket.AF_INET
     why: OSError | None = None
-    for port in (settings.port,) if exact else range(settings.port, settings.port + _HIGHEST_TRY):
+    for port in (limits.port,) if exact else range(limits.port, limits.port + _HIGHEST_TRY):
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux hands it on: who does not read holds no place for ever
-            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * settings.unread_seconds)
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * limits.unread_seconds)
         try:
-            listening.bind((settings.host, port))
+            listening.bind((limits.host, port))
             listening.listen(256)  # who comes before the models are warm waits
             return listening
         except socket.gaierror as error:

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from digit_detector.webapp.settings import Settings, as_ip
+from digit_detector.webapp.limits import ServerLimits, as_ip
 
 _IPV6_PREFIX = 64  # bits: a provider gives each customer such a network, every address of which is that customer's
 
 
-def client_of(scope: Scope, trusted: Iterable[str]) -> str:
+def client_address(scope: Scope, trusted: Iterable[str]) -> str:
     """The address that limits count for: the peer's, or what the trusted proxy at that address says it is.
 
     Of X-Forwarded-For the last address that is no trusted proxy counts: a proxy appends, clients write what they like
@@ -46,9 +46,9 @@ def group(address: str) -> str:
 class Connections:
     """All open TCP connections, those of WebSockets included: bounded in all and for each address."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._most, self._most_per_client = 2 * settings.connections, 2 * settings.connections_per_client
-        self._proxies = {group(proxy) for proxy in settings.trusted_proxy}
+    def __init__(self, limits: ServerLimits) -> None:
+        self._most, self._most_per_client = 2 * limits.connections, 2 * limits.connections_per_client
+        self._proxies = {group(proxy) for proxy in limits.trusted_proxy}
         self._clients: dict[asyncio.Transport, str] = {}  # in the order in which they were opened
         self._counts: Counter[str] = Counter()
 

@@ -20,7 +20,7 @@ import numpy as np
 from digit_detector.audio import SAMPLE_RATE, Floats
 from digit_detector.errors import StreamError
 from digit_detector.webapp.decode_worker import DECODED, READY, REPLY, REQUEST, DecodeLimits
-from digit_detector.webapp.faults import RefusedError, busy
+from digit_detector.webapp.errors import RejectedError, make_busy_error
 
 _PAUSE = 2.0  # seconds between two attempts to start a process
 _PATIENCE = 5.0  # seconds that it is given to end
@@ -87,12 +87,12 @@ class DecodeWorker:
     async def decode(self, content: bytes) -> tuple[Floats, float]:
         """An upload -> one channel (T,) at 8 kHz, and its length in seconds.
 
-        Raises RefusedError for one that is no recording or costs more than the limits allow; the process ends then, as
+        Raises RejectedError for one that is no recording or costs more than the limits allow; the process ends then, as
         it does when the caller is cancelled.
         """
         process, self._process = self._process, None  # until it is known to be fit for a further upload
         if process is None or process.stdin is None or process.stdout is None or process.returncode is not None:
-            raise busy("the process that decodes uploads has ended and is started again")
+            raise make_busy_error("the process that decodes uploads has ended and is started again")
         exchange = asyncio.ensure_future(self._exchange(process.stdin, process.stdout, content))
         keep = False
         try:
@@ -118,7 +118,7 @@ class DecodeWorker:
         fault = json.loads(reply.payload)
         if fault["log"]:
             _log.error("an upload of %d bytes could not be decoded: %s", len(content), ascii(fault["log"]))
-        raise RefusedError(fault["status"], fault["code"], fault["message"])
+        raise RejectedError(fault["status"], fault["code"], fault["message"])
 
     async def _exchange(self, requests: asyncio.StreamWriter, replies: asyncio.StreamReader, content: bytes) -> _Reply:
         requests.write(REQUEST.pack(len(content)))
@@ -129,14 +129,14 @@ class DecodeWorker:
             raise StreamError(f"a process that decodes uploads is not to be trusted: it answered with {size} bytes")
         return _Reply(kind, bool(ends), seconds, await replies.readexactly(size))
 
-    def _died(self, code: int) -> RefusedError:
+    def _died(self, code: int) -> RejectedError:
         if code == -getattr(signal, "SIGPROF", 0):
             return self._refused(f"takes more than {self._limits.cpu_seconds:g} s of a processor to decode")
         _log.warning("a decoder ended (exit code %s) with an upload; it is started again", code)
         return self._refused("made the decoder fail: it is damaged, or no recording")
 
-    def _refused(self, why: str) -> RefusedError:
-        return RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "bad_audio", f"the recording {why}")
+    def _refused(self, why: str) -> RejectedError:
+        return RejectedError(HTTPStatus.UNPROCESSABLE_ENTITY, "bad_audio", f"the recording {why}")
 
 
 async def _kill(process: Process) -> None:

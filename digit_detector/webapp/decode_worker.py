@@ -25,7 +25,7 @@ import numpy as np
 
 from digit_detector.audio import SAMPLE_RATE, Floats, decode
 from digit_detector.errors import DigitError
-from digit_detector.webapp.faults import RefusedError, refusal
+from digit_detector.webapp.errors import RejectedError, as_rejection
 
 REQUEST = struct.Struct("<I")  # bytes of the upload
 REPLY = struct.Struct("<BBdI")  # DECODED or REFUSED, whether the process ends now, seconds, bytes of the payload
@@ -97,17 +97,17 @@ def _reply(content: bytes, limits: DecodeLimits) -> tuple[int, float, bytes, boo
         samples, seconds = decode_upload(content, limits.most_seconds)
         return DECODED, seconds, samples.astype("<f4").tobytes(), False
     except DigitError as error:
-        refused = refusal(error)
+        refused = as_rejection(error)
     except MemoryError:
         refused, ends = _out_of_memory(limits), True
     except Exception as error:  # a bug of ours or of a library: the server tells its log, and the client that it failed
-        refused, log, ends = refusal(DigitError()), "".join(traceback.format_exception(error)), True
+        refused, log, ends = as_rejection(DigitError()), "".join(traceback.format_exception(error)), True
     fault = {"status": refused.status, "code": refused.code, "message": str(refused), "log": log}
     return REFUSED, 0.0, json.dumps(fault).encode(), ends
 
 
-def _out_of_memory(limits: DecodeLimits) -> RefusedError:
-    return RefusedError(
+def _out_of_memory(limits: DecodeLimits) -> RejectedError:
+    return RejectedError(
         HTTPStatus.UNPROCESSABLE_ENTITY, "bad_audio",
         f"the recording takes more than {limits.memory_bytes / 2**20:g} MB of memory to decode: send it as a plain "
         "WAV of one channel",

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from digit_detector.webapp.faults import busy
+from digit_detector.webapp.errors import make_busy_error
 
 
 class Downloads:
@@ -23,9 +23,9 @@ class Downloads:
         return sum(list(self._open.values()))  # of a copy, since a thread asks too (/metrics)
 
     def begin(self, client: str) -> None:
-        """Raises RefusedError for a client that has enough of them already."""
+        """Raises RejectedError for a client that has enough of them already."""
         if self._open[client] >= self._most_each:
-            raise busy(f"{self._most_each} downloads of yours are open already")
+            raise make_busy_error(f"{self._most_each} downloads of yours are open already")
         self._open[client] += 1
 
     def end(self, client: str) -> None:
@@ -49,7 +49,7 @@ class Download(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._downloads.begin(self._client)
-        gone = asyncio.ensure_future(until_gone(receive))
+        gone = asyncio.ensure_future(wait_for_disconnect(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             left = self._size
@@ -64,7 +64,7 @@ class Download(Response):
             self._downloads.end(self._client)
 
 
-async def until_gone(receive: Receive) -> None:
+async def wait_for_disconnect(receive: Receive) -> None:
     """Return when the client has hung up; the request must have been read whole."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from digit_detector.webapp.faults import busy
+from digit_detector.webapp.errors import make_busy_error
 
 T = TypeVar("T")
 
@@ -29,12 +29,12 @@ class FairPool(Generic[T]):
         return sum(map(len, self._queues.values()))
 
     async def take(self, client: str) -> T:
-        """An item, as soon as it is this client's turn. Raises RefusedError where too many wait already."""
+        """An item, as soon as it is this client's turn. Raises RejectedError where too many wait already."""
         if self._free and self._lent[client] < self._each:  # nobody who waits could have it
             self._lent[client] += 1
             return self._free.pop()
         if self.waiting >= self._most:
-            raise busy(f"{self._most} recordings wait already")
+            raise make_busy_error(f"{self._most} recordings wait already")
         queue = self._queues.setdefault(client, deque())
         turn: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         queue.append(turn)
@@ -80,9 +80,9 @@ class ByteBudget:
         self._total = 0
 
     def take(self, client: str, size: int) -> None:
-        """Raises RefusedError where there is no room for so many bytes more."""
+        """Raises RejectedError where there is no room for so many bytes more."""
         if self._total + size > self._most or self._held[client] + size > self._most_each:
-            raise busy("too many requests are being received")
+            raise make_busy_error("too many requests are being received")
         self._held[client] += size
         self._total += size
 

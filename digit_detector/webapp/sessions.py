@@ -14,10 +14,10 @@ from http import HTTPStatus
 from typing import IO
 
 from digit_detector.streaming.engine import Detection
-from digit_detector.webapp.faults import RefusedError, busy
+from digit_detector.webapp.errors import RejectedError, make_busy_error
 
-_MOST_DIGITS = 10_000  # that a session remembers
-_MOST_RECORDINGS = 1000  # that a session keeps
+_MAX_DIGITS = 10_000  # that a session remembers
+_MAX_RECORDINGS = 1000  # that a session keeps
 _PENDING = 1 << 14  # bytes of a recording that wait to be written
 _CHUNK = 1 << 16  # bytes read at a time
 _log = logging.getLogger("digits.serve")
@@ -60,34 +60,34 @@ class Sessions:
         self.kept_bytes = 0  # of sound, in all of them
 
     def create(self, keep_audio: bool) -> Session:
-        """A new session. Raises RefusedError where there are too many."""
-        self._forget_old()
+        """A new session. Raises RejectedError where there are too many."""
+        self._delete_expired()
         if len(self._sessions) >= self._most:
-            raise busy(f"{self._most} sessions are open, as many as there may be; close one")
+            raise make_busy_error(f"{self._most} sessions are open, as many as there may be; close one")
         session = Session(secrets.token_urlsafe(16), keep_audio, datetime.now(UTC), self._clock())
         self._sessions[session.id] = session
         return session
 
     def find(self, name: str) -> Session:
-        """The session of that id. Raises RefusedError where there is none."""
-        self._forget_old()
+        """The session of that id. Raises RejectedError where there is none."""
+        self._delete_expired()
         session = self._sessions.get(name)
         if session is None:
-            raise RefusedError(
+            raise RejectedError(
                 HTTPStatus.NOT_FOUND, "no_session", "there is no such session: make one with POST /sessions"
             )
         return session
 
     def close(self, name: str) -> None:
-        """Forget a session and all it kept. Raises RefusedError where there is none."""
-        self._forget(self.find(name))
+        """Forget a session and all it kept. Raises RejectedError where there is none."""
+        self._delete(self.find(name))
 
     def __len__(self) -> int:
         # of a copy, since a thread asks too (/metrics)
-        return sum(not self._is_old(session) for session in list(self._sessions.values()))
+        return sum(not self._is_expired(session) for session in list(self._sessions.values()))
 
     def all(self) -> list[Session]:
-        self._forget_old()
+        self._delete_expired()
         return list(self._sessions.values())
 
     def begin(self, session: Session, rate: int) -> Recording | None:
@@ -95,7 +95,7 @@ class Sessions:
         session.streams += 1
         session.open += 1
         session.used = self._clock()
-        if not session.keep_audio or len(session.recordings) >= _MOST_RECORDINGS:
+        if not session.keep_audio or len(session.recordings) >= _MAX_RECORDINGS:
             return None
         session.recordings.append(Recording(rate))
         return session.recordings[-1]
@@ -107,7 +107,7 @@ class Sessions:
         if recording is not None and session.id in self._sessions:
             self._write(session, recording)
 
-    def hear(self, session: Session, recording: Recording | None, samples: bytes, rate: int) -> None:
+    def append_audio(self, session: Session, recording: Recording | None, samples: bytes, rate: int) -> None:
         """16-bit samples that came; kept where that was asked for, there is room, and nobody closed the session."""
         session.seconds += len(samples) / 2 / rate
         if recording is not None and session.id in self._sessions:
@@ -139,8 +139,8 @@ class Sessions:
 
         return len(_wav_header(recording.rate, size)) + size, pieces()
 
-    def told(self, session: Session, detections: list[Detection]) -> None:
-        session.detections += detections[: _MOST_DIGITS - len(session.detections)]
+    def append_detections(self, session: Session, detections: list[Detection]) -> None:
+        session.detections += detections[: _MAX_DIGITS - len(session.detections)]
 
     def _write(self, session: Session, recording: Recording) -> None:
         """Move what waits of a recording into its session's file; where the disk is full, that part is lost."""
@@ -168,15 +168,15 @@ class Sessions:
             session.file_size += waiting
         recording.pending.clear()
 
-    def _is_old(self, session: Session) -> bool:
+    def _is_expired(self, session: Session) -> bool:
         return not session.open and self._clock() - session.used > self._idle
 
-    def _forget_old(self) -> None:
+    def _delete_expired(self) -> None:
         for session in list(self._sessions.values()):
-            if self._is_old(session):
-                self._forget(session)
+            if self._is_expired(session):
+                self._delete(session)
 
-    def _forget(self, session: Session) -> None:
+    def _delete(self, session: Session) -> None:
         del self._sessions[session.id]
         self.kept_bytes -= sum(recording.size for recording in session.recordings)
         if session.file is not None:
@@ -187,7 +187,7 @@ class Sessions:
 
     def close_all(self) -> None:
         for session in list(self._sessions.values()):
-            self._forget(session)
+            self._delete(session)
 
 
 def _wav_header(rate: int, size: int) -> bytes:

@@ -2,21 +2,21 @@ import { Compare } from "./compare.js";
 import { byId, clock, percent } from "./dom.js";
 import { droppable, opened } from "./files.js";
 import { History } from "./history.js";
-import { LocalHearing } from "./local/hearing.js";
+import { LocalSession } from "./local/local_session.js";
 import { LocalProcessors } from "./local/processors.js";
 import { Microphone } from "./microphone.js";
 import { LiveMixer, makeNoise } from "./noise.js";
 import { Quiz } from "./quiz.js";
-import { Scope } from "./scope.js";
-import { ServerProcessors } from "./server.js";
-import { ServerHearing } from "./socket.js";
+import { WaveformView } from "./waveform_view.js";
+import { ServerProcessors } from "./server_processors.js";
+import { ServerSession } from "./server_session.js";
 import { Statistics } from "./statistics.js";
-import { Tape } from "./tape.js";
+import { RingBuffer } from "./ring_buffer.js";
 
 const IDLE = "Press the button or the space bar, then say a digit from zero to nine.";
 const NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
 
-const scope = new Scope(byId("scope"));
+const scope = new WaveformView(byId("scope"));
 const statistics = new Statistics(byId("stats"));
 const compare = new Compare({ onlist: (processors) => statistics.show(processors), onanswer: (result) => statistics.count(result), onproblem: problem });
 const history = new History(byId("words"), byId("no-words"), { onchoose: chosen, onproblem: problem });
@@ -49,10 +49,10 @@ async function start() {
     const rate = await microphone.open();
     microphone.onended = (sentence) => toggle(sentence);
     microphone.onstate = (sentence) => (byId("microphone").textContent = sentence);
-    hearing = isLocal() ? new LocalHearing() : new ServerHearing();
-    tape = new Tape(rate);
+    hearing = isLocal() ? new LocalSession() : new ServerSession();
+    tape = new RingBuffer(rate);
     hearing.onready = () => {
-      tape = new Tape(rate);
+      tape = new RingBuffer(rate);
       scope.start(rate);
       status("Listening. Say a digit.");
       compare.refresh();
@@ -168,7 +168,7 @@ async function copy() {
 async function loadLocal() {
   byId("where").textContent = "Loading the recogniser into this browser …";
   let told = "Everything runs in this browser. No sound leaves it.";
-  const first = new LocalHearing();
+  const first = new LocalSession();
   first.onerror = ({ message }) => {
     problem(`The recogniser was not loaded: ${message}.`);
     told = "No sound leaves this browser, and nothing is heard in it yet.";

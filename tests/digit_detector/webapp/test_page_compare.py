@@ -237,11 +237,11 @@ def test_digits_are_drawn_where_they_were_said_also_after_the_strip_was_cleared(
     page = opened(chromium)
     inked = page.evaluate(
         """async () => {
-            const { Scope } = await import("/scope.js");
+            const { WaveformView } = await import("/waveform_view.js");
             const canvas = document.getElementById("scope").cloneNode();
             document.getElementById("scope").replaceWith(canvas);
             canvas.getContext("2d", { willReadFrequently: true });
-            const scope = new Scope(canvas);
+            const scope = new WaveformView(canvas);
             const second = () => Array.from({ length: 25 }, () => scope.push(new Float32Array(320)));
             const ink = () => {
                 scope.stop();

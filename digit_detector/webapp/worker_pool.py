@@ -17,48 +17,48 @@ from itertools import count
 from digit_detector.errors import AudioError, DigitError, StreamError
 from digit_detector.streaming.engine import Detection
 from digit_detector.streaming.thresholds import Thresholds
-from digit_detector.webapp.ears import END, FORGET, HEAD, HEAR
-from digit_detector.webapp.faults import RefusedError, busy, refusal
+from digit_detector.webapp.worker import END, DROP, HEADER, FEED
+from digit_detector.webapp.errors import RejectedError, make_busy_error, as_rejection
 
-_LONGEST_LINE = 1 << 24  # bytes that a process may tell at once
-_PAUSE = 2.0  # seconds between two attempts to start one
+_MAX_LINE_BYTES = 1 << 24  # bytes that a process may tell at once
+_RETRY_SECONDS = 2.0  # seconds between two attempts to start one
 _START_SECONDS = 60.0  # that one is given to load its models
-_PATIENCE = 5.0  # seconds that it is given to end
+_STOP_SECONDS = 5.0  # seconds that it is given to end
 _log = logging.getLogger("digits.serve")
 
 
 @dataclass(frozen=True)
-class Heard:
+class StreamUpdate:
     """What was made of the pieces of a stream until now."""
 
-    pieces: int  # how many of them were heard
+    chunks: int  # how many of them were heard
     seconds: float
     level_db: float
     voice: float
     detections: list[Detection]
     ended: bool = False
-    fault: RefusedError | None = None
+    fault: RejectedError | None = None
 
 
 @dataclass(eq=False)
-class Line:
+class StreamHandle:
     """One stream, and who is told what was heard in it."""
 
     number: int
     rate: int
-    tell: Callable[[Heard], None]
-    worker: _Worker
+    on_update: Callable[[StreamUpdate], None]
+    worker: _WorkerProcess
     sent: list[int] = field(default_factory=list)  # samples of each piece that was not heard yet
     waiting: int = 0  # samples in them
-    pieces: int = 0  # that were heard
+    chunks: int = 0  # that were heard
 
 
-class Hearing:
+class WorkerPool:
     """Opens, feeds and ends streams; each is heard in one of some processes."""
 
     def __init__(
-        self, model_dir: str, pipelines: Sequence[str], thresholds: Thresholds, most_streams: int,
-        behind_seconds: float, workers: int, worker_seconds: float, spotter: str | None = None,
+        self, model_dir: str, pipelines: Sequence[str], thresholds: Thresholds, max_streams: int,
+        backlog_seconds: float, workers: int, worker_seconds: float, spotter: str | None = None,
     ) -> None:  # fmt: skip
         """`worker_seconds`: a process that gives no sign of life for so long is replaced."""
         options: dict[str, object] = {
@@ -67,9 +67,9 @@ class Hearing:
             "thresholds": asdict(thresholds),
             "spotter": spotter,
         }
-        self._most, self._behind = most_streams, behind_seconds
-        self._workers = [_Worker(options, self._tell, worker_seconds) for _ in range(workers)]
-        self._lines: dict[int, Line] = {}
+        self._max_streams, self._backlog = max_streams, backlog_seconds
+        self._workers = [_WorkerProcess(options, self._dispatch, worker_seconds) for _ in range(workers)]
+        self._streams: dict[int, StreamHandle] = {}
         self._numbers = count()
         self.digits = 0
         self.seconds = 0.0
@@ -102,78 +102,78 @@ class Hearing:
 
     @property
     def streams(self) -> int:
-        return len(self._lines)
+        return len(self._streams)
 
-    def open(self, rate: int, tell: Callable[[Heard], None]) -> Line:
-        """A new stream. Raises RefusedError where there are too many, or nothing hears just now."""
-        if len(self._lines) >= self._most:
-            raise busy(f"{self._most} streams are open, as many as are heard at once")
+    def open(self, rate: int, on_update: Callable[[StreamUpdate], None]) -> StreamHandle:
+        """A new stream. Raises RejectedError where there are too many, or nothing hears just now."""
+        if len(self._streams) >= self._max_streams:
+            raise make_busy_error(f"{self._most} streams are open, as many as are heard at once")
         alive = [worker for worker in self._workers if worker.is_alive]
-        least = min(alive, key=lambda worker: len(worker.lines), default=None)
+        least = min(alive, key=lambda worker: len(worker.streams), default=None)
         if least is None:
-            raise restarted()
-        line = Line(next(self._numbers) % 2**32, rate, tell, least)
-        self._lines[line.number] = least.lines[line.number] = line
-        return line
+            raise make_restarted_error()
+        stream = StreamHandle(next(self._numbers) % 2**32, rate, on_update, least)
+        self._streams[stream.number] = least.streams[stream.number] = stream
+        return stream
 
-    def feed(self, line: Line, piece: bytes) -> None:
-        """More of a stream, 16-bit samples. Raises RefusedError where too much of it waits."""
-        size = len(piece) // 2
-        line.waiting += size
-        self.seconds += size / line.rate
-        if line.waiting > self._behind * line.rate:
-            if not line.worker.is_alive:
-                raise restarted()
-            raise busy("more streams are open than this machine can hear")
-        line.sent.append(size)
-        line.worker.say(HEAR, line, piece)
+    def feed(self, stream: StreamHandle, chunk: bytes) -> None:
+        """More of a stream, 16-bit samples. Raises RejectedError where too much of it waits."""
+        size = len(chunk) // 2
+        stream.waiting += size
+        self.seconds += size / stream.rate
+        if stream.waiting > self._backlog * stream.rate:
+            if not stream.worker.is_alive:
+                raise make_restarted_error()
+            raise make_busy_error("more streams are open than this machine can hear")
+        stream.sent.append(size)
+        stream.worker.send(FEED, stream, chunk)
 
-    def end(self, line: Line) -> None:
+    def end(self, stream: StreamHandle) -> None:
         """No more of a stream will come: its last digits are told, and that it has ended."""
-        line.worker.say(END, line)
+        stream.worker.send(END, stream)
 
-    def close(self, line: Line) -> None:
+    def close(self, stream: StreamHandle) -> None:
         """Forget a stream."""
-        if self._forget(line):
-            line.worker.say(FORGET, line)
+        if self._drop(stream):
+            stream.worker.send(DROP, stream)
 
-    def _tell(self, line: Line, heard: Heard) -> None:
-        self.digits += len(heard.detections)
-        new = heard.pieces - line.pieces
-        line.waiting -= sum(line.sent[:new])
-        del line.sent[:new]
-        line.pieces = heard.pieces
-        if heard.ended:
-            self._forget(line)
-        line.tell(heard)
+    def _dispatch(self, stream: StreamHandle, update: StreamUpdate) -> None:
+        self.digits += len(update.detections)
+        new = update.chunks - stream.chunks
+        stream.waiting -= sum(stream.sent[:new])
+        del stream.sent[:new]
+        stream.chunks = update.chunks
+        if update.ended:
+            self._drop(stream)
+        stream.on_update(update)
 
-    def _forget(self, line: Line) -> bool:
-        line.worker.lines.pop(line.number, None)
-        return self._lines.pop(line.number, None) is not None
+    def _drop(self, stream: StreamHandle) -> bool:
+        stream.worker.streams.pop(stream.number, None)
+        return self._streams.pop(stream.number, None) is not None
 
 
-class _Worker:
+class _WorkerProcess:
     """One process that hears, seen from the server. One that ends or hangs is replaced, and its streams are lost.
 
     Every line that it writes is a sign of life. Time in which this process itself stood still does not count.
     """
 
-    def __init__(self, options: dict[str, object], tell: Callable[[Line, Heard], None], patience: float) -> None:
+    def __init__(self, options: dict[str, object], on_update: Callable[[StreamHandle, StreamUpdate], None], timeout: float) -> None:
         """`patience`: seconds without a sign of life, after which it is killed."""
-        self._beat = min(1.0, patience / 5)
-        self._options = json.dumps({**options, "heartbeat_seconds": self._beat})
-        self._tell, self._patience = tell, patience
-        self.lines: dict[int, Line] = {}
+        self._heartbeat = min(1.0, timeout / 5)
+        self._options = json.dumps({**options, "heartbeat_seconds": self._heartbeat})
+        self._dispatch, self._timeout = on_update, timeout
+        self.streams: dict[int, StreamHandle] = {}
         self.restarts = 0
         self._process: Process | None = None
         self._running: asyncio.Task[None] | None = None
-        self._is_ready = self._over = False
+        self._is_ready = self._stopping = False
         self._silent = 0.0  # seconds since the last sign of life
 
     @property
     def is_alive(self) -> bool:
         """Whether it may be given streams: it has been started, and gave a sign of life just now."""
-        return self._is_ready and self._silent < self._patience / 2
+        return self._is_ready and self._silent < self._timeout / 2
 
     async def start(self) -> None:
         """Raises StreamError where it cannot begin."""
@@ -181,23 +181,23 @@ class _Worker:
         self._running = asyncio.ensure_future(self._run())
 
     async def stop(self) -> None:
-        self._over = True
+        self._stopping = True
         if self._running is not None:
             if self._process is not None and self._process.stdin is not None:
                 self._process.stdin.close()
-            await asyncio.wait([self._running], timeout=_PATIENCE)
+            await asyncio.wait([self._running], timeout=_STOP_SECONDS)
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
         await self._kill()
 
-    def say(self, kind: int, line: Line, samples: bytes = b"") -> None:
+    def send(self, kind: int, stream: StreamHandle, samples: bytes = b"") -> None:
         if self._process is not None and self._process.stdin is not None and not self._process.stdin.is_closing():
-            self._process.stdin.write(HEAD.pack(kind, line.number, line.rate, len(samples)) + samples)
+            self._process.stdin.write(HEADER.pack(kind, stream.number, stream.rate, len(samples)) + samples)
 
     async def _start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "digit_detector.webapp.ears", self._options, stdin=PIPE, stdout=PIPE,
-            limit=_LONGEST_LINE, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            sys.executable, "-P", "-m", "digit_detector.webapp.worker", self._options, stdin=PIPE, stdout=PIPE,
+            limit=_MAX_LINE_BYTES, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )  # fmt: skip
         assert self._process.stdout is not None
         try:
@@ -217,42 +217,42 @@ class _Worker:
         """Hear what the process tells; start another when it ends, until `stop`."""
         assert self._process is not None
         while True:
-            watching = asyncio.ensure_future(self._watch(self._process))
+            watching = asyncio.ensure_future(self._watch_heartbeat(self._process))
             try:
-                await self._listen(self._process)
+                await self._read_updates(self._process)
             finally:
                 watching.cancel()
                 self._is_ready = False
-            if self._over:
+            if self._stopping:
                 return
             code = await self._process.wait()
             _log.error("a process that hears ended (exit code %s); another is started", code)
-            for line in list(self.lines.values()):
-                self._tell(line, _failed(restarted()))
+            for stream in list(self.streams.values()):
+                self._dispatch(stream, _failure(make_restarted_error()))
             while True:
                 try:
                     await self._start()
                     break
                 except (StreamError, OSError) as error:
                     _log.error("%s; it is tried again", error)
-                    await asyncio.sleep(_PAUSE)
+                    await asyncio.sleep(_RETRY_SECONDS)
             self.restarts += 1
 
-    async def _listen(self, process: Process) -> None:
+    async def _read_updates(self, process: Process) -> None:
         assert process.stdout is not None
-        while (told := await process.stdout.readline()).endswith(b"\n"):  # one that dies may leave half a line
+        while (line := await process.stdout.readline()).endswith(b"\n"):  # one that dies may leave half a line
             self._silent = 0.0
-            for row in json.loads(told):
-                line = self.lines.get(row["stream"])
-                if line is not None:  # otherwise it was closed meanwhile
-                    self._tell(line, _heard(row))
+            for row in json.loads(line):
+                stream = self.streams.get(row["stream"])
+                if stream is not None:  # otherwise it was closed meanwhile
+                    self._dispatch(stream, _parse_update(row))
 
-    async def _watch(self, process: Process) -> None:
+    async def _watch_heartbeat(self, process: Process) -> None:
         """Kill the process when it has given no sign of life for too long."""
-        while self._silent < self._patience:
-            await asyncio.sleep(self._beat)
-            self._silent += self._beat  # not what the clock says: where this process stood still, so did its reading
-        _log.error("a process that hears gave no sign of life for %g s: it is killed", self._patience)
+        while self._silent < self._timeout:
+            await asyncio.sleep(self._heartbeat)
+            self._silent += self._heartbeat  # not what the clock says: where this process stood still, so did its reading
+        _log.error("a process that hears gave no sign of life for %g s: it is killed", self._timeout)
         process.kill()
 
     async def _kill(self) -> None:
@@ -262,22 +262,22 @@ class _Worker:
             await self._process.wait()
 
 
-def restarted() -> RefusedError:
+def make_restarted_error() -> RejectedError:
     """What the streams of a process that has ended or hangs are told."""
-    return RefusedError(
+    return RejectedError(
         HTTPStatus.SERVICE_UNAVAILABLE, "restarted",
         "what hears this stream does not answer and is started again: start the stream again",
     )  # fmt: skip
 
 
-def _heard(row: dict[str, object]) -> Heard:
+def _parse_update(row: dict[str, object]) -> StreamUpdate:
     if "fault" in row:
-        return _failed(AudioError(str(row["fault"])))
-    return Heard(
+        return _failure(AudioError(str(row["fault"])))
+    return StreamUpdate(
         row["pieces"], row["seconds"], row["level_db"], row["voice"],  # type: ignore[arg-type]
-        [Detection(*said) for said in row["digits"]], bool(row["ended"]),  # type: ignore[attr-defined]
+        [Detection(*row) for row in row["digits"]], bool(row["ended"]),  # type: ignore[attr-defined]
     )  # fmt: skip
 
 
-def _failed(error: DigitError) -> Heard:
-    return Heard(0, 0.0, -120.0, 0.0, [], True, refusal(error))
+def _failure(error: DigitError) -> StreamUpdate:
+    return StreamUpdate(0, 0.0, -120.0, 0.0, [], True, as_rejection(error))

@@ -28,24 +28,24 @@ from digit_detector.errors import DigitError
 from digit_detector.processors import PROCESSORS, Answer, AudioProcessor, load_processors
 from digit_detector.streaming.engine import Engine
 from digit_detector.streaming.thresholds import Thresholds
-from digit_detector.webapp import answers
-from digit_detector.webapp.clients import client_of
-from digit_detector.webapp.downloads import Download, Downloads, until_gone
-from digit_detector.webapp.faults import RefusedError, body, refusal
-from digit_detector.webapp.guarding import Guard
-from digit_detector.webapp.hearing import Hearing
+from digit_detector.webapp import schemas
+from digit_detector.webapp.clients import client_address
+from digit_detector.webapp.downloads import Download, Downloads, wait_for_disconnect
+from digit_detector.webapp.errors import RejectedError, error_body, as_rejection
+from digit_detector.webapp.middleware import RequestGuard
+from digit_detector.webapp.worker_pool import WorkerPool
 from digit_detector.webapp.metrics import Metrics
-from digit_detector.webapp.models import ModelFiles
-from digit_detector.webapp.recordings import ALL, Recordings, check_name
+from digit_detector.webapp.model_files import ModelFiles
+from digit_detector.webapp.uploads import ALL, UploadProcessor, check_name
 from digit_detector.webapp.sessions import Session, Sessions
-from digit_detector.webapp.settings import Settings
-from digit_detector.webapp.socket import Sockets
+from digit_detector.webapp.limits import ServerLimits
+from digit_detector.webapp.websocket import WebSocketServer
 
 _GONE = 499  # nginx's number for a client that hung up
 _STATIC = Path(__file__).with_name("static")
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": answers.Problem, "description": "refused: why, and what to do"},
-    "5XX": {"model": answers.Problem, "description": "busy, or a fault of the server"},
+    "4XX": {"model": schemas.Problem, "description": "refused: why, and what to do"},
+    "5XX": {"model": schemas.Problem, "description": "busy, or a fault of the server"},
 }
 _ABOUT = """Spoken digits, zero to nine, in recordings and in live sound.
 
@@ -63,7 +63,7 @@ for kind, suffix in (("text/javascript", ".js"), ("text/javascript", ".mjs"), ("
 
 
 def make_app(
-    settings: Settings | None = None,
+    limits: ServerLimits | None = None,
     thresholds: Thresholds | None = None,
     pipelines: Sequence[str] | None = None,
     methods: Sequence[str] = tuple(PROCESSORS),
@@ -73,30 +73,30 @@ def make_app(
 
     Raises ConfigError, ModelError, MissingExtraError.
     """
-    settings = settings or Settings()
-    engine = Engine(settings.model_dir, pipelines, thresholds, spotter)  # what cannot be used is said at once
+    limits = limits or ServerLimits()
+    engine = Engine(limits.model_dir, pipelines, thresholds, spotter)  # what cannot be used is said at once
     pipelines, thresholds = engine.pipelines, engine.thresholds
-    processors = load_processors(methods, settings.model_dir)
-    files = ModelFiles(settings.model_dir, pipelines, thresholds, spotter)
-    hearing = Hearing(
-        settings.model_dir, pipelines, thresholds, settings.streams, settings.backlog_seconds, settings.workers,
-        settings.worker_seconds, spotter,
+    processors = load_processors(methods, limits.model_dir)
+    files = ModelFiles(limits.model_dir, pipelines, thresholds, spotter)
+    pool = WorkerPool(
+        limits.model_dir, pipelines, thresholds, limits.streams, limits.backlog_seconds, limits.workers,
+        limits.worker_seconds, spotter,
     )  # fmt: skip
-    sessions = Sessions(settings.sessions, settings.session_seconds, settings.kept_bytes)
-    recordings = Recordings(processors, settings)
-    downloads = Downloads(settings.downloads_per_client)
+    sessions = Sessions(limits.sessions, limits.session_seconds, limits.kept_bytes)
+    uploads = UploadProcessor(processors, limits)
+    downloads = Downloads(limits.downloads_per_client)
     session_clients: dict[str, str] = {}  # which client made each session
-    sockets = Sockets(hearing, sessions, settings)
-    metrics = Metrics(hearing, sockets, sessions, recordings, downloads)
+    sockets = WebSocketServer(pool, sessions, limits)
+    metrics = Metrics(pool, sockets, sessions, uploads, downloads)
     began = time.monotonic()
 
     @asynccontextmanager
     async def living(_: FastAPI) -> AsyncIterator[None]:
         try:
-            await asyncio.gather(hearing.start(), recordings.start())
+            await asyncio.gather(pool.start(), uploads.start())
             yield
         finally:
-            await asyncio.gather(hearing.stop(), recordings.stop())
+            await asyncio.gather(pool.stop(), uploads.stop())
             sessions.close_all()
 
     app = FastAPI(
@@ -106,44 +106,44 @@ def make_app(
 
     @app.get(
         "/health", tags=["server"],
-        responses={503: {"model": answers.Health, "description": "no worker can take a live stream"}},
+        responses={503: {"model": schemas.Health, "description": "no worker can take a live stream"}},
     )  # fmt: skip
-    async def health(response: Response) -> answers.Health:
+    async def health(response: Response) -> schemas.Health:
         """Whether the server answers, and live sound too.
 
         With its version, how long it has run, its live streams, and how many of its workers, the processes that run
         the networks on them, are alive. It is degraded while one of these is being restarted.
         """
-        alive = hearing.workers_alive
+        alive = pool.workers_alive
         if not alive:
             response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
-        return answers.Health(
-            status="ok" if alive == hearing.workers else "degraded", version=digit_detector.__version__,
-            uptime_seconds=time.monotonic() - began, streams=hearing.streams, workers=hearing.workers,
+        return schemas.Health(
+            status="ok" if alive == pool.workers else "degraded", version=digit_detector.__version__,
+            uptime_seconds=time.monotonic() - began, streams=pool.streams, workers=pool.workers,
             workers_alive=alive,
         )  # fmt: skip
 
     @app.get("/processors", tags=["recordings"])
-    def processor_list() -> answers.ProcessorList:
+    def processor_list() -> schemas.ProcessorList:
         """The recognisers, and of those that cannot run here why.
 
         Their names are what `method` takes elsewhere.
         """
-        return answers.ProcessorList(processors=[_processor(name) for name in methods])
+        return schemas.ProcessorList(processors=[_processor(name) for name in methods])
 
     @app.get("/processor_info/{method}", tags=["recordings"])
-    def processor_info(method: _Method) -> answers.ProcessorInfo:
+    def processor_info(method: _Method) -> schemas.ProcessorInfo:
         """One recogniser, and what its model says of itself.
 
         `about` holds what the model's file tells: pipeline, version, what it was trained on, accuracy.
         """
         check_name(method)
         found = processors.get(method)
-        return answers.ProcessorInfo(**_processor(method).model_dump(), about=found.about if found else {})
+        return schemas.ProcessorInfo(**_processor(method).model_dump(), about=found.about if found else {})
 
     @app.post(
-        "/process_audio", tags=["recordings"], response_model=answers.Results,
-        responses={422: {"model": answers.Problem, "description": "no recording, an empty file too, or not in a form"}},
+        "/process_audio", tags=["recordings"], response_model=schemas.Results,
+        responses={422: {"model": schemas.Problem, "description": "no recording, an empty file too, or not in a form"}},
     )  # fmt: skip
     async def process_audio(
         request: Request,
@@ -155,7 +155,7 @@ def make_app(
             ),
         ],
         method: Annotated[str, Form(description="one of /processors, or all", examples=["ml_cnn"])] = ALL,
-    ) -> answers.Results | Response:
+    ) -> schemas.Results | Response:
         """Which digit is said in a recording.
 
         One result for one method, or one for each that can run here. The format is told by the bytes, not by the
@@ -163,9 +163,9 @@ def make_app(
         all the same.
         """
         answering = asyncio.ensure_future(
-            recordings.answer(file, method, client_of(request.scope, settings.trusted_proxy))
+            uploads.answer(file, method, client_address(request.scope, limits.trusted_proxy))
         )
-        gone = asyncio.ensure_future(until_gone(request.receive))
+        gone = asyncio.ensure_future(wait_for_disconnect(request.receive))
         try:
             await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
             if not answering.done():
@@ -177,37 +177,37 @@ def make_app(
             await asyncio.gather(answering, return_exceptions=True)
         is_long = seconds > LONG_SECONDS
         note = "only the loudest second was looked at: send it to /ws for every digit in it" if is_long else None
-        return answers.Results(seconds=seconds, note=note, results=[_result(name, answer) for name, answer in said])
+        return schemas.Results(seconds=seconds, note=note, results=[_result(name, answer) for name, answer in said])
 
     @app.get("/stats", tags=["recordings"])
-    def stats() -> answers.Stats:
+    def stats() -> schemas.Stats:
         """How all recognisers did since the server began.
 
         And how much live sound was heard. Times are of the last thousand answers of each.
         """
-        return answers.Stats(
+        return schemas.Stats(
             processors={name: _counts(processor) for name, processor in processors.items()},
-            live=answers.LiveCounts(streams=hearing.streams, digits=hearing.digits, seconds=hearing.seconds),
+            live=schemas.LiveCounts(streams=pool.streams, digits=pool.digits, seconds=pool.seconds),
         )
 
     @app.get("/stats/{method}", tags=["recordings"])
-    def stats_of(method: _Method) -> answers.Counts:
+    def stats_of(method: _Method) -> schemas.Counts:
         """How one of them did."""
         if method == ALL:
-            raise RefusedError(HTTPStatus.NOT_FOUND, "no_method", "name one method; those of all are at /stats")
-        return _counts(recordings.chosen(method)[0])
+            raise RejectedError(HTTPStatus.NOT_FOUND, "no_method", "name one method; those of all are at /stats")
+        return _counts(uploads.chosen(method)[0])
 
     @app.post("/sessions", status_code=HTTPStatus.CREATED, tags=["sessions"])
-    async def create_session(asked: answers.SessionRequest, request: Request) -> answers.SessionInfo:
+    async def create_session(asked: schemas.SessionRequest, request: Request) -> schemas.SessionInfo:
         """Make a session, which gathers what is said in streams of `/ws?session=ID`.
 
         It keeps their sound only if it is asked to. Without a stream it is forgotten after an hour.
         """
-        client, most = client_of(request.scope, settings.trusted_proxy), settings.sessions_per_client
+        client, most = client_address(request.scope, limits.trusted_proxy), limits.sessions_per_client
         for gone in session_clients.keys() - {session.id for session in sessions.all()}:
             del session_clients[gone]
         if sum(other == client for other in session_clients.values()) >= most:
-            raise RefusedError(
+            raise RejectedError(
                 HTTPStatus.TOO_MANY_REQUESTS, "too_many",
                 f"{most} sessions of your address are open, as many as one client may have: close one",
             )  # fmt: skip
@@ -216,12 +216,12 @@ def make_app(
         return _session(session)
 
     @app.get("/sessions", tags=["sessions"])
-    async def list_sessions() -> answers.SessionList:
+    async def list_sessions() -> schemas.SessionList:
         """The sessions that are open."""
-        return answers.SessionList(sessions=[_session(session) for session in sessions.all()])
+        return schemas.SessionList(sessions=[_session(session) for session in sessions.all()])
 
     @app.get("/sessions/{session_id}", tags=["sessions"])
-    async def session_info(session_id: _SessionId) -> answers.SessionInfo:
+    async def session_info(session_id: _SessionId) -> schemas.SessionInfo:
         """What was said in one of them.
 
         `digits` are those of all its streams, in the order in which they were said.
@@ -242,9 +242,9 @@ def make_app(
         The header `X-Truncated: true` says that there was no room for the rest.
         """
         session = sessions.find(session_id)
-        kept = session.recordings
+        kept = session.uploads
         if not 0 <= stream < len(kept):
-            raise RefusedError(
+            raise RejectedError(
                 HTTPStatus.NOT_FOUND,
                 "no_audio",
                 f"no sound of stream {stream} was kept: expected one of the {len(kept)} first, "
@@ -253,7 +253,7 @@ def make_app(
         size, pieces = sessions.read_wav(session, kept[stream])
         whole = {} if kept[stream].whole else {"X-Truncated": "true"}
         headers = {"Cache-Control": "no-store", **whole}
-        return Download(downloads, client_of(request.scope, settings.trusted_proxy), size, pieces, "audio/wav", headers)
+        return Download(downloads, client_address(request.scope, limits.trusted_proxy), size, pieces, "audio/wav", headers)
 
     @app.delete("/sessions/{session_id}", status_code=HTTPStatus.NO_CONTENT, tags=["sessions"])
     async def close_session(session_id: _SessionId) -> None:
@@ -264,7 +264,7 @@ def make_app(
     def show_metrics() -> Response:
         """How the server does, for Prometheus.
 
-        Sockets, streams, digits and seconds heard, sessions, requests by route and status, answers and their times.
+        WebSocketServer, streams, digits and seconds heard, sessions, requests by route and status, answers and their times.
         """
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
@@ -290,7 +290,7 @@ def make_app(
         """
         if name not in files.files:
             expected = ", ".join(files.files)
-            raise RefusedError(HTTPStatus.NOT_FOUND, "no_model", f"there is no such model: expected one of {expected}")
+            raise RejectedError(HTTPStatus.NOT_FOUND, "no_model", f"there is no such model: expected one of {expected}")
         return FileResponse(files.files[name], media_type="application/octet-stream")
 
     @app.get("/docs", include_in_schema=False)
@@ -299,33 +299,33 @@ def make_app(
 
     @app.exception_handler(DigitError)
     async def fault(_: Request, error: DigitError) -> JSONResponse:
-        refused = refusal(error)
+        refused = as_rejection(error)
         if refused.status >= HTTPStatus.INTERNAL_SERVER_ERROR and refused is not error:
             _log.error("%s: %s", type(error).__name__, error)
-        return JSONResponse(body(refused.code, str(refused)), refused.status)
+        return JSONResponse(error_body(refused.code, str(refused)), refused.status)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or e['loc'][0]}: {e['msg']}" for e in error.errors())
-        return JSONResponse(body("bad_request", faults), HTTPStatus.UNPROCESSABLE_ENTITY)
+        return JSONResponse(error_body("bad_request", faults), HTTPStatus.UNPROCESSABLE_ENTITY)
 
     @app.exception_handler(HTTPException)
     async def plain(request: Request, error: HTTPException) -> JSONResponse:
         code, headers = HTTPStatus(error.status_code), dict(error.headers or {})
         if code is HTTPStatus.BAD_REQUEST:  # a form or a body that cannot be read
-            return JSONResponse(body("bad_request", str(error.detail)), code)
+            return JSONResponse(error_body("bad_request", str(error.detail)), code)
         if methods := _methods(app, request):  # the page's files, which come last, know nothing of other methods
             code, headers["Allow"] = HTTPStatus.METHOD_NOT_ALLOWED, ", ".join(sorted(methods))
-        return JSONResponse(body(code.name.lower(), f"{request.method}: {code.phrase}"), code, headers)
+        return JSONResponse(error_body(code.name.lower(), f"{request.method}: {code.phrase}"), code, headers)
 
-    def _processor(name: str) -> answers.Processor:
-        return answers.Processor(
+    def _processor(name: str) -> schemas.Processor:
+        return schemas.Processor(
             name=name, title=PROCESSORS[name].title, available=name in processors,
-            reason=recordings.reasons.get(name),
+            reason=uploads.reasons.get(name),
         )  # fmt: skip
 
     app.mount("/", StaticFiles(directory=_STATIC, html=True), name="page")
-    app.add_middleware(Guard, settings=settings, sockets=sockets, count=metrics.count)
+    app.add_middleware(RequestGuard, limits=limits, sockets=sockets, count=metrics.count)
     return app
 
 
@@ -340,19 +340,19 @@ def _methods(app: FastAPI, request: Request) -> set[str]:
     }
 
 
-def _result(name: str, answer: Answer) -> answers.Result:
-    return answers.Result(
+def _result(name: str, answer: Answer) -> schemas.Result:
+    return schemas.Result(
         method=name, text=answer.text, digit=answer.digit, confidence=answer.confidence,
         milliseconds=answer.milliseconds, error=answer.error,
     )  # fmt: skip
 
 
-def _counts(processor: AudioProcessor) -> answers.Counts:
-    return answers.Counts(**asdict(processor.statistics))
+def _counts(processor: AudioProcessor) -> schemas.Counts:
+    return schemas.Counts(**asdict(processor.statistics))
 
 
-def _session(session: Session) -> answers.SessionInfo:
-    return answers.SessionInfo(
+def _session(session: Session) -> schemas.SessionInfo:
+    return schemas.SessionInfo(
         id=session.id, created=session.created, keep_audio=session.keep_audio, streams=session.streams,
         seconds=session.seconds, digits="".join(str(detection.digit) for detection in session.detections),
     )  # fmt: skip

@@ -18,12 +18,12 @@ from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
 from digit_detector.webapp.clients import Connections
-from digit_detector.webapp.faults import body
-from digit_detector.webapp.guarding import security_headers
-from digit_detector.webapp.settings import Settings
+from digit_detector.webapp.errors import error_body
+from digit_detector.webapp.middleware import security_headers
+from digit_detector.webapp.limits import ServerLimits
 
 
-class _Requests(H11Protocol):
+class _HttpProtocol(H11Protocol):
     """Uvicorn's, of the two the one that bounds a request's head in bytes.
 
     Here it is bounded in time, too, and so is how long a client leaves unread what it is sent: then the connection is
@@ -33,9 +33,9 @@ class _Requests(H11Protocol):
     _late: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
 
-    def __init__(self, *args: Any, settings: Settings, open_connections: Connections, **options: Any) -> None:
+    def __init__(self, *args: Any, limits: ServerLimits, open_connections: Connections, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._unread_seconds, self._open_connections = settings.unread_seconds, open_connections
+        self._unread_seconds, self._open_connections = limits.unread_seconds, open_connections
 
     @property
     def is_idle(self) -> bool:
@@ -47,7 +47,7 @@ class _Requests(H11Protocol):
         if self._open_connections.add(transport, self.client[0] if self.client else ""):
             self._await_head()
         else:
-            transport.write(refusal_bytes(HTTPStatus.SERVICE_UNAVAILABLE, "busy", "too many connections are open"))
+            transport.write(format_rejection(HTTPStatus.SERVICE_UNAVAILABLE, "busy", "too many connections are open"))
             transport.close()
 
     def on_response_complete(self) -> None:
@@ -72,7 +72,7 @@ class _Requests(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # otherwise an answer has been begun
-            self.transport.write(refusal_bytes(HTTPStatus.BAD_REQUEST, "bad_request", f"{msg} Expected HTTP/1.1"))
+            self.transport.write(format_rejection(HTTPStatus.BAD_REQUEST, "bad_request", f"{msg} Expected HTTP/1.1"))
         self.transport.close()
 
     def _await_head(self) -> None:
@@ -96,7 +96,7 @@ class _Handshake(ServerProtocol):
         super().send_response(response)
 
 
-class _Messages(WebSocketsSansIOProtocol):
+class _WebSocketProtocol(WebSocketsSansIOProtocol):
     """Uvicorn's, but who asks what it cannot read, or pings and does not take the answers, is cut off."""
 
     def __init__(self, *args: Any, open_connections: Connections, **options: Any) -> None:
@@ -109,7 +109,7 @@ class _Messages(WebSocketsSansIOProtocol):
         if not self.handshake_initiated:  # the whole head came at once, with a line of more than 8 KiB, say
             refusal = b"".join(self.conn.data_to_send())
             self.transport.write(
-                refusal or refusal_bytes(HTTPStatus.BAD_REQUEST, "bad_request", "no valid WebSocket handshake")
+                refusal or format_rejection(HTTPStatus.BAD_REQUEST, "bad_request", "no valid WebSocket handshake")
             )
             self.transport.close()
 
@@ -124,9 +124,9 @@ class _Messages(WebSocketsSansIOProtocol):
             self.transport.abort()  # they would fill the memory
 
 
-def refusal_bytes(status: HTTPStatus, code: str, message: str) -> bytes:
+def format_rejection(status: HTTPStatus, code: str, message: str) -> bytes:
     """A whole HTTP answer, for what never reaches the application."""
-    content = json.dumps(body(code, message)).encode()
+    content = json.dumps(error_body(code, message)).encode()
     headers = {
         "Content-Type": "application/json", "Content-Length": str(len(content)), "Connection": "close",
         "Cache-Control": "no-cache", **security_headers(),
@@ -135,15 +135,15 @@ def refusal_bytes(status: HTTPStatus, code: str, message: str) -> bytes:
     return f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n".encode() + content
 
 
-def server_of(app: FastAPI, settings: Settings) -> uvicorn.Server:
+def make_server(app: FastAPI, limits: ServerLimits) -> uvicorn.Server:
     """A server that a socket is still to be given to."""
-    open_connections = Connections(settings)
+    open_connections = Connections(limits)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
-        http=cast("type[_Requests]", partial(_Requests, settings=settings, open_connections=open_connections)),
-        h11_max_incomplete_event_size=settings.head_bytes, timeout_keep_alive=settings.head_seconds,
-        ws=cast("type[_Messages]", partial(_Messages, open_connections=open_connections)),
-        ws_max_size=2 * settings.message_bytes,
+        http=cast("type[_HttpProtocol]", partial(_HttpProtocol, limits=limits, open_connections=open_connections)),
+        h11_max_incomplete_event_size=limits.head_bytes, timeout_keep_alive=limits.head_seconds,
+        ws=cast("type[_WebSocketProtocol]", partial(_WebSocketProtocol, open_connections=open_connections)),
+        ws_max_size=2 * limits.message_bytes,
         ws_per_message_deflate=False,  # sound of 16 bits gets no smaller, and packing it costs more than hearing it
         timeout_graceful_shutdown=2,
     )  # fmt: skip

@@ -3,7 +3,7 @@ const LAST_WORD = 3000; // ms that a stopped stream may take to tell the rest
 const RETRIED = { busy: "busy", restarted: "restarting" };
 
 /** Live sound heard by the server, through /ws. When the server goes it is tried again and again until `stop`. */
-export class ServerHearing {
+export class ServerSession {
   onready = () => {};
   onlevel = () => {};
   ondigit = () => {};

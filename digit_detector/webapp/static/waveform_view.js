@@ -9,7 +9,7 @@ const FRAME = 1024; // samples of a spectrum: 21 ms at 48 kHz
 const LAG = 0.03; // seconds that the picture stays behind the microphone, so that pieces of sound make no jerks
 
 /** Waveform, spectrogram, voice and digits of the last seconds, drawn once for every frame of the screen. */
-export class Scope {
+export class WaveformView {
   constructor(canvas) {
     this._canvas = canvas;
     this._paper = new OffscreenCanvas(COLUMNS, ROWS); // the spectrogram, column after column, round and round

@@ -15,8 +15,8 @@ from digit_detector.processors import PROCESSORS, Answer, AudioProcessor, Proces
 from digit_detector.webapp.decode_pool import DecodeWorker
 from digit_detector.webapp.decode_worker import DecodeLimits
 from digit_detector.webapp.fair_pool import FairPool
-from digit_detector.webapp.faults import RefusedError
-from digit_detector.webapp.settings import Settings
+from digit_detector.webapp.errors import RejectedError
+from digit_detector.webapp.decode_limits import ServerLimits
 
 ALL = "all"
 _Answers = list[tuple[str, Answer]]  # names of processors, and what they say
@@ -29,17 +29,17 @@ class Upload(Protocol):
     async def read(self) -> bytes: ...
 
 
-class Recordings:
+class UploadProcessor:
     """Answers a few at a time, clients by turns; so many more may wait."""
 
-    def __init__(self, processors: Processors, settings: Settings) -> None:
+    def __init__(self, processors: Processors, limits: ServerLimits) -> None:
         self.processors = processors
         self.reasons = {name: _told(name, why) for name, why in processors.unavailable.items()}
-        limits = DecodeLimits(
-            settings.upload_seconds, settings.decode_cpu_seconds, settings.decode_seconds, settings.decode_bytes
+        decode_limits = DecodeLimits(
+            limits.upload_seconds, limits.decode_cpu_seconds, limits.decode_seconds, limits.decode_bytes
         )
-        self._workers = [DecodeWorker(limits) for _ in range(settings.uploads)]
-        self._pool = FairPool(self._workers, settings.uploads_waiting)
+        self._workers = [DecodeWorker(decode_limits) for _ in range(limits.uploads)]
+        self._pool = FairPool(self._workers, limits.uploads_waiting)
         self._returning: set[asyncio.Task[None]] = set()
         self.count = 0  # that are answered or wait
 
@@ -54,18 +54,18 @@ class Recordings:
         await asyncio.gather(*(worker.stop() for worker in self._workers))
 
     def chosen(self, method: str) -> Sequence[AudioProcessor]:
-        """The processors of a name, or all of them. Raises RefusedError for a name that is none, or cannot run here."""
+        """The processors of a name, or all of them. Raises RejectedError for a name that is none, or cannot run here."""
         if method == ALL:
             return list(self.processors.values())
         if method in self.processors:
             return [self.processors[method]]
         check_name(method)
-        raise RefusedError(HTTPStatus.CONFLICT, "not_available", f"{method} cannot run here: {self.reasons[method]}")
+        raise RejectedError(HTTPStatus.CONFLICT, "not_available", f"{method} cannot run here: {self.reasons[method]}")
 
     async def answer(self, upload: Upload, method: str, client: str) -> tuple[float, _Answers]:
         """Seconds of a recording, and what each processor says of it.
 
-        Raises RefusedError. Who cancels it frees the place; a processor that has begun is waited for in the background.
+        Raises RejectedError. Who cancels it frees the place; a processor that has begun is waited for in the background.
         """
         chosen = self.chosen(method)
         self.count += 1
@@ -110,10 +110,10 @@ def _told(name: str, why: str) -> str:
 
 
 def check_name(method: str) -> None:
-    """Raise RefusedError for what is no processor's name."""
+    """Raise RejectedError for what is no processor's name."""
     if method not in PROCESSORS:
         hint = did_you_mean(method[:40], PROCESSORS) or f": expected one of {', '.join(PROCESSORS)}"
-        raise RefusedError(HTTPStatus.NOT_FOUND, "no_method", f"there is no method of that name{hint}")
+        raise RejectedError(HTTPStatus.NOT_FOUND, "no_method", f"there is no method of that name{hint}")
 
 
 def as_wav(samples: Floats) -> bytes:

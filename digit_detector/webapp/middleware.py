@@ -13,10 +13,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from digit_detector.webapp.clients import client_of
+from digit_detector.webapp.clients import client_address
 from digit_detector.webapp.fair_pool import ByteBudget
-from digit_detector.webapp.faults import RefusedError, body
-from digit_detector.webapp.settings import Settings
+from digit_detector.webapp.errors import RejectedError, error_body
+from digit_detector.webapp.limits import ServerLimits
 
 _HOST = re.compile(r"([a-zA-Z0-9.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?")  # it is quoted in the policy below
 _CHANGING = ("POST", "PUT", "PATCH", "DELETE")
@@ -30,17 +30,17 @@ _HEADERS = {
 }
 
 
-class Guard:
+class RequestGuard:
     """ASGI middleware: no other site may use the server through its visitors' browsers, or show it in a frame."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, sockets: ASGIApp, count: Callable[[str, int], None]) -> None:
+    def __init__(self, app: ASGIApp, limits: ServerLimits, sockets: ASGIApp, count: Callable[[str, int], None]) -> None:
         """`sockets` answers at /ws, without the layers that FastAPI would put around each of its messages.
 
         `count` is told the route and the status of every answer.
         """
-        self._app, self._settings, self._sockets, self._count = app, settings, sockets, count
-        largest = settings.upload_bytes
-        self._bodies = ByteBudget(max(settings.bodies_bytes, largest), max(settings.bodies_bytes // 4, largest))
+        self._app, self._limits, self._sockets, self._count = app, limits, sockets, count
+        largest = limits.upload_bytes
+        self._bodies = ByteBudget(max(limits.bodies_bytes, largest), max(limits.bodies_bytes // 4, largest))
         self._uploads: Counter[str] = Counter()  # requests with a body that are being answered, by client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,9 +48,9 @@ class Guard:
             try:
                 self._check(scope)
                 if scope["path"] != "/ws":
-                    raise RefusedError(HTTPStatus.NOT_FOUND, "not_found", "there is no WebSocket but /ws")
-            except RefusedError as refused:
-                answer = JSONResponse(body(refused.code, str(refused)), refused.status, {"Connection": "close"})
+                    raise RejectedError(HTTPStatus.NOT_FOUND, "not_found", "there is no WebSocket but /ws")
+            except RejectedError as refused:
+                answer = JSONResponse(error_body(refused.code, str(refused)), refused.status, {"Connection": "close"})
                 await answer(scope, receive, send)  # in place of a handshake
                 return
             await self._sockets(scope, receive, send)
@@ -61,8 +61,8 @@ class Guard:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
-        client, held = client_of(scope, self._settings.trusted_proxy), 0
-        refused: RefusedError | None = None  # while the body was read, which the application takes for its own fault
+        client, held = client_address(scope, self._limits.trusted_proxy), 0
+        refused: RejectedError | None = None  # while the body was read, which the application takes for its own fault
         headers_of_request = Headers(scope=scope)
         host = headers_of_request.get("host", "")
         host = host if _HOST.fullmatch(host) else ""
@@ -78,7 +78,7 @@ class Guard:
                 self._count(getattr(scope.get("route"), "path", "other"), message["status"])
                 headers = MutableHeaders(scope=message)
                 headers.update(security_headers(host))
-                if origin in self._settings.allow_origin:
+                if origin in self._limits.allow_origin:
                     headers["Access-Control-Allow-Origin"] = origin
                     headers.add_vary_header("Origin")
                 headers.setdefault("Cache-Control", "no-cache")
@@ -92,7 +92,7 @@ class Guard:
                 self._bodies.take(client, size)
                 held += size
                 return message
-            except RefusedError as error:
+            except RejectedError as error:
                 refused = error
                 raise
 
@@ -104,15 +104,15 @@ class Guard:
             await self._app(scope, bounded, guarded)
             if refused is not None:
                 raise refused
-        except RefusedError as error:
+        except RejectedError as error:
             if not begun:
                 refused = None
-                answer = JSONResponse(body(error.code, str(error)), error.status, {"Connection": "close"})
+                answer = JSONResponse(error_body(error.code, str(error)), error.status, {"Connection": "close"})
                 await answer(scope, receive, guarded)
         except (Exception, asyncio.CancelledError):  # the latter where the server ends before this has
             if not begun:
                 refused = None
-                answer = JSONResponse(body("failed", "this could not be answered; the server's log says more"), 500)
+                answer = JSONResponse(error_body("failed", "this could not be answered; the server's log says more"), 500)
                 await answer(scope, receive, guarded)
             raise  # into the log
         finally:
@@ -123,10 +123,10 @@ class Guard:
                     del self._uploads[uploader]
 
     def _count_upload(self, client: str) -> str:
-        """One more request with a body from this client. Raises RefusedError where it has too many."""
-        most = self._settings.uploads_per_client
+        """One more request with a body from this client. Raises RejectedError where it has too many."""
+        most = self._limits.uploads_per_client
         if self._uploads[client] >= most:
-            raise RefusedError(
+            raise RejectedError(
                 HTTPStatus.TOO_MANY_REQUESTS, "too_many",
                 f"{most} requests of your address are being answered, as many as one client may have: wait for one",
             )  # fmt: skip
@@ -136,8 +136,8 @@ class Guard:
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if not _HOST.fullmatch(host) or _split(f"//{host}").hostname not in self._settings.names:
-            raise RefusedError(
+        if not _HOST.fullmatch(host) or _split(f"//{host}").hostname not in self._limits.names:
+            raise RejectedError(
                 HTTPStatus.MISDIRECTED_REQUEST, "wrong_host",
                 "this server is not known by that name: ask for 127.0.0.1 or localhost, or start it with --allow_host",
             )  # fmt: skip
@@ -146,10 +146,10 @@ class Guard:
         if (
             changing
             and origin is not None
-            and origin not in self._settings.allow_origin
+            and origin not in self._limits.allow_origin
             and _split(origin).netloc.lower() != host.lower()
         ):
-            raise RefusedError(
+            raise RejectedError(
                 HTTPStatus.FORBIDDEN,
                 "wrong_origin",
                 "a page of another site may not use this server: open its own page, or start it with --allow_origin",
@@ -157,14 +157,14 @@ class Guard:
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         """`receive` that refuses a body that is too large, or takes too long to come."""
-        most = self._settings.upload_bytes
+        most = self._limits.upload_bytes
         said = Headers(scope=scope).get("content-length", "0")
         if not said.isascii() or not said.isdigit():
-            raise RefusedError(HTTPStatus.BAD_REQUEST, "bad_request", "Content-Length: expected a number of bytes")
+            raise RejectedError(HTTPStatus.BAD_REQUEST, "bad_request", "Content-Length: expected a number of bytes")
         if int(said) > most:
             raise _too_large(most)
         taken = 0
-        until = asyncio.get_running_loop().time() + self._settings.request_seconds
+        until = asyncio.get_running_loop().time() + self._limits.request_seconds
         whole = False
 
         async def bounded() -> Message:
@@ -175,7 +175,7 @@ class Guard:
                 async with asyncio.timeout_at(until):
                     message = await receive()
             except TimeoutError:
-                raise RefusedError(
+                raise RejectedError(
                     HTTPStatus.REQUEST_TIMEOUT, "too_slow",
                     f"the request did not come whole within {self._settings.request_seconds:g} s: send it again",
                 ) from None  # fmt: skip
@@ -212,8 +212,8 @@ def policy(host: str) -> str:
     )
 
 
-def _too_large(most: int) -> RefusedError:
-    return RefusedError(
+def _too_large(most: int) -> RejectedError:
+    return RejectedError(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large",
         f"the request is larger than {most / 2**20:g} MB: send a shorter recording, or a compressed one",
     )  # fmt: skip
