@@ -18,8 +18,7 @@ from digit_detector.errors import ConfigError, StreamError
 from digit_detector.labels import PIPELINES
 from digit_detector.streaming.engine import CONFIRMING, available_pipelines, missing_note
 from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
-from digit_detector.webapp.limits import PREFIX, add_limit_flags, misspelt_variables, read_limits
-from digit_detector.webapp.limits import ServerLimits
+from digit_detector.webapp.limits import PREFIX, ServerLimits, add_limit_flags, misspelt_variables, read_limits
 
 _HIGHEST_TRY = 20  # ports after the usual one that are tried where it is taken
 
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     limits = read_limits(args, os.environ)
     require("the web page", ("fastapi", "uvicorn", "multipart", "prometheus_client"), "web")
     from digit_detector.webapp.app import make_app
-    from digit_detector.webapp.server import page_address, make_server
+    from digit_detector.webapp.server import make_server, page_address
 
     logging.basicConfig(format="%(levelname)s: %(message)s")
     for warning in misspelt_variables(os.environ):
@@ -68,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def bound(limits: ServerLimits, exact: bool) -> socket.socket:
-    """A socket at the port of `settings`; unless just that one was asked for, at one of the next where it is taken.
+    """A socket at the port of `limits`; unless just that one was asked for, at one of the next where it is taken.
 
     Raises ConfigError for an address that is not of this machine, StreamError where no port is free.
     """
@@ -85,13 +84,12 @@ def bound(limits: ServerLimits, exact: bool) -> socket.socket:
             return listening
         except socket.gaierror as error:
             listening.close()
-            raise ConfigError([f"host: {settings.host!r} is no address of this machine ({error.strerror})"]) from error
+            raise ConfigError([f"host: {limits.host!r} is no address of this machine ({error.strerror})"]) from error
         except OSError as error:
             listening.close()
             why = error
     raise StreamError(
-        f"cannot listen on {settings.host}, port {settings.port}: {why.strerror if why else ''}; name another "
-        "with --port"
+        f"cannot listen on {limits.host}, port {limits.port}: {why.strerror if why else ''}; name another with --port"
     )
 
 

@@ -1,11 +1,11 @@
-"""Replace the onnxruntime-web that ships with the page by another version, or by the same anew.
+"""Fetch the npm packages whose files ship with the page, at their present or another version.
 
-python tools/refresh_onnxruntime_web.py                   the version that ships
-python tools/refresh_onnxruntime_web.py --version 1.31.0  another
+python tools/refresh_vendored.py onnxruntime-web                   the version that ships
+python tools/refresh_vendored.py swagger-ui-dist --version 5.36.0  another
 
 Fetches the package from an npm registry (the one that npm is set to, or --registry), checks it by the SHA-512 that the
-registry states, and writes the three files that a browser needs to run models on one thread, and their manifest.
-LICENSE and THIRD_PARTY_NOTICES.txt are not in the package: compare them with those of the project's release.
+registry states, and writes the files that the page needs, and their manifest. LICENSE and THIRD_PARTY_NOTICES.txt of
+onnxruntime-web are not in its package: compare them with those of the project's release.
 """
 
 from __future__ import annotations
@@ -31,11 +31,17 @@ from digit_detector.cli.program import program
 from digit_detector.errors import DownloadError
 from digit_detector.files import write_atomically
 
-PACKAGE = "onnxruntime-web"
-VENDORED = Path(__file__).resolve().parents[1] / "digit_detector" / "webapp" / "static" / "vendor" / PACKAGE
+VENDORED = Path(__file__).resolve().parents[1] / "digit_detector" / "webapp" / "static" / "vendor"
 MANIFEST = "manifest.json"
-# The entry that knows no GPU, its glue, and the smallest of the runtimes.
-FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+PACKAGES = {  # files of each package
+    # The entry without GPU support, its glue, and the smallest of the runtimes.
+    "onnxruntime-web": (
+        "dist/ort.wasm.min.mjs", "dist/ort-wasm-simd-threaded.mjs", "dist/ort-wasm-simd-threaded.wasm",
+    ),
+    "swagger-ui-dist": (
+        "swagger-ui-bundle.js", "swagger-ui.css", "swagger-ui-bundle.js.LICENSE.txt", "LICENSE", "NOTICE",
+    ),
+}  # fmt: skip
 _MOST = 128 << 20  # bytes of an answer
 _SECONDS = 60.0  # without a byte
 
@@ -43,60 +49,67 @@ _SECONDS = 60.0  # without a byte
 @program
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--version", help="of the package; the one that ships unless given")
-    parser.add_argument("--registry", help="address of an npm registry; the one that npm is set to unless given")
-    parser.add_argument("--folder", type=Path, default=VENDORED, help="where the files go")
-    asked = parser.parse_args(argv)
-    version = asked.version or json.loads((VENDORED / MANIFEST).read_text(encoding="utf-8"))["version"]
-    refresh(asked.folder, asked.registry or npm_registry(), version)
-    print(f"{PACKAGE} {version} is in {asked.folder}")
+    parser.add_argument("package", choices=PACKAGES)
+    parser.add_argument("--version", help="of the package (default: the one that ships)")
+    parser.add_argument("--registry", help="address of an npm registry (default: the one that npm is set to)")
+    parser.add_argument("--folder", type=Path, help="where the files go (default: where they ship)")
+    args = parser.parse_args(argv)
+    shipped = VENDORED / args.package
+    version = args.version or json.loads((shipped / MANIFEST).read_text(encoding="utf-8"))["version"]
+    folder = args.folder or shipped
+    refresh(args.package, folder, args.registry or npm_registry(), version)
+    print(f"{args.package} {version} is in {folder}")
     return 0
 
 
 def npm_registry() -> str:
-    """The registry that npm asks. Raises DownloadError without npm."""
+    """The registry that npm uses. Raises DownloadError without npm."""
     npm = shutil.which("npm")
     if npm is None:
-        raise DownloadError("npm is not installed, so there is no telling its registry: name one with --registry")
-    said = subprocess.run([npm, "config", "get", "registry"], capture_output=True, text=True, timeout=60, check=False)
-    if said.returncode or not said.stdout.strip():
-        raise DownloadError(f"npm does not say its registry ({said.stderr.strip()}): name one with --registry")
-    return said.stdout.strip()
+        raise DownloadError("npm is not installed, so its registry is unknown: name one with --registry")
+    result = subprocess.run([npm, "config", "get", "registry"], capture_output=True, text=True, timeout=60, check=False)
+    if result.returncode or not result.stdout.strip():
+        raise DownloadError(f"npm does not name its registry ({result.stderr.strip()}): name one with --registry")
+    return result.stdout.strip()
 
 
-def refresh(folder: Path, registry: str, version: str) -> None:
+def refresh(package: str, folder: Path, registry: str, version: str) -> None:
     """Fetch, check, and only then write. Raises DownloadError."""
-    address = f"{registry.rstrip('/')}/{PACKAGE}/{version}"
+    address = f"{registry.rstrip('/')}/{package}/{version}"
     try:
-        said = json.loads(_fetch(address))
-        integrity, tarball, licence = said["dist"]["integrity"], said["dist"]["tarball"], said["license"]
+        description = json.loads(_fetch(address))
+        integrity, tarball, licence = (
+            description["dist"]["integrity"],
+            description["dist"]["tarball"],
+            description["license"],
+        )
     except (ValueError, KeyError, TypeError) as error:
-        raise DownloadError(f"{address} does not describe a package: expected what an npm registry answers") from error
+        raise DownloadError(f"{address} does not describe a package: expected the JSON of an npm registry") from error
     content = _fetch(tarball)
     _check(content, integrity, tarball)
-    files = unpacked(content)
+    files = unpack(content, PACKAGES[package])
     manifest = {
-        "package": PACKAGE, "version": version, "licence": licence, "integrity": integrity,
-        "files": {name: hashlib.sha256(files[name]).hexdigest() for name in FILES},
+        "package": package, "version": version, "licence": licence, "integrity": integrity,
+        "files": {name: hashlib.sha256(files[name]).hexdigest() for name in files},
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        write_atomically(folder / name, files[name])
+    for name, file in files.items():
+        write_atomically(folder / name, file)
     write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
 
 
-def unpacked(tarball: bytes) -> dict[str, bytes]:
-    """The FILES of a package. Raises DownloadError where one is missing."""
+def unpack(tarball: bytes, paths: Sequence[str]) -> dict[str, bytes]:
+    """The files of these paths in a package, by file name. Raises DownloadError if one is missing."""
     files: dict[str, bytes] = {}
     with tarfile.open(fileobj=io.BytesIO(tarball), mode="r:gz") as archive:
-        for name in FILES:
+        for path in paths:
             try:
-                member = archive.extractfile(f"package/dist/{name}")
+                member = archive.extractfile(f"package/{path}")
             except KeyError:
                 member = None
             if member is None:
-                raise DownloadError(f"the package has no dist/{name}: this version is laid out otherwise, adapt FILES")
-            files[name] = member.read()
+                raise DownloadError(f"the package has no {path}: this version has another layout, adapt PACKAGES")
+            files[path.rpartition("/")[2]] = member.read()
     return files
 
 
@@ -125,7 +138,7 @@ def _fetch(address: str) -> bytes:
         reason = getattr(error, "reason", error)
         raise DownloadError(f"{address} cannot be reached: {reason}; check the network, or --registry") from error
     if len(content) > _MOST:
-        raise DownloadError(f"{address} answers with more than {_MOST >> 20} MB: that is no such package")
+        raise DownloadError(f"{address} answers with more than {_MOST >> 20} MB: expected a package")
     return bytes(content)
 
 

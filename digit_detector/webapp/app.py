@@ -31,15 +31,15 @@ from digit_detector.streaming.thresholds import Thresholds
 from digit_detector.webapp import schemas
 from digit_detector.webapp.clients import client_address
 from digit_detector.webapp.downloads import Download, Downloads, wait_for_disconnect
-from digit_detector.webapp.errors import RejectedError, error_body, as_rejection
-from digit_detector.webapp.middleware import RequestGuard
-from digit_detector.webapp.worker_pool import WorkerPool
-from digit_detector.webapp.metrics import Metrics
-from digit_detector.webapp.model_files import ModelFiles
-from digit_detector.webapp.uploads import ALL, UploadProcessor, check_name
-from digit_detector.webapp.sessions import Session, Sessions
+from digit_detector.webapp.errors import RejectedError, as_rejection, error_body
 from digit_detector.webapp.limits import ServerLimits
+from digit_detector.webapp.metrics import Metrics
+from digit_detector.webapp.middleware import RequestGuard
+from digit_detector.webapp.model_files import ModelFiles
+from digit_detector.webapp.sessions import Session, Sessions
+from digit_detector.webapp.uploads import ALL, UploadProcessor, check_name
 from digit_detector.webapp.websocket import WebSocketServer
+from digit_detector.webapp.worker_pool import WorkerPool
 
 _GONE = 499  # nginx's number for a client that hung up
 _STATIC = Path(__file__).with_name("static")
@@ -47,11 +47,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": schemas.Problem, "description": "refused: why, and what to do"},
     "5XX": {"model": schemas.Problem, "description": "busy, or a fault of the server"},
 }
-_ABOUT = """Spoken digits, zero to nine, in recordings and in live sound.
-
-Live sound goes through the WebSocket `/ws`: send `{"type":"start","sample_rate":48000}`, then 16-bit samples of one
-channel (little-endian) in binary messages of 20 to 100 ms each, then `{"type":"stop"}`. For each digit there comes a
-`{"type":"digit", ...}`."""
+_ABOUT = Path(__file__).with_name("api.md").read_text(encoding="utf-8")  # WebSocket protocol and error codes
 _Method = Annotated[str, InPath(description="one of `/processors`", examples=["ml_cnn"])]
 _ModelName = Annotated[
     str, InPath(description="`silero_vad.onnx`, `spotter.onnx`, or that of a pipeline", examples=["mel_cnn.onnx"])
@@ -242,7 +238,7 @@ def make_app(
         The header `X-Truncated: true` says that there was no room for the rest.
         """
         session = sessions.find(session_id)
-        kept = session.uploads
+        kept = session.recordings
         if not 0 <= stream < len(kept):
             raise RejectedError(
                 HTTPStatus.NOT_FOUND,
@@ -253,7 +249,9 @@ def make_app(
         size, pieces = sessions.read_wav(session, kept[stream])
         whole = {} if kept[stream].whole else {"X-Truncated": "true"}
         headers = {"Cache-Control": "no-store", **whole}
-        return Download(downloads, client_address(request.scope, limits.trusted_proxy), size, pieces, "audio/wav", headers)
+        return Download(
+            downloads, client_address(request.scope, limits.trusted_proxy), size, pieces, "audio/wav", headers
+        )
 
     @app.delete("/sessions/{session_id}", status_code=HTTPStatus.NO_CONTENT, tags=["sessions"])
     async def close_session(session_id: _SessionId) -> None:
@@ -264,7 +262,7 @@ def make_app(
     def show_metrics() -> Response:
         """How the server does, for Prometheus.
 
-        WebSocketServer, streams, digits and seconds heard, sessions, requests by route and status, answers and their times.
+        WebSockets, streams, digits and seconds heard, sessions, requests by route and status, answers and their times.
         """
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 

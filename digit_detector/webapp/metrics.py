@@ -9,17 +9,22 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from digit_detector.webapp.downloads import Downloads
-from digit_detector.webapp.worker_pool import WorkerPool
-from digit_detector.webapp.uploads import UploadProcessor
 from digit_detector.webapp.sessions import Sessions
+from digit_detector.webapp.uploads import UploadProcessor
 from digit_detector.webapp.websocket import WebSocketServer
+from digit_detector.webapp.worker_pool import WorkerPool
 
 
 class Metrics(Collector):
     """Read where they are counted, when somebody asks."""
 
     def __init__(
-        self, pool: WorkerPool, sockets: WebSocketServer, sessions: Sessions, uploads: UploadProcessor, downloads: Downloads
+        self,
+        pool: WorkerPool,
+        sockets: WebSocketServer,
+        sessions: Sessions,
+        uploads: UploadProcessor,
+        downloads: Downloads,
     ) -> None:
         self._pool, self._sockets, self._sessions = pool, sockets, sessions
         self._uploads, self._downloads = uploads, downloads

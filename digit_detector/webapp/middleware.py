@@ -14,8 +14,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from digit_detector.webapp.clients import client_address
-from digit_detector.webapp.fair_pool import ByteBudget
 from digit_detector.webapp.errors import RejectedError, error_body
+from digit_detector.webapp.fair_pool import ByteBudget
 from digit_detector.webapp.limits import ServerLimits
 
 _HOST = re.compile(r"([a-zA-Z0-9.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?")  # it is quoted in the policy below
@@ -112,7 +112,9 @@ class RequestGuard:
         except (Exception, asyncio.CancelledError):  # the latter where the server ends before this has
             if not begun:
                 refused = None
-                answer = JSONResponse(error_body("failed", "this could not be answered; the server's log says more"), 500)
+                answer = JSONResponse(
+                    error_body("failed", "this could not be answered; the server's log says more"), 500
+                )
                 await answer(scope, receive, guarded)
             raise  # into the log
         finally:
@@ -177,7 +179,7 @@ class RequestGuard:
             except TimeoutError:
                 raise RejectedError(
                     HTTPStatus.REQUEST_TIMEOUT, "too_slow",
-                    f"the request did not come whole within {self._settings.request_seconds:g} s: send it again",
+                    f"the request did not come whole within {self._limits.request_seconds:g} s: send it again",
                 ) from None  # fmt: skip
             if message["type"] == "http.request":
                 taken += len(message.get("body", b""))

@@ -19,8 +19,8 @@ from websockets.server import ServerProtocol
 
 from digit_detector.webapp.clients import Connections
 from digit_detector.webapp.errors import error_body
-from digit_detector.webapp.middleware import security_headers
 from digit_detector.webapp.limits import ServerLimits
+from digit_detector.webapp.middleware import security_headers
 
 
 class _HttpProtocol(H11Protocol):

@@ -14,9 +14,9 @@ from digit_detector.errors import did_you_mean
 from digit_detector.processors import PROCESSORS, Answer, AudioProcessor, Processors
 from digit_detector.webapp.decode_pool import DecodeWorker
 from digit_detector.webapp.decode_worker import DecodeLimits
-from digit_detector.webapp.fair_pool import FairPool
 from digit_detector.webapp.errors import RejectedError
-from digit_detector.webapp.decode_limits import ServerLimits
+from digit_detector.webapp.fair_pool import FairPool
+from digit_detector.webapp.limits import ServerLimits
 
 ALL = "all"
 _Answers = list[tuple[str, Answer]]  # names of processors, and what they say
@@ -54,7 +54,7 @@ class UploadProcessor:
         await asyncio.gather(*(worker.stop() for worker in self._workers))
 
     def chosen(self, method: str) -> Sequence[AudioProcessor]:
-        """The processors of a name, or all of them. Raises RejectedError for a name that is none, or cannot run here."""
+        """The processor of a name, or all. Raises RejectedError for one that is unknown or unavailable."""
         if method == ALL:
             return list(self.processors.values())
         if method in self.processors:
@@ -63,9 +63,9 @@ class UploadProcessor:
         raise RejectedError(HTTPStatus.CONFLICT, "not_available", f"{method} cannot run here: {self.reasons[method]}")
 
     async def answer(self, upload: Upload, method: str, client: str) -> tuple[float, _Answers]:
-        """Seconds of a recording, and what each processor says of it.
+        """Return the length of a recording in seconds, and the answer of each processor.
 
-        Raises RejectedError. Who cancels it frees the place; a processor that has begun is waited for in the background.
+        Raises RejectedError. Cancelling releases the turn; a processor that has started is awaited in the background.
         """
         chosen = self.chosen(method)
         self.count += 1

@@ -1,8 +1,8 @@
-"""A process that hears live streams, so that Python's lock is never shared between networks and sockets.
+"""Worker process: runs the live networks, so that they never hold the Python lock of the process that serves sockets.
 
-It reads messages from standard input, a HEADER and so many bytes of 16-bit samples each, and writes a line of JSON for
-every round: what was heard of each stream that something came of. The first line, when it is ready, tells of none.
-So do its heartbeats: the loop that computes writes them, so that a loop that hangs stops them.
+Standard input carries messages: a HEADER, then as many bytes of 16-bit samples as it says. Standard output carries one
+line of JSON per round: a list with one update for each stream that received audio. The first line, once the models are
+loaded, and every heartbeat are an empty list. The loop that computes writes the heartbeats: they stop when it hangs.
 """
 
 from __future__ import annotations
@@ -22,71 +22,67 @@ import numpy as np
 from digit_detector.errors import DigitError
 from digit_detector.streaming.engine import Engine
 from digit_detector.streaming.pool import DetectorPool
-from digit_detector.streaming.detector import BLOCK_SECONDS
+from digit_detector.streaming.stream import BLOCK_SECONDS
 from digit_detector.streaming.thresholds import Thresholds
 
-HEADER = struct.Struct("<BIII")  # what to do, number of the stream, its rate in Hz, bytes that follow
+HEADER = struct.Struct("<BIII")  # kind of message, stream number, sample rate in Hz, bytes that follow
 FEED, END, DROP = range(3)
 HEARTBEAT = b"[]\n"
-_MAX_ROUND_AUDIO = 20.0  # seconds of audio, of all streams, in one round: it stays far shorter than a missing heartbeat
-_ROUND_SECONDS = 0.016  # seconds: what came meanwhile is heard at once, which costs the networks less than one by one
+_MAX_ROUND_SECONDS = 20.0  # audio of all streams in one round: computing it takes far less than a heartbeat timeout
+_ROUND_SECONDS = 0.016  # wall time: audio of several streams is computed in one batch, which is cheaper
 
 
 @dataclass
 class _Stream:
     rate: int
     waiting: deque[bytes] = field(default_factory=deque)
-    chunks: int = 0  # that were heard
+    chunks: int = 0  # processed so far
     ended: bool = False
 
 
 class StreamWorker:
-    """The streams of this process. One thread takes messages in, another hears."""
+    """The streams of this process. One thread reads messages, another runs the networks."""
 
     def __init__(self, engine: Engine) -> None:
-        self._pool = DetectorPool(engine=engine, most_seconds=60.0)  # how much may wait is the server's to say
+        self._pool = DetectorPool(engine=engine, most_seconds=60.0)  # the server enforces the backlog limit
         self._streams: dict[int, _Stream] = {}
         self._inbox: deque[tuple[int, int, int, bytes]] = deque()
         self._wake = threading.Event()
         self._closed = False
 
-    def read_messages(self, messages: BinaryIO) -> None:
-        """Take messages in until there are no more."""
-        while len(head := messages.read_messages(HEADER.size)) == HEADER.size:
-            kind, number, rate, size = HEADER.unpack(head)
-            self._inbox.append((kind, number, rate, messages.read_messages(size)))
+    def read_messages(self, file: BinaryIO) -> None:
+        """Put messages into the inbox until the end of the file."""
+        while len(header := file.read(HEADER.size)) == HEADER.size:
+            kind, number, rate, size = HEADER.unpack(header)
+            self._inbox.append((kind, number, rate, file.read(size)))
             self._wake.set()
         self._closed = True
         self._wake.set()
 
     def run(self, out: BinaryIO, heartbeat_seconds: float) -> None:
-        """Hear and tell until `read` has ended, with a heartbeat at least so often where there is nothing to tell."""
-        out.write(HEARTBEAT)
-        out.flush()
-        wrote = time.monotonic()
+        """Process rounds and write their updates until `read_messages` has returned; write a heartbeat when idle."""
+        wrote = _write(out, HEARTBEAT)
         while True:
             self._wake.wait(max(0.0, wrote + heartbeat_seconds - time.monotonic()))
             self._wake.clear()
             if self._closed:
                 return
-            began = time.monotonic()
-            updates = self.run_round()
+            started = time.monotonic()
+            updates = self.process_round()
             if self._inbox:
                 self._wake.set()
             if updates or time.monotonic() >= wrote + heartbeat_seconds:
-                out.write(json.dumps(updates).encode() + b"\n")
-                out.flush()
-                wrote = time.monotonic()
-            time.sleep(max(0.0, _ROUND_SECONDS - (time.monotonic() - began)))
+                wrote = _write(out, json.dumps(updates).encode() + b"\n")
+            time.sleep(max(0.0, _ROUND_SECONDS - (time.monotonic() - started)))
 
-    def run_round(self) -> list[dict[str, object]]:
-        """Hear what came until now, _ROUND_AUDIO at most -> what is told of it."""
+    def process_round(self) -> list[dict[str, object]]:
+        """Process the inbox, at most _MAX_ROUND_SECONDS of audio, and return one update per stream."""
         fed: dict[int, _Stream] = {}
         updates: list[dict[str, object]] = []
-        taken = 0.0  # seconds of audio
-        while self._inbox and taken < _MAX_ROUND_AUDIO:
+        seconds = 0.0
+        while self._inbox and seconds < _MAX_ROUND_SECONDS:
             kind, number, rate, samples = self._inbox.popleft()
-            taken += len(samples) / 2 / rate
+            seconds += len(samples) / 2 / rate
             if kind == DROP:
                 self._drop(number)
                 fed.pop(number, None)
@@ -109,14 +105,14 @@ class StreamWorker:
                 del fed[number]
         detected = self._pool.run()
         for number, stream in fed.items():
-            detector = self._pool.detector(number)
-            detections, seconds = detected.get(number, []), detector.blocks * BLOCK_SECONDS
+            state = self._pool.stream(number)
+            detections, position = detected.get(number, []), state.blocks * BLOCK_SECONDS
             if stream.ended:
                 detections += self._pool.flush(number)
                 del self._streams[number]
             updates.append({
-                "stream": number, "pieces": stream.chunks, "seconds": seconds,
-                "level_db": detector.energy.level_db, "voice": float(detector.voice), "ended": stream.ended,
+                "stream": number, "chunks": stream.chunks, "seconds": position,
+                "level_db": state.energy.level_db, "voice": float(state.voice), "ended": stream.ended,
                 "digits": [[d.digit, d.confidence, d.start, d.end, d.delay] for d in detections],
             })  # fmt: skip
         return updates
@@ -133,12 +129,20 @@ class StreamWorker:
             self._pool.close(number)
 
 
+def _write(out: BinaryIO, line: bytes) -> float:
+    """Write and flush a line; returns the monotonic time."""
+    out.write(line)
+    out.flush()
+    return time.monotonic()
+
+
 def main() -> int:
-    """Hear until standard input ends; the command line is one JSON object of what Engine takes."""
-    for sent in (signal.SIGINT, signal.SIGTERM):  # to all of a terminal or a service: the server ends, and then this
-        signal.signal(sent, signal.SIG_IGN)
+    """Run until standard input ends. The command line is one JSON object: Engine's arguments and heartbeat_seconds."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole process group: the server closes stdin instead
+        signal.signal(number, signal.SIG_IGN)
     options = json.loads(sys.argv[1])
-    worker = StreamWorker(Engine(options["model_dir"], options["pipelines"], Thresholds(**options["thresholds"]), options["spotter"]))
+    thresholds = Thresholds(**options["thresholds"])
+    worker = StreamWorker(Engine(options["model_dir"], options["pipelines"], thresholds, options["spotter"]))
     threading.Thread(target=worker.read_messages, args=(sys.stdin.buffer,), daemon=True).start()
     worker.run(sys.stdout.buffer, options["heartbeat_seconds"])
     return 0

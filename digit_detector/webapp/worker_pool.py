@@ -1,4 +1,4 @@
-"""Live streams of all sockets: which process hears each of them, and who is told."""
+"""Live streams of all WebSockets, distributed over worker processes."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from itertools import count
 from digit_detector.errors import AudioError, DigitError, StreamError
 from digit_detector.streaming.engine import Detection
 from digit_detector.streaming.thresholds import Thresholds
-from digit_detector.webapp.worker import END, DROP, HEADER, FEED
-from digit_detector.webapp.errors import RejectedError, make_busy_error, as_rejection
+from digit_detector.webapp.errors import RejectedError, as_rejection, make_busy_error
+from digit_detector.webapp.worker import DROP, END, FEED, HEADER
 
-_MAX_LINE_BYTES = 1 << 24  # bytes that a process may tell at once
-_RETRY_SECONDS = 2.0  # seconds between two attempts to start one
-_START_SECONDS = 60.0  # that one is given to load its models
-_STOP_SECONDS = 5.0  # seconds that it is given to end
+_MAX_LINE_BYTES = 1 << 24  # of one line of updates
+_RETRY_SECONDS = 2.0  # between two attempts to start a process
+_START_SECONDS = 60.0  # for a process to load its models
+_STOP_SECONDS = 5.0  # for a process to end
 _log = logging.getLogger("digits.serve")
 
 
 @dataclass(frozen=True)
 class StreamUpdate:
-    """What was made of the pieces of a stream until now."""
+    """State of a stream after a round of its worker, and the digits detected in that round."""
 
-    chunks: int  # how many of them were heard
-    seconds: float
+    chunks: int  # processed since the stream began
+    seconds: float  # of audio processed since then
     level_db: float
-    voice: float
+    voice: float  # probability of speech
     detections: list[Detection]
     ended: bool = False
     fault: RejectedError | None = None
@@ -42,31 +42,28 @@ class StreamUpdate:
 
 @dataclass(eq=False)
 class StreamHandle:
-    """One stream, and who is told what was heard in it."""
+    """One open stream; `on_update` is called with every update."""
 
     number: int
-    rate: int
+    rate: int  # Hz
     on_update: Callable[[StreamUpdate], None]
     worker: _WorkerProcess
-    sent: list[int] = field(default_factory=list)  # samples of each piece that was not heard yet
-    waiting: int = 0  # samples in them
-    chunks: int = 0  # that were heard
+    sent: list[int] = field(default_factory=list)  # samples of each chunk that is not processed yet
+    waiting: int = 0  # sum of `sent`
+    chunks: int = 0  # processed
 
 
 class WorkerPool:
-    """Opens, feeds and ends streams; each is heard in one of some processes."""
+    """Opens, feeds and ends streams; each runs in one of the worker processes."""
 
     def __init__(
         self, model_dir: str, pipelines: Sequence[str], thresholds: Thresholds, max_streams: int,
         backlog_seconds: float, workers: int, worker_seconds: float, spotter: str | None = None,
     ) -> None:  # fmt: skip
-        """`worker_seconds`: a process that gives no sign of life for so long is replaced."""
+        """`backlog_seconds`: unprocessed audio per stream. `worker_seconds`: heartbeat timeout of a worker."""
         options: dict[str, object] = {
-            "model_dir": model_dir,
-            "pipelines": list(pipelines),
-            "thresholds": asdict(thresholds),
-            "spotter": spotter,
-        }
+            "model_dir": model_dir, "pipelines": list(pipelines), "thresholds": asdict(thresholds), "spotter": spotter,
+        }  # fmt: skip
         self._max_streams, self._backlog = max_streams, backlog_seconds
         self._workers = [_WorkerProcess(options, self._dispatch, worker_seconds) for _ in range(workers)]
         self._streams: dict[int, StreamHandle] = {}
@@ -75,7 +72,7 @@ class WorkerPool:
         self.seconds = 0.0
 
     async def start(self) -> None:
-        """Begin to hear; what is found is told in the running event loop."""
+        """Start the workers; updates arrive in the running event loop. Raises StreamError if one cannot start."""
         try:
             await asyncio.gather(*(worker.start() for worker in self._workers))
         except (StreamError, OSError):
@@ -87,17 +84,16 @@ class WorkerPool:
 
     @property
     def workers(self) -> int:
-        """How many processes there are to be."""
+        """Configured number of workers."""
         return len(self._workers)
 
     @property
     def workers_alive(self) -> int:
-        """How many of them can take a stream now."""
+        """Number of workers that accept streams now."""
         return sum(worker.is_alive for worker in self._workers)
 
     @property
     def restarts(self) -> int:
-        """How many processes were replaced."""
         return sum(worker.restarts for worker in self._workers)
 
     @property
@@ -105,43 +101,43 @@ class WorkerPool:
         return len(self._streams)
 
     def open(self, rate: int, on_update: Callable[[StreamUpdate], None]) -> StreamHandle:
-        """A new stream. Raises RejectedError where there are too many, or nothing hears just now."""
+        """Open a stream of `rate` Hz on the worker with the fewest. Raises RejectedError if none is available."""
         if len(self._streams) >= self._max_streams:
-            raise make_busy_error(f"{self._most} streams are open, as many as are heard at once")
+            raise make_busy_error(f"{self._max_streams} streams are open, the limit of this server")
         alive = [worker for worker in self._workers if worker.is_alive]
-        least = min(alive, key=lambda worker: len(worker.streams), default=None)
-        if least is None:
+        worker = min(alive, key=lambda each: len(each.streams), default=None)
+        if worker is None:
             raise make_restarted_error()
-        stream = StreamHandle(next(self._numbers) % 2**32, rate, on_update, least)
-        self._streams[stream.number] = least.streams[stream.number] = stream
+        stream = StreamHandle(next(self._numbers) % 2**32, rate, on_update, worker)
+        self._streams[stream.number] = worker.streams[stream.number] = stream
         return stream
 
     def feed(self, stream: StreamHandle, chunk: bytes) -> None:
-        """More of a stream, 16-bit samples. Raises RejectedError where too much of it waits."""
+        """Send 16-bit samples to a stream's worker. Raises RejectedError if its backlog is full."""
         size = len(chunk) // 2
         stream.waiting += size
         self.seconds += size / stream.rate
         if stream.waiting > self._backlog * stream.rate:
             if not stream.worker.is_alive:
                 raise make_restarted_error()
-            raise make_busy_error("more streams are open than this machine can hear")
+            raise make_busy_error("more streams are open than this machine can process")
         stream.sent.append(size)
         stream.worker.send(FEED, stream, chunk)
 
     def end(self, stream: StreamHandle) -> None:
-        """No more of a stream will come: its last digits are told, and that it has ended."""
+        """Flush a stream: its last update has the remaining digits and `ended`."""
         stream.worker.send(END, stream)
 
     def close(self, stream: StreamHandle) -> None:
-        """Forget a stream."""
+        """Drop a stream; no further update comes."""
         if self._drop(stream):
             stream.worker.send(DROP, stream)
 
     def _dispatch(self, stream: StreamHandle, update: StreamUpdate) -> None:
         self.digits += len(update.detections)
-        new = update.chunks - stream.chunks
-        stream.waiting -= sum(stream.sent[:new])
-        del stream.sent[:new]
+        processed = update.chunks - stream.chunks
+        stream.waiting -= sum(stream.sent[:processed])
+        del stream.sent[:processed]
         stream.chunks = update.chunks
         if update.ended:
             self._drop(stream)
@@ -153,30 +149,32 @@ class WorkerPool:
 
 
 class _WorkerProcess:
-    """One process that hears, seen from the server. One that ends or hangs is replaced, and its streams are lost.
+    """One worker, seen from the server. One that ends or hangs is restarted, and its streams fail.
 
-    Every line that it writes is a sign of life. Time in which this process itself stood still does not count.
+    Every line that it writes is a heartbeat. Time during which this process itself was suspended does not count.
     """
 
-    def __init__(self, options: dict[str, object], on_update: Callable[[StreamHandle, StreamUpdate], None], timeout: float) -> None:
-        """`patience`: seconds without a sign of life, after which it is killed."""
+    def __init__(
+        self, options: dict[str, object], dispatch: Callable[[StreamHandle, StreamUpdate], None], timeout: float
+    ) -> None:
+        """`timeout`: seconds without a heartbeat after which the process is killed."""
         self._heartbeat = min(1.0, timeout / 5)
         self._options = json.dumps({**options, "heartbeat_seconds": self._heartbeat})
-        self._dispatch, self._timeout = on_update, timeout
+        self._dispatch, self._timeout = dispatch, timeout
         self.streams: dict[int, StreamHandle] = {}
         self.restarts = 0
         self._process: Process | None = None
         self._running: asyncio.Task[None] | None = None
         self._is_ready = self._stopping = False
-        self._silent = 0.0  # seconds since the last sign of life
+        self._silent = 0.0  # seconds since the last heartbeat
 
     @property
     def is_alive(self) -> bool:
-        """Whether it may be given streams: it has been started, and gave a sign of life just now."""
+        """Whether it accepts streams: it has started, and a heartbeat came recently."""
         return self._is_ready and self._silent < self._timeout / 2
 
     async def start(self) -> None:
-        """Raises StreamError where it cannot begin."""
+        """Raises StreamError if the process does not start."""
         await self._start()
         self._running = asyncio.ensure_future(self._run())
 
@@ -210,11 +208,11 @@ class _WorkerProcess:
             raise
         if not is_up:
             await self._kill()
-            raise StreamError(f"a process that hears could not begin (exit code {self._process.returncode})")
+            raise StreamError(f"a worker process could not start (exit code {self._process.returncode})")
         self._is_ready, self._silent = True, 0.0
 
     async def _run(self) -> None:
-        """Hear what the process tells; start another when it ends, until `stop`."""
+        """Read updates; restart the process whenever it ends, until `stop`."""
         assert self._process is not None
         while True:
             watching = asyncio.ensure_future(self._watch_heartbeat(self._process))
@@ -226,21 +224,21 @@ class _WorkerProcess:
             if self._stopping:
                 return
             code = await self._process.wait()
-            _log.error("a process that hears ended (exit code %s); another is started", code)
+            _log.error("a worker process ended (exit code %s); it is restarted", code)
             for stream in list(self.streams.values()):
-                self._dispatch(stream, _failure(make_restarted_error()))
+                self._dispatch(stream, _make_failure(make_restarted_error()))
             while True:
                 try:
                     await self._start()
                     break
                 except (StreamError, OSError) as error:
-                    _log.error("%s; it is tried again", error)
+                    _log.error("%s; retrying", error)
                     await asyncio.sleep(_RETRY_SECONDS)
             self.restarts += 1
 
     async def _read_updates(self, process: Process) -> None:
         assert process.stdout is not None
-        while (line := await process.stdout.readline()).endswith(b"\n"):  # one that dies may leave half a line
+        while (line := await process.stdout.readline()).endswith(b"\n"):  # a killed process may leave half a line
             self._silent = 0.0
             for row in json.loads(line):
                 stream = self.streams.get(row["stream"])
@@ -248,11 +246,11 @@ class _WorkerProcess:
                     self._dispatch(stream, _parse_update(row))
 
     async def _watch_heartbeat(self, process: Process) -> None:
-        """Kill the process when it has given no sign of life for too long."""
+        """Kill the process after `timeout` seconds without a heartbeat."""
         while self._silent < self._timeout:
             await asyncio.sleep(self._heartbeat)
-            self._silent += self._heartbeat  # not what the clock says: where this process stood still, so did its reading
-        _log.error("a process that hears gave no sign of life for %g s: it is killed", self._timeout)
+            self._silent += self._heartbeat  # counted, not read from the clock: it stands still with this process
+        _log.error("a worker process sent no heartbeat for %g s: it is killed", self._timeout)
         process.kill()
 
     async def _kill(self) -> None:
@@ -263,21 +261,21 @@ class _WorkerProcess:
 
 
 def make_restarted_error() -> RejectedError:
-    """What the streams of a process that has ended or hangs are told."""
+    """For the streams of a worker that has ended or hangs."""
     return RejectedError(
         HTTPStatus.SERVICE_UNAVAILABLE, "restarted",
-        "what hears this stream does not answer and is started again: start the stream again",
+        "the process of this stream does not answer and is being restarted: start the stream again",
     )  # fmt: skip
 
 
 def _parse_update(row: dict[str, object]) -> StreamUpdate:
     if "fault" in row:
-        return _failure(AudioError(str(row["fault"])))
+        return _make_failure(AudioError(str(row["fault"])))
     return StreamUpdate(
-        row["pieces"], row["seconds"], row["level_db"], row["voice"],  # type: ignore[arg-type]
-        [Detection(*row) for row in row["digits"]], bool(row["ended"]),  # type: ignore[attr-defined]
+        row["chunks"], row["seconds"], row["level_db"], row["voice"],  # type: ignore[arg-type]
+        [Detection(*detection) for detection in row["digits"]], bool(row["ended"]),  # type: ignore[attr-defined]
     )  # fmt: skip
 
 
-def _failure(error: DigitError) -> StreamUpdate:
+def _make_failure(error: DigitError) -> StreamUpdate:
     return StreamUpdate(0, 0.0, -120.0, 0.0, [], True, as_rejection(error))

@@ -54,10 +54,10 @@ export class ServerSession {
     address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
     const socket = new WebSocket(address);
     this._socket = socket;
-    socket.onopen = () => socket.send(JSON.stringify({ type: "start", sample_rate: this._rate }));
+    socket.onopen = () => socket.send(JSON.stringify({ type: "start", sample_rate: this._rate, protocol: 2 }));
     socket.onmessage = ({ data }) => {
       const said = JSON.parse(data);
-      if (said.type === "heard") this.onlevel(said);
+      if (said.type === "status") this.onlevel(said);
       else if (said.type === "digit") this.ondigit(said);
       else if (said.type === "stopped") this._stopped?.();
       else if (said.type === "error") this._refused(said, tried);

@@ -16,8 +16,8 @@ import soxr
 
 from digit_detector.serve import bound
 from digit_detector.webapp.app import make_app
-from digit_detector.webapp.server import page_address, make_server
 from digit_detector.webapp.limits import ServerLimits
+from digit_detector.webapp.server import make_server, page_address
 from ml_training.data.synthetic import VOICES, say
 
 

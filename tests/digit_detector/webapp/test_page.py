@@ -372,7 +372,7 @@ def test_a_server_that_hears_enough_others_says_so(
         listen(opened(talking[0], address))
         page = opened(talking[0], address)
         page.keyboard.press("Space")
-        page.locator("#problem", has_text="1 streams are open, as many as are heard at once: try again").wait_for()
+        page.locator("#problem", has_text="1 streams are open, the limit of this server: try again").wait_for()
         page.locator("#listen-label", has_text="Listen").wait_for()
 
 

@@ -24,8 +24,13 @@ from digit_detector.errors import ConfigError, StreamError
 from digit_detector.serve import bound, is_local
 from digit_detector.serve import main as serve
 from digit_detector.webapp.clients import client_address
-from digit_detector.webapp.limits_flags import misspelt_variables, read_limits, format_limits_table, shown_default
-from digit_detector.webapp.limits import ServerLimits
+from digit_detector.webapp.limits import (
+    ServerLimits,
+    format_limits_table,
+    misspelt_variables,
+    read_limits,
+    shown_default,
+)
 from ml_training.data.synthetic import VOICES, say
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -220,7 +225,7 @@ def test_every_setting_is_a_flag_shown_with_its_default_once_and_documented(
         assert shown.count(f"{f.metadata['help']} (default: {shown_default(f)})") == 1
     assert shown.count("(default: ") == len(dataclasses.fields(ServerLimits)) + 2  # --pipeline and --thresholds
     page = (ROOT / "docs" / "web.md").read_text(encoding="utf-8")
-    assert format_limits_table() in page, "put the table of digit_detector.webapp.limits_flags.settings_table() into docs/web.md"
+    assert format_limits_table() in page, "put digit_detector.webapp.limits.format_limits_table() into docs/web.md"
 
 
 def test_settings_come_from_flags_then_variables_then_defaults():

@@ -20,8 +20,8 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from digit_detector import StreamingDetector
 from digit_detector.streaming.thresholds import Thresholds
-from digit_detector.webapp.worker_pool import WorkerPool
 from digit_detector.webapp.limits import ServerLimits
+from digit_detector.webapp.worker_pool import WorkerPool
 from ml_training.data.synthetic import VOICES, say
 
 RATE = 8000
@@ -42,8 +42,8 @@ def socket(address: str, path: str = "/ws", **options) -> connect:
     return connect(address.replace("http", "ws") + path, compression=None, open_timeout=20, **options)
 
 
-async def start(link: ClientConnection, rate: int = RATE) -> dict:
-    await link.send(json.dumps({"type": "start", "sample_rate": rate}))
+async def start(link: ClientConnection, rate: int = RATE, **options: object) -> dict:
+    await link.send(json.dumps({"type": "start", "sample_rate": rate, "protocol": 2, **options}))
     return json.loads(await link.recv())
 
 
@@ -98,11 +98,26 @@ def test_what_is_said_is_what_the_detector_hears(server, talk):
     expected = [{k: pytest.approx(v, abs=1e-3) for k, v in dataclasses.asdict(d).items()} for d in heard]
     assert [d.digit for d in heard] == [7, 3, 9]
     assert digits(said) == digits(again) == expected
-    states = [message for message in said if message["type"] == "heard"]
+    states = [message for message in said if message["type"] == "status"]
     assert states[-1]["frames"] == -(-len(talk) // PIECE)
     assert [s["frames"] for s in states] == sorted(s["frames"] for s in states)
     assert max(s["voice"] for s in states) > 0.5
     assert said[-1]["seconds"] == pytest.approx(len(talk) / RATE, abs=0.05)
+
+
+def test_clients_of_protocol_1_get_its_messages_and_the_log_one_notice(serving, talk, caplog):
+    async def first_status(address: str, options: dict[str, int]) -> dict:
+        async with socket(address) as link:
+            await link.send(json.dumps({"type": "start", "sample_rate": RATE, **options}))
+            assert json.loads(await link.recv())["type"] == "ready"
+            await link.send(talk[:PIECE].tobytes())
+            return json.loads(await asyncio.wait_for(link.recv(), 20))
+
+    with serving(ServerLimits(port=0, workers=1)) as address:
+        statuses = [asyncio.run(first_status(address, o)) for o in ({"protocol": 2}, {}, {"protocol": 1})]
+    assert [status["type"] for status in statuses] == ["status", "heard", "heard"]
+    assert all(status.keys() == {"type", "frames", "seconds", "level_db", "voice"} for status in statuses)
+    assert sum("protocol 1 is deprecated" in record.message for record in caplog.records) == 1
 
 
 @pytest.mark.parametrize(
@@ -114,6 +129,8 @@ def test_what_is_said_is_what_the_detector_hears(server, talk):
         (["{}" * 600], "bad_message", 1008),
         (['{"type":"stop"}'], "bad_message", 1008),
         (['{"type":"start"}'], "bad_rate", 1008),
+        (['{"type":"start","sample_rate":8000,"protocol":3}'], "bad_message", 1008),
+        (['{"type":"start","sample_rate":8000,"protocol":[2]}'], "bad_message", 1008),
         (['{"type":"start","sample_rate":0}'], "bad_rate", 1008),
         (['{"type":"start","sample_rate":true}'], "bad_rate", 1008),
         (['{"type":"start","sample_rate":1e300}'], "bad_rate", 1008),
@@ -403,7 +420,7 @@ def test_a_process_that_hears_is_replaced_when_it_dies(serving, talk):
         async with socket(address) as link:
             await start(link)
             await link.send(talk[:PIECE].tobytes())
-            assert json.loads(await link.recv())["type"] == "heard"
+            assert json.loads(await link.recv())["type"] == "status"
             (ears,) = hearing_processes() - before
             os.kill(ears, signal.SIGKILL)
             first = await refused(link)
@@ -523,7 +540,7 @@ def test_half_a_line_of_a_process_that_dies_is_its_end(tmp_path, monkeypatch):
     monkeypatch.setattr("digit_detector.webapp.worker_pool.sys.executable", str(dying))
 
     async def hear():
-        hearing = WorkerPool("models", (), Thresholds(0.5, 0.5), 1, behind_seconds=3.0, workers=1, worker_seconds=30.0)
+        hearing = WorkerPool("models", (), Thresholds(0.5, 0.5), 1, backlog_seconds=3.0, workers=1, worker_seconds=30.0)
         await hearing.start()
         told = asyncio.get_running_loop().create_future()
         line = hearing.open(RATE, told.set_result)

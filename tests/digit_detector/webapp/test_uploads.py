@@ -23,8 +23,8 @@ import soundfile
 from digit_detector.audio import decode
 from digit_detector.webapp.decode_pool import DecodeWorker
 from digit_detector.webapp.decode_worker import READY, REQUEST, DecodeLimits
-from digit_detector.webapp.fair_pool import ByteBudget, FairPool
 from digit_detector.webapp.errors import RejectedError
+from digit_detector.webapp.fair_pool import ByteBudget, FairPool
 from digit_detector.webapp.limits import ServerLimits
 
 ODD_DECODER = """
