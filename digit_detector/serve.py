@@ -1,4 +1,4 @@
-"""The web page: the door behind `digits serve` and app.py."""
+"""Command `digits serve`, and app.py: serve the web page and the API."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from digit_detector.errors import ConfigError, StreamError
 from digit_detector.labels import PIPELINES
 from digit_detector.streaming.engine import CONFIRMING, available_pipelines, missing_note
 from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
-from digit_detector.webapp.limits import PREFIX, ServerLimits, add_limit_flags, misspelt_variables, read_limits
+from digit_detector.webapp.limits import PREFIX, ServerLimits, add_limit_flags, find_misspelt_variables, read_limits
 
 _HIGHEST_TRY = 20  # ports after the usual one that are tried where it is taken
 
@@ -26,7 +26,7 @@ _HIGHEST_TRY = 20  # ports after the usual one that are tried where it is taken
 @program
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C; returns the exit code."""
-    parser = OneLineParser(description="Open a page that hears digits, and the same by HTTP and WebSocket.")
+    parser = OneLineParser(description="Serve a page that recognises spoken digits, an HTTP API and a WebSocket.")
     parser.add_argument("--no_browser", action="store_true", default=SUPPRESS, help="do not open the page in a browser")
     parser.add_argument(
         "--pipeline", nargs="+", choices=PIPELINES, default=SUPPRESS,
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from digit_detector.webapp.server import make_server, page_address
 
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    for warning in misspelt_variables(os.environ):
+    for warning in find_misspelt_variables(os.environ):
         logging.warning(warning)
     thresholds = load_thresholds(getattr(args, "thresholds", SHIPPED))
     pipelines = getattr(args, "pipeline", None) or available_pipelines(limits.model_dir)

@@ -1,4 +1,4 @@
-"""The application: routes, in the order in which they are documented, and what lives as long as it."""
+"""The FastAPI application: its routes, in the order of the documentation, and the services behind them."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ from digit_detector.webapp.metrics import Metrics
 from digit_detector.webapp.middleware import RequestGuard
 from digit_detector.webapp.model_files import ModelFiles
 from digit_detector.webapp.sessions import Session, Sessions
-from digit_detector.webapp.uploads import ALL, UploadProcessor, check_name
+from digit_detector.webapp.uploads import ALL, UploadProcessor, check_method
 from digit_detector.webapp.websocket import WebSocketServer
 from digit_detector.webapp.worker_pool import WorkerPool
 
-_GONE = 499  # nginx's number for a client that hung up
+_GONE = 499  # nginx's status for a client that disconnected
 _STATIC = Path(__file__).with_name("static")
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": schemas.Problem, "description": "refused: why, and what to do"},
-    "5XX": {"model": schemas.Problem, "description": "busy, or a fault of the server"},
+    "4XX": {"model": schemas.Problem, "description": "rejected: why, and what to do"},
+    "5XX": {"model": schemas.Problem, "description": "busy, or an error of the server"},
 }
 _ABOUT = Path(__file__).with_name("api.md").read_text(encoding="utf-8")  # WebSocket protocol and error codes
 _Method = Annotated[str, InPath(description="one of `/processors`", examples=["ml_cnn"])]
 _ModelName = Annotated[
-    str, InPath(description="`silero_vad.onnx`, `spotter.onnx`, or that of a pipeline", examples=["mel_cnn.onnx"])
+    str, InPath(description="`silero_vad.onnx`, `spotter.onnx`, or the model of a pipeline", examples=["mel_cnn.onnx"])
 ]
-_SessionId = Annotated[str, InPath(description="what `POST /sessions` gave")]
+_SessionId = Annotated[str, InPath(description="`id` of `POST /sessions`")]
 _log = logging.getLogger("digits.serve")
 for kind, suffix in (("text/javascript", ".js"), ("text/javascript", ".mjs"), ("application/wasm", ".wasm")):
-    mimetypes.add_type(kind, suffix)  # some systems say otherwise, and browsers insist
+    mimetypes.add_type(kind, suffix)  # some systems map them to other types, which browsers refuse
 
 
 def make_app(
@@ -65,12 +65,12 @@ def make_app(
     methods: Sequence[str] = tuple(PROCESSORS),
     spotter: str | None = None,
 ) -> FastAPI:
-    """The application with its models loaded; `pipelines` and `spotter` are those of StreamingDetector.
+    """Load the models and return the application; `pipelines` and `spotter` are as in StreamingDetector.
 
     Raises ConfigError, ModelError, MissingExtraError.
     """
     limits = limits or ServerLimits()
-    engine = Engine(limits.model_dir, pipelines, thresholds, spotter)  # what cannot be used is said at once
+    engine = Engine(limits.model_dir, pipelines, thresholds, spotter)  # raises at once if a model cannot be used
     pipelines, thresholds = engine.pipelines, engine.thresholds
     processors = load_processors(methods, limits.model_dir)
     files = ModelFiles(limits.model_dir, pipelines, thresholds, spotter)
@@ -81,13 +81,13 @@ def make_app(
     sessions = Sessions(limits.sessions, limits.session_seconds, limits.kept_bytes)
     uploads = UploadProcessor(processors, limits)
     downloads = Downloads(limits.downloads_per_client)
-    session_clients: dict[str, str] = {}  # which client made each session
+    session_clients: dict[str, str] = {}  # session id -> client that created it
     sockets = WebSocketServer(pool, sessions, limits)
     metrics = Metrics(pool, sockets, sessions, uploads, downloads)
-    began = time.monotonic()
+    started = time.monotonic()
 
     @asynccontextmanager
-    async def living(_: FastAPI) -> AsyncIterator[None]:
+    async def run_services(_: FastAPI) -> AsyncIterator[None]:
         try:
             await asyncio.gather(pool.start(), uploads.start())
             yield
@@ -96,50 +96,50 @@ def make_app(
             sessions.close_all()
 
     app = FastAPI(
-        title="Streaming Digit Detector", version=digit_detector.__version__, description=_ABOUT, lifespan=living,
+        title="Streaming Digit Detector", version=digit_detector.__version__, description=_ABOUT, lifespan=run_services,
         docs_url=None, redoc_url=None, responses=_PROBLEMS,
     )  # fmt: skip
 
     @app.get(
         "/health", tags=["server"],
-        responses={503: {"model": schemas.Health, "description": "no worker can take a live stream"}},
+        responses={503: {"model": schemas.Health, "description": "no worker accepts a live stream"}},
     )  # fmt: skip
     async def health(response: Response) -> schemas.Health:
-        """Whether the server answers, and live sound too.
+        """Whether the server and its workers run.
 
-        With its version, how long it has run, its live streams, and how many of its workers, the processes that run
-        the networks on them, are alive. It is degraded while one of these is being restarted.
+        Version, uptime, live streams, and how many of the worker processes, which run the networks on live streams,
+        are alive. The status is `degraded` while one is being restarted.
         """
         alive = pool.workers_alive
         if not alive:
             response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
         return schemas.Health(
             status="ok" if alive == pool.workers else "degraded", version=digit_detector.__version__,
-            uptime_seconds=time.monotonic() - began, streams=pool.streams, workers=pool.workers,
+            uptime_seconds=time.monotonic() - started, streams=pool.streams, workers=pool.workers,
             workers_alive=alive,
         )  # fmt: skip
 
     @app.get("/processors", tags=["recordings"])
     def processor_list() -> schemas.ProcessorList:
-        """The recognisers, and of those that cannot run here why.
+        """All recognisers, and why some are unavailable.
 
-        Their names are what `method` takes elsewhere.
+        Their names are the values of `method` in other routes.
         """
         return schemas.ProcessorList(processors=[_processor(name) for name in methods])
 
     @app.get("/processor_info/{method}", tags=["recordings"])
     def processor_info(method: _Method) -> schemas.ProcessorInfo:
-        """One recogniser, and what its model says of itself.
+        """One recogniser, and the metadata of its model.
 
-        `about` holds what the model's file tells: pipeline, version, what it was trained on, accuracy.
+        `about` has the metadata of the model file: pipeline, version, training data, accuracy.
         """
-        check_name(method)
+        check_method(method)
         found = processors.get(method)
         return schemas.ProcessorInfo(**_processor(method).model_dump(), about=found.about if found else {})
 
     @app.post(
         "/process_audio", tags=["recordings"], response_model=schemas.Results,
-        responses={422: {"model": schemas.Problem, "description": "no recording, an empty file too, or not in a form"}},
+        responses={422: {"model": schemas.Problem, "description": "not a recording, an empty file, or not a form"}},
     )  # fmt: skip
     async def process_audio(
         request: Request,
@@ -152,11 +152,11 @@ def make_app(
         ],
         method: Annotated[str, Form(description="one of /processors, or all", examples=["ml_cnn"])] = ALL,
     ) -> schemas.Results | Response:
-        """Which digit is said in a recording.
+        """Recognise the digit in a recording.
 
-        One result for one method, or one for each that can run here. The format is told by the bytes, not by the
-        name; all are given one channel at 8 kHz. A recogniser that fails says so in `error`, and the others answer
-        all the same.
+        One result for one method, or one for each that is available. The format is detected from the bytes, not from
+        the name; recognisers get one channel at 8 kHz. A recogniser that fails sets `error`, and the others still
+        answer.
         """
         answering = asyncio.ensure_future(
             uploads.answer(file, method, client_address(request.scope, limits.trusted_proxy))
@@ -165,39 +165,43 @@ def make_app(
         try:
             await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
             if not answering.done():
-                return Response(status_code=_GONE)  # nobody reads it; it is counted
-            seconds, said = answering.result()
+                return Response(status_code=_GONE)  # not delivered, but counted by the metrics
+            seconds, answers = answering.result()
         finally:
             gone.cancel()
             answering.cancel()
             await asyncio.gather(answering, return_exceptions=True)
         is_long = seconds > LONG_SECONDS
-        note = "only the loudest second was looked at: send it to /ws for every digit in it" if is_long else None
-        return schemas.Results(seconds=seconds, note=note, results=[_result(name, answer) for name, answer in said])
+        note = (
+            "only the loudest second was classified: send the recording to /ws for every digit in it"
+            if is_long
+            else None
+        )
+        return schemas.Results(seconds=seconds, note=note, results=[_make_result(*answer) for answer in answers])
 
     @app.get("/stats", tags=["recordings"])
     def stats() -> schemas.Stats:
-        """How all recognisers did since the server began.
+        """Counts of all recognisers since the server started.
 
-        And how much live sound was heard. Times are of the last thousand answers of each.
+        And of live audio. Times are of the last thousand answers of each recogniser.
         """
         return schemas.Stats(
-            processors={name: _counts(processor) for name, processor in processors.items()},
+            processors={name: _make_counts(processor) for name, processor in processors.items()},
             live=schemas.LiveCounts(streams=pool.streams, digits=pool.digits, seconds=pool.seconds),
         )
 
     @app.get("/stats/{method}", tags=["recordings"])
     def stats_of(method: _Method) -> schemas.Counts:
-        """How one of them did."""
+        """Counts of one recogniser."""
         if method == ALL:
             raise RejectedError(HTTPStatus.NOT_FOUND, "no_method", "name one method; those of all are at /stats")
-        return _counts(uploads.chosen(method)[0])
+        return _make_counts(uploads.select(method)[0])
 
     @app.post("/sessions", status_code=HTTPStatus.CREATED, tags=["sessions"])
-    async def create_session(asked: schemas.SessionRequest, request: Request) -> schemas.SessionInfo:
-        """Make a session, which gathers what is said in streams of `/ws?session=ID`.
+    async def create_session(body: schemas.SessionRequest, request: Request) -> schemas.SessionInfo:
+        """Create a session, which collects the digits of streams of `/ws?session=ID`.
 
-        It keeps their sound only if it is asked to. Without a stream it is forgotten after an hour.
+        It keeps their audio only with `keep_audio`. Without a stream it is deleted after an hour.
         """
         client, most = client_address(request.scope, limits.trusted_proxy), limits.sessions_per_client
         for gone in session_clients.keys() - {session.id for session in sessions.all()}:
@@ -205,24 +209,24 @@ def make_app(
         if sum(other == client for other in session_clients.values()) >= most:
             raise RejectedError(
                 HTTPStatus.TOO_MANY_REQUESTS, "too_many",
-                f"{most} sessions of your address are open, as many as one client may have: close one",
+                f"{most} sessions of your address are open, the limit per client: close one",
             )  # fmt: skip
-        session = sessions.create(asked.keep_audio)
+        session = sessions.create(body.keep_audio)
         session_clients[session.id] = client
-        return _session(session)
+        return _make_session(session)
 
     @app.get("/sessions", tags=["sessions"])
     async def list_sessions() -> schemas.SessionList:
-        """The sessions that are open."""
-        return schemas.SessionList(sessions=[_session(session) for session in sessions.all()])
+        """All open sessions."""
+        return schemas.SessionList(sessions=[_make_session(session) for session in sessions.all()])
 
     @app.get("/sessions/{session_id}", tags=["sessions"])
     async def session_info(session_id: _SessionId) -> schemas.SessionInfo:
-        """What was said in one of them.
+        """One session.
 
-        `digits` are those of all its streams, in the order in which they were said.
+        `digits` are those of all its streams, in order of time.
         """
-        return _session(sessions.find(session_id))
+        return _make_session(sessions.find(session_id))
 
     @app.get(
         "/sessions/{session_id}/audio", tags=["sessions"], response_class=Response,
@@ -231,11 +235,11 @@ def make_app(
     async def session_audio(
         request: Request,
         session_id: _SessionId,
-        stream: Annotated[int, Query(description="which of its streams, the first is 0")] = 0,
+        stream: Annotated[int, Query(description="number of the stream in the session, from 0")] = 0,
     ) -> Response:
-        """The sound of one of its streams as a WAV file, where it was kept.
+        """The kept audio of one stream as a WAV file.
 
-        The header `X-Truncated: true` says that there was no room for the rest.
+        The header `X-Truncated: true` means that there was no room for the rest.
         """
         session = sessions.find(session_id)
         kept = session.recordings
@@ -243,8 +247,8 @@ def make_app(
             raise RejectedError(
                 HTTPStatus.NOT_FOUND,
                 "no_audio",
-                f"no sound of stream {stream} was kept: expected one of the {len(kept)} first, "
-                "and keep_audio when the session is made",
+                f"no audio of stream {stream} was kept: expected one of the first {len(kept)}, "
+                "and keep_audio when the session is created",
             )
         size, pieces = sessions.read_wav(session, kept[stream])
         whole = {} if kept[stream].whole else {"X-Truncated": "true"}
@@ -255,14 +259,15 @@ def make_app(
 
     @app.delete("/sessions/{session_id}", status_code=HTTPStatus.NO_CONTENT, tags=["sessions"])
     async def close_session(session_id: _SessionId) -> None:
-        """Forget a session, and any sound it kept."""
+        """Delete a session and its kept audio."""
         sessions.close(session_id)
 
     @app.get("/metrics", tags=["server"], response_class=PlainTextResponse)
     def show_metrics() -> Response:
-        """How the server does, for Prometheus.
+        """Metrics in the text format of Prometheus.
 
-        WebSockets, streams, digits and seconds heard, sessions, requests by route and status, answers and their times.
+        WebSockets, streams, detected digits, seconds of audio, sessions, requests by route and status, answers and
+        their times.
         """
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
@@ -271,9 +276,9 @@ def make_app(
         responses={200: {"content": {"application/json": {}}}},
     )  # fmt: skip
     def detector() -> Response:
-        """What the live detector must be sure of, which pipelines confirm a word, and what the spotter remembers.
+        """Configuration of the live detector: thresholds, pipelines that confirm a digit, context of the spotter.
 
-        `earlier` are frames that it must be fed with each block: convolution, and how many frames before the block.
+        `earlier` lists the context frames of each block: convolution, and number of frames before the block.
         """
         return Response(files.decisions, media_type="application/json")
 
@@ -282,9 +287,9 @@ def make_app(
         responses={200: {"content": {"application/octet-stream": {}}}},
     )  # fmt: skip
     def model(name: _ModelName) -> FileResponse:
-        """An ONNX file, for answering in the browser.
+        """A model as an ONNX file, for the browser.
 
-        The very file that the server answers with.
+        The file that the server itself uses.
         """
         if name not in files.files:
             expected = ", ".join(files.files)
@@ -310,9 +315,9 @@ def make_app(
     @app.exception_handler(HTTPException)
     async def plain(request: Request, error: HTTPException) -> JSONResponse:
         code, headers = HTTPStatus(error.status_code), dict(error.headers or {})
-        if code is HTTPStatus.BAD_REQUEST:  # a form or a body that cannot be read
+        if code is HTTPStatus.BAD_REQUEST:  # a form or a body that cannot be parsed
             return JSONResponse(error_body("bad_request", str(error.detail)), code)
-        if methods := _methods(app, request):  # the page's files, which come last, know nothing of other methods
+        if methods := _list_methods(app, request):  # the static files, mounted last, only know GET
             code, headers["Allow"] = HTTPStatus.METHOD_NOT_ALLOWED, ", ".join(sorted(methods))
         return JSONResponse(error_body(code.name.lower(), f"{request.method}: {code.phrase}"), code, headers)
 
@@ -327,8 +332,8 @@ def make_app(
     return app
 
 
-def _methods(app: FastAPI, request: Request) -> set[str]:
-    """By which the path of a request may be asked for, where a route has it."""
+def _list_methods(app: FastAPI, request: Request) -> set[str]:
+    """HTTP methods of the routes that match the path of a request."""
     routes = (route for route in app.routes if isinstance(route, Route))
     return {
         method
@@ -338,18 +343,18 @@ def _methods(app: FastAPI, request: Request) -> set[str]:
     }
 
 
-def _result(name: str, answer: Answer) -> schemas.Result:
+def _make_result(name: str, answer: Answer) -> schemas.Result:
     return schemas.Result(
         method=name, text=answer.text, digit=answer.digit, confidence=answer.confidence,
         milliseconds=answer.milliseconds, error=answer.error,
     )  # fmt: skip
 
 
-def _counts(processor: AudioProcessor) -> schemas.Counts:
+def _make_counts(processor: AudioProcessor) -> schemas.Counts:
     return schemas.Counts(**asdict(processor.statistics))
 
 
-def _session(session: Session) -> schemas.SessionInfo:
+def _make_session(session: Session) -> schemas.SessionInfo:
     return schemas.SessionInfo(
         id=session.id, created=session.created, keep_audio=session.keep_audio, streams=session.streams,
         seconds=session.seconds, digits="".join(str(detection.digit) for detection in session.detections),

@@ -1,4 +1,4 @@
-"""Why a request is refused: a status, a code for programs, a sentence for people."""
+"""Rejected requests: a status, a stable code, and a message."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from digit_detector.errors import (
 
 
 class RejectedError(DigitError):
-    """A request that is not answered, by the client's fault or for lack of room."""
+    """A request that is not answered: it is invalid, or a limit is reached.
+
+    `status` is an HTTP status, or from 1000 on a close code of a WebSocket.
+    """
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -23,7 +26,7 @@ class RejectedError(DigitError):
 
 
 def as_rejection(error: DigitError) -> RejectedError:
-    """What a client is told of an error of ours."""
+    """Map an error of the package to what a client may see."""
     if isinstance(error, RejectedError):
         return error
     if isinstance(error, MissingExtraError):
@@ -42,9 +45,10 @@ def as_rejection(error: DigitError) -> RejectedError:
 
 
 def make_busy_error(why: str) -> RejectedError:
+    """For a limit that may have room again later."""
     return RejectedError(HTTPStatus.SERVICE_UNAVAILABLE, "busy", f"{why}: try again in a moment")
 
 
 def error_body(code: str, message: str) -> dict[str, dict[str, str]]:
-    """A fault as JSON."""
+    """The JSON body of an error."""
     return {"error": {"code": code, "message": message}}

@@ -1,4 +1,4 @@
-"""The server's settings: limits, addresses and models. Flags, `DIGITS_*` variables and docs/web.md are made of them."""
+"""Limits, addresses and models of the server; their flags, `DIGITS_*` variables and table in docs/web.md."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ORIGIN = re.compile(r"https?://([a-zA-Z0-9.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """Limits that keep one client from taking what the others need."""
+    """All settings of the server. Raises ConfigError that lists every invalid value."""
 
     host: str = setting("127.0.0.1", "address to listen on; at the default only this machine reaches it")
     port: int = setting(8000, "port; 0 for any that is free. Unless set, the next free one is taken", 0, 65535)
@@ -81,21 +81,23 @@ class ServerLimits:
         ]
         if not self.host or not set(self.host) <= set(map(chr, range(33, 127))):
             faults.append(f"host: expected an address or a name, got {self.host!r}")
-        faults += _unlike("allow_host", self.allow_host, _NAME.fullmatch, "a host name without a port")
-        faults += _unlike("allow_origin", self.allow_origin, _ORIGIN.fullmatch, "https://NAME or http://NAME:PORT")
-        faults += _unlike("trusted_proxy", self.trusted_proxy, as_ip, "an IP address")
+        faults += _find_invalid("allow_host", self.allow_host, _NAME.fullmatch, "a host name without a port")
+        faults += _find_invalid(
+            "allow_origin", self.allow_origin, _ORIGIN.fullmatch, "https://NAME or http://NAME:PORT"
+        )
+        faults += _find_invalid("trusted_proxy", self.trusted_proxy, as_ip, "an IP address")
         if faults:
             raise ConfigError(faults, "the server's settings")
 
     @property
     def names(self) -> frozenset[str]:
-        """The host names that a request may be for."""
+        """Host names that requests may use, in lower case."""
         own = () if self.host in ("0.0.0.0", "::", "") else (self.host,)
         return frozenset(name.lower() for name in (*LOCAL, *own, *self.allow_host))
 
 
 def as_ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """An IP address, an IPv4 one also where it is written as IPv6 (::ffff:10.0.0.1); None for any other text."""
+    """Parse an IP address, IPv4 also in its IPv6 form (::ffff:10.0.0.1); None for any other text."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -108,7 +110,7 @@ def _range(f: dataclasses.Field[object]) -> str:
     return f"{low:g} to {high:g}" if math.isfinite(high) else f"a number of at least {low:g}"
 
 
-def _unlike(name: str, values: Iterable[str], is_valid: Callable[[str], object], expected: str) -> list[str]:
+def _find_invalid(name: str, values: Iterable[str], is_valid: Callable[[str], object], expected: str) -> list[str]:
     return [f"{name}: expected {expected}, got {value!r}" for value in values if not is_valid(value)]
 
 
@@ -119,7 +121,7 @@ _KINDS = typing.get_type_hints(ServerLimits)
 
 
 def add_limit_flags(parser: argparse.ArgumentParser) -> None:
-    """One flag per field; those that the user leaves out are absent from the namespace. Values stay text."""
+    """Add one flag per field; omitted ones are absent from the namespace. Values stay text."""
     group = parser.add_argument_group(
         "settings of the server",
         f"Each can be given by an environment variable, too: {PREFIX}STREAMS=50 for --streams 50; "
@@ -127,7 +129,7 @@ def add_limit_flags(parser: argparse.ArgumentParser) -> None:
     )
     for f in _FIELDS:
         options: dict[str, Any] = {
-            "default": argparse.SUPPRESS, "help": f"{f.metadata['help']} (default: {shown_default(f)})",
+            "default": argparse.SUPPRESS, "help": f"{f.metadata['help']} (default: {format_default(f)})",
         }  # fmt: skip
         if _is_list(f):
             options |= {"nargs": "+", "metavar": f.name.rpartition("_")[2].upper()}
@@ -136,15 +138,15 @@ def add_limit_flags(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{f.name}", *_ALIASES.get(f.name, ()), **options)
 
 
-def shown_default(f: dataclasses.Field[Any]) -> str:
-    """The default of a field for people."""
+def format_default(f: dataclasses.Field[Any]) -> str:
+    """Format the default of a field."""
     if f.default == ():
         return "none"
     return f"{f.default:,}" if isinstance(f.default, int) and f.default >= 1e4 else str(f.default)
 
 
 def read_limits(flags: argparse.Namespace, environment: Mapping[str, str]) -> ServerLimits:
-    """The settings of flags, environment variables and defaults. Raises ConfigError that lists every fault."""
+    """Read flags, then environment variables, then defaults. Raises ConfigError that lists every fault."""
     values: dict[str, Any] = {}
     faults: list[str] = []
     for f in _FIELDS:
@@ -172,8 +174,8 @@ def read_limits(flags: argparse.Namespace, environment: Mapping[str, str]) -> Se
     return limits
 
 
-def misspelt_variables(environment: Mapping[str, str]) -> list[str]:
-    """What to tell of variables that are no setting's but almost. Others may belong to somebody else."""
+def find_misspelt_variables(environment: Mapping[str, str]) -> list[str]:
+    """Warnings about variables that look like misspelt settings; other `DIGITS_*` variables are ignored."""
     known = [PREFIX + f.name.upper() for f in _FIELDS]
     return [
         f"{name} is not a setting and is ignored{hint}"
@@ -183,17 +185,17 @@ def misspelt_variables(environment: Mapping[str, str]) -> list[str]:
 
 
 def format_limits_table() -> str:
-    """All flags as a table of docs/web.md."""
+    """Format all flags as the table of docs/web.md."""
     rows = [
-        f"| `--{f.name}` | `{PREFIX}{f.name.upper()}` | {documented_default(f)} | {f.metadata['help']} |"
+        f"| `--{f.name}` | `{PREFIX}{f.name.upper()}` | {format_documented_default(f)} | {f.metadata['help']} |"
         for f in _FIELDS
     ]
     return "\n".join(["| flag | variable | default | |", "|---|---|---:|---|", *rows]) + "\n"
 
 
-def documented_default(f: dataclasses.Field[Any]) -> str:
-    """The same default on every machine."""
-    return "2, or 1 on a single core" if f.name == "workers" else shown_default(f)
+def format_documented_default(f: dataclasses.Field[Any]) -> str:
+    """Format a default so that it does not depend on the machine."""
+    return "2, or 1 on a single core" if f.name == "workers" else format_default(f)
 
 
 def _is_list(f: dataclasses.Field[Any]) -> bool:

@@ -1,4 +1,4 @@
-"""How the server does, for Prometheus and for /stats."""
+"""Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from digit_detector.webapp.worker_pool import WorkerPool
 
 
 class Metrics(Collector):
-    """Read where they are counted, when somebody asks."""
+    """Collects the counts of the services at each scrape."""
 
     def __init__(
         self,
@@ -33,24 +33,26 @@ class Metrics(Collector):
         self._registry.register(self)
 
     def count(self, route: str, status: int) -> None:
-        """One more request that was answered."""
+        """Count an answered request."""
         self.requests[route, status] = self.requests.get((route, status), 0) + 1
 
     def page(self) -> bytes:
-        """In Prometheus' text format."""
+        """Render the text format of Prometheus."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily("digits_connections", "sockets that are open", self._sockets.count)
-        yield GaugeMetricFamily("digits_streams", "live streams that are heard", self._pool.streams)
-        yield CounterMetricFamily("digits_heard", "digits that were heard in live streams", self._pool.digits)
-        yield CounterMetricFamily("digits_heard_seconds", "sound of live streams that came", self._pool.seconds)
-        yield GaugeMetricFamily("digits_workers", "processes that can take a live stream", self._pool.workers_alive)
-        yield CounterMetricFamily("digits_worker_restarts", "processes that were replaced", self._pool.restarts)
-        yield GaugeMetricFamily("digits_sessions", "sessions that are open", len(self._sessions))
-        yield GaugeMetricFamily("digits_kept_bytes", "sound that sessions keep", self._sessions.kept_bytes)
-        yield GaugeMetricFamily("digits_uploads", "recordings that are answered or wait", self._uploads.count)
-        yield GaugeMetricFamily("digits_downloads", "sound of sessions that is being sent", len(self._downloads))
+        yield GaugeMetricFamily("digits_connections", "open WebSockets", self._sockets.count)
+        yield GaugeMetricFamily("digits_streams", "open live streams", self._pool.streams)
+        for name in ("digits_detected", "digits_heard"):  # the second name is deprecated
+            yield CounterMetricFamily(name, "digits detected in live streams", self._pool.digits)
+        for name in ("digits_audio_seconds", "digits_heard_seconds"):
+            yield CounterMetricFamily(name, "audio received in live streams", self._pool.seconds)
+        yield GaugeMetricFamily("digits_workers", "workers that accept a stream", self._pool.workers_alive)
+        yield CounterMetricFamily("digits_worker_restarts", "workers that were restarted", self._pool.restarts)
+        yield GaugeMetricFamily("digits_sessions", "open sessions", len(self._sessions))
+        yield GaugeMetricFamily("digits_kept_bytes", "audio that sessions keep", self._sessions.kept_bytes)
+        yield GaugeMetricFamily("digits_uploads", "recordings in progress or waiting", self._uploads.count)
+        yield GaugeMetricFamily("digits_downloads", "downloads of kept audio in progress", len(self._downloads))
         requests = CounterMetricFamily("digits_requests", "requests by route and status", labels=("route", "status"))
         for (route, status), count in sorted(self.requests.items()):
             requests.add_metric((route, str(status)), count)

@@ -60,7 +60,7 @@ def test_a_recording_is_answered_by_all_or_by_one(server, seven):
 def test_that_but_one_second_was_looked_at_is_noted(server, seven):
     wav = recording(np.concatenate([seven, np.zeros(16_000)]))
     found = httpx.post(f"{server}/process_audio", files={"file": wav}, data={"method": "ml_cnn"}).json()
-    assert found["note"].startswith("only the loudest second was looked at")
+    assert found["note"].startswith("only the loudest second was classified")
 
 
 @pytest.mark.parametrize("kind", ["FLAC", "OGG", "MP3"])

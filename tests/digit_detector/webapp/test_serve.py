@@ -26,10 +26,10 @@ from digit_detector.serve import main as serve
 from digit_detector.webapp.clients import client_address
 from digit_detector.webapp.limits import (
     ServerLimits,
+    find_misspelt_variables,
+    format_default,
     format_limits_table,
-    misspelt_variables,
     read_limits,
-    shown_default,
 )
 from ml_training.data.synthetic import VOICES, say
 
@@ -222,8 +222,8 @@ def test_every_setting_is_a_flag_shown_with_its_default_once_and_documented(
     shown = " ".join(capsys.readouterr().out.split())
     for f in dataclasses.fields(ServerLimits):
         assert f"--{f.name} " in shown
-        assert shown.count(f"{f.metadata['help']} (default: {shown_default(f)})") == 1
-    assert shown.count("(default: ") == len(dataclasses.fields(ServerLimits)) + 2  # --pipeline and --thresholds
+        assert shown.count(f"{f.metadata['help']} (default: {format_default(f)})") == 1
+    assert shown.count("(default: ") == len(dataclasses.fields(ServerLimits)) + 3  # --pipeline, --spotter and --thresholds
     page = (ROOT / "docs" / "web.md").read_text(encoding="utf-8")
     assert format_limits_table() in page, "put digit_detector.webapp.limits.format_limits_table() into docs/web.md"
 
@@ -270,7 +270,7 @@ def test_variables_and_flags_are_wrong_all_at_once():
 
 
 def test_a_misspelt_variable_is_told_of():
-    (told,) = misspelt_variables(
+    (told,) = find_misspelt_variables(
         {"DIGITS_STREAM": "5", "DIGITS_STREAMS": "5", "DIGITS_8000_TCP_ADDR": "", "STREAM": ""}
     )
     assert told == "DIGITS_STREAM is not a setting and is ignored, did you mean DIGITS_STREAMS?"
