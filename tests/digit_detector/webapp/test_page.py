@@ -338,7 +338,7 @@ def test_what_cannot_be_loaded_into_the_browser_is_said_and_nothing_is_sent(
         page = opened(chromium, address, expected="ERR_CONNECTION|Failed to")
     page.locator("#local").click()
     page.locator("#problem", has_text="The recogniser was not loaded").wait_for()
-    page.locator("#where", has_text="nothing is heard in it yet").wait_for()
+    page.locator("#where", has_text="nothing is recognised in it yet").wait_for()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.set_input_files("#file", recording)

@@ -223,7 +223,7 @@ def test_every_setting_is_a_flag_shown_with_its_default_once_and_documented(
     for f in dataclasses.fields(ServerLimits):
         assert f"--{f.name} " in shown
         assert shown.count(f"{f.metadata['help']} (default: {format_default(f)})") == 1
-    assert shown.count("(default: ") == len(dataclasses.fields(ServerLimits)) + 3  # --pipeline, --spotter and --thresholds
+    assert shown.count("(default: ") == len(dataclasses.fields(ServerLimits)) + 3  # --pipeline, --spotter, --thresholds
     page = (ROOT / "docs" / "web.md").read_text(encoding="utf-8")
     assert format_limits_table() in page, "put digit_detector.webapp.limits.format_limits_table() into docs/web.md"
 
