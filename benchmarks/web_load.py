@@ -172,7 +172,7 @@ def connect(port: int, due: float, first: int) -> Client:
     while b"\r\n\r\n" not in answer:
         answer += link.recv(4096)
     assert b" 101 " in answer.split(b"\r\n")[0], answer
-    link.sendall(framed(json.dumps({"type": "start", "sample_rate": RATE}).encode(), 1))
+    link.sendall(framed(json.dumps({"type": "start", "sample_rate": RATE, "protocol": 2}).encode(), 1))
     link.setblocking(False)
     return Client(link, due, first, unread=answer.split(b"\r\n\r\n", 1)[1])
 
@@ -251,7 +251,7 @@ def read(client: Client, trips: list[float]) -> None:
             client.socket.send(framed(payload, 10))
         elif kind == 1:
             said = json.loads(payload)
-            if said["type"] == "heard":
+            if said["type"] == "status":
                 trips += [now - sent for sent in client.sent[client.heard : said["frames"]]]
                 client.heard = said["frames"]
             elif said["type"] == "digit":

@@ -60,9 +60,9 @@ ANSWER = f"""async ([sizes, rate, names]) => {{
     return rows;
 }}"""
 HEAR = f"""async ([rate, piece, live]) => {{
-    const {{ LocalHearing }} = await import("/local/hearing.js");
+    const {{ LocalSession }} = await import("/local/local_session.js");
     const samples = new Float32Array(await (await fetch("{SOUND}")).arrayBuffer());
-    const hearing = new LocalHearing();
+    const hearing = new LocalSession();
     const told = {{ digits: [], pieces: [], frames: [], seconds: 0 }};
     let wake;
     hearing.onlevel = () => wake?.();

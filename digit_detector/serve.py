@@ -1,4 +1,4 @@
-"""The web page: the door behind `digits serve` and app.py."""
+"""Command `digits serve`, and app.py: serve the web page and the API."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from digit_detector.errors import ConfigError, StreamError
 from digit_detector.labels import PIPELINES
 from digit_detector.streaming.engine import CONFIRMING, available_pipelines, missing_note
 from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
-from digit_detector.webapp.flags import PREFIX, add_settings_flags, misspelt_variables, read_settings
-from digit_detector.webapp.settings import Settings
+from digit_detector.webapp.limits import PREFIX, ServerLimits, add_limit_flags, find_misspelt_variables, read_limits
 
 _HIGHEST_TRY = 20  # ports after the usual one that are tried where it is taken
 
@@ -27,7 +26,7 @@ _HIGHEST_TRY = 20  # ports after the usual one that are tried where it is taken
 @program
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C; returns the exit code."""
-    parser = OneLineParser(description="Open a page that hears digits, and the same by HTTP and WebSocket.")
+    parser = OneLineParser(description="Serve a page that recognises spoken digits, an HTTP API and a WebSocket.")
     parser.add_argument("--no_browser", action="store_true", default=SUPPRESS, help="do not open the page in a browser")
     parser.add_argument(
         "--pipeline", nargs="+", choices=PIPELINES, default=SUPPRESS,
@@ -40,58 +39,57 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--thresholds", metavar="FILE", default=SUPPRESS, help="what tune-threshold wrote (default: those that ship)"
     )
-    add_settings_flags(parser)
+    add_limit_flags(parser)
     args = parser.parse_args(argv)
-    settings = read_settings(args, os.environ)
+    limits = read_limits(args, os.environ)
     require("the web page", ("fastapi", "uvicorn", "multipart", "prometheus_client"), "web")
-    from digit_detector.webapp.application import make_app
-    from digit_detector.webapp.serving import page_address, server_of
+    from digit_detector.webapp.app import make_app
+    from digit_detector.webapp.server import make_server, page_address
 
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    for warning in misspelt_variables(os.environ):
+    for warning in find_misspelt_variables(os.environ):
         logging.warning(warning)
     thresholds = load_thresholds(getattr(args, "thresholds", SHIPPED))
-    pipelines = getattr(args, "pipeline", None) or available_pipelines(settings.model_dir)
-    app = make_app(settings, thresholds, pipelines, spotter=getattr(args, "spotter", None))
-    if "pipeline" not in args and (note := missing_note(settings.model_dir, pipelines)):
+    pipelines = getattr(args, "pipeline", None) or available_pipelines(limits.model_dir)
+    app = make_app(limits, thresholds, pipelines, spotter=getattr(args, "spotter", None))
+    if "pipeline" not in args and (note := missing_note(limits.model_dir, pipelines)):
         print(note, file=sys.stderr, flush=True)
-    listening = bound(settings, exact="port" in args or bool(os.environ.get(PREFIX + "PORT")))
+    listening = bound(limits, exact="port" in args or bool(os.environ.get(PREFIX + "PORT")))
     address = page_address(listening)
     print(f"hearing digits at {address}   (Ctrl-C ends)", flush=True)
-    if not is_local(settings.host):
+    if not is_local(limits.host):
         print("every machine that reaches this one can use it: see SECURITY.md", file=sys.stderr, flush=True)
     if "no_browser" not in args and sys.stdout.isatty():
         threading.Timer(0.5, webbrowser.open, (address,)).start()
     with listening:
-        server_of(app, settings).run([listening])
+        make_server(app, limits).run([listening])
     return 0
 
 
-def bound(settings: Settings, exact: bool) -> socket.socket:
-    """A socket at the port of `settings`; unless just that one was asked for, at one of the next where it is taken.
+def bound(limits: ServerLimits, exact: bool) -> socket.socket:
+    """A socket at the port of `limits`; unless just that one was asked for, at one of the next where it is taken.
 
     Raises ConfigError for an address that is not of this machine, StreamError where no port is free.
     """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in limits.host else socket.AF_INET
     why: OSError | None = None
-    for port in (settings.port,) if exact else range(settings.port, settings.port + _HIGHEST_TRY):
+    for port in (limits.port,) if exact else range(limits.port, limits.port + _HIGHEST_TRY):
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux hands it on: who does not read holds no place for ever
-            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * settings.unread_seconds)
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * limits.unread_seconds)
         try:
-            listening.bind((settings.host, port))
+            listening.bind((limits.host, port))
             listening.listen(256)  # who comes before the models are warm waits
             return listening
         except socket.gaierror as error:
             listening.close()
-            raise ConfigError([f"host: {settings.host!r} is no address of this machine ({error.strerror})"]) from error
+            raise ConfigError([f"host: {limits.host!r} is no address of this machine ({error.strerror})"]) from error
         except OSError as error:
             listening.close()
             why = error
     raise StreamError(
-        f"cannot listen on {settings.host}, port {settings.port}: {why.strerror if why else ''}; name another "
-        "with --port"
+        f"cannot listen on {limits.host}, port {limits.port}: {why.strerror if why else ''}; name another with --port"
     )
 
 

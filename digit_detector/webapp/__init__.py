@@ -1,1 +1,1 @@
-"""The web application: a page that hears digits, the same by HTTP and WebSocket. Needs the [web] extra."""
+"""The web application: page, HTTP API and WebSocket. Needs the [web] extra."""

@@ -1,4 +1,4 @@
-"""Clients: which address a request counts for, and how many connections each address may hold."""
+"""Clients: the address that a request counts for, and the connections of each address."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collections.abc import Iterable
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from digit_detector.webapp.settings import Settings, as_ip
+from digit_detector.webapp.limits import ServerLimits, as_ip
 
-_IPV6_PREFIX = 64  # bits: a provider gives each customer such a network, every address of which is that customer's
+_IPV6_PREFIX = 64  # bits: the network that a provider gives to one customer
 
 
-def client_of(scope: Scope, trusted: Iterable[str]) -> str:
-    """The address that limits count for: the peer's, or what the trusted proxy at that address says it is.
+def client_address(scope: Scope, trusted: Iterable[str]) -> str:
+    """Return the address that limits apply to: the peer's, or the client that a trusted proxy names.
 
-    Of X-Forwarded-For the last address that is no trusted proxy counts: a proxy appends, clients write what they like
-    before it.
+    Of X-Forwarded-For the last address that is not a trusted proxy counts: proxies append to it, and clients can put
+    anything before.
     """
     peer = scope.get("client")
     address = str(peer[0]) if peer else ""
@@ -32,11 +32,11 @@ def client_of(scope: Scope, trusted: Iterable[str]) -> str:
             address = hop
             if as_ip(hop) not in proxies:
                 break
-    return group(address)
+    return group_address(address)
 
 
-def group(address: str) -> str:
-    """What counts as one client: an IPv4 address, or an IPv6 network of 64 bits."""
+def group_address(address: str) -> str:
+    """Map an address to its client: an IPv4 address, or an IPv6 network of 64 bits."""
     ip = as_ip(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((int(ip), _IPV6_PREFIX), strict=False))
@@ -44,17 +44,17 @@ def group(address: str) -> str:
 
 
 class Connections:
-    """All open TCP connections, those of WebSockets included: bounded in all and for each address."""
+    """Open TCP connections, including WebSockets: limited in total and for each address."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._most, self._most_per_client = 2 * settings.connections, 2 * settings.connections_per_client
-        self._proxies = {group(proxy) for proxy in settings.trusted_proxy}
-        self._clients: dict[asyncio.Transport, str] = {}  # in the order in which they were opened
+    def __init__(self, limits: ServerLimits) -> None:
+        self._most, self._most_per_client = 2 * limits.connections, 2 * limits.connections_per_client
+        self._proxies = {group_address(proxy) for proxy in limits.trusted_proxy}
+        self._clients: dict[asyncio.Transport, str] = {}  # oldest first
         self._counts: Counter[str] = Counter()
 
     def add(self, transport: asyncio.Transport, address: str) -> bool:
-        """A connection was opened -> whether it may stay. Where there are too many, the oldest idle one is closed."""
-        client = group(address)
+        """Add a connection; returns whether it may stay. At the total limit, the oldest idle one is closed."""
+        client = group_address(address)
         self._clients[transport] = client
         self._counts[client] += 1
         if client not in self._proxies and self._counts[client] > self._most_per_client:
@@ -62,7 +62,7 @@ class Connections:
         return len(self._clients) <= self._most or self._close_idle()
 
     def remove(self, transport: asyncio.Transport) -> None:
-        """A connection was closed."""
+        """Remove a closed connection."""
         client = self._clients.pop(transport, None)
         if client is not None:
             self._counts[client] -= 1

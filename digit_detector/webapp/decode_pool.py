@@ -1,4 +1,4 @@
-"""The processes that decode uploads, seen from the server: one is replaced after an upload that asks too much."""
+"""Decoder processes, seen from the server; one is restarted after an upload that exceeds a limit."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ import numpy as np
 from digit_detector.audio import SAMPLE_RATE, Floats
 from digit_detector.errors import StreamError
 from digit_detector.webapp.decode_worker import DECODED, READY, REPLY, REQUEST, DecodeLimits
-from digit_detector.webapp.faults import RefusedError, busy
+from digit_detector.webapp.errors import RejectedError, make_busy_error
 
 _PAUSE = 2.0  # seconds between two attempts to start a process
-_PATIENCE = 5.0  # seconds that it is given to end
-_GRACE = 0.25  # seconds that it is given to be done with an upload that nobody waits for any more
+_PATIENCE = 5.0  # seconds for a process to end
+_GRACE = 0.25  # seconds to finish an upload whose client has disconnected
 _LARGEST_FAULT = 1 << 16  # bytes
 _log = logging.getLogger("digits.serve")
 
 
 class _Reply(NamedTuple):
     kind: int
-    ends: bool  # whether the process does
+    ends: bool  # whether the process ends
     seconds: float
     payload: bytes
 
 
 class DecodeWorker:
-    """One process that decodes, one upload at a time. One that ended is replaced by `recover`."""
+    """One decoder process, one upload at a time. After it has ended, `recover` starts another."""
 
     command: ClassVar[Sequence[str]] = ("-P", "-m", "digit_detector.webapp.decode_worker")
 
@@ -47,7 +47,7 @@ class DecodeWorker:
         self._stopping = False
 
     async def start(self) -> None:
-        """Return when the process is ready. Raises StreamError where it cannot begin."""
+        """Start the process and wait until it is ready. Raises StreamError if it does not start."""
         environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
         process = await asyncio.create_subprocess_exec(
             sys.executable, *self.command, json.dumps(asdict(self._limits)), stdin=PIPE, stdout=PIPE,
@@ -60,7 +60,7 @@ class DecodeWorker:
             await _kill(process)
             raise
         if ready != READY:
-            raise StreamError(f"the process that decodes uploads could not begin (exit code {await process.wait()})")
+            raise StreamError(f"a decoder process could not start (exit code {await process.wait()})")
         self._process = process
 
     async def stop(self) -> None:
@@ -76,23 +76,23 @@ class DecodeWorker:
             await _kill(process)
 
     async def recover(self) -> None:
-        """Start the process again where it ended; returns when it is ready, or the server stops."""
+        """Restart the process if it has ended; returns when it is ready, or the server stops."""
         while self._process is None and not self._stopping:
             try:
                 await self.start()
             except (StreamError, OSError) as error:
-                _log.error("%s; it is tried again", error)
+                _log.error("%s; retrying", error)
                 await asyncio.sleep(_PAUSE)
 
     async def decode(self, content: bytes) -> tuple[Floats, float]:
-        """An upload -> one channel (T,) at 8 kHz, and its length in seconds.
+        """Decode an upload to one channel (T,) at 8 kHz; also returns its length in seconds.
 
-        Raises RefusedError for one that is no recording or costs more than the limits allow; the process ends then, as
-        it does when the caller is cancelled.
+        Raises RejectedError if it is not a recording or exceeds a limit. The process ends if a limit is exceeded, or
+        the caller is cancelled.
         """
-        process, self._process = self._process, None  # until it is known to be fit for a further upload
+        process, self._process = self._process, None  # until it is known to be reusable
         if process is None or process.stdin is None or process.stdout is None or process.returncode is not None:
-            raise busy("the process that decodes uploads has ended and is started again")
+            raise make_busy_error("the decoder process has ended and is being restarted")
         exchange = asyncio.ensure_future(self._exchange(process.stdin, process.stdout, content))
         keep = False
         try:
@@ -101,7 +101,7 @@ class DecodeWorker:
             keep = not reply.ends
         except TimeoutError:
             raise self._refused(f"takes more than {self._limits.wall_seconds:g} s to decode") from None
-        except asyncio.CancelledError:  # a process that is done at once need not be replaced
+        except asyncio.CancelledError:  # a process that finishes at once need not be restarted
             await asyncio.wait((exchange,), timeout=_GRACE)
             keep = exchange.done() and exchange.exception() is None and not exchange.result().ends
             raise
@@ -118,7 +118,7 @@ class DecodeWorker:
         fault = json.loads(reply.payload)
         if fault["log"]:
             _log.error("an upload of %d bytes could not be decoded: %s", len(content), ascii(fault["log"]))
-        raise RefusedError(fault["status"], fault["code"], fault["message"])
+        raise RejectedError(fault["status"], fault["code"], fault["message"])
 
     async def _exchange(self, requests: asyncio.StreamWriter, replies: asyncio.StreamReader, content: bytes) -> _Reply:
         requests.write(REQUEST.pack(len(content)))
@@ -126,21 +126,21 @@ class DecodeWorker:
         await requests.drain()
         kind, ends, seconds, size = REPLY.unpack(await replies.readexactly(REPLY.size))
         if size > max(_LARGEST_FAULT, 4 * SAMPLE_RATE * (self._limits.most_seconds + 1)):
-            raise StreamError(f"a process that decodes uploads is not to be trusted: it answered with {size} bytes")
+            raise StreamError(f"a decoder process sent an invalid reply of {size} bytes")
         return _Reply(kind, bool(ends), seconds, await replies.readexactly(size))
 
-    def _died(self, code: int) -> RefusedError:
+    def _died(self, code: int) -> RejectedError:
         if code == -getattr(signal, "SIGPROF", 0):
             return self._refused(f"takes more than {self._limits.cpu_seconds:g} s of a processor to decode")
-        _log.warning("a decoder ended (exit code %s) with an upload; it is started again", code)
-        return self._refused("made the decoder fail: it is damaged, or no recording")
+        _log.warning("a decoder process ended (exit code %s) during an upload; it is restarted", code)
+        return self._refused("made the decoder fail: it is damaged, or not a recording")
 
-    def _refused(self, why: str) -> RefusedError:
-        return RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "bad_audio", f"the recording {why}")
+    def _refused(self, why: str) -> RejectedError:
+        return RejectedError(HTTPStatus.UNPROCESSABLE_ENTITY, "bad_audio", f"the recording {why}")
 
 
 async def _kill(process: Process) -> None:
-    """End a process and wait for that, also when the caller is cancelled meanwhile."""
+    """Kill a process and wait for its end, even if the caller is cancelled."""
     with contextlib.suppress(ProcessLookupError):
         process.kill()
     await asyncio.shield(asyncio.ensure_future(process.wait()))

@@ -1,7 +1,7 @@
-"""A process that decodes uploads: what a file does to a decoder is done to a process that can be ended.
+"""Decoder process: a file that crashes or exhausts a decoder only ends this process.
 
 Standard input carries uploads, each a REQUEST and its bytes; standard output one REPLY for each and its payload:
-float32 samples, one channel at 8 kHz, or as JSON why there are none. The first byte, READY, says that it can begin.
+float32 samples, one channel at 8 kHz, or a JSON error. The first byte, READY, is sent once the decoders are loaded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 
 from digit_detector.audio import SAMPLE_RATE, Floats, decode
 from digit_detector.errors import DigitError
-from digit_detector.webapp.faults import RefusedError, refusal
+from digit_detector.webapp.errors import RejectedError, as_rejection
 
 REQUEST = struct.Struct("<I")  # bytes of the upload
 REPLY = struct.Struct("<BBdI")  # DECODED or REFUSED, whether the process ends now, seconds, bytes of the payload
@@ -35,18 +35,18 @@ READY = b"+"
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """What one upload may cost."""
+    """Limits of decoding one upload."""
 
-    most_seconds: float  # of sound
+    most_seconds: float  # of audio
     cpu_seconds: float
     wall_seconds: float
-    memory_bytes: int  # beyond what an idle process takes
+    memory_bytes: int  # beyond an idle process
 
 
 def decode_upload(content: bytes, most_seconds: float) -> tuple[Floats, float]:
-    """A recording of any format -> one channel (T,) at 8 kHz, and its length in seconds.
+    """Decode a recording of any format to one channel (T,) at 8 kHz; also returns its length in seconds.
 
-    Raises an AudioError for what is no recording, or one that is too long.
+    Raises AudioError if it is not a recording, or too long.
     """
     samples = decode(content, max_seconds=most_seconds)
     return samples, len(samples) / SAMPLE_RATE
@@ -54,14 +54,14 @@ def decode_upload(content: bytes, most_seconds: float) -> tuple[Floats, float]:
 
 def main() -> int:
     """Decode until standard input ends; the command line is the DecodeLimits as a JSON object."""
-    for sent in (signal.SIGINT, signal.SIGTERM):  # to all of a terminal or a service: the server ends, and then this
+    for sent in (signal.SIGINT, signal.SIGTERM):  # sent to the whole process group: the server closes stdin instead
         signal.signal(sent, signal.SIG_IGN)
     limits = DecodeLimits(**json.loads(sys.argv[1]))
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     uploads: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     _load_decoders()
     threading.Thread(target=_read, args=(sys.stdin.buffer, uploads), daemon=True).start()
-    with open(os.devnull, "wb") as nowhere:  # what the libraries print is no part of a reply, nor of the server's log
+    with open(os.devnull, "wb") as nowhere:  # libraries must not print into replies or the server's log
         for stream in (sys.stdout, sys.stderr):
             os.dup2(nowhere.fileno(), stream.fileno())
     idle = _data_bytes()
@@ -75,7 +75,7 @@ def main() -> int:
         kind, seconds, payload, ends = _reply(content, limits)
         _allow_cpu(0)
         del content
-        ends = ends or _data_bytes() - idle > limits.memory_bytes // 4  # what a library leaks is no later upload's loss
+        ends = ends or _data_bytes() - idle > limits.memory_bytes // 4  # a library has leaked memory
         out.write(REPLY.pack(kind, ends, seconds, len(payload)))
         out.write(payload)
         out.flush()
@@ -84,30 +84,30 @@ def main() -> int:
 
 
 def _read(messages: BinaryIO, uploads: queue.SimpleQueue[bytes]) -> None:
-    """Hand uploads on; the process ends with its input, also in the middle of a decoder."""
+    """Queue uploads; end the process when standard input ends, even during decoding."""
     while len(head := messages.read(REQUEST.size)) == REQUEST.size:
         uploads.put(messages.read(REQUEST.unpack(head)[0]))
     os._exit(0)
 
 
 def _reply(content: bytes, limits: DecodeLimits) -> tuple[int, float, bytes, bool]:
-    """The kind, the seconds and the payload of a reply, and whether the process had better end."""
+    """Return kind, seconds and payload of a reply, and whether the process must end."""
     log, ends = "", False
     try:
         samples, seconds = decode_upload(content, limits.most_seconds)
         return DECODED, seconds, samples.astype("<f4").tobytes(), False
     except DigitError as error:
-        refused = refusal(error)
+        refused = as_rejection(error)
     except MemoryError:
         refused, ends = _out_of_memory(limits), True
-    except Exception as error:  # a bug of ours or of a library: the server tells its log, and the client that it failed
-        refused, log, ends = refusal(DigitError()), "".join(traceback.format_exception(error)), True
+    except Exception as error:  # a bug: the server logs it, and the client gets `failed`
+        refused, log, ends = as_rejection(DigitError()), "".join(traceback.format_exception(error)), True
     fault = {"status": refused.status, "code": refused.code, "message": str(refused), "log": log}
     return REFUSED, 0.0, json.dumps(fault).encode(), ends
 
 
-def _out_of_memory(limits: DecodeLimits) -> RefusedError:
-    return RefusedError(
+def _out_of_memory(limits: DecodeLimits) -> RejectedError:
+    return RejectedError(
         HTTPStatus.UNPROCESSABLE_ENTITY, "bad_audio",
         f"the recording takes more than {limits.memory_bytes / 2**20:g} MB of memory to decode: send it as a plain "
         "WAV of one channel",
@@ -115,7 +115,7 @@ def _out_of_memory(limits: DecodeLimits) -> RefusedError:
 
 
 def _load_decoders() -> None:
-    """Let every library load and open what it needs, since later nothing can be opened."""
+    """Load every library and its files, since later nothing can be opened."""
     import soundfile
     import soxr
 
@@ -131,20 +131,20 @@ def _load_decoders() -> None:
     with av.open(wav, mode="r", format="wav", metadata_errors="ignore") as media:
         for frame in media.decode(audio=0):
             frame.to_ndarray()
-    with contextlib.suppress(DigitError):  # its errors, too
+    with contextlib.suppress(DigitError):  # load the error path too
         decode_upload(b"\x1a\x45\xdf\xa3" + bytes(100), 1.0)
 
 
 def _restrict(data_bytes: int) -> None:
-    """No further file or socket, no byte into a file, no more memory than this; where the system has such limits."""
+    """Forbid new files and sockets, writes to files, and more memory than this, if the system supports such limits."""
     try:
         import resource
-    except ImportError:  # Windows: the server's clock is the limit
+    except ImportError:  # Windows: only the server's timeout applies
         return
     free = os.dup(0)
     os.close(free)
     most = {resource.RLIMIT_NOFILE: free, resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0}
-    if sys.platform == "linux":  # elsewhere it does not count what malloc maps
+    if sys.platform == "linux":  # other systems do not count memory that malloc maps
         most[resource.RLIMIT_DATA] = data_bytes
     for kind, limit in most.items():
         hard = resource.getrlimit(kind)[1]
@@ -153,13 +153,13 @@ def _restrict(data_bytes: int) -> None:
 
 
 def _allow_cpu(seconds: float) -> None:
-    """Let the system end the process (SIGPROF) after so much processor time from now; 0 stands for any."""
+    """Let the system end the process (SIGPROF) after this much CPU time from now; 0 for no limit."""
     if hasattr(signal, "setitimer"):  # not on Windows
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def _data_bytes() -> int:
-    """Private memory of this process that can be written to; 0 where the system does not say."""
+    """Writable private memory of this process in bytes; 0 if the system does not report it."""
     statm = _open_statm()
     return 0 if statm is None else int(os.pread(statm, 200, 0).split()[5]) * os.sysconf("SC_PAGE_SIZE")
 

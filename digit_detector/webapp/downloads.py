@@ -1,4 +1,4 @@
-"""Answers that are sent in small pieces, of which one client may have a few at once."""
+"""Responses that are sent in small pieces, limited per client."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections.abc import Iterator, Mapping
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from digit_detector.webapp.faults import busy
+from digit_detector.webapp.errors import make_busy_error
 
 
 class Downloads:
-    """Counts those that are being sent."""
+    """Counts downloads in progress."""
 
-    def __init__(self, most_each: int) -> None:
-        self._most_each = most_each
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._open: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return sum(list(self._open.values()))  # of a copy, since a thread asks too (/metrics)
+        return sum(list(self._open.values()))  # a copy: /metrics runs in a thread
 
     def begin(self, client: str) -> None:
-        """Raises RefusedError for a client that has enough of them already."""
-        if self._open[client] >= self._most_each:
-            raise busy(f"{self._most_each} downloads of yours are open already")
+        """Count a download. Raises RejectedError if the client is at its limit."""
+        if self._open[client] >= self._limit:
+            raise make_busy_error(f"{self._limit} downloads of yours are open already")
         self._open[client] += 1
 
     def end(self, client: str) -> None:
@@ -35,9 +35,9 @@ class Downloads:
 
 
 class Download(Response):
-    """So many bytes in pieces, each read when the client has taken those before it.
+    """`size` bytes in pieces; each is read once the client has received the ones before.
 
-    Where they are fewer than was said, the connection is cut, so that nobody takes the part for the whole.
+    If there are fewer bytes than `size`, the connection is cut, so that the client notices.
     """
 
     def __init__(
@@ -49,22 +49,22 @@ class Download(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._downloads.begin(self._client)
-        gone = asyncio.ensure_future(until_gone(receive))
+        disconnected = asyncio.ensure_future(wait_for_disconnect(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            left = self._size
+            remaining = self._size
             for piece in self._pieces:
-                left -= len(piece)
-                await send({"type": "http.response.body", "body": piece, "more_body": left > 0})
-                await asyncio.sleep(0)  # live sound goes on, however fast the client reads
-                if gone.done():
+                remaining -= len(piece)
+                await send({"type": "http.response.body", "body": piece, "more_body": remaining > 0})
+                await asyncio.sleep(0)  # let live streams run, however fast the client reads
+                if disconnected.done():
                     return
         finally:
-            gone.cancel()
+            disconnected.cancel()
             self._downloads.end(self._client)
 
 
-async def until_gone(receive: Receive) -> None:
-    """Return when the client has hung up; the request must have been read whole."""
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Return when the client has disconnected; the request must have been read completely."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,5 +1,4 @@
-"""Who is served next: a few things to work with, lent to one client after the other, so that nobody has to wait for one
-client's many requests."""
+"""Fair scheduling: clients take turns, so that many requests of one client do not delay the others."""
 
 from __future__ import annotations
 
@@ -8,13 +7,13 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from digit_detector.webapp.faults import busy
+from digit_detector.webapp.errors import make_busy_error
 
 T = TypeVar("T")
 
 
 class FairPool(Generic[T]):
-    """Lends items, by turns to each client that waits, and to none all of them where there are several."""
+    """Lends items round-robin to waiting clients; one client never holds all of several items."""
 
     def __init__(self, items: Sequence[T], waiting: int) -> None:
         """At most `waiting` requests wait."""
@@ -22,19 +21,19 @@ class FairPool(Generic[T]):
         self._each = max(1, len(items) - 1)
         self._most = waiting
         self._lent: Counter[str] = Counter()
-        self._queues: dict[str, deque[asyncio.Future[T]]] = {}  # in the order in which clients come next
+        self._queues: dict[str, deque[asyncio.Future[T]]] = {}  # in the order of turns
 
     @property
     def waiting(self) -> int:
         return sum(map(len, self._queues.values()))
 
     async def take(self, client: str) -> T:
-        """An item, as soon as it is this client's turn. Raises RefusedError where too many wait already."""
-        if self._free and self._lent[client] < self._each:  # nobody who waits could have it
+        """Wait for this client's turn and return an item. Raises RejectedError if too many requests wait."""
+        if self._free and self._lent[client] < self._each:  # no waiting client could take it
             self._lent[client] += 1
             return self._free.pop()
         if self.waiting >= self._most:
-            raise busy(f"{self._most} recordings wait already")
+            raise make_busy_error(f"{self._most} recordings wait already")
         queue = self._queues.setdefault(client, deque())
         turn: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         queue.append(turn)
@@ -49,7 +48,7 @@ class FairPool(Generic[T]):
             raise
 
     def give_back(self, client: str, item: T) -> None:
-        """An item that `client` took; it goes to the next who waits."""
+        """Return an item that `client` took; the next client in turn gets it."""
         self._free.append(item)
         self._lent[client] -= 1
         if not self._lent[client]:
@@ -72,7 +71,7 @@ class FairPool(Generic[T]):
 
 
 class ByteBudget:
-    """Bounds what all clients, and each of them, may have the server hold."""
+    """Limits the bytes held for all clients together, and for each."""
 
     def __init__(self, most: int, most_each: int) -> None:
         self._most, self._most_each = most, most_each
@@ -80,9 +79,9 @@ class ByteBudget:
         self._total = 0
 
     def take(self, client: str, size: int) -> None:
-        """Raises RefusedError where there is no room for so many bytes more."""
+        """Reserve `size` bytes. Raises RejectedError if a limit would be exceeded."""
         if self._total + size > self._most or self._held[client] + size > self._most_each:
-            raise busy("too many requests are being received")
+            raise make_busy_error("too many requests are being received")
         self._held[client] += size
         self._total += size
 

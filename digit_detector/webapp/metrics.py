@@ -1,4 +1,4 @@
-"""How the server does, for Prometheus and for /stats."""
+"""Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -9,50 +9,57 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from digit_detector.webapp.downloads import Downloads
-from digit_detector.webapp.hearing import Hearing
-from digit_detector.webapp.recordings import Recordings
 from digit_detector.webapp.sessions import Sessions
-from digit_detector.webapp.socket import Sockets
+from digit_detector.webapp.uploads import UploadProcessor
+from digit_detector.webapp.websocket import WebSocketServer
+from digit_detector.webapp.worker_pool import WorkerPool
 
 
 class Metrics(Collector):
-    """Read where they are counted, when somebody asks."""
+    """Collects the counts of the services at each scrape."""
 
     def __init__(
-        self, hearing: Hearing, sockets: Sockets, sessions: Sessions, recordings: Recordings, downloads: Downloads
+        self,
+        pool: WorkerPool,
+        sockets: WebSocketServer,
+        sessions: Sessions,
+        uploads: UploadProcessor,
+        downloads: Downloads,
     ) -> None:
-        self._hearing, self._sockets, self._sessions = hearing, sockets, sessions
-        self._recordings, self._downloads = recordings, downloads
+        self._pool, self._sockets, self._sessions = pool, sockets, sessions
+        self._uploads, self._downloads = uploads, downloads
         self.requests: dict[tuple[str, int], int] = {}  # by route and status
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     def count(self, route: str, status: int) -> None:
-        """One more request that was answered."""
+        """Count an answered request."""
         self.requests[route, status] = self.requests.get((route, status), 0) + 1
 
     def page(self) -> bytes:
-        """In Prometheus' text format."""
+        """Render the text format of Prometheus."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily("digits_connections", "sockets that are open", self._sockets.count)
-        yield GaugeMetricFamily("digits_streams", "live streams that are heard", self._hearing.streams)
-        yield CounterMetricFamily("digits_heard", "digits that were heard in live streams", self._hearing.digits)
-        yield CounterMetricFamily("digits_heard_seconds", "sound of live streams that came", self._hearing.seconds)
-        yield GaugeMetricFamily("digits_workers", "processes that can take a live stream", self._hearing.workers_alive)
-        yield CounterMetricFamily("digits_worker_restarts", "processes that were replaced", self._hearing.restarts)
-        yield GaugeMetricFamily("digits_sessions", "sessions that are open", len(self._sessions))
-        yield GaugeMetricFamily("digits_kept_bytes", "sound that sessions keep", self._sessions.kept_bytes)
-        yield GaugeMetricFamily("digits_uploads", "recordings that are answered or wait", self._recordings.count)
-        yield GaugeMetricFamily("digits_downloads", "sound of sessions that is being sent", len(self._downloads))
+        yield GaugeMetricFamily("digits_connections", "open WebSockets", self._sockets.count)
+        yield GaugeMetricFamily("digits_streams", "open live streams", self._pool.streams)
+        for name in ("digits_detected", "digits_heard"):  # the second name is deprecated
+            yield CounterMetricFamily(name, "digits detected in live streams", self._pool.digits)
+        for name in ("digits_audio_seconds", "digits_heard_seconds"):
+            yield CounterMetricFamily(name, "audio received in live streams", self._pool.seconds)
+        yield GaugeMetricFamily("digits_workers", "workers that accept a stream", self._pool.workers_alive)
+        yield CounterMetricFamily("digits_worker_restarts", "workers that were restarted", self._pool.restarts)
+        yield GaugeMetricFamily("digits_sessions", "open sessions", len(self._sessions))
+        yield GaugeMetricFamily("digits_kept_bytes", "audio that sessions keep", self._sessions.kept_bytes)
+        yield GaugeMetricFamily("digits_uploads", "recordings in progress or waiting", self._uploads.count)
+        yield GaugeMetricFamily("digits_downloads", "downloads of kept audio in progress", len(self._downloads))
         requests = CounterMetricFamily("digits_requests", "requests by route and status", labels=("route", "status"))
         for (route, status), count in sorted(self.requests.items()):
             requests.add_metric((route, str(status)), count)
         yield requests
         answers = CounterMetricFamily("digits_answers", "recordings by outcome", labels=("method", "outcome"))
         times = GaugeMetricFamily("digits_answer_ms", "ms of the last 1,000 answers", labels=("method", "quantile"))
-        for name, processor in self._recordings.processors.items():
+        for name, processor in self._uploads.processors.items():
             statistics = processor.statistics
             for digit, count in enumerate(statistics.digits):
                 answers.add_metric((name, str(digit)), count)

@@ -1,4 +1,4 @@
-"""Sessions: several streams of one client, what was said in them, and their sound where that was asked for."""
+"""Sessions: the digits of several streams of one client, and optionally their audio."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from http import HTTPStatus
 from typing import IO
 
 from digit_detector.streaming.engine import Detection
-from digit_detector.webapp.faults import RefusedError, busy
+from digit_detector.webapp.errors import RejectedError, make_busy_error
 
-_MOST_DIGITS = 10_000  # that a session remembers
-_MOST_RECORDINGS = 1000  # that a session keeps
-_PENDING = 1 << 14  # bytes of a recording that wait to be written
+_MAX_DIGITS = 10_000  # per session
+_MAX_RECORDINGS = 1000  # per session
+_PENDING = 1 << 14  # bytes of a recording that are buffered before a write
 _CHUNK = 1 << 16  # bytes read at a time
 _log = logging.getLogger("digits.serve")
 
 
 @dataclass(eq=False)
 class Recording:
-    """The sound of one stream, 16-bit samples: where they lie in the file of its session."""
+    """Kept audio of one stream, 16-bit samples: its place in the file of the session."""
 
     rate: int
     size: int = 0  # bytes
-    whole: bool = True  # until there is no more room
-    pending: bytearray = field(default_factory=bytearray)  # not written yet
-    parts: list[tuple[int, int]] = field(default_factory=list)  # first byte in the file, bytes
+    whole: bool = True  # False once audio was dropped for lack of room
+    pending: bytearray = field(default_factory=bytearray)  # not yet written
+    parts: list[tuple[int, int]] = field(default_factory=list)  # (offset in the file, length) in bytes
 
 
 @dataclass(eq=False)
@@ -45,70 +45,70 @@ class Session:
     seconds: float = 0.0
     detections: list[Detection] = field(default_factory=list)
     recordings: list[Recording] = field(default_factory=list)
-    file: IO[bytes] | None = None  # without a name, on disk: where the sound lies
+    file: IO[bytes] | None = None  # unnamed temporary file with the audio
     file_size: int = 0
 
 
 class Sessions:
-    """All that are open. They end with the server. They belong to the thread of its event loop alone."""
+    """All open sessions. They end with the server, and may only be used in the thread of its event loop."""
 
     def __init__(
         self, most: int, idle_seconds: float, kept_bytes: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._most, self._idle, self._kept, self._clock = most, idle_seconds, kept_bytes, clock
         self._sessions: dict[str, Session] = {}
-        self.kept_bytes = 0  # of sound, in all of them
+        self.kept_bytes = 0  # of audio, in all sessions
 
     def create(self, keep_audio: bool) -> Session:
-        """A new session. Raises RefusedError where there are too many."""
-        self._forget_old()
+        """Create a session. Raises RejectedError at the limit."""
+        self._delete_expired()
         if len(self._sessions) >= self._most:
-            raise busy(f"{self._most} sessions are open, as many as there may be; close one")
+            raise make_busy_error(f"{self._most} sessions are open, the limit of this server; close one")
         session = Session(secrets.token_urlsafe(16), keep_audio, datetime.now(UTC), self._clock())
         self._sessions[session.id] = session
         return session
 
     def find(self, name: str) -> Session:
-        """The session of that id. Raises RefusedError where there is none."""
-        self._forget_old()
+        """Return the session of an id. Raises RejectedError if there is none."""
+        self._delete_expired()
         session = self._sessions.get(name)
         if session is None:
-            raise RefusedError(
-                HTTPStatus.NOT_FOUND, "no_session", "there is no such session: make one with POST /sessions"
+            raise RejectedError(
+                HTTPStatus.NOT_FOUND, "no_session", "there is no such session: create one with POST /sessions"
             )
         return session
 
     def close(self, name: str) -> None:
-        """Forget a session and all it kept. Raises RefusedError where there is none."""
-        self._forget(self.find(name))
+        """Delete a session and its audio. Raises RejectedError if there is none."""
+        self._delete(self.find(name))
 
     def __len__(self) -> int:
-        # of a copy, since a thread asks too (/metrics)
-        return sum(not self._is_old(session) for session in list(self._sessions.values()))
+        # a copy: /metrics runs in a thread
+        return sum(not self._is_expired(session) for session in list(self._sessions.values()))
 
     def all(self) -> list[Session]:
-        self._forget_old()
+        self._delete_expired()
         return list(self._sessions.values())
 
     def begin(self, session: Session, rate: int) -> Recording | None:
-        """A stream of it begins -> what its sound is kept in, where that was asked for and there is room."""
+        """Start a stream; returns the recording for its audio if the session keeps audio and has room."""
         session.streams += 1
         session.open += 1
         session.used = self._clock()
-        if not session.keep_audio or len(session.recordings) >= _MOST_RECORDINGS:
+        if not session.keep_audio or len(session.recordings) >= _MAX_RECORDINGS:
             return None
         session.recordings.append(Recording(rate))
         return session.recordings[-1]
 
     def end(self, session: Session, recording: Recording | None = None) -> None:
-        """One of its streams, and what its sound was kept in, is over."""
+        """End a stream and its recording."""
         session.open -= 1
         session.used = self._clock()
         if recording is not None and session.id in self._sessions:
             self._write(session, recording)
 
-    def hear(self, session: Session, recording: Recording | None, samples: bytes, rate: int) -> None:
-        """16-bit samples that came; kept where that was asked for, there is room, and nobody closed the session."""
+    def append_audio(self, session: Session, recording: Recording | None, samples: bytes, rate: int) -> None:
+        """Add 16-bit samples to a stream's recording, if it has one, there is room, and the session is open."""
         session.seconds += len(samples) / 2 / rate
         if recording is not None and session.id in self._sessions:
             if self.kept_bytes + len(samples) > self._kept:
@@ -121,9 +121,9 @@ class Sessions:
                     self._write(session, recording)
 
     def read_wav(self, session: Session, recording: Recording) -> tuple[int, Iterator[bytes]]:
-        """The size of a WAV file with the sound until now, and its bytes in small pieces.
+        """Return the size of a WAV file with the audio so far, and its bytes in small pieces.
 
-        They end early where the session is closed meanwhile.
+        They end early if the session is closed meanwhile.
         """
         self._write(session, recording)
         parts, size = list(recording.parts), recording.size
@@ -139,11 +139,11 @@ class Sessions:
 
         return len(_wav_header(recording.rate, size)) + size, pieces()
 
-    def told(self, session: Session, detections: list[Detection]) -> None:
-        session.detections += detections[: _MOST_DIGITS - len(session.detections)]
+    def append_detections(self, session: Session, detections: list[Detection]) -> None:
+        session.detections += detections[: _MAX_DIGITS - len(session.detections)]
 
     def _write(self, session: Session, recording: Recording) -> None:
-        """Move what waits of a recording into its session's file; where the disk is full, that part is lost."""
+        """Write the buffered audio into the session's file; if the disk is full, that part is lost."""
         waiting = len(recording.pending)
         if not waiting:
             return
@@ -155,7 +155,7 @@ class Sessions:
             if written < waiting:
                 raise OSError(f"{written} of {waiting} bytes were written")
         except OSError as error:
-            _log.error("sound of a session could not be kept: %s", error)
+            _log.error("audio of a session could not be kept: %s", error)
             recording.whole = False
             recording.size -= waiting
             self.kept_bytes -= waiting
@@ -168,15 +168,15 @@ class Sessions:
             session.file_size += waiting
         recording.pending.clear()
 
-    def _is_old(self, session: Session) -> bool:
+    def _is_expired(self, session: Session) -> bool:
         return not session.open and self._clock() - session.used > self._idle
 
-    def _forget_old(self) -> None:
+    def _delete_expired(self) -> None:
         for session in list(self._sessions.values()):
-            if self._is_old(session):
-                self._forget(session)
+            if self._is_expired(session):
+                self._delete(session)
 
-    def _forget(self, session: Session) -> None:
+    def _delete(self, session: Session) -> None:
         del self._sessions[session.id]
         self.kept_bytes -= sum(recording.size for recording in session.recordings)
         if session.file is not None:
@@ -187,11 +187,11 @@ class Sessions:
 
     def close_all(self) -> None:
         for session in list(self._sessions.values()):
-            self._forget(session)
+            self._delete(session)
 
 
 def _wav_header(rate: int, size: int) -> bytes:
-    """Of a WAV file with so many bytes of 16-bit samples of one channel."""
+    """Header of a WAV file with `size` bytes of 16-bit samples, one channel."""
     about = struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16)  # PCM, channels, Hz, bytes a second, of a frame, bits
     return (
         struct.pack("<4sI4s4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16) + about + struct.pack("<4sI", b"data", size)

@@ -2,32 +2,32 @@ import { Compare } from "./compare.js";
 import { byId, clock, percent } from "./dom.js";
 import { droppable, opened } from "./files.js";
 import { History } from "./history.js";
-import { LocalHearing } from "./local/hearing.js";
+import { LocalSession } from "./local/local_session.js";
 import { LocalProcessors } from "./local/processors.js";
 import { Microphone } from "./microphone.js";
 import { LiveMixer, makeNoise } from "./noise.js";
 import { Quiz } from "./quiz.js";
-import { Scope } from "./scope.js";
-import { ServerProcessors } from "./server.js";
-import { ServerHearing } from "./socket.js";
+import { WaveformView } from "./waveform_view.js";
+import { ServerProcessors } from "./server_processors.js";
+import { ServerSession } from "./server_session.js";
 import { Statistics } from "./statistics.js";
-import { Tape } from "./tape.js";
+import { RingBuffer } from "./ring_buffer.js";
 
 const IDLE = "Press the button or the space bar, then say a digit from zero to nine.";
 const NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
 
-const scope = new Scope(byId("scope"));
+const view = new WaveformView(byId("scope"));
 const statistics = new Statistics(byId("stats"));
 const compare = new Compare({ onlist: (processors) => statistics.show(processors), onanswer: (result) => statistics.count(result), onproblem: problem });
-const history = new History(byId("words"), byId("no-words"), { onchoose: chosen, onproblem: problem });
+const history = new History(byId("words"), byId("no-words"), { onchoose: choose, onproblem: problem });
 let processors;
 const quiz = new Quiz(history, () => processors, () => ({ kind: compare.kind, level: compare.level }));
 
-let microphone = null, hearing = null, tape = null, mixer = null;
-let reached = null; // whoever hears, while it is being reached; it may take for ever
-let turning = Promise.resolve(); // starting and stopping, one after the other
-let switching = Promise.resolve(); // and choosing who hears
-let loaded = null; // whoever is to hear in this browser, while it is being loaded
+let microphone = null, session = null, buffer = null, mixer = null;
+let connecting = null; // the session while it is being opened, which may never end
+let toggling = Promise.resolve(); // queue of starts and stops
+let switching = Promise.resolve(); // queue of switches between server and browser
+let loading = null; // the session that loads the models of this browser, while it does
 
 function problem(sentence) {
   byId("problem").textContent = sentence;
@@ -49,32 +49,32 @@ async function start() {
     const rate = await microphone.open();
     microphone.onended = (sentence) => toggle(sentence);
     microphone.onstate = (sentence) => (byId("microphone").textContent = sentence);
-    hearing = isLocal() ? new LocalHearing() : new ServerHearing();
-    tape = new Tape(rate);
-    hearing.onready = () => {
-      tape = new Tape(rate);
-      scope.start(rate);
+    session = isLocal() ? new LocalSession() : new ServerSession();
+    buffer = new RingBuffer(rate);
+    session.onready = () => {
+      buffer = new RingBuffer(rate);
+      view.start(rate);
       status("Listening. Say a digit.");
       compare.refresh();
     };
-    hearing.onlevel = ({ seconds, voice }) => {
-      scope.voice(seconds, voice);
+    session.onlevel = ({ seconds, voice }) => {
+      view.voice(seconds, voice);
       byId("voice").dataset.on = String(voice > 0.3);
     };
-    hearing.ondigit = told;
-    hearing.onerror = ({ message }) => toggle(message);
-    hearing.onlost = (why) => status(`The server is ${why}. Trying to reach it again …`);
+    session.ondigit = showDigit;
+    session.onerror = ({ message }) => toggle(message);
+    session.onlost = (why) => status(`The server is ${why}. Trying to reach it again …`);
     status(isLocal() ? "Loading the recogniser into this browser …" : "Reaching the server …");
     chooseMixer();
-    scope.start(rate); // sound comes also while the server is gone
-    reached = hearing;
-    await hearing.open(rate);
-    reached = null;
+    view.start(rate); // audio also arrives while the server is unreachable
+    connecting = session;
+    await session.open(rate);
+    connecting = null;
     microphone.onsamples = (samples) => {
-      const heard = mixer ? mixer.mix(samples) : samples;
-      tape.push(heard);
-      scope.push(heard);
-      hearing.send(heard);
+      const mixed = mixer ? mixer.mix(samples) : samples;
+      buffer.push(mixed);
+      view.push(mixed);
+      session.send(mixed);
     };
   } catch (error) {
     await stop();
@@ -84,10 +84,10 @@ async function start() {
 
 async function stop() {
   await microphone?.close();
-  await hearing?.stop();
-  microphone = hearing = null;
+  await session?.stop();
+  microphone = session = null;
   byId("microphone").textContent = "";
-  scope.stop();
+  view.stop();
   byId("voice").dataset.on = "false";
   listening(false);
   status(IDLE);
@@ -95,13 +95,13 @@ async function stop() {
 
 /** Start, or stop for this reason. */
 function toggle(reason = null) {
-  reached?.stop();
-  turning = turning.then(async () => {
-    if (reason !== null && !microphone) return; // two reasons at once
+  connecting?.stop();
+  toggling = toggling.then(async () => {
+    if (reason !== null && !microphone) return; // already stopped for another reason
     await (microphone ? stop() : start());
     if (reason !== null) problem(reason);
   });
-  return turning;
+  return toggling;
 }
 
 function listening(is) {
@@ -110,44 +110,44 @@ function listening(is) {
 }
 
 function chooseMixer() {
-  const rate = tape?.rate;
+  const rate = buffer?.rate;
   mixer = rate && byId("noise-live").checked && compare.level > 0 ? new LiveMixer(makeNoise(compare.kind, rate), compare.level, rate) : null;
 }
 
-/** A digit was heard. */
-function told({ digit, confidence, start: from, end }) {
-  const delay = Math.max(0, tape.seconds - end); // until it is seen here, the way to the recogniser and back included
+/** Show a detected digit. */
+function showDigit({ digit, confidence, start: from, end }) {
+  const delay = Math.max(0, buffer.seconds - end); // until it is displayed, including the round trip
   byId("digit").textContent = digit;
   byId("sure").textContent = `${percent(confidence)} sure, ${Math.round(1000 * delay)} ms after the word`;
   byId("told").textContent = NAMES[digit];
   byId("strip").append(String(digit));
-  offer();
-  scope.word({ digit, start: from, end });
-  take({ name: `${digit}, said at ${clock(from)}`, samples: tape.word(from, end), rate: tape.rate, label: String(digit), confidence, delay });
+  updateButtons();
+  view.word({ digit, start: from, end });
+  addWord({ name: `${digit}, said at ${clock(from)}`, samples: buffer.word(from, end), rate: buffer.rate, label: String(digit), confidence, delay });
 }
 
-/** A word joins the history, and is compared. */
-function take(word) {
+/** Add a word to the history and compare the recognisers on it. */
+function addWord(word) {
   history.add(word);
   quiz.refresh();
-  return chosen(word);
+  return choose(word);
 }
 
-function chosen(word) {
+function choose(word) {
   history.mark(word);
   return compare.choose(word);
 }
 
-async function heardFile(file) {
+async function openFile(file) {
   problem("");
   try {
-    await take(await opened(file));
+    await addWord(await opened(file));
   } catch (error) {
     problem(error.message);
   }
 }
 
-function offer() {
+function updateButtons() {
   const nothing = byId("strip").textContent === "";
   byId("copy").disabled = byId("clear").disabled = nothing;
 }
@@ -164,24 +164,24 @@ async function copy() {
   setTimeout(() => (button.textContent = "Copy"), 1500);
 }
 
-/** Fetch the live recogniser and let it compute once: whoever then listens need not wait. */
+/** Fetch the models of the live detector and run them once, so that listening starts without delay. */
 async function loadLocal() {
   byId("where").textContent = "Loading the recogniser into this browser …";
-  let told = "Everything runs in this browser. No sound leaves it.";
-  const first = new LocalHearing();
+  let where = "Everything runs in this browser. No sound leaves it.";
+  const first = new LocalSession();
   first.onerror = ({ message }) => {
     problem(`The recogniser was not loaded: ${message}.`);
-    told = "No sound leaves this browser, and nothing is heard in it yet.";
+    where = "No sound leaves this browser, and nothing is recognised in it yet.";
   };
-  loaded = first;
+  loading = first;
   await first.open(48000);
-  loaded = null;
+  loading = null;
   await first.stop();
-  byId("where").textContent = told;
+  byId("where").textContent = where;
 }
 
-/** Take the recognisers of the server, or those of this browser. */
-async function switched() {
+/** Use the recognisers of the server, or those of this browser. */
+async function switchMode() {
   const was = microphone !== null;
   if (was) await toggle();
   problem("");
@@ -189,7 +189,7 @@ async function switched() {
   else byId("where").textContent = `Sound goes to the server at ${location.host}${["127.0.0.1", "localhost", "[::1]"].includes(location.hostname) ? ", which is this machine" : ""}. It is not kept.`;
   processors = isLocal() ? new LocalProcessors() : new ServerProcessors();
   await compare.use(processors);
-  if (was && !microphone) await toggle(); // unless it was asked for meanwhile
+  if (was && !microphone) await toggle(); // unless it was started meanwhile
 }
 
 byId("listen").onclick = () => toggle();
@@ -198,23 +198,23 @@ byId("clear").onclick = () => {
   byId("strip").textContent = "";
   byId("digit").textContent = "–";
   byId("sure").textContent = "the last digit";
-  scope.clear();
-  offer();
+  view.clear();
+  updateButtons();
 };
 byId("local").onchange = () => {
-  loaded?.stop();
-  switching = switching.then(switched);
+  loading?.stop();
+  switching = switching.then(switchMode);
 };
 byId("file").onchange = ({ target }) => {
-  if (target.files.length) heardFile(target.files[0]);
+  if (target.files.length) openFile(target.files[0]);
   target.value = ""; // the same file may be chosen again
 };
 for (const id of ["noise-kind", "noise-level", "noise-live"]) byId(id).addEventListener("change", chooseMixer);
-droppable(byId("drop"), heardFile);
+droppable(byId("drop"), openFile);
 document.addEventListener("keydown", (event) => {
   if (event.code !== "Space" || event.repeat || event.ctrlKey || event.altKey || event.metaKey) return;
   if (event.target.closest("button, input, select, textarea, a, [contenteditable]")) return; // space is theirs there
   event.preventDefault();
   toggle();
 });
-switching = switched();
+switching = switchMode();

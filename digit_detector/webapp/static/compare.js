@@ -9,14 +9,14 @@ const LEVELS = Array.from({ length: 11 }, (_, n) => n / 20);
 
 /** All recognisers on one word, with or without noise. */
 export class Compare {
-  /** `onlist(processors)` when it is known who can answer; `onanswer(result)` for each answer; `onproblem(sentence)`. */
+  /** `onlist(processors)` once the recognisers are known; `onanswer(result)` for each result; `onproblem(sentence)`. */
   constructor({ onlist, onanswer, onproblem }) {
-    Object.assign(this, { _onlist: onlist, _onanswer: onanswer, _onproblem: onproblem, _asked: new Set(AT_FIRST), _run: 0, word: null });
-    for (const [kind, said] of Object.entries(KINDS)) byId("noise-kind").append(make("option", { value: kind }, said));
-    byId("noise-kind").onchange = byId("noise-level").oninput = () => this._heard();
+    Object.assign(this, { _onlist: onlist, _onanswer: onanswer, _onproblem: onproblem, _selected: new Set(AT_FIRST), _run: 0, word: null });
+    for (const [kind, title] of Object.entries(KINDS)) byId("noise-kind").append(make("option", { value: kind }, title));
+    byId("noise-kind").onchange = byId("noise-level").oninput = () => this._update();
     byId("play").onclick = () => play(this._mixed(this.level), this.word.rate).catch((error) => this._onproblem(error.message));
     byId("sweep").onclick = () => this._sweep();
-    this._sayNoise();
+    this._showNoise();
   }
 
   get kind() {
@@ -28,15 +28,15 @@ export class Compare {
     return Number(byId("noise-level").value);
   }
 
-  /** Take the recognisers of a server or of this browser. */
+  /** Use the recognisers of a server or of this browser. */
   async use(processors) {
     this._processors = processors;
     this._list = null;
     byId("answers").tBodies[0].replaceChildren();
-    if ((await this.refresh()) && this.word) this._heard();
+    if ((await this.refresh()) && this.word) this._update();
   }
 
-  /** Ask who can answer, where that could not be told yet. Says whether it is known. */
+  /** Fetch the list of recognisers unless it is known; returns whether it is. */
   async refresh() {
     const processors = this._processors;
     if (this._list || !processors) return Boolean(this._list);
@@ -63,7 +63,7 @@ export class Compare {
     byId("word-name").textContent = word.name;
     for (const id of ["play", "sweep"]) byId(id).disabled = !word.samples;
     byId("sweep-scroll").hidden = true;
-    return this._heard();
+    return this._update();
   }
 
   /** The samples with the chosen noise. */
@@ -72,7 +72,7 @@ export class Compare {
     return level > 0 ? mixed(samples, this._noise(rate), level) : samples;
   }
 
-  /** The same noise for as long as the word and the kind stay, so that all hear the same. */
+  /** The same noise for as long as the word and the kind stay, so that all get the same input. */
   _noise(rate) {
     if (this._made?.word !== this.word || this._made.kind !== this.kind) {
       this._made = { word: this.word, kind: this.kind, noise: makeNoise(this.kind, rate) };
@@ -81,17 +81,17 @@ export class Compare {
   }
 
   _names() {
-    return this._list.filter(({ name, available }) => available && this._asked.has(name)).map(({ name }) => name);
+    return this._list.filter(({ name, available }) => available && this._selected.has(name)).map(({ name }) => name);
   }
 
-  async _heard() {
-    this._sayNoise();
+  async _update() {
+    this._showNoise();
     const run = ++this._run, word = this.word;
     if (!word || !(await this.refresh()) || run !== this._run) return;
     const { samples, rate, file } = word;
     const asFile = !samples && this._processors.answerFile; // the server knows formats that this browser does not
     if (!samples) {
-      const who = asFile ? "so the server hears it as it is, without noise" : "and the server is not asked";
+      const who = asFile ? "so the server decodes it, without noise" : "and no sound is sent to the server";
       this._onproblem(`This browser cannot decode ${word.name}, ${who}. A WAV file works everywhere.`);
       if (!asFile) return;
     }
@@ -111,16 +111,16 @@ export class Compare {
     try {
       drawLogMel(byId("logmel"), logMel(clip(sound, rate)));
     } catch (fault) {
-      this._onproblem(fault.message); // silence, say: the answers say so, too
+      this._onproblem(fault.message); // for example silence: the recognisers report it too
     }
   }
 
   _row({ name, title, available, reason, detail }) {
-    const ask = make("input", { type: "checkbox", checked: available && this._asked.has(name), disabled: !available, "aria-label": `Ask: ${title}` });
+    const ask = make("input", { type: "checkbox", checked: available && this._selected.has(name), disabled: !available, "aria-label": `Ask: ${title}` });
     ask.onchange = () => {
-      if (ask.checked) this._asked.add(name);
-      else this._asked.delete(name);
-      this._heard();
+      if (ask.checked) this._selected.add(name);
+      else this._selected.delete(name);
+      this._update();
     };
     const row = make("tr", {}, make("td", {}, ask));
     row.dataset.name = name;
@@ -139,13 +139,13 @@ export class Compare {
   _show({ name, text, confidence, milliseconds, error, detail }) {
     const { answer, sure, time } = this._rows.get(name);
     answer.textContent = error ? "failed" : text || "no digit";
-    sure.colSpan = error ? 2 : 1; // a sentence wants the room
+    sure.colSpan = error ? 2 : 1; // a sentence needs the room
     time.hidden = Boolean(error);
     sure.replaceChildren(...(error ? [make("small", { title: detail ?? "" }, error)] : confidence === null ? [] : [bar(confidence), percent(confidence)]));
     time.textContent = error ? "" : `${milliseconds < 10 ? milliseconds.toFixed(1) : Math.round(milliseconds)} ms`;
   }
 
-  _sayNoise() {
+  _showNoise() {
     const level = this.level;
     byId("noise-said").textContent = level === 0 ? "none" : `${level.toFixed(2)} of the word's peak`;
   }

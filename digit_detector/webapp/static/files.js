@@ -5,7 +5,7 @@ const RATE = 48000;
 /** A recording that was chosen or dropped -> {name, samples, rate, file}; samples are null where this browser cannot decode it. */
 export async function opened(file) {
   if (file.size > MOST_BYTES) {
-    throw new Error(`${file.name} has ${(file.size / 2 ** 20).toFixed(1)} MB: up to 8 MB can be heard. Cut it to the word.`);
+    throw new Error(`${file.name} has ${(file.size / 2 ** 20).toFixed(1)} MB: up to 8 MB are possible. Cut it to the word.`);
   }
   let sound;
   try { // what a browser decodes is more than a server does, webm with it
@@ -14,7 +14,7 @@ export async function opened(file) {
     return { name: file.name, samples: null, rate: RATE, file };
   }
   if (sound.duration > MOST_SECONDS) {
-    throw new Error(`${file.name} lasts ${Math.round(sound.duration)} s: up to ${MOST_SECONDS} s can be heard. Cut it to the word.`);
+    throw new Error(`${file.name} lasts ${Math.round(sound.duration)} s: up to ${MOST_SECONDS} s are possible. Cut it to the word.`);
   }
   const samples = new Float32Array(sound.length);
   for (let channel = 0; channel < sound.numberOfChannels; channel++) {

@@ -17,8 +17,8 @@ export class History {
     listen.onclick = () => play(word.samples, word.rate).catch((error) => this._onproblem(error.message));
     const compare = make("button", { type: "button", "aria-label": `Compare ${word.name}` }, "Compare");
     compare.onclick = () => this._onchoose(word);
-    const told = [word.confidence === undefined ? "" : `${percent(word.confidence)} sure`, word.delay === undefined ? "" : `after ${Math.round(1000 * word.delay)} ms`];
-    word.item = make("li", {}, make("strong", { title: word.name, className: word.label ? "" : "file" }, word.label ?? word.name), make("small", {}, told.filter(Boolean).join(", ")), listen, compare);
+    const details = [word.confidence === undefined ? "" : `${percent(word.confidence)} sure`, word.delay === undefined ? "" : `after ${Math.round(1000 * word.delay)} ms`];
+    word.item = make("li", {}, make("strong", { title: word.name, className: word.label ? "" : "file" }, word.label ?? word.name), make("small", {}, details.filter(Boolean).join(", ")), listen, compare);
     this._list.prepend(word.item);
     this._empty.hidden = true;
     while (this.words.length > KEPT) this.words.pop().item.remove();

@@ -1,4 +1,4 @@
-const SECONDS = 4; // of noise, which is then heard again
+const SECONDS = 4; // of noise, then repeated
 
 /** What each kind is called on the page. */
 export const KINDS = { white: "white", pink: "pink", brown: "brown", background: "people talking" };
@@ -33,9 +33,9 @@ export class LiveMixer {
     this._peak *= 0.5 ** (samples.length / (5 * this._rate)); // halved in five seconds
     for (const sample of samples) this._peak = Math.max(this._peak, Math.abs(sample));
     const scale = this._level * this._peak;
-    const heard = samples.map((sample, n) => sample + scale * this._noise[(this._at + n) % this._noise.length]);
+    const mixed = samples.map((sample, n) => sample + scale * this._noise[(this._at + n) % this._noise.length]);
     this._at = (this._at + samples.length) % this._noise.length;
-    return heard;
+    return mixed;
   }
 }
 
@@ -77,7 +77,7 @@ function background(length, rate) {
         const pulse = phase >= 1 ? 1 : 0;
         phase -= pulse;
         const swell = loud * Math.sin((Math.PI * n) / syllable);
-        const sample = formants.reduce((total, hear) => total + hear(swell * pulse), 0);
+        const sample = formants.reduce((total, filter) => total + filter(swell * pulse), 0);
         const place = Math.floor(at) + n;
         if (place >= 0 && place < length) sum[place] += sample;
       }

@@ -6,7 +6,7 @@ import { play } from "./wav.js";
 export class Quiz {
   /** `processors()` are those in use; `noise()` is {kind, level} as chosen on the page. */
   constructor(history, processors, noise) {
-    Object.assign(this, { _history: history, _processors: processors, _noise: noise, _right: 0, _asked: 0 });
+    Object.assign(this, { _history: history, _processors: processors, _noise: noise, _right: 0, _count: 0 });
     byId("quiz").onclick = () => this._ask();
     for (let digit = 0; digit < 10; digit++) {
       const button = make("button", { type: "button", disabled: true }, String(digit));
@@ -38,12 +38,12 @@ export class Quiz {
   async _guess(digit) {
     const { word, sound } = this._open;
     this._enable(false);
-    this._asked++;
+    this._count++;
     if (digit === word.label) this._right++;
-    const theirs = await this._processors().answer("ensemble", sound, word.rate);
-    const said = theirs.error ? "could not answer" : theirs.text ? `heard ${theirs.text}` : "heard no digit";
+    const result = await this._processors().answer("ensemble", sound, word.rate);
+    const outcome = result.error ? "could not answer" : result.text ? `heard ${result.text}` : "heard no digit";
     const verdict = digit === word.label ? `Yes, ${word.label}.` : `It was told as ${word.label}, you said ${digit}.`;
-    byId("quiz-said").textContent = `${verdict} The three together ${said}. You: ${this._right} of ${this._asked}.`;
+    byId("quiz-said").textContent = `${verdict} The three together ${outcome}. You: ${this._right} of ${this._count}.`;
   }
 
   _enable(open) {

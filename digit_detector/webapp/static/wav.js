@@ -1,5 +1,5 @@
 /** Mono samples (Float32Array) as a WAV file of 32-bit floats: nothing is rounded on the way. */
-export function asWav(samples, rate) {
+export function encodeWav(samples, rate) {
   const bytes = 4 * samples.length;
   const view = new DataView(new ArrayBuffer(44 + bytes));
   const text = (at, letters) => [...letters].forEach((letter, n) => view.setUint8(at + n, letter.charCodeAt(0)));
@@ -19,16 +19,16 @@ export function asWav(samples, rate) {
   return new Blob([view], { type: "audio/wav" });
 }
 
-/** Play mono samples; resolves when they have been heard. */
+/** Play mono samples; resolves at the end of playback. */
 export async function play(samples, rate) {
-  const address = URL.createObjectURL(asWav(samples, rate));
+  const address = URL.createObjectURL(encodeWav(samples, rate));
   const audio = new Audio(address);
   try {
-    const heard = new Promise((resolve, reject) => {
+    const ended = new Promise((resolve, reject) => {
       audio.onended = resolve;
       audio.onerror = () => reject(new Error("the browser cannot play this"));
     });
-    await Promise.all([audio.play(), heard]);
+    await Promise.all([audio.play(), ended]);
   } finally {
     URL.revokeObjectURL(address);
   }

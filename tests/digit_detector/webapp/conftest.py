@@ -15,18 +15,18 @@ import soundfile
 import soxr
 
 from digit_detector.serve import bound
-from digit_detector.webapp.application import make_app
-from digit_detector.webapp.serving import page_address, server_of
-from digit_detector.webapp.settings import Settings
+from digit_detector.webapp.app import make_app
+from digit_detector.webapp.limits import ServerLimits
+from digit_detector.webapp.server import make_server, page_address
 from ml_training.data.synthetic import VOICES, say
 
 
 @contextlib.contextmanager
-def _serving(settings: Settings | None = None, **options: object) -> Iterator[str]:
+def _serving(settings: ServerLimits | None = None, **options: object) -> Iterator[str]:
     """The address of a server that runs meanwhile."""
-    settings = settings or Settings(port=0)
+    settings = settings or ServerLimits(port=0)
     with bound(settings, exact=True) as listening:
-        server = server_of(make_app(settings, **options), settings)
+        server = make_server(make_app(settings, **options), settings)
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
         until = time.monotonic() + 30
@@ -44,7 +44,7 @@ def _serving(settings: Settings | None = None, **options: object) -> Iterator[st
 
 @pytest.fixture(scope="session")
 def serving() -> Callable[..., contextlib.AbstractContextManager[str]]:
-    """`with serving(Settings(port=0, ...)) as address` for a server with other limits."""
+    """`with serving(ServerLimits(port=0, ...)) as address` for a server with other limits."""
     return _serving
 
 

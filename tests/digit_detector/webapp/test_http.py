@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, Phase, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from digit_detector.errors import ConfigError
-from digit_detector.webapp.application import make_app
-from digit_detector.webapp.settings import Settings
+from digit_detector.webapp.app import make_app
+from digit_detector.webapp.limits import ServerLimits
 from ml_training.data.synthetic import VOICES, say
 
 WEBAPP = Path(__file__).resolve().parents[3] / "digit_detector" / "webapp"
@@ -60,7 +60,7 @@ def test_a_recording_is_answered_by_all_or_by_one(server, seven):
 def test_that_but_one_second_was_looked_at_is_noted(server, seven):
     wav = recording(np.concatenate([seven, np.zeros(16_000)]))
     found = httpx.post(f"{server}/process_audio", files={"file": wav}, data={"method": "ml_cnn"}).json()
-    assert found["note"].startswith("only the loudest second was looked at")
+    assert found["note"].startswith("only the loudest second was classified")
 
 
 @pytest.mark.parametrize("kind", ["FLAC", "OGG", "MP3"])
@@ -138,7 +138,7 @@ def test_hours_of_sound_do_not_pass_for_seconds_of_a_rate_that_none_has(server, 
 
 
 def test_a_body_is_bounded_whether_its_length_is_told_or_not(serving):
-    with serving(Settings(port=0, upload_bytes=100_000)) as address:
+    with serving(ServerLimits(port=0, upload_bytes=100_000)) as address:
         told = httpx.post(f"{address}/process_audio", files={"file": b"x" * 200_000})
         assert fault(told) == (413, "too_large")
 
@@ -155,7 +155,7 @@ def test_a_body_is_bounded_whether_its_length_is_told_or_not(serving):
 
 
 def test_a_request_that_never_ends_is_given_up(serving):
-    with serving(Settings(port=0, request_seconds=0.5)) as address:
+    with serving(ServerLimits(port=0, request_seconds=0.5)) as address:
         host, port = address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as link:
             link.sendall(
@@ -168,7 +168,7 @@ def test_a_request_that_never_ends_is_given_up(serving):
 
 @pytest.mark.parametrize("before", [0, 1])
 def test_a_head_that_trickles_is_given_up(serving, before):
-    with serving(Settings(port=0, head_seconds=1)) as address:
+    with serving(ServerLimits(port=0, head_seconds=1)) as address:
         host, port = address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as link:
             link.sendall(f"GET /health HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode() * before)
@@ -196,7 +196,7 @@ def test_only_its_own_names_and_pages_may_ask(serving, server):
     own = httpx.post(f"{server}/sessions", json={}, headers={"Origin": server})
     assert own.status_code == 201
     assert httpx.delete(f"{server}/sessions/{own.json()['id']}").status_code == 204
-    with serving(Settings(port=0, allow_host=("digits.example",))) as address:
+    with serving(ServerLimits(port=0, allow_host=("digits.example",))) as address:
         assert httpx.get(f"{address}/health", headers={"Host": "digits.example"}).status_code == 200
 
 
@@ -279,7 +279,7 @@ def test_every_refusal_of_a_request_carries_the_headers_of_an_answer(server, req
 
 
 def test_connections_and_uploads_of_one_address_are_bounded(serving):
-    with serving(Settings(port=0, connections_per_client=2, uploads_per_client=2)) as address:
+    with serving(ServerLimits(port=0, connections_per_client=2, uploads_per_client=2)) as address:
         host = address.removeprefix("http://")
         upload = (
             f"POST /process_audio HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n"
@@ -312,7 +312,7 @@ def test_connections_and_uploads_of_one_address_are_bounded(serving):
 
 
 def test_the_oldest_idle_connection_makes_room_for_a_new_one(serving):
-    with serving(Settings(port=0, connections=2, head_seconds=600)) as address:
+    with serving(ServerLimits(port=0, connections=2, head_seconds=600)) as address:
         host = address.removeprefix("http://")
         with contextlib.ExitStack() as links:
             idle = [links.enter_context(socket.create_connection(host.split(":"), timeout=10)) for _ in range(4)]
@@ -322,7 +322,7 @@ def test_the_oldest_idle_connection_makes_room_for_a_new_one(serving):
 
 
 def test_sessions_of_one_address_are_bounded(serving):
-    with serving(Settings(port=0, sessions_per_client=1)) as address:
+    with serving(ServerLimits(port=0, sessions_per_client=1)) as address:
         made = httpx.post(f"{address}/sessions", json={}).json()["id"]
         assert fault(httpx.post(f"{address}/sessions", json={})) == (429, "too_many")
         other = httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2"))
@@ -333,7 +333,7 @@ def test_sessions_of_one_address_are_bounded(serving):
 
 
 def test_pages_of_allowed_origins_may_ask(serving):
-    with serving(Settings(port=0, allow_origin=("https://digits.example",))) as address:
+    with serving(ServerLimits(port=0, allow_origin=("https://digits.example",))) as address:
         allowed = httpx.post(f"{address}/sessions", json={}, headers={"Origin": "https://digits.example"})
         assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (201, "https://digits.example")
         refused = httpx.post(f"{address}/sessions", json={}, headers={"Origin": "https://digits.example:444"})
@@ -368,7 +368,7 @@ def test_sessions_come_and_go(server):
 
 
 def test_there_is_an_end_to_sessions(serving):
-    with serving(Settings(port=0, sessions=2)) as address:
+    with serving(ServerLimits(port=0, sessions=2)) as address:
         codes = [httpx.post(f"{address}/sessions", json={}).status_code for _ in range(3)]
         assert codes == [201, 201, 503]
 
@@ -392,7 +392,7 @@ def test_a_spotter_of_ones_own_is_the_one_that_the_page_fetches(serving, seven, 
 
     own = tmp_path / "own.onnx"
     shutil.copy(spotter_file(), own)
-    with serving(Settings(port=0), spotter=str(own), methods=("ml_mfcc",)) as address:
+    with serving(ServerLimits(port=0), spotter=str(own), methods=("ml_mfcc",)) as address:
         own.write_bytes(b"other")
         assert httpx.get(f"{address}/models/spotter.onnx").content == b"other"
 
@@ -405,7 +405,7 @@ def test_a_folder_with_some_models_tells_nothing_of_itself(serving, seven, tmp_p
         (tmp_path / f"{pipeline}_classifier").mkdir()
         shutil.copy(model_file(PRETRAINED, pipeline), tmp_path / f"{pipeline}_classifier" / "model.onnx")
     (tmp_path / "raw_cnn_classifier" / "model.onnx").write_bytes(b"damaged")
-    with serving(Settings(port=0, model_dir=str(tmp_path)), pipelines=("mfcc",)) as address:
+    with serving(ServerLimits(port=0, model_dir=str(tmp_path)), pipelines=("mfcc",)) as address:
         assert fault(httpx.get(f"{address}/models/mel_cnn.onnx")) == (404, "no_model")
         found = {row["name"]: row for row in httpx.get(f"{address}/processors").json()["processors"]}
         assert [found[name]["available"] for name in ("ml_mfcc", "ml_cnn", "ml_raw")] == [True, False, False]
@@ -420,7 +420,7 @@ def test_a_fault_of_ours_shows_no_internals(serving, monkeypatch):
     def broken(*_: object) -> None:
         raise RuntimeError("/secret/path")
 
-    monkeypatch.setattr("digit_detector.webapp.application.Sessions.all", broken)
+    monkeypatch.setattr("digit_detector.webapp.app.Sessions.all", broken)
     with serving() as address:
         response = httpx.get(f"{address}/sessions")
         assert fault(response) == (500, "failed")
@@ -432,7 +432,7 @@ def test_a_fault_of_ours_shows_no_internals(serving, monkeypatch):
 
 def test_settings_that_cannot_be_are_refused():
     with pytest.raises(ConfigError, match=r"2 faults in the server's settings: port: .*; streams: "):
-        Settings(streams=0, port=70_000)
+        ServerLimits(streams=0, port=70_000)
 
 
 def test_every_code_of_a_fault_is_documented():
@@ -440,11 +440,11 @@ def test_every_code_of_a_fault_is_documented():
     for path in WEBAPP.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                place = {"RefusedError": 1, "body": 0}.get(node.func.id)
+                place = {"RejectedError": 1, "error_body": 0}.get(node.func.id)
                 if place is not None and isinstance(node.args[place], ast.Constant):
                     raised.add(node.args[place].value)
-    table = (WEBAPP / "static" / "api.html").read_text(encoding="utf-8").partition('id="codes"')[2]
-    assert set(re.findall(r"<code>([a-z]+(?:_[a-z]+)*)</code>", table)) == raised
+    rows = re.findall(r"^\| (`.*?) \|", (WEBAPP / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(re.findall(r"[a-z_]+", " ".join(rows))) == raised
 
 
 def test_an_empty_file_is_refused_as_the_schema_says(server):

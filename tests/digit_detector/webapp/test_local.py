@@ -39,9 +39,9 @@ ANSWER = f"""async (clips) => {{
     return answers;
 }}"""
 HEAR = f"""async ([text, rate, sizes]) => {{
-    const {{ LocalHearing }} = await import("/local/hearing.js");
+    const {{ LocalSession }} = await import("/local/local_session.js");
     const samples = ({SAMPLES})(text);
-    const hearing = new LocalHearing();
+    const hearing = new LocalSession();
     const told = {{ ready: 0, digits: [], faults: [], seconds: 0, levels: 0, voice: 0 }};
     let wake;
     hearing.onready = () => told.ready++;
@@ -340,8 +340,8 @@ def test_what_is_wrong_with_live_sound_closes_the_stream(page: Any, sound: np.nd
 def test_sound_faster_than_it_is_heard_ends_the_stream(page: Any):
     told = page.evaluate(
         """async () => {
-            const { LocalHearing } = await import("/local/hearing.js");
-            const hearing = new LocalHearing();
+            const { LocalSession } = await import("/local/local_session.js");
+            const hearing = new LocalSession();
             const faults = [];
             hearing.onerror = (fault) => faults.push(fault);
             await hearing.open(48000);

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import soxr
 
-from digit_detector.webapp.settings import Settings
+from digit_detector.webapp.limits import ServerLimits
 
 pytestmark = pytest.mark.browser
 
@@ -189,7 +189,7 @@ def test_a_silent_muted_or_suspended_microphone_is_explained(
     launch: Callable[..., Any], opened: Callable[..., Any], serving: Callable[..., Any], tmp_path: Path
 ):
     soundfile.write(tmp_path / "silence.wav", np.zeros(RATE), RATE, subtype="PCM_16")
-    with serving(Settings(port=0, slow_seconds=4.0)) as address:  # silence is audio: the stream goes on
+    with serving(ServerLimits(port=0, slow_seconds=4.0)) as address:  # silence is audio: the stream goes on
         page = opened(launch(*as_microphone(tmp_path / "silence.wav")), address)
         page.add_init_script("""
             const Usual = AudioContext;
@@ -236,7 +236,7 @@ def test_it_reaches_a_server_that_was_gone(
         page = opened(talking[0], address, expected="ERR_CONNECTION|WebSocket")
         listen(page)
     page.locator("#status", has_text="The server is gone").wait_for(timeout=20_000)
-    with serving(Settings(port=int(address.rstrip("/").rpartition(":")[2]))):
+    with serving(ServerLimits(port=int(address.rstrip("/").rpartition(":")[2]))):
         page.locator("#status", has_text="Listening").wait_for(timeout=20_000)
         stop(page)
 
@@ -338,13 +338,13 @@ def test_what_cannot_be_loaded_into_the_browser_is_said_and_nothing_is_sent(
         page = opened(chromium, address, expected="ERR_CONNECTION|Failed to")
     page.locator("#local").click()
     page.locator("#problem", has_text="The recogniser was not loaded").wait_for()
-    page.locator("#where", has_text="nothing is heard in it yet").wait_for()
+    page.locator("#where", has_text="nothing is recognised in it yet").wait_for()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.set_input_files("#file", recording)
     page.locator("#answers .answer", has_text="failed").nth(3).wait_for()
     assert not [url for url in asked if "process_audio" in url]
-    with serving(Settings(port=int(address.rstrip("/").rpartition(":")[2]))):
+    with serving(ServerLimits(port=int(address.rstrip("/").rpartition(":")[2]))):
         page.locator("#local").click()
         page.locator("#where", has_text="Sound goes to the server").wait_for()
         keep_sound_here(page)
@@ -368,12 +368,12 @@ def test_a_page_that_hears_by_itself_goes_on_without_the_server(
 def test_a_server_that_hears_enough_others_says_so(
     talking: tuple[Any, str], opened: Callable[..., Any], serving: Callable[..., Any]
 ):
-    with serving(Settings(port=0, streams=1)) as address:
+    with serving(ServerLimits(port=0, streams=1)) as address:
         first = opened(talking[0], address)
         listen(first)
         page = opened(talking[0], address)
         page.keyboard.press("Space")
-        page.locator("#problem", has_text="1 streams are open, as many as are heard at once: try again").wait_for()
+        page.locator("#problem", has_text="1 streams are open, the limit of this server: try again").wait_for()
         page.locator("#listen-label", has_text="Listen").wait_for()
         first.close()  # it would connect again while the server ends
 

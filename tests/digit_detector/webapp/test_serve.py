@@ -23,9 +23,14 @@ from digit_detector.audio import MAX_CHANNELS
 from digit_detector.errors import ConfigError, StreamError
 from digit_detector.serve import bound, is_local
 from digit_detector.serve import main as serve
-from digit_detector.webapp.clients import client_of
-from digit_detector.webapp.flags import misspelt_variables, read_settings, settings_table, shown_default
-from digit_detector.webapp.settings import Settings
+from digit_detector.webapp.clients import client_address
+from digit_detector.webapp.limits import (
+    ServerLimits,
+    find_misspelt_variables,
+    format_default,
+    format_limits_table,
+    read_limits,
+)
 from ml_training.data.synthetic import VOICES, say
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -91,10 +96,10 @@ def test_it_ends_while_it_hears():
 def test_a_taken_port_is_passed_over_unless_it_was_asked_for():
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
-        with bound(Settings(port=taken), exact=False) as listening:
+        with bound(ServerLimits(port=taken), exact=False) as listening:
             assert taken < listening.getsockname()[1] <= taken + 20
         with pytest.raises(StreamError, match=f"port {taken}: .*--port"):
-            bound(Settings(port=taken), exact=True)
+            bound(ServerLimits(port=taken), exact=True)
 
 
 def test_names_behind_a_proxy_are_allowed():
@@ -137,7 +142,7 @@ def test_what_cannot_be_is_said_in_one_line(
 
 def test_an_address_of_no_machine_is_a_fault_of_the_settings():
     with pytest.raises(ConfigError, match="host"):
-        bound(Settings(host="no.such.host.invalid"), exact=True)
+        bound(ServerLimits(host="no.such.host.invalid"), exact=True)
 
 
 def blocks(language: str) -> list[str]:
@@ -179,7 +184,7 @@ def test_the_python_that_the_documents_show_for_http_answers(server: str, tmp_pa
 
 
 def test_the_limits_that_are_documented_are_those_in_use():
-    s = Settings()
+    s = ServerLimits()
     text = " ".join((ROOT / "SECURITY.md").read_text(encoding="utf-8").split())
     for limit in (
         f"{s.head_bytes >> 10} KiB, there whole within {s.head_seconds} s |",
@@ -215,12 +220,12 @@ def test_every_setting_is_a_flag_shown_with_its_default_once_and_documented(
     with pytest.raises(SystemExit):
         serve(["--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    for f in dataclasses.fields(Settings):
+    for f in dataclasses.fields(ServerLimits):
         assert f"--{f.name} " in shown
-        assert shown.count(f"{f.metadata['help']} (default: {shown_default(f)})") == 1
-    assert shown.count("(default: ") == len(dataclasses.fields(Settings)) + 3  # --pipeline, --spotter and --thresholds
+        assert shown.count(f"{f.metadata['help']} (default: {format_default(f)})") == 1
+    assert shown.count("(default: ") == len(dataclasses.fields(ServerLimits)) + 3  # --pipeline, --spotter, --thresholds
     page = (ROOT / "docs" / "web.md").read_text(encoding="utf-8")
-    assert settings_table() in page, "put the table of digit_detector.webapp.flags.settings_table() into docs/web.md"
+    assert format_limits_table() in page, "put digit_detector.webapp.limits.format_limits_table() into docs/web.md"
 
 
 def test_settings_come_from_flags_then_variables_then_defaults():
@@ -229,17 +234,17 @@ def test_settings_come_from_flags_then_variables_then_defaults():
         "DIGITS_ALLOW_HOST": "a.example, b.example",
     }  # fmt: skip
     flags = Namespace(port="2", allow_origin=["https://a.example", "http://b.example:8080"])
-    expected = Settings(
+    expected = ServerLimits(
         streams=7, worker_seconds=2.5, port=2, allow_host=("a.example", "b.example"),
         allow_origin=("https://a.example", "http://b.example:8080"),
     )  # fmt: skip
-    assert read_settings(flags, environment) == expected
-    assert read_settings(Namespace(), {}) == Settings()
+    assert read_limits(flags, environment) == expected
+    assert read_limits(Namespace(), {}) == ServerLimits()
 
 
-@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(Settings)])
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(ServerLimits)])
 def test_every_setting_is_read_and_checked(name: str):
-    default = getattr(Settings(), name)
+    default = getattr(ServerLimits(), name)
     if isinstance(default, str):
         good, bad = "models", None
         expected: object = good
@@ -250,22 +255,22 @@ def test_every_setting_is_read_and_checked(name: str):
         good, bad = "1", "nan" if isinstance(default, float) else "-1"
         good = {"message_bytes": "2000", "head_bytes": "2000"}.get(name, good)
         expected = type(default)(good)
-    assert getattr(read_settings(Namespace(), {f"DIGITS_{name.upper()}": good}), name) == expected
+    assert getattr(read_limits(Namespace(), {f"DIGITS_{name.upper()}": good}), name) == expected
     if bad is not None:
         with pytest.raises(ConfigError, match=f"1 fault in the server's settings: {name}: expected .*, got "):
-            read_settings(Namespace(), {f"DIGITS_{name.upper()}": bad})
+            read_limits(Namespace(), {f"DIGITS_{name.upper()}": bad})
 
 
 def test_variables_and_flags_are_wrong_all_at_once():
     with pytest.raises(ConfigError) as error:
-        read_settings(Namespace(port="80a", streams="0"), {"DIGITS_WORKERS": "two", "DIGITS_ALLOW_ORIGIN": "here"})
+        read_limits(Namespace(port="80a", streams="0"), {"DIGITS_WORKERS": "two", "DIGITS_ALLOW_ORIGIN": "here"})
     assert [fault.partition(":")[0] for fault in error.value.faults] == [
         "--port", "DIGITS_WORKERS", "streams", "allow_origin"
     ]  # fmt: skip
 
 
 def test_a_misspelt_variable_is_told_of():
-    (told,) = misspelt_variables(
+    (told,) = find_misspelt_variables(
         {"DIGITS_STREAM": "5", "DIGITS_STREAMS": "5", "DIGITS_8000_TCP_ADDR": "", "STREAM": ""}
     )
     assert told == "DIGITS_STREAM is not a setting and is ignored, did you mean DIGITS_STREAMS?"
@@ -295,7 +300,7 @@ def test_the_client_is_the_peer_or_what_a_trusted_proxy_says(peer: str, forwarde
     scope = {
         "type": "http", "client": (peer, 1) if peer else None, "headers": [(b"x-forwarded-for", forwarded.encode())],
     }  # fmt: skip
-    assert client_of(scope, ("10.0.0.1", "10.0.0.2")) == client
+    assert client_address(scope, ("10.0.0.1", "10.0.0.2")) == client
 
 
 def test_every_figure_for_prometheus_is_documented(server: str):

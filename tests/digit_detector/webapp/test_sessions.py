@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from digit_detector.webapp.downloads import Download, Downloads
-from digit_detector.webapp.faults import RefusedError
+from digit_detector.webapp.errors import RejectedError
 from digit_detector.webapp.sessions import Sessions
 
 
@@ -136,7 +136,7 @@ def test_downloads_wait_for_their_client_and_are_few_for_each():
         unread = [download("a"), download("a"), download("b")]
         await asyncio.sleep(0.01)
         assert taken == 3
-        with pytest.raises(RefusedError, match="2 downloads of yours"):
+        with pytest.raises(RejectedError, match="2 downloads of yours"):
             await download("a")
         assert len(downloads) == 3
         for task in unread:

@@ -20,8 +20,8 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from digit_detector import StreamingDetector
 from digit_detector.streaming.thresholds import Thresholds
-from digit_detector.webapp.hearing import Hearing
-from digit_detector.webapp.settings import Settings
+from digit_detector.webapp.limits import ServerLimits
+from digit_detector.webapp.worker_pool import WorkerPool
 from ml_training.data.synthetic import VOICES, say
 
 RATE = 8000
@@ -42,8 +42,8 @@ def socket(address: str, path: str = "/ws", **options) -> connect:
     return connect(address.replace("http", "ws") + path, compression=None, open_timeout=20, **options)
 
 
-async def start(link: ClientConnection, rate: int = RATE) -> dict:
-    await link.send(json.dumps({"type": "start", "sample_rate": rate}))
+async def start(link: ClientConnection, rate: int = RATE, **options: object) -> dict:
+    await link.send(json.dumps({"type": "start", "sample_rate": rate, "protocol": 2, **options}))
     return json.loads(await link.recv())
 
 
@@ -98,11 +98,26 @@ def test_what_is_said_is_what_the_detector_hears(server, talk):
     expected = [{k: pytest.approx(v, abs=1e-3) for k, v in dataclasses.asdict(d).items()} for d in heard]
     assert [d.digit for d in heard] == [7, 3, 9]
     assert digits(said) == digits(again) == expected
-    states = [message for message in said if message["type"] == "heard"]
+    states = [message for message in said if message["type"] == "status"]
     assert states[-1]["frames"] == -(-len(talk) // PIECE)
     assert [s["frames"] for s in states] == sorted(s["frames"] for s in states)
     assert max(s["voice"] for s in states) > 0.5
     assert said[-1]["seconds"] == pytest.approx(len(talk) / RATE, abs=0.05)
+
+
+def test_clients_of_protocol_1_get_its_messages_and_the_log_one_notice(serving, talk, caplog):
+    async def first_status(address: str, options: dict[str, int]) -> dict:
+        async with socket(address) as link:
+            await link.send(json.dumps({"type": "start", "sample_rate": RATE, **options}))
+            assert json.loads(await link.recv())["type"] == "ready"
+            await link.send(talk[:PIECE].tobytes())
+            return json.loads(await asyncio.wait_for(link.recv(), 20))
+
+    with serving(ServerLimits(port=0, workers=1)) as address:
+        statuses = [asyncio.run(first_status(address, o)) for o in ({"protocol": 2}, {}, {"protocol": 1})]
+    assert [status["type"] for status in statuses] == ["status", "heard", "heard"]
+    assert all(status.keys() == {"type", "frames", "seconds", "level_db", "voice"} for status in statuses)
+    assert sum("protocol 1 is deprecated" in record.message for record in caplog.records) == 1
 
 
 @pytest.mark.parametrize(
@@ -114,6 +129,8 @@ def test_what_is_said_is_what_the_detector_hears(server, talk):
         (["{}" * 600], "bad_message", 1008),
         (['{"type":"stop"}'], "bad_message", 1008),
         (['{"type":"start"}'], "bad_rate", 1008),
+        (['{"type":"start","sample_rate":8000,"protocol":3}'], "bad_message", 1008),
+        (['{"type":"start","sample_rate":8000,"protocol":[2]}'], "bad_message", 1008),
         (['{"type":"start","sample_rate":0}'], "bad_rate", 1008),
         (['{"type":"start","sample_rate":true}'], "bad_rate", 1008),
         (['{"type":"start","sample_rate":1e300}'], "bad_rate", 1008),
@@ -161,7 +178,7 @@ def test_other_pages_and_names_are_refused(server):
 
 
 def test_silent_sockets_are_closed_and_others_served_meanwhile(serving, talk):
-    settings = Settings(port=0, start_seconds=1.0, idle_seconds=1.0, connections_per_client=250)
+    settings = ServerLimits(port=0, start_seconds=1.0, idle_seconds=1.0, connections_per_client=250)
 
     async def crowd(address):
         silent = await asyncio.gather(*(socket(address).__aenter__() for _ in range(100)))
@@ -190,7 +207,7 @@ def test_who_does_not_read_holds_no_stream(serving, pings):
     def frame(kind: int, content: bytes) -> bytes:
         return bytes([0x80 | kind, 0x80 | len(content)]) + bytes(4) + content  # the mask is of zeros
 
-    with serving(Settings(port=0, unread_seconds=1)) as address, tcp.socket() as link:
+    with serving(ServerLimits(port=0, unread_seconds=1)) as address, tcp.socket() as link:
         link.setsockopt(tcp.SOL_SOCKET, tcp.SO_RCVBUF, 2048)
         host, port = address.removeprefix("http://").split(":")
         link.settimeout(10)
@@ -229,14 +246,14 @@ def test_too_many_streams_are_refused_and_the_oldest_idle_socket_makes_room(serv
             await link.close()
         return third_stream, evicted
 
-    with serving(Settings(port=0, streams=2, connections=4)) as address:
+    with serving(ServerLimits(port=0, streams=2, connections=4)) as address:
         assert asyncio.run(crowd(address)) == (("busy", 1013), ("busy", 1013))
 
 
 def test_one_address_cannot_take_the_place_of_the_others(serving):
     """127.0.0.2 opens every stream, then every socket that it can; 127.0.0.1 gets in all the same."""
     attacker = {"local_addr": ("127.0.0.2", 0)}
-    settings = Settings(port=0, streams=6, streams_per_client=4, connections=10, connections_per_client=6)
+    settings = ServerLimits(port=0, streams=6, streams_per_client=4, connections=10, connections_per_client=6)
 
     async def attack(address):
         streams = [await socket(address, **attacker).__aenter__() for _ in range(6)]
@@ -297,7 +314,7 @@ def test_an_honest_stream_is_heard_during_an_attack_on_the_usual_limits(serving,
 
 def test_many_sockets_without_a_stream_are_no_ones_to_take(serving):
     """Idle sockets of four addresses fill the server; a client of a fifth gets in at once."""
-    settings = Settings(port=0, connections=8, connections_per_client=2, start_seconds=600.0)
+    settings = ServerLimits(port=0, connections=8, connections_per_client=2, start_seconds=600.0)
 
     async def attack(address):
         idle = [await socket(address, local_addr=(f"127.0.0.{i}", 0)).__aenter__() for i in (2, 3, 4, 5) for _ in "ab"]
@@ -333,7 +350,7 @@ def test_a_stream_that_brings_no_audio_is_closed(serving, behaviour):
                     await asyncio.sleep(0.1)
                     await link.send('{"type":"start","sample_rate":8000}')
 
-    with serving(Settings(port=0, slow_seconds=1.0)) as address:
+    with serving(ServerLimits(port=0, slow_seconds=1.0)) as address:
         assert asyncio.run(attack(address)) == ("too_slow", 1008)
 
 
@@ -342,7 +359,7 @@ def test_a_stream_at_its_rate_is_not_too_slow(serving, talk):
         async with socket(address) as link:
             return await stream(link, talk, pace=0.9)
 
-    with serving(Settings(port=0, slow_seconds=1.5)) as address:
+    with serving(ServerLimits(port=0, slow_seconds=1.5)) as address:
         assert [d["digit"] for d in digits(asyncio.run(speak(address)))] == [7, 3, 9]
 
 
@@ -378,7 +395,7 @@ def test_there_is_an_end_to_kept_sound(serving, talk):
         async with socket(address, f"/ws?session={name}") as link:
             await stream(link, talk[:RATE], pace=2.0)
 
-    with serving(Settings(port=0, kept_bytes=4000)) as address:
+    with serving(ServerLimits(port=0, kept_bytes=4000)) as address:
         made = httpx.post(f"{address}/sessions", json={"keep_audio": True}).json()["id"]
         asyncio.run(hear(address, made))
         sound = httpx.get(f"{address}/sessions/{made}/audio")
@@ -392,7 +409,7 @@ def hearing_processes() -> set[int]:
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):  # a thread that has just ended
             children.update((task / "children").read_text().split())
-    return {int(pid) for pid in children if b"webapp.ears" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    return {int(pid) for pid in children if b"webapp.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the processes are found through Linux's /proc")
@@ -403,7 +420,7 @@ def test_a_process_that_hears_is_replaced_when_it_dies(serving, talk):
         async with socket(address) as link:
             await start(link)
             await link.send(talk[:PIECE].tobytes())
-            assert json.loads(await link.recv())["type"] == "heard"
+            assert json.loads(await link.recv())["type"] == "status"
             (ears,) = hearing_processes() - before
             os.kill(ears, signal.SIGKILL)
             first = await refused(link)
@@ -419,7 +436,7 @@ def test_a_process_that_hears_is_replaced_when_it_dies(serving, talk):
                 ):  # the last: it is restarted, which is tested below
                     assert time.monotonic() < until
 
-    with serving(Settings(port=0, workers=1)) as address:
+    with serving(ServerLimits(port=0, workers=1)) as address:
         first, said = asyncio.run(hear(address))
         assert first == ("restarted", 1013)
         assert [d["digit"] for d in digits(said)] == [7, 3, 9]
@@ -443,7 +460,7 @@ def test_no_stream_begins_in_a_process_that_has_ended(serving, talk):
                 said.append(await start(link))
         return said
 
-    with serving(Settings(port=0, workers=1)) as address:
+    with serving(ServerLimits(port=0, workers=1)) as address:
         *busy, _ = asyncio.run(begin(address))
     assert busy
     assert {said["code"] for said in busy} == {"restarted"}
@@ -489,7 +506,7 @@ def test_a_process_that_hangs_gets_no_streams_and_is_replaced(serving, talk):
             await link.close()
         return heard
 
-    with serving(Settings(port=0, workers=2, worker_seconds=4.0, slow_seconds=60.0)) as address:
+    with serving(ServerLimits(port=0, workers=2, worker_seconds=4.0, slow_seconds=60.0)) as address:
         for said in asyncio.run(hang(address)):
             assert [d["digit"] for d in digits(said)] == [7, 3, 9]
         assert "digits_worker_restarts_total 1.0" in httpx.get(f"{address}/metrics").text
@@ -503,7 +520,7 @@ def test_without_a_process_that_answers_health_is_503_and_streams_are_told(servi
         async with socket(address) as link:
             return (await start(link))["code"]
 
-    with serving(Settings(port=0, workers=1, worker_seconds=4.0)) as address:
+    with serving(ServerLimits(port=0, workers=1, worker_seconds=4.0)) as address:
         (worker,) = hearing_processes() - before
         os.kill(worker, signal.SIGSTOP)
         for _ in range(600):
@@ -520,10 +537,10 @@ def test_half_a_line_of_a_process_that_dies_is_its_end(tmp_path, monkeypatch):
     dying = tmp_path / "dying"
     dying.write_text("#!/bin/sh\necho []; read line; printf '[{\"stream\":'\n", encoding="utf-8")
     dying.chmod(0o755)
-    monkeypatch.setattr("digit_detector.webapp.hearing.sys.executable", str(dying))
+    monkeypatch.setattr("digit_detector.webapp.worker_pool.sys.executable", str(dying))
 
     async def hear():
-        hearing = Hearing("models", (), Thresholds(0.5, 0.5), 1, behind_seconds=3.0, workers=1, worker_seconds=30.0)
+        hearing = WorkerPool("models", (), Thresholds(0.5, 0.5), 1, backlog_seconds=3.0, workers=1, worker_seconds=30.0)
         await hearing.start()
         told = asyncio.get_running_loop().create_future()
         line = hearing.open(RATE, told.set_result)

@@ -23,9 +23,9 @@ import soundfile
 from digit_detector.audio import decode
 from digit_detector.webapp.decode_pool import DecodeWorker
 from digit_detector.webapp.decode_worker import READY, REQUEST, DecodeLimits
+from digit_detector.webapp.errors import RejectedError
 from digit_detector.webapp.fair_pool import ByteBudget, FairPool
-from digit_detector.webapp.faults import RefusedError
-from digit_detector.webapp.settings import Settings
+from digit_detector.webapp.limits import ServerLimits
 
 ODD_DECODER = """
 import ctypes, os, socket, sys, time
@@ -90,8 +90,8 @@ def in_a_worker(use: Callable[[DecodeWorker], Coroutine[Any, Any, Any]], limits:
     return asyncio.run(run())
 
 
-async def fault(worker: DecodeWorker, content: bytes) -> RefusedError:
-    with pytest.raises(RefusedError) as refused:
+async def fault(worker: DecodeWorker, content: bytes) -> RejectedError:
+    with pytest.raises(RejectedError) as refused:
         await worker.decode(content)
     return refused.value
 
@@ -276,7 +276,7 @@ def test_one_client_never_has_all():
         item = await pool.take("b")
         also = asyncio.ensure_future(pool.take("b"))
         await asyncio.sleep(0)
-        with pytest.raises(RefusedError, match="3 recordings wait"):
+        with pytest.raises(RejectedError, match="3 recordings wait"):
             await pool.take("c")
         waiting[0].cancel()
         await asyncio.sleep(0)
@@ -307,7 +307,7 @@ def test_bytes_are_bounded_for_each_client_and_for_all():
     budget = ByteBudget(most=100, most_each=60)
     budget.take("a", 60)
     for client, size in (("a", 1), ("b", 41)):
-        with pytest.raises(RefusedError, match="are being received"):
+        with pytest.raises(RejectedError, match="are being received"):
             budget.take(client, size)
     budget.take("b", 40)
     budget.give_back("a", 60)
@@ -349,7 +349,7 @@ def odd_server(serving: Callable[..., Any]) -> Iterator[str]:
     """A server with odd decoders, of which one client has one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DecodeWorker, "command", ("-P", "-c", ODD_DECODER))
-        with serving(Settings(port=0, decode_seconds=600), methods=("ml_mfcc",)) as address:
+        with serving(ServerLimits(port=0, decode_seconds=600), methods=("ml_mfcc",)) as address:
             yield address
 
 
@@ -384,7 +384,7 @@ def test_who_reads_nothing_is_cut_off(serving: Callable[..., Any]):
     if not tcp.exists():
         pytest.skip("the system does not show its connections")
     path = "/vendor/onnxruntime-web/ort-wasm-simd-threaded.wasm"
-    with serving(Settings(port=0, unread_seconds=1), methods=("ml_mfcc",)) as address, socket.socket() as link:
+    with serving(ServerLimits(port=0, unread_seconds=1), methods=("ml_mfcc",)) as address, socket.socket() as link:
         host, port = address.removeprefix("http://").split(":")
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         link.connect((host, int(port)))
@@ -428,7 +428,7 @@ def test_a_body_that_is_missing_or_empty_is_refused_and_declared(server: str):
 
 
 def test_requests_that_are_being_received_are_bounded_together(serving: Callable[..., Any]):
-    with serving(Settings(port=0, upload_bytes=100_000, bodies_bytes=100_000), methods=("ml_mfcc",)) as address:
+    with serving(ServerLimits(port=0, upload_bytes=100_000, bodies_bytes=100_000), methods=("ml_mfcc",)) as address:
         host, port = address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=30) as link:
             link.sendall(

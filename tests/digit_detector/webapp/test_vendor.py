@@ -1,4 +1,4 @@
-"""What ships of others: it is what its manifest says, is packed, and can be replaced."""
+"""Vendored npm packages: their files match their manifests, are packaged, and can be refreshed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-LICENCES = {"LICENSE", "THIRD_PARTY_NOTICES.txt"}
+LICENCES = {
+    "onnxruntime-web": ("MIT", {"LICENSE", "THIRD_PARTY_NOTICES.txt"}),
+    "swagger-ui-dist": ("Apache-2.0", set()),
+}
 
 
 def _tool() -> Any:
     """tools/ is no package."""
-    spec = importlib.util.spec_from_file_location("refresh", ROOT / "tools" / "refresh_onnxruntime_web.py")
+    spec = importlib.util.spec_from_file_location("refresh", ROOT / "tools" / "refresh_vendored.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -32,7 +35,8 @@ def _tool() -> Any:
 
 
 tool = _tool()
-NEW = {name: f"another {name}".encode() for name in tool.FILES}
+PACKAGE = "onnxruntime-web"
+NEW = {path: f"another {path}".encode() for path in tool.PACKAGES[PACKAGE]}
 
 
 class Registry:
@@ -60,7 +64,7 @@ class Registry:
         file = io.BytesIO()
         with tarfile.open(fileobj=file, mode="w:gz") as archive:
             for name, content in files.items():
-                member = tarfile.TarInfo(f"package/dist/{name}")
+                member = tarfile.TarInfo(f"package/{name}")
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
         tarball = file.getvalue()
@@ -91,30 +95,34 @@ def check(folder: Path) -> None:
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
 
 
-def test_the_files_that_ship_are_those_of_the_manifest():
-    said = manifest(tool.VENDORED)
-    assert (said["package"], said["licence"]) == ("onnxruntime-web", "MIT")
-    assert set(said["files"]) == set(tool.FILES)
-    assert {path.name for path in tool.VENDORED.iterdir()} == {*tool.FILES, tool.MANIFEST, *LICENCES}
-    check(tool.VENDORED)
-    assert f"ONNX Runtime Web v{said['version']}" in (tool.VENDORED / tool.FILES[0]).read_text(encoding="utf-8")
+@pytest.mark.parametrize("package", tool.PACKAGES)
+def test_the_files_that_ship_are_those_of_the_manifest(package: str):
+    folder, names = tool.VENDORED / package, {path.rpartition("/")[2] for path in tool.PACKAGES[package]}
+    licence, further = LICENCES[package]
+    shipped = manifest(folder)
+    assert (shipped["package"], shipped["licence"]) == (package, licence)
+    assert set(shipped["files"]) == names
+    assert {path.name for path in folder.iterdir()} == {*names, *further, tool.MANIFEST}
+    check(folder)
 
 
-def test_they_are_packed_and_named_in_the_notice():
+@pytest.mark.parametrize("package", tool.PACKAGES)
+def test_they_are_packed_and_named_in_the_notice(package: str):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     patterns = project["tool"]["setuptools"]["package-data"]["digit_detector"]
-    for path in tool.VENDORED.iterdir():
+    for path in (tool.VENDORED / package).iterdir():
         name = path.relative_to(ROOT / "digit_detector").as_posix()
         assert any(PurePath(name).match(pattern) for pattern in patterns), name
-    assert tool.VENDORED.relative_to(ROOT).as_posix() in (ROOT / "NOTICE").read_text(encoding="utf-8")
+    assert (tool.VENDORED / package).relative_to(ROOT).as_posix() in (ROOT / "NOTICE").read_text(encoding="utf-8")
 
 
 def test_another_version_takes_the_place_of_the_files(registry: Registry, tmp_path: Path, capsys):
-    (tmp_path / tool.FILES[0]).write_bytes(b"of old")
-    arguments = ["--version", "9.9.9", "--registry", f"{registry.address}/", "--folder", str(tmp_path)]
+    (tmp_path / "ort.wasm.min.mjs").write_bytes(b"of old")
+    arguments = [PACKAGE, "--version", "9.9.9", "--registry", f"{registry.address}/", "--folder", str(tmp_path)]
     assert tool.main(arguments) == 0
     assert "onnxruntime-web 9.9.9" in capsys.readouterr().out
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != tool.MANIFEST} == NEW
+    written = {f"dist/{path.name}": path.read_bytes() for path in tmp_path.iterdir() if path.name != tool.MANIFEST}
+    assert written == NEW
     assert manifest(tmp_path)["version"] == "9.9.9"
     check(tmp_path)
 
@@ -125,12 +133,12 @@ def test_another_version_takes_the_place_of_the_files(registry: Registry, tmp_pa
         (NEW, {"integrity": "sha512-" + base64.b64encode(bytes(64)).decode()}, "is not what the registry describes"),
         (NEW, {"integrity": "sha1-AAAA"}, "expected a SHA-512"),
         (NEW, {"tarball": "file:///etc/hostname"}, "no address of a registry"),
-        ({tool.FILES[0]: b"alone"}, {}, "laid out otherwise"),
+        ({"dist/ort.wasm.min.mjs": b"alone"}, {}, "another layout"),
     ],
 )
 def test_what_cannot_be_trusted_changes_nothing(registry: Registry, tmp_path: Path, files, changed, why, capsys):
     registry.publish(files, **changed)
-    assert tool.main(["--version", "9.9.9", "--registry", registry.address, "--folder", str(tmp_path)]) == 1
+    assert tool.main([PACKAGE, "--version", "9.9.9", "--registry", registry.address, "--folder", str(tmp_path)]) == 1
     assert why in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -141,7 +149,7 @@ def test_what_cannot_be_trusted_changes_nothing(registry: Registry, tmp_path: Pa
 def test_an_answer_that_is_none_is_said(registry: Registry, tmp_path: Path, version, answer, why, capsys):
     if answer is not None:
         registry.answers[f"/onnxruntime-web/{version}"] = answer
-    assert tool.main(["--version", version, "--registry", registry.address, "--folder", str(tmp_path)]) == 1
+    assert tool.main([PACKAGE, "--version", version, "--registry", registry.address, "--folder", str(tmp_path)]) == 1
     assert why in capsys.readouterr().err
 
 

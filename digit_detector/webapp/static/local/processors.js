@@ -1,6 +1,6 @@
 // Digits in whole recordings, answered in the browser: no sound leaves it. Has the interface of ServerProcessors.
 
-import { ask } from "./ears.js";
+import { ask } from "./worker_client.js";
 
 const TITLES = {
   ml_mfcc: "MFCC and a dense network",

@@ -1,4 +1,4 @@
-// The thread that computes, so that the page never waits. It is asked for one thing after the other; see ears.js.
+// The thread that computes, so that the page never waits. It is asked for one thing after the other; see worker_client.js.
 
 import { answer } from "./answering.js";
 import { LEAST_RATE, LOUDEST, checkRate } from "./clip.js";

@@ -3,13 +3,13 @@ import { PowerSpectrum } from "./fft.js";
 
 const SHOWN = 6; // seconds across the picture
 const COLUMNS = 900; // of it; each is 6.7 ms
-const ROWS = 96; // of the spectrogram, 0 to 4,000 Hz: what the recognisers hear
+const ROWS = 96; // of the spectrogram, 0 to 4,000 Hz: the input of the recognisers
 const HIGHEST = 4000;
 const FRAME = 1024; // samples of a spectrum: 21 ms at 48 kHz
 const LAG = 0.03; // seconds that the picture stays behind the microphone, so that pieces of sound make no jerks
 
 /** Waveform, spectrogram, voice and digits of the last seconds, drawn once for every frame of the screen. */
-export class Scope {
+export class WaveformView {
   constructor(canvas) {
     this._canvas = canvas;
     this._paper = new OffscreenCanvas(COLUMNS, ROWS); // the spectrogram, column after column, round and round
@@ -113,7 +113,7 @@ export class Scope {
     this._paintWaveform(context, x, middle);
     context.fillStyle = colour("--voice");
     this._voices.forEach(({ seconds, share }, n) => {
-      const since = Math.max(seconds - 0.2, this._voices[n - 1]?.seconds ?? 0); // several blocks may be told of at once
+      const since = Math.max(seconds - 0.2, this._voices[n - 1]?.seconds ?? 0); // several blocks may arrive at once
       if (share > 0.3) context.fillRect(x(since), bottom + 2, x(seconds) - x(since) + 0.5, 4);
     });
     for (const word of this._words) this._paintWord(context, x, word, middle, top);

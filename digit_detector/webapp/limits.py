@@ -1,27 +1,31 @@
-"""The server's settings: limits, addresses and models. Flags, `DIGITS_*` variables and docs/web.md are made of them."""
+"""Limits, addresses and models of the server; their flags, `DIGITS_*` variables and table in docs/web.md."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import ipaddress
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+import typing
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from digit_detector.errors import ConfigError
+from digit_detector.errors import ConfigError, did_you_mean
 from digit_detector.fields import setting
 from digit_detector.labels import PRETRAINED
 
+PREFIX = "DIGITS_"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 _NAME = re.compile(r"[a-zA-Z0-9.-]+|[0-9a-fA-F:]+")
 _ORIGIN = re.compile(r"https?://([a-zA-Z0-9.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Limits that keep one client from taking what the others need."""
+class ServerLimits:
+    """All settings of the server. Raises ConfigError that lists every invalid value."""
 
     host: str = setting("127.0.0.1", "address to listen on; at the default only this machine reaches it")
     port: int = setting(8000, "port; 0 for any that is free. Unless set, the next free one is taken", 0, 65535)
@@ -77,21 +81,23 @@ class Settings:
         ]
         if not self.host or not set(self.host) <= set(map(chr, range(33, 127))):
             faults.append(f"host: expected an address or a name, got {self.host!r}")
-        faults += _unlike("allow_host", self.allow_host, _NAME.fullmatch, "a host name without a port")
-        faults += _unlike("allow_origin", self.allow_origin, _ORIGIN.fullmatch, "https://NAME or http://NAME:PORT")
-        faults += _unlike("trusted_proxy", self.trusted_proxy, as_ip, "an IP address")
+        faults += _find_invalid("allow_host", self.allow_host, _NAME.fullmatch, "a host name without a port")
+        faults += _find_invalid(
+            "allow_origin", self.allow_origin, _ORIGIN.fullmatch, "https://NAME or http://NAME:PORT"
+        )
+        faults += _find_invalid("trusted_proxy", self.trusted_proxy, as_ip, "an IP address")
         if faults:
             raise ConfigError(faults, "the server's settings")
 
     @property
     def names(self) -> frozenset[str]:
-        """The host names that a request may be for."""
+        """Host names that requests may use, in lower case."""
         own = () if self.host in ("0.0.0.0", "::", "") else (self.host,)
         return frozenset(name.lower() for name in (*LOCAL, *own, *self.allow_host))
 
 
 def as_ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """An IP address, an IPv4 one also where it is written as IPv6 (::ffff:10.0.0.1); None for any other text."""
+    """Parse an IP address, IPv4 also in its IPv6 form (::ffff:10.0.0.1); None for any other text."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -104,5 +110,93 @@ def _range(f: dataclasses.Field[object]) -> str:
     return f"{low:g} to {high:g}" if math.isfinite(high) else f"a number of at least {low:g}"
 
 
-def _unlike(name: str, values: Iterable[str], is_valid: Callable[[str], object], expected: str) -> list[str]:
+def _find_invalid(name: str, values: Iterable[str], is_valid: Callable[[str], object], expected: str) -> list[str]:
     return [f"{name}: expected {expected}, got {value!r}" for value in values if not is_valid(value)]
+
+
+_ALIASES = {"model_dir": ("--models_dir",)}
+_EXPECTED = {int: "a whole number", float: "a number"}
+_FIELDS = dataclasses.fields(ServerLimits)
+_KINDS = typing.get_type_hints(ServerLimits)
+
+
+def add_limit_flags(parser: argparse.ArgumentParser) -> None:
+    """Add one flag per field; omitted ones are absent from the namespace. Values stay text."""
+    group = parser.add_argument_group(
+        "settings of the server",
+        f"Each can be given by an environment variable, too: {PREFIX}STREAMS=50 for --streams 50; "
+        "several values are separated by commas. Flags win.",
+    )
+    for f in _FIELDS:
+        options: dict[str, Any] = {
+            "default": argparse.SUPPRESS, "help": f"{f.metadata['help']} (default: {format_default(f)})",
+        }  # fmt: skip
+        if _is_list(f):
+            options |= {"nargs": "+", "metavar": f.name.rpartition("_")[2].upper()}
+        else:
+            options |= {"metavar": {int: "N", float: "X", str: "TEXT"}[_KINDS[f.name]]}
+        group.add_argument(f"--{f.name}", *_ALIASES.get(f.name, ()), **options)
+
+
+def format_default(f: dataclasses.Field[Any]) -> str:
+    """Format the default of a field."""
+    if f.default == ():
+        return "none"
+    return f"{f.default:,}" if isinstance(f.default, int) and f.default >= 1e4 else str(f.default)
+
+
+def read_limits(flags: argparse.Namespace, environment: Mapping[str, str]) -> ServerLimits:
+    """Read flags, then environment variables, then defaults. Raises ConfigError that lists every fault."""
+    values: dict[str, Any] = {}
+    faults: list[str] = []
+    for f in _FIELDS:
+        variable = PREFIX + f.name.upper()
+        if f.name in flags:
+            source, given = f"--{f.name}", getattr(flags, f.name)
+        elif environment.get(variable):
+            source, given = variable, environment[variable]
+        else:
+            continue
+        if _is_list(f):
+            values[f.name] = tuple(given if isinstance(given, list) else given.replace(",", " ").split())
+            continue
+        kind = _KINDS[f.name]
+        try:
+            values[f.name] = kind(given)
+        except ValueError:
+            faults.append(f"{source}: expected {_EXPECTED[kind]}, got {given!r}")
+    try:
+        limits = ServerLimits(**values)
+    except ConfigError as error:
+        faults += error.faults
+    if faults:
+        raise ConfigError(faults, "the server's settings")
+    return limits
+
+
+def find_misspelt_variables(environment: Mapping[str, str]) -> list[str]:
+    """Warnings about variables that look like misspelt settings; other `DIGITS_*` variables are ignored."""
+    known = [PREFIX + f.name.upper() for f in _FIELDS]
+    return [
+        f"{name} is not a setting and is ignored{hint}"
+        for name in environment
+        if name.startswith(PREFIX) and name not in known and (hint := did_you_mean(name, known))
+    ]
+
+
+def format_limits_table() -> str:
+    """Format all flags as the table of docs/web.md."""
+    rows = [
+        f"| `--{f.name}` | `{PREFIX}{f.name.upper()}` | {format_documented_default(f)} | {f.metadata['help']} |"
+        for f in _FIELDS
+    ]
+    return "\n".join(["| flag | variable | default | |", "|---|---|---:|---|", *rows]) + "\n"
+
+
+def format_documented_default(f: dataclasses.Field[Any]) -> str:
+    """Format a default so that it does not depend on the machine."""
+    return "2, or 1 on a single core" if f.name == "workers" else format_default(f)
+
+
+def _is_list(f: dataclasses.Field[Any]) -> bool:
+    return isinstance(f.default, tuple)

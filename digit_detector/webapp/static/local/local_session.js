@@ -1,11 +1,11 @@
-// Digits in live sound, heard in the browser: no sound leaves it. Has the interface of ServerHearing.
+// Digits in live sound, heard in the browser: no sound leaves it. Has the interface of ServerSession.
 
-import { ask } from "./ears.js";
+import { ask } from "./worker_client.js";
 
 const BEHIND = 3; // seconds of sound that may wait to be heard
 let count = 0;
 
-export class LocalHearing {
+export class LocalSession {
   constructor() {
     this.onready = this.onlevel = this.ondigit = this.onerror = this.onlost = () => {};
     this.number = null; // of the stream

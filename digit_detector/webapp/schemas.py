@@ -1,4 +1,4 @@
-"""What the HTTP interface takes and gives, as its documentation shows it."""
+"""Request and response bodies of the HTTP API (pydantic models)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
-Confidence = Annotated[float | None, Field(description="0 to 1, of methods that say", examples=[0.98])]
+Confidence = Annotated[float | None, Field(description="0 to 1; null for methods without one", examples=[0.98])]
 
 
 class Fault(BaseModel):
@@ -23,7 +23,7 @@ class Processor(BaseModel):
     name: str = Field(examples=["ml_cnn"])
     title: str = Field(examples=["log-mel and a 2D CNN"])
     available: bool
-    reason: str | None = Field(description="why it cannot run here", examples=[None])
+    reason: str | None = Field(description="why it is unavailable", examples=[None])
 
 
 class ProcessorList(BaseModel):
@@ -31,12 +31,12 @@ class ProcessorList(BaseModel):
 
 
 class ProcessorInfo(Processor):
-    about: dict[str, str] = Field(description="what its model says of itself")
+    about: dict[str, str] = Field(description="metadata of its model")
 
 
 class Result(BaseModel):
     method: str = Field(examples=["ml_cnn"])
-    text: str = Field(description='the digit, or "" where none was heard', examples=["7"])
+    text: str = Field(description='the digit, or "" for none', examples=["7"])
     digit: int | None = Field(examples=[7])
     confidence: Confidence
     milliseconds: float = Field(examples=[0.6])
@@ -50,21 +50,21 @@ class Results(BaseModel):
 
 
 class Counts(BaseModel):
-    """Of the calls since the server began; times in ms, of the last thousand."""
+    """Calls since the server started; times in ms, of the last thousand."""
 
     calls: int
     errors: int
-    nothing: int = Field(description="calls in which no digit was heard")
-    digits: list[int] = Field(description="how often each of the ten was the answer", min_length=10, max_length=10)
+    nothing: int = Field(description="calls without a digit")
+    digits: list[int] = Field(description="answers by digit, 0 to 9", min_length=10, max_length=10)
     mean_ms: float
     p50_ms: float
     p95_ms: float
 
 
 class LiveCounts(BaseModel):
-    streams: int = Field(description="that are heard now")
-    digits: int = Field(description="heard since the server began")
-    seconds: float = Field(description="of sound that came since then")
+    streams: int = Field(description="open now")
+    digits: int = Field(description="detected since the server started")
+    seconds: float = Field(description="of audio received since the server started")
 
 
 class Stats(BaseModel):
@@ -77,15 +77,15 @@ class Health(BaseModel):
     version: str
     uptime_seconds: float
     streams: int
-    workers: int = Field(description="processes that there are to be for live streams", examples=[2])
-    workers_alive: int = Field(description="those that can take a stream now", examples=[2])
+    workers: int = Field(description="configured worker processes for live streams", examples=[2])
+    workers_alive: int = Field(description="workers that accept a stream now", examples=[2])
 
 
 class SessionRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     keep_audio: StrictBool = Field(
-        default=False, description="keep the sound of its streams until the session is closed"
+        default=False, description="keep the audio of its streams until the session is closed"
     )
 
 
@@ -93,9 +93,9 @@ class SessionInfo(BaseModel):
     id: str
     created: datetime
     keep_audio: bool
-    streams: int = Field(description="how many it had")
-    seconds: float = Field(description="of sound that came")
-    digits: str = Field(description="what was said", examples=["473"])
+    streams: int = Field(description="number of its streams so far")
+    seconds: float = Field(description="of audio received")
+    digits: str = Field(description="detected digits", examples=["473"])
 
 
 class SessionList(BaseModel):

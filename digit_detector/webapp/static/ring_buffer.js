@@ -1,8 +1,8 @@
-const KEPT = 20; // seconds; the longest word and what waits to be heard are far shorter
-const BEFORE = 0.35, AFTER = 0.18; // seconds before and after a word, as much as the live detector gives its classifiers
+const KEPT = 20; // seconds; longer than any word and its delay
+const BEFORE = 0.35, AFTER = 0.18; // seconds around a word, as in the live detector
 
 /** The last seconds of a stream, to cut words out of. */
-export class Tape {
+export class RingBuffer {
   constructor(rate) {
     this.rate = rate;
     this._ring = new Float32Array(KEPT * rate);

@@ -1,4 +1,4 @@
-"""The application on a socket: how uvicorn runs it, and under which address."""
+"""Uvicorn configuration: connection limits, timeouts, error responses."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
 from digit_detector.webapp.clients import Connections
-from digit_detector.webapp.faults import body
-from digit_detector.webapp.guarding import security_headers
-from digit_detector.webapp.settings import Settings
+from digit_detector.webapp.errors import error_body
+from digit_detector.webapp.limits import ServerLimits
+from digit_detector.webapp.middleware import security_headers
 
 
-class _Requests(H11Protocol):
-    """Uvicorn's, of the two the one that bounds a request's head in bytes.
+class _HttpProtocol(H11Protocol):
+    """Uvicorn's h11 protocol, which limits the size of a request's head.
 
-    Here it is bounded in time, too, and so is how long a client leaves unread what it is sent: then the connection is
-    cut, and what waits for it freed. Connections are counted by client, and refusals of uvicorn's own are like ours.
+    This adds time limits for the head, and for clients that do not read what they are sent: their connection is cut.
+    Connections are counted per client, and uvicorn's own errors get the application's body and headers.
     """
 
     _late: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
 
-    def __init__(self, *args: Any, settings: Settings, open_connections: Connections, **options: Any) -> None:
+    def __init__(self, *args: Any, limits: ServerLimits, open_connections: Connections, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._unread_seconds, self._open_connections = settings.unread_seconds, open_connections
+        self._unread_seconds, self._open_connections = limits.unread_seconds, open_connections
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is being answered."""
+        """Whether no request is in progress."""
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -47,7 +47,7 @@ class _Requests(H11Protocol):
         if self._open_connections.add(transport, self.client[0] if self.client else ""):
             self._await_head()
         else:
-            transport.write(refusal_bytes(HTTPStatus.SERVICE_UNAVAILABLE, "busy", "too many connections are open"))
+            transport.write(format_rejection(HTTPStatus.SERVICE_UNAVAILABLE, "busy", "too many connections are open"))
             transport.close()
 
     def on_response_complete(self) -> None:
@@ -71,8 +71,8 @@ class _Requests(H11Protocol):
             self._unread.cancel()
 
     def send_400_response(self, msg: str) -> None:
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # otherwise an answer has been begun
-            self.transport.write(refusal_bytes(HTTPStatus.BAD_REQUEST, "bad_request", f"{msg} Expected HTTP/1.1"))
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # otherwise a response has started
+            self.transport.write(format_rejection(HTTPStatus.BAD_REQUEST, "bad_request", f"{msg} Expected HTTP/1.1"))
         self.transport.close()
 
     def _await_head(self) -> None:
@@ -81,12 +81,12 @@ class _Requests(H11Protocol):
         self._late = self.loop.call_later(self.timeout_keep_alive, self._hang_up)
 
     def _hang_up(self) -> None:
-        if self in self.connections and self.is_idle:  # it is no socket of /ws
+        if self in self.connections and self.is_idle:  # not upgraded to a WebSocket
             self.transport.close()
 
 
 class _Handshake(ServerProtocol):
-    """That of websockets, whose refusals carry the headers of every answer."""
+    """The handshake of websockets, with the security headers on rejections."""
 
     def send_response(self, response: Response) -> None:
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
@@ -96,8 +96,8 @@ class _Handshake(ServerProtocol):
         super().send_response(response)
 
 
-class _Messages(WebSocketsSansIOProtocol):
-    """Uvicorn's, but who asks what it cannot read, or pings and does not take the answers, is cut off."""
+class _WebSocketProtocol(WebSocketsSansIOProtocol):
+    """Uvicorn's WebSocket protocol; it also cuts off invalid handshakes, and clients that ping without reading."""
 
     def __init__(self, *args: Any, open_connections: Connections, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -106,10 +106,10 @@ class _Messages(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if not self.handshake_initiated:  # the whole head came at once, with a line of more than 8 KiB, say
+        if not self.handshake_initiated:  # the head came at once and is invalid, e.g. a line of more than 8 KiB
             refusal = b"".join(self.conn.data_to_send())
             self.transport.write(
-                refusal or refusal_bytes(HTTPStatus.BAD_REQUEST, "bad_request", "no valid WebSocket handshake")
+                refusal or format_rejection(HTTPStatus.BAD_REQUEST, "bad_request", "no valid WebSocket handshake")
             )
             self.transport.close()
 
@@ -121,12 +121,12 @@ class _Messages(WebSocketsSansIOProtocol):
         if self.writable.is_set():
             super().handle_ping()
         else:
-            self.transport.abort()  # they would fill the memory
+            self.transport.abort()  # pending pongs would fill the memory
 
 
-def refusal_bytes(status: HTTPStatus, code: str, message: str) -> bytes:
-    """A whole HTTP answer, for what never reaches the application."""
-    content = json.dumps(body(code, message)).encode()
+def format_rejection(status: HTTPStatus, code: str, message: str) -> bytes:
+    """Format a complete HTTP response, for requests that never reach the application."""
+    content = json.dumps(error_body(code, message)).encode()
     headers = {
         "Content-Type": "application/json", "Content-Length": str(len(content)), "Connection": "close",
         "Cache-Control": "no-cache", **security_headers(),
@@ -135,23 +135,23 @@ def refusal_bytes(status: HTTPStatus, code: str, message: str) -> bytes:
     return f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n".encode() + content
 
 
-def server_of(app: FastAPI, settings: Settings) -> uvicorn.Server:
-    """A server that a socket is still to be given to."""
-    open_connections = Connections(settings)
+def make_server(app: FastAPI, limits: ServerLimits) -> uvicorn.Server:
+    """Configure a uvicorn server for `app`; run it with a listening socket."""
+    open_connections = Connections(limits)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
-        http=cast("type[_Requests]", partial(_Requests, settings=settings, open_connections=open_connections)),
-        h11_max_incomplete_event_size=settings.head_bytes, timeout_keep_alive=settings.head_seconds,
-        ws=cast("type[_Messages]", partial(_Messages, open_connections=open_connections)),
-        ws_max_size=2 * settings.message_bytes,
-        ws_per_message_deflate=False,  # sound of 16 bits gets no smaller, and packing it costs more than hearing it
+        http=cast("type[_HttpProtocol]", partial(_HttpProtocol, limits=limits, open_connections=open_connections)),
+        h11_max_incomplete_event_size=limits.head_bytes, timeout_keep_alive=limits.head_seconds,
+        ws=cast("type[_WebSocketProtocol]", partial(_WebSocketProtocol, open_connections=open_connections)),
+        ws_max_size=2 * limits.message_bytes,
+        ws_per_message_deflate=False,  # 16-bit audio hardly compresses, and compressing costs more than recognising it
         timeout_graceful_shutdown=2,
     )  # fmt: skip
     return uvicorn.Server(config)
 
 
 def page_address(listening: socket.socket) -> str:
-    """Where a browser on this machine finds the page."""
+    """Return the URL of the page for a browser on this machine."""
     host, port = listening.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"

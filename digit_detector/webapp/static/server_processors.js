@@ -1,11 +1,11 @@
-import { asWav } from "./wav.js";
+import { encodeWav } from "./wav.js";
 
-// What the server says of these is for whoever runs it: how to install them, which variables to set.
+// The server's messages about these are for its administrator: how to install them, which variables to set.
 const OTHERS = { external_api: "the service gave no answer" };
 
 /**
- * The server's processors answer whole recordings. A `reason` or an `error` is for people who use the page; `detail`
- * is what the server says, where that is something else.
+ * The server's processors answer whole recordings. A `reason` or an `error` is for users of the page; `detail`
+ * is the server's own message, if it differs.
  */
 export class ServerProcessors {
   /** -> [{name, title, available, reason, detail}] */
@@ -16,7 +16,7 @@ export class ServerProcessors {
 
   /** Mono Float32Array at `rate` Hz -> {name, text, confidence, milliseconds, error} */
   answer(name, samples, rate) {
-    return this.answerFile(name, asWav(samples, rate));
+    return this.answerFile(name, encodeWav(samples, rate));
   }
 
   /** The same of a file as it is; the server decodes it. */
@@ -46,8 +46,8 @@ async function fetched(path, options) {
   } catch {
     throw new Error("The server does not answer. Is it still running?");
   }
-  const said = await response.json().catch(() => null);
-  if (said?.error?.code === "not_supported") throw new Error("the server cannot read this format: a WAV file works everywhere");
-  if (!response.ok) throw new Error(said?.error?.message ?? `the server said ${response.status}`);
-  return said;
+  const answer = await response.json().catch(() => null);
+  if (answer?.error?.code === "not_supported") throw new Error("the server cannot read this format: a WAV file works everywhere");
+  if (!response.ok) throw new Error(answer?.error?.message ?? `the server answered ${response.status}`);
+  return answer;
 }

@@ -6,11 +6,11 @@ let shared = null;
 
 /** Ask the worker -> what it answers; rejects with a Fault. Of a part of a buffer the whole buffer would go: copy it. */
 export function ask(call, ...args) {
-  shared ??= new Ears();
+  shared ??= new WorkerClient();
   return shared.ask(call, args);
 }
 
-class Ears {
+class WorkerClient {
   constructor() {
     this.asked = new Map(); // what was not answered yet
     this.count = 0;

@@ -1,20 +1,20 @@
 const FIRST_WAIT = 500, LONGEST_WAIT = 4000; // ms between tries to reach the server again
-const LAST_WORD = 3000; // ms that a stopped stream may take to tell the rest
+const STOP_WAIT = 3000; // ms for the last digits of a stopped stream
 const RETRIED = { busy: "busy", restarted: "restarting" };
 
-/** Live sound heard by the server, through /ws. When the server goes it is tried again and again until `stop`. */
-export class ServerHearing {
+/** Live detection by the server, through /ws. Reconnects until `stop` when the server is lost. */
+export class ServerSession {
   onready = () => {};
   onlevel = () => {};
   ondigit = () => {};
   onerror = () => {};
-  onlost = () => {}; // told why: the server is "gone", "busy" or "restarting" what hears
+  onlost = () => {}; // with the reason: the server is "gone", "busy" or "restarting"
 
-  /** Resolves when it is heard, when the server could not be reached yet, or at `stop`. `rate` is in Hz. */
+  /** Resolves when the stream is ready, when the server could not be reached yet, or at `stop`. `rate` is in Hz. */
   async open(rate) {
     this._rate = rate;
     this._wanted = true;
-    this._heard = false;
+    this._wasReady = false;
     this._why = "gone";
     this._wait = FIRST_WAIT;
     await new Promise((resolve) => this._connect((this._tried = resolve)));
@@ -30,21 +30,21 @@ export class ServerHearing {
     this._socket.send(integers.buffer);
   }
 
-  /** Resolves when the last digit was told. */
+  /** Resolves after the last digit. */
   async stop() {
     this._wanted = false;
     clearTimeout(this._retry);
     if (this._ready && this._socket.readyState === WebSocket.OPEN) {
       this._ready = false;
-      const told = new Promise((resolve) => {
+      const stopped = new Promise((resolve) => {
         this._stopped = resolve;
-        setTimeout(resolve, LAST_WORD);
+        setTimeout(resolve, STOP_WAIT);
       });
       this._socket.send('{"type":"stop"}');
-      await told;
+      await stopped;
     }
     if (this._socket?.readyState === WebSocket.CONNECTING) {
-      this._socket.onopen = () => this._socket.close(); // closed before, it would be told of as a failure
+      this._socket.onopen = () => this._socket.close(); // closing it earlier would count as a failure
       this._tried();
     } else this._socket?.close();
   }
@@ -54,15 +54,15 @@ export class ServerHearing {
     address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
     const socket = new WebSocket(address);
     this._socket = socket;
-    socket.onopen = () => socket.send(JSON.stringify({ type: "start", sample_rate: this._rate }));
+    socket.onopen = () => socket.send(JSON.stringify({ type: "start", sample_rate: this._rate, protocol: 2 }));
     socket.onmessage = ({ data }) => {
-      const said = JSON.parse(data);
-      if (said.type === "heard") this.onlevel(said);
-      else if (said.type === "digit") this.ondigit(said);
-      else if (said.type === "stopped") this._stopped?.();
-      else if (said.type === "error") this._refused(said, tried);
-      else if (said.type === "ready") {
-        this._ready = this._heard = this._wanted;
+      const message = JSON.parse(data);
+      if (message.type === "status") this.onlevel(message);
+      else if (message.type === "digit") this.ondigit(message);
+      else if (message.type === "stopped") this._stopped?.();
+      else if (message.type === "error") this._onError(message, tried);
+      else if (message.type === "ready") {
+        this._ready = this._wasReady = this._wanted;
         this._why = "gone";
         this._wait = FIRST_WAIT;
         this.onready({ seconds: 0 });
@@ -80,9 +80,9 @@ export class ServerHearing {
     };
   }
 
-  _refused({ code, message }, tried) {
-    if (code in RETRIED && this._heard) {
-      this._why = RETRIED[code]; // what was begun goes on as soon as there is room
+  _onError({ code, message }, tried) {
+    if (code in RETRIED && this._wasReady) {
+      this._why = RETRIED[code]; // the stream is started again as soon as there is room
       return;
     }
     this._wanted = this._ready = false;

@@ -1,4 +1,4 @@
-"""The model files that the browser-only mode fetches: the very files that the server answers with."""
+"""Model files for the browser-only mode: the files that the server itself uses."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from digit_detector.streaming.thresholds import Thresholds
 
 
 class ModelFiles:
-    """Files by the name that they are asked for."""
+    """Files by their name in the URL."""
 
     def __init__(
         self, model_dir: str, pipelines: Sequence[str], thresholds: Thresholds, own_spotter: str | None = None
     ) -> None:
-        """`pipelines` confirm live words; `own_spotter` takes the place of the spotter that ships.
+        """`pipelines` confirm live digits; `own_spotter` replaces the bundled spotter.
 
-        Raises what load_classifier raises for a folder without models.
+        Raises the errors of load_classifier for a folder without models.
         """
         found = {f"{name}.onnx": model_file(model_dir, name) for name in PIPELINES}
         self.files: dict[str, Path] = {name: file for name, file in found.items() if file.is_file()}

@@ -1,0 +1,361 @@
+"""The FastAPI application: its routes, in the order of the documentation, and the services behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import mimetypes
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, File, Form, Query, Request, Response, UploadFile
+from fastapi import Path as InPath
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
+
+import digit_detector
+from digit_detector.cli.answers import LONG_SECONDS
+from digit_detector.errors import DigitError
+from digit_detector.processors import PROCESSORS, Answer, AudioProcessor, load_processors
+from digit_detector.streaming.engine import Engine
+from digit_detector.streaming.thresholds import Thresholds
+from digit_detector.webapp import schemas
+from digit_detector.webapp.clients import client_address
+from digit_detector.webapp.downloads import Download, Downloads, wait_for_disconnect
+from digit_detector.webapp.errors import RejectedError, as_rejection, error_body
+from digit_detector.webapp.limits import ServerLimits
+from digit_detector.webapp.metrics import Metrics
+from digit_detector.webapp.middleware import RequestGuard
+from digit_detector.webapp.model_files import ModelFiles
+from digit_detector.webapp.sessions import Session, Sessions
+from digit_detector.webapp.uploads import ALL, UploadProcessor, check_method
+from digit_detector.webapp.websocket import WebSocketServer
+from digit_detector.webapp.worker_pool import WorkerPool
+
+_GONE = 499  # nginx's status for a client that disconnected
+_STATIC = Path(__file__).with_name("static")
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": schemas.Problem, "description": "rejected: why, and what to do"},
+    "5XX": {"model": schemas.Problem, "description": "busy, or an error of the server"},
+}
+_ABOUT = Path(__file__).with_name("api.md").read_text(encoding="utf-8")  # WebSocket protocol and error codes
+_Method = Annotated[str, InPath(description="one of `/processors`", examples=["ml_cnn"])]
+_ModelName = Annotated[
+    str, InPath(description="`silero_vad.onnx`, `spotter.onnx`, or the model of a pipeline", examples=["mel_cnn.onnx"])
+]
+_SessionId = Annotated[str, InPath(description="`id` of `POST /sessions`")]
+_log = logging.getLogger("digits.serve")
+for kind, suffix in (("text/javascript", ".js"), ("text/javascript", ".mjs"), ("application/wasm", ".wasm")):
+    mimetypes.add_type(kind, suffix)  # some systems map them to other types, which browsers refuse
+
+
+def make_app(
+    limits: ServerLimits | None = None,
+    thresholds: Thresholds | None = None,
+    pipelines: Sequence[str] | None = None,
+    methods: Sequence[str] = tuple(PROCESSORS),
+    spotter: str | None = None,
+) -> FastAPI:
+    """Load the models and return the application; `pipelines` and `spotter` are as in StreamingDetector.
+
+    Raises ConfigError, ModelError, MissingExtraError.
+    """
+    limits = limits or ServerLimits()
+    engine = Engine(limits.model_dir, pipelines, thresholds, spotter)  # raises at once if a model cannot be used
+    pipelines, thresholds = engine.pipelines, engine.thresholds
+    processors = load_processors(methods, limits.model_dir)
+    files = ModelFiles(limits.model_dir, pipelines, thresholds, spotter)
+    pool = WorkerPool(
+        limits.model_dir, pipelines, thresholds, limits.streams, limits.backlog_seconds, limits.workers,
+        limits.worker_seconds, spotter,
+    )  # fmt: skip
+    sessions = Sessions(limits.sessions, limits.session_seconds, limits.kept_bytes)
+    uploads = UploadProcessor(processors, limits)
+    downloads = Downloads(limits.downloads_per_client)
+    session_clients: dict[str, str] = {}  # session id -> client that created it
+    sockets = WebSocketServer(pool, sessions, limits)
+    metrics = Metrics(pool, sockets, sessions, uploads, downloads)
+    started = time.monotonic()
+
+    @asynccontextmanager
+    async def run_services(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            await asyncio.gather(pool.start(), uploads.start())
+            yield
+        finally:
+            await asyncio.gather(pool.stop(), uploads.stop())
+            sessions.close_all()
+
+    app = FastAPI(
+        title="Streaming Digit Detector", version=digit_detector.__version__, description=_ABOUT, lifespan=run_services,
+        docs_url=None, redoc_url=None, responses=_PROBLEMS,
+    )  # fmt: skip
+
+    @app.get(
+        "/health", tags=["server"],
+        responses={503: {"model": schemas.Health, "description": "no worker accepts a live stream"}},
+    )  # fmt: skip
+    async def health(response: Response) -> schemas.Health:
+        """Whether the server and its workers run.
+
+        Version, uptime, live streams, and how many of the worker processes, which run the networks on live streams,
+        are alive. The status is `degraded` while one is being restarted.
+        """
+        alive = pool.workers_alive
+        if not alive:
+            response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+        return schemas.Health(
+            status="ok" if alive == pool.workers else "degraded", version=digit_detector.__version__,
+            uptime_seconds=time.monotonic() - started, streams=pool.streams, workers=pool.workers,
+            workers_alive=alive,
+        )  # fmt: skip
+
+    @app.get("/processors", tags=["recordings"])
+    def processor_list() -> schemas.ProcessorList:
+        """All recognisers, and why some are unavailable.
+
+        Their names are the values of `method` in other routes.
+        """
+        return schemas.ProcessorList(processors=[_processor(name) for name in methods])
+
+    @app.get("/processor_info/{method}", tags=["recordings"])
+    def processor_info(method: _Method) -> schemas.ProcessorInfo:
+        """One recogniser, and the metadata of its model.
+
+        `about` has the metadata of the model file: pipeline, version, training data, accuracy.
+        """
+        check_method(method)
+        found = processors.get(method)
+        return schemas.ProcessorInfo(**_processor(method).model_dump(), about=found.about if found else {})
+
+    @app.post(
+        "/process_audio", tags=["recordings"], response_model=schemas.Results,
+        responses={422: {"model": schemas.Problem, "description": "not a recording, an empty file, or not a form"}},
+    )  # fmt: skip
+    async def process_audio(
+        request: Request,
+        file: Annotated[
+            UploadFile,
+            File(
+                description="a recording of one word: wav, mp3, flac, ogg, webm, ...; an empty file is refused",
+                json_schema_extra={"minLength": 1},
+            ),
+        ],
+        method: Annotated[str, Form(description="one of /processors, or all", examples=["ml_cnn"])] = ALL,
+    ) -> schemas.Results | Response:
+        """Recognise the digit in a recording.
+
+        One result for one method, or one for each that is available. The format is detected from the bytes, not from
+        the name; recognisers get one channel at 8 kHz. A recogniser that fails sets `error`, and the others still
+        answer.
+        """
+        answering = asyncio.ensure_future(
+            uploads.answer(file, method, client_address(request.scope, limits.trusted_proxy))
+        )
+        gone = asyncio.ensure_future(wait_for_disconnect(request.receive))
+        try:
+            await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done():
+                return Response(status_code=_GONE)  # not delivered, but counted by the metrics
+            seconds, answers = answering.result()
+        finally:
+            gone.cancel()
+            answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
+        is_long = seconds > LONG_SECONDS
+        note = (
+            "only the loudest second was classified: send the recording to /ws for every digit in it"
+            if is_long
+            else None
+        )
+        return schemas.Results(seconds=seconds, note=note, results=[_make_result(*answer) for answer in answers])
+
+    @app.get("/stats", tags=["recordings"])
+    def stats() -> schemas.Stats:
+        """Counts of all recognisers since the server started.
+
+        And of live audio. Times are of the last thousand answers of each recogniser.
+        """
+        return schemas.Stats(
+            processors={name: _make_counts(processor) for name, processor in processors.items()},
+            live=schemas.LiveCounts(streams=pool.streams, digits=pool.digits, seconds=pool.seconds),
+        )
+
+    @app.get("/stats/{method}", tags=["recordings"])
+    def stats_of(method: _Method) -> schemas.Counts:
+        """Counts of one recogniser."""
+        if method == ALL:
+            raise RejectedError(HTTPStatus.NOT_FOUND, "no_method", "name one method; those of all are at /stats")
+        return _make_counts(uploads.select(method)[0])
+
+    @app.post("/sessions", status_code=HTTPStatus.CREATED, tags=["sessions"])
+    async def create_session(body: schemas.SessionRequest, request: Request) -> schemas.SessionInfo:
+        """Create a session, which collects the digits of streams of `/ws?session=ID`.
+
+        It keeps their audio only with `keep_audio`. Without a stream it is deleted after an hour.
+        """
+        client, most = client_address(request.scope, limits.trusted_proxy), limits.sessions_per_client
+        for gone in session_clients.keys() - {session.id for session in sessions.all()}:
+            del session_clients[gone]
+        if sum(other == client for other in session_clients.values()) >= most:
+            raise RejectedError(
+                HTTPStatus.TOO_MANY_REQUESTS, "too_many",
+                f"{most} sessions of your address are open, the limit per client: close one",
+            )  # fmt: skip
+        session = sessions.create(body.keep_audio)
+        session_clients[session.id] = client
+        return _make_session(session)
+
+    @app.get("/sessions", tags=["sessions"])
+    async def list_sessions() -> schemas.SessionList:
+        """All open sessions."""
+        return schemas.SessionList(sessions=[_make_session(session) for session in sessions.all()])
+
+    @app.get("/sessions/{session_id}", tags=["sessions"])
+    async def session_info(session_id: _SessionId) -> schemas.SessionInfo:
+        """One session.
+
+        `digits` are those of all its streams, in order of time.
+        """
+        return _make_session(sessions.find(session_id))
+
+    @app.get(
+        "/sessions/{session_id}/audio", tags=["sessions"], response_class=Response,
+        responses={200: {"content": {"audio/wav": {}}}},
+    )  # fmt: skip
+    async def session_audio(
+        request: Request,
+        session_id: _SessionId,
+        stream: Annotated[int, Query(description="number of the stream in the session, from 0")] = 0,
+    ) -> Response:
+        """The kept audio of one stream as a WAV file.
+
+        The header `X-Truncated: true` means that there was no room for the rest.
+        """
+        session = sessions.find(session_id)
+        kept = session.recordings
+        if not 0 <= stream < len(kept):
+            raise RejectedError(
+                HTTPStatus.NOT_FOUND,
+                "no_audio",
+                f"no audio of stream {stream} was kept: expected one of the first {len(kept)}, "
+                "and keep_audio when the session is created",
+            )
+        size, pieces = sessions.read_wav(session, kept[stream])
+        whole = {} if kept[stream].whole else {"X-Truncated": "true"}
+        headers = {"Cache-Control": "no-store", **whole}
+        return Download(
+            downloads, client_address(request.scope, limits.trusted_proxy), size, pieces, "audio/wav", headers
+        )
+
+    @app.delete("/sessions/{session_id}", status_code=HTTPStatus.NO_CONTENT, tags=["sessions"])
+    async def close_session(session_id: _SessionId) -> None:
+        """Delete a session and its kept audio."""
+        sessions.close(session_id)
+
+    @app.get("/metrics", tags=["server"], response_class=PlainTextResponse)
+    def show_metrics() -> Response:
+        """Metrics in the text format of Prometheus.
+
+        WebSockets, streams, detected digits, seconds of audio, sessions, requests by route and status, answers and
+        their times.
+        """
+        return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get(
+        "/models/detector.json", tags=["models"], response_class=Response,
+        responses={200: {"content": {"application/json": {}}}},
+    )  # fmt: skip
+    def detector() -> Response:
+        """Configuration of the live detector: thresholds, pipelines that confirm a digit, context of the spotter.
+
+        `earlier` lists the context frames of each block: convolution, and number of frames before the block.
+        """
+        return Response(files.decisions, media_type="application/json")
+
+    @app.get(
+        "/models/{name}", tags=["models"], response_class=FileResponse,
+        responses={200: {"content": {"application/octet-stream": {}}}},
+    )  # fmt: skip
+    def model(name: _ModelName) -> FileResponse:
+        """A model as an ONNX file, for the browser.
+
+        The file that the server itself uses.
+        """
+        if name not in files.files:
+            expected = ", ".join(files.files)
+            raise RejectedError(HTTPStatus.NOT_FOUND, "no_model", f"there is no such model: expected one of {expected}")
+        return FileResponse(files.files[name], media_type="application/octet-stream")
+
+    @app.get("/docs", include_in_schema=False)
+    def documentation() -> FileResponse:
+        return FileResponse(_STATIC / "api.html")
+
+    @app.exception_handler(DigitError)
+    async def fault(_: Request, error: DigitError) -> JSONResponse:
+        refused = as_rejection(error)
+        if refused.status >= HTTPStatus.INTERNAL_SERVER_ERROR and refused is not error:
+            _log.error("%s: %s", type(error).__name__, error)
+        return JSONResponse(error_body(refused.code, str(refused)), refused.status)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or e['loc'][0]}: {e['msg']}" for e in error.errors())
+        return JSONResponse(error_body("bad_request", faults), HTTPStatus.UNPROCESSABLE_ENTITY)
+
+    @app.exception_handler(HTTPException)
+    async def plain(request: Request, error: HTTPException) -> JSONResponse:
+        code, headers = HTTPStatus(error.status_code), dict(error.headers or {})
+        if code is HTTPStatus.BAD_REQUEST:  # a form or a body that cannot be parsed
+            return JSONResponse(error_body("bad_request", str(error.detail)), code)
+        if methods := _list_methods(app, request):  # the static files, mounted last, only know GET
+            code, headers["Allow"] = HTTPStatus.METHOD_NOT_ALLOWED, ", ".join(sorted(methods))
+        return JSONResponse(error_body(code.name.lower(), f"{request.method}: {code.phrase}"), code, headers)
+
+    def _processor(name: str) -> schemas.Processor:
+        return schemas.Processor(
+            name=name, title=PROCESSORS[name].title, available=name in processors,
+            reason=uploads.reasons.get(name),
+        )  # fmt: skip
+
+    app.mount("/", StaticFiles(directory=_STATIC, html=True), name="page")
+    app.add_middleware(RequestGuard, limits=limits, sockets=sockets, count=metrics.count)
+    return app
+
+
+def _list_methods(app: FastAPI, request: Request) -> set[str]:
+    """HTTP methods of the routes that match the path of a request."""
+    routes = (route for route in app.routes if isinstance(route, Route))
+    return {
+        method
+        for route in routes
+        if route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
+
+
+def _make_result(name: str, answer: Answer) -> schemas.Result:
+    return schemas.Result(
+        method=name, text=answer.text, digit=answer.digit, confidence=answer.confidence,
+        milliseconds=answer.milliseconds, error=answer.error,
+    )  # fmt: skip
+
+
+def _make_counts(processor: AudioProcessor) -> schemas.Counts:
+    return schemas.Counts(**asdict(processor.statistics))
+
+
+def _make_session(session: Session) -> schemas.SessionInfo:
+    return schemas.SessionInfo(
+        id=session.id, created=session.created, keep_audio=session.keep_audio, streams=session.streams,
+        seconds=session.seconds, digits="".join(str(detection.digit) for detection in session.detections),
+    )  # fmt: skip

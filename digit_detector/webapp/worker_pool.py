@@ -1,0 +1,281 @@
+"""Live streams of all WebSockets, distributed over worker processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from http import HTTPStatus
+from itertools import count
+
+from digit_detector.errors import AudioError, DigitError, StreamError
+from digit_detector.streaming.engine import Detection
+from digit_detector.streaming.thresholds import Thresholds
+from digit_detector.webapp.errors import RejectedError, as_rejection, make_busy_error
+from digit_detector.webapp.worker import DROP, END, FEED, HEADER
+
+_MAX_LINE_BYTES = 1 << 24  # of one line of updates
+_RETRY_SECONDS = 2.0  # between two attempts to start a process
+_START_SECONDS = 60.0  # for a process to load its models
+_STOP_SECONDS = 5.0  # for a process to end
+_log = logging.getLogger("digits.serve")
+
+
+@dataclass(frozen=True)
+class StreamUpdate:
+    """State of a stream after a round of its worker, and the digits detected in that round."""
+
+    chunks: int  # processed since the stream began
+    seconds: float  # of audio processed since then
+    level_db: float
+    voice: float  # probability of speech
+    detections: list[Detection]
+    ended: bool = False
+    fault: RejectedError | None = None
+
+
+@dataclass(eq=False)
+class StreamHandle:
+    """One open stream; `on_update` is called with every update."""
+
+    number: int
+    rate: int  # Hz
+    on_update: Callable[[StreamUpdate], None]
+    worker: _WorkerProcess
+    sent: list[int] = field(default_factory=list)  # samples of each chunk that is not processed yet
+    waiting: int = 0  # sum of `sent`
+    chunks: int = 0  # processed
+
+
+class WorkerPool:
+    """Opens, feeds and ends streams; each runs in one of the worker processes."""
+
+    def __init__(
+        self, model_dir: str, pipelines: Sequence[str], thresholds: Thresholds, max_streams: int,
+        backlog_seconds: float, workers: int, worker_seconds: float, spotter: str | None = None,
+    ) -> None:  # fmt: skip
+        """`backlog_seconds`: unprocessed audio per stream. `worker_seconds`: heartbeat timeout of a worker."""
+        options: dict[str, object] = {
+            "model_dir": model_dir, "pipelines": list(pipelines), "thresholds": asdict(thresholds), "spotter": spotter,
+        }  # fmt: skip
+        self._max_streams, self._backlog = max_streams, backlog_seconds
+        self._workers = [_WorkerProcess(options, self._dispatch, worker_seconds) for _ in range(workers)]
+        self._streams: dict[int, StreamHandle] = {}
+        self._numbers = count()
+        self.digits = 0
+        self.seconds = 0.0
+
+    async def start(self) -> None:
+        """Start the workers; updates arrive in the running event loop. Raises StreamError if one cannot start."""
+        try:
+            await asyncio.gather(*(worker.start() for worker in self._workers))
+        except (StreamError, OSError):
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(worker.stop() for worker in self._workers))
+
+    @property
+    def workers(self) -> int:
+        """Configured number of workers."""
+        return len(self._workers)
+
+    @property
+    def workers_alive(self) -> int:
+        """Number of workers that accept streams now."""
+        return sum(worker.is_alive for worker in self._workers)
+
+    @property
+    def restarts(self) -> int:
+        return sum(worker.restarts for worker in self._workers)
+
+    @property
+    def streams(self) -> int:
+        return len(self._streams)
+
+    def open(self, rate: int, on_update: Callable[[StreamUpdate], None]) -> StreamHandle:
+        """Open a stream of `rate` Hz on the worker with the fewest. Raises RejectedError if none is available."""
+        if len(self._streams) >= self._max_streams:
+            raise make_busy_error(f"{self._max_streams} streams are open, the limit of this server")
+        alive = [worker for worker in self._workers if worker.is_alive]
+        worker = min(alive, key=lambda each: len(each.streams), default=None)
+        if worker is None:
+            raise make_restarted_error()
+        stream = StreamHandle(next(self._numbers) % 2**32, rate, on_update, worker)
+        self._streams[stream.number] = worker.streams[stream.number] = stream
+        return stream
+
+    def feed(self, stream: StreamHandle, chunk: bytes) -> None:
+        """Send 16-bit samples to a stream's worker. Raises RejectedError if its backlog is full."""
+        size = len(chunk) // 2
+        stream.waiting += size
+        self.seconds += size / stream.rate
+        if stream.waiting > self._backlog * stream.rate:
+            if not stream.worker.is_alive:
+                raise make_restarted_error()
+            raise make_busy_error("more streams are open than this machine can process")
+        stream.sent.append(size)
+        stream.worker.send(FEED, stream, chunk)
+
+    def end(self, stream: StreamHandle) -> None:
+        """Flush a stream: its last update has the remaining digits and `ended`."""
+        stream.worker.send(END, stream)
+
+    def close(self, stream: StreamHandle) -> None:
+        """Drop a stream; no further update comes."""
+        if self._drop(stream):
+            stream.worker.send(DROP, stream)
+
+    def _dispatch(self, stream: StreamHandle, update: StreamUpdate) -> None:
+        self.digits += len(update.detections)
+        processed = update.chunks - stream.chunks
+        stream.waiting -= sum(stream.sent[:processed])
+        del stream.sent[:processed]
+        stream.chunks = update.chunks
+        if update.ended:
+            self._drop(stream)
+        stream.on_update(update)
+
+    def _drop(self, stream: StreamHandle) -> bool:
+        stream.worker.streams.pop(stream.number, None)
+        return self._streams.pop(stream.number, None) is not None
+
+
+class _WorkerProcess:
+    """One worker, seen from the server. One that ends or hangs is restarted, and its streams fail.
+
+    Every line that it writes is a heartbeat. Time during which this process itself was suspended does not count.
+    """
+
+    def __init__(
+        self, options: dict[str, object], dispatch: Callable[[StreamHandle, StreamUpdate], None], timeout: float
+    ) -> None:
+        """`timeout`: seconds without a heartbeat after which the process is killed."""
+        self._heartbeat = min(1.0, timeout / 5)
+        self._options = json.dumps({**options, "heartbeat_seconds": self._heartbeat})
+        self._dispatch, self._timeout = dispatch, timeout
+        self.streams: dict[int, StreamHandle] = {}
+        self.restarts = 0
+        self._process: Process | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._is_ready = self._stopping = False
+        self._silent = 0.0  # seconds since the last heartbeat
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it accepts streams: it has started, and a heartbeat came recently."""
+        return self._is_ready and self._silent < self._timeout / 2
+
+    async def start(self) -> None:
+        """Raises StreamError if the process does not start."""
+        await self._start()
+        self._running = asyncio.ensure_future(self._run())
+
+    async def stop(self) -> None:
+        self._stopping = True
+        if self._running is not None:
+            if self._process is not None and self._process.stdin is not None:
+                self._process.stdin.close()
+            await asyncio.wait([self._running], timeout=_STOP_SECONDS)
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        await self._kill()
+
+    def send(self, kind: int, stream: StreamHandle, samples: bytes = b"") -> None:
+        if self._process is not None and self._process.stdin is not None and not self._process.stdin.is_closing():
+            self._process.stdin.write(HEADER.pack(kind, stream.number, stream.rate, len(samples)) + samples)
+
+    async def _start(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "digit_detector.webapp.worker", self._options, stdin=PIPE, stdout=PIPE,
+            limit=_MAX_LINE_BYTES, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                is_up = bool(await self._process.stdout.readline())
+        except TimeoutError:
+            is_up = False
+        except asyncio.CancelledError:
+            await self._kill()
+            raise
+        if not is_up:
+            await self._kill()
+            raise StreamError(f"a worker process could not start (exit code {self._process.returncode})")
+        self._is_ready, self._silent = True, 0.0
+
+    async def _run(self) -> None:
+        """Read updates; restart the process whenever it ends, until `stop`."""
+        assert self._process is not None
+        while True:
+            watching = asyncio.ensure_future(self._watch_heartbeat(self._process))
+            try:
+                await self._read_updates(self._process)
+            finally:
+                watching.cancel()
+                self._is_ready = False
+            if self._stopping:
+                return
+            code = await self._process.wait()
+            _log.error("a worker process ended (exit code %s); it is restarted", code)
+            for stream in list(self.streams.values()):
+                self._dispatch(stream, _make_failure(make_restarted_error()))
+            while True:
+                try:
+                    await self._start()
+                    break
+                except (StreamError, OSError) as error:
+                    _log.error("%s; retrying", error)
+                    await asyncio.sleep(_RETRY_SECONDS)
+            self.restarts += 1
+
+    async def _read_updates(self, process: Process) -> None:
+        assert process.stdout is not None
+        while (line := await process.stdout.readline()).endswith(b"\n"):  # a killed process may leave half a line
+            self._silent = 0.0
+            for row in json.loads(line):
+                stream = self.streams.get(row["stream"])
+                if stream is not None:  # otherwise it was closed meanwhile
+                    self._dispatch(stream, _parse_update(row))
+
+    async def _watch_heartbeat(self, process: Process) -> None:
+        """Kill the process after `timeout` seconds without a heartbeat."""
+        while self._silent < self._timeout:
+            await asyncio.sleep(self._heartbeat)
+            self._silent += self._heartbeat  # counted, not read from the clock: it stands still with this process
+        _log.error("a worker process sent no heartbeat for %g s: it is killed", self._timeout)
+        process.kill()
+
+    async def _kill(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+
+
+def make_restarted_error() -> RejectedError:
+    """For the streams of a worker that has ended or hangs."""
+    return RejectedError(
+        HTTPStatus.SERVICE_UNAVAILABLE, "restarted",
+        "the process of this stream does not answer and is being restarted: start the stream again",
+    )  # fmt: skip
+
+
+def _parse_update(row: dict[str, object]) -> StreamUpdate:
+    if "fault" in row:
+        return _make_failure(AudioError(str(row["fault"])))
+    return StreamUpdate(
+        row["chunks"], row["seconds"], row["level_db"], row["voice"],  # type: ignore[arg-type]
+        [Detection(*detection) for detection in row["digits"]], bool(row["ended"]),  # type: ignore[attr-defined]
+    )  # fmt: skip
+
+
+def _make_failure(error: DigitError) -> StreamUpdate:
+    return StreamUpdate(0, 0.0, -120.0, 0.0, [], True, as_rejection(error))
