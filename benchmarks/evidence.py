@@ -21,15 +21,15 @@ from pathlib import Path
 import numpy as np
 
 from digit_detector.audio import SAMPLE_RATE, Floats
-from digit_detector.evaluation.curves import reported
-from digit_detector.evaluation.scoring import Score, can_be, score
-from digit_detector.evaluation.streams import Stream, load_sounds, load_words, remixed_noise, sentences
+from digit_detector.evaluation.det import reported
+from digit_detector.evaluation.scoring import Score, can_match, score
+from digit_detector.evaluation.streams import TestStream, load_sounds, load_words, mix_noise, sentences
 from digit_detector.labels import PIPELINES
 from digit_detector.streaming import engine as engines
-from digit_detector.streaming import stream as live
-from digit_detector.streaming.decision import Candidate, Evidence
+from digit_detector.streaming import stream_state as live
 from digit_detector.streaming.detector import StreamingDetector
 from digit_detector.streaming.engine import CONFIRMING, Detection, Engine
+from digit_detector.streaming.peak_picker import Candidate, FusionScores
 from digit_detector.streaming.thresholds import Thresholds
 from digit_detector.tune_threshold import streams_of
 
@@ -44,10 +44,10 @@ class Recording(Engine):
 
     def __init__(self, models: str, pipelines: Sequence[str], spotted: float, spotter: Path | None) -> None:
         super().__init__(models, pipelines, Thresholds(spotted=spotted, digit=0.0), spotter_file=spotter)
-        self.repeating = True
-        self.seen: dict[float, Evidence] = {}
+        self.allow_repeats = True
+        self.seen: dict[float, FusionScores] = {}
 
-    def evidence(self, stream: live.Stream, candidate: Candidate) -> tuple[int, Evidence]:
+    def evidence(self, stream: live.StreamState, candidate: Candidate) -> tuple[int, FusionScores]:
         digit, found = super().evidence(stream, candidate)
         self.seen[_frame(candidate.last)] = found
         return digit, found
@@ -82,14 +82,14 @@ def _frame(frame: float) -> float:
     return round(2 * frame) / 2
 
 
-def right_ones(stream: Stream, found: Found) -> np.ndarray:
+def right_ones(stream: TestStream, found: Found) -> np.ndarray:
     """(N,) which detections are paired with the digit that was said."""
     paired = np.zeros(len(found.detections), dtype=bool)
     taken: set[int] = set()
     for i, detection in enumerate(found.detections):
         near = [
             j for j, said in enumerate(stream.digits)
-            if j not in taken and said.digit == detection.digit and can_be(said, detection)
+            if j not in taken and said.digit == detection.digit and can_match(said, detection)
         ]  # fmt: skip
         if near:
             taken.add(near[0])
@@ -121,15 +121,15 @@ def main() -> int:
     parser.add_argument("--pipelines", nargs="+", choices=PIPELINES, default=CONFIRMING)
     parser.add_argument("--before", type=float, default=live.BEFORE, help="seconds before a word that they hear")
     parser.add_argument(
-        "--sure", type=float, default=engines.SURE, help="from which a digit is not heard with the next"
+        "--sure", type=float, default=engines.COMMIT_CONFIDENCE, help="from which a digit is not heard with the next"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     arguments = parser.parse_args()
-    live.BEFORE, engines.SURE = arguments.before, arguments.sure
+    live.BEFORE, engines.COMMIT_CONFIDENCE = arguments.before, arguments.sure
     noises = load_sounds(arguments.noise)
     speech = load_sounds(Path(os.environ["DIGIT_CORPORA_DIR"]) / "speech" / "tune")
     engine = Recording(arguments.models, arguments.pipelines, arguments.spotted, arguments.spotter)
-    found: list[tuple[str, Stream, Found]] = []
+    found: list[tuple[str, TestStream, Found]] = []
     wrong: dict[str, list[Found]] = {"speech": [], "noise": []}
     for seed in arguments.seeds:
         rng = np.random.default_rng(seed)
@@ -137,12 +137,12 @@ def main() -> int:
             for condition, stream in zip(_CONDITIONS, streams_of(load_words(folder), noises, rng), strict=True):
                 found.append((f"{folder.name} {condition}", stream, hear(engine, stream.samples)))
         wrong["speech"].append(hear(engine, sentences(speech, rng)))
-        wrong["noise"].append(hear(engine, remixed_noise(noises, 3600 * arguments.noise_hours, rng)))
+        wrong["noise"].append(hear(engine, mix_noise(noises, 3600 * arguments.noise_hours, rng)))
     fit(found, wrong, arguments.noise_weight)
     return 0
 
 
-def fit(found: Sequence[tuple[str, Stream, Found]], wrong: dict[str, list[Found]], noise_weight: float) -> None:
+def fit(found: Sequence[tuple[str, TestStream, Found]], wrong: dict[str, list[Found]], noise_weight: float) -> None:
     heard = [f for _, _, f in found]
     right = np.concatenate([right_ones(s, f) for _, s, f in found])
     logits = np.concatenate([f.logits for f in (*heard, *wrong["speech"], *wrong["noise"])])

@@ -19,7 +19,7 @@ from digit_detector.evaluation.streams import audio_files
 from digit_detector.examples import example_recording
 from digit_detector.labels import PIPELINES, PRETRAINED
 from digit_detector.listening.display import Display
-from digit_detector.listening.sources import STDIN, Microphone, from_file, microphones
+from digit_detector.listening.microphone import STDIN, Microphone, from_file, microphones
 from digit_detector.streaming.detector import StreamingDetector
 from digit_detector.streaming.engine import CONFIRMING, missing_note
 from digit_detector.streaming.thresholds import SHIPPED, load_thresholds

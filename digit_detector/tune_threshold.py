@@ -16,17 +16,17 @@ from digit_detector.cli.parser import OneLineParser
 from digit_detector.cli.program import program, require
 from digit_detector.cli.signals import StopSignals
 from digit_detector.errors import ConfigError, DataError
-from digit_detector.evaluation.curves import choose, listen
+from digit_detector.evaluation.det import choose, listen
 from digit_detector.evaluation.streams import (
-    Stream,
+    TestStream,
     Word,
     connected,
+    join_with_pauses,
     load_sounds,
     load_words,
-    noise_track,
-    remixed_noise,
+    make_noise_track,
+    mix_noise,
     sentences,
-    with_pauses,
 )  # fmt: skip
 from digit_detector.files import unwritable, write_json
 from digit_detector.labels import PIPELINES, PRETRAINED
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     _check(args)
     require("drawing the curve", ("matplotlib",))
-    from digit_detector.evaluation.pictures import det_curve, table
+    from digit_detector.evaluation.det import plot_det, table
 
     spotter = Path(args.spotter) if "spotter" in args else None
     engine = Engine(args.model_dir, args.pipeline, load_thresholds(), spotter)
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         streams = [stream for digits in args.digits for stream in streams_of(load_words(Path(digits)), noises, rng)]
         quiet = {
             SPEECH: sentences(load_sounds(Path(args.speech)), rng),
-            NOISE: remixed_noise(noises, 3600 * args.noise_hours, rng),
+            NOISE: mix_noise(noises, 3600 * args.noise_hours, rng),
         }
         line = LiveLine()
         try:
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     thresholds = dataclasses.replace(engine.thresholds, digit=chosen)
     out = Path(args.out)
     picture = out.with_suffix(".png")
-    det_curve(heard, chosen, TITLES, picture)
+    plot_det(heard, chosen, TITLES, picture)
     found = heard.score(chosen)
     write_json(
         out,
@@ -131,15 +131,15 @@ def _short(folder: str) -> str:
     return "/".join(Path(folder).absolute().parts[-2:])
 
 
-def streams_of(words: Sequence[Word], noises: Sequence[np.ndarray], rng: np.random.Generator) -> list[Stream]:
+def streams_of(words: Sequence[Word], noises: Sequence[np.ndarray], rng: np.random.Generator) -> list[TestStream]:
     """Digits with pauses at each of three ratios to the noise, and strings without pauses. Raises DataError."""
     if len(words) < 10:
         raise DataError(f"{len(words)} recordings of digits are too few: expected ten at least")
     streams = []
     for snr_db in _SNRS:
         chosen = [words[i] for i in rng.permutation(len(words))[:_MOST_WORDS]]
-        streams.append(with_pauses(chosen, noise_track(noises, 60.0, rng), snr_db, rng))
-    streams.append(connected(strings_of(words, _MOST_WORDS // 5, rng), noise_track(noises, 60.0, rng), 20.0, rng))
+        streams.append(join_with_pauses(chosen, make_noise_track(noises, 60.0, rng), snr_db, rng))
+    streams.append(connected(strings_of(words, _MOST_WORDS // 5, rng), make_noise_track(noises, 60.0, rng), 20.0, rng))
     return streams
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from digit_detector.evaluation.streams import Spoken
+from digit_detector.evaluation.streams import LabelledDigit
 
 NEAR = 0.3  # seconds after the end of a digit until which it may be found to have ended
 
@@ -53,12 +53,12 @@ class Score:
         return float(np.percentile(self.delays, percent)) if self.delays else float("nan")
 
 
-def can_be(said: Spoken, found: Found) -> bool:
+def can_match(said: LabelledDigit, found: Found) -> bool:
     """Whether what was found may be this word."""
     return said.start <= found.end <= said.end + NEAR
 
 
-def score(said: Sequence[Spoken], found: Sequence[Found]) -> Score:
+def score(said: Sequence[LabelledDigit], found: Sequence[Found]) -> Score:
     """The alignment with the fewest faults, in the order of time, that pairs only what can be the same word.
 
     That is what is found to end after the word began and no later than NEAR after it ended: where a recording's noise
@@ -71,14 +71,14 @@ def score(said: Sequence[Spoken], found: Sequence[Found]) -> Score:
     for i in range(1, rows + 1):
         for j in range(1, columns + 1):
             best = min(faults[i - 1, j], faults[i, j - 1]) + 1
-            if can_be(said[i - 1], found[j - 1]):
+            if can_match(said[i - 1], found[j - 1]):
                 best = min(best, faults[i - 1, j - 1] + (said[i - 1].digit != found[j - 1].digit))
             faults[i, j] = best
     right, substituted, deleted, inserted = 0, 0, 0, 0
     delays, confusions = [], []
     i, j = rows, columns
     while i or j:
-        near = i and j and can_be(said[i - 1], found[j - 1])
+        near = i and j and can_match(said[i - 1], found[j - 1])
         wrong = bool(near and said[i - 1].digit != found[j - 1].digit)
         if near and faults[i, j] == faults[i - 1, j - 1] + wrong:
             i, j = i - 1, j - 1

@@ -10,7 +10,7 @@ from typing import Any
 from digit_detector.audio import SAMPLE_RATE, Floats
 from digit_detector.labels import PRETRAINED
 from digit_detector.streaming.engine import Detection, Engine
-from digit_detector.streaming.stream import BLOCK_SECONDS
+from digit_detector.streaming.stream_state import BLOCK_SECONDS
 from digit_detector.streaming.thresholds import Thresholds
 
 __all__ = ["Detection", "StreamingDetector"]

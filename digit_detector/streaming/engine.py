@@ -10,16 +10,23 @@ from digit_detector.classifier import DigitClassifier, load_classifier, model_fi
 from digit_detector.errors import ConfigError
 from digit_detector.labels import MEL_CNN, MFCC, PRETRAINED, RAW_CNN
 from digit_detector.spotter_file import FRAMES, HOP
-from digit_detector.streaming.decision import Candidate, Detection, Evidence, confidence, likeliest, pooled
 from digit_detector.streaming.high_pass import high_pass
-from digit_detector.streaming.models import LARGEST_BATCH, batch_of, spotter, voice_activity
-from digit_detector.streaming.stream import Stream
+from digit_detector.streaming.peak_picker import (
+    Candidate,
+    Detection,
+    FusionScores,
+    confidence,
+    mean_log_odds,
+    product_argmax,
+)
+from digit_detector.streaming.spotter import LARGEST_BATCH, batch_of, load_voice_activity, spotter
+from digit_detector.streaming.stream_state import StreamState
 from digit_detector.streaming.thresholds import Thresholds, load_thresholds
 
 __all__ = ["CONFIRMING", "Detection", "Engine", "available_pipelines", "missing_note"]
 
 CONFIRMING = (MEL_CNN, RAW_CNN, MFCC)  # who hears each word by itself
-SURE = 0.5  # confidence from which a digit explains its sound, whatever has to be reached to be reported
+COMMIT_CONFIDENCE = 0.5  # confidence from which a digit explains its sound, whatever has to be reached to be reported
 
 
 class Engine:
@@ -37,18 +44,18 @@ class Engine:
         Raises ConfigError, ModelError, MissingExtraError.
         """
         self.thresholds = thresholds or load_thresholds()
-        self.repeating = False  # whether a word may be reported twice, see Detection.repeats
-        self._voice = voice_activity()
+        self.allow_repeats = False  # whether a word may be reported twice, see Detection.repeats
+        self._voice = load_voice_activity()
         self._spotter = spotter(spotter_file)
         if pipelines is not None and (not pipelines or isinstance(pipelines, str)):
             raise ConfigError([f"pipelines: expected a list of names such as {CONFIRMING}, got {pipelines!r}"])
         self.pipelines = tuple(pipelines) if pipelines is not None else available_pipelines(model_dir)
         self.classifiers: list[DigitClassifier] = [load_classifier(model_dir, name) for name in self.pipelines]
 
-    def stream(self) -> Stream:
-        return Stream(self.thresholds, self._voice.SIZE, self._spotter.quiet)
+    def stream(self) -> StreamState:
+        return StreamState(self.thresholds, self._voice.SIZE, self._spotter.quiet)
 
-    def hear(self, streams: Sequence[Stream], blocks: Sequence[Floats]) -> list[list[Detection]]:
+    def hear(self, streams: Sequence[StreamState], blocks: Sequence[Floats]) -> list[list[Detection]]:
         """The next block of each stream -> what each now knows to have been said."""
         filtered, states = high_pass(batch_of(blocks), batch_of([stream.filter_state for stream in streams]))
         for stream, state in zip(streams, states, strict=True):
@@ -70,7 +77,7 @@ class Engine:
             for stream, found in zip(streams, candidates, strict=True)
         ]
 
-    def _voices(self, streams: Sequence[Stream], numbers: Sequence[int]) -> list[float]:
+    def _voices(self, streams: Sequence[StreamState], numbers: Sequence[int]) -> list[float]:
         said: list[float] = []
         for part in _parts(len(streams)):
             some = streams[part]
@@ -81,7 +88,7 @@ class Engine:
             said += voices.tolist()
         return said
 
-    def _spot(self, streams: Sequence[Stream], numbers: Sequence[int]) -> list[list[Candidate]]:
+    def _spot(self, streams: Sequence[StreamState], numbers: Sequence[int]) -> list[list[Candidate]]:
         found: list[list[Candidate]] = []
         for part in _parts(len(streams)):
             some = streams[part]
@@ -92,32 +99,32 @@ class Engine:
                 found.append(stream.heard_words(number, probabilities[row], largest[row], durations[row]))
         return found
 
-    def _confirmed(self, stream: Stream, candidate: Candidate) -> Detection | None:
+    def _confirmed(self, stream: StreamState, candidate: Candidate) -> Detection | None:
         """A candidate that the classifiers, which hear the word by itself, do not doubt."""
         digit, evidence = self.evidence(stream, candidate)
         sure = confidence(evidence)
-        if sure >= SURE:
-            stream.explained = int(candidate.last * HOP)
+        if sure >= COMMIT_CONFIDENCE:
+            stream.committed_until = int(candidate.last * HOP)
         if sure < self.thresholds.digit:
             return None
         end = candidate.last * HOP / SAMPLE_RATE
         # Frames come two at a time: a digit is known when the block of its frame is there.
         known = (candidate.frame // FRAMES + 1) * FRAMES * HOP / SAMPLE_RATE
         found = Detection(digit, sure, max(0.0, candidate.first * HOP / SAMPLE_RATE), end, known - end)
-        if found.repeats(stream.reported) and not self.repeating:
+        if found.repeats(stream.reported) and not self.allow_repeats:
             return None
         stream.reported = found
         return found
 
-    def evidence(self, stream: Stream, candidate: Candidate) -> tuple[int, Evidence]:
+    def evidence(self, stream: StreamState, candidate: Candidate) -> tuple[int, FusionScores]:
         """Which digit the spotter and the classifiers together take a word for, and what speaks for it."""
         second = fit(stream.word(candidate))[None]
         heard = [classifier.hear(second) for classifier in self.classifiers]
         spotted = candidate.spotted.tolist()
-        classified = [pooled(shares) for shares in zip(*(said[0].tolist() for said, _ in heard), strict=True)]
-        digit = likeliest(spotted, classified)
-        is_digit = pooled([float(digit_scores[0]) for _, digit_scores in heard])
-        return digit, Evidence(spotted[digit], is_digit, classified[digit], stream.voice_of(candidate))
+        classified = [mean_log_odds(shares) for shares in zip(*(said[0].tolist() for said, _ in heard), strict=True)]
+        digit = product_argmax(spotted, classified)
+        is_digit = mean_log_odds([float(digit_scores[0]) for _, digit_scores in heard])
+        return digit, FusionScores(spotted[digit], is_digit, classified[digit], stream.voice_of(candidate))
 
 
 def available_pipelines(model_dir: str | Path) -> tuple[str, ...]:

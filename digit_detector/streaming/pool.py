@@ -12,7 +12,7 @@ from digit_detector.audio import SAMPLE_RATE, Floats
 from digit_detector.errors import StreamError
 from digit_detector.labels import PRETRAINED
 from digit_detector.streaming.engine import Detection, Engine
-from digit_detector.streaming.stream import Stream
+from digit_detector.streaming.stream_state import StreamState
 from digit_detector.streaming.thresholds import Thresholds
 
 
@@ -32,7 +32,7 @@ class DetectorPool:
         self.engine = engine or Engine(model_dir, pipelines, thresholds, spotter)
         self._most = most_seconds * SAMPLE_RATE
         self._lock = threading.Lock()
-        self._streams: dict[Hashable, tuple[Stream, deque[Floats]]] = {}
+        self._streams: dict[Hashable, tuple[StreamState, deque[Floats]]] = {}
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -90,11 +90,11 @@ class DetectorPool:
             stream.reader.check_scale()
             return found
 
-    def stream(self, key: Hashable) -> Stream:
+    def stream(self, key: Hashable) -> StreamState:
         """A stream as it stands: its level, its voice activity, how much was heard. Raises StreamError."""
         return self._find(key)[0]
 
-    def _find(self, key: Hashable) -> tuple[Stream, deque[Floats]]:
+    def _find(self, key: Hashable) -> tuple[StreamState, deque[Floats]]:
         found = self._streams.get(key)
         if found is None:
             raise StreamError(f"no stream {key!r} is open: open it first")

@@ -22,7 +22,7 @@ import numpy as np
 from digit_detector.errors import DigitError
 from digit_detector.streaming.engine import Engine
 from digit_detector.streaming.pool import DetectorPool
-from digit_detector.streaming.stream import BLOCK_SECONDS
+from digit_detector.streaming.stream_state import BLOCK_SECONDS
 from digit_detector.streaming.thresholds import Thresholds
 
 HEAD = struct.Struct("<BIII")  # what to do, number of the stream, its rate in Hz, bytes that follow

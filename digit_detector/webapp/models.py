@@ -10,7 +10,7 @@ from pathlib import Path
 from digit_detector.classifier import model_file
 from digit_detector.labels import PIPELINES
 from digit_detector.spotter_file import FILE, dilations_of, earlier_frames
-from digit_detector.streaming.models import silero_file, spotter, spotter_file
+from digit_detector.streaming.spotter import find_silero, spotter, spotter_file
 from digit_detector.streaming.thresholds import Thresholds
 
 
@@ -27,7 +27,7 @@ class ModelFiles:
         found = {f"{name}.onnx": model_file(model_dir, name) for name in PIPELINES}
         self.files: dict[str, Path] = {name: file for name, file in found.items() if file.is_file()}
         self.files[FILE] = spotter_file(own_spotter)
-        self.files["silero_vad.onnx"] = silero_file()
+        self.files["silero_vad.onnx"] = find_silero()
         earlier = earlier_frames(dilations_of(spotter(own_spotter).metadata))
         self.decisions = json.dumps(
             {"thresholds": asdict(thresholds), "pipelines": list(pipelines), "earlier": earlier}

@@ -14,7 +14,7 @@ from digit_detector.classifier import model_file
 from digit_detector.errors import CheckpointError, Interrupted, ModelError
 from digit_detector.labels import PRETRAINED
 from digit_detector.spotter_file import BLOCK, HOP, dilations_of, spotter_metadata
-from digit_detector.streaming.models import Spotter as Answering
+from digit_detector.streaming.spotter import Spotter as Answering
 from ml_training.config import AugmentationConfig
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.spotting.exporting import export_spotter
@@ -126,7 +126,7 @@ def test_joined_spotters_say_the_mean(spotter: Spotter, tmp_path: Path, capsys: 
 
 
 def test_the_one_that_ships_is_of_this_network():
-    from digit_detector.streaming.models import spotter as shipped
+    from digit_detector.streaming.spotter import spotter as shipped
 
     assert dilations_of(shipped().metadata) == Spotter().dilations
 

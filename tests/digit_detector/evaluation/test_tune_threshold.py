@@ -13,8 +13,8 @@ import soundfile
 
 from digit_detector import tune_threshold
 from digit_detector.errors import DataError
-from digit_detector.evaluation.curves import Heard, choose, listen, reported, thresholds_of
-from digit_detector.evaluation.streams import Spoken, Stream, load_words
+from digit_detector.evaluation.det import ScoredStreams, choose, list_thresholds, listen, reported
+from digit_detector.evaluation.streams import LabelledDigit, TestStream, load_words
 from digit_detector.labels import LABELS
 from digit_detector.streaming.detector import StreamingDetector
 from digit_detector.streaming.engine import Detection, Engine
@@ -26,12 +26,12 @@ def detections(*confidences: float, digit: int = 7) -> list[Detection]:
     return [Detection(digit, sure, i + 0.5, i + 1.0, 0.1) for i, sure in enumerate(confidences)]
 
 
-def stream(count: int) -> Stream:
-    return Stream(np.zeros(8000, dtype=np.float32), tuple(Spoken(7, i + 0.5, i + 1.0) for i in range(count)))
+def stream(count: int) -> TestStream:
+    return TestStream(np.zeros(8000, dtype=np.float32), tuple(LabelledDigit(7, i + 0.5, i + 1.0) for i in range(count)))
 
 
 def test_the_lowest_threshold_that_keeps_what_was_asked():
-    heard = Heard(
+    heard = ScoredStreams(
         ((stream(4), detections(0.9, 0.7, 0.4, 0.2)),),
         {"speech": (detections(0.6, 0.5, 0.3), 0.5), "noise": (detections(0.35), 2.0)},
     )
@@ -41,8 +41,8 @@ def test_the_lowest_threshold_that_keeps_what_was_asked():
     assert choose(heard, {"speech": 6.0, "noise": 0.0}) == 0.36
     assert choose(heard, {"speech": 0.0}) == 0.61
     with pytest.raises(DataError, match="ask for more"):
-        choose(Heard((), {"speech": (detections(1.0), 1.0)}), {"speech": 0.5})
-    assert thresholds_of(heard) == sorted(set(thresholds_of(heard)))
+        choose(ScoredStreams((), {"speech": (detections(1.0), 1.0)}), {"speech": 0.5})
+    assert list_thresholds(heard) == sorted(set(list_thresholds(heard)))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def run(root: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[st
 def test_what_passes_a_threshold_is_what_a_detector_of_it_reports(folders: Path):
     sound = np.concatenate([word.samples for word in load_words(folders / "digits")])
     thresholds = load_thresholds()
-    heard = listen(Engine(thresholds=thresholds), [Stream(sound, ())], {})
+    heard = listen(Engine(thresholds=thresholds), [TestStream(sound, ())], {})
     found = heard.said[0][1]
     assert len(found) > len(reported(found, thresholds.digit)) > 10
     for sure in (0.05, thresholds.digit, 0.8):

@@ -17,13 +17,13 @@ import soundfile
 
 from digit_detector import listen
 from digit_detector.classifier import model_file
-from digit_detector.evaluation.streams import Word, with_pauses
+from digit_detector.evaluation.streams import Word, join_with_pauses
 from digit_detector.examples import example_recording
 from digit_detector.labels import model_folder
 from digit_detector.listening.display import Display, bar
-from digit_detector.listening.sources import from_file
+from digit_detector.listening.microphone import from_file
 from digit_detector.streaming.engine import Detection
-from digit_detector.streaming.models import spotter_file
+from digit_detector.streaming.spotter import spotter_file
 from ml_training.data.synthetic import VOICES, say
 
 SAID = "443631 2".replace(" ", "")
@@ -36,7 +36,7 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spoken = say([(VOICES[1], NAMES[digit]) for digit in SAID], seed=0)
     rng = np.random.default_rng(1)
     noise = rng.standard_normal(80_000).astype(np.float32)
-    stream = with_pauses([Word(clip, 0, "a") for clip in spoken], noise, 25.0, rng, (0.2, 0.5))
+    stream = join_with_pauses([Word(clip, 0, "a") for clip in spoken], noise, 25.0, rng, (0.2, 0.5))
     file = tmp_path_factory.mktemp("talk") / "talk.wav"
     soundfile.write(file, stream.samples, 8000)
     return file

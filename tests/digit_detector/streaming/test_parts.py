@@ -10,23 +10,23 @@ from hypothesis import strategies as st
 
 from digit_detector.errors import ConfigError, NonFiniteAudioError, UndecodableAudioError
 from digit_detector.spotter_file import BLOCK, HOP
-from digit_detector.streaming.decision import (
-    AGAIN,
-    APART,
+from digit_detector.streaming.high_pass import CUTOFF, GAIN, POLE, high_pass, initial_state
+from digit_detector.streaming.peak_picker import (
+    DUPLICATE_WINDOW,
+    REFRACTORY_FRAMES,
     Candidate,
     Detection,
-    Evidence,
-    WordEnds,
+    FusionScores,
+    PeakPicker,
     confidence,
-    likeliest,
+    product_argmax,
 )
-from digit_detector.streaming.gates import EnergyGate, SpeechGate
-from digit_detector.streaming.high_pass import CUTOFF, GAIN, POLE, high_pass, initial_state
-from digit_detector.streaming.models import SpotterState
-from digit_detector.streaming.resampling import Resampler
+from digit_detector.streaming.resampler import Resampler
 from digit_detector.streaming.samples import SampleReader, as_samples
-from digit_detector.streaming.stream import Stream
+from digit_detector.streaming.spotter import SpotterState
+from digit_detector.streaming.stream_state import StreamState
 from digit_detector.streaming.thresholds import Thresholds, load_thresholds
+from digit_detector.streaming.vad import EnergyGate, SpeechGate
 
 RATES = (8000, 11025, 16000, 44100, 48000)
 
@@ -272,7 +272,7 @@ def test_the_speech_gate_stays_open_over_gaps():
 
 def hills(*frames: tuple[int, float], threshold: float = 0.3) -> list[tuple[int, int]]:
     """What is reported, with the frame of the report, for (digit, probability) of each frame."""
-    words, found = WordEnds(threshold), []
+    words, found = PeakPicker(threshold), []
     for i, (digit, probability) in enumerate(frames):
         row = np.zeros(10, dtype=np.float32)
         row[digit] = probability
@@ -305,30 +305,30 @@ def test_what_stays_low_is_none():
 def test_another_digit_at_once_is_not_reported():
     found = hills(*QUIET, *HILL[:4], *[(7, 0.9)] * 4, *QUIET)
     assert [digit for digit, _ in found][:1] == [4]
-    assert all(b - a >= APART for (_, a), (_, b) in pairwise(found))
+    assert all(b - a >= REFRACTORY_FRAMES for (_, a), (_, b) in pairwise(found))
 
 
 def test_more_of_anything_makes_surer():
-    base = Evidence(0.5, 0.5, 0.5, 0.5)
-    for better in (Evidence(*np.where(np.arange(4) == i, 0.9, 0.5)) for i in range(4)):
+    base = FusionScores(0.5, 0.5, 0.5, 0.5)
+    for better in (FusionScores(*np.where(np.arange(4) == i, 0.9, 0.5)) for i in range(4)):
         assert confidence(better) > confidence(base)
-    assert 0.0 < confidence(Evidence(0.0, 0.0, 0.0, 0.0)) < confidence(Evidence(1.0, 1.0, 1.0, 1.0)) < 1.0
+    assert 0.0 < confidence(FusionScores(0.0, 0.0, 0.0, 0.0)) < confidence(FusionScores(1.0, 1.0, 1.0, 1.0)) < 1.0
 
 
 def test_the_spotter_and_the_classifiers_choose_together():
     spotted, classified = [0.0] * 10, [0.01] * 10
     spotted[2], spotted[7], classified[7], classified[5] = 0.6, 0.3, 0.8, 0.2
-    assert likeliest(spotted, classified) == 7
-    assert likeliest(spotted, [0.1] * 10) == 2
-    assert likeliest([0.0] * 10, classified) == 7
+    assert product_argmax(spotted, classified) == 7
+    assert product_argmax(spotted, [0.1] * 10) == 2
+    assert product_argmax([0.0] * 10, classified) == 7
 
 
 def test_a_word_is_not_told_twice_but_a_digit_may_be_said_twice():
     first = Detection(7, 0.5, 0.0, 1.0, 0.1)
     assert not first.repeats(None)
-    assert Detection(7, 0.9, 0.8, 1.0 + 0.9 * AGAIN, 0.1).repeats(first)
-    assert not Detection(7, 0.9, 0.8, 1.0 + 1.1 * AGAIN, 0.1).repeats(first)
-    assert not Detection(6, 0.9, 0.8, 1.0 + 0.9 * AGAIN, 0.1).repeats(first)
+    assert Detection(7, 0.9, 0.8, 1.0 + 0.9 * DUPLICATE_WINDOW, 0.1).repeats(first)
+    assert not Detection(7, 0.9, 0.8, 1.0 + 1.1 * DUPLICATE_WINDOW, 0.1).repeats(first)
+    assert not Detection(6, 0.9, 0.8, 1.0 + 0.9 * DUPLICATE_WINDOW, 0.1).repeats(first)
 
 
 # --- thresholds ----------------------------------------------------------------------------------
@@ -357,12 +357,16 @@ def test_a_file_that_is_none(content: str, tmp_path):
         load_thresholds(tmp_path / "none.json")
 
 
-@pytest.mark.parametrize(("explained", "begins"), [(0, 110 * HOP - 2800), (95 * HOP, 95 * HOP), (112 * HOP, 108 * HOP)])
-def test_classifiers_hear_what_lies_before_a_word_but_no_other_digit(explained: int, begins: int):
-    stream = Stream(Thresholds(0.5, 0.5), 0, lambda: SpotterState(np.zeros(0, np.float32), np.zeros(0, np.float32)))
+@pytest.mark.parametrize(
+    ("committed_until", "begins"), [(0, 110 * HOP - 2800), (95 * HOP, 95 * HOP), (112 * HOP, 108 * HOP)]
+)
+def test_classifiers_hear_what_lies_before_a_word_but_no_other_digit(committed_until: int, begins: int):
+    stream = StreamState(
+        Thresholds(0.5, 0.5), 0, lambda: SpotterState(np.zeros(0, np.float32), np.zeros(0, np.float32))
+    )
     sound = np.random.default_rng(0).normal(0, 0.1, 70 * BLOCK).astype(np.float32)
     for block in stream.cut(sound):
         stream.take(block)
-    stream.explained = explained
+    stream.committed_until = committed_until
     heard = stream.word(Candidate(3, np.zeros(10, np.float32), first=110.0, last=125.0, frame=139))
     assert heard.tolist() == sound[begins : 125 * HOP + 1440].tolist()

@@ -388,7 +388,7 @@ def test_models_are_the_ones_that_the_server_answers_with(server):
 
 
 def test_a_spotter_of_ones_own_is_the_one_that_the_page_fetches(serving, seven, tmp_path):
-    from digit_detector.streaming.models import spotter_file
+    from digit_detector.streaming.spotter import spotter_file
 
     own = tmp_path / "own.onnx"
     shutil.copy(spotter_file(), own)

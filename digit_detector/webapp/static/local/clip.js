@@ -1,7 +1,7 @@
 // What a model hears of a recording: one second at 8 kHz, as digit_detector/audio.py cuts it.
 
 import { Fault } from "./fault.js";
-import { Resampler } from "./resampling.js";
+import { Resampler } from "./resampler.js";
 
 export const SAMPLE_RATE = 8000; // Hz
 export const SECOND = 8000; // samples

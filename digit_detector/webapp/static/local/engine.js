@@ -1,11 +1,11 @@
 // A stream through the networks, as digit_detector/streaming/engine.py: the next block of it, and what is reported.
 
 import { SAMPLE_RATE, SECOND, fit } from "./clip.js";
-import { confidence, likeliest, pooled, repeats } from "./decision.js";
+import { confidence, productArgmax, meanLogOdds, repeats } from "./peak_picker.js";
 import { classifier, decisions, spotter, voiceActivity } from "./models.js";
-import { BLOCK, FRAMES, HOP, Stream } from "./stream.js";
+import { BLOCK, FRAMES, HOP, StreamState } from "./stream_state.js";
 
-const SURE = 0.5; // confidence from which a digit explains its sound
+const COMMIT_CONFIDENCE = 0.5; // confidence from which a digit explains its sound
 
 export class Engine {
   static async load() {
@@ -30,7 +30,7 @@ export class Engine {
   }
 
   stream(rate) {
-    return new Stream(rate, this.thresholds);
+    return new StreamState(rate, this.thresholds);
   }
 
   /** The next block of a stream -> what is now known to have been said. */
@@ -60,11 +60,11 @@ export class Engine {
     const second = fit(stream.word(candidate));
     const heard = [];
     for (const classify of this.classifiers) heard.push(await classify(second));
-    const classified = candidate.spotted.map((_, i) => pooled(heard.map(({ probabilities }) => probabilities[i])));
-    const digit = likeliest(candidate.spotted, classified);
-    const isDigit = pooled(heard.map(({ digitScore }) => digitScore));
+    const classified = candidate.spotted.map((_, i) => meanLogOdds(heard.map(({ probabilities }) => probabilities[i])));
+    const digit = productArgmax(candidate.spotted, classified);
+    const isDigit = meanLogOdds(heard.map(({ digitScore }) => digitScore));
     const sure = confidence([candidate.spotted[digit], isDigit, classified[digit], stream.voiceOf(candidate)]);
-    if (sure >= SURE) stream.explained = Math.trunc(candidate.last * HOP);
+    if (sure >= COMMIT_CONFIDENCE) stream.committedUntil = Math.trunc(candidate.last * HOP);
     if (sure < this.thresholds.digit) return null;
     const end = (candidate.last * HOP) / SAMPLE_RATE;
     const known = ((Math.floor(candidate.frame / FRAMES) + 1) * FRAMES * HOP) / SAMPLE_RATE;

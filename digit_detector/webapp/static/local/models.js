@@ -3,7 +3,7 @@
 import * as ort from "../vendor/onnxruntime-web/ort.wasm.min.mjs";
 import { SECOND, isSilent } from "./clip.js";
 import { Fault } from "./fault.js";
-import { FRAMES } from "./stream.js";
+import { FRAMES } from "./stream_state.js";
 
 const RUNTIME = new URL("../vendor/onnxruntime-web/", import.meta.url);
 const MODELS = new URL("../models/", import.meta.url);

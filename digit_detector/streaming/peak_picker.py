@@ -13,16 +13,16 @@ import numpy as np
 
 from digit_detector.audio import Floats
 
-SMOOTHED = 3  # frames over which probabilities are averaged
-PASSED = 0.8  # of its height: a hill that is lower has passed its top
-WAITS = 3  # frames without a new top after which a hill is reported all the same
-LONGEST = 12  # frames after which it is, whatever it does
-FALLEN = 0.5  # of a threshold: below it a hill has ended, and the same digit may come again
-SHORTEST = 4.0  # frames of a word
-APART = 9  # frames between reports, at least
+SMOOTHING_FRAMES = 3  # frames over which probabilities are averaged
+DROP_RATIO = 0.8  # of its height: a hill that is lower has passed its top
+MAX_HOLD = 3  # frames without a new top after which a hill is reported all the same
+MAX_PEAK_FRAMES = 12  # frames after which it is, whatever it does
+REARM_RATIO = 0.5  # of a threshold: below it a hill has ended, and the same digit may come again
+MIN_WORD_FRAMES = 4.0  # frames of a word
+REFRACTORY_FRAMES = 9  # frames between reports, at least
 _SURELY = 0.999  # a mean of float32 may be a little larger than the largest
-END_BEFORE = 7.0  # frames from the end of a word to where the spotter says it loudest, on average
-AGAIN = 0.264  # seconds in which nobody says the same digit twice
+LATENCY_FRAMES = 7.0  # frames from the end of a word to where the spotter says it loudest, on average
+DUPLICATE_WINDOW = 0.264  # seconds in which nobody says the same digit twice
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Candidate:
     frame: int  # the one that decided it
 
 
-class WordEnds:
+class PeakPicker:
     """Finds the hills, frame by frame. `threshold` is what a smoothed probability must reach."""
 
     def __init__(self, threshold: float) -> None:
@@ -45,19 +45,19 @@ class WordEnds:
 
     def reset(self) -> None:
         """Forget what came before."""
-        self._recent = [np.zeros(10, dtype=np.float32)] * (SMOOTHED - 1)  # what came before the next frame
+        self._recent = [np.zeros(10, dtype=np.float32)] * (SMOOTHING_FRAMES - 1)  # what came before the next frame
         self._risen = np.zeros(10, dtype=bool)  # digits whose hill was reported and has not ended
         self._largest = 0.0  # of the frames that were taken last
         self._hill: tuple[int, float, Floats, int, float] | None = None  # digit, height; what was said at its top, when
         self._since = self._lower = 0  # frames since the hill reached the threshold, and since it was highest
-        self._reported = -APART
+        self._reported = -REFRACTORY_FRAMES
 
     def pass_quiet(self, probabilities: Floats, largest: float) -> bool:
         """Take frames (F, 10), F at least 2, in one where nothing in or shortly before them can decide anything.
 
         `largest` is the largest of them. Says whether they were taken; if not, `frame` must take them one by one.
         """
-        low = FALLEN * self.threshold * _SURELY
+        low = REARM_RATIO * self.threshold * _SURELY
         quiet = self._hill is None and largest < low and self._largest < low
         self._largest = largest
         if quiet:
@@ -67,29 +67,29 @@ class WordEnds:
 
     def frame(self, frame: int, probabilities: Floats, duration: float) -> Candidate | None:
         """The next frame's (10,) probabilities and how many frames ago its word began, -> the digit that it decides."""
-        smoothed: Floats = (self._recent[0] + self._recent[1] + probabilities) / np.float32(SMOOTHED)
+        smoothed: Floats = (self._recent[0] + self._recent[1] + probabilities) / np.float32(SMOOTHING_FRAMES)
         self._recent = [self._recent[1], probabilities]
-        self._risen &= smoothed >= FALLEN * self.threshold
+        self._risen &= smoothed >= REARM_RATIO * self.threshold
         digit = int(np.argmax(np.where(self._risen, 0.0, smoothed)))
         height = float(smoothed[digit])
         if self._hill is None:
-            if self._risen[digit] or height < self.threshold or frame - self._reported < APART:
+            if self._risen[digit] or height < self.threshold or frame - self._reported < REFRACTORY_FRAMES:
                 return None
             self._hill, self._since, self._lower = (digit, height, smoothed, frame, duration), 0, 0
             return None
         self._since, self._lower = self._since + 1, self._lower + 1
         if height > self._hill[1]:
             self._hill, self._lower = (digit, height, smoothed, frame, duration), 0
-        if height >= PASSED * self._hill[1] and self._lower < WAITS and self._since < LONGEST:
+        if height >= DROP_RATIO * self._hill[1] and self._lower < MAX_HOLD and self._since < MAX_PEAK_FRAMES:
             return None
         digit, _, spotted, highest, duration = self._hill
         self._hill = None
-        self._risen |= smoothed >= FALLEN * self.threshold
+        self._risen |= smoothed >= REARM_RATIO * self.threshold
         self._risen[digit] = True
         self._reported = frame
-        loudest = highest + 1 - (SMOOTHED - 1) / 2
-        last = loudest - END_BEFORE
-        return Candidate(digit, spotted, min(loudest - duration, last - SHORTEST), last, frame)
+        loudest = highest + 1 - (SMOOTHING_FRAMES - 1) / 2
+        last = loudest - LATENCY_FRAMES
+        return Candidate(digit, spotted, min(loudest - duration, last - MIN_WORD_FRAMES), last, frame)
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,11 @@ class Detection:
 
     def repeats(self, earlier: Detection | None) -> bool:
         """Whether it is the same word once more: of a part of it the classifiers made the whole."""
-        return earlier is not None and earlier.digit == self.digit and self.end - earlier.end < AGAIN
+        return earlier is not None and earlier.digit == self.digit and self.end - earlier.end < DUPLICATE_WINDOW
 
 
 @dataclass(frozen=True)
-class Evidence:
+class FusionScores:
     """What speaks for a digit having been said; all from 0 to 1."""
 
     spotted: float  # the spotter's probability
@@ -133,17 +133,17 @@ WEIGHTS = (0.61, 0.52, 0.56, 0.29)
 _NEVER = 1e-4  # no probability counts as nearer to 0 or 1
 
 
-def confidence(evidence: Evidence) -> float:
+def confidence(evidence: FusionScores) -> float:
     """How sure one may be that a digit was said, from 0 to 1."""
     return _share(OFFSET + sum(weight * logit for weight, logit in zip(WEIGHTS, evidence.logits, strict=True)))
 
 
-def pooled(shares: Sequence[float]) -> float:
+def mean_log_odds(shares: Sequence[float]) -> float:
     """What several that were asked say together: the mean of their logits, as a probability again."""
     return _share(sum(map(_logit, shares)) / len(shares))
 
 
-def likeliest(spotted: Sequence[float], classified: Sequence[float]) -> int:
+def product_argmax(spotted: Sequence[float], classified: Sequence[float]) -> int:
     """The digit of the largest product of the two's probabilities, (10,) each."""
     both = [max(one, _NEVER) * max(other, _NEVER) for one, other in zip(spotted, classified, strict=True)]
     return both.index(max(both))

@@ -13,7 +13,7 @@ from digit_detector.spotter_file import BLOCK
 
 # A windowed sinc of linear phase: what lies below FLAT of half the lower rate passes, what lies above half of it is
 # ATTENUATION dB down. It delays by 4.5 ms. soxr's streams hold back 11 to 103 ms for as steep a filter, because they
-# work in large blocks. local/resampling.js is the same filter.
+# work in large blocks. local/resampler.js is the same filter.
 FLAT = 0.9
 ATTENUATION = 60.0
 GROUP = 64  # outputs that one matrix computes

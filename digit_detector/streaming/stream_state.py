@@ -8,13 +8,13 @@ import numpy as np
 
 from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, Floats
 from digit_detector.spotter_file import BLOCK, FRAMES, HOP
-from digit_detector.streaming.decision import Candidate, Detection, WordEnds
-from digit_detector.streaming.gates import EnergyGate, SpeechGate
 from digit_detector.streaming.high_pass import initial_state
-from digit_detector.streaming.models import SpotterState
-from digit_detector.streaming.resampling import Resampler
+from digit_detector.streaming.peak_picker import Candidate, Detection, PeakPicker
+from digit_detector.streaming.resampler import Resampler
 from digit_detector.streaming.samples import SampleReader
+from digit_detector.streaming.spotter import SpotterState
 from digit_detector.streaming.thresholds import Thresholds
+from digit_detector.streaming.vad import EnergyGate, SpeechGate
 
 BLOCK_SECONDS = BLOCK / SAMPLE_RATE
 VOICE_PREROLL = 10  # blocks before the energy gate opened that voice activity hears, 0.3 s
@@ -28,7 +28,7 @@ BEFORE, AFTER = 0.35, 0.18  # seconds before and after a word that the classifie
 _CLOSE = 2  # frames before it that they hear in any case
 
 
-class Stream:
+class StreamState:
     """What lies between one block and the next. Blocks are numbered from 0."""
 
     def __init__(self, thresholds: Thresholds, voice_size: int, quiet: Callable[[], SpotterState]) -> None:
@@ -40,9 +40,9 @@ class Stream:
         self.filter_state = initial_state()  # of the high-pass
         self.energy = EnergyGate(_ENERGY_HELD)
         self.speech = SpeechGate(_SPEECH_BEGINS, _SPEECH_HELD)
-        self.words = WordEnds(thresholds.spotted)
+        self.words = PeakPicker(thresholds.spotted)
         self.reported: Detection | None = None  # the last
-        self.explained = 0  # the sample at which the last digit that is hardly doubted ended
+        self.committed_until = 0  # the sample at which the last digit that is hardly doubted ended
         self.voice_state = np.zeros(0, dtype=np.float32)
         self.word_state = quiet()
         self.voice = 0.0  # of the last block
@@ -124,7 +124,7 @@ class Stream:
         What another digit explains is left out: two in one second would be taken for none.
         """
         end = min(int(candidate.last * HOP + AFTER * SAMPLE_RATE), self.blocks * BLOCK)
-        other = min(self.explained, int((candidate.first - _CLOSE) * HOP))
+        other = min(self.committed_until, int((candidate.first - _CLOSE) * HOP))
         wanted = int(candidate.first * HOP - BEFORE * SAMPLE_RATE)
         begin = max(wanted, other, end - NUM_SAMPLES, (self.blocks - _KEPT) * BLOCK, 0)
         blocks = [self.block(number) for number in range(begin // BLOCK, -(-end // BLOCK))]

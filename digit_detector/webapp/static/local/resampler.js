@@ -1,7 +1,7 @@
 // Sound of any rate at another: a windowed sinc of linear phase, computed only where a sample comes out.
 
 // Up to `flat` of half the lower rate all passes, and what lies above half of it is `attenuation` dB down: for streams as
-// digit_detector/streaming/resampling.py, for recordings as soxr's HQ. They wait for 4.5 and for 9 ms of what comes.
+// digit_detector/streaming/resampler.py, for recordings as soxr's HQ. They wait for 4.5 and for 9 ms of what comes.
 // Before and after recordings there is silence; a stream is taken to stay at its first and last sample.
 const SLOPES = {
   streams: { flat: 0.9, attenuation: 60, stays: true },

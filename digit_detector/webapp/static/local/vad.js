@@ -1,4 +1,4 @@
-// What is worth listening to, as digit_detector/streaming/gates.py: the figures are said and explained there.
+// What is worth listening to, as digit_detector/streaming/vad.py: the figures are said and committedUntil there.
 
 const SILENCE_DB = -78;
 const ABOVE_DB = 3;
