@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, Floats, fit
-from digit_detector.evaluation.det import ScoredStreams, choose, listen
+from digit_detector.evaluation.det import ScoredStreams, choose_threshold, run
 from digit_detector.evaluation.streams import (
     connected,
     join_with_pauses,
@@ -28,7 +28,7 @@ from digit_detector.evaluation.streams import (
     sentences,
 )
 from digit_detector.streaming.engine import Detection, Engine
-from digit_detector.streaming.spotter import load_voice_activity
+from digit_detector.streaming.vad import load_voice_activity
 from digit_detector.tune_threshold import SPEECH, strings_of
 
 _BLOCK = 256
@@ -109,17 +109,17 @@ def main() -> int:
     speech = sentences(load_sounds(corpora / "speech" / "tune"), rng)
     engine = Engine(arguments.models, spotter_file=arguments.spotter)
     hours = len(speech) / SAMPLE_RATE / 3600
-    spotted = listen(engine, list(streams.values()), {SPEECH: speech})
+    spotted = run(engine, list(streams.values()), {SPEECH: speech})
     cut = ScoredStreams(
         tuple((stream, cut_and_classified(engine, stream.samples)) for stream in streams.values()),
         {SPEECH: (cut_and_classified(engine, speech), hours)},
     )
     print(f"| at {_ALARMS:g} false alarms an hour of sentences | cut and classified | spotted and confirmed |")
     print("|---|---:|---:|")
-    thresholds = [choose(heard, {SPEECH: _ALARMS}) for heard in (cut, spotted)]
+    thresholds = [choose_threshold(heard, {SPEECH: _ALARMS}) for heard in (cut, spotted)]
     for place, name in enumerate(streams):
         shares = [
-            ScoredStreams((heard.said[place],), {}).score(t).accuracy
+            ScoredStreams((heard.digits[place],), {}).score(t).accuracy
             for heard, t in zip((cut, spotted), thresholds, strict=True)
         ]
         print(f"| {name} | {' | '.join(f'{100 * share:.1f}' for share in shares)} |")

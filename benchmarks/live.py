@@ -26,7 +26,7 @@ import numpy as np
 import soxr
 
 from digit_detector.audio import SAMPLE_RATE, Floats
-from digit_detector.evaluation.det import ScoredStreams, listen, plot_det
+from digit_detector.evaluation.det import ScoredStreams, plot_det, run
 from digit_detector.evaluation.scoring import NEAR, Score, score
 from digit_detector.evaluation.streams import (
     TestStream,
@@ -87,13 +87,16 @@ def streams_of(words_dir: Path, noise_dir: Path) -> list[TestStream]:
 def ours(heard: ScoredStreams, threshold: float) -> Row:
     scores = [alone(heard, i).score(threshold) for i in range(3)]
     return Row(
-        (scores[0], scores[1]), scores[2], heard.false_alarms(NOISE, threshold), heard.false_alarms(SPEECH, threshold)
+        (scores[0], scores[1]),
+        scores[2],
+        heard.false_alarms_per_hour(NOISE, threshold),
+        heard.false_alarms_per_hour(SPEECH, threshold),
     )
 
 
 def alone(heard: ScoredStreams, place: int) -> ScoredStreams:
     """The same with one of its streams alone."""
-    return ScoredStreams((heard.said[place],), heard.quiet)
+    return ScoredStreams((heard.digits[place],), heard.negatives)
 
 
 def measured(listener: Listener, streams: Sequence[TestStream], noise: Floats, speech: Floats) -> Row:
@@ -209,8 +212,8 @@ def faults(rows: dict[str, Row]) -> str:
     lines = []
     for title, found in (("20 dB", row.pauses[0]), ("10 dB", row.pauses[1]), ("connected", row.strings)):
         lines.append(
-            f"{title}: {found.said} digits, {found.right} right, {found.substituted} mistaken, {found.deleted} missed, "
-            f"{found.inserted} too many"
+            f"{title}: {found.reference} digits, {found.correct} right, {found.substituted} mistaken, "
+            f"{found.deleted} missed, {found.inserted} too many"
         )
     return "\n".join(lines)
 
@@ -241,8 +244,8 @@ def main() -> int:
     if arguments.only_others:
         return 0
     engine = Engine(spotter_file=arguments.spotter)
-    heard = listen(engine, streams, {SPEECH: speech, NOISE: noise})
-    rows = {"ours": ours(heard, engine.thresholds.digit), **rows}
+    heard = run(engine, streams, {SPEECH: speech, NOISE: noise})
+    rows = {"ours": ours(heard, engine.config.detection_threshold), **rows}
     print(
         f"{len(streams[0].digits)} digits a stream with pauses, {len(streams[2].digits)} connected; "
         f"a match is within {NEAR} s"
@@ -251,7 +254,7 @@ def main() -> int:
     print(faults(rows))
     if arguments.update_docs:
         (DOCS / "images").mkdir(exist_ok=True)
-        plot_det(heard, engine.thresholds.digit, TITLES, DOCS / "images" / "live_det.png")
+        plot_det(heard, engine.config.detection_threshold, TITLES, DOCS / "images" / "live_det.png")
         page = PAGE.read_text(encoding="utf-8")
         before, rest = page.split(BEGIN)
         PAGE.write_text(before + BEGIN + "\n" + table(rows) + END + rest.split(END)[1], encoding="utf-8")

@@ -101,7 +101,7 @@ def main() -> int:
     print(f"{len(chosen)} words | right | missed | mistaken | too many\n---|---:|---:|---:|---:")
     for title, make in inputs(stream).items():
         found = detect(engine, stream, *make())
-        print(f"{title} | {found.right} | {found.deleted} | {found.substituted} | {found.inserted}", flush=True)
+        print(f"{title} | {found.correct} | {found.deleted} | {found.substituted} | {found.inserted}", flush=True)
     return 0
 
 

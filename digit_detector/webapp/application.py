@@ -26,8 +26,8 @@ import digit_detector
 from digit_detector.cli.answers import LONG_SECONDS
 from digit_detector.errors import DigitError
 from digit_detector.processors import PROCESSORS, Answer, AudioProcessor, load_processors
+from digit_detector.streaming.config import DetectorConfig
 from digit_detector.streaming.engine import Engine
-from digit_detector.streaming.thresholds import Thresholds
 from digit_detector.webapp import answers
 from digit_detector.webapp.clients import client_of
 from digit_detector.webapp.downloads import Download, Downloads, until_gone
@@ -64,7 +64,7 @@ for kind, suffix in (("text/javascript", ".js"), ("text/javascript", ".mjs"), ("
 
 def make_app(
     settings: Settings | None = None,
-    thresholds: Thresholds | None = None,
+    thresholds: DetectorConfig | None = None,
     pipelines: Sequence[str] | None = None,
     methods: Sequence[str] = tuple(PROCESSORS),
     spotter: str | None = None,
@@ -75,7 +75,7 @@ def make_app(
     """
     settings = settings or Settings()
     engine = Engine(settings.model_dir, pipelines, thresholds, spotter)  # what cannot be used is said at once
-    pipelines, thresholds = engine.pipelines, engine.thresholds
+    pipelines, thresholds = engine.pipelines, engine.config
     processors = load_processors(methods, settings.model_dir)
     files = ModelFiles(settings.model_dir, pipelines, thresholds, spotter)
     hearing = Hearing(

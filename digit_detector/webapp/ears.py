@@ -20,10 +20,10 @@ from typing import BinaryIO
 import numpy as np
 
 from digit_detector.errors import DigitError
+from digit_detector.streaming.config import DetectorConfig
 from digit_detector.streaming.engine import Engine
 from digit_detector.streaming.pool import DetectorPool
 from digit_detector.streaming.stream_state import BLOCK_SECONDS
-from digit_detector.streaming.thresholds import Thresholds
 
 HEAD = struct.Struct("<BIII")  # what to do, number of the stream, its rate in Hz, bytes that follow
 HEAR, END, FORGET = range(3)
@@ -138,7 +138,7 @@ def main() -> int:
     for sent in (signal.SIGINT, signal.SIGTERM):  # to all of a terminal or a service: the server ends, and then this
         signal.signal(sent, signal.SIG_IGN)
     asked = json.loads(sys.argv[1])
-    ears = Ears(Engine(asked["model_dir"], asked["pipelines"], Thresholds(**asked["thresholds"]), asked["spotter"]))
+    ears = Ears(Engine(asked["model_dir"], asked["pipelines"], DetectorConfig(**asked["thresholds"]), asked["spotter"]))
     threading.Thread(target=ears.read, args=(sys.stdin.buffer,), daemon=True).start()
     ears.work(sys.stdout.buffer, asked["heartbeat_seconds"])
     return 0

@@ -15,8 +15,8 @@ from http import HTTPStatus
 from itertools import count
 
 from digit_detector.errors import AudioError, DigitError, StreamError
+from digit_detector.streaming.config import DetectorConfig
 from digit_detector.streaming.engine import Detection
-from digit_detector.streaming.thresholds import Thresholds
 from digit_detector.webapp.ears import END, FORGET, HEAD, HEAR
 from digit_detector.webapp.faults import RefusedError, busy, refusal
 
@@ -57,7 +57,7 @@ class Hearing:
     """Opens, feeds and ends streams; each is heard in one of some processes."""
 
     def __init__(
-        self, model_dir: str, pipelines: Sequence[str], thresholds: Thresholds, most_streams: int,
+        self, model_dir: str, pipelines: Sequence[str], thresholds: DetectorConfig, most_streams: int,
         behind_seconds: float, workers: int, worker_seconds: float, spotter: str | None = None,
     ) -> None:  # fmt: skip
         """`worker_seconds`: a process that gives no sign of life for so long is replaced."""

@@ -54,22 +54,22 @@ def found(*pairs: tuple[int, float]) -> list[Found]:
 )
 def test_faults_are_counted(detections: list[tuple[int, float]], counts: tuple[int, ...]):
     result = score(said(4, 4, 3), found(*detections))
-    assert (result.right, result.substituted, result.deleted, result.inserted) == counts
+    assert (result.correct, result.substituted, result.deleted, result.inserted) == counts
     assert result.accuracy == pytest.approx(1 - sum(counts[1:]) / 3)
 
 
 def test_a_neighbour_in_time_is_not_taken_for_the_word():
     """Words that lie closer than 0.3 s could be paired with each other's detections; the fewest faults decide."""
     close = [LabelledDigit(1, 0.0, 0.20), LabelledDigit(2, 0.20, 0.40), LabelledDigit(3, 0.40, 0.60)]
-    assert score(close, found((1, 0.22), (2, 0.43), (3, 0.62))).right == 3
+    assert score(close, found((1, 0.22), (2, 0.43), (3, 0.62))).correct == 3
     result = score(close, found((2, 0.43), (3, 0.62)))
-    assert (result.right, result.deleted, result.substituted) == (2, 1, 0)
+    assert (result.correct, result.deleted, result.substituted) == (2, 1, 0)
 
 
 def test_scores_add_up_and_delays_are_of_right_ones():
     one, two = score(said(1), found((1, 1.05))), score(said(2), found((3, 1.0)))
     both = one + two + Score()
-    assert (both.said, both.right, both.substituted) == (2, 1, 1)
+    assert (both.reference, both.correct, both.substituted) == (2, 1, 1)
     assert both.delays == pytest.approx((0.15,))
     assert both.delay(50) == pytest.approx(0.15)
     assert set(both.confusions) == {(2, 3)}

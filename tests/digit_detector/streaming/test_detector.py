@@ -4,13 +4,14 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soxr
 
-from digit_detector import Detection, DetectorPool, StreamingDetector, Thresholds
+from digit_detector import Detection, DetectorPool, StreamingDetector, load_config
 from digit_detector.audio import NonFiniteAudioError, trimmed
 from digit_detector.classifier import model_file
 from digit_detector.errors import AudioError, ConfigError, ModelError, StreamError, UndecodableAudioError
@@ -19,7 +20,7 @@ from digit_detector.evaluation.streams import TestStream, Word, connected, join_
 from digit_detector.labels import model_folder
 from digit_detector.model_file import CHECKSUM_KEY, seal
 from digit_detector.streaming.engine import Engine
-from digit_detector.streaming.spotter import spotter, spotter_file
+from digit_detector.streaming.spotter import find_spotter, load_spotter
 from ml_training.data.synthetic import VOICES, say
 
 RNG = np.random.default_rng(5)
@@ -63,7 +64,7 @@ def test_digits_with_pauses_come_out_in_order(engine: Engine, stream: TestStream
     for detection in found:
         assert 0.0 <= detection.start < detection.end
         assert 0.1 < detection.end - detection.start < 1.2
-        assert engine.thresholds.digit <= detection.confidence <= 1.0
+        assert engine.config.detection_threshold <= detection.confidence <= 1.0
         assert 0.0 < detection.delay < 0.5
 
 
@@ -73,7 +74,7 @@ def test_connected_digits_are_told_apart(engine: Engine, words: list[Word]):
     strings = [[voice[d] for d in (4, 4, 3, 6, 3, 1, 2)], [voice[d] for d in (7, 7, 9, 0)]]
     stream = connected(strings, rng.standard_normal(8000).astype(np.float32), 30.0, rng)
     result = score(stream.digits, heard(engine, stream.samples, [800]))
-    assert result.right >= 8
+    assert result.correct >= 8
     assert result.inserted <= 1
 
 
@@ -118,7 +119,7 @@ def test_an_offset_changes_nothing(rate: int, engine: Engine, stream: TestStream
 def test_hardly_a_word_is_lost_to_another_rate(rate: int, engine: Engine, stream: TestStream):
     at_8k = score(stream.digits, heard(engine, stream.samples, [1600]))
     there = soxr.resample(stream.samples, 8000, rate, quality="VHQ")
-    assert score(stream.digits, heard(engine, there, [rate // 10], rate)).right >= at_8k.right - 1
+    assert score(stream.digits, heard(engine, there, [rate // 10], rate)).correct >= at_8k.correct - 1
 
 
 def test_sound_that_is_too_faint_for_its_type_is_refused(engine: Engine, stream: TestStream):
@@ -154,15 +155,15 @@ def test_two_rows_of_few_samples_are_two_channels_where_that_is_said(engine: Eng
 @pytest.fixture
 def own_spotter(tmp_path: Path) -> Path:
     """The spotter that ships, exported on another day."""
-    shipped = spotter()
-    content = spotter_file().read_bytes().replace(shipped.metadata[CHECKSUM_KEY].encode(), b"0" * 64)
+    shipped = load_spotter()
+    content = find_spotter().read_bytes().replace(shipped.metadata[CHECKSUM_KEY].encode(), b"0" * 64)
     content = content.replace(shipped.metadata["created"].encode(), b"2001-02-03T04:05:06+00:00")
     (tmp_path / "own.onnx").write_bytes(seal(content))
     return tmp_path / "own.onnx"
 
 
 def test_a_spotter_of_ones_own_is_taken_and_checked(own_spotter: Path, engine: Engine, stream: TestStream):
-    assert spotter(own_spotter).metadata["created"].startswith("2001")
+    assert load_spotter(own_spotter).metadata["created"].startswith("2001")
     sound = stream.samples[: 8000 * 10]
     detector = StreamingDetector(spotter=str(own_spotter))
     assert detector.feed(sound) + detector.flush() == heard(engine, sound, [1600])
@@ -340,7 +341,7 @@ def test_a_pool_refuses_what_cannot_be(engine: Engine):
 
 def test_thresholds_decide_what_is_told(stream: TestStream):
     sound = stream.samples[: 8000 * 20]
-    strict = StreamingDetector(thresholds=Thresholds(spotted=0.1, digit=1.0))
+    strict = StreamingDetector(config=replace(load_config(), detection_threshold=1.0))
     assert strict.feed(sound) + strict.flush() == []
     with pytest.raises(ConfigError):
         StreamingDetector(pipelines=["none"])

@@ -2,10 +2,7 @@
 
 import base64
 import io
-import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,14 +11,12 @@ import soundfile
 import soxr
 import web_local
 
-from digit_detector import Detection, StreamingDetector, audio
+from digit_detector import Detection, StreamingDetector
 from digit_detector.audio import load_audio, trimmed
 from digit_detector.evaluation.streams import Word, join_with_pauses
 from digit_detector.processors import PROCESSORS, load_processors
-from digit_detector.streaming import high_pass, peak_picker, resampler, stream_state, vad
 from ml_training.data.synthetic import VOICES, say
 
-LOCAL = Path(peak_picker.__file__).parents[1] / "webapp" / "static" / "local"
 OURS = ("ml_mfcc", "ml_cnn", "ml_raw", "ensemble")
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 RATES = (8000, 16_000, 44_100, 48_000)
@@ -394,24 +389,3 @@ def test_what_cannot_be_loaded_is_said_and_tried_again(
     fresh.context.unroute(address)
     if code != "no_wasm":
         assert hear(fresh, sound[: 8000 * 3])["digits"]
-
-
-def test_streams_are_resampled_as_python_does_it():
-    text = (LOCAL / "resampler.js").read_text(encoding="utf-8")
-    found = re.search(r"streams: \{ flat: ([\d.]+), attenuation: (\d+), stays: true \}", text)
-    assert found
-    assert tuple(map(float, found.groups())) == (resampler.FLAT, resampler.ATTENUATION)
-
-
-@pytest.mark.parametrize("module", [vad, peak_picker, high_pass, stream_state, audio])
-def test_figures_are_those_of_python(module: ModuleType):
-    name = "clip" if module is audio else Path(str(module.__file__)).stem
-    text = (LOCAL / f"{name}.js").read_text(encoding="utf-8")
-    written = dict(re.findall(r"^(?:export )?const ([A-Z_]+) = ([\d.e-]+|\[.*\]);", text, re.MULTILINE))
-    compared = 0
-    for key, value in written.items():
-        here = getattr(module, key, getattr(module, f"_{key}", None))
-        if here is not None:
-            assert np.array_equal(eval(value), here), key
-            compared += 1
-    assert compared >= {"vad": 4, "peak_picker": 10, "high_pass": 1, "stream_state": 6, "clip": 1}[name], written

@@ -1,102 +1,62 @@
-// From what the spotter says of every frame to words, as digit_detector/streaming/peak_picker.py: the figures are said and
-// committedUntil there.
+// Peak picking on smoothed frame posteriors, as digit_detector/streaming/peak_picker.py.
 
-const SMOOTHING_FRAMES = 3;
-const DROP_RATIO = 0.8;
-const MAX_HOLD = 3;
-const MAX_PEAK_FRAMES = 12;
-const REARM_RATIO = 0.5;
-const MIN_WORD_FRAMES = 4;
-const REFRACTORY_FRAMES = 9;
-const LATENCY_FRAMES = 7;
-const DUPLICATE_WINDOW = 0.264;
-const DIGITS = 10;
-
-/** Finds the hills, frame by frame. `threshold` is what a smoothed probability must reach. */
+/** Turns a stream's posteriors, frame by frame, into candidates. */
 export class PeakPicker {
-  constructor(threshold) {
-    this.threshold = threshold;
+  constructor(config) {
+    this.config = config;
+    this.rearm = config.rearm_ratio * config.spotter_threshold;
     this.reset();
   }
 
   reset() {
-    this.recent = [new Float32Array(DIGITS), new Float32Array(DIGITS)];
-    this.risen = new Array(DIGITS).fill(false); // digits whose hill was reported and has not ended
-    this.hill = null;
-    this.since = this.lower = 0; // frames since the hill reached the threshold, and since it was highest
-    this.reported = -REFRACTORY_FRAMES;
+    this.recent = []; // up to smoothing_frames - 1 frames before the next; those that never came are zeros
+    this.above = null; // per digit: whether its peak was reported and it has not fallen since
+    this.peak = null;
+    this.age = this.hold = 0; // frames since the peak began, and since its maximum
+    this.reported = -this.config.refractory_frames;
   }
 
-  /** The next frame's probabilities and how many frames ago its word began -> the digit that it decides, or null. */
-  frame(frame, probabilities, duration) {
-    const smoothed = probabilities.map((now, i) =>
-      Math.fround(Math.fround(Math.fround(this.recent[0][i] + this.recent[1][i]) + now) / SMOOTHING_FRAMES),
-    );
-    this.recent = [this.recent[1], probabilities];
-    const low = REARM_RATIO * this.threshold;
-    smoothed.forEach((height, i) => (this.risen[i] &&= height >= low));
-    const free = smoothed.map((height, i) => (this.risen[i] ? 0 : height));
+  /** The next frame's posteriors, and the frames since its word began -> the candidate that it decides, or null. */
+  push(frame, posteriors, duration) {
+    const config = this.config;
+    const smoothed = posteriors.map((now, i) => {
+      const sum = this.recent.reduce((total, earlier) => Math.fround(total + earlier[i]), 0);
+      return Math.fround(Math.fround(sum + now) / config.smoothing_frames);
+    });
+    this.recent.push(posteriors);
+    if (this.recent.length >= config.smoothing_frames) this.recent.shift();
+    this.above = smoothed.map((height, i) => Boolean(this.above?.[i]) && height >= this.rearm);
+    const free = smoothed.map((height, i) => (this.above[i] ? 0 : height));
     const digit = free.indexOf(Math.max(...free));
     const height = smoothed[digit];
-    if (!this.hill) {
-      if (!this.risen[digit] && height >= this.threshold && frame - this.reported >= REFRACTORY_FRAMES) {
-        this.hill = { digit, height, smoothed, frame, duration };
-        this.since = this.lower = 0;
+    if (!this.peak) {
+      const ready = frame - this.reported >= config.refractory_frames;
+      if (ready && height >= config.spotter_threshold && !this.above[digit]) {
+        this.peak = { digit, height, smoothed, frame, duration };
+        this.age = this.hold = 0;
       }
       return null;
     }
-    this.since++;
-    this.lower++;
-    if (height > this.hill.height) {
-      this.hill = { digit, height, smoothed, frame, duration };
-      this.lower = 0;
+    this.age++;
+    this.hold++;
+    if (height > this.peak.height) {
+      this.peak = { digit, height, smoothed, frame, duration };
+      this.hold = 0;
     }
-    if (height >= DROP_RATIO * this.hill.height && this.lower < MAX_HOLD && this.since < MAX_PEAK_FRAMES) return null;
-    const top = this.hill;
-    this.hill = null;
-    smoothed.forEach((height, i) => (this.risen[i] ||= height >= low));
-    this.risen[top.digit] = true;
+    const isFalling = height < config.drop_ratio * this.peak.height;
+    if (!isFalling && this.hold < config.max_hold_frames && this.age < config.max_peak_frames) return null;
+    const peak = this.peak;
+    this.peak = null;
+    this.above = smoothed.map((value, i) => this.above[i] || value >= this.rearm || i === peak.digit);
     this.reported = frame;
-    const loudest = top.frame + 1 - (SMOOTHING_FRAMES - 1) / 2;
-    const last = loudest - LATENCY_FRAMES;
-    const first = Math.min(loudest - top.duration, last - MIN_WORD_FRAMES);
-    return { digit: top.digit, spotted: top.smoothed, first, last, frame };
+    const centre = peak.frame + 1 - (config.smoothing_frames - 1) / 2;
+    const last = centre - config.latency_frames;
+    const first = Math.min(centre - peak.duration, last - config.min_word_frames);
+    return { digit: peak.digit, posteriors: peak.smoothed, first, last, frame };
   }
 }
 
-/** Whether a detection is the same word as an earlier one, or null, once more. */
-export function repeats(later, earlier) {
-  return earlier !== null && earlier.digit === later.digit && later.end - earlier.end < DUPLICATE_WINDOW;
-}
-
-const OFFSET = -1.39;
-const WEIGHTS = [0.61, 0.52, 0.56, 0.29];
-const NEVER = 1e-4;
-
-/**
- * How sure one may be that a digit was said, from 0 to 1. `shares` are the spotter's probability, the classifiers' digit
- * score and probability of the digit, and the voice activity.
- */
-export function confidence(shares) {
-  return share(shares.reduce((sum, one, i) => sum + WEIGHTS[i] * logit(one), OFFSET));
-}
-
-/** What several that were asked say together: the mean of their logits, as a probability again. */
-export function meanLogOdds(shares) {
-  return share(shares.reduce((sum, one) => sum + logit(one), 0) / shares.length);
-}
-
-/** The digit of the largest product of the two's probabilities. */
-export function productArgmax(spotted, classified) {
-  const both = spotted.map((one, i) => Math.max(one, NEVER) * Math.max(classified[i], NEVER));
-  return both.indexOf(Math.max(...both));
-}
-
-function share(logit) {
-  return 1 / (1 + Math.exp(-logit));
-}
-
-function logit(share) {
-  const bounded = Math.min(Math.max(share, NEVER), 1 - NEVER);
-  return Math.log(bounded / (1 - bounded));
+/** Whether a detection is the same word as an earlier one, or null: the same digit, ending less than `within` seconds later. */
+export function repeats(later, earlier, within) {
+  return earlier !== null && earlier.digit === later.digit && later.end - earlier.end < within;
 }

@@ -1,43 +1,35 @@
-// One stream of sound and all that is known of it, as digit_detector/streaming/stream_state.py: the figures are committedUntil there.
+// State of one stream, as digit_detector/streaming/stream_state.py; `config` is a DetectorConfig.
 
 import { SAMPLE_RATE, SECOND, joined } from "./clip.js";
 import { PeakPicker } from "./peak_picker.js";
 import { EnergyGate, SpeechGate } from "./vad.js";
 import { HighPass } from "./high_pass.js";
-import { Resampler } from "./resampler.js";
+import { Resampler, streamFilter } from "./resampler.js";
 
 export const BLOCK = 256; // samples
 export const HOP = 128;
 export const FRAMES = BLOCK / HOP; // of a block
-const VOICE_PREROLL = 10;
-const WORD_PREROLL = 20;
-const ENERGY_HELD = 20;
-const SPEECH_BEGINS = 0.005;
-const SPEECH_HELD = 15;
-const AFTER_THE_END = (2 * SAMPLE_RATE) / 5;
-const KEPT = 64; // blocks
-const BEFORE = 0.35, AFTER = 0.18; // seconds
-const CLOSE = 2; // frames
 
-/** What lies between one block and the next. Blocks are numbered from 0. */
+/** Everything kept between two blocks. Blocks are numbered from 0. */
 export class StreamState {
-  constructor(rate, thresholds) {
-    this.resampler = rate === SAMPLE_RATE ? null : new Resampler(rate, SAMPLE_RATE, "streams");
+  constructor(rate, config) {
+    this.config = config;
+    this.resampler = rate === SAMPLE_RATE ? null : new Resampler(rate, SAMPLE_RATE, streamFilter(config));
     this.pending = new Float32Array(0); // less than a block
     this.last = 0; // sample
-    this.highPass = new HighPass();
-    this.energy = new EnergyGate(ENERGY_HELD);
-    this.speech = new SpeechGate(SPEECH_BEGINS, SPEECH_HELD);
-    this.words = new PeakPicker(thresholds.spotted);
-    this.voiceState = this.wordState = null; // null: nothing was heard before
+    this.highPass = new HighPass(config);
+    this.energy = new EnergyGate(config);
+    this.speech = new SpeechGate(config);
+    this.peaks = new PeakPicker(config);
+    this.vadState = this.spotterState = null; // null: as at the beginning
     this.voice = 0; // of the last block
-    this.reported = null; // the last detection
+    this.lastDetection = null;
     this.committedUntil = 0;
-    this.blocks = 0; // how many came
-    this.voiced = this.spotted = 0; // the next block that voice activity and the spotter hear
+    this.blocks = 0; // received so far
+    this.nextVad = this.nextSpotter = 0; // first block that voice activity and the spotter have not seen
     this.wasOpen = false;
-    this.kept = Array.from({ length: KEPT }, () => new Float32Array(BLOCK));
-    this.voices = new Float32Array(KEPT);
+    this.audio = Array.from({ length: config.history_blocks }, () => new Float32Array(BLOCK));
+    this.voices = new Float32Array(config.history_blocks);
   }
 
   get seconds() {
@@ -46,16 +38,16 @@ export class StreamState {
 
   /** More samples at the stream's rate -> the blocks that are whole now. */
   feed(samples) {
-    return this.cut(this.resampler ? this.resampler.feed(samples) : samples);
+    return this.splitBlocks(this.resampler ? this.resampler.feed(samples) : samples);
   }
 
-  /** The last blocks: what was held back, and no more sound for the last word to be told. */
-  ending() {
-    const held = this.cut(this.resampler ? this.resampler.end() : new Float32Array(0));
-    return [...held, ...this.cut(new Float32Array(AFTER_THE_END).fill(this.last))]; // zeros might be a step
+  /** The last blocks: what the resampler held back, and padding in which the last word is decided. */
+  flush() {
+    const held = this.splitBlocks(this.resampler ? this.resampler.flush() : new Float32Array(0));
+    return [...held, ...this.splitBlocks(new Float32Array(Math.round(this.config.flush_seconds * SAMPLE_RATE)).fill(this.last))]; // zeros might be a step
   }
 
-  cut(samples) {
+  splitBlocks(samples) {
     if (samples.length) this.last = samples[samples.length - 1];
     const whole = joined([this.pending, samples]);
     const count = Math.floor(whole.length / BLOCK);
@@ -63,13 +55,13 @@ export class StreamState {
     return Array.from({ length: count }, (_, i) => whole.slice(i * BLOCK, (i + 1) * BLOCK));
   }
 
-  /** Hear the next block; -> the numbers of the blocks that voice activity must hear now. */
-  take(block) {
+  /** Store the next block -> the numbers of the blocks that voice activity is due for. */
+  push(block) {
     const now = this.blocks++;
     block = this.highPass.filter(block);
-    this.kept[now % KEPT] = block;
-    this.voices[now % KEPT] = 0;
-    if (!this.energy.hears(block)) {
+    this.audio[now % this.config.history_blocks] = block;
+    this.voices[now % this.config.history_blocks] = 0;
+    if (!this.energy.update(block)) {
       this.wasOpen = false;
       this.voice = 0;
       this.speech.close();
@@ -77,57 +69,58 @@ export class StreamState {
     }
     if (!this.wasOpen) {
       this.wasOpen = true;
-      this.voiced = Math.max(this.voiced, now - VOICE_PREROLL);
-      this.voiceState = null;
+      this.nextVad = Math.max(this.nextVad, now - this.config.vad_preroll_blocks);
+      this.vadState = null;
     }
-    const first = this.voiced;
-    this.voiced = now + 1;
+    const first = this.nextVad;
+    this.nextVad = now + 1;
     return range(first, now);
   }
 
-  /** What voice activity says of a block -> the numbers of the blocks that the spotter must hear now. */
-  heardVoice(number, voice) {
-    this.voice = this.voices[number % KEPT] = voice;
+  /** Take a block's voice activity -> the numbers of the blocks that the spotter is due for. */
+  onVad(number, voice) {
+    this.voice = this.voices[number % this.config.history_blocks] = voice;
     const wasOpen = this.speech.isOpen;
-    if (!this.speech.hears(voice)) return [];
+    if (!this.speech.update(voice)) return [];
     if (!wasOpen) {
-      this.words.reset();
-      this.spotted = Math.max(this.spotted, number - WORD_PREROLL, 0);
-      this.wordState = null;
+      this.peaks.reset();
+      this.nextSpotter = Math.max(this.nextSpotter, number - this.config.spotter_preroll_blocks, 0);
+      this.spotterState = null;
     }
-    const first = this.spotted;
-    this.spotted = number + 1;
+    const first = this.nextSpotter;
+    this.nextSpotter = number + 1;
     return range(first, number);
   }
 
-  /** What the spotter says of a block -> the digits that it decides. */
-  heardWords(number, probabilities, durations) {
+  /** Take a block's posteriors and durations -> the candidates that it decides. */
+  onSpotter(number, probabilities, durations) {
     const found = [];
     for (let i = 0; i < FRAMES; i++) {
-      const said = Array.from(probabilities.subarray(i * 10, (i + 1) * 10));
-      const candidate = this.words.frame(number * FRAMES + i, said, durations[i]);
+      const size = probabilities.length / FRAMES;
+      const posteriors = Array.from(probabilities.subarray(i * size, (i + 1) * size));
+      const candidate = this.peaks.push(number * FRAMES + i, posteriors, durations[i]);
       if (candidate) found.push(candidate);
     }
     return found;
   }
 
   block(number) {
-    return this.kept[number % KEPT];
+    return this.audio[number % this.config.history_blocks];
   }
 
-  /** The largest voice activity from the beginning of a word until it was known. */
-  voiceOf(candidate) {
-    const first = Math.max(Math.floor(Math.trunc(candidate.first) / FRAMES), this.blocks - KEPT, 0);
+  /** The largest voice activity between the beginning of a word and the frame that decided it. */
+  maxVoice(candidate) {
+    const first = Math.max(Math.floor(Math.trunc(candidate.first) / FRAMES), this.blocks - this.config.history_blocks, 0);
     const last = Math.floor(candidate.frame / FRAMES);
-    return Math.max(...range(first, last).map((number) => this.voices[number % KEPT]));
+    return Math.max(...range(first, last).map((number) => this.voices[number % this.config.history_blocks]));
   }
 
-  /** What a candidate sounds like: a second at most, with a little before and after it. */
-  word(candidate) {
-    const end = Math.min(Math.trunc(candidate.last * HOP + AFTER * SAMPLE_RATE), this.blocks * BLOCK);
-    const wanted = Math.trunc(candidate.first * HOP - BEFORE * SAMPLE_RATE);
-    const other = Math.min(this.committedUntil, Math.trunc((candidate.first - CLOSE) * HOP));
-    const begin = Math.max(wanted, other, end - SECOND, (this.blocks - KEPT) * BLOCK, 0);
+  /** Samples of a candidate with a margin on both sides, one second at most. */
+  wordAudio(candidate) {
+    const end = Math.min(Math.trunc(candidate.last * HOP + this.config.margin_after_seconds * SAMPLE_RATE), this.blocks * BLOCK);
+    const wanted = Math.trunc(candidate.first * HOP - this.config.margin_before_seconds * SAMPLE_RATE);
+    const other = Math.min(this.committedUntil, Math.trunc((candidate.first - this.config.min_margin_frames) * HOP));
+    const begin = Math.max(wanted, other, end - SECOND, (this.blocks - this.config.history_blocks) * BLOCK, 0);
     const numbers = range(Math.floor(begin / BLOCK), Math.ceil(end / BLOCK) - 1);
     const sound = joined(numbers.map((number) => this.block(number)));
     return sound.slice(begin % BLOCK, (begin % BLOCK) + end - begin);

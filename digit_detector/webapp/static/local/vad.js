@@ -1,20 +1,19 @@
-// What is worth listening to, as digit_detector/streaming/vad.py: the figures are said and committedUntil there.
+// Energy gate and speech gate, as digit_detector/streaming/vad.py. `config` is a DetectorConfig.
 
-const SILENCE_DB = -78;
-const ABOVE_DB = 3;
-const RISES_DB = 0.05;
-const FIRST_DB = -60;
+const LEAST_POWER = 1e-12; // -120 dB of full scale
 
-/** Open while something is louder than the background, and `held` blocks longer. */
+/** Open while a block exceeds the background by a margin, and for a hangover after it. */
 export class EnergyGate {
-  constructor(held) {
-    this.held = held;
-    this.levelDb = -120;
-    this.backgroundDb = FIRST_DB;
-    this.left = 0;
+  constructor(config) {
+    this.config = config;
+    this.levelDb = 10 * Math.log10(LEAST_POWER);
+    this.backgroundDb = config.initial_background_db;
+    this.hangover = 0; // blocks left
   }
 
-  hears(block) {
+  /** Whether it is open at this block of samples. */
+  update(block) {
+    const config = this.config;
     let sum = 0;
     let squares = 0;
     for (const sample of block) {
@@ -22,34 +21,37 @@ export class EnergyGate {
       squares += sample * sample;
     }
     const mean = sum / block.length;
-    const power = Math.max(squares / block.length - mean * mean, 1e-12);
+    const power = Math.max(squares / block.length - mean * mean, LEAST_POWER);
     this.levelDb = 10 * Math.log10(power);
-    this.backgroundDb = Math.max(Math.min(this.levelDb, this.backgroundDb + RISES_DB), SILENCE_DB);
-    if (this.levelDb > this.backgroundDb + ABOVE_DB) this.left = this.held;
-    else if (this.left) this.left--;
-    return this.left > 0;
+    const rising = this.backgroundDb + config.background_rise_db;
+    this.backgroundDb = Math.max(Math.min(this.levelDb, rising), config.min_background_db);
+    if (this.levelDb > this.backgroundDb + config.energy_margin_db) this.hangover = config.energy_hangover_blocks;
+    else if (this.hangover) this.hangover--;
+    return this.hangover > 0;
   }
 }
 
-/** Open from where voice activity reaches `begins` until it stayed below half of that for `held` blocks. */
+/** Open from where voice activity reaches a threshold until a hangover after it was last above the release level. */
 export class SpeechGate {
-  constructor(begins, held) {
-    this.begins = begins;
-    this.held = held;
-    this.left = 0;
+  constructor(config) {
+    this.threshold = config.speech_threshold;
+    this.release = config.speech_release_ratio * config.speech_threshold;
+    this.hangoverBlocks = config.speech_hangover_blocks;
+    this.hangover = 0; // blocks left
   }
 
   get isOpen() {
-    return this.left > 0;
+    return this.hangover > 0;
   }
 
-  hears(voice) {
-    if (voice >= this.begins || (this.left && voice >= this.begins / 2)) this.left = this.held;
-    else if (this.left) this.left--;
-    return this.left > 0;
+  /** Whether it is open at a block of this voice activity. */
+  update(voice) {
+    if (voice >= this.threshold || (this.hangover && voice >= this.release)) this.hangover = this.hangoverBlocks;
+    else if (this.hangover) this.hangover--;
+    return this.hangover > 0;
   }
 
   close() {
-    this.left = 0;
+    this.hangover = 0;
   }
 }
