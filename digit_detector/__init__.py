@@ -37,7 +37,10 @@ _MODULES = {
     "DetectorConfig": "streaming.config",
     "load_config": "streaming.config",
 }
-_DEPRECATED = {"Thresholds": "DetectorConfig", "load_thresholds": "load_config"}  # names of 0.1
+_DEPRECATED = {  # names of 0.1 -> what gives them, what to use
+    "Thresholds": ("make_config", "DetectorConfig"),
+    "load_thresholds": ("load_config", "load_config"),
+}
 
 __all__ = [
     "Detection",
@@ -54,8 +57,9 @@ def __getattr__(name: str) -> Any:
     if name in _DEPRECATED:
         import warnings
 
-        warnings.warn(f"digit_detector.{name} is deprecated: use {_DEPRECATED[name]}", DeprecationWarning, stacklevel=2)
-        name = _DEPRECATED[name]
+        source, new = _DEPRECATED[name]
+        warnings.warn(f"digit_detector.{name} is deprecated: use {new}", DeprecationWarning, stacklevel=2)
+        return getattr(import_module(f"{__name__}.streaming.config"), source)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

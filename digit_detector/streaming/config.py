@@ -109,3 +109,8 @@ def load_config(file: str | Path = SHIPPED) -> DetectorConfig:
         names = ", ".join(_EARLIER_KEYS.values())
         raise ConfigError([f"expected thresholds: {names}, as tune-threshold writes them"], str(file))
     return DetectorConfig(**thresholds)
+
+
+def make_config(spotted: float, digit: float) -> DetectorConfig:
+    """`Thresholds` of 0.1, with the names of its fields."""
+    return DetectorConfig(spotter_threshold=spotted, detection_threshold=digit)

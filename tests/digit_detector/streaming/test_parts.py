@@ -374,6 +374,8 @@ def test_names_of_0_1_still_work(tmp_path):
         assert load_config(file) == DetectorConfig(0.2, 0.3)
     with pytest.warns(DeprecationWarning, match="load_thresholds is deprecated: use load_config"):
         assert digit_detector.load_thresholds is load_config
+    with pytest.warns(DeprecationWarning, match="Thresholds is deprecated: use DetectorConfig"):
+        assert digit_detector.Thresholds(spotted=0.2, digit=0.3) == DetectorConfig(0.2, 0.3)
     with pytest.warns(DeprecationWarning, match="pass config="):
         assert digit_detector.StreamingDetector(thresholds=CONFIG).engine.config == CONFIG
 
