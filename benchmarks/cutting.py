@@ -18,10 +18,17 @@ from pathlib import Path
 import numpy as np
 
 from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, Floats, fit
-from digit_detector.evaluation.curves import Heard, choose, listen
-from digit_detector.evaluation.streams import connected, load_sounds, load_words, noise_track, sentences, with_pauses
+from digit_detector.evaluation.det import ScoredStreams, choose_threshold, run
+from digit_detector.evaluation.streams import (
+    connected,
+    join_with_pauses,
+    load_sounds,
+    load_words,
+    make_noise_track,
+    sentences,
+)
 from digit_detector.streaming.engine import Detection, Engine
-from digit_detector.streaming.models import voice_activity
+from digit_detector.streaming.vad import load_voice_activity
 from digit_detector.tune_threshold import SPEECH, strings_of
 
 _BLOCK = 256
@@ -42,7 +49,7 @@ class Piece:
 
 def pieces_of(samples: Floats) -> list[Piece]:
     """Where anything is said, in pieces of a word's length."""
-    voice = voice_activity()
+    voice = load_voice_activity()
     state = np.zeros((1, voice.SIZE), dtype=np.float32)
     speaking: list[bool] = []
     for i in range(len(samples) // _BLOCK):
@@ -95,24 +102,24 @@ def main() -> int:
     words, noises = load_words(arguments.digits), load_sounds(corpora / "noise" / "train")
     chosen = [words[i] for i in rng.permutation(len(words))[:300]]
     streams = {
-        "pauses, 20 dB": with_pauses(chosen, noise_track(noises, 60.0, rng), 20.0, rng),
-        "pauses, 10 dB": with_pauses(chosen, noise_track(noises, 60.0, rng), 10.0, rng),
-        "connected, 20 dB": connected(strings_of(words, 60, rng), noise_track(noises, 60.0, rng), 20.0, rng),
+        "pauses, 20 dB": join_with_pauses(chosen, make_noise_track(noises, 60.0, rng), 20.0, rng),
+        "pauses, 10 dB": join_with_pauses(chosen, make_noise_track(noises, 60.0, rng), 10.0, rng),
+        "connected, 20 dB": connected(strings_of(words, 60, rng), make_noise_track(noises, 60.0, rng), 20.0, rng),
     }
     speech = sentences(load_sounds(corpora / "speech" / "tune"), rng)
     engine = Engine(arguments.models, spotter_file=arguments.spotter)
     hours = len(speech) / SAMPLE_RATE / 3600
-    spotted = listen(engine, list(streams.values()), {SPEECH: speech})
-    cut = Heard(
+    spotted = run(engine, list(streams.values()), {SPEECH: speech})
+    cut = ScoredStreams(
         tuple((stream, cut_and_classified(engine, stream.samples)) for stream in streams.values()),
         {SPEECH: (cut_and_classified(engine, speech), hours)},
     )
     print(f"| at {_ALARMS:g} false alarms an hour of sentences | cut and classified | spotted and confirmed |")
     print("|---|---:|---:|")
-    thresholds = [choose(heard, {SPEECH: _ALARMS}) for heard in (cut, spotted)]
+    thresholds = [choose_threshold(heard, {SPEECH: _ALARMS}) for heard in (cut, spotted)]
     for place, name in enumerate(streams):
         shares = [
-            Heard((heard.said[place],), {}).score(t).accuracy
+            ScoredStreams((heard.digits[place],), {}).score(t).accuracy
             for heard, t in zip((cut, spotted), thresholds, strict=True)
         ]
         print(f"| {name} | {' | '.join(f'{100 * share:.1f}' for share in shares)} |")

@@ -5,8 +5,8 @@
 A logistic regression of what is a digit of streams that are made of --digits over --noise, against what is none in
 them, in speech/tune (of $DIGIT_CORPORA_DIR) and in hours of --noise, where each counts --noise_weight times: a detector
 hears noise all day. Neither the spotter nor the classifiers may have learnt from these digits or this noise; of ESC-10
-fold 1 was for them, fold 2 for this. Prints OFFSET and WEIGHTS of digit_detector/streaming/decision.py, and for every
-set of evidence what is right at so many false alarms an hour of sentences.
+fold 1 was for them, fold 2 for this. Prints fusion_offset and fusion_weights of digit_detector/streaming/config.py,
+and for every set of evidence what is right at so many false alarms an hour of sentences.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from digit_detector.audio import SAMPLE_RATE, Floats
-from digit_detector.evaluation.curves import reported
-from digit_detector.evaluation.scoring import Score, can_be, score
-from digit_detector.evaluation.streams import Stream, load_sounds, load_words, remixed_noise, sentences
+from digit_detector.evaluation.det import accept
+from digit_detector.evaluation.scoring import Score, can_match, score
+from digit_detector.evaluation.streams import TestStream, load_sounds, load_words, mix_noise, sentences
 from digit_detector.labels import PIPELINES
-from digit_detector.streaming import engine as engines
-from digit_detector.streaming import stream as live
-from digit_detector.streaming.decision import Candidate, Evidence
+from digit_detector.streaming.config import DetectorConfig, load_config
 from digit_detector.streaming.detector import StreamingDetector
 from digit_detector.streaming.engine import CONFIRMING, Detection, Engine
-from digit_detector.streaming.thresholds import Thresholds
+from digit_detector.streaming.fusion import FusionScores
+from digit_detector.streaming.peak_picker import Candidate
+from digit_detector.streaming.stream_state import StreamState
 from digit_detector.tune_threshold import streams_of
 
-_NAMES = ("spotted", "is_digit", "classified", "voice")
+_NAMES = ("spotter", "presence", "classifier", "voice")
 _SETS = ((0,), (0, 1), (0, 1, 2), (0, 1, 2, 3))
 _ALARMS = (60.0, 100.0, 110.0)
 _CONDITIONS = ("10 dB", "20 dB", "30 dB", "connected")  # of the streams that tune_threshold makes
@@ -42,13 +42,13 @@ _CONDITIONS = ("10 dB", "20 dB", "30 dB", "connected")  # of the streams that tu
 class Recording(Engine):
     """An engine that reports every candidate, and remembers its evidence by when it was."""
 
-    def __init__(self, models: str, pipelines: Sequence[str], spotted: float, spotter: Path | None) -> None:
-        super().__init__(models, pipelines, Thresholds(spotted=spotted, digit=0.0), spotter_file=spotter)
-        self.repeating = True
-        self.seen: dict[float, Evidence] = {}
+    def __init__(self, models: str, pipelines: Sequence[str], config: DetectorConfig, spotter: Path | None) -> None:
+        super().__init__(models, pipelines, config, spotter_file=spotter)
+        self.allow_repeats = True
+        self.seen: dict[float, FusionScores] = {}
 
-    def evidence(self, stream: live.Stream, candidate: Candidate) -> tuple[int, Evidence]:
-        digit, found = super().evidence(stream, candidate)
+    def score_candidate(self, stream: StreamState, candidate: Candidate) -> tuple[int, FusionScores]:
+        digit, found = super().score_candidate(stream, candidate)
         self.seen[_frame(candidate.last)] = found
         return digit, found
 
@@ -74,7 +74,8 @@ def hear(engine: Recording, samples: Floats) -> Found:
     engine.seen = {}
     detector = StreamingDetector(engine=engine)
     detections = detector.feed(samples) + detector.flush()
-    logits = [engine.seen[_frame(d.end * SAMPLE_RATE / 128)].logits for d in detections]
+    floor = engine.config.probability_floor
+    logits = [engine.seen[_frame(d.end * SAMPLE_RATE / 128)].log_odds(floor) for d in detections]
     return Found(detections, np.array(logits).reshape(-1, len(_NAMES)), len(samples) / SAMPLE_RATE / 3600)
 
 
@@ -82,14 +83,14 @@ def _frame(frame: float) -> float:
     return round(2 * frame) / 2
 
 
-def right_ones(stream: Stream, found: Found) -> np.ndarray:
+def right_ones(stream: TestStream, found: Found) -> np.ndarray:
     """(N,) which detections are paired with the digit that was said."""
     paired = np.zeros(len(found.detections), dtype=bool)
     taken: set[int] = set()
     for i, detection in enumerate(found.detections):
         near = [
             j for j, said in enumerate(stream.digits)
-            if j not in taken and said.digit == detection.digit and can_be(said, detection)
+            if j not in taken and said.digit == detection.digit and can_match(said, detection)
         ]  # fmt: skip
         if near:
             taken.add(near[0])
@@ -119,17 +120,28 @@ def main() -> int:
     parser.add_argument("--spotter", type=Path, default=None)
     parser.add_argument("--spotted", type=float, default=0.1)
     parser.add_argument("--pipelines", nargs="+", choices=PIPELINES, default=CONFIRMING)
-    parser.add_argument("--before", type=float, default=live.BEFORE, help="seconds before a word that they hear")
     parser.add_argument(
-        "--sure", type=float, default=engines.SURE, help="from which a digit is not heard with the next"
+        "--before",
+        type=float,
+        default=DetectorConfig.margin_before_seconds,
+        help="seconds before a word that they hear",
+    )
+    parser.add_argument(
+        "--sure",
+        type=float,
+        default=DetectorConfig.commit_confidence,
+        help="from which a digit is not heard with the next",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     arguments = parser.parse_args()
-    live.BEFORE, engines.SURE = arguments.before, arguments.sure
+    config = replace(
+        load_config(), spotter_threshold=arguments.spotted, detection_threshold=0.0,
+        margin_before_seconds=arguments.before, commit_confidence=arguments.sure,
+    )  # fmt: skip
     noises = load_sounds(arguments.noise)
     speech = load_sounds(Path(os.environ["DIGIT_CORPORA_DIR"]) / "speech" / "tune")
-    engine = Recording(arguments.models, arguments.pipelines, arguments.spotted, arguments.spotter)
-    found: list[tuple[str, Stream, Found]] = []
+    engine = Recording(arguments.models, arguments.pipelines, config, arguments.spotter)
+    found: list[tuple[str, TestStream, Found]] = []
     wrong: dict[str, list[Found]] = {"speech": [], "noise": []}
     for seed in arguments.seeds:
         rng = np.random.default_rng(seed)
@@ -137,12 +149,12 @@ def main() -> int:
             for condition, stream in zip(_CONDITIONS, streams_of(load_words(folder), noises, rng), strict=True):
                 found.append((f"{folder.name} {condition}", stream, hear(engine, stream.samples)))
         wrong["speech"].append(hear(engine, sentences(speech, rng)))
-        wrong["noise"].append(hear(engine, remixed_noise(noises, 3600 * arguments.noise_hours, rng)))
+        wrong["noise"].append(hear(engine, mix_noise(noises, 3600 * arguments.noise_hours, rng)))
     fit(found, wrong, arguments.noise_weight)
     return 0
 
 
-def fit(found: Sequence[tuple[str, Stream, Found]], wrong: dict[str, list[Found]], noise_weight: float) -> None:
+def fit(found: Sequence[tuple[str, TestStream, Found]], wrong: dict[str, list[Found]], noise_weight: float) -> None:
     heard = [f for _, _, f in found]
     right = np.concatenate([right_ones(s, f) for _, s, f in found])
     logits = np.concatenate([f.logits for f in (*heard, *wrong["speech"], *wrong["noise"])])
@@ -155,17 +167,17 @@ def fit(found: Sequence[tuple[str, Stream, Found]], wrong: dict[str, list[Found]
     for columns in _SETS:
         beta = regression(logits[:, columns], right, weight)
         names = ", ".join(_NAMES[c] for c in columns)
-        print(f"{names}: WEIGHTS {np.round(beta[:-1], 2)} OFFSET {beta[-1]:.2f}")
+        print(f"{names}: fusion_weights {np.round(beta[:-1], 2)} fusion_offset {beta[-1]:.2f}")
         sure = {kind: [f.sure(columns, beta) for f in founds] for kind, founds in wrong.items()}
         hours = {kind: sum(f.hours for f in founds) for kind, founds in wrong.items()}
         for alarms in _ALARMS:
             of_speech = sorted((d.confidence for found in sure["speech"] for d in found), reverse=True)
             allowed = int(alarms * hours["speech"])
             threshold = np.nextafter(of_speech[allowed], np.inf) if allowed < len(of_speech) else -np.inf
-            in_noise = sum(len(reported(found, threshold)) for found in sure["noise"]) / hours["noise"]
+            in_noise = sum(len(accept(found, threshold)) for found in sure["noise"]) / hours["noise"]
             scores: dict[str, Score] = {}
             for name, stream, f in found:
-                of_stream = score(stream.digits, reported(f.sure(columns, beta), threshold))
+                of_stream = score(stream.digits, accept(f.sure(columns, beta), threshold))
                 scores[name] = scores.get(name, Score()) + of_stream
             print(f"  {alarms:g}/h of speech: noise {in_noise:.2f}/h" + "".join(map(_told, scores.items())))
 

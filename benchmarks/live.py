@@ -26,18 +26,17 @@ import numpy as np
 import soxr
 
 from digit_detector.audio import SAMPLE_RATE, Floats
-from digit_detector.evaluation.curves import Heard, listen
-from digit_detector.evaluation.pictures import det_curve
+from digit_detector.evaluation.det import ScoredStreams, plot_det, run
 from digit_detector.evaluation.scoring import NEAR, Score, score
 from digit_detector.evaluation.streams import (
-    Stream,
+    TestStream,
     connected,
+    join_with_pauses,
     load_sounds,
     load_words,
-    noise_track,
-    remixed_noise,
+    make_noise_track,
+    mix_noise,
     sentences,
-    with_pauses,
 )
 from digit_detector.files import write_json
 from digit_detector.labels import LABELS, PRETRAINED
@@ -73,31 +72,34 @@ class Row:
 Listener = Callable[[Floats], list[Detection]]
 
 
-def streams_of(words_dir: Path, noise_dir: Path) -> list[Stream]:
+def streams_of(words_dir: Path, noise_dir: Path) -> list[TestStream]:
     """With pauses at 20 and at 10 dB, and connected."""
     rng = np.random.default_rng(SEED)
     words, noises = load_words(words_dir), load_sounds(noise_dir)
     made = []
     for snr_db in (20.0, 10.0):
         order = [words[i] for _ in range(TURNS) for i in rng.permutation(len(words))]
-        made.append(with_pauses(order, noise_track(noises, 600.0, rng), snr_db, rng))
-    made.append(connected(strings_of(words, STRINGS, rng), noise_track(noises, 600.0, rng), CONNECTED_SNR, rng))
+        made.append(join_with_pauses(order, make_noise_track(noises, 600.0, rng), snr_db, rng))
+    made.append(connected(strings_of(words, STRINGS, rng), make_noise_track(noises, 600.0, rng), CONNECTED_SNR, rng))
     return made
 
 
-def ours(heard: Heard, threshold: float) -> Row:
+def ours(heard: ScoredStreams, threshold: float) -> Row:
     scores = [alone(heard, i).score(threshold) for i in range(3)]
     return Row(
-        (scores[0], scores[1]), scores[2], heard.false_alarms(NOISE, threshold), heard.false_alarms(SPEECH, threshold)
+        (scores[0], scores[1]),
+        scores[2],
+        heard.false_alarms_per_hour(NOISE, threshold),
+        heard.false_alarms_per_hour(SPEECH, threshold),
     )
 
 
-def alone(heard: Heard, place: int) -> Heard:
+def alone(heard: ScoredStreams, place: int) -> ScoredStreams:
     """The same with one of its streams alone."""
-    return Heard((heard.said[place],), heard.quiet)
+    return ScoredStreams((heard.digits[place],), heard.negatives)
 
 
-def measured(listener: Listener, streams: Sequence[Stream], noise: Floats, speech: Floats) -> Row:
+def measured(listener: Listener, streams: Sequence[TestStream], noise: Floats, speech: Floats) -> Row:
     scores = [score(stream.digits, listener(stream.samples)) for stream in streams]
     alarms = [len(listener(sound)) / (len(sound) / SAMPLE_RATE / 3600) for sound in (noise, speech)]
     return Row((scores[0], scores[1]), scores[2], alarms[0], alarms[1])
@@ -167,7 +169,7 @@ def whisper() -> Listener:
 
 
 def kept(
-    work: Path, name: str, streams: Sequence[Stream], noise: Floats, speech: Floats, made: Callable[[], Listener]
+    work: Path, name: str, streams: Sequence[TestStream], noise: Floats, speech: Floats, made: Callable[[], Listener]
 ) -> Row:
     """`measured`, or what was measured before of the same streams."""
     digest = hashlib.sha256()
@@ -210,8 +212,8 @@ def faults(rows: dict[str, Row]) -> str:
     lines = []
     for title, found in (("20 dB", row.pauses[0]), ("10 dB", row.pauses[1]), ("connected", row.strings)):
         lines.append(
-            f"{title}: {found.said} digits, {found.right} right, {found.substituted} mistaken, {found.deleted} missed, "
-            f"{found.inserted} too many"
+            f"{title}: {found.reference} digits, {found.correct} right, {found.substituted} mistaken, "
+            f"{found.deleted} missed, {found.inserted} too many"
         )
     return "\n".join(lines)
 
@@ -230,7 +232,7 @@ def main() -> int:
     arguments = parser.parse_args()
     streams = streams_of(arguments.words, arguments.noise)
     rng = np.random.default_rng(SEED + 1)
-    noise = remixed_noise(load_sounds(arguments.noise), 3600 * arguments.hours, rng)
+    noise = mix_noise(load_sounds(arguments.noise), 3600 * arguments.hours, rng)
     speech = sentences(load_sounds(arguments.speech), rng)
     rows: dict[str, Row] = {}
     if arguments.others:
@@ -242,8 +244,8 @@ def main() -> int:
     if arguments.only_others:
         return 0
     engine = Engine(spotter_file=arguments.spotter)
-    heard = listen(engine, streams, {SPEECH: speech, NOISE: noise})
-    rows = {"ours": ours(heard, engine.thresholds.digit), **rows}
+    heard = run(engine, streams, {SPEECH: speech, NOISE: noise})
+    rows = {"ours": ours(heard, engine.config.detection_threshold), **rows}
     print(
         f"{len(streams[0].digits)} digits a stream with pauses, {len(streams[2].digits)} connected; "
         f"a match is within {NEAR} s"
@@ -252,7 +254,7 @@ def main() -> int:
     print(faults(rows))
     if arguments.update_docs:
         (DOCS / "images").mkdir(exist_ok=True)
-        det_curve(heard, engine.thresholds.digit, TITLES, DOCS / "images" / "live_det.png")
+        plot_det(heard, engine.config.detection_threshold, TITLES, DOCS / "images" / "live_det.png")
         page = PAGE.read_text(encoding="utf-8")
         before, rest = page.split(BEGIN)
         PAGE.write_text(before + BEGIN + "\n" + table(rows) + END + rest.split(END)[1], encoding="utf-8")

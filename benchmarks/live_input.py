@@ -20,7 +20,14 @@ import soxr
 
 from digit_detector.audio import SAMPLE_RATE, Floats
 from digit_detector.evaluation.scoring import Score, score
-from digit_detector.evaluation.streams import WORD_DBFS, Stream, load_sounds, load_words, noise_track, with_pauses
+from digit_detector.evaluation.streams import (
+    WORD_DBFS,
+    TestStream,
+    join_with_pauses,
+    load_sounds,
+    load_words,
+    make_noise_track,
+)
 from digit_detector.streaming.detector import StreamingDetector
 from digit_detector.streaming.engine import Engine
 
@@ -44,7 +51,7 @@ def by_soxr(samples: Floats, rate: int, quality: str) -> Floats:
     return made
 
 
-def detect(engine: Engine, stream: Stream, samples: Floats, rate: int = SAMPLE_RATE) -> Score:
+def detect(engine: Engine, stream: TestStream, samples: Floats, rate: int = SAMPLE_RATE) -> Score:
     detector = StreamingDetector(engine=engine)
     found = []
     for at in range(0, len(samples), rate):
@@ -64,7 +71,7 @@ def there_and_back(sound: Floats, rate: int, quality: str) -> tuple[Floats, int]
     return by_soxr(upsampled(sound, rate)[0], rate, quality), SAMPLE_RATE
 
 
-def inputs(stream: Stream) -> dict[str, Callable[[], tuple[Floats, int]]]:
+def inputs(stream: TestStream) -> dict[str, Callable[[], tuple[Floats, int]]]:
     """Samples and rate of each row."""
     sound = stream.samples
     rows: dict[str, Callable[[], tuple[Floats, int]]] = {"8,000 Hz": lambda: (sound, SAMPLE_RATE)}
@@ -88,13 +95,13 @@ def main() -> int:
     rng = np.random.default_rng(0)
     words = load_words(arguments.words)
     chosen = [words[i] for i in rng.permutation(len(words))[: arguments.most]]
-    noise = noise_track(load_sounds(arguments.noise), 300.0, rng)
-    stream = with_pauses(chosen, noise, SNR_DB, rng, (0.5, 1.0))
+    noise = make_noise_track(load_sounds(arguments.noise), 300.0, rng)
+    stream = join_with_pauses(chosen, noise, SNR_DB, rng, (0.5, 1.0))
     engine = Engine()
     print(f"{len(chosen)} words | right | missed | mistaken | too many\n---|---:|---:|---:|---:")
     for title, make in inputs(stream).items():
         found = detect(engine, stream, *make())
-        print(f"{title} | {found.right} | {found.deleted} | {found.substituted} | {found.inserted}", flush=True)
+        print(f"{title} | {found.correct} | {found.deleted} | {found.substituted} | {found.inserted}", flush=True)
     return 0
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from digit_detector import DetectorPool, StreamingDetector
 from digit_detector.audio import SAMPLE_RATE, Floats
-from digit_detector.evaluation.streams import load_sounds, load_words, noise_track, with_pauses
+from digit_detector.evaluation.streams import join_with_pauses, load_sounds, load_words, make_noise_track
 
 PIECE = 256  # samples, 32 ms
 PHASES = 4  # times in 32 ms at which streams get their pieces, a part of them each: nobody begins to speak in step
@@ -36,7 +36,7 @@ def sounds(folder: Path, noise: Path, streams: int, seconds: float) -> list[Floa
     made = []
     for _ in range(streams):
         chosen = [words[i] for i in rng.integers(len(words), size=int(seconds))]
-        stream = with_pauses(chosen, noise_track(noises, 30.0, rng), 20.0, rng)
+        stream = join_with_pauses(chosen, make_noise_track(noises, 30.0, rng), 20.0, rng)
         made.append(np.resize(stream.samples, size))
     return made
 

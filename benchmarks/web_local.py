@@ -24,13 +24,13 @@ from web_load import Server
 from digit_detector.audio import SAMPLE_RATE, Floats
 from digit_detector.evaluation.scoring import score
 from digit_detector.evaluation.streams import (
-    Stream,
+    TestStream,
     Word,
     audio_files,
+    join_with_pauses,
     load_sounds,
     load_words,
-    noise_track,
-    with_pauses,
+    make_noise_track,
 )
 from digit_detector.streaming.detector import Detection, StreamingDetector
 
@@ -117,7 +117,7 @@ def main() -> int:
     return 0
 
 
-def material(count: int) -> tuple[list[Word], Stream]:
+def material(count: int) -> tuple[list[Word], TestStream]:
     """So many recorded words of both corpora, and a stream of them with pauses over noise."""
     corpora = Path(os.environ["DIGIT_CORPORA_DIR"])
     rng = np.random.default_rng(0)
@@ -127,8 +127,8 @@ def material(count: int) -> tuple[list[Word], Stream]:
     iitg = load_words(corpora / "iitg_digits")
     words = [corpus[i] for corpus in (fsdd, iitg) for i in rng.permutation(len(corpus))[: count // 2]]
     words = [words[i] for i in rng.permutation(len(words))]
-    noise = noise_track(load_sounds(corpora / "noise" / "train"), 600.0, rng)
-    return words, with_pauses(words, noise, SNR_DB, rng)
+    noise = make_noise_track(load_sounds(corpora / "noise" / "train"), 600.0, rng)
+    return words, join_with_pauses(words, noise, SNR_DB, rng)
 
 
 @contextmanager
@@ -156,7 +156,7 @@ def answers(page: Any, words: Sequence[Word], rate: int) -> dict[str, Any]:
     return {"rate": rate, "fast_enough": all(row["p95_ms"] < FLOOR_MS for row in table.values()), **table}
 
 
-def heard(page: Any, stream: Stream, rate: int) -> dict[str, Any]:
+def heard(page: Any, stream: TestStream, rate: int) -> dict[str, Any]:
     """What hearing a stream takes, and what is heard here and there."""
     samples = _at(stream.samples, rate)
     _offer(page, samples)
@@ -169,14 +169,15 @@ def heard(page: Any, stream: Stream, rate: int) -> dict[str, Any]:
         "rate": rate, "seconds": round(len(samples) / rate, 1), "said": len(stream.digits),
         "share_of_real_time": round(told["seconds"] / (len(samples) / rate), 4),
         "piece_p50_ms": round(p50, 2), "piece_p95_ms": round(p95, 2),
-        "right_in_the_browser": score(stream.digits, there).right, "right_in_python": score(stream.digits, here).right,
+        "right_in_the_browser": score(stream.digits, there).correct,
+        "right_in_python": score(stream.digits, here).correct,
         "inserted_in_the_browser": score(stream.digits, there).inserted,
         "inserted_in_python": score(stream.digits, here).inserted,
         "the_same_digits": [d.digit for d in there] == [d.digit for d in here],
     }  # fmt: skip
 
 
-def frames(page: Any, stream: Stream, seconds: float) -> dict[str, Any]:
+def frames(page: Any, stream: TestStream, seconds: float) -> dict[str, Any]:
     """How evenly the page draws while it hears in real time at 48 kHz."""
     samples = _at(stream.samples[: round(seconds * SAMPLE_RATE)], 48_000)
     _offer(page, samples)

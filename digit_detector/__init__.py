@@ -24,9 +24,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from digit_detector.classifier import DigitClassifier, load_classifier
+    from digit_detector.streaming.config import DetectorConfig, load_config
     from digit_detector.streaming.detector import Detection, StreamingDetector
     from digit_detector.streaming.pool import DetectorPool
-    from digit_detector.streaming.thresholds import Thresholds, load_thresholds
 
 _MODULES = {
     "DigitClassifier": "classifier",
@@ -34,22 +34,32 @@ _MODULES = {
     "Detection": "streaming.detector",
     "StreamingDetector": "streaming.detector",
     "DetectorPool": "streaming.pool",
-    "Thresholds": "streaming.thresholds",
-    "load_thresholds": "streaming.thresholds",
+    "DetectorConfig": "streaming.config",
+    "load_config": "streaming.config",
+}
+_DEPRECATED = {  # names of 0.1 -> what gives them, what to use
+    "Thresholds": ("make_config", "DetectorConfig"),
+    "load_thresholds": ("load_config", "load_config"),
 }
 
 __all__ = [
     "Detection",
+    "DetectorConfig",
     "DetectorPool",
     "DigitClassifier",
     "StreamingDetector",
-    "Thresholds",
     "load_classifier",
-    "load_thresholds",
+    "load_config",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _DEPRECATED:
+        import warnings
+
+        source, new = _DEPRECATED[name]
+        warnings.warn(f"digit_detector.{name} is deprecated: use {new}", DeprecationWarning, stacklevel=2)
+        return getattr(import_module(f"{__name__}.streaming.config"), source)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -9,6 +9,7 @@ TRAINED = "models"  # where training puts one's own
 MFCC, MEL_CNN, RAW_CNN = PIPELINES = ("mfcc", "mel_cnn", "raw_cnn")
 PIPELINE_TITLES = {MFCC: "MFCC + dense network", MEL_CNN: "log-mel + 2D CNN", RAW_CNN: "raw waveform + 1D CNN"}
 LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NUM_CLASSES = len(LABELS)
 IS_DIGIT = 0.5  # the least digit score that counts as a digit
 FP32, INT8 = FILE_PRECISIONS = ("fp32", "int8")  # what a model file computes in; one that does not say is fp32
 

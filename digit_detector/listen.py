@@ -1,4 +1,4 @@
-"""Speak, and digits come out: the door behind `digits listen`."""
+"""`digits listen`: print the digits spoken into a microphone or held in recordings."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from digit_detector.evaluation.streams import audio_files
 from digit_detector.examples import example_recording
 from digit_detector.labels import PIPELINES, PRETRAINED
 from digit_detector.listening.display import Display
-from digit_detector.listening.sources import STDIN, Microphone, from_file, microphones
+from digit_detector.listening.microphone import STDIN, Microphone, list_microphones, read_file
+from digit_detector.streaming.config import SHIPPED, load_config
 from digit_detector.streaming.detector import StreamingDetector
 from digit_detector.streaming.engine import CONFIRMING, missing_note
-from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
 
 Reader = Callable[..., Iterable[tuple[int, Floats]]]  # (name, warn=...) -> pieces with their rate
-_PIECE = 0.25  # seconds of a file that are heard between two looks at the display
+_PIECE = 0.25  # seconds of a file processed between two updates of the display
 
 
 @program
@@ -62,11 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=SUPPRESS, help="how long to listen to the microphone")
     args = parser.parse_args(argv)
     if args.list:
-        found = microphones()
+        found = list_microphones()
         if not found:
             raise MicrophoneError("there is no microphone: connect one, or listen to a file with --file")
-        for number, name, usual in found:
-            print(f"{number:3d}  {name}{'  (taken unless told)' if usual else ''}")
+        for number, name, is_default in found:
+            print(f"{number:3d}  {name}{'  (taken unless told)' if is_default else ''}")
         return 0
     if "example" in args:
         args.file = [*getattr(args, "file", []), str(example_recording("phone_number"))]
@@ -79,21 +79,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "file" in args and STDIN in args.file and sys.stdin.isatty():
         parser.error("--file - reads a recording from standard input, which is a terminal: redirect a file into it")
     pipelines, spotter = getattr(args, "pipeline", None), getattr(args, "spotter", None)
-    detector = StreamingDetector(args.model_dir, pipelines, load_thresholds(args.thresholds), spotter=spotter)
+    detector = StreamingDetector(args.model_dir, pipelines, load_config(args.thresholds), spotter=spotter)
     display = Display(args.json)
     with StopSignals(unit=None), contextlib.closing(display):
         if pipelines is None and (note := missing_note(args.model_dir, detector.engine.pipelines)):
             display.note(note)
         if "file" in args:
             read = partial(
-                from_file, realtime=args.realtime,
+                read_file, realtime=args.realtime,
                 encoding=getattr(args, "encoding", None), raw_rate=getattr(args, "rate", None),
             )  # fmt: skip
             return detect_files(detector, args.file, read, display)
         device = args.device if "device" in args else None
         with Microphone(int(device) if device is not None and device.isdecimal() else device) as microphone:
             display.note(f"listening to {microphone.name}; say digits, Ctrl-C ends")
-            hear(detector, microphone, display, getattr(args, "seconds", None))
+            detect(detector, microphone, display, getattr(args, "seconds", None))
             if microphone.lost:
                 display.note(f"{microphone.lost} pieces of sound were lost: this machine was too busy to hear them")
     return 0
@@ -108,7 +108,7 @@ def detect_files(detector: StreamingDetector, named: Sequence[str], read: Reader
     code = 0
     for name in expand(named):
         try:
-            digits, seconds = hear(detector, read(name, warn=display.note), display)
+            digits, seconds = detect(detector, read(name, warn=display.note), display)
         except DigitError as error:
             if not several:
                 raise
@@ -121,7 +121,7 @@ def detect_files(detector: StreamingDetector, named: Sequence[str], read: Reader
 
 
 def expand(named: Iterable[str]) -> Iterator[str]:
-    """Files as they are named; of folders every recording in and below them. Raises DataError for one without any."""
+    """Files as named; for folders every recording in and below them. Raises DataError for one without recordings."""
     for name in named:
         if os.path.isdir(name):
             yield from map(str, audio_files(Path(name)))
@@ -129,16 +129,13 @@ def expand(named: Iterable[str]) -> Iterator[str]:
             yield name
 
 
-def hear(
+def detect(
     detector: StreamingDetector,
     pieces: Iterable[tuple[int, Floats]],
     display: Display,
     seconds: float | None = None,
 ) -> tuple[str, float]:
-    """Tell what is said in pieces of sound until they, or so many seconds, are over -> the digits, the seconds.
-
-    Somebody may stop it before.
-    """
+    """Show the digits of (rate, samples) pieces until they or `seconds` are over -> the digits, the seconds read."""
     digits, came = "", 0.0
     for rate, piece in pieces:
         came += len(piece) / rate
@@ -150,11 +147,11 @@ def hear(
                 raise type(error)(f"after {detector.seconds:.1f} s: {error}") from error
             for detection in found:
                 digits += str(detection.digit)
-                display.tell(detection)
+                display.show(detection)
             display.level(detector.level_db, detector.voice, detector.seconds)
         if seconds is not None and detector.seconds >= seconds:
             break
     for detection in detector.flush():
         digits += str(detection.digit)
-        display.tell(detection)
+        display.show(detection)
     return digits, came

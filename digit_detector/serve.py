@@ -16,8 +16,8 @@ from digit_detector.cli.parser import OneLineParser
 from digit_detector.cli.program import program, require
 from digit_detector.errors import ConfigError, StreamError
 from digit_detector.labels import PIPELINES
+from digit_detector.streaming.config import SHIPPED, load_config
 from digit_detector.streaming.engine import CONFIRMING, available_pipelines, missing_note
-from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
 from digit_detector.webapp.limits import PREFIX, ServerLimits, add_limit_flags, find_misspelt_variables, read_limits
 
 _HIGHEST_TRY = 20  # ports after the usual one that are tried where it is taken
@@ -49,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     for warning in find_misspelt_variables(os.environ):
         logging.warning(warning)
-    thresholds = load_thresholds(getattr(args, "thresholds", SHIPPED))
+    config = load_config(getattr(args, "thresholds", SHIPPED))
     pipelines = getattr(args, "pipeline", None) or available_pipelines(limits.model_dir)
-    app = make_app(limits, thresholds, pipelines, spotter=getattr(args, "spotter", None))
+    app = make_app(limits, config, pipelines, spotter=getattr(args, "spotter", None))
     if "pipeline" not in args and (note := missing_note(limits.model_dir, pipelines)):
         print(note, file=sys.stderr, flush=True)
     listening = bound(limits, exact="port" in args or bool(os.environ.get(PREFIX + "PORT")))

@@ -1,8 +1,7 @@
-"""Choose how sure the live detector must be: the door behind `digits tune-threshold`."""
+"""`digits tune-threshold`: choose the detection threshold for a rate of false alarms."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
@@ -16,22 +15,22 @@ from digit_detector.cli.parser import OneLineParser
 from digit_detector.cli.program import program, require
 from digit_detector.cli.signals import StopSignals
 from digit_detector.errors import ConfigError, DataError
-from digit_detector.evaluation.curves import choose, listen
+from digit_detector.evaluation.det import choose_threshold, format_table, plot_det, run
 from digit_detector.evaluation.streams import (
-    Stream,
+    TestStream,
     Word,
     connected,
+    join_with_pauses,
     load_sounds,
     load_words,
-    noise_track,
-    remixed_noise,
+    make_noise_track,
+    mix_noise,
     sentences,
-    with_pauses,
 )  # fmt: skip
 from digit_detector.files import unwritable, write_json
 from digit_detector.labels import PIPELINES, PRETRAINED
+from digit_detector.streaming.config import SHIPPED, load_config
 from digit_detector.streaming.engine import CONFIRMING, Engine
-from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
 
 SPEECH, NOISE = "speech", "noise"
 TITLES = {SPEECH: "sentences without digits", NOISE: "noise, -45 to -10 dBFS"}
@@ -42,7 +41,7 @@ _STRING = (3, 7)  # digits of a connected string
 
 @program
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the threshold at which false alarms are as many as asked for; returns the exit code."""
+    """Write the lowest threshold within the limits of false alarms; returns the exit code."""
     parser = OneLineParser(
         description="Choose the threshold of the live detector at a number of false alarms an hour, and draw what it "
         "costs. None of the recordings should be what the models were trained on."
@@ -63,55 +62,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     _check(args)
     require("drawing the curve", ("matplotlib",))
-    from digit_detector.evaluation.pictures import det_curve, table
-
     spotter = Path(args.spotter) if "spotter" in args else None
-    engine = Engine(args.model_dir, args.pipeline, load_thresholds(), spotter)
+    engine = Engine(args.model_dir, args.pipeline, load_config(), spotter)
     with StopSignals(unit=None):
         rng = np.random.default_rng(args.seed)
         noises = load_sounds(Path(args.noise))
         streams = [stream for digits in args.digits for stream in streams_of(load_words(Path(digits)), noises, rng)]
-        quiet = {
+        negatives = {
             SPEECH: sentences(load_sounds(Path(args.speech)), rng),
-            NOISE: remixed_noise(noises, 3600 * args.noise_hours, rng),
+            NOISE: mix_noise(noises, 3600 * args.noise_hours, rng),
         }
         line = LiveLine()
         try:
-            heard = listen(engine, streams, quiet, lambda share: line.show(f"{share:.0%} heard"))
+            scored = run(engine, streams, negatives, lambda fraction: line.show(f"{fraction:.0%} processed"))
         finally:
             line.clear()
-        chosen = choose(heard, {SPEECH: args.false_alarms, NOISE: args.noise_alarms})
-    thresholds = dataclasses.replace(engine.thresholds, digit=chosen)
+        chosen = choose_threshold(scored, {SPEECH: args.false_alarms, NOISE: args.noise_alarms})
     out = Path(args.out)
     picture = out.with_suffix(".png")
-    det_curve(heard, chosen, TITLES, picture)
-    found = heard.score(chosen)
+    plot_det(scored, chosen, TITLES, picture)
+    counts = scored.score(chosen)
     write_json(
         out,
         {
-            "thresholds": dataclasses.asdict(thresholds),
+            "thresholds": {
+                "spotter_threshold": engine.config.spotter_threshold, "detection_threshold": chosen,
+            },
             "chosen_on": {
                 "digits": [_short(digits) for digits in args.digits],
                 SPEECH: _short(args.speech),
                 NOISE: _short(args.noise),
             },
-            "asked": {"false_alarms": args.false_alarms, "noise_alarms": args.noise_alarms},
-            "found": {
-                "accuracy": found.accuracy, "digits": found.said,
-                **{kind: heard.false_alarms(kind, chosen) for kind in quiet},
+            "target": {"false_alarms": args.false_alarms, "noise_alarms": args.noise_alarms},
+            "measured": {
+                "accuracy": counts.accuracy, "digits": counts.reference,
+                **{kind: scored.false_alarms_per_hour(kind, chosen) for kind in negatives},
             },
-            "hours": {kind: hours for kind, (_, hours) in heard.quiet.items()},
+            "hours": {kind: hours for kind, (_, hours) in scored.negatives.items()},
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )  # fmt: skip
-    print(table(heard, sorted({0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, chosen})))
+    print(format_table(scored, sorted({0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, chosen})))
     print(f"chosen: {chosen:.2f}, in {out}; the curve: {picture}")
     print(f"to use it: digits listen --thresholds {out}" + ("" if out != SHIPPED else " (it is the one that ships)"))
     return 0
 
 
 def _check(args: Namespace) -> None:
-    """Raise ConfigError for what cannot be, before an hour is spent on it."""
+    """Raise ConfigError for invalid flags before an hour is spent."""
     faults = unwritable({"out": args.out})
     if Path(args.out).suffix.lower() == ".png":
         faults.append(f"out: {args.out} is where the picture goes, expected a name like thresholds.json")
@@ -131,27 +129,27 @@ def _short(folder: str) -> str:
     return "/".join(Path(folder).absolute().parts[-2:])
 
 
-def streams_of(words: Sequence[Word], noises: Sequence[np.ndarray], rng: np.random.Generator) -> list[Stream]:
+def streams_of(words: Sequence[Word], noises: Sequence[np.ndarray], rng: np.random.Generator) -> list[TestStream]:
     """Digits with pauses at each of three ratios to the noise, and strings without pauses. Raises DataError."""
     if len(words) < 10:
         raise DataError(f"{len(words)} recordings of digits are too few: expected ten at least")
     streams = []
     for snr_db in _SNRS:
         chosen = [words[i] for i in rng.permutation(len(words))[:_MOST_WORDS]]
-        streams.append(with_pauses(chosen, noise_track(noises, 60.0, rng), snr_db, rng))
-    streams.append(connected(strings_of(words, _MOST_WORDS // 5, rng), noise_track(noises, 60.0, rng), 20.0, rng))
+        streams.append(join_with_pauses(chosen, make_noise_track(noises, 60.0, rng), snr_db, rng))
+    streams.append(connected(strings_of(words, _MOST_WORDS // 5, rng), make_noise_track(noises, 60.0, rng), 20.0, rng))
     return streams
 
 
 def strings_of(words: Sequence[Word], count: int, rng: np.random.Generator) -> list[list[Word]]:
-    """So many strings of 3 to 7 digits, each of one speaker."""
+    """`count` strings of 3 to 7 digits, each of one speaker."""
     by_speaker: dict[str, list[Word]] = {}
     for word in words:
         by_speaker.setdefault(word.speaker, []).append(word)
-    speakers = [said for said in by_speaker.values() if len(said) >= _STRING[0]] or list(by_speaker.values())
+    speakers = [spoken for spoken in by_speaker.values() if len(spoken) >= _STRING[0]] or list(by_speaker.values())
     strings = []
     for _ in range(count):
-        said = speakers[int(rng.integers(len(speakers)))]
+        spoken = speakers[int(rng.integers(len(speakers)))]
         size = int(rng.integers(_STRING[0], _STRING[1] + 1))
-        strings.append([said[int(i)] for i in rng.integers(len(said), size=size)])
+        strings.append([spoken[int(i)] for i in rng.integers(len(spoken), size=size)])
     return strings

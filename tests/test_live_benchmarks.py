@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from digit_detector.evaluation.streams import Spoken, Stream
+from digit_detector.evaluation.streams import LabelledDigit, TestStream
 from digit_detector.labels import LABELS
 from digit_detector.streaming.engine import Detection
 from ml_training.data.synthetic import VOICES, say
@@ -44,7 +44,7 @@ def test_streams_are_the_same_every_time(folders: Path, monkeypatch: pytest.Monk
 
 
 def test_a_row_is_measured_once_and_kept(tmp_path: Path):
-    streams = [Stream(np.zeros(8000, dtype=np.float32), (Spoken(7, 0.2, 0.5),)) for _ in range(3)]
+    streams = [TestStream(np.zeros(8000, dtype=np.float32), (LabelledDigit(7, 0.2, 0.5),)) for _ in range(3)]
     quiet, heard = np.zeros(8000, dtype=np.float32), []
 
     def listener() -> live.Listener:

@@ -1,4 +1,4 @@
-"""What was found against what was said."""
+"""Alignment of detections with a reference: correct, substituted, deleted, inserted; latency."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Protocol
 
 import numpy as np
 
-from digit_detector.evaluation.streams import Spoken
+from digit_detector.evaluation.streams import LabelledDigit
 
-NEAR = 0.3  # seconds after the end of a digit until which it may be found to have ended
+NEAR = 0.3  # seconds after the end of a digit until which a detection of it may end
 
 
-class Found(Protocol):
-    """A detection, as far as it is scored."""
+class Hypothesis(Protocol):
+    """A detection, as far as it is scored; seconds."""
 
     @property
     def digit(self) -> int: ...
@@ -28,70 +28,74 @@ class Found(Protocol):
 class Score:
     """Counts of a stream or of several."""
 
-    said: int = 0
-    right: int = 0
+    reference: int = 0  # digits
+    correct: int = 0
     substituted: int = 0
     deleted: int = 0
     inserted: int = 0
-    delays: tuple[float, ...] = ()  # seconds from the end of each word that was right to its report
-    confusions: tuple[tuple[int, int], ...] = ()  # (said, found); -1 is none
+    delays: tuple[float, ...] = ()  # seconds from the end of each correct digit to its report
+    confusions: tuple[tuple[int, int], ...] = ()  # (reference, hypothesis); -1 is none
 
     def __add__(self, other: Score) -> Score:
         return Score(
-            self.said + other.said, self.right + other.right, self.substituted + other.substituted,
+            self.reference + other.reference, self.correct + other.correct, self.substituted + other.substituted,
             self.deleted + other.deleted, self.inserted + other.inserted, self.delays + other.delays,
             self.confusions + other.confusions,
         )  # fmt: skip
 
     @property
+    def digit_error_rate(self) -> float:
+        """(substituted + deleted + inserted) / reference, as a word error rate."""
+        return (self.substituted + self.deleted + self.inserted) / max(1, self.reference)
+
+    @property
     def accuracy(self) -> float:
-        """1 - (substituted + deleted + inserted) / said."""
-        return 1.0 - (self.substituted + self.deleted + self.inserted) / max(1, self.said)
+        """1 - digit_error_rate."""
+        return 1.0 - self.digit_error_rate
 
     def delay(self, percent: float) -> float:
         """A percentile of the delays, seconds."""
         return float(np.percentile(self.delays, percent)) if self.delays else float("nan")
 
 
-def can_be(said: Spoken, found: Found) -> bool:
-    """Whether what was found may be this word."""
-    return said.start <= found.end <= said.end + NEAR
+def can_match(reference: LabelledDigit, hypothesis: Hypothesis) -> bool:
+    """Whether a detection ends between the start of a digit and NEAR after its end.
 
-
-def score(said: Sequence[Spoken], found: Sequence[Found]) -> Score:
-    """The alignment with the fewest faults, in the order of time, that pairs only what can be the same word.
-
-    That is what is found to end after the word began and no later than NEAR after it ended: where a recording's noise
-    reaches up to the word's level, its end as it is measured lies behind its end as it is heard.
+    Where a recording's noise reaches the level of the word, its measured end lies behind the audible one.
     """
-    found = sorted(found, key=lambda detection: detection.end)
-    rows, columns = len(said), len(found)
-    faults = np.zeros((rows + 1, columns + 1), dtype=np.int64)
-    faults[:, 0], faults[0, :] = np.arange(rows + 1), np.arange(columns + 1)
+    return reference.start <= hypothesis.end <= reference.end + NEAR
+
+
+def score(reference: Sequence[LabelledDigit], hypothesis: Sequence[Hypothesis]) -> Score:
+    """Align by least edit distance in order of time, pairing only what `can_match`, as in a word error rate."""
+    hypothesis = sorted(hypothesis, key=lambda detection: detection.end)
+    rows, columns = len(reference), len(hypothesis)
+    cost = np.zeros((rows + 1, columns + 1), dtype=np.int64)
+    cost[:, 0], cost[0, :] = np.arange(rows + 1), np.arange(columns + 1)
     for i in range(1, rows + 1):
         for j in range(1, columns + 1):
-            best = min(faults[i - 1, j], faults[i, j - 1]) + 1
-            if can_be(said[i - 1], found[j - 1]):
-                best = min(best, faults[i - 1, j - 1] + (said[i - 1].digit != found[j - 1].digit))
-            faults[i, j] = best
-    right, substituted, deleted, inserted = 0, 0, 0, 0
+            best = min(cost[i - 1, j], cost[i, j - 1]) + 1
+            if can_match(reference[i - 1], hypothesis[j - 1]):
+                best = min(best, cost[i - 1, j - 1] + (reference[i - 1].digit != hypothesis[j - 1].digit))
+            cost[i, j] = best
+    correct, substituted, deleted, inserted = 0, 0, 0, 0
     delays, confusions = [], []
     i, j = rows, columns
     while i or j:
-        near = i and j and can_be(said[i - 1], found[j - 1])
-        wrong = bool(near and said[i - 1].digit != found[j - 1].digit)
-        if near and faults[i, j] == faults[i - 1, j - 1] + wrong:
+        near = i and j and can_match(reference[i - 1], hypothesis[j - 1])
+        wrong = bool(near and reference[i - 1].digit != hypothesis[j - 1].digit)
+        if near and cost[i, j] == cost[i - 1, j - 1] + wrong:
             i, j = i - 1, j - 1
             if wrong:
                 substituted += 1
-                confusions.append((said[i].digit, found[j].digit))
+                confusions.append((reference[i].digit, hypothesis[j].digit))
             else:
-                right += 1
-                delays.append(found[j].reported - said[i].end)
-        elif i and faults[i, j] == faults[i - 1, j] + 1:
+                correct += 1
+                delays.append(hypothesis[j].reported - reference[i].end)
+        elif i and cost[i, j] == cost[i - 1, j] + 1:
             i, deleted = i - 1, deleted + 1
-            confusions.append((said[i].digit, -1))
+            confusions.append((reference[i].digit, -1))
         else:
             j, inserted = j - 1, inserted + 1
-            confusions.append((-1, found[j].digit))
-    return Score(rows, right, substituted, deleted, inserted, tuple(delays), tuple(confusions))
+            confusions.append((-1, hypothesis[j].digit))
+    return Score(rows, correct, substituted, deleted, inserted, tuple(delays), tuple(confusions))

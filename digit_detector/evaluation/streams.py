@@ -32,7 +32,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class LabelledDigit:
     """A digit as it lies in a stream; seconds."""
 
     digit: int
@@ -41,11 +41,12 @@ class Spoken:
 
 
 @dataclass(frozen=True, eq=False)
-class Stream:
-    """Sound, and what is said in it."""
+class TestStream:
+    """Audio of known content."""
 
+    __test__ = False  # of pytest
     samples: Floats  # (T,) at 8 kHz
-    digits: tuple[Spoken, ...]
+    digits: tuple[LabelledDigit, ...]
 
     @property
     def seconds(self) -> float:
@@ -86,24 +87,24 @@ def edges(samples: Floats) -> tuple[int, int]:
     return int(loud[0]) * _FRAME, int(loud[-1] + 1) * _FRAME
 
 
-def with_pauses(
+def join_with_pauses(
     words: Sequence[Word],
     noise: Floats,
     snr_db: float,
     rng: np.random.Generator,
     pauses: tuple[float, float] = (0.15, 2.0),
-) -> Stream:
+) -> TestStream:
     """Words one after the other with pauses between, all at one level, over noise so many dB below them."""
     gaps = rng.uniform(*pauses, len(words) + 1)
     return _strung([[word] for word in words], gaps, noise, snr_db)
 
 
-def connected(strings: Sequence[Sequence[Word]], noise: Floats, snr_db: float, rng: np.random.Generator) -> Stream:
+def connected(strings: Sequence[Sequence[Word]], noise: Floats, snr_db: float, rng: np.random.Generator) -> TestStream:
     """Strings of words without any pause within, and a second or so between them."""
     return _strung(strings, rng.uniform(0.8, 2.0, len(strings) + 1), noise, snr_db)
 
 
-def _strung(strings: Sequence[Sequence[Word]], gaps: NDArray[np.float64], noise: Floats, snr_db: float) -> Stream:
+def _strung(strings: Sequence[Sequence[Word]], gaps: NDArray[np.float64], noise: Floats, snr_db: float) -> TestStream:
     """Strings with so many seconds of nothing before, between and after them."""
     fade = int(CROSSFADE * SAMPLE_RATE)
     slope = np.linspace(0.0, 1.0, fade, dtype=np.float32)
@@ -122,15 +123,15 @@ def _strung(strings: Sequence[Sequence[Word]], gaps: NDArray[np.float64], noise:
             if place + 1 < len(string):
                 sound[len(sound) - fade :] *= slope[::-1]
             samples[at : at + len(sound)] += sound
-            digits.append(Spoken(word.digit, (at + first) / SAMPLE_RATE, (at + last) / SAMPLE_RATE))
+            digits.append(LabelledDigit(word.digit, (at + first) / SAMPLE_RATE, (at + last) / SAMPLE_RATE))
             at += len(sound)
         at += int(gap * SAMPLE_RATE)
     samples = samples[:at]
     loud = level * 10 ** (-snr_db / 20)
-    return Stream(samples + np.resize(noise, len(samples)) * np.float32(loud), tuple(digits))
+    return TestStream(samples + np.resize(noise, len(samples)) * np.float32(loud), tuple(digits))
 
 
-def noise_track(sounds: Sequence[Floats], seconds: float, rng: np.random.Generator) -> Floats:
+def make_noise_track(sounds: Sequence[Floats], seconds: float, rng: np.random.Generator) -> Floats:
     """(T,) random recordings one after the other, each of power one, crossfaded over a tenth of a second."""
     fade = SAMPLE_RATE // 10
     slope = np.linspace(0.0, 1.0, fade, dtype=np.float32)
@@ -149,14 +150,14 @@ def noise_track(sounds: Sequence[Floats], seconds: float, rng: np.random.Generat
     return track[:size]
 
 
-def remixed_noise(sounds: Sequence[Floats], seconds: float, rng: np.random.Generator) -> Floats:
+def mix_noise(sounds: Sequence[Floats], seconds: float, rng: np.random.Generator) -> Floats:
     """(T,) two tracks of noise at a time, whose levels change with every piece between -45 and -10 dBFS."""
     size = int(seconds * SAMPLE_RATE)
     mixed = np.zeros(size, dtype=np.float32)
     at = 0
     while at < size:
         length = int(rng.uniform(3.0, 10.0) * SAMPLE_RATE)
-        one, two = (noise_track(sounds, length / SAMPLE_RATE, rng) for _ in range(2))
+        one, two = (make_noise_track(sounds, length / SAMPLE_RATE, rng) for _ in range(2))
         piece = one + two * np.float32(10 ** (rng.uniform(-20, 0) / 20))
         level = 10 ** (rng.uniform(-45.0, -10.0) / 20)
         piece = piece * np.float32(level / max(float(np.sqrt(np.square(piece).mean())), 1e-9))

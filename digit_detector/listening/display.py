@@ -45,7 +45,7 @@ class Display:
         said = " ".join(self._said)
         self._line.show(line + said[max(0, len(said) - room) :])  # the newest are the last
 
-    def tell(self, detection: Detection) -> None:
+    def show(self, detection: Detection) -> None:
         """Say which digit was said."""
         self._said.append(str(detection.digit))
         self._line.clear()

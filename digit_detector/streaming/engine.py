@@ -1,4 +1,4 @@
-"""Streams through the networks: the next block of each, as many at a time as they are good for."""
+"""Inference over streams: batches the next block of each through the filters, the networks and the fusion."""
 
 from __future__ import annotations
 
@@ -10,118 +10,127 @@ from digit_detector.classifier import DigitClassifier, load_classifier, model_fi
 from digit_detector.errors import ConfigError
 from digit_detector.labels import MEL_CNN, MFCC, PRETRAINED, RAW_CNN
 from digit_detector.spotter_file import FRAMES, HOP
-from digit_detector.streaming.decision import Candidate, Detection, Evidence, confidence, likeliest, pooled
+from digit_detector.streaming.config import DetectorConfig, load_config
+from digit_detector.streaming.fusion import FusionScores, fuse, mean_log_odds, product_argmax
 from digit_detector.streaming.high_pass import high_pass
-from digit_detector.streaming.models import LARGEST_BATCH, batch_of, spotter, voice_activity
-from digit_detector.streaming.stream import Stream
-from digit_detector.streaming.thresholds import Thresholds, load_thresholds
+from digit_detector.streaming.onnx_session import stack
+from digit_detector.streaming.peak_picker import Candidate, Detection
+from digit_detector.streaming.spotter import load_spotter
+from digit_detector.streaming.stream_state import StreamState
+from digit_detector.streaming.vad import load_voice_activity
 
 __all__ = ["CONFIRMING", "Detection", "Engine", "available_pipelines", "missing_note"]
 
-CONFIRMING = (MEL_CNN, RAW_CNN, MFCC)  # who hears each word by itself
-SURE = 0.5  # confidence from which a digit explains its sound, whatever has to be reached to be reported
+CONFIRMING = (MEL_CNN, RAW_CNN, MFCC)  # classifiers that verify candidates
+_MAX_BATCH = 32  # streams: beyond, what a network computes no longer fits the cache of a core
 
 
 class Engine:
-    """The networks and what they must be sure of; shared by any number of streams."""
+    """The networks and the config, shared by any number of streams."""
 
     def __init__(
         self,
         model_dir: str | Path = PRETRAINED,
         pipelines: Sequence[str] | None = None,
-        thresholds: Thresholds | None = None,
+        config: DetectorConfig | None = None,
         spotter_file: str | Path | None = None,
     ) -> None:
-        """`pipelines` None takes those of CONFIRMING that the folder has; `spotter_file` None the spotter that ships.
+        """`pipelines` None uses those of CONFIRMING that the folder has; `spotter_file` None the bundled spotter.
 
         Raises ConfigError, ModelError, MissingExtraError.
         """
-        self.thresholds = thresholds or load_thresholds()
-        self.repeating = False  # whether a word may be reported twice, see Detection.repeats
-        self._voice = voice_activity()
-        self._spotter = spotter(spotter_file)
+        self.config = config or load_config()
+        self.allow_repeats = False  # whether a word may be reported twice, see Detection.repeats
+        self._voice_activity = load_voice_activity()
+        self._spotter = load_spotter(spotter_file)
         if pipelines is not None and (not pipelines or isinstance(pipelines, str)):
             raise ConfigError([f"pipelines: expected a list of names such as {CONFIRMING}, got {pipelines!r}"])
         self.pipelines = tuple(pipelines) if pipelines is not None else available_pipelines(model_dir)
         self.classifiers: list[DigitClassifier] = [load_classifier(model_dir, name) for name in self.pipelines]
 
-    def stream(self) -> Stream:
-        return Stream(self.thresholds, self._voice.SIZE, self._spotter.quiet)
+    def new_stream(self) -> StreamState:
+        return StreamState(self.config, self._voice_activity.SIZE, self._spotter.initial_state)
 
-    def hear(self, streams: Sequence[Stream], blocks: Sequence[Floats]) -> list[list[Detection]]:
-        """The next block of each stream -> what each now knows to have been said."""
-        filtered, states = high_pass(batch_of(blocks), batch_of([stream.filter_state for stream in streams]))
+    def process(self, streams: Sequence[StreamState], blocks: Sequence[Floats]) -> list[list[Detection]]:
+        """Process the next (256,) block of each stream -> the detections of each that it decides."""
+        filtered, states = high_pass(
+            stack(blocks), stack([stream.filter_state for stream in streams]), self.config.high_pass_hz
+        )
         for stream, state in zip(streams, states, strict=True):
             stream.filter_state = state
         candidates: list[list[Candidate]] = [[] for _ in streams]
-        voicing = {i: todo for i, s in enumerate(streams) if (todo := s.take(filtered[i]))}
-        spotting: dict[int, list[int]] = {}
-        while voicing:
-            rows, numbers = _next(voicing)
-            for i, number, voice in zip(rows, numbers, self._voices([streams[i] for i in rows], numbers), strict=True):
-                if todo := streams[i].heard_voice(number, voice):
-                    spotting.setdefault(i, []).extend(todo)
-        while spotting:
-            rows, numbers = _next(spotting)
-            for i, found in zip(rows, self._spot([streams[i] for i in rows], numbers), strict=True):
+        due_vad = {i: due for i, stream in enumerate(streams) if (due := stream.push(filtered[i]))}
+        due_spotter: dict[int, list[int]] = {}
+        while due_vad:
+            rows, numbers = _pop_first(due_vad)
+            voices = self._run_vad([streams[i] for i in rows], numbers)
+            for i, number, voice in zip(rows, numbers, voices, strict=True):
+                if due := streams[i].on_vad(number, voice):
+                    due_spotter.setdefault(i, []).extend(due)
+        while due_spotter:
+            rows, numbers = _pop_first(due_spotter)
+            for i, found in zip(rows, self._run_spotter([streams[i] for i in rows], numbers), strict=True):
                 candidates[i] += found
         return [
-            [d for c in found if (d := self._confirmed(stream, c)) is not None] if found else []
+            [d for c in found if (d := self._verify(stream, c)) is not None] if found else []
             for stream, found in zip(streams, candidates, strict=True)
         ]
 
-    def _voices(self, streams: Sequence[Stream], numbers: Sequence[int]) -> list[float]:
-        said: list[float] = []
-        for part in _parts(len(streams)):
-            some = streams[part]
-            blocks = batch_of([s.block(n) for s, n in zip(some, numbers[part], strict=True)])
-            voices, states = self._voice(blocks, batch_of([s.voice_state for s in some]))
-            for stream, state in zip(some, states, strict=True):
-                stream.voice_state = state if len(some) == 1 else state.copy()  # a view would keep all
-            said += voices.tolist()
-        return said
+    def _run_vad(self, streams: Sequence[StreamState], numbers: Sequence[int]) -> list[float]:
+        probabilities: list[float] = []
+        for part in _split_batch(len(streams)):
+            batch = streams[part]
+            blocks = stack([s.block(n) for s, n in zip(batch, numbers[part], strict=True)])
+            voices, states = self._voice_activity(blocks, stack([s.vad_state for s in batch]))
+            for stream, state in zip(batch, states, strict=True):
+                stream.vad_state = state if len(batch) == 1 else state.copy()  # a view would keep all
+            probabilities += voices.tolist()
+        return probabilities
 
-    def _spot(self, streams: Sequence[Stream], numbers: Sequence[int]) -> list[list[Candidate]]:
-        found: list[list[Candidate]] = []
-        for part in _parts(len(streams)):
-            some = streams[part]
-            blocks = batch_of([s.block(n) for s, n in zip(some, numbers[part], strict=True)])
-            probabilities, durations = self._spotter(blocks, [s.word_state for s in some])
-            largest = probabilities.reshape(len(some), -1).max(axis=1).tolist()
-            for row, (stream, number) in enumerate(zip(some, numbers[part], strict=True)):
-                found.append(stream.heard_words(number, probabilities[row], largest[row], durations[row]))
-        return found
+    def _run_spotter(self, streams: Sequence[StreamState], numbers: Sequence[int]) -> list[list[Candidate]]:
+        candidates: list[list[Candidate]] = []
+        for part in _split_batch(len(streams)):
+            batch = streams[part]
+            blocks = stack([s.block(n) for s, n in zip(batch, numbers[part], strict=True)])
+            posteriors, durations = self._spotter(blocks, [s.spotter_state for s in batch])
+            largest = posteriors.reshape(len(batch), -1).max(axis=1).tolist()
+            for row, (stream, number) in enumerate(zip(batch, numbers[part], strict=True)):
+                candidates.append(stream.on_spotter(number, posteriors[row], largest[row], durations[row]))
+        return candidates
 
-    def _confirmed(self, stream: Stream, candidate: Candidate) -> Detection | None:
-        """A candidate that the classifiers, which hear the word by itself, do not doubt."""
-        digit, evidence = self.evidence(stream, candidate)
-        sure = confidence(evidence)
-        if sure >= SURE:
-            stream.explained = int(candidate.last * HOP)
-        if sure < self.thresholds.digit:
+    def _verify(self, stream: StreamState, candidate: Candidate) -> Detection | None:
+        """The detection of a candidate whose confidence reaches the detection threshold, or None."""
+        digit, scores = self.score_candidate(stream, candidate)
+        confidence = fuse(scores, self.config)
+        if confidence >= self.config.commit_confidence:
+            stream.committed_until = int(candidate.last * HOP)
+        if confidence < self.config.detection_threshold:
             return None
         end = candidate.last * HOP / SAMPLE_RATE
-        # Frames come two at a time: a digit is known when the block of its frame is there.
-        known = (candidate.frame // FRAMES + 1) * FRAMES * HOP / SAMPLE_RATE
-        found = Detection(digit, sure, max(0.0, candidate.first * HOP / SAMPLE_RATE), end, known - end)
-        if found.repeats(stream.reported) and not self.repeating:
+        # Frames come two at a time: a digit is decided when the block of its frame is there.
+        decided = (candidate.frame // FRAMES + 1) * FRAMES * HOP / SAMPLE_RATE
+        start = max(0.0, candidate.first * HOP / SAMPLE_RATE)
+        detection = Detection(digit, confidence, start, end, decided - end)
+        if not self.allow_repeats and detection.repeats(stream.last_detection, self.config.duplicate_seconds):
             return None
-        stream.reported = found
-        return found
+        stream.last_detection = detection
+        return detection
 
-    def evidence(self, stream: Stream, candidate: Candidate) -> tuple[int, Evidence]:
-        """Which digit the spotter and the classifiers together take a word for, and what speaks for it."""
-        second = fit(stream.word(candidate))[None]
-        heard = [classifier.hear(second) for classifier in self.classifiers]
-        spotted = candidate.spotted.tolist()
-        classified = [pooled(shares) for shares in zip(*(said[0].tolist() for said, _ in heard), strict=True)]
-        digit = likeliest(spotted, classified)
-        is_digit = pooled([float(digit_scores[0]) for _, digit_scores in heard])
-        return digit, Evidence(spotted[digit], is_digit, classified[digit], stream.voice_of(candidate))
+    def score_candidate(self, stream: StreamState, candidate: Candidate) -> tuple[int, FusionScores]:
+        """Run the classifiers on a candidate -> the digit of spotter and classifiers together, and its scores."""
+        floor = self.config.probability_floor
+        audio = fit(stream.word_audio(candidate))[None]
+        outputs = [classifier.hear(audio) for classifier in self.classifiers]
+        spotter = candidate.posteriors.tolist()
+        posteriors = zip(*(probabilities[0].tolist() for probabilities, _ in outputs), strict=True)
+        classifier = [mean_log_odds(each, floor) for each in posteriors]
+        digit = product_argmax(spotter, classifier, floor)
+        presence = mean_log_odds([float(digit_scores[0]) for _, digit_scores in outputs], floor)
+        return digit, FusionScores(spotter[digit], presence, classifier[digit], stream.max_voice(candidate))
 
 
 def available_pipelines(model_dir: str | Path) -> tuple[str, ...]:
-    """Those of CONFIRMING that have a model in the folder. Raises ModelError where none has."""
+    """The names of CONFIRMING that have a model in the folder. Raises ModelError if none has."""
     found = tuple(name for name in CONFIRMING if model_file(model_dir, name).is_file())
     if not found:
         load_classifier(model_dir, CONFIRMING[0])  # says what is missing, and what to do
@@ -129,15 +138,15 @@ def available_pipelines(model_dir: str | Path) -> tuple[str, ...]:
 
 
 def missing_note(model_dir: str | Path, pipelines: Sequence[str]) -> str:
-    """What to say where `pipelines` are all that a folder has of CONFIRMING; "" where none is missing."""
+    """A line that names the models of CONFIRMING missing from a folder; "" if none is."""
     missing = [name for name in CONFIRMING if name not in pipelines]
     if not missing:
         return ""
     return f"{model_dir} has no {', no '.join(missing)}: words are confirmed by {', '.join(pipelines)} alone"
 
 
-def _next(todo: dict[int, list[int]]) -> tuple[list[int], list[int]]:
-    """The first block of each that has some left; what is done is taken away."""
+def _pop_first(todo: dict[int, list[int]]) -> tuple[list[int], list[int]]:
+    """The rows with blocks left, and the first block number of each, which is removed from `todo`."""
     rows = list(todo)
     numbers = [todo[i].pop(0) for i in rows]
     for i in rows:
@@ -146,7 +155,7 @@ def _next(todo: dict[int, list[int]]) -> tuple[list[int], list[int]]:
     return rows, numbers
 
 
-def _parts(count: int) -> list[slice]:
-    """As few as LARGEST_BATCH allows, and as equal as they can be."""
-    parts = -(-count // LARGEST_BATCH)
+def _split_batch(count: int) -> list[slice]:
+    """The fewest slices of at most _MAX_BATCH, of nearly equal size."""
+    parts = -(-count // _MAX_BATCH)
     return [slice(count * i // parts, count * (i + 1) // parts) for i in range(parts)]

@@ -1,51 +1,60 @@
-"""Removes offsets and rumble before anything else: a high-pass filter of the first order."""
+"""First-order high-pass filter that removes offset and rumble before anything else."""
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
 from digit_detector.audio import SAMPLE_RATE, Floats
 from digit_detector.spotter_file import BLOCK
 
-CUTOFF = 40.0  # Hz, where 3 dB are lost
 _PART = math.isqrt(BLOCK)  # a block is as many parts of as many samples
 assert _PART * _PART == BLOCK
 
 
 def initial_state() -> Floats:
-    """Of a stream that has not begun: its last input, of which there is none, and its last output."""
+    """(2,) state before the first block: the last input, none yet, and the last output."""
     return np.array([np.nan, 0.0], dtype=np.float32)
 
 
-def high_pass(blocks: Floats, states: Floats) -> tuple[Floats, Floats]:
-    """(N, 256) blocks of N streams after (N, 2) states -> the same without offsets, and the states after.
+def high_pass(blocks: Floats, states: Floats, cutoff: float) -> tuple[Floats, Floats]:
+    """Filter (N, 256) blocks of N streams, given (N, 2) states -> the filtered blocks and the new states.
 
-    y[n] = GAIN * (x[n] - x[n-1]) + POLE * y[n-1]; before a stream x is its first sample and y is 0. Each block is so
-    many parts: first what comes of each part by itself, then what the parts before it leave behind. The products of a
-    block have one shape, so its bits do not depend on the blocks beside it.
+    First-order high-pass by the bilinear transform, -3 dB at `cutoff` Hz:
+    y[n] = gain * (x[n] - x[n-1]) + pole * y[n-1]; before a stream x is its first sample and y is 0. A block is 16
+    parts: first the response of each part by itself, then the decay of the parts before it. Matrix products have one
+    shape, so the bits do not depend on other rows.
     """
+    within, across, decay = _design_matrices(cutoff)
     first = np.where(np.isnan(states[:, 0]), blocks[:, 0], states[:, 0])
     steps = np.empty_like(blocks)
     np.subtract(blocks[:, 1:], blocks[:, :-1], out=steps[:, 1:])
     np.subtract(blocks[:, 0], first, out=steps[:, 0])
-    made = np.matmul(steps.reshape(-1, _PART, _PART), _WITHIN)  # (N, part, sample)
+    made = np.matmul(steps.reshape(-1, _PART, _PART), within)  # (N, part, sample)
     before = np.concatenate([states[:, 1:], made[:, :, -1]], axis=1)
-    made += np.matmul(_ACROSS, before[:, :, None]) * _DECAY
+    made += np.matmul(across, before[:, :, None]) * decay
     return made.reshape(blocks.shape), np.array([blocks[:, -1], made[:, -1, -1]]).T
 
 
-def _powers(exponents: np.ndarray, factor: float = 1.0) -> Floats:
-    """POLE to these powers; 0 where they are negative."""
-    return np.where(exponents >= 0, factor * POLE ** np.maximum(exponents, 0), 0.0).astype(np.float32)
+def coefficients(cutoff: float) -> tuple[float, float]:
+    """(gain, pole) of the filter."""
+    tangent = math.tan(math.pi * cutoff / SAMPLE_RATE)
+    pole = (1.0 - tangent) / (1.0 + tangent)
+    return (1.0 + pole) / 2.0, pole
 
 
-_TANGENT = math.tan(math.pi * CUTOFF / SAMPLE_RATE)  # of the bilinear transform
-POLE = (1.0 - _TANGENT) / (1.0 + _TANGENT)
-GAIN = (1.0 + POLE) / 2.0
-_steps = np.arange(_PART)
-_WITHIN = _powers(_steps - _steps[:, None], GAIN)  # (sample that goes in, sample that comes out) of a part
-_DECAY = _powers(_steps + 1)
-_ACROSS = _powers(_PART * (_steps[:, None] - np.arange(-1, _PART)) - _PART)  # (part, what was left before it)
-_ACROSS[:, 0] = _powers(_PART * _steps)
+@lru_cache(maxsize=8)
+def _design_matrices(cutoff: float) -> tuple[Floats, Floats, Floats]:
+    """(input, output) samples of a part; (part, output of the parts before it); (sample,) decay within a part."""
+    gain, pole = coefficients(cutoff)
+
+    def powers(exponents: np.ndarray, factor: float = 1.0) -> Floats:
+        return np.where(exponents >= 0, factor * pole ** np.maximum(exponents, 0), 0.0).astype(np.float32)
+
+    steps = np.arange(_PART)
+    within = powers(steps - steps[:, None], gain)
+    across = powers(_PART * (steps[:, None] - np.arange(-1, _PART)) - _PART)
+    across[:, 0] = powers(_PART * steps)
+    return within, across, powers(steps + 1)

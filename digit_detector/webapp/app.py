@@ -27,7 +27,7 @@ from digit_detector.cli.answers import LONG_SECONDS
 from digit_detector.errors import DigitError
 from digit_detector.processors import PROCESSORS, Answer, AudioProcessor, load_processors
 from digit_detector.streaming.engine import Engine
-from digit_detector.streaming.thresholds import Thresholds
+from digit_detector.streaming.config import DetectorConfig
 from digit_detector.webapp import schemas
 from digit_detector.webapp.clients import client_address
 from digit_detector.webapp.downloads import Download, Downloads, wait_for_disconnect
@@ -60,7 +60,7 @@ for kind, suffix in (("text/javascript", ".js"), ("text/javascript", ".mjs"), ("
 
 def make_app(
     limits: ServerLimits | None = None,
-    thresholds: Thresholds | None = None,
+    config: DetectorConfig | None = None,
     pipelines: Sequence[str] | None = None,
     methods: Sequence[str] = tuple(PROCESSORS),
     spotter: str | None = None,
@@ -70,12 +70,12 @@ def make_app(
     Raises ConfigError, ModelError, MissingExtraError.
     """
     limits = limits or ServerLimits()
-    engine = Engine(limits.model_dir, pipelines, thresholds, spotter)  # raises at once if a model cannot be used
-    pipelines, thresholds = engine.pipelines, engine.thresholds
+    engine = Engine(limits.model_dir, pipelines, config, spotter)  # raises at once if a model cannot be used
+    pipelines, config = engine.pipelines, engine.config
     processors = load_processors(methods, limits.model_dir)
-    files = ModelFiles(limits.model_dir, pipelines, thresholds, spotter)
+    files = ModelFiles(limits.model_dir, pipelines, config, spotter)
     pool = WorkerPool(
-        limits.model_dir, pipelines, thresholds, limits.streams, limits.backlog_seconds, limits.workers,
+        limits.model_dir, pipelines, config, limits.streams, limits.backlog_seconds, limits.workers,
         limits.worker_seconds, spotter,
     )  # fmt: skip
     sessions = Sessions(limits.sessions, limits.session_seconds, limits.kept_bytes)

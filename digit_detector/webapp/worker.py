@@ -23,7 +23,7 @@ from digit_detector.errors import DigitError
 from digit_detector.streaming.engine import Engine
 from digit_detector.streaming.pool import DetectorPool
 from digit_detector.streaming.stream import BLOCK_SECONDS
-from digit_detector.streaming.thresholds import Thresholds
+from digit_detector.streaming.config import DetectorConfig
 
 HEADER = struct.Struct("<BIII")  # kind of message, stream number, sample rate in Hz, bytes that follow
 FEED, END, DROP = range(3)
@@ -141,8 +141,8 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole process group: the server closes stdin instead
         signal.signal(number, signal.SIG_IGN)
     options = json.loads(sys.argv[1])
-    thresholds = Thresholds(**options["thresholds"])
-    worker = StreamWorker(Engine(options["model_dir"], options["pipelines"], thresholds, options["spotter"]))
+    config = DetectorConfig(**options["config"])
+    worker = StreamWorker(Engine(options["model_dir"], options["pipelines"], config, options["spotter"]))
     threading.Thread(target=worker.read_messages, args=(sys.stdin.buffer,), daemon=True).start()
     worker.run(sys.stdout.buffer, options["heartbeat_seconds"])
     return 0

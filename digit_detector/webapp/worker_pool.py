@@ -16,7 +16,7 @@ from itertools import count
 
 from digit_detector.errors import AudioError, DigitError, StreamError
 from digit_detector.streaming.engine import Detection
-from digit_detector.streaming.thresholds import Thresholds
+from digit_detector.streaming.config import DetectorConfig
 from digit_detector.webapp.errors import RejectedError, as_rejection, make_busy_error
 from digit_detector.webapp.worker import DROP, END, FEED, HEADER
 
@@ -57,12 +57,12 @@ class WorkerPool:
     """Opens, feeds and ends streams; each runs in one of the worker processes."""
 
     def __init__(
-        self, model_dir: str, pipelines: Sequence[str], thresholds: Thresholds, max_streams: int,
+        self, model_dir: str, pipelines: Sequence[str], config: DetectorConfig, max_streams: int,
         backlog_seconds: float, workers: int, worker_seconds: float, spotter: str | None = None,
     ) -> None:  # fmt: skip
         """`backlog_seconds`: unprocessed audio per stream. `worker_seconds`: heartbeat timeout of a worker."""
         options: dict[str, object] = {
-            "model_dir": model_dir, "pipelines": list(pipelines), "thresholds": asdict(thresholds), "spotter": spotter,
+            "model_dir": model_dir, "pipelines": list(pipelines), "config": asdict(config), "spotter": spotter,
         }  # fmt: skip
         self._max_streams, self._backlog = max_streams, backlog_seconds
         self._workers = [_WorkerProcess(options, self._dispatch, worker_seconds) for _ in range(workers)]

@@ -1,6 +1,6 @@
 """Trained models that teach another what they make of a clip, besides what was said in it (Hinton et al., 2015).
 
-They hear the clip after augmentation, so that a second in noise teaches how unsure one may be of it.
+They hear the clip after augmentation, so that a second in noise teaches how accept_all one may be of it.
 """
 
 from __future__ import annotations

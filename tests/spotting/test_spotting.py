@@ -14,7 +14,7 @@ from digit_detector.classifier import model_file
 from digit_detector.errors import CheckpointError, Interrupted, ModelError
 from digit_detector.labels import PRETRAINED
 from digit_detector.spotter_file import BLOCK, HOP, dilations_of, spotter_metadata
-from digit_detector.streaming.models import Spotter as Answering
+from digit_detector.streaming.spotter import Spotter as Answering
 from ml_training.config import AugmentationConfig
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.spotting.exporting import export_spotter
@@ -71,7 +71,7 @@ def test_the_file_answers_as_the_network_does(spotter: Spotter, tmp_path: Path):
     file = tmp_path / "spotter.onnx"
     export_spotter(spotter, file, spotter_metadata("test", "hash", 1, 0), sound(40 * BLOCK))
     answering = Answering(file)
-    states = [answering.quiet() for _ in range(3)]
+    states = [answering.initial_state() for _ in range(3)]
     streams = np.stack([sound(40 * BLOCK, seed) for seed in range(3)])  # more than once around the ring of its past
     said, durations = [], []
     for at in range(0, streams.shape[1], BLOCK):
@@ -105,7 +105,7 @@ def test_joined_spotters_say_the_mean(spotter: Spotter, tmp_path: Path, capsys: 
     assert joined.metadata["seed"] == "3 + 4"
     assert joined.metadata["dilations"] == "1,2,3"
     heard = sound(60 * BLOCK).reshape(30, 2, BLOCK)
-    states = [[part.quiet(), part.quiet()] for part in (*parts, joined)]
+    states = [[part.initial_state(), part.initial_state()] for part in (*parts, joined)]
     for blocks in heard:
         said = [part(blocks, state) for part, state in zip((*parts, joined), states, strict=True)]
         for i in (0, 1):
@@ -126,7 +126,7 @@ def test_joined_spotters_say_the_mean(spotter: Spotter, tmp_path: Path, capsys: 
 
 
 def test_the_one_that_ships_is_of_this_network():
-    from digit_detector.streaming.models import spotter as shipped
+    from digit_detector.streaming.spotter import load_spotter as shipped
 
     assert dilations_of(shipped().metadata) == Spotter().dilations
 

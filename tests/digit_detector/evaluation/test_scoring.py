@@ -9,14 +9,14 @@ from digit_detector.errors import DataError
 from digit_detector.evaluation.scoring import Score, score
 from digit_detector.evaluation.streams import (
     EDGE_DB,
-    Spoken,
+    LabelledDigit,
     Word,
     connected,
     edges,
+    join_with_pauses,
     load_words,
-    noise_track,
-    remixed_noise,
-    with_pauses,
+    make_noise_track,
+    mix_noise,
 )  # fmt: skip
 
 
@@ -30,8 +30,8 @@ class Found:
         return self.end + 0.1
 
 
-def said(*digits: int) -> list[Spoken]:
-    return [Spoken(digit, i + 0.5, i + 1.0) for i, digit in enumerate(digits)]  # half a second each
+def said(*digits: int) -> list[LabelledDigit]:
+    return [LabelledDigit(digit, i + 0.5, i + 1.0) for i, digit in enumerate(digits)]  # half a second each
 
 
 def found(*pairs: tuple[int, float]) -> list[Found]:
@@ -54,22 +54,22 @@ def found(*pairs: tuple[int, float]) -> list[Found]:
 )
 def test_faults_are_counted(detections: list[tuple[int, float]], counts: tuple[int, ...]):
     result = score(said(4, 4, 3), found(*detections))
-    assert (result.right, result.substituted, result.deleted, result.inserted) == counts
+    assert (result.correct, result.substituted, result.deleted, result.inserted) == counts
     assert result.accuracy == pytest.approx(1 - sum(counts[1:]) / 3)
 
 
 def test_a_neighbour_in_time_is_not_taken_for_the_word():
     """Words that lie closer than 0.3 s could be paired with each other's detections; the fewest faults decide."""
-    close = [Spoken(1, 0.0, 0.20), Spoken(2, 0.20, 0.40), Spoken(3, 0.40, 0.60)]
-    assert score(close, found((1, 0.22), (2, 0.43), (3, 0.62))).right == 3
+    close = [LabelledDigit(1, 0.0, 0.20), LabelledDigit(2, 0.20, 0.40), LabelledDigit(3, 0.40, 0.60)]
+    assert score(close, found((1, 0.22), (2, 0.43), (3, 0.62))).correct == 3
     result = score(close, found((2, 0.43), (3, 0.62)))
-    assert (result.right, result.deleted, result.substituted) == (2, 1, 0)
+    assert (result.correct, result.deleted, result.substituted) == (2, 1, 0)
 
 
 def test_scores_add_up_and_delays_are_of_right_ones():
     one, two = score(said(1), found((1, 1.05))), score(said(2), found((3, 1.0)))
     both = one + two + Score()
-    assert (both.said, both.right, both.substituted) == (2, 1, 1)
+    assert (both.reference, both.correct, both.substituted) == (2, 1, 1)
     assert both.delays == pytest.approx((0.15,))
     assert both.delay(50) == pytest.approx(0.15)
     assert set(both.confusions) == {(2, 3)}
@@ -82,7 +82,7 @@ def tone(seconds: float, level: float = 0.3) -> np.ndarray:
 def test_a_stream_says_where_its_words_lie():
     words = [Word(tone(0.3 + 0.05 * i), i, "anna") for i in range(6)]
     rng = np.random.default_rng(0)
-    stream = with_pauses(words, np.zeros(8000, dtype=np.float32), 20.0, rng)
+    stream = join_with_pauses(words, np.zeros(8000, dtype=np.float32), 20.0, rng)
     assert [d.digit for d in stream.digits] == list(range(6))
     for word, after in zip(stream.digits, stream.digits[1:], strict=False):
         assert 0.15 <= after.start - word.end <= 2.01
@@ -96,8 +96,8 @@ def test_a_stream_says_where_its_words_lie():
 def test_noise_lies_as_far_below_as_asked():
     rng = np.random.default_rng(0)
     words, noise = [Word(tone(0.4), 1, "anna")], rng.standard_normal(80_000).astype(np.float32)
-    quiet = with_pauses(words, np.zeros(8000, dtype=np.float32), 10.0, np.random.default_rng(1))
-    noisy = with_pauses(words, noise, 10.0, np.random.default_rng(1))
+    quiet = join_with_pauses(words, np.zeros(8000, dtype=np.float32), 10.0, np.random.default_rng(1))
+    noisy = join_with_pauses(words, noise, 10.0, np.random.default_rng(1))
     added = noisy.samples - quiet.samples
     assert 20 * np.log10(added.std()) == pytest.approx(-36, abs=0.2)
 
@@ -119,10 +119,10 @@ def test_edges_leave_out_what_is_quiet():
 def test_noise_is_as_loud_as_said():
     rng = np.random.default_rng(0)
     sounds = [rng.standard_normal(8000 * 5).astype(np.float32) * scale for scale in (0.01, 1.0)]
-    track = noise_track(sounds, 20.0, rng)
+    track = make_noise_track(sounds, 20.0, rng)
     assert len(track) == 160_000
     assert track.std() == pytest.approx(1.0, abs=0.05)
-    mixed = remixed_noise(sounds, 60.0, rng)
+    mixed = mix_noise(sounds, 60.0, rng)
     levels = 20 * np.log10(mixed[: 8000 * 60].reshape(60, -1).std(axis=1))
     assert -46 <= levels.min() < levels.max() <= -9
     assert levels.max() - levels.min() > 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,12 @@ import soundfile
 
 from digit_detector import tune_threshold
 from digit_detector.errors import DataError
-from digit_detector.evaluation.curves import Heard, choose, listen, reported, thresholds_of
-from digit_detector.evaluation.streams import Spoken, Stream, load_words
+from digit_detector.evaluation.det import ScoredStreams, accept, choose_threshold, list_thresholds, run
+from digit_detector.evaluation.streams import LabelledDigit, TestStream, load_words
 from digit_detector.labels import LABELS
+from digit_detector.streaming.config import load_config
 from digit_detector.streaming.detector import StreamingDetector
 from digit_detector.streaming.engine import Detection, Engine
-from digit_detector.streaming.thresholds import Thresholds, load_thresholds
 from ml_training.data.synthetic import VOICES, say
 
 
@@ -26,23 +27,23 @@ def detections(*confidences: float, digit: int = 7) -> list[Detection]:
     return [Detection(digit, sure, i + 0.5, i + 1.0, 0.1) for i, sure in enumerate(confidences)]
 
 
-def stream(count: int) -> Stream:
-    return Stream(np.zeros(8000, dtype=np.float32), tuple(Spoken(7, i + 0.5, i + 1.0) for i in range(count)))
+def stream(count: int) -> TestStream:
+    return TestStream(np.zeros(8000, dtype=np.float32), tuple(LabelledDigit(7, i + 0.5, i + 1.0) for i in range(count)))
 
 
 def test_the_lowest_threshold_that_keeps_what_was_asked():
-    heard = Heard(
+    heard = ScoredStreams(
         ((stream(4), detections(0.9, 0.7, 0.4, 0.2)),),
         {"speech": (detections(0.6, 0.5, 0.3), 0.5), "noise": (detections(0.35), 2.0)},
     )
-    assert heard.false_alarms("speech", 0.0) == 6.0
-    assert heard.score(0.4).right == 3
-    assert choose(heard, {"speech": 2.0, "noise": 1.0}) == 0.51
-    assert choose(heard, {"speech": 6.0, "noise": 0.0}) == 0.36
-    assert choose(heard, {"speech": 0.0}) == 0.61
+    assert heard.false_alarms_per_hour("speech", 0.0) == 6.0
+    assert heard.score(0.4).correct == 3
+    assert choose_threshold(heard, {"speech": 2.0, "noise": 1.0}) == 0.51
+    assert choose_threshold(heard, {"speech": 6.0, "noise": 0.0}) == 0.36
+    assert choose_threshold(heard, {"speech": 0.0}) == 0.61
     with pytest.raises(DataError, match="ask for more"):
-        choose(Heard((), {"speech": (detections(1.0), 1.0)}), {"speech": 0.5})
-    assert thresholds_of(heard) == sorted(set(thresholds_of(heard)))
+        choose_threshold(ScoredStreams((), {"speech": (detections(1.0), 1.0)}), {"speech": 0.5})
+    assert list_thresholds(heard) == sorted(set(list_thresholds(heard)))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(root: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run_command(root: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     named = [word for name in ("digits", "speech", "noise") for word in (f"--{name}", str(root / name))]
     command = [sys.executable, "-m", "ml_training.cli", "tune-threshold", *named, "--noise_hours", "0.02", *words]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
@@ -70,13 +71,12 @@ def run(root: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[st
 
 def test_what_passes_a_threshold_is_what_a_detector_of_it_reports(folders: Path):
     sound = np.concatenate([word.samples for word in load_words(folders / "digits")])
-    thresholds = load_thresholds()
-    heard = listen(Engine(thresholds=thresholds), [Stream(sound, ())], {})
-    found = heard.said[0][1]
-    assert len(found) >= len(reported(found, thresholds.digit)) > len(reported(found, 0.99))
-    for sure in (0.05, thresholds.digit, 0.8):
-        detector = StreamingDetector(thresholds=Thresholds(thresholds.spotted, sure))
-        assert detector.feed(sound) + detector.flush() == reported(found, sure)
+    config = load_config()
+    found = run(Engine(config=config), [TestStream(sound, ())], {}).digits[0][1]
+    assert len(found) >= len(accept(found, config.detection_threshold)) > len(accept(found, 0.99))
+    for threshold in (0.05, config.detection_threshold, 0.8):
+        detector = StreamingDetector(config=replace(config, detection_threshold=threshold))
+        assert detector.feed(sound) + detector.flush() == accept(found, threshold)
 
 
 ASKED = ("--false-alarms", "400", "--noise-alarms", "50")
@@ -86,7 +86,7 @@ ASKED = ("--false-alarms", "400", "--noise-alarms", "50")
 def chosen(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Where a threshold was chosen, and what was said."""
     folder = tmp_path_factory.mktemp("chosen")
-    done = run(folders, folder, *ASKED)
+    done = run_command(folders, folder, *ASKED)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -94,11 +94,11 @@ def chosen(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 def test_a_threshold_is_chosen_drawn_and_used(folders: Path, chosen: tuple[Path, str]):
     folder, told = chosen
     said = json.loads((folder / "thresholds.json").read_text())
-    assert said["found"]["speech"] <= 400
-    assert said["asked"] == {"false_alarms": 400.0, "noise_alarms": 50.0}
-    assert 0.0 < load_thresholds(folder / "thresholds.json").digit < 1.0
+    assert said["measured"]["speech"] <= 400
+    assert said["target"] == {"false_alarms": 400.0, "noise_alarms": 50.0}
+    assert 0.0 < load_config(folder / "thresholds.json").detection_threshold < 1.0
     assert (folder / "thresholds.png").read_bytes().startswith(b"\x89PNG")
-    assert f"chosen: {said['thresholds']['digit']:.2f}" in told
+    assert f"chosen: {said['thresholds']['detection_threshold']:.2f}" in told
     talk = str(folders / "digits" / "7_voice0_0.wav")
     words = ["listen", "--file", talk, "--thresholds", "thresholds.json"]
     done = subprocess.run(
@@ -108,7 +108,7 @@ def test_a_threshold_is_chosen_drawn_and_used(folders: Path, chosen: tuple[Path,
 
 
 def test_the_same_seed_chooses_the_same(folders: Path, chosen: tuple[Path, str], tmp_path: Path):
-    assert run(folders, tmp_path, *ASKED, "--out", "again.json").returncode == 0
+    assert run_command(folders, tmp_path, *ASKED, "--out", "again.json").returncode == 0
     a, b = (json.loads(file.read_text()) for file in (chosen[0] / "thresholds.json", tmp_path / "again.json"))
     assert {**a, "created": ""} == {**b, "created": ""}
 
@@ -140,7 +140,7 @@ def test_a_clip_too_short_for_a_digit_is_refused(tmp_path: Path):
 
 
 def test_a_folder_that_cannot_be_used_is_one_line(folders: Path, tmp_path: Path):
-    done = run(folders, tmp_path, "--digits", str(tmp_path / "none"))
+    done = run_command(folders, tmp_path, "--digits", str(tmp_path / "none"))
     assert done.returncode == 1
     assert "holds no recordings" in done.stderr
     assert len(done.stderr.splitlines()) == 1

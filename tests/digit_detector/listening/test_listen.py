@@ -17,13 +17,13 @@ import soundfile
 
 from digit_detector import listen
 from digit_detector.classifier import model_file
-from digit_detector.evaluation.streams import Word, with_pauses
+from digit_detector.evaluation.streams import Word, join_with_pauses
 from digit_detector.examples import example_recording
 from digit_detector.labels import model_folder
 from digit_detector.listening.display import Display, bar
-from digit_detector.listening.sources import from_file
+from digit_detector.listening.microphone import read_file
 from digit_detector.streaming.engine import Detection
-from digit_detector.streaming.models import spotter_file
+from digit_detector.streaming.spotter import find_spotter
 from ml_training.data.synthetic import VOICES, say
 
 SAID = "443631 2".replace(" ", "")
@@ -36,7 +36,7 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spoken = say([(VOICES[1], NAMES[digit]) for digit in SAID], seed=0)
     rng = np.random.default_rng(1)
     noise = rng.standard_normal(80_000).astype(np.float32)
-    stream = with_pauses([Word(clip, 0, "a") for clip in spoken], noise, 25.0, rng, (0.2, 0.5))
+    stream = join_with_pauses([Word(clip, 0, "a") for clip in spoken], noise, 25.0, rng, (0.2, 0.5))
     file = tmp_path_factory.mktemp("talk") / "talk.wav"
     soundfile.write(file, stream.samples, 8000)
     return file
@@ -115,7 +115,7 @@ def test_one_trained_pipeline_is_enough_and_told(talk: Path, tmp_path: Path, cap
 
 
 def test_another_spotter_may_be_named(talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    shutil.copy(spotter_file(), tmp_path / "own.onnx")
+    shutil.copy(find_spotter(), tmp_path / "own.onnx")
     assert listen.main(["--file", str(talk), "--spotter", str(tmp_path / "own.onnx")]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == SAID
     assert listen.main(["--file", str(talk), "--spotter", str(model_file("pretrained", "mfcc"))]) == 1
@@ -158,7 +158,7 @@ def test_any_format_and_any_length_is_read(talk: Path, tmp_path: Path):
     samples, rate = soundfile.read(talk, dtype="float32")
     for name in ("talk.flac", "talk.ogg"):
         soundfile.write(tmp_path / name, np.stack([samples, samples], axis=1), rate)
-        pieces = list(from_file(str(tmp_path / name), realtime=False))
+        pieces = list(read_file(str(tmp_path / name), realtime=False))
         assert sum(len(piece) for _, piece in pieces) == pytest.approx(len(samples), abs=2000)
         assert pieces[0][0] == rate
 
@@ -198,7 +198,7 @@ class Terminal(io.StringIO):
 def test_the_live_line_shows_level_voice_and_digits():
     out, live = io.StringIO(), Terminal()
     display = Display(as_json=False, out=out, live=live)
-    display.tell(Detection(7, 0.98, 1.0, 1.4, 0.13))
+    display.show(Detection(7, 0.98, 1.0, 1.4, 0.13))
     display.level(-20.0, 0.9, 61.0)
     shown = live.getvalue()
     assert "1:01" in shown
@@ -214,7 +214,7 @@ def test_the_newest_digits_are_seen_in_a_narrow_terminal(monkeypatch: pytest.Mon
         live = Terminal()
         display = Display(as_json=False, out=io.StringIO(), live=live)
         for i in range(24):
-            display.tell(Detection(i % 10, 0.98, i + 0.0, i + 0.4, 0.13))
+            display.show(Detection(i % 10, 0.98, i + 0.0, i + 0.4, 0.13))
         display.level(-20.0, 0.9, 61.0)
         shown = live.getvalue().split("\r")[-1]
         assert len(shown) == columns - 1
@@ -266,7 +266,7 @@ def test_channels_that_cancel_and_a_file_that_is_cut_off(
 
 
 def test_no_microphone_in_the_list_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr(listen, "microphones", list)
+    monkeypatch.setattr(listen, "list_microphones", list)
     assert listen.main(["--list"]) == 1
     assert "there is no microphone" in capsys.readouterr().err
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soxr
 
-from digit_detector.evaluation.streams import Word, with_pauses
+from digit_detector.evaluation.streams import Word, join_with_pauses
 from ml_training.data.synthetic import VOICES, say
 
 RATE = 48_000
@@ -41,7 +41,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     noise = np.random.default_rng(0).standard_normal(80_000).astype(np.float32)
     words = [Word(clip, 0, "a") for clip in say([(VOICES[1], name) for name in NAMES], seed=0)]
-    stream = with_pauses(words, noise, 25.0, np.random.default_rng(1), (0.2, 0.5))
+    stream = join_with_pauses(words, noise, 25.0, np.random.default_rng(1), (0.2, 0.5))
     wide = np.clip(soxr.resample(stream.samples, 8000, RATE), -1, 1)
     (wide * 32767).astype("<i2").tofile(folder / "talk.raw")
     (folder / ".asoundrc").write_text(DEVICE.format(file=folder / "talk.raw", rate=RATE))

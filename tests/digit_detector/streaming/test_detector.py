@@ -4,22 +4,23 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soxr
 
-from digit_detector import Detection, DetectorPool, StreamingDetector, Thresholds
+from digit_detector import Detection, DetectorPool, StreamingDetector, load_config
 from digit_detector.audio import NonFiniteAudioError, trimmed
 from digit_detector.classifier import model_file
 from digit_detector.errors import AudioError, ConfigError, ModelError, StreamError, UndecodableAudioError
 from digit_detector.evaluation.scoring import score
-from digit_detector.evaluation.streams import Stream, Word, connected, with_pauses
+from digit_detector.evaluation.streams import TestStream, Word, connected, join_with_pauses
 from digit_detector.labels import model_folder
 from digit_detector.model_file import CHECKSUM_KEY, seal
 from digit_detector.streaming.engine import Engine
-from digit_detector.streaming.models import spotter, spotter_file
+from digit_detector.streaming.spotter import find_spotter, load_spotter
 from ml_training.data.synthetic import VOICES, say
 
 RNG = np.random.default_rng(5)
@@ -39,10 +40,10 @@ def words() -> list[Word]:
 
 
 @pytest.fixture(scope="module")
-def stream(words: list[Word]) -> Stream:
+def stream(words: list[Word]) -> TestStream:
     rng = np.random.default_rng(2)
     noise = rng.standard_normal(80_000).astype(np.float32)
-    return with_pauses([words[i] for i in rng.permutation(len(words))], noise, 25.0, rng)
+    return join_with_pauses([words[i] for i in rng.permutation(len(words))], noise, 25.0, rng)
 
 
 def heard(engine: Engine, samples: np.ndarray, sizes: list[int], rate: int = 8000) -> list[Detection]:
@@ -55,7 +56,7 @@ def heard(engine: Engine, samples: np.ndarray, sizes: list[int], rate: int = 800
     return found + detector.flush()
 
 
-def test_digits_with_pauses_come_out_in_order(engine: Engine, stream: Stream):
+def test_digits_with_pauses_come_out_in_order(engine: Engine, stream: TestStream):
     found = heard(engine, stream.samples, [1600])
     result = score(stream.digits, found)
     assert result.accuracy >= 0.8
@@ -63,7 +64,7 @@ def test_digits_with_pauses_come_out_in_order(engine: Engine, stream: Stream):
     for detection in found:
         assert 0.0 <= detection.start < detection.end
         assert 0.1 < detection.end - detection.start < 1.2
-        assert engine.thresholds.digit <= detection.confidence <= 1.0
+        assert engine.config.detection_threshold <= detection.confidence <= 1.0
         assert 0.0 < detection.delay < 0.5
 
 
@@ -73,18 +74,18 @@ def test_connected_digits_are_told_apart(engine: Engine, words: list[Word]):
     strings = [[voice[d] for d in (4, 4, 3, 6, 3, 1, 2)], [voice[d] for d in (7, 7, 9, 0)]]
     stream = connected(strings, rng.standard_normal(8000).astype(np.float32), 30.0, rng)
     result = score(stream.digits, heard(engine, stream.samples, [800]))
-    assert result.right >= 8
+    assert result.correct >= 8
     assert result.inserted <= 1
 
 
 @pytest.mark.parametrize("sizes", [[1], [7, 131, 1, 999], [256], [255], [20_000_000], [0, 160]])
-def test_pieces_make_no_difference(sizes: list[int], engine: Engine, stream: Stream):
+def test_pieces_make_no_difference(sizes: list[int], engine: Engine, stream: TestStream):
     sound = stream.samples[: 8000 * (6 if sizes == [1] else 20)]
     assert heard(engine, sound, sizes) == heard(engine, sound, [1600])
 
 
 @pytest.mark.parametrize("rate", [11_025, 16_000, 44_100, 48_000])
-def test_any_rate_gives_the_same_digits(rate: int, engine: Engine, stream: Stream):
+def test_any_rate_gives_the_same_digits(rate: int, engine: Engine, stream: TestStream):
     sound = stream.samples[: 8000 * 20]
     at_8k = heard(engine, sound, [1600])
     there = soxr.resample(sound, 8000, rate, quality="HQ")
@@ -94,7 +95,7 @@ def test_any_rate_gives_the_same_digits(rate: int, engine: Engine, stream: Strea
     assert [d.end for d in again] == pytest.approx([d.end for d in at_8k], abs=0.05)
 
 
-def test_the_rate_may_change_on_the_way(engine: Engine, stream: Stream):
+def test_the_rate_may_change_on_the_way(engine: Engine, stream: TestStream):
     sound = stream.samples[: 8000 * 20]
     parts = [(sound[:80_000], 8000), (soxr.resample(sound[80_000:], 8000, 16_000), 16_000)]
     detector = StreamingDetector(engine=engine)
@@ -105,7 +106,7 @@ def test_the_rate_may_change_on_the_way(engine: Engine, stream: Stream):
 
 
 @pytest.mark.parametrize("rate", [8000, 16_000, 44_100])
-def test_an_offset_changes_nothing(rate: int, engine: Engine, stream: Stream):
+def test_an_offset_changes_nothing(rate: int, engine: Engine, stream: TestStream):
     sound = 0.5 * stream.samples[: 8000 * 15]
     there = soxr.resample(sound, 8000, rate) if rate != 8000 else sound
     plain, offset = (heard(engine, (there + dc).astype(np.float32), [rate // 10], rate) for dc in (0.0, 0.3))
@@ -115,13 +116,13 @@ def test_an_offset_changes_nothing(rate: int, engine: Engine, stream: Stream):
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
-def test_hardly_a_word_is_lost_to_another_rate(rate: int, engine: Engine, stream: Stream):
+def test_hardly_a_word_is_lost_to_another_rate(rate: int, engine: Engine, stream: TestStream):
     at_8k = score(stream.digits, heard(engine, stream.samples, [1600]))
     there = soxr.resample(stream.samples, 8000, rate, quality="VHQ")
-    assert score(stream.digits, heard(engine, there, [rate // 10], rate)).right >= at_8k.right - 1
+    assert score(stream.digits, heard(engine, there, [rate // 10], rate)).correct >= at_8k.correct - 1
 
 
-def test_sound_that_is_too_faint_for_its_type_is_refused(engine: Engine, stream: Stream):
+def test_sound_that_is_too_faint_for_its_type_is_refused(engine: Engine, stream: TestStream):
     wrong = (stream.samples[: 8000 * 2] * 32_768).astype(np.int32)
     detector, pool = StreamingDetector(engine=engine), DetectorPool(engine=engine)
     with pytest.raises(UndecodableAudioError, match="hold 16-bit values"):
@@ -138,7 +139,7 @@ def test_sound_that_is_too_faint_for_its_type_is_refused(engine: Engine, stream:
     assert (detector.seconds, len(pool)) == (0.0, 0)
 
 
-def test_two_rows_of_few_samples_are_two_channels_where_that_is_said(engine: Engine, stream: Stream):
+def test_two_rows_of_few_samples_are_two_channels_where_that_is_said(engine: Engine, stream: TestStream):
     sound = stream.samples[: 8000 * 6]
     expected = heard(engine, sound, [1600])
     detector = StreamingDetector(engine=engine)
@@ -154,15 +155,15 @@ def test_two_rows_of_few_samples_are_two_channels_where_that_is_said(engine: Eng
 @pytest.fixture
 def own_spotter(tmp_path: Path) -> Path:
     """The spotter that ships, exported on another day."""
-    shipped = spotter()
-    content = spotter_file().read_bytes().replace(shipped.metadata[CHECKSUM_KEY].encode(), b"0" * 64)
+    shipped = load_spotter()
+    content = find_spotter().read_bytes().replace(shipped.metadata[CHECKSUM_KEY].encode(), b"0" * 64)
     content = content.replace(shipped.metadata["created"].encode(), b"2001-02-03T04:05:06+00:00")
     (tmp_path / "own.onnx").write_bytes(seal(content))
     return tmp_path / "own.onnx"
 
 
-def test_a_spotter_of_ones_own_is_taken_and_checked(own_spotter: Path, engine: Engine, stream: Stream):
-    assert spotter(own_spotter).metadata["created"].startswith("2001")
+def test_a_spotter_of_ones_own_is_taken_and_checked(own_spotter: Path, engine: Engine, stream: TestStream):
+    assert load_spotter(own_spotter).metadata["created"].startswith("2001")
     sound = stream.samples[: 8000 * 10]
     detector = StreamingDetector(spotter=str(own_spotter))
     assert detector.feed(sound) + detector.flush() == heard(engine, sound, [1600])
@@ -182,7 +183,7 @@ def test_a_spotter_of_ones_own_is_taken_and_checked(own_spotter: Path, engine: E
             StreamingDetector(spotter=bad)
 
 
-def test_the_pipelines_of_a_folder_confirm(tmp_path: Path, stream: Stream):
+def test_the_pipelines_of_a_folder_confirm(tmp_path: Path, stream: TestStream):
     with pytest.raises(ModelError, match="train"):
         StreamingDetector(tmp_path)
     folder = model_folder(tmp_path, "mfcc")
@@ -195,7 +196,7 @@ def test_the_pipelines_of_a_folder_confirm(tmp_path: Path, stream: Stream):
         StreamingDetector(tmp_path, ["mfcc", "mel_cnn"])
 
 
-def test_types_and_channels_of_the_same_sound(engine: Engine, stream: Stream):
+def test_types_and_channels_of_the_same_sound(engine: Engine, stream: TestStream):
     sound = stream.samples[: 8000 * 10]
     expected = [d.digit for d in heard(engine, sound, [1600])]
     for other in ((sound * 32768).astype(np.int16), np.stack([sound, sound], axis=1), sound.astype(np.float64)):
@@ -222,7 +223,7 @@ def test_reset_forgets(engine: Engine, words: list[Word]):
 
 
 @pytest.mark.parametrize("bad", [np.array([0.1, np.nan]), np.array([np.inf]), np.zeros((2, 2, 2)), np.array(["x"])])
-def test_bad_sound_is_refused_and_the_stream_goes_on(bad: np.ndarray, engine: Engine, stream: Stream):
+def test_bad_sound_is_refused_and_the_stream_goes_on(bad: np.ndarray, engine: Engine, stream: TestStream):
     sound = stream.samples[: 8000 * 10]
     detector = StreamingDetector(engine=engine)
     found = detector.feed(sound[:40_000])
@@ -243,14 +244,14 @@ def test_an_hour_of_silence_of_clipping_and_of_hum(engine: Engine):
     assert detector.flush() == []
 
 
-def test_clipped_words_are_still_heard(engine: Engine, stream: Stream):
+def test_clipped_words_are_still_heard(engine: Engine, stream: TestStream):
     loud = np.clip(stream.samples[: 8000 * 20] * 20, -1, 1)
     plain = heard(engine, stream.samples[: 8000 * 20], [1600])
     found = heard(engine, loud, [1600])
     assert len({(d.digit, round(d.end)) for d in found} & {(d.digit, round(d.end)) for d in plain}) >= len(plain) // 2
 
 
-def test_threads_may_feed_and_flush_one_detector(engine: Engine, stream: Stream):
+def test_threads_may_feed_and_flush_one_detector(engine: Engine, stream: TestStream):
     detector, faults = StreamingDetector(engine=engine), []
 
     def work(turn: int) -> None:
@@ -288,7 +289,7 @@ def test_what_is_kept_does_not_grow(engine: Engine):
     assert after - before < 100_000
 
 
-def test_a_pool_hears_what_single_detectors_hear(engine: Engine, stream: Stream):
+def test_a_pool_hears_what_single_detectors_hear(engine: Engine, stream: TestStream):
     pool = DetectorPool(engine=engine)
     parts = {key: stream.samples[key * 24_000 : key * 24_000 + 80_000] for key in range(5)}
     found: dict[int, list[Detection]] = {key: [] for key in parts}
@@ -307,7 +308,7 @@ def test_a_pool_hears_what_single_detectors_hear(engine: Engine, stream: Stream)
     assert len(pool) == 0
 
 
-def test_ending_one_stream_loses_nothing_of_another(engine: Engine, stream: Stream):
+def test_ending_one_stream_loses_nothing_of_another(engine: Engine, stream: TestStream):
     pool, sound = DetectorPool(engine=engine), stream.samples[:80_000]
     for key in "ab":
         pool.open(key)
@@ -338,9 +339,9 @@ def test_a_pool_refuses_what_cannot_be(engine: Engine):
         pool.close("a")
 
 
-def test_thresholds_decide_what_is_told(stream: Stream):
+def test_thresholds_decide_what_is_told(stream: TestStream):
     sound = stream.samples[: 8000 * 20]
-    strict = StreamingDetector(thresholds=Thresholds(spotted=0.1, digit=1.0))
+    strict = StreamingDetector(config=replace(load_config(), detection_threshold=1.0))
     assert strict.feed(sound) + strict.flush() == []
     with pytest.raises(ConfigError):
         StreamingDetector(pipelines=["none"])
@@ -348,7 +349,7 @@ def test_thresholds_decide_what_is_told(stream: Stream):
         StreamingDetector(pipelines="mfcc")
 
 
-def test_listening_loads_nothing_heavy(stream: Stream, tmp_path):
+def test_listening_loads_nothing_heavy(stream: TestStream, tmp_path):
     np.save(tmp_path / "sound.npy", stream.samples[: 8000 * 10])
     code = f"""
 import sys, numpy as np

@@ -1,6 +1,7 @@
 """The parts of live detection by themselves: resampling, gates, hills, thresholds."""
 
 import json
+from dataclasses import asdict, replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,26 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import digit_detector
 from digit_detector.errors import ConfigError, NonFiniteAudioError, UndecodableAudioError
 from digit_detector.spotter_file import BLOCK, HOP
-from digit_detector.streaming.decision import (
-    AGAIN,
-    APART,
-    Candidate,
-    Detection,
-    Evidence,
-    WordEnds,
-    confidence,
-    likeliest,
-)
-from digit_detector.streaming.gates import EnergyGate, SpeechGate
-from digit_detector.streaming.high_pass import CUTOFF, GAIN, POLE, high_pass, initial_state
-from digit_detector.streaming.models import SpotterState
-from digit_detector.streaming.resampling import Resampler
+from digit_detector.streaming.config import DetectorConfig, load_config
+from digit_detector.streaming.fusion import FusionScores, fuse, product_argmax
+from digit_detector.streaming.high_pass import coefficients, high_pass, initial_state
+from digit_detector.streaming.peak_picker import Candidate, Detection, PeakPicker
+from digit_detector.streaming.resampler import Resampler
 from digit_detector.streaming.samples import SampleReader, as_samples
-from digit_detector.streaming.stream import Stream
-from digit_detector.streaming.thresholds import Thresholds, load_thresholds
+from digit_detector.streaming.spotter import SpotterState
+from digit_detector.streaming.stream_state import StreamState
+from digit_detector.streaming.vad import EnergyGate, SpeechGate
 
+CONFIG = DetectorConfig(spotter_threshold=0.3, detection_threshold=0.5)
 RATES = (8000, 11025, 16000, 44100, 48000)
 
 
@@ -43,27 +38,27 @@ def noise(count: int, seed: int = 0, level: float = 0.1) -> np.ndarray:
 @given(cuts=st.lists(st.integers(0, 20_000), max_size=8))
 def test_pieces_make_no_difference(rate: int, cuts: list[int]):
     sound = noise(20_000)
-    whole = Resampler()
-    expected = np.concatenate([whole.feed(sound, rate), whole.end()])
-    pieces = Resampler()
+    whole = Resampler(CONFIG)
+    expected = np.concatenate([whole.feed(sound, rate), whole.flush()])
+    pieces = Resampler(CONFIG)
     edges = [0, *sorted(cuts), len(sound)]
     made = [pieces.feed(sound[a:b], rate) for a, b in pairwise(edges)]
-    assert np.array_equal(np.concatenate([*made, pieces.end()]), expected)
+    assert np.array_equal(np.concatenate([*made, pieces.flush()]), expected)
     assert len(expected) == pytest.approx(len(sound) * 8000 / rate, abs=2)
 
 
 def test_a_new_rate_loses_nothing():
-    resampler = Resampler()
+    resampler = Resampler(CONFIG)
     made = [
         resampler.feed(noise(16_000), 16_000),
         resampler.feed(noise(8000), 8000),
         resampler.feed(noise(44_100), 44_100),
     ]
-    assert sum(map(len, made)) + len(resampler.end()) == pytest.approx(24_000, abs=3)
+    assert sum(map(len, made)) + len(resampler.flush()) == pytest.approx(24_000, abs=3)
 
 
 def test_little_is_held_back():
-    resampler = Resampler()
+    resampler = Resampler(CONFIG)
     made = 0
     for i in range(50):
         made += len(resampler.feed(noise(960, i), 48_000))
@@ -75,28 +70,28 @@ def test_tones_that_fit_pass_without_delay_and_others_do_not(rate: int):
     half = min(rate, 8000) / 2
     seconds = np.arange(rate) / rate
     for frequency in (0.0, 0.25 * half, 0.9 * half):
-        resampler, wanted = Resampler(), np.cos(2 * np.pi * frequency * np.arange(8000) / 8000)
+        resampler, wanted = Resampler(CONFIG), np.cos(2 * np.pi * frequency * np.arange(8000) / 8000)
         made = resampler.feed(np.cos(2 * np.pi * frequency * seconds).astype(np.float32), rate)
-        made = np.concatenate([made, resampler.end()])
+        made = np.concatenate([made, resampler.flush()])
         assert len(made) == 8000
         assert np.abs(made - wanted)[200:-200].max() < 2e-3, frequency
     if rate > 8800:
-        above = Resampler().feed(np.sin(2 * np.pi * 4100 * seconds).astype(np.float32), rate)
+        above = Resampler(CONFIG).feed(np.sin(2 * np.pi * 4100 * seconds).astype(np.float32), rate)
         assert np.abs(above[200:]).max() < 2e-3
 
 
 @pytest.mark.parametrize("rate", RATES)
 def test_an_offset_stays_what_it_is_from_beginning_to_end(rate: int):
-    resampler = Resampler()
-    made = np.concatenate([resampler.feed(np.full(rate // 3, 0.3, dtype=np.float32), rate), resampler.end()])
+    resampler = Resampler(CONFIG)
+    made = np.concatenate([resampler.feed(np.full(rate // 3, 0.3, dtype=np.float32), rate), resampler.flush()])
     assert np.abs(made - 0.3).max() < 1e-3
 
 
 @pytest.mark.parametrize("rate", [8001, 44_101, 768_000])
 def test_rates_of_no_sound_card_are_taken_too(rate: int):
-    resampler = Resampler()
+    resampler = Resampler(CONFIG)
     made = [resampler.feed(noise(rate // 2, i), rate) for i in range(2)]
-    assert len(np.concatenate([*made, resampler.end()])) == pytest.approx(8000, abs=2)
+    assert len(np.concatenate([*made, resampler.flush()])) == pytest.approx(8000, abs=2)
 
 
 # --- offsets -------------------------------------------------------------------------------------
@@ -105,7 +100,7 @@ def test_rates_of_no_sound_card_are_taken_too(rate: int):
 def filtered(sound: np.ndarray) -> np.ndarray:
     made, state = [], initial_state()[None]
     for block in sound.reshape(-1, BLOCK):
-        rows, state = high_pass(block[None], state)
+        rows, state = high_pass(block[None], state, CONFIG.high_pass_hz)
         made.append(rows[0])
     return np.concatenate(made)
 
@@ -113,9 +108,10 @@ def filtered(sound: np.ndarray) -> np.ndarray:
 def test_the_high_pass_is_its_formula():
     sound = (noise(40 * BLOCK) + np.float32(0.3)).astype(np.float32)
     made = filtered(sound)
+    gain, pole = coefficients(CONFIG.high_pass_hz)
     expected, last, before = np.empty(len(sound)), float(sound[0]), 0.0
     for i, sample in enumerate(sound.tolist()):
-        expected[i] = before = GAIN * (sample - last) + POLE * before
+        expected[i] = before = gain * (sample - last) + pole * before
         last = sample
     assert np.abs(made - expected).max() < 1e-6
     assert made.dtype == np.float32
@@ -124,16 +120,16 @@ def test_the_high_pass_is_its_formula():
 def test_an_offset_goes_and_speech_stays():
     assert not filtered(np.full(4 * BLOCK, 0.7, dtype=np.float32)).any()
     seconds = np.arange(8000) / 8000
-    for frequency, least, most in ((CUTOFF, 0.70, 0.72), (200.0, 0.97, 1.0), (3000.0, 0.99, 1.01)):
+    for frequency, least, most in ((CONFIG.high_pass_hz, 0.70, 0.72), (200.0, 0.97, 1.0), (3000.0, 0.99, 1.01)):
         tone = np.sin(2 * np.pi * frequency * seconds).astype(np.float32)[: 31 * BLOCK]
         assert least < np.abs(filtered(tone)[4000:]).max() < most, frequency
 
 
 def test_the_bits_of_a_stream_do_not_depend_on_those_beside_it():
     blocks, states = noise(9 * BLOCK).reshape(9, BLOCK), np.stack([initial_state(), *noise(16).reshape(8, 2)])
-    together = high_pass(blocks, states)
+    together = high_pass(blocks, states, 40.0)
     for row in range(9):
-        alone = high_pass(blocks[row : row + 1], states[row : row + 1])
+        alone = high_pass(blocks[row : row + 1], states[row : row + 1], 40.0)
         assert all(np.array_equal(a[0], b[row]) for a, b in zip(alone, together, strict=True))
 
 
@@ -241,28 +237,28 @@ def test_what_is_no_array_of_samples(samples: object):
 
 
 def test_the_energy_gate_opens_for_what_stands_out():
-    gate = EnergyGate(held=3)
-    assert [gate.hears(noise(256, i, 0.001)) for i in range(200)][-1] is False
+    gate = EnergyGate(replace(CONFIG, energy_hangover_blocks=3))
+    assert [gate.update(noise(256, i, 0.001)) for i in range(200)][-1] is False
     assert gate.level_db == pytest.approx(-60, abs=1)
-    assert gate.hears(noise(256, 1, 0.01))
-    assert [gate.hears(noise(256, i, 0.001)) for i in range(4)] == [True, True, False, False]
+    assert gate.update(noise(256, 1, 0.01))
+    assert [gate.update(noise(256, i, 0.001)) for i in range(4)] == [True, True, False, False]
 
 
 def test_an_offset_is_no_sound():
-    gate = EnergyGate(held=3)
-    assert not any(gate.hears(np.full(256, 0.5, dtype=np.float32)) for _ in range(10))
+    gate = EnergyGate(replace(CONFIG, energy_hangover_blocks=3))
+    assert not any(gate.update(np.full(256, 0.5, dtype=np.float32)) for _ in range(10))
 
 
 def test_steady_noise_becomes_the_background():
-    gate = EnergyGate(held=3)
-    heard = [gate.hears(noise(256, i, 0.1)) for i in range(2000)]
+    gate = EnergyGate(replace(CONFIG, energy_hangover_blocks=3))
+    heard = [gate.update(noise(256, i, 0.1)) for i in range(2000)]
     assert heard[0]
     assert not any(heard[-100:])
 
 
 def test_the_speech_gate_stays_open_over_gaps():
-    gate = SpeechGate(begins=0.4, held=2)
-    assert [gate.hears(v) for v in (0.3, 0.4, 0.25, 0.1, 0.25, 0.1, 0.1, 0.3)] == [
+    gate = SpeechGate(replace(CONFIG, speech_threshold=0.4, speech_hangover_blocks=2))
+    assert [gate.update(v) for v in (0.3, 0.4, 0.25, 0.1, 0.25, 0.1, 0.1, 0.3)] == [
         False, True, True, True, True, True, False, False,
     ]  # fmt: skip
 
@@ -270,13 +266,13 @@ def test_the_speech_gate_stays_open_over_gaps():
 # --- hills ---------------------------------------------------------------------------------------
 
 
-def hills(*frames: tuple[int, float], threshold: float = 0.3) -> list[tuple[int, int]]:
+def hills(*frames: tuple[int, float]) -> list[tuple[int, int]]:
     """What is reported, with the frame of the report, for (digit, probability) of each frame."""
-    words, found = WordEnds(threshold), []
+    picker, found = PeakPicker(CONFIG), []
     for i, (digit, probability) in enumerate(frames):
         row = np.zeros(10, dtype=np.float32)
         row[digit] = probability
-        candidate = words.frame(i, row, 20.0)
+        candidate = picker.push(i, row, 20.0)
         if candidate is not None:
             found.append((candidate.digit, candidate.frame))
     return found
@@ -305,64 +301,93 @@ def test_what_stays_low_is_none():
 def test_another_digit_at_once_is_not_reported():
     found = hills(*QUIET, *HILL[:4], *[(7, 0.9)] * 4, *QUIET)
     assert [digit for digit, _ in found][:1] == [4]
-    assert all(b - a >= APART for (_, a), (_, b) in pairwise(found))
+    assert all(b - a >= CONFIG.refractory_frames for (_, a), (_, b) in pairwise(found))
 
 
 def test_more_of_anything_makes_surer():
-    base = Evidence(0.5, 0.5, 0.5, 0.5)
-    for better in (Evidence(*np.where(np.arange(4) == i, 0.9, 0.5)) for i in range(4)):
-        assert confidence(better) > confidence(base)
-    assert 0.0 < confidence(Evidence(0.0, 0.0, 0.0, 0.0)) < confidence(Evidence(1.0, 1.0, 1.0, 1.0)) < 1.0
+    base = FusionScores(0.5, 0.5, 0.5, 0.5)
+    for better in (FusionScores(*np.where(np.arange(4) == i, 0.9, 0.5)) for i in range(4)):
+        assert fuse(better, CONFIG) > fuse(base, CONFIG)
+    least, most = (fuse(FusionScores(p, p, p, p), CONFIG) for p in (0.0, 1.0))
+    assert 0.0 < least < most < 1.0
 
 
 def test_the_spotter_and_the_classifiers_choose_together():
     spotted, classified = [0.0] * 10, [0.01] * 10
     spotted[2], spotted[7], classified[7], classified[5] = 0.6, 0.3, 0.8, 0.2
-    assert likeliest(spotted, classified) == 7
-    assert likeliest(spotted, [0.1] * 10) == 2
-    assert likeliest([0.0] * 10, classified) == 7
+    assert product_argmax(spotted, classified, 1e-4) == 7
+    assert product_argmax(spotted, [0.1] * 10, 1e-4) == 2
+    assert product_argmax([0.0] * 10, classified, 1e-4) == 7
 
 
 def test_a_word_is_not_told_twice_but_a_digit_may_be_said_twice():
+    within = CONFIG.duplicate_seconds
     first = Detection(7, 0.5, 0.0, 1.0, 0.1)
-    assert not first.repeats(None)
-    assert Detection(7, 0.9, 0.8, 1.0 + 0.9 * AGAIN, 0.1).repeats(first)
-    assert not Detection(7, 0.9, 0.8, 1.0 + 1.1 * AGAIN, 0.1).repeats(first)
-    assert not Detection(6, 0.9, 0.8, 1.0 + 0.9 * AGAIN, 0.1).repeats(first)
+    assert not first.repeats(None, within)
+    assert Detection(7, 0.9, 0.8, 1.0 + 0.9 * within, 0.1).repeats(first, within)
+    assert not Detection(7, 0.9, 0.8, 1.0 + 1.1 * within, 0.1).repeats(first, within)
+    assert not Detection(6, 0.9, 0.8, 1.0 + 0.9 * within, 0.1).repeats(first, within)
 
 
-# --- thresholds ----------------------------------------------------------------------------------
+# --- config --------------------------------------------------------------------------------------
 
 
-def test_the_shipped_thresholds_say_what_they_were_chosen_on():
-    thresholds = load_thresholds()
-    assert 0.0 < thresholds.digit < 1.0
+def test_the_shipped_thresholds_are_an_operating_point():
+    assert 0.0 < load_config().detection_threshold < 1.0
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), "high", True, None])
-def test_a_threshold_that_cannot_be(value: object):
-    with pytest.raises(ConfigError, match="digit: expected a number from 0 to 1"):
-        Thresholds(spotted=0.5, digit=value)
+def test_an_invalid_threshold(value: object):
+    with pytest.raises(ConfigError, match="detection_threshold: expected a number from 0 to 1"):
+        DetectorConfig(spotter_threshold=0.5, detection_threshold=value)
+
+
+def test_every_fault_of_a_config_is_listed_at_once():
+    with pytest.raises(ConfigError) as caught:
+        DetectorConfig(0.1, 0.5, refractory_frames=1.5, fusion_weights=(1.0, 2.0), high_pass_hz=-1.0)
+    for name in ("refractory_frames: expected a whole number", "fusion_weights: expected 4 numbers", "high_pass_hz"):
+        assert name in str(caught.value)
+    with pytest.raises(ConfigError, match="history_blocks"):
+        DetectorConfig(0.1, 0.5, history_blocks=32, vad_preroll_blocks=40)
+
+
+def test_a_config_survives_json():
+    assert DetectorConfig(**json.loads(json.dumps(asdict(CONFIG)))) == CONFIG
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"thresholds": {"digit": 0.5}}', '{"thresholds": 3}'])
-def test_a_file_that_is_none(content: str, tmp_path):
+def test_an_invalid_thresholds_file(content: str, tmp_path):
     file = tmp_path / "t.json"
     file.write_text(content)
     with pytest.raises(ConfigError, match=r"t\.json"):
-        load_thresholds(file)
-    file.write_text(json.dumps({"thresholds": {"spotted": 0.2, "digit": 0.3}}))
-    assert load_thresholds(file) == Thresholds(0.2, 0.3)
+        load_config(file)
     with pytest.raises(ConfigError, match="cannot be read"):
-        load_thresholds(tmp_path / "none.json")
+        load_config(tmp_path / "none.json")
 
 
-@pytest.mark.parametrize(("explained", "begins"), [(0, 110 * HOP - 2800), (95 * HOP, 95 * HOP), (112 * HOP, 108 * HOP)])
-def test_classifiers_hear_what_lies_before_a_word_but_no_other_digit(explained: int, begins: int):
-    stream = Stream(Thresholds(0.5, 0.5), 0, lambda: SpotterState(np.zeros(0, np.float32), np.zeros(0, np.float32)))
+def test_names_of_0_1_still_work(tmp_path):
+    file = tmp_path / "t.json"
+    file.write_text(json.dumps({"thresholds": {"spotter_threshold": 0.2, "detection_threshold": 0.3}}))
+    assert load_config(file) == DetectorConfig(0.2, 0.3)
+    file.write_text(json.dumps({"thresholds": {"spotted": 0.2, "digit": 0.3}}))
+    with pytest.warns(FutureWarning, match="spotted and digit are now"):
+        assert load_config(file) == DetectorConfig(0.2, 0.3)
+    with pytest.warns(DeprecationWarning, match="load_thresholds is deprecated: use load_config"):
+        assert digit_detector.load_thresholds is load_config
+    with pytest.warns(DeprecationWarning, match="Thresholds is deprecated: use DetectorConfig"):
+        assert digit_detector.Thresholds(spotted=0.2, digit=0.3) == DetectorConfig(0.2, 0.3)
+    with pytest.warns(DeprecationWarning, match="pass config="):
+        assert digit_detector.StreamingDetector(thresholds=CONFIG).engine.config == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("committed_until", "begins"), [(0, 110 * HOP - 2800), (95 * HOP, 95 * HOP), (112 * HOP, 108 * HOP)]
+)
+def test_classifiers_hear_what_lies_before_a_word_but_no_other_digit(committed_until: int, begins: int):
+    stream = StreamState(CONFIG, 0, lambda: SpotterState(np.zeros(0, np.float32), np.zeros(0, np.float32)))
     sound = np.random.default_rng(0).normal(0, 0.1, 70 * BLOCK).astype(np.float32)
-    for block in stream.cut(sound):
-        stream.take(block)
-    stream.explained = explained
-    heard = stream.word(Candidate(3, np.zeros(10, np.float32), first=110.0, last=125.0, frame=139))
+    for block in stream.split_blocks(sound):
+        stream.push(block)
+    stream.committed_until = committed_until
+    heard = stream.word_audio(Candidate(3, np.zeros(10, np.float32), first=110.0, last=125.0, frame=139))
     assert heard.tolist() == sound[begins : 125 * HOP + 1440].tolist()

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import dataclasses
 import io
+import json
 import re
 import shutil
 import socket
@@ -376,22 +377,22 @@ def test_there_is_an_end_to_sessions(serving):
 def test_models_are_the_ones_that_the_server_answers_with(server):
     from digit_detector.classifier import model_file
     from digit_detector.labels import PRETRAINED
+    from digit_detector.streaming.config import load_config
     from digit_detector.streaming.engine import CONFIRMING
-    from digit_detector.streaming.thresholds import load_thresholds
 
     assert httpx.get(f"{server}/models/mel_cnn.onnx").content == model_file(PRETRAINED, "mel_cnn").read_bytes()
     shown = httpx.get(f"{server}/models/detector.json").json()
-    assert shown["thresholds"] == dataclasses.asdict(load_thresholds())
+    assert shown["config"] == json.loads(json.dumps(dataclasses.asdict(load_config())))
     assert shown["pipelines"] == list(CONFIRMING)
     assert len(shown["earlier"]) == 6 * 2 * 8  # convolutions, frames of a block, frames that each hears but itself
     assert fault(httpx.get(f"{server}/models/other.onnx")) == (404, "no_model")
 
 
 def test_a_spotter_of_ones_own_is_the_one_that_the_page_fetches(serving, seven, tmp_path):
-    from digit_detector.streaming.models import spotter_file
+    from digit_detector.streaming.spotter import find_spotter
 
     own = tmp_path / "own.onnx"
-    shutil.copy(spotter_file(), own)
+    shutil.copy(find_spotter(), own)
     with serving(ServerLimits(port=0), spotter=str(own), methods=("ml_mfcc",)) as address:
         own.write_bytes(b"other")
         assert httpx.get(f"{address}/models/spotter.onnx").content == b"other"

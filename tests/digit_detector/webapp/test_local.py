@@ -2,10 +2,7 @@
 
 import base64
 import io
-import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,14 +11,12 @@ import soundfile
 import soxr
 import web_local
 
-from digit_detector import Detection, StreamingDetector, audio
+from digit_detector import Detection, StreamingDetector
 from digit_detector.audio import load_audio, trimmed
-from digit_detector.evaluation.streams import Word, with_pauses
+from digit_detector.evaluation.streams import Word, join_with_pauses
 from digit_detector.processors import PROCESSORS, load_processors
-from digit_detector.streaming import decision, gates, high_pass, resampling, stream
 from ml_training.data.synthetic import VOICES, say
 
-LOCAL = Path(decision.__file__).parents[1] / "webapp" / "static" / "local"
 OURS = ("ml_mfcc", "ml_cnn", "ml_raw", "ensemble")
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 RATES = (8000, 16_000, 44_100, 48_000)
@@ -126,7 +121,7 @@ def sound(spoken: list[np.ndarray]) -> np.ndarray:
     rng = np.random.default_rng(2)
     words = [Word(trimmed(spoken[i], -30), i % 10, "voice") for i in range(0, 100, 3)]
     noise = rng.standard_normal(80_000).astype(np.float32)
-    return as_floats(with_pauses([words[i] for i in rng.permutation(len(words))], noise, 25.0, rng).samples)
+    return as_floats(join_with_pauses([words[i] for i in rng.permutation(len(words))], noise, 25.0, rng).samples)
 
 
 def as_floats(samples: np.ndarray) -> np.ndarray:
@@ -281,7 +276,7 @@ def test_the_benchmark_measures_answers_and_streams(chromium: Any, server: str, 
     rows = web_local.answers(page, words, 48_000)
     assert all(rows[name]["right"] >= 0.8 for name in OURS)
     assert all(0.0 < rows[name]["p50_ms"] <= rows[name]["p95_ms"] for name in OURS)
-    found = web_local.heard(page, with_pauses(words, noise, 25.0, np.random.default_rng(1)), 8000)
+    found = web_local.heard(page, join_with_pauses(words, noise, 25.0, np.random.default_rng(1)), 8000)
     assert found["the_same_digits"]
     assert found["right_in_the_browser"] == found["right_in_python"] >= 8
     assert 0.0 < found["share_of_real_time"] < 1.0
@@ -394,24 +389,3 @@ def test_what_cannot_be_loaded_is_said_and_tried_again(
     fresh.context.unroute(address)
     if code != "no_wasm":
         assert hear(fresh, sound[: 8000 * 3])["digits"]
-
-
-def test_streams_are_resampled_as_python_does_it():
-    text = (LOCAL / "resampling.js").read_text(encoding="utf-8")
-    found = re.search(r"streams: \{ flat: ([\d.]+), attenuation: (\d+), stays: true \}", text)
-    assert found
-    assert tuple(map(float, found.groups())) == (resampling.FLAT, resampling.ATTENUATION)
-
-
-@pytest.mark.parametrize("module", [gates, decision, high_pass, stream, audio])
-def test_figures_are_those_of_python(module: ModuleType):
-    name = "clip" if module is audio else Path(str(module.__file__)).stem
-    text = (LOCAL / f"{name}.js").read_text(encoding="utf-8")
-    written = dict(re.findall(r"^(?:export )?const ([A-Z_]+) = ([\d.e-]+|\[.*\]);", text, re.MULTILINE))
-    compared = 0
-    for key, value in written.items():
-        here = getattr(module, key, getattr(module, f"_{key}", None))
-        if here is not None:
-            assert np.array_equal(eval(value), here), key
-            compared += 1
-    assert compared >= {"gates": 4, "decision": 10, "high_pass": 1, "stream": 6, "clip": 1}[name], written

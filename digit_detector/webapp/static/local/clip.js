@@ -1,7 +1,7 @@
 // What a model hears of a recording: one second at 8 kHz, as digit_detector/audio.py cuts it.
 
 import { Fault } from "./fault.js";
-import { Resampler } from "./resampling.js";
+import { RECORDINGS, Resampler } from "./resampler.js";
 
 export const SAMPLE_RATE = 8000; // Hz
 export const SECOND = 8000; // samples
@@ -36,8 +36,8 @@ export function checkRate(rate, least) {
 
 function at8k(samples, rate) {
   if (rate === SAMPLE_RATE) return samples;
-  const resampler = new Resampler(rate, SAMPLE_RATE, "recordings");
-  return joined([resampler.feed(samples), resampler.end()]);
+  const resampler = new Resampler(rate, SAMPLE_RATE, RECORDINGS);
+  return joined([resampler.feed(samples), resampler.flush()]);
 }
 
 /** The parts one after the other. */

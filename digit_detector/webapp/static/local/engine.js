@@ -1,19 +1,18 @@
-// A stream through the networks, as digit_detector/streaming/engine.py: the next block of it, and what is reported.
+// Inference over a stream, block by block, as digit_detector/streaming/engine.py.
 
 import { SAMPLE_RATE, SECOND, fit } from "./clip.js";
-import { confidence, likeliest, pooled, repeats } from "./decision.js";
-import { classifier, decisions, spotter, voiceActivity } from "./models.js";
-import { BLOCK, FRAMES, HOP, Stream } from "./stream.js";
-
-const SURE = 0.5; // confidence from which a digit explains its sound
+import { fuse, meanLogOdds, productArgmax } from "./fusion.js";
+import { classifier, detector, spotter, voiceActivity } from "./models.js";
+import { repeats } from "./peak_picker.js";
+import { BLOCK, FRAMES, HOP, StreamState } from "./stream_state.js";
 
 export class Engine {
   static async load() {
     const engine = new Engine();
-    [{ thresholds: engine.thresholds, classifiers: engine.classifiers }, engine.voice, engine.spotter] = await Promise.all([
-      decisions().then(async ({ thresholds, pipelines }) => ({
-        thresholds,
-        classifiers: await Promise.all(pipelines.map(classifier)), // who hear each word by itself
+    [{ config: engine.config, classifiers: engine.classifiers }, engine.voice, engine.spotter] = await Promise.all([
+      detector().then(async ({ config, pipelines }) => ({
+        config,
+        classifiers: await Promise.all(pipelines.map(classifier)), // verify candidates
       })),
       voiceActivity(),
       spotter(),
@@ -30,48 +29,53 @@ export class Engine {
   }
 
   stream(rate) {
-    return new Stream(rate, this.thresholds);
+    return new StreamState(rate, this.config);
   }
 
-  /** The next block of a stream -> what is now known to have been said. */
-  async hear(stream, block) {
+  /** The next block of a stream -> the detections that it decides. */
+  async process(stream, block) {
     const spotting = [];
-    for (const number of stream.take(block)) {
-      const { voice, state } = await this.voice.hear(stream.block(number), stream.voiceState ?? this.voice.begin());
-      stream.voiceState = state;
-      spotting.push(...stream.heardVoice(number, voice));
+    for (const number of stream.push(block)) {
+      const { voice, state } = await this.voice.hear(stream.block(number), stream.vadState ?? this.voice.begin());
+      stream.vadState = state;
+      spotting.push(...stream.onVad(number, voice));
     }
     const candidates = [];
     for (const number of spotting) {
-      stream.wordState ??= this.spotter.begin();
-      const said = await this.spotter.hear(stream.block(number), stream.wordState);
-      candidates.push(...stream.heardWords(number, said.probabilities, said.durations));
+      stream.spotterState ??= this.spotter.begin();
+      const output = await this.spotter.hear(stream.block(number), stream.spotterState);
+      candidates.push(...stream.onSpotter(number, output.probabilities, output.durations));
     }
     const found = [];
     for (const candidate of candidates) {
-      const detection = await this.confirmed(stream, candidate);
+      const detection = await this.verify(stream, candidate);
       if (detection) found.push(detection);
     }
     return found;
   }
 
-  /** A candidate that the classifiers, which hear the word by itself, do not doubt. */
-  async confirmed(stream, candidate) {
-    const second = fit(stream.word(candidate));
-    const heard = [];
-    for (const classify of this.classifiers) heard.push(await classify(second));
-    const classified = candidate.spotted.map((_, i) => pooled(heard.map(({ probabilities }) => probabilities[i])));
-    const digit = likeliest(candidate.spotted, classified);
-    const isDigit = pooled(heard.map(({ digitScore }) => digitScore));
-    const sure = confidence([candidate.spotted[digit], isDigit, classified[digit], stream.voiceOf(candidate)]);
-    if (sure >= SURE) stream.explained = Math.trunc(candidate.last * HOP);
-    if (sure < this.thresholds.digit) return null;
+  /** The detection of a candidate whose confidence reaches the detection threshold, or null. */
+  async verify(stream, candidate) {
+    const { config } = this;
+    const floor = config.probability_floor;
+    const second = fit(stream.wordAudio(candidate));
+    const outputs = [];
+    for (const classify of this.classifiers) outputs.push(await classify(second));
+    const classified = candidate.posteriors.map((_, i) =>
+      meanLogOdds(outputs.map(({ probabilities }) => probabilities[i]), floor),
+    );
+    const digit = productArgmax(candidate.posteriors, classified, floor);
+    const presence = meanLogOdds(outputs.map(({ digitScore }) => digitScore), floor);
+    const scores = [candidate.posteriors[digit], presence, classified[digit], stream.maxVoice(candidate)];
+    const confidence = fuse(scores, config);
+    if (confidence >= config.commit_confidence) stream.committedUntil = Math.trunc(candidate.last * HOP);
+    if (confidence < config.detection_threshold) return null;
     const end = (candidate.last * HOP) / SAMPLE_RATE;
     const known = ((Math.floor(candidate.frame / FRAMES) + 1) * FRAMES * HOP) / SAMPLE_RATE;
     const start = Math.max(0, (candidate.first * HOP) / SAMPLE_RATE);
-    const found = { digit, confidence: sure, start, end, delay: known - end };
-    if (repeats(found, stream.reported)) return null;
-    stream.reported = found;
+    const found = { digit, confidence, start, end, delay: known - end };
+    if (repeats(found, stream.lastDetection, config.duplicate_seconds)) return null;
+    stream.lastDetection = found;
     return found;
   }
 }

@@ -1,15 +1,13 @@
-// Removes offsets and what rumbles, before anything else listens, as digit_detector/streaming/high_pass.py.
+// First-order high-pass filter that removes offset and rumble, as digit_detector/streaming/high_pass.py.
 
 import { SAMPLE_RATE } from "./clip.js";
 
-const CUTOFF = 40.0; // Hz
-const tangent = Math.tan((Math.PI * CUTOFF) / SAMPLE_RATE);
-const pole = (1 - tangent) / (1 + tangent);
-const gain = (1 + pole) / 2;
-
-/** Of one stream. An offset is there from the beginning. */
+/** State of one stream. */
 export class HighPass {
-  constructor() {
+  constructor(config) {
+    const tangent = Math.tan((Math.PI * config.high_pass_hz) / SAMPLE_RATE);
+    this.pole = (1 - tangent) / (1 + tangent);
+    this.gain = (1 + this.pole) / 2;
     this.last = null; // input
     this.before = 0; // output
   }
@@ -19,7 +17,7 @@ export class HighPass {
     const made = new Float32Array(block.length);
     this.last ??= block[0];
     for (let i = 0; i < block.length; i++) {
-      this.before = gain * (block[i] - this.last) + pole * this.before;
+      this.before = this.gain * (block[i] - this.last) + this.pole * this.before;
       this.last = block[i];
       made[i] = this.before;
     }

@@ -3,7 +3,7 @@
 import * as ort from "../vendor/onnxruntime-web/ort.wasm.min.mjs";
 import { SECOND, isSilent } from "./clip.js";
 import { Fault } from "./fault.js";
-import { FRAMES } from "./stream.js";
+import { FRAMES } from "./stream_state.js";
 
 const RUNTIME = new URL("../vendor/onnxruntime-web/", import.meta.url);
 const MODELS = new URL("../models/", import.meta.url);
@@ -89,9 +89,9 @@ async function run(model, name, feeds) {
   }
 }
 
-/** What the live detector must be sure of, {spotted, digit}, which pipelines confirm a word, and the earlier frames that
- * the spotter hears: [convolution, how many frames before the block] each. */
-export function decisions() {
+/** detector.json: `config`, a DetectorConfig; the `pipelines` that verify candidates; the `earlier` frames of the spotter,
+ * [convolution, how many frames before the block] each. */
+export function detector() {
   return once("detector.json", async () => {
     const content = await download(new URL("detector.json", MODELS));
     let found;
@@ -100,8 +100,8 @@ export function decisions() {
     } catch {
       found = undefined;
     }
-    const limits = found?.thresholds;
-    const known = ["spotted", "digit"].every((name) => limits?.[name] >= 0 && limits[name] <= 1);
+    const limits = found?.config;
+    const known = ["spotter_threshold", "detection_threshold"].every((name) => limits?.[name] >= 0 && limits[name] <= 1);
     if (!known || !found.pipelines?.length || !found.earlier?.length) {
       throw new Fault("bad_model", "detector.json is not what the detector needs: reload the page");
     }
@@ -135,7 +135,7 @@ export async function spotter() {
   const name = "spotter.onnx";
   const inputs = ["sound", "state", "earlier"];
   const [{ earlier }, model] = await Promise.all([
-    decisions(),
+    detector(),
     session(name, inputs, ["probabilities", "durations", "state_after", "taken"]),
   ]);
   const [, state, heard] = inputs.map((input) => model.inputMetadata[model.inputNames.indexOf(input)].shape);

@@ -30,7 +30,7 @@ const calls = {
   async stop(number) {
     const stream = streams.get(number);
     streams.delete(number);
-    return hear(stream, stream.ending());
+    return hear(stream, stream.flush());
   },
 
   async close(number) {
@@ -40,7 +40,7 @@ const calls = {
 
 async function hear(stream, blocks) {
   const digits = [];
-  for (const block of blocks) digits.push(...(await engine.hear(stream, block)));
+  for (const block of blocks) digits.push(...(await engine.process(stream, block)));
   return { seconds: stream.seconds, level_db: stream.energy.levelDb, voice: stream.voice, digits };
 }
 

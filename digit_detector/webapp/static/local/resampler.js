@@ -1,28 +1,29 @@
 // Sound of any rate at another: a windowed sinc of linear phase, computed only where a sample comes out.
 
-// Up to `flat` of half the lower rate all passes, and what lies above half of it is `attenuation` dB down: for streams as
-// digit_detector/streaming/resampling.py, for recordings as soxr's HQ. They wait for 4.5 and for 9 ms of what comes.
-// Before and after recordings there is silence; a stream is taken to stay at its first and last sample.
-const SLOPES = {
-  streams: { flat: 0.9, attenuation: 60, stays: true },
-  recordings: { flat: 0.913, attenuation: 100, stays: false },
-};
+// A filter passes all up to `flatness` of the lower Nyquist frequency and is `attenuation` dB down above it. Streams take
+// that of their DetectorConfig, as digit_detector/streaming/resampler.py, and are padded with their first and last sample;
+// RECORDINGS is soxr's HQ, padded with zeros.
+export const RECORDINGS = { flatness: 0.913, attenuation: 100, padsWithEdges: false };
+
+/** The filter of a stream. */
+export function streamFilter(config) {
+  return { flatness: config.resampler_flatness, attenuation: config.resampler_attenuation_db, padsWithEdges: true };
+}
+
 const MOST_PHASES = 512; // whose coefficients are kept; rates that have more are none of sound cards
 
 /** Stateful: however its input is cut into pieces, what comes out is the same. */
 export class Resampler {
-  /** `slope` is one of SLOPES. */
-  constructor(rate, wanted, slope) {
+  constructor(rate, wanted, { flatness, attenuation, padsWithEdges }) {
     const divisor = greatestCommonDivisor(rate, wanted);
     this.up = wanted / divisor;
     this.down = rate / divisor;
-    const { flat, attenuation, stays } = SLOPES[slope];
-    this.stays = stays;
+    this.padsWithEdges = padsWithEdges;
     const lower = Math.min(rate, wanted) / rate; // of the rate that comes in
-    this.cutoff = (lower * (1 + flat)) / 4;
+    this.cutoff = (lower * (1 + flatness)) / 4;
     // Kaiser's formulas for the window's length and shape (A. V. Oppenheim, R. W. Schafer: Discrete-Time Signal
     // Processing, section 7.5).
-    this.half = Math.ceil((attenuation - 7.95) / (2.285 * Math.PI * lower * (1 - flat)) / 2);
+    this.half = Math.ceil((attenuation - 7.95) / (2.285 * Math.PI * lower * (1 - flatness)) / 2);
     this.beta = 0.1102 * (attenuation - 8.7);
     this.phases = new Map();
     this.kept = new Float32Array(this.half - 1); // what the next samples need
@@ -35,7 +36,7 @@ export class Resampler {
 
   /** More input -> all output that follows from what came until now. */
   feed(samples) {
-    if (this.stays && samples.length) {
+    if (this.padsWithEdges && samples.length) {
       if (!this.taken) this.kept.fill(samples[0]);
       this.last = samples[samples.length - 1];
     }
@@ -62,7 +63,7 @@ export class Resampler {
   }
 
   /** What is still to come out. */
-  end() {
+  flush() {
     const missing = Math.round((this.taken * this.up) / this.down) - this.given;
     return this.feed(new Float32Array(2 * this.half + this.down).fill(this.last)).slice(0, Math.max(0, missing));
   }

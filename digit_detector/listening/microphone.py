@@ -17,7 +17,7 @@ _PATIENCE = 5.0  # seconds without any sound after which a microphone is taken f
 _LATE = 200  # pieces that may wait; what comes beyond is lost, and said to be
 
 
-def from_file(
+def read_file(
     path: str, realtime: bool, warn: Warn | None = None, encoding: str | None = None, raw_rate: int | None = None
 ) -> Iterator[tuple[int, Floats]]:
     """Pieces (frames,) of a recording, or of STDIN, with their rate. Raises an AudioError where it cannot be read.
@@ -49,7 +49,7 @@ class Microphone:
             self.name, self.rate = str(found["name"]), int(found["default_samplerate"])
             self._stream = self._sound.InputStream(
                 device=device, channels=1, samplerate=self.rate, blocksize=int(PIECE_SECONDS * self.rate),
-                dtype="float32", callback=self._heard,
+                dtype="float32", callback=self._enqueue,
             )  # fmt: skip
         except (self._sound.PortAudioError, ValueError) as error:
             raise MicrophoneError(_advice(error, device)) from error
@@ -74,14 +74,14 @@ class Microphone:
                     f"no sound came from {self.name} for {_PATIENCE:g} s: see that it is connected and not muted"
                 ) from None
 
-    def _heard(self, samples: Floats, *_: object) -> None:
+    def _enqueue(self, samples: Floats, *_: object) -> None:
         try:
             self._pieces.put_nowait(samples.copy())
         except queue.Full:
             self.lost += 1
 
 
-def microphones() -> list[tuple[int, str, bool]]:
+def list_microphones() -> list[tuple[int, str, bool]]:
     """Number and name of every device that can record, and whether it is the one that is taken unless told."""
     sound = _sounddevice()
     try:
