@@ -177,7 +177,7 @@ def test_evaluating_and_looking_for_recordings_load_no_torch():
     """Importing them, at least: what cv and loso train with is imported when they are asked for."""
     light = reached(
         "ml_training.evaluate", "ml_training.evaluation.command", "ml_training.train", "ml_training.tune",
-        "ml_training.data.checks", "ml_training.tuning.request",
+        "ml_training.data.checks", "ml_training.tuning.spec",
     )  # fmt: skip
     assert "ml_training.evaluation.rejection" in light
     for module in light:
