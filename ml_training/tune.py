@@ -23,7 +23,7 @@ from ml_training.flags import add_train_flags, train_config_from
 if TYPE_CHECKING:
     from ml_training.tuning.search import TuneOutcome
 
-NEEDED = ("torch", "matplotlib", "jinja2", "scipy")
+NEEDED = ("torch", "matplotlib", "jinja2", "scipy", "rich")
 OWN = (
     "space",
     "trials",

@@ -183,8 +183,8 @@ def test_folds_may_judge(tiny_folder: Path, tmp_path: Path) -> None:
 def test_two_objectives_have_a_front(tiny_folder: Path, tmp_path: Path) -> None:
     space = {"width": [0.5, 2.0]}
     outcome = search(tiny_folder, tmp_path, space=space, sampler="grid", objectives=("validation", "size"))
-    sizes = [trial[3][1] for trial in read_trials(tmp_path)]
-    assert sizes[0] < sizes[1]
+    sizes = {trial[2]["width"]: trial[3][1] for trial in read_trials(tmp_path)}
+    assert sizes["0.5"] < sizes["2.0"]
     assert outcome.front
     assert all(TrainConfig(**load_config(path)).width in (0.5, 2.0) for path in outcome.front)
     assert "Pareto front" in outcome.report.read_text(encoding="utf-8")
