@@ -72,9 +72,9 @@ def ending_of_tune(folder: Path) -> Any:
     """What every trial tried and found, and the best."""
     import optuna
 
-    from ml_training.tuning.optuna_study import STUDY, _journal
+    from ml_training.tuning.study import STUDY, open_journal
 
-    study = optuna.load_study(study_name=STUDY, storage=_journal(folder / "tuning"))
+    study = optuna.load_study(study_name=STUDY, storage=open_journal(folder / "tuning"))
     trials = [(t.number, t.state.name, t.params, t.values, t.intermediate_values, t.user_attrs) for t in study.trials]
     return trials, (folder / "tuning" / "best.json").read_text()
 

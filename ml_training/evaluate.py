@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate what the flags say; returns the exit code."""
     namespace = parser().parse_args(argv)
     config = config_from(namespace)
-    require("evaluation", (*(["torch"] if set(TRAINING) & set(namespace.protocol) else []), *NEEDED))
+    require("evaluation", (*(["torch", "rich"] if set(TRAINING) & set(namespace.protocol) else []), *NEEDED))
     from ml_training.evaluation.command import Request, evaluate, summary
 
     try:

@@ -21,9 +21,9 @@ from digit_detector.files import check_not_shipped
 from ml_training.flags import add_train_flags, train_config_from
 
 if TYPE_CHECKING:
-    from ml_training.tuning.command import TuneOutcome
+    from ml_training.tuning.search import TuneOutcome
 
-NEEDED = ("torch", "matplotlib", "jinja2", "scipy")
+NEEDED = ("torch", "matplotlib", "jinja2", "scipy", "rich")
 OWN = (
     "space",
     "trials",
@@ -82,8 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_not_shipped(config.models_dir)
     require("a search", NEEDED)
     require("a search", ("optuna",), "tune")
-    from ml_training.tuning.request import TuneRequest
     from ml_training.tuning.space import find_space, load_space
+    from ml_training.tuning.spec import TuneRequest
 
     load_space(own["space"])
     with find_space(own["space"]).open(encoding="utf-8-sig") as file:
@@ -97,15 +97,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if own["engine"] != "ray":  # others see other folders
         check_data(config)
-    from ml_training.tuning.command import tune
+    from ml_training.tuning.search import tune
 
-    elsewhere = None
+    backend = None
     if own["engine"] == "ray":
         from ml_training.scale.tuning import search_on_cluster
 
-        elsewhere = partial(search_on_cluster, own["ray_address"])
+        backend = partial(search_on_cluster, own["ray_address"])
     try:
-        outcome = tune(request, _say, elsewhere=elsewhere)
+        outcome = tune(request, _say, backend=backend)
     except Interrupted:
         _say("stopped; the same command goes on where it was")
         raise
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def summary(outcome: TuneOutcome, objectives: Sequence[str]) -> str:
     """What came of it, in a few lines."""
-    from ml_training.tuning.command import shown
+    from ml_training.tuning.search import format_value
 
     saved = 1 - outcome.epochs / outcome.most_epochs if outcome.most_epochs else 0.0
     lines = [
@@ -124,7 +124,7 @@ def summary(outcome: TuneOutcome, objectives: Sequence[str]) -> str:
         f"{outcome.epochs} epochs of {outcome.most_epochs}, {100 * saved:.0f} % saved; {outcome.seconds:.0f} s",
     ]
     if outcome.best:
-        lines.append(f"best: {', '.join(map(shown, objectives, outcome.values))}")
+        lines.append(f"best: {', '.join(map(format_value, objectives, outcome.values))}")
         lines += [f"  {name} {json.dumps(value)}" for name, value in outcome.settings.items()]
         lines.append(f"train with it: digits train --config {outcome.best}")
     lines += [f"on the Pareto front: {path}" for path in outcome.front]

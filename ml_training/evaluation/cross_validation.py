@@ -1,28 +1,30 @@
-"""Cross-validation: every clip is tested once by a model that did not learn from it, for each of several seeds.
+"""K-fold and leave-one-speaker-out cross-validation: every clip is tested by a model not trained on it.
 
-K folds take their part of every speaker and digit; leaving one speaker out at a time asks about people never heard.
+Folds are stratified by speaker and digit. Missing folds are trained in one process or in several.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from digit_detector.cli.live_line import LiveLine
 from digit_detector.cli.signals import StopSignals
 from digit_detector.errors import ConfigError, DataError, TrainingError
+from digit_detector.memory import available_memory
 from ml_training.config import MAX_FOLDS, TrainConfig
+from ml_training.data.feature_cache import Cache, use_cache
 from ml_training.data.corpus import Corpus
+from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.splits import known_speakers
-from ml_training.evaluation.fold_workers import suitable_jobs, train_in_processes
 from ml_training.evaluation.folds import PER_FOLD, Fold, finished, fold_of, train_fold
+from ml_training.evaluation.job_progress import JobProgress
+from ml_training.evaluation.process_pool import Worker, run_jobs
 from ml_training.evaluation.protocols import CV, KEPT, LOSO, TestClips, new_result, subset
 from ml_training.pipelines import PIPELINE_REGISTRY
 from ml_training.pipelines.base import Pipeline
@@ -31,6 +33,7 @@ from ml_training.training.setup import cpu_threads
 
 Report = Callable[[str], None]
 EVERY = "every speaker"
+WORKER_MEMORY = 1_000_000_000  # bytes that a worker process is expected to want
 
 
 @dataclass(frozen=True)
@@ -63,43 +66,121 @@ def cross_validate(
     """
     folds = planned_folds(corpus, pipelines, config, plan)
     done = [finished(fold, work, report, plan.models_wanted) for fold in folds]
-    missing = [position for position, found in enumerate(done) if found is None]
-    jobs = min(plan.jobs or suitable_jobs(len(missing), config), len(missing))
-    foreign = [p.name for p in pipelines if PIPELINE_REGISTRY.get(p.name) is not p]
-    if foreign:
+    missing = [fold for fold, result in zip(folds, done, strict=True) if result is None]
+    jobs = min(plan.jobs or suggest_jobs(len(missing), config), len(missing))
+    if any(PIPELINE_REGISTRY.get(pipeline.name) is not pipeline for pipeline in pipelines):
         jobs = min(jobs, 1)
     name = f"{plan.folds} folds" if plan.folds else "leave one speaker out"
     several = f", {jobs} processes" if jobs > 1 else ""
     report(f"{name}: {len(folds)} trainings, {len(folds) - len(missing)} already there{several}")
-    display = _Display(folds, missing, report)
-    failed: dict[int, str] = {}
-    with ExitStack() as stack:
-        signals = stack.enter_context(StopSignals())
-        stack.callback(display.close)
-        if jobs > 1:
-            waiting = [folds[position] for position in missing]
-            broken = train_in_processes(
-                waiting, config, work, plan.models, jobs, lambda place, words: display.told(missing[place], words)
-            )
-            failed = {missing[place]: why for place, why in broken.items()}
-        else:
-            stack.enter_context(cpu_threads(config.threads))
-            for position in missing:
-                try:
-                    epoch = partial(display.epoch, position)
-                    found = train_fold(folds[position], corpus, work, signals, plan.models, display.say, epoch)
-                    display.told(position, {"done": True, "share": found["test"]["accuracy"]})
-                except TrainingError as error:
-                    failed[position] = str(error)
-                    display.say(f"{error}; going on with the others")
-    if failed:
-        told = "; ".join(failed.values())
-        raise TrainingError(f"{len(failed)} of {len(folds)} folds failed, the same command tries them again: {told}")
-    results = [found or finished(fold, work, report) for fold, found in zip(folds, done, strict=True)]
-    there = [found for found in results if found is not None]
-    if len(there) < len(folds):
+    failures = _train_missing(missing, corpus, config, work, plan.models, jobs, report)
+    if failures:
+        reasons = "; ".join(failures)
+        raise TrainingError(
+            f"{len(failures)} of {len(folds)} folds failed, the same command tries them again: {reasons}"
+        )
+    results = [result or finished(fold, work, report) for fold, result in zip(folds, done, strict=True)]
+    complete = [result for result in results if result is not None]
+    if len(complete) < len(folds):
         raise TrainingError(f"results of folds vanished from {work}: start again when nobody else writes there")
-    return _gathered(corpus, plan, folds, there, report)
+    return _gathered(corpus, plan, folds, complete, report)
+
+
+def suggest_jobs(folds: int, config: TrainConfig) -> int:
+    """The number of processes that neither share a core nor want more memory than there is."""
+    if config.device == "cuda" or not config.threads:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = available_memory()
+    most = cores // config.threads if memory is None else min(cores // config.threads, memory // WORKER_MEMORY)
+    return max(1, min(folds, most))
+
+
+def _train_missing(
+    folds: Sequence[Fold], corpus: Corpus, config: TrainConfig, work: Path, models: str, jobs: int, report: Report
+) -> list[str]:
+    """Train `folds`, in this process if `jobs` is 1; returns why some failed. Raises Interrupted."""
+    failures: list[str] = []
+    epochs = [0] * len(folds)
+    began = time.monotonic()
+    done = 0
+    total = sum(fold.config.epochs or 0 for fold in folds)
+    with StopSignals() as signals, JobProgress(total, report) as progress:
+
+        def show_epoch(position: int, epoch: int) -> None:
+            progress.update(position, f"{folds[position].left_out} at {epoch}", epoch - epochs[position])
+            epochs[position] = epoch
+
+        def end(position: int, accuracy: float | None, error: str | None) -> None:
+            nonlocal done
+            progress.update(position, None, (folds[position].config.epochs or 0) - epochs[position])
+            if error is not None:
+                prefix = "" if error.startswith(str(folds[position])) else f"{folds[position]}: "
+                failures.append(prefix + error)
+                report(f"{failures[-1]}; going on with the others")
+                return
+            done += 1
+            minutes = (time.monotonic() - began) / 60
+            ended = f"done, {done} of {len(folds)}, {minutes:.1f} minutes"
+            report(f"{folds[position]}: {100 * (accuracy or 0.0):.1f} % of its clips right; {ended}")
+
+        if jobs > 1:
+            run_jobs(
+                _train_in_worker,
+                [FoldJob(position, fold, config, work, models) for position, fold in enumerate(folds)],
+                jobs, signals,
+                on_message=lambda message: (
+                    report(message) if isinstance(message, str) else show_epoch(*message)
+                ),
+                on_end=lambda outcome: (
+                    None if signals.signum else end(outcome.job.position, outcome.result, outcome.error)
+                ),
+            )  # fmt: skip
+            return failures
+        with cpu_threads(config.threads):
+            for position, fold in enumerate(folds):
+                try:
+                    result = train_fold(
+                        fold, corpus, work, signals, models, report,
+                        lambda epoch, accuracy, position=position: show_epoch(position, epoch),  # type: ignore[misc]
+                    )  # fmt: skip
+                    end(position, result["test"]["accuracy"], None)
+                except TrainingError as error:
+                    end(position, None, str(error))
+    return failures
+
+
+@dataclass(frozen=True)
+class FoldJob:
+    """A fold for a worker process, which loads the recordings that `config` names."""
+
+    position: int
+    fold: Fold
+    config: TrainConfig
+    work: Path
+    models: str
+
+
+def _train_in_worker(worker: Worker, job: FoldJob) -> float:
+    """Train a fold; returns the accuracy on its test clips. Sends (position, epoch) and lines to show."""
+    with use_cache(Cache() if job.config.cache else None), cpu_threads(job.config.threads):
+        corpus = load_unchanged(worker, job.config, job.fold.data_hash)
+        result = train_fold(
+            job.fold, corpus, job.work, worker.stop, job.models, worker.send,
+            lambda epoch, accuracy: worker.send((job.position, epoch)),
+        )  # fmt: skip
+    accuracy: float = result["test"]["accuracy"]
+    return accuracy
+
+
+def load_unchanged(worker: Worker, config: TrainConfig, data_hash: str) -> Corpus:
+    """The corpus of `config`, loaded once by each worker. Raises TrainingError if it is not that of `data_hash`."""
+    corpus: Corpus | None = worker.kept.get("corpus")
+    if corpus is None:
+        corpus = worker.kept["corpus"] = load_corpus(config, report=lambda line: None)
+    if corpus.data_hash != data_hash:
+        raise TrainingError(f"{corpus.name} changed: start again when nobody writes there")
+    return corpus
 
 
 def planned_folds(corpus: Corpus, pipelines: Sequence[Pipeline], config: TrainConfig, plan: Plan) -> list[Fold]:
@@ -127,54 +208,6 @@ def _speakers(corpus: Corpus, wanted: Sequence[str]) -> list[str]:
     if unknown:
         raise DataError(f"no speaker {', '.join(unknown)} in {corpus.name}: expected some of {', '.join(there[:100])}")
     return list(dict.fromkeys(wanted)) or there
-
-
-class _Display:
-    """A line for each fold that is done; on a terminal also a live one that says how far all of them are."""
-
-    def __init__(self, folds: Sequence[Fold], missing: Sequence[int], report: Report) -> None:
-        self._folds, self._report = folds, report
-        self._epochs = dict.fromkeys(missing, 0)
-        self._done: set[int] = set()
-        self._line = LiveLine()
-        self._began = time.monotonic()
-
-    def say(self, line: str) -> None:
-        self._line.clear()
-        self._report(line)
-
-    def told(self, position: int, words: Mapping[str, Any]) -> None:
-        if "say" in words:
-            self.say(words["say"])
-        elif "done" in words:
-            self._done.add(position)
-            minutes = (time.monotonic() - self._began) / 60
-            done = f"done, {len(self._done)} of {len(self._epochs)}, {minutes:.1f} minutes"
-            self.say(f"{self._folds[position]}: {100 * words['share']:.1f} % of its clips right; {done}")
-        else:
-            self._epochs[position] = words["epoch"]
-        self._show()
-
-    def epoch(self, position: int, number: int, accuracy: float) -> None:
-        self.told(position, {"epoch": number, "accuracy": accuracy})
-
-    def close(self) -> None:
-        self._line.clear()
-
-    def _show(self) -> None:
-        total = sum(self._folds[position].config.epochs or 0 for position in self._epochs)
-        done = sum(
-            (self._folds[p].config.epochs or 0) if p in self._done else epoch for p, epoch in self._epochs.items()
-        )
-        share = done / max(1, total)
-        left = (time.monotonic() - self._began) * (1 - share) / max(share, 1e-9)
-        begun = [(p, epoch) for p, epoch in self._epochs.items() if epoch and p not in self._done]
-        running = [f"{self._folds[position].left_out} at {epoch}" for position, epoch in begun]
-        bar = "█" * int(24 * share) + "░" * (24 - int(24 * share))
-        self._line.show(
-            f"{bar} {100 * share:3.0f} %  {len(self._done)} of {len(self._epochs)} folds  "
-            f"{int(left) // 60}:{int(left) % 60:02} left  epochs: {', '.join(running)}"
-        )
 
 
 def _gathered(

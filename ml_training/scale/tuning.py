@@ -12,32 +12,31 @@ from typing import Any, cast
 from digit_detector.errors import ClusterError, ConfigError
 from ml_training.config import TrainConfig, to_dict
 from ml_training.scale.cluster import cluster, cores_of, quiet
-from ml_training.tuning.objectives import Judge
-from ml_training.tuning.optuna_study import STUDY, check_plan, optuna_module, suggest, trial_sampler
-from ml_training.tuning.request import DIRECTIONS, QUALITIES
+from ml_training.tuning.objective import ObjectiveFn
 from ml_training.tuning.space import Choices, Space, checked_space, with_values
-from ml_training.tuning.worker import Task
+from ml_training.tuning.spec import DIRECTIONS, QUALITIES, SearchSpec
+from ml_training.tuning.study import STUDY, check_fingerprint, import_optuna, make_sampler, suggest
 
 MAX_FAILURES = 8
 _METRIC = "value"
 
 
-def search_on_cluster(address: str, task: Task, say: Callable[[str], None]) -> Any:
-    """The Optuna study of a search whose trials Ray Tune ran, `task.workers` at once.
+def search_on_cluster(address: str, spec: SearchSpec, say: Callable[[str], None]) -> Any:
+    """The Optuna study of a search whose trials Ray Tune ran, `spec.workers` at once.
 
     The output folder has to be one that every machine sees: a trial whose machine is lost goes on elsewhere from its
     checkpoint there, and a search that was stopped goes on with the trials that were not finished. Raises ConfigError
     for what Ray's trials cannot be, ClusterError where the cluster is not there or gave up.
     """
-    if len(task.objectives) > 1:
+    if len(spec.objectives) > 1:
         raise ConfigError(["objective: with --engine ray one alone, name validation, cv or loso"])
-    if task.storage:
+    if spec.storage:
         raise ConfigError(["storage: Ray keeps its own, leave --storage out with --engine ray"])
-    space = checked_space(task.space)
-    threads = max(1, int(task.config["threads"]))
-    folder = Path(task.output).absolute()
-    optuna_module()
-    with cluster(address, task.workers * threads) as ray:
+    space = checked_space(spec.space)
+    threads = max(1, int(spec.config["threads"]))
+    folder = Path(spec.output).absolute()
+    import_optuna()
+    with cluster(address, spec.workers * threads) as ray:
         from ray import tune
         from ray.tune.search import ConcurrencyLimiter
         from ray.tune.search.optuna import OptunaSearch
@@ -46,22 +45,21 @@ def search_on_cluster(address: str, task: Task, say: Callable[[str], None]) -> A
         cores = cores_of(ray)
         if cores < threads:
             raise ClusterError(f"the cluster has {cores} cores, a trial of {threads} threads needs as many")
-        plan = task.plan()
-        check_plan(plan, folder)
+        check_fingerprint(spec)
         search = OptunaSearch(
             space=_Proposal(space), metric=_METRIC, mode="max",
-            sampler=trial_sampler(plan),
+            sampler=make_sampler(spec, 0),
         )  # fmt: skip
         trainable = tune.with_resources(
-            tune.with_parameters(try_one, task=dataclasses.asdict(task), folder=str(folder)), {"cpu": threads}
+            tune.with_parameters(try_one, spec=dataclasses.asdict(spec), folder=str(folder)), {"cpu": threads}
         )
         place = folder / "ray"
         again = tune.Tuner.can_restore(str(place))  # before a new one leaves its traces there
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=ConcurrencyLimiter(search, max_concurrent=task.workers), num_samples=task.trials,
-                scheduler=_scheduler(tune, task.pruner), metric=_METRIC, mode="max",
+                search_alg=ConcurrencyLimiter(search, max_concurrent=spec.workers), num_samples=spec.trials,
+                scheduler=_scheduler(tune, spec.pruner), metric=_METRIC, mode="max",
             ),
             run_config=tune.RunConfig(
                 name="ray", storage_path=str(folder), verbose=0,
@@ -75,7 +73,7 @@ def search_on_cluster(address: str, task: Task, say: Callable[[str], None]) -> A
             results = tuner.fit()
         except Exception as error:
             raise ClusterError(f"the cluster gave the search up: {str(error).splitlines()[-1][:300]}") from error
-        return _study(results, task, space)
+        return _study(results, spec, space)
 
 
 def _scheduler(tune: Any, pruner: str) -> Any:
@@ -98,7 +96,7 @@ class _Proposal:
         return {"values": json.dumps(suggest(trial, self.space))}
 
 
-def try_one(config: dict[str, Any], task: dict[str, Any], folder: str) -> None:
+def try_one(config: dict[str, Any], spec: dict[str, Any], folder: str) -> None:
     """A trial, in a process of Ray's."""
     from ray import tune
 
@@ -108,38 +106,37 @@ def try_one(config: dict[str, Any], task: dict[str, Any], folder: str) -> None:
     from ml_training.pipelines import get_pipeline
     from ml_training.training.setup import cpu_threads
 
-    base = TrainConfig(**task["config"])
+    base = TrainConfig(**spec["config"])
     values = json.loads(config["values"])
     trained = TrainConfig(**with_values(to_dict(base), values))
     place = Path(folder) / "trials" / tune.get_context().get_trial_id()
-    told: list[int] = []
+    reported: list[int] = []
 
     def report(step: int, share: float) -> None:
-        told.append(step)
+        reported.append(step)
         tune.report({_METRIC: share, "step": step})
 
     with use_cache(Cache() if base.cache else None), cpu_threads(base.threads), StopSignals(unit=None) as stop:
         corpus = load_corpus(base, report=lambda line: None)
-        if corpus.data_hash != task["data_hash"]:
+        if corpus.data_hash != spec["data_hash"]:
             raise ClusterError(f"{corpus.name} is not here what it is where the search was started")
-        judge = Judge(
-            get_pipeline(base.pipeline),
-            corpus,
-            task["objectives"],
-            task["folds"],
-            (base.seed,),
-            stop,
-            lambda line: None,
+        objective = ObjectiveFn(
+            get_pipeline(base.pipeline), corpus, spec["objectives"], spec["folds"], stop, lambda line: None
         )
-        judged = judge.judge(dataclasses.replace(trained, keep_checkpoints="1"), place, report)
+        result = objective(dataclasses.replace(trained, keep_checkpoints="1"), place, report)
     tune.report(
-        {_METRIC: judged.values[0], "step": (told[-1] if told else 0) + 1, "ended": True, "epochs": judged.epochs}
+        {
+            _METRIC: result.values[0],
+            "step": (reported[-1] if reported else 0) + 1,
+            "ended": True,
+            "epochs": result.epochs,
+        }
     )
     for path in place.rglob("*.pt"):
         path.unlink(missing_ok=True)
 
 
-def _study(results: Any, task: Task, space: Space) -> Any:
+def _study(results: Any, spec: SearchSpec, space: Space) -> Any:
     """The results of Ray's trials as a study, in memory."""
     import optuna
     from optuna.distributions import (
@@ -157,7 +154,7 @@ def _study(results: Any, task: Task, space: Space) -> Any:
             return IntDistribution(int(values.low), int(values.high), log=values.log, step=int(values.step or 1))
         return FloatDistribution(values.low, values.high, log=values.log, step=values.step)
 
-    study = optuna.create_study(study_name=STUDY, directions=[cast(Any, DIRECTIONS[task.objectives[0]])])
+    study = optuna.create_study(study_name=STUDY, directions=[cast(Any, DIRECTIONS[spec.objectives[0]])])
     kinds = {name: distribution(name) for name in space}
     for result in results:
         values = json.loads(result.config["values"])
@@ -174,7 +171,7 @@ def _study(results: Any, task: Task, space: Space) -> Any:
             optuna.trial.create_trial(
                 state=optuna.trial.TrialState[_state(ended, fault)], params=params, distributions=kinds,
                 values=[float(last[_METRIC])] if ended else None, intermediate_values=steps,
-                user_attrs={"epochs": epochs, "most": _most(task, values), **({"fault": fault} if fault else {})},
+                user_attrs={"epochs": epochs, "most": _most(spec, values), **({"fault": fault} if fault else {})},
             )
         )  # fmt: skip
     return study
@@ -184,12 +181,12 @@ def _state(ended: bool, fault: str) -> str:
     return "COMPLETE" if ended else "FAIL" if fault else "PRUNED"
 
 
-def _most(task: Task, values: dict[str, Any]) -> int:
+def _most(spec: SearchSpec, values: dict[str, Any]) -> int:
     """Epochs that a trial takes which nobody gives up; of folds they are counted when it has ended."""
     from ml_training.pipelines import get_pipeline
 
-    assert task.objectives[0] in QUALITIES
-    config = TrainConfig(**with_values(task.config, values))
+    assert spec.objectives[0] in QUALITIES
+    config = TrainConfig(**with_values(spec.config, values))
     pipeline = get_pipeline(config.pipeline)
     epochs = config.resolved(pipeline.name, pipeline.recipe).epochs or 0
-    return epochs * (1 if task.objectives[0] == "validation" else task.folds)
+    return epochs * (1 if spec.objectives[0] == "validation" else spec.folds)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,71 +37,59 @@ def _axis(page: SearchPage, which: int = 0) -> str:
     return f"Clips right, % ({name})" if direction == "maximize" else name
 
 
-def _scale(page: SearchPage, which: int = 0) -> float:
-    return 100.0 if page.directions[which] == "maximize" else 1.0
+@contextmanager
+def _single(page: SearchPage, path: Path, title: str, note: str, xlabel: str, height: float = 3.8) -> Iterator[Any]:
+    """Axes of a figure of its own, saved as `path` at the end."""
+    figure = new_figure(8.4, height)
+    axes = figure.subplots()
+    yield axes
+    axes.set_xlabel(xlabel, color=MUTED)
+    dress(axes, f"{_axis(page)}; {note}")
+    axes.grid(axis="y", color=GRID, lw=0.8)
+    head(figure, title)
+    figure.subplots_adjust(left=0.08, right=0.98, top=0.83, bottom=0.13)
+    save(figure, path)
 
 
 def _history(page: SearchPage, path: Path) -> None:
-    """The value of every trial and the best so far; where a trial was given up, its last one."""
-    figure = new_figure(8.4, 3.8)
-    axes = figure.subplots()
-    best, line = -math.inf, []
-    for row in page.rows:
-        if row.values:
-            best = max(best, row.values[0])
-            axes.plot(row.number, 100 * row.values[0], "o", color=COLOURS[0], ms=6, alpha=0.85)
-        elif row.steps:
-            axes.plot(row.number, 100 * row.steps[max(row.steps)], "x", color=MUTED, ms=5, alpha=0.7)
-        if math.isfinite(best):
-            line.append((row.number, 100 * best))
-    if line:
-        axes.step(*np.array(line).T, where="post", color=COLOURS[1], lw=1.6, label="best so far")
-        # Hopeless trials must not squeeze the others into a corner.
-        ends = [100 * row.values[0] for row in page.rows if row.values]
-        low = min(np.percentile(ends, 10), min(ends[-20:]))
-        axes.set_ylim(low - 0.15 * (max(ends) - low) - 1, max(ends) + 0.1 * (max(ends) - low) + 0.5)
+    """The value of each trial (the last one reported, of pruned trials) and the best so far."""
+    with _single(page, path, "History", "crosses were given up", "Trial") as axes:
+        done = [row for row in page.rows if row.values]
+        pruned = [row for row in page.rows if row.steps and not row.values]
+        last = [100 * row.steps[max(row.steps)] for row in pruned]
+        axes.plot([row.number for row in pruned], last, "x", color=MUTED, ms=5, alpha=0.7)
+        if not done:
+            return
+        ends = np.array([100 * row.values[0] for row in done])
+        axes.plot([row.number for row in done], ends, "o", color=COLOURS[0], ms=6, alpha=0.85)
+        numbers, best = [*(row.number for row in done), page.rows[-1].number], np.maximum.accumulate(ends)
+        axes.step(numbers, [*best, best[-1]], where="post", color=COLOURS[1], lw=1.6, label="best so far")
+        low, high = min(np.percentile(ends, 10), min(ends[-20:])), max(ends)  # bad trials must not squeeze the others
+        axes.set_ylim(low - 0.15 * (high - low) - 1, high + 0.1 * (high - low) + 0.5)
         axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")
-    axes.set_xlabel("Trial", color=MUTED)
-    dress(axes, f"{_axis(page)}; crosses were given up")
-    axes.grid(axis="y", color=GRID, lw=0.8)
-    head(figure, "History")
-    figure.subplots_adjust(left=0.08, right=0.98, top=0.82, bottom=0.13)
-    save(figure, path)
 
 
 def _courses(page: SearchPage, path: Path) -> None:
     """What each trial reported as it went on."""
-    figure = new_figure(8.4, 3.8)
-    axes = figure.subplots()
-    for row in page.rows:
-        if not row.steps:
-            continue
-        steps = sorted(row.steps)
-        ended, chosen = bool(row.values), row.number == page.best
-        axes.plot(
-            steps, [100 * row.steps[step] for step in steps], "-" if len(steps) > 1 else "o", ms=3,
-            color=COLOURS[1] if chosen else COLOURS[0] if ended else MUTED,
-            lw=2.4 if chosen else 1.0, alpha=1.0 if chosen else 0.45, zorder=3 if chosen else 2,
-        )  # fmt: skip
-    axes.set_xlabel("Epoch" if page.objectives[0] == "validation" else "Fold", color=MUTED)
-    dress(axes, f"{_axis(page)}; grey ones were given up, the thick one is the best")
-    axes.grid(axis="y", color=GRID, lw=0.8)
-    head(figure, "Courses")
-    figure.subplots_adjust(left=0.08, right=0.98, top=0.82, bottom=0.13)
-    save(figure, path)
+    step = "Epoch" if page.objectives[0] == "validation" else "Fold"
+    with _single(page, path, "Courses", "grey ones were given up, the thick one is the best", step) as axes:
+        for row in page.rows:
+            steps = sorted(row.steps)
+            best = row.number == page.best
+            axes.plot(
+                steps, [100 * row.steps[step] for step in steps], "-" if len(steps) > 1 else "o", ms=3,
+                color=COLOURS[1] if best else COLOURS[0] if row.values else MUTED,
+                lw=2.4 if best else 1.0, alpha=1.0 if best else 0.45, zorder=3 if best else 2,
+            )  # fmt: skip
 
 
 def _importance(page: SearchPage, path: Path) -> None:
-    """How much each setting decides, together 100 %."""
+    """The importance of each setting; together 100 %."""
     names = sorted(page.importances, key=lambda name: page.importances[name])
     figure = new_figure(8.4, 1.5 + 0.32 * len(names))
     axes = figure.subplots()
-    shares = [100 * page.importances[name] for name in names]
-    axes.barh(range(len(names)), shares, color=COLOURS[0], height=0.6)
-    for place, share in enumerate(shares):
-        axes.annotate(
-            f"{share:.0f}", (share, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
-        )
+    bars = axes.barh(range(len(names)), [100 * page.importances[name] for name in names], color=COLOURS[0], height=0.6)
+    axes.bar_label(bars, fmt="%.0f", padding=4, fontsize=9)
     axes.set_yticks(range(len(names)), [drawable(name) for name in names], parse_math=False)
     dress(axes, "Share of what decides whether a trial is among the better ones, % (PED-ANOVA)")
     head(figure, "Importance")
@@ -149,18 +138,11 @@ def _slice(page: SearchPage, axes: Any, name: str, rows: list[TrialRow]) -> None
 
 def _front(page: SearchPage, path: Path) -> None:
     """Both objectives; the trials that no other beats in both are joined."""
-    figure = new_figure(8.4, 4.4)
-    axes = figure.subplots()
-    done = {row.number: row for row in page.rows if row.values}
-    for row in done.values():
-        axes.plot(row.values[1], 100 * row.values[0], "o", color=MUTED, ms=5, alpha=0.7)
-    front = sorted((done[number].values[1], 100 * done[number].values[0], number) for number in page.front)
-    axes.plot([x for x, _, _ in front], [y for _, y, _ in front], "o-", color=COLOURS[1], lw=1.6, ms=7)
-    for x, y, number in front:
-        axes.annotate(str(number), (x, y), xytext=(5, 5), textcoords="offset points", fontsize=9, color=INK)
-    axes.set_xlabel(_axis(page, 1), color=MUTED)
-    dress(axes, f"{_axis(page)}; numbers are trials that no other beats in both")
-    axes.grid(color=GRID, lw=0.6)
-    head(figure, "Pareto front")
-    figure.subplots_adjust(left=0.08, right=0.98, top=0.85, bottom=0.12)
-    save(figure, path)
+    note = "numbers are trials that no other beats in both"
+    with _single(page, path, "Pareto front", note, _axis(page, 1), height=4.4) as axes:
+        done = {row.number: (row.values[1], 100 * row.values[0]) for row in page.rows if row.values}
+        axes.plot(*zip(*done.values(), strict=True), "o", color=MUTED, ms=5, alpha=0.7)
+        front = sorted((*done[number], number) for number in page.front)
+        axes.plot([x for x, _, _ in front], [y for _, y, _ in front], "o-", color=COLOURS[1], lw=1.6, ms=7)
+        for x, y, number in front:
+            axes.annotate(str(number), (x, y), xytext=(5, 5), textcoords="offset points", fontsize=9, color=INK)

@@ -1,12 +1,14 @@
-"""Searches on the tiny corpus: determined by their seed, whatever is killed; told in a file and a report."""
+"""Searches on the tiny corpus: seeded, resumed after signals and crashes, summarised in a file and a report."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import random
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,8 @@ import pytest
 from digit_detector.errors import ConfigError, TrainingError
 from ml_training import tune as door
 from ml_training.config import TrainConfig, load_config
-from ml_training.tuning.command import TuneOutcome, TuneRequest, tune
-from ml_training.tuning.optuna_study import STUDY, _journal, seed_of
+from ml_training.tuning.search import TuneOutcome, TuneRequest, tune
+from ml_training.tuning.study import STUDY, open_journal
 
 optuna = pytest.importorskip("optuna")
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,9 +42,9 @@ def search(recordings: Path, output: Path, **changes: Any) -> TuneOutcome:
     return tune(request)
 
 
-def told(output: Path) -> list[tuple[Any, ...]]:
+def read_trials(output: Path) -> list[tuple[Any, ...]]:
     """What every trial tried and found."""
-    study = optuna.load_study(study_name=STUDY, storage=_journal(output))
+    study = optuna.load_study(study_name=STUDY, storage=open_journal(output))
     return [(t.number, t.state.name, t.params, t.values, t.intermediate_values, t.user_attrs) for t in study.trials]
 
 
@@ -61,7 +63,7 @@ def test_the_best_is_a_configuration_that_training_takes(searched: tuple[Path, T
     assert best.learning_rate == outcome.settings["learning_rate"]
     assert best.epochs == 3
     assert best.pipeline == "mfcc"
-    values = [trial[3][0] for trial in told(output) if trial[3]]
+    values = [trial[3][0] for trial in read_trials(output) if trial[3]]
     assert outcome.values == (max(values),)
     assert outcome.values[0] > 0.2
     assert not list(output.rglob("*.pt"))
@@ -69,10 +71,10 @@ def test_the_best_is_a_configuration_that_training_takes(searched: tuple[Path, T
 
 def test_hopeless_trials_are_given_up_early(searched: tuple[Path, TuneOutcome]) -> None:
     output, outcome = searched
-    pruned = [trial for trial in told(output) if trial[1] == "PRUNED"]
+    pruned = [trial for trial in read_trials(output) if trial[1] == "PRUNED"]
     assert len(pruned) == outcome.pruned
     assert all(1 <= len(trial[4]) == trial[5]["epochs"] <= 3 for trial in pruned)
-    assert outcome.epochs == sum(trial[5]["epochs"] for trial in told(output))
+    assert outcome.epochs == sum(trial[5]["epochs"] for trial in read_trials(output))
     assert outcome.most_epochs == 24
 
 
@@ -88,32 +90,56 @@ def test_the_same_search_again_tries_and_finds_the_same(
     searched: tuple[Path, TuneOutcome], tiny_folder: Path, tmp_path: Path
 ) -> None:
     search(tiny_folder, tmp_path, trials=3)
-    assert told(tmp_path) == told(searched[0])[:3]
+    assert read_trials(tmp_path) == read_trials(searched[0])[:3]
     search(tiny_folder, tmp_path, trials=5)  # and goes on as if it had never stopped
-    assert told(tmp_path) == told(searched[0])[:5]
+    assert read_trials(tmp_path) == read_trials(searched[0])[:5]
     assert search(tiny_folder, tmp_path, trials=5).trials == 5
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of another kind")
-@pytest.mark.parametrize("pruner", ["median", "halving"])
-def test_a_search_that_is_killed_again_and_again_finds_the_same(pruner: str, tiny_folder: Path, tmp_path: Path) -> None:
-    search(tiny_folder, tmp_path / "whole", trials=6, pruner=pruner)
-    space = tmp_path / "space.json"
+def test_a_search_in_processes_that_is_stopped_and_killed_goes_on(tiny_folder: Path, tmp_path: Path) -> None:
+    space, output = tmp_path / "space.json", tmp_path / "out"
     space.write_text(json.dumps(SPACE), encoding="utf-8")
-    words = [*SETTINGS, "--data_dir", str(tiny_folder), "--space", str(space), "--trials", "6", "--pruner", pruner]
-    command = [sys.executable, str(ROOT / "ml_training" / "tune.py"), *words, "--output", str(tmp_path / "killed")]
-    moments = random.Random(3)
-    for _ in range(3):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and not (tmp_path / "killed" / "trials").exists():
-            time.sleep(0.02)
-        time.sleep(moments.uniform(0.0, 0.8))
-        process.kill()
-        process.wait()
+    words = [*SETTINGS, "--data_dir", str(tiny_folder), "--space", str(space), "--trials", "6", "--pruner", "halving"]
+    command = [sys.executable, str(ROOT / "ml_training" / "tune.py"), *words, "--workers", "2", "--output", str(output)]
+    for end, expected in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
+        seen = set(output.rglob("checkpoint_*.pt"))
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and not set(output.rglob("checkpoint_*.pt")) - seen:
+            time.sleep(0.01)
+        process.send_signal(end)
+        assert process.stderr is not None
+        with process.stderr:
+            errors = process.stderr.read()
+        assert process.wait() == expected, errors
+        assert "Traceback" not in errors
+        assert ("the same command goes on" in errors) == (end == signal.SIGTERM)
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert told(tmp_path / "killed") == told(tmp_path / "whole")
-    assert (tmp_path / "killed" / "best.json").read_bytes().replace(b" ", b"") != b""
+    trials = read_trials(output)
+    assert [trial[0] for trial in trials] == list(range(6))
+    assert all(sorted(trial[4]) == list(range(1, trial[5]["epochs"] + 1)) for trial in trials), "each epoch once"
+    assert all(trial[1] == "PRUNED" or (trial[1] == "COMPLETE" and len(trial[4]) == 3) for trial in trials)
+    best = max(trial[3][0] for trial in trials if trial[3])
+    assert f"best: {100 * best:.2f} %" in done.stdout
+    assert TrainConfig(**load_config(output / "best.json")).epochs == 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of another kind")
+def test_a_worker_that_dies_is_replaced(tiny_folder: Path, tmp_path: Path) -> None:
+    def kill_one() -> None:
+        while not list(tmp_path.rglob("checkpoint_*.pt")):
+            time.sleep(0.01)
+        victim = multiprocessing.active_children()[0].pid
+        assert victim is not None
+        os.kill(victim, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill_one, daemon=True)
+    thread.start()
+    outcome = search(tiny_folder, tmp_path, trials=3, workers=2, sampler="random", pruner="none")
+    thread.join()
+    assert (outcome.trials, outcome.completed) == (3, 3)
+    assert [trial[0] for trial in read_trials(tmp_path)] == [0, 1, 2]
 
 
 def test_half_a_line_at_the_end_of_the_journal_is_taken_off(
@@ -123,13 +149,7 @@ def test_half_a_line_at_the_end_of_the_journal_is_taken_off(
     with (tmp_path / "journal.jsonl").open("ab") as file:
         file.write(b'{"op_code": 4, "worker')
     search(tiny_folder, tmp_path, trials=4)
-    assert told(tmp_path) == told(searched[0])[:4]
-
-
-def test_several_workers_share_a_study(tiny_folder: Path, tmp_path: Path) -> None:
-    outcome = search(tiny_folder, tmp_path, trials=4, workers=2, sampler="random", settings={"epochs": 1})
-    assert (outcome.trials, outcome.failed) == (4, 0)
-    assert [trial[0] for trial in told(tmp_path)] == [0, 1, 2, 3]
+    assert read_trials(tmp_path) == read_trials(searched[0])[:4]
 
 
 def test_a_database_by_its_address(tiny_folder: Path, tmp_path: Path) -> None:
@@ -148,23 +168,23 @@ def test_a_grid_ends_with_its_last_point(tiny_folder: Path, tmp_path: Path) -> N
         tiny_folder, tmp_path, space=space, sampler="grid", pruner="none", trials=50, settings={"epochs": 1}
     )
     assert (outcome.trials, outcome.completed) == (4, 4)
-    points = [(json.loads(t[2]["batch_size"]), json.loads(t[2]["learning_rate"])) for t in told(tmp_path)]
-    assert points == [(16, 0.001), (16, 0.01), (32, 0.001), (32, 0.01)]
+    points = {(json.loads(t[2]["batch_size"]), json.loads(t[2]["learning_rate"])) for t in read_trials(tmp_path)}
+    assert points == {(16, 0.001), (16, 0.01), (32, 0.001), (32, 0.01)}
 
 
 def test_folds_may_judge(tiny_folder: Path, tmp_path: Path) -> None:
     space = {"learning_rate": [0.0001, 0.02]}
     outcome = search(tiny_folder, tmp_path, space=space, sampler="grid", objectives=("cv",), folds=2)
     assert outcome.settings == {"learning_rate": 0.02}
-    assert [len(trial[4]) for trial in told(tmp_path)] == [2, 2]
+    assert [len(trial[4]) for trial in read_trials(tmp_path)] == [2, 2]
     assert outcome.epochs == outcome.most_epochs == 2 * 2 * 3
 
 
 def test_two_objectives_have_a_front(tiny_folder: Path, tmp_path: Path) -> None:
     space = {"width": [0.5, 2.0]}
     outcome = search(tiny_folder, tmp_path, space=space, sampler="grid", objectives=("validation", "size"))
-    sizes = [trial[3][1] for trial in told(tmp_path)]
-    assert sizes[0] < sizes[1]
+    sizes = {trial[2]["width"]: trial[3][1] for trial in read_trials(tmp_path)}
+    assert sizes["0.5"] < sizes["2.0"]
     assert outcome.front
     assert all(TrainConfig(**load_config(path)).width in (0.5, 2.0) for path in outcome.front)
     assert "Pareto front" in outcome.report.read_text(encoding="utf-8")
@@ -183,7 +203,7 @@ def test_a_trial_that_cannot_be_trained_is_told_and_the_others_go_on(tiny_folder
 
 
 def test_another_search_in_the_same_folder_is_refused(searched: tuple[Path, TuneOutcome], tiny_folder: Path) -> None:
-    before = told(searched[0])
+    before = read_trials(searched[0])
     for change, expected in (
         ({"space": {"batch_size": [16]}}, "space was"),
         ({"sampler": "random"}, "sampler was"),
@@ -191,7 +211,7 @@ def test_another_search_in_the_same_folder_is_refused(searched: tuple[Path, Tune
     ):
         with pytest.raises(ConfigError, match=expected):
             search(tiny_folder, searched[0], **change)
-    assert told(searched[0]) == before
+    assert read_trials(searched[0]) == before
 
 
 @pytest.mark.parametrize(
@@ -221,11 +241,6 @@ def test_a_database_that_is_not_there_is_one_line(tiny_folder: Path, tmp_path: P
     pytest.importorskip("sqlalchemy")
     with pytest.raises(TrainingError, match="cannot open the study"):
         search(tiny_folder, tmp_path, storage=f"sqlite:///{tmp_path}/no/such/folder/study.db")
-
-
-def test_seeds_follow_from_words() -> None:
-    assert seed_of(0, 1, "a") == seed_of(0, 1, "a")
-    assert len({seed_of(s, n, w) for s in range(5) for n in range(5) for w in ("", "a", "b")}) == 75
 
 
 @pytest.mark.parametrize("line", ["garbage{", '{"op_code": 99}', "[]"])

@@ -1,16 +1,19 @@
-"""What is to be searched for, checked before anything heavy is loaded."""
+"""The request for a search, checked before anything heavy is loaded, and what its processes share of it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from digit_detector.errors import ConfigError
 from ml_training.config import TrainConfig
-from ml_training.tuning.optuna_study import PRUNERS, SAMPLERS
 from ml_training.tuning.space import MAX_GRID, checked_space
 
+SAMPLERS = ("tpe", "random", "grid")
+PRUNERS = ("median", "halving", "none")
 QUALITIES = ("validation", "cv", "loso")
 COSTS = ("latency", "size")
 DIRECTIONS = {**dict.fromkeys(QUALITIES, "maximize"), **dict.fromkeys(COSTS, "minimize")}
@@ -57,6 +60,49 @@ class TuneRequest:
             faults.append(f"folds: expected a number from 2 to 1000, got {self.folds}")
         if faults:
             raise ConfigError(faults)
+
+
+@dataclass(frozen=True)
+class SearchSpec:
+    """A search as plain values, the same for every process that works on it."""
+
+    config: Mapping[str, Any]  # settings that all trials share
+    space: Mapping[str, Any]  # as JSON declares it
+    trials: int
+    sampler: str
+    pruner: str
+    objectives: tuple[str, ...]
+    folds: int
+    seed: int
+    data_hash: str
+    output: str
+    storage: str  # address of a database, or "" for a journal in `output`
+    workers: int
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.output)
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        return tuple(DIRECTIONS[name] for name in self.objectives)
+
+    def trial_folder(self, number: int) -> Path:
+        return self.folder / "trials" / f"{number:05}"
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that must be the same for a search to go on, as JSON gives it back."""
+        from ml_training.evaluation.folds import PER_FOLD
+        from ml_training.training.checkpoint import FREE_SETTINGS
+
+        values = {
+            "space": self.space, "sampler": self.sampler, "pruner": self.pruner, "seed": self.seed,
+            "settings": {k: v for k, v in self.config.items() if k not in FREE_SETTINGS and k not in PER_FOLD},
+            "objectives": self.objectives, "data_hash": self.data_hash,
+            "folds": self.folds if self.objectives[0] == "cv" else None,
+        }  # fmt: skip
+        plain: dict[str, Any] = json.loads(json.dumps(values))
+        return plain
 
 
 def check_objectives(names: Sequence[str]) -> None:

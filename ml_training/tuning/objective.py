@@ -1,4 +1,4 @@
-"""What a trial is judged by: how many clips are right under a protocol, and what the model that answers costs."""
+"""The objective function of a search: accuracy under a protocol, and what the exported model costs."""
 
 from __future__ import annotations
 
@@ -33,49 +33,50 @@ from ml_training.utils.visualization import best_record
 _LATENCY_CLIPS = 300
 
 
-class Pruned(Exception):  # noqa: N818 (no error: it is how a trial ends early)
-    """A trial that was given up."""
-
-
 @dataclass(frozen=True)
-class Judged:
-    """What came of a trial."""
+class TrialResult:
+    """Values of the objectives that a trial reached."""
 
     values: tuple[float, ...]  # of the objectives, in their order
     epochs: int  # trained, of all folds together
     details: dict[str, Any]
 
 
-# Told of a step (epoch or fold, from 1) and the share of clips right there; raises Pruned.
-Report = Callable[[int, float], None]
+Report = Callable[[int, float], None]  # step (epoch or fold, from 1), accuracy there; raises optuna.TrialPruned
 
 
-class Judge:
-    """Trains what a trial proposes. Clips are divided once for all trials that divide them alike."""
+class ObjectiveFn:
+    """Trains with the settings of a trial. Trials that divide the clips alike share the prepared data."""
 
     def __init__(
-        self, pipeline: Pipeline, corpus: Corpus, objectives: Sequence[str], folds: int, seeds: Sequence[int],
-        stop: StopSignals, say: Callable[[str], None],
+        self, pipeline: Pipeline, corpus: Corpus, objectives: Sequence[str], folds: int, stop: StopSignals,
+        say: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.pipeline, self.corpus, self.objectives = pipeline, corpus, tuple(objectives)
-        self.folds, self.seeds, self.stop, self.say = folds, tuple(seeds), stop, say
-        self._known: dict[tuple[Any, ...], Material] = {}
+        self.folds, self.stop, self.say = folds, stop, say
+        self._prepared: dict[tuple[Any, ...], Material] = {}
 
-    def epochs(self, config: TrainConfig) -> int:
-        """How many epochs a trial takes that nobody gives up."""
-        own = config.resolved(self.pipeline.name, self.pipeline.recipe)
-        assert own.epochs is not None
-        return own.epochs * (1 if self.objectives[0] == "validation" else len(self._folds(config)))
-
-    def judge(self, config: TrainConfig, folder: Path, report: Report) -> Judged:
-        """Train in `folder`, from its checkpoints where there are some. Raises what `report` and trainings raise."""
+    def __call__(self, config: TrainConfig, folder: Path, report: Report) -> TrialResult:
+        """Train in `folder`, from its checkpoints if it has any. Raises what `report` and trainings raise."""
         if self.objectives[0] == "validation":
-            return self._validation(config, folder, report)
-        return self._by_folds(config, folder, report)
+            return self._validate(config, folder, report)
+        return self._cross_validate(config, folder, report)
 
-    def _validation(self, config: TrainConfig, folder: Path, report: Report) -> Judged:
+    def count_epochs(self, config: TrainConfig) -> int:
+        """Epochs of a trial that is not pruned."""
+        steps = 1 if self.objectives[0] == "validation" else len(self._folds(config))
+        return steps * self._epochs(config)
+
+    def epochs_of_a_step(self, config: TrainConfig) -> int:
+        """Epochs at most between two reports."""
+        return 1 if self.objectives[0] == "validation" else self._epochs(config)
+
+    def _epochs(self, config: TrainConfig) -> int:
+        return config.resolved(self.pipeline.name, self.pipeline.recipe).epochs or 0
+
+    def _validate(self, config: TrainConfig, folder: Path, report: Report) -> TrialResult:
         material = self._material(config)
-        own = dataclasses.replace(material.config, **_changing(config)).resolved(
+        own = dataclasses.replace(material.config, **_free_settings(config)).resolved(
             self.pipeline.name, self.pipeline.recipe
         )
         identity = RunIdentity(self.pipeline.name, own, material.corpus.data_hash, material.corpus.synthetic)
@@ -84,21 +85,27 @@ class Judge:
             own = dataclasses.replace(own, resume="latest")
         train = material.part(material.split.train, seldom=not own.augmenting.enabled)
         model = build_model(self.pipeline, own, train)
-        watch = _Watch(report)
+        observer = _EpochReports(report)
         with self.stop.deferred():
             training = train_model(
-                model, train, material.part(material.split.validation), own, store=store, observer=watch, stop=self.stop
+                model,
+                train,
+                material.part(material.split.validation),
+                own,
+                store=store,
+                observer=observer,
+                stop=self.stop,
             )
-        watch.epoch(training.history, False)  # what ended before a restart, and was not told
+        observer.epoch(training.history, False)  # those before a restart, if none came after it
         best = best_record(training.history)
         values = [best.validation_accuracy]
         details: dict[str, Any] = {"best_epoch": training.best_epoch, "validation_loss": best.validation_loss}
         if len(self.objectives) > 1:
             load_weights(model, training.best_weights, folder)
-            values.append(self._cost(model.cpu(), material, folder, best))
-        return Judged(tuple(values), len(training.history), details)
+            values.append(self._measure_cost(model.cpu(), material, folder, best))
+        return TrialResult(tuple(values), len(training.history), details)
 
-    def _cost(self, model: DigitModel, material: Material, folder: Path, best: EpochRecord) -> float:
+    def _measure_cost(self, model: DigitModel, material: Material, folder: Path, best: EpochRecord) -> float:
         temperature, _ = fitted_temperature(model, self.pipeline, material)
         model.temperature.fill_(temperature)
         metadata = model_metadata(
@@ -112,41 +119,41 @@ class Judge:
             return place.stat().st_size / 1000
         return float(load_classifier(folder, self.pipeline.name).benchmark_speed(_LATENCY_CLIPS)["p50_ms"])
 
-    def _by_folds(self, config: TrainConfig, folder: Path, report: Report) -> Judged:
-        right = clips = epochs = 0
+    def _cross_validate(self, config: TrainConfig, folder: Path, report: Report) -> TrialResult:
+        correct = clips = epochs = 0
         for step, fold in enumerate(self._folds(config), 1):
             found = finished(fold, folder, self.say) or train_fold(
                 fold, self.corpus, folder, self.stop, THROWN, self.say, lambda number, share: None
             )
-            right += found["test"]["clips"] - found["test"]["errors"]
+            correct += found["test"]["clips"] - found["test"]["errors"]
             clips += found["test"]["clips"]
             epochs += found["epochs"]
-            report(step, right / clips)
-        return Judged((right / clips,), epochs, {"folds": step, "result": RESULT})
+            report(step, correct / clips)
+        return TrialResult((correct / clips,), epochs, {"folds": step, "result": RESULT})
 
     def _folds(self, config: TrainConfig) -> list[Any]:
-        plan = FoldPlan(self.folds if self.objectives[0] == "cv" else None, seeds=self.seeds)
+        plan = FoldPlan(self.folds if self.objectives[0] == "cv" else None, seeds=(config.seed,))
         return planned_folds(self.corpus, [self.pipeline], config, plan)
 
     def _material(self, config: TrainConfig) -> Material:
         key = tuple(getattr(config, name) for name in DATA)
-        if key not in self._known:
-            self._known = {key: load_material(config, self.corpus, self.say, self.say)}  # one takes enough memory
-        return self._known[key]
+        if key not in self._prepared:
+            self._prepared = {key: load_material(config, self.corpus, self.say, self.say)}  # one takes enough memory
+        return self._prepared[key]
 
 
-def _changing(config: TrainConfig) -> dict[str, Any]:
-    """Settings that do not decide how clips are divided."""
+def _free_settings(config: TrainConfig) -> dict[str, Any]:
+    """Settings that do not affect the division of the clips."""
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in DATA}
 
 
-class _Watch(Unobserved):
+class _EpochReports(Unobserved):
     """Reports each epoch once, those before a restart too."""
 
     def __init__(self, report: Report) -> None:
-        self._report, self._told = report, 0
+        self._report, self._reported = report, 0
 
     def epoch(self, history: Sequence[EpochRecord], better: bool) -> None:
-        for record in history[self._told :]:
-            self._told += 1
+        for record in history[self._reported :]:
+            self._reported += 1
             self._report(record.epoch, record.validation_accuracy)
