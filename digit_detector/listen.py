@@ -14,7 +14,7 @@ from digit_detector.audio import ENCODINGS, Floats
 from digit_detector.cli.parser import OneLineParser
 from digit_detector.cli.program import program
 from digit_detector.cli.signals import StopSignals
-from digit_detector.errors import AudioError, DigitError, MicrophoneError
+from digit_detector.errors import AudioError, DataError, DigitError, MicrophoneError
 from digit_detector.evaluation.streams import audio_files
 from digit_detector.examples import example_recording
 from digit_detector.labels import PIPELINES, PRETRAINED
@@ -106,8 +106,10 @@ def detect_files(detector: StreamingDetector, named: Sequence[str], read: Reader
     """
     several = len(named) > 1 or os.path.isdir(named[0])
     code = 0
-    for name in expand(named):
+    for name, fault in expand(named):
         try:
+            if fault is not None:
+                raise fault
             digits, seconds = detect(detector, read(name, warn=display.note), display)
         except DigitError as error:
             if not several:
@@ -120,13 +122,23 @@ def detect_files(detector: StreamingDetector, named: Sequence[str], read: Reader
     return code
 
 
-def expand(named: Iterable[str]) -> Iterator[str]:
-    """Files as named; for folders every recording in and below them. Raises DataError for one without recordings."""
+def expand(named: Iterable[str]) -> Iterator[tuple[str, DigitError | None]]:
+    """Files as they are named; of folders every recording in and below them. With each its fault, if it has one.
+
+    A pipe is waited for where it is named, and refused where a folder has it: nobody may ever write into it.
+    """
     for name in named:
-        if os.path.isdir(name):
-            yield from map(str, audio_files(Path(name)))
-        else:
-            yield name
+        if not os.path.isdir(name):
+            yield name, None
+            continue
+        try:
+            found = audio_files(Path(name))
+        except DataError as error:
+            yield name, error
+            continue
+        for file in found:
+            special = file.exists() and not file.is_file()
+            yield str(file), AudioError(f"{file} is a pipe or a device: expected an audio file") if special else None
 
 
 def detect(

@@ -26,8 +26,8 @@ import digit_detector
 from digit_detector.cli.answers import LONG_SECONDS
 from digit_detector.errors import DigitError
 from digit_detector.processors import PROCESSORS, Answer, AudioProcessor, load_processors
-from digit_detector.streaming.engine import Engine
 from digit_detector.streaming.config import DetectorConfig
+from digit_detector.streaming.engine import Engine
 from digit_detector.webapp import schemas
 from digit_detector.webapp.clients import client_address
 from digit_detector.webapp.downloads import Download, Downloads, wait_for_disconnect

@@ -20,10 +20,10 @@ from typing import BinaryIO
 import numpy as np
 
 from digit_detector.errors import DigitError
+from digit_detector.streaming.config import DetectorConfig
 from digit_detector.streaming.engine import Engine
 from digit_detector.streaming.pool import DetectorPool
-from digit_detector.streaming.stream import BLOCK_SECONDS
-from digit_detector.streaming.config import DetectorConfig
+from digit_detector.streaming.stream_state import BLOCK_SECONDS
 
 HEADER = struct.Struct("<BIII")  # kind of message, stream number, sample rate in Hz, bytes that follow
 FEED, END, DROP = range(3)

@@ -15,8 +15,8 @@ from http import HTTPStatus
 from itertools import count
 
 from digit_detector.errors import AudioError, DigitError, StreamError
-from digit_detector.streaming.engine import Detection
 from digit_detector.streaming.config import DetectorConfig
+from digit_detector.streaming.engine import Detection
 from digit_detector.webapp.errors import RejectedError, as_rejection, make_busy_error
 from digit_detector.webapp.worker import DROP, END, FEED, HEADER
 

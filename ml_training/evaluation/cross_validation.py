@@ -18,9 +18,9 @@ from digit_detector.cli.signals import StopSignals
 from digit_detector.errors import ConfigError, DataError, TrainingError
 from digit_detector.memory import available_memory
 from ml_training.config import MAX_FOLDS, TrainConfig
-from ml_training.data.feature_cache import Cache, use_cache
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus
+from ml_training.data.feature_cache import Cache, use_cache
 from ml_training.data.splits import known_speakers
 from ml_training.evaluation.folds import PER_FOLD, Fold, finished, fold_of, train_fold
 from ml_training.evaluation.job_progress import JobProgress

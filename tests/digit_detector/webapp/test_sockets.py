@@ -540,7 +540,9 @@ def test_half_a_line_of_a_process_that_dies_is_its_end(tmp_path, monkeypatch):
     monkeypatch.setattr("digit_detector.webapp.worker_pool.sys.executable", str(dying))
 
     async def hear():
-        hearing = WorkerPool("models", (), DetectorConfig(0.5, 0.5), 1, backlog_seconds=3.0, workers=1, worker_seconds=30.0)
+        hearing = WorkerPool(
+            "models", (), DetectorConfig(0.5, 0.5), 1, backlog_seconds=3.0, workers=1, worker_seconds=30.0
+        )
         await hearing.start()
         told = asyncio.get_running_loop().create_future()
         line = hearing.open(RATE, told.set_result)
