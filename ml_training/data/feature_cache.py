@@ -300,7 +300,9 @@ def _write(folder: Path, kind: str, key: Key, blocks: Iterable[Block], limit: in
             os.fsync(file.fileno())  # no power cut leaves an entry of zeros
     if not arrays:
         raise ValueError("an entry without arrays")
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
+    files: dict[str, dict[str, Any]] = {
+        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())
+    }
     described = json.dumps({"kind": kind, "key": key, "files": files})
     (folder / _ENTRY_FILE).write_text(described, encoding="utf-8")
     return len(described) + sum(file["bytes"] for file in files.values())
