@@ -300,12 +300,11 @@ def _write(folder: Path, kind: str, key: Key, blocks: Iterable[Block], limit: in
             os.fsync(file.fileno())  # no power cut leaves an entry of zeros
     if not arrays:
         raise ValueError("an entry without arrays")
-    files: dict[str, dict[str, Any]] = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())
-    }
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    files = {name: {"bytes": count, "sha256": _sha256(folder / name)} for name, count in sizes.items()}
     described = json.dumps({"kind": kind, "key": key, "files": files})
     (folder / _ENTRY_FILE).write_text(described, encoding="utf-8")
-    return len(described) + sum(file["bytes"] for file in files.values())
+    return len(described) + sum(sizes.values())
 
 
 def _write_header(file: BinaryIO, array: AnyArray, rows: int) -> None:
