@@ -44,7 +44,7 @@ from ml_training.flags import add_train_flags, train_config_from
 from ml_training.pipelines import get_pipeline
 from ml_training.training.checkpoint import CheckpointStore, RunIdentity
 from ml_training.training.runner import run
-from ml_training.tuning.space import checked_space
+from ml_training.tuning.space import parse_space
 
 ROOT = Path(__file__).resolve().parents[1]
 ONNX = "models/mfcc_classifier/model.onnx"
@@ -343,7 +343,7 @@ def test_python_block(block, desk, capsys):
 
 
 def test_a_search_space_is_one():
-    assert [checked_space(json.loads(block.text)) for block in BLOCKS if is_space(block)]
+    assert [parse_space(json.loads(block.text)) for block in BLOCKS if is_space(block)]
 
 
 @pytest.mark.parametrize(

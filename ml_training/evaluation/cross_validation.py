@@ -83,7 +83,7 @@ def cross_validate(
     complete = [result for result in results if result is not None]
     if len(complete) < len(folds):
         raise TrainingError(f"results of folds vanished from {work}: start again when nobody else writes there")
-    return _gathered(corpus, plan, folds, complete, report)
+    return _aggregate(corpus, plan, folds, complete, report)
 
 
 def suggest_jobs(folds: int, config: TrainConfig) -> int:
@@ -210,7 +210,7 @@ def _speakers(corpus: Corpus, wanted: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(wanted)) or there
 
 
-def _gathered(
+def _aggregate(
     corpus: Corpus, plan: Plan, folds: Sequence[Fold], results: Sequence[Mapping[str, Any]], report: Report
 ) -> ProtocolResult:
     commits = sorted({str(found["git_commit"]) for found in results})
@@ -219,7 +219,7 @@ def _gathered(
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for fold, found in zip(folds, results, strict=True):
         groups.setdefault((fold.pipeline.name, str(fold.config.seed)), []).append(found)
-    scores = tuple(_sum(pipeline, seed, found) for (pipeline, seed), found in groups.items())
+    scores = tuple(_sum_folds(pipeline, seed, found) for (pipeline, seed), found in groups.items())
     speakers = sorted({fold.left_out for fold in folds}) if plan.folds is None else sorted(set(corpus.speakers))
     spared = EVERY if len(speakers) == len(set(corpus.speakers)) else ", ".join(speakers)
     settings = {
@@ -240,7 +240,7 @@ def _gathered(
         details={
             "commits": commits,
             "left_out": [] if spared == EVERY else list(speakers),
-            "folds": [_told(found) for found in results],
+            "folds": [_summarise_fold(found) for found in results],
             "confusion": {
                 name: np.sum([r["test"]["confusion"] for r in results if r["pipeline"] == name], axis=0).tolist()
                 for name in dict.fromkeys(fold.pipeline.name for fold in folds)
@@ -253,8 +253,8 @@ def _gathered(
     )  # fmt: skip
 
 
-def _told(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What a result keeps of a fold."""
+def _summarise_fold(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a fold's result that the result of the protocol keeps."""
     kept = (
         "left_out", "seed", "pipeline", "git_commit", "best_epoch", "epochs", "seconds", "temperature", "ece", "nll",
     )  # fmt: skip
@@ -263,7 +263,7 @@ def _told(found: Mapping[str, Any]) -> dict[str, Any]:
     return {name: found[name] for name in kept} | sizes
 
 
-def _sum(pipeline: str, seed: str, folds: Sequence[Mapping[str, Any]]) -> ModelScore:
+def _sum_folds(pipeline: str, seed: str, folds: Sequence[Mapping[str, Any]]) -> ModelScore:
     def summed(field: str) -> dict[str, Count]:
         sums: dict[str, Count] = {}
         for found in folds:

@@ -13,7 +13,7 @@ from digit_detector.errors import ClusterError, ConfigError
 from ml_training.config import TrainConfig, to_dict
 from ml_training.scale.cluster import cluster, cores_of, quiet
 from ml_training.tuning.objective import ObjectiveFn
-from ml_training.tuning.space import Choices, Space, checked_space, with_values
+from ml_training.tuning.space import Choices, Space, parse_space, with_values
 from ml_training.tuning.spec import DIRECTIONS, QUALITIES, SearchSpec
 from ml_training.tuning.study import STUDY, check_fingerprint, import_optuna, make_sampler, suggest
 
@@ -32,7 +32,7 @@ def search_on_cluster(address: str, spec: SearchSpec, say: Callable[[str], None]
         raise ConfigError(["objective: with --engine ray one alone, name validation, cv or loso"])
     if spec.storage:
         raise ConfigError(["storage: Ray keeps its own, leave --storage out with --engine ray"])
-    space = checked_space(spec.space)
+    space = parse_space(spec.space)
     threads = max(1, int(spec.config["threads"]))
     folder = Path(spec.output).absolute()
     import_optuna()
@@ -149,7 +149,7 @@ def _study(results: Any, spec: SearchSpec, space: Space) -> Any:
     def distribution(name: str) -> BaseDistribution:
         values = space[name]
         if isinstance(values, Choices):
-            return CategoricalDistribution(values.words())
+            return CategoricalDistribution(values.to_json())
         if values.whole:
             return IntDistribution(int(values.low), int(values.high), log=values.log, step=int(values.step or 1))
         return FloatDistribution(values.low, values.high, log=values.log, step=values.step)

@@ -24,7 +24,7 @@ from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import Pipeline
 from ml_training.training.setup import cpu_threads
 from ml_training.tuning.objective import ObjectiveFn
-from ml_training.tuning.space import Choices, Range, checked_space, grid_size, with_values
+from ml_training.tuning.space import Choices, Range, grid_size, parse_space, with_values
 from ml_training.tuning.spec import COSTS, QUALITIES, UNITS, SearchSpec, TuneRequest
 from ml_training.tuning.study import (
     TrialClaims,
@@ -87,7 +87,7 @@ def tune(
     with use_cache(Cache(report=say) if config.cache else None), StopSignals() as signals:
         corpus = load_corpus(config, report=say) if corpus is None else corpus
         pipeline = get_pipeline(config.pipeline) if pipeline is None else pipeline
-        space = checked_space(request.space)
+        space = parse_space(request.space)
         trials = request.trials
         if request.sampler == "grid" and grid_size(space) < trials:
             trials = grid_size(space)

@@ -9,11 +9,10 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +44,8 @@ class Choices:
     def grid(self) -> list[Value]:
         return list(self.values)
 
-    def words(self) -> tuple[str, ...]:
-        """The values as JSON, which tells any of them from any other."""
+    def to_json(self) -> tuple[str, ...]:
+        """Each value as JSON text, which Optuna takes as a category."""
         return tuple(json.dumps(value) for value in self.values)
 
 
@@ -93,11 +92,11 @@ def load_space(typed: str) -> Space:
     except (OSError, ValueError, RecursionError) as error:
         there = ", ".join(sorted(file.stem for file in SPACES.glob("*.json")))
         raise ConfigError([f"cannot read it: {error} (by name there is {there})"], str(path)) from error
-    return checked_space(declared, str(path))
+    return parse_space(declared, str(path))
 
 
-def checked_space(declared: Any, source: str = "search space") -> Space:
-    """A space as JSON gives it -> as it is searched. Raises ConfigError that lists every fault."""
+def parse_space(declared: Any, source: str = "search space") -> Space:
+    """The space that decoded JSON declares. Raises ConfigError that lists every fault."""
     if not isinstance(declared, dict) or not declared:
         raise ConfigError([f"expected a JSON object of settings to search, got {json.dumps(declared)[:60]}"], source)
     faults: list[str] = []
@@ -188,11 +187,6 @@ def with_values(base: Mapping[str, Any], values: Mapping[str, Value]) -> dict[st
     return found
 
 
-def grid(space: Space) -> Iterator[dict[str, Value]]:
-    """Every combination, in the order of the file, the last setting varying fastest."""
-    for values in itertools.product(*(values.grid() for values in space.values())):
-        yield dict(zip(space, values, strict=True))
-
-
 def grid_size(space: Space) -> int:
+    """Number of combinations of all settings."""
     return math.prod(len(values.grid()) for values in space.values())

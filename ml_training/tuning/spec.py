@@ -10,7 +10,7 @@ from typing import Any
 
 from digit_detector.errors import ConfigError
 from ml_training.config import TrainConfig
-from ml_training.tuning.space import MAX_GRID, checked_space
+from ml_training.tuning.space import MAX_GRID, parse_space
 
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("median", "halving", "none")
@@ -37,7 +37,7 @@ class TuneRequest:
 
     def __post_init__(self) -> None:
         faults: list[str] = []
-        for check in (lambda: check_objectives(self.objectives), lambda: checked_space(self.space)):
+        for check in (lambda: check_objectives(self.objectives), lambda: parse_space(self.space)):
             try:
                 check()
             except ConfigError as error:

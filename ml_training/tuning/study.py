@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from digit_detector.errors import ConfigError, MissingExtraError, TrainingError
 from digit_detector.files import write_json
-from ml_training.tuning.space import Choices, Space, Value, checked_space
+from ml_training.tuning.space import Choices, Space, Value, parse_space
 from ml_training.tuning.spec import SearchSpec
 from ml_training.utils.locks import locked
 
@@ -136,8 +136,8 @@ def make_sampler(spec: SearchSpec, number: int) -> optuna.samplers.BaseSampler:
 
     if spec.sampler == "grid":
         space = {
-            name: list(values.words() if isinstance(values, Choices) else values.grid())
-            for name, values in checked_space(spec.space).items()
+            name: list(values.to_json() if isinstance(values, Choices) else values.grid())
+            for name, values in parse_space(spec.space).items()
         }
         sampler = optuna.samplers.GridSampler(space, seed=spec.seed)
         cast(Any, sampler).after_trial = _continue
@@ -169,7 +169,7 @@ def suggest(trial: Trial, space: Space) -> dict[str, Value]:
     found: dict[str, Value] = {}
     for name, values in space.items():
         if isinstance(values, Choices):
-            found[name] = json.loads(trial.suggest_categorical(name, values.words()))
+            found[name] = json.loads(trial.suggest_categorical(name, values.to_json()))
         elif values.whole:
             low, high, step = int(values.low), int(values.high), int(values.step or 1)
             found[name] = trial.suggest_int(name, low, high, log=values.log, step=step)
@@ -209,7 +209,7 @@ class TrialClaims:
     """
 
     def __init__(self, study: optuna.Study, spec: SearchSpec) -> None:
-        self._study, self._spec, self._space = study, spec, checked_space(spec.space)
+        self._study, self._spec, self._space = study, spec, parse_space(spec.space)
         self._held: dict[int, contextlib.ExitStack] = {}
 
     def __iter__(self) -> Iterator[int]:

@@ -16,7 +16,7 @@ from ml_training.evaluation.process_pool import Worker
 from ml_training.pipelines import get_pipeline
 from ml_training.training.setup import cpu_threads
 from ml_training.tuning.objective import ObjectiveFn
-from ml_training.tuning.space import checked_space, with_values
+from ml_training.tuning.space import parse_space, with_values
 from ml_training.tuning.spec import SearchSpec
 from ml_training.tuning.study import load_trial, open_study, read_values
 
@@ -46,7 +46,7 @@ def run_trial(
 
     trial = load_trial(study, number)
     frozen = study.get_trials(deepcopy=False)[number]
-    values = read_values(frozen, checked_space(spec.space))
+    values = read_values(frozen, parse_space(spec.space))
     reported = max(frozen.intermediate_values, default=0)
     folder = spec.trial_folder(number)
     steps = 0

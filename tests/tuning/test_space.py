@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,10 @@ from ml_training.tuning.space import (
     SPACES,
     Choices,
     Range,
-    checked_space,
     find_space,
-    grid,
     grid_size,
     load_space,
+    parse_space,
     settings,
     with_values,
 )
@@ -34,7 +34,7 @@ SPACE: dict[str, Any] = {
 
 
 def test_ranges_and_choices() -> None:
-    space = checked_space(SPACE)
+    space = parse_space(SPACE)
     assert space["learning_rate"] == Range(0.001, 0.1, log=True)
     assert space["epochs"] == Range(2, 6, step=2, whole=True)
     assert space["scheduler"] == Choices(("cosine", "step"))
@@ -42,8 +42,9 @@ def test_ranges_and_choices() -> None:
 
 
 def test_a_grid_has_every_combination_once() -> None:
-    space = checked_space(SPACE)
-    points = list(grid(space))
+    space = parse_space(SPACE)
+    columns = [values.grid() for values in space.values()]
+    points = [dict(zip(space, point, strict=True)) for point in itertools.product(*columns)]
     assert len(points) == grid_size(space) == 5 * 3 * 3 * 2 * 2
     assert len({json.dumps(point) for point in points}) == len(points)
     assert [point["learning_rate"] for point in points[:: len(points) // 5]] == pytest.approx(
@@ -51,7 +52,7 @@ def test_a_grid_has_every_combination_once() -> None:
     )
     assert {point["width"] for point in points} == {0.5, 1.0, 1.5}
     assert {point["epochs"] for point in points} == {2, 4, 6}
-    assert checked_space({"batch_size": {"from": 2, "to": 4}})["batch_size"].grid() == [2, 3, 4]
+    assert parse_space({"batch_size": {"from": 2, "to": 4}})["batch_size"].grid() == [2, 3, 4]
     for point in points[:3]:
         assert TrainConfig(**with_values({}, point)).epochs == point["epochs"]
 
@@ -91,13 +92,13 @@ def test_values_go_over_settings_and_leave_the_others_of_augmentation() -> None:
 )
 def test_what_cannot_be_searched(declared: Any, expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        checked_space(declared)
+        parse_space(declared)
     assert expected in str(caught.value)
 
 
 def test_every_fault_is_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        checked_space({"nothing": [1], "epochs": {"from": 5, "to": 1}, "scheduler": ["sine"], "log_dir": ["a"]})
+        parse_space({"nothing": [1], "epochs": {"from": 5, "to": 1}, "scheduler": ["sine"], "log_dir": ["a"]})
     assert len(caught.value.faults) == 4
 
 
