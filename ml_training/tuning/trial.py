@@ -44,16 +44,19 @@ def run_trial(
     """
     import optuna
 
-    trial = load_trial(study, number)
     frozen = study.get_trials(deepcopy=False)[number]
+    if frozen.state.is_finished():  # its process died after it had told the study
+        steps = len(frozen.intermediate_values)
+        return TrialEnd(frozen.state.name, tuple(frozen.values or ()), steps, frozen.user_attrs.get("fault", ""))
+    trial = load_trial(study, number)
     values = read_values(frozen, parse_space(spec.space))
     reported = max(frozen.intermediate_values, default=0)
     folder = spec.trial_folder(number)
-    steps = 0
+    last_step = 0
 
     def report(step: int, accuracy: float) -> None:
-        nonlocal steps
-        steps = step
+        nonlocal last_step
+        last_step = step
         on_step(step, accuracy)
         if len(spec.objectives) == 1 and step > reported:  # earlier ones were reported before a restart
             trial.report(accuracy, step)
@@ -65,16 +68,16 @@ def run_trial(
         trial.set_user_attr("most", objective.count_epochs(config))
         result = objective(dataclasses.replace(config, keep_checkpoints="1"), folder, report)
     except optuna.TrialPruned:
-        trial.set_user_attr("epochs", steps * objective.epochs_of_a_step(config))
-        end = TrialEnd("PRUNED", steps=steps)
+        trial.set_user_attr("epochs", last_step * objective.epochs_of_a_step(config))
+        end = TrialEnd("PRUNED", steps=last_step)
     except (ConfigError, TrainingError) as error:
-        trial.set_user_attr("epochs", steps)
+        trial.set_user_attr("epochs", last_step)
         trial.set_user_attr("fault", str(error))
-        end = TrialEnd("FAIL", steps=steps, fault=str(error))
+        end = TrialEnd("FAIL", steps=last_step, fault=str(error))
     else:
         for name, value in {"epochs": result.epochs, **result.details}.items():
             trial.set_user_attr(name, value)
-        end = TrialEnd("COMPLETE", result.values, steps)
+        end = TrialEnd("COMPLETE", result.values, last_step)
     study.tell(trial, list(end.values) or None, state=optuna.trial.TrialState[end.state])
     write_json(folder / "trial.json", {"number": number, "settings": values})
     for path in folder.rglob("*.pt"):  # a trial that has ended is never resumed
