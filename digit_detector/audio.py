@@ -345,6 +345,7 @@ class _Array:
     name = "the array"
 
     def __init__(self, array: NDArray[Any], rate: int) -> None:
+        array = np.asarray(array)  # of a masked array the samples alone
         if array.size == 0:
             raise EmptyAudioError(f"the array of shape {array.shape} is empty: expected samples of a spoken digit")
         if array.ndim not in (1, 2):

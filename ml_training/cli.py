@@ -27,7 +27,7 @@ DOORS = {
     "evaluate": ("ml_training.evaluate", "score models by named protocols: other speakers, noise, calibration"),
     "export": ("ml_training.export", "turn checkpoints into files that answer: fp32, and int8 of a third of its size"),
     "inspect": ("ml_training.inspect_model", "tell what a model file says of itself and what it is made of"),
-    "versions": ("ml_training.versions", "list, compare, promote and delete what trainings left"),
+    "versions": ("ml_training.versions", "list, compare, promote and prune what trainings left"),
     "cache": ("ml_training.cache", "list, bound and clear what is kept between trainings"),
     "benchmark": ("ml_training.benchmark", "measure speed, memory, size and accuracy of exported models"),
     "demo": ("ml_training.demo", "run the whole chain small and show what passed"),

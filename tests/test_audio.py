@@ -387,3 +387,8 @@ def test_a_large_offset_is_removed(offset: float, seconds: float) -> None:
 def test_a_small_offset_stays_as_it_is() -> None:
     sound = (0.3 * tone(400.0, 0.4) + 0.01).astype(np.float32)
     np.testing.assert_array_equal(decode(sound), sound)
+
+
+def test_of_a_masked_array_the_samples_are_taken() -> None:
+    sound = 0.3 * tone(8000, 0.4)
+    np.testing.assert_array_equal(load_audio(np.ma.masked_greater(sound, 0.1)), load_audio(sound))
