@@ -18,7 +18,7 @@ from digit_detector.streaming.engine import CONFIRMING, missing_note
 from digit_detector.streaming.thresholds import SHIPPED, load_thresholds
 from ml_training.audio import ENCODINGS, Floats
 from ml_training.config import PIPELINES
-from ml_training.errors import AudioError, DigitError, MicrophoneError
+from ml_training.errors import AudioError, DataError, DigitError, MicrophoneError
 from ml_training.examples import example_recording
 from ml_training.flags import OneLineParser
 from ml_training.inference import PRETRAINED
@@ -107,8 +107,10 @@ def detect_files(detector: StreamingDetector, named: Sequence[str], read: Reader
     """
     several = len(named) > 1 or os.path.isdir(named[0])
     code = 0
-    for name in expand(named):
+    for name, fault in expand(named):
         try:
+            if fault is not None:
+                raise fault
             digits, seconds = hear(detector, read(name, warn=display.note), display)
         except DigitError as error:
             if not several:
@@ -121,13 +123,23 @@ def detect_files(detector: StreamingDetector, named: Sequence[str], read: Reader
     return code
 
 
-def expand(named: Iterable[str]) -> Iterator[str]:
-    """Files as they are named; of folders every recording in and below them. Raises DataError for one without any."""
+def expand(named: Iterable[str]) -> Iterator[tuple[str, DigitError | None]]:
+    """Files as they are named; of folders every recording in and below them. With each its fault, if it has one.
+
+    A pipe is waited for where it is named, and refused where a folder has it: nobody may ever write into it.
+    """
     for name in named:
-        if os.path.isdir(name):
-            yield from map(str, audio_files(Path(name)))
-        else:
-            yield name
+        if not os.path.isdir(name):
+            yield name, None
+            continue
+        try:
+            found = audio_files(Path(name))
+        except DataError as error:
+            yield name, error
+            continue
+        for file in found:
+            special = file.exists() and not file.is_file()
+            yield str(file), AudioError(f"{file} is a pipe or a device: expected an audio file") if special else None
 
 
 def hear(

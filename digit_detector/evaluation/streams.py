@@ -72,7 +72,8 @@ def load_sounds(folder: Path) -> list[Floats]:
 
 
 def audio_files(folder: Path) -> list[Path]:
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith("."))
+    named = (p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith("."))
+    found = sorted(p for p in named if not p.is_dir())
     if not found:
         raise DataError(f"{folder} holds no recordings: expected a folder with some")
     return found

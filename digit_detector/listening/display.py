@@ -71,7 +71,7 @@ class Display:
             row = {"file": file, "digits": digits, "seconds": round(seconds, 3)}
             print(json.dumps(row), file=self._out, flush=True)
         elif several:
-            print(f"{file}: {digits or 'no digits'}", file=self._out, flush=True)
+            print(f"{escape_controls(file)}: {digits or 'no digits'}", file=self._out, flush=True)
         elif digits:
             print(digits, file=self._out, flush=True)
         if not digits and (self._json or not several):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -90,9 +91,25 @@ def test_several_files_and_folders_are_told_apart(talk: Path, silence: Path, cap
     assert "damaged.wav" in wholes[1]["error"]
 
 
-def test_a_folder_without_recordings_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert listen.main(["--file", str(tmp_path)]) == 1
+def test_a_folder_without_recordings_is_an_error(silence: Path, capsys: pytest.CaptureFixture[str]):
+    (empty := silence.parent / "empty").mkdir()
+    assert listen.main(["--file", str(empty)]) == 1
     assert "holds no recordings" in capsys.readouterr().err
+    assert listen.main(["--file", str(empty), str(silence)]) == 1  # and takes no other with it
+    out, err = capsys.readouterr()
+    assert out == f"{silence}: no digits\n"
+    assert err == f"error: {empty} holds no recordings: expected a folder with some\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names and no pipes in folders")
+def test_a_folder_may_hold_pipes_folders_and_names_that_a_terminal_obeys(silence: Path):
+    silence.rename(silence.parent / "a\nb\x1b[31m.wav")
+    (silence.parent / "folder.wav").mkdir()
+    os.mkfifo(silence.parent / "pipe.wav")
+    done = subprocess.run([*COMMAND, "--file", str(silence.parent)], capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"{silence.parent}/a\\nb\\x1b[31m.wav: no digits\n"
+    assert done.stderr == f"error: {silence.parent}/pipe.wav is a pipe or a device: expected an audio file\n"
+    assert done.returncode == 1
 
 
 @pytest.mark.parametrize("piped", [False, True])
