@@ -61,10 +61,13 @@ class FairPool(Generic[T]):
     def _lend(self, client: str) -> None:
         queue = self._queues.pop(client)
         turn = queue.popleft()
+        while turn.done() and queue:  # cancelled in this step of the event loop, and still in the queue
+            turn = queue.popleft()
         if queue:
             self._queues[client] = queue  # behind the others
-        self._lent[client] += 1
-        turn.set_result(self._free.pop())
+        if not turn.done():
+            self._lent[client] += 1
+            turn.set_result(self._free.pop())
 
     def _forget(self, client: str) -> None:
         if client in self._queues and not self._queues[client]:

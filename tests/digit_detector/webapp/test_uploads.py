@@ -443,3 +443,22 @@ def test_requests_that_are_being_received_are_bounded_together(serving: Callable
         until = time.monotonic() + 30
         while post(address, wav(5)).status_code != 200:
             assert time.monotonic() < until
+
+
+@pytest.mark.parametrize("clients", [["a"], ["a", "a"], ["a", "b"]])
+def test_a_request_that_is_cancelled_as_its_turn_comes_takes_no_item(clients: list[str]):
+    """Its future is cancelled at once, and it leaves the queue a step of the event loop later."""
+
+    async def use() -> None:
+        pool = FairPool(["only"], waiting=9)
+        item = await pool.take("first")
+        waiting = [asyncio.ensure_future(pool.take(client)) for client in clients]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        pool.give_back("first", item)
+        for task in waiting[1:]:
+            pool.give_back("a" if len(set(clients)) == 1 else "b", await task)
+        assert await asyncio.wait_for(pool.take("last"), 30) == "only"
+        assert pool.waiting == 0
+
+    asyncio.run(use())
