@@ -13,6 +13,7 @@ import pytest
 import soundfile
 from onnx import TensorProto, helper
 
+from digit_detector import classifier as classifier_module
 from digit_detector.audio import LOUDEST
 from digit_detector.classifier import load_classifier
 from digit_detector.errors import AudioError, ConfigError, ModelError, NonFiniteAudioError, UndecodableAudioError
@@ -387,7 +388,7 @@ def shipped(tmp_path, monkeypatch):
     desk.mkdir()
     for pipeline in PIPELINES:
         write_model(folder / f"{pipeline}.onnx", metadata=described(pipeline))
-    monkeypatch.setattr(inference, "__file__", str(tmp_path / "package" / "inference.py"))
+    monkeypatch.setattr(classifier_module, "__file__", str(tmp_path / "package" / "classifier.py"))
     monkeypatch.chdir(desk)
     return folder
 

@@ -31,12 +31,11 @@ from typing import NamedTuple
 import pytest
 import soundfile
 
-from digit_detector import listen, serve
+from digit_detector import classifier, listen, serve
 from digit_detector.audio import SAMPLE_RATE
 from digit_detector.cli.parser import OneLineParser
 from digit_detector.labels import MFCC
 from digit_detector.versions import Origin
-from ml_training import inference
 from ml_training.config import AugmentationConfig, TrainConfig, load_config, to_dict
 from ml_training.data.synthetic import VOICES, say
 from ml_training.deploy import version_store
@@ -385,6 +384,7 @@ def test_commands_and_flags_within_sentences_exist(document, capsys):
         with contextlib.suppress(SystemExit):
             live.main(["--help"])
         known |= set(re.findall(r"--\w+", capsys.readouterr().out))
+    known |= {"--contenders", "--rounds", "--singles"}  # of benchmarks/peers.py
     known |= {"--synthetic", "--check", "--verbose", "--ways"}
     known |= {"--standalone", "--nproc_per_node", "--nnodes", "--max_restarts"}  # torchrun's
     own: set[str] = set()
@@ -399,9 +399,11 @@ def test_commands_and_flags_within_sentences_exist(document, capsys):
 
 
 def said_by_the_code() -> str:
-    """Every text constant of the package and the Makefile's messages, one a line."""
+    """Every text constant of the packages and the Makefile's messages, one a line."""
     said = [MAKEFILE.replace("$$found", "\n").replace("$(PYTHON)", "\n")]
-    for path in sorted((ROOT / "ml_training").rglob("*.py")):
+    for path in sorted(
+        path for package in ("ml_training", "digit_detector") for path in (ROOT / package).rglob("*.py")
+    ):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 said.append(node.value)
@@ -439,7 +441,7 @@ def test_every_key_of_an_answer_is_documented():
     rows = {
         key for line in answering.splitlines() if line.startswith("| `") for key in re.findall(r"`(\w+)`", line[:90])
     }
-    answers = {*inference.FilePrediction.__annotations__, *inference.Prediction.__annotations__, "error"}
-    assert answers | set(inference.Benchmark.__annotations__) <= rows
+    answers = {*classifier.FilePrediction.__annotations__, *classifier.Prediction.__annotations__, "error"}
+    assert answers | set(classifier.Benchmark.__annotations__) <= rows
     brief = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert all(f"| `{key}` |" in brief for key in inference.Prediction.__annotations__)
+    assert all(f"| `{key}` |" in brief for key in classifier.Prediction.__annotations__)

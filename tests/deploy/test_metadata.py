@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-import ml_training
+import digit_detector
 from digit_detector.errors import ModelError
 from digit_detector.labels import MEL_CNN, MFCC
 from digit_detector.model_file import FORMAT_KEY, KEYS, check_metadata, git_commit, model_metadata
@@ -22,7 +22,7 @@ def test_every_documented_key_has_a_value():
     assert found["accuracy"] == "0.987654"
     assert (found["precision"], found["epoch"]) == ("int8", "7")
     assert found["created"] == "2030-01-02T03:04:05+00:00"
-    assert found["version"] == ml_training.__version__
+    assert found["version"] == digit_detector.__version__
     assert found["labels"].split(",")[7] == "seven"
     assert (found["sample_rate"], found["window"]) == ("8000", "8000")
 
@@ -60,7 +60,7 @@ def test_commit_is_that_of_the_checkout_and_says_dirty(tmp_path, monkeypatch):
     package = tmp_path / "ml_training"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    monkeypatch.setattr(ml_training, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(digit_detector, "__file__", str(package / "__init__.py"))
     commit = git_commit.__wrapped__  # asked anew each time
     assert commit() == "unknown"
 
@@ -83,5 +83,5 @@ def test_a_process_names_one_commit_whatever_it_writes(monkeypatch):
     first = git_commit()
     if first == "unknown":
         pytest.skip("this is no git checkout")
-    monkeypatch.setattr(ml_training, "__file__", "/nowhere/ml_training/__init__.py")
+    monkeypatch.setattr(digit_detector, "__file__", "/nowhere/ml_training/__init__.py")
     assert git_commit() == first

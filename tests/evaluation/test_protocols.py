@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import ml_training
+from digit_detector import classifier
 from digit_detector.errors import DataError, ModelError
 from digit_detector.labels import MFCC
 from digit_detector.model_file import git_commit, model_metadata
-from ml_training import inference
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
@@ -149,7 +149,7 @@ def test_models_that_come_along_are_found_by_their_word(
 ) -> None:
     (tmp_path / "pretrained").mkdir()
     shutil.copyfile(tiny_models / "mfcc_classifier" / "model.onnx", tmp_path / "pretrained" / "mfcc.onnx")
-    monkeypatch.setattr(inference, "__file__", str(tmp_path / "inference.py"))
+    monkeypatch.setattr(classifier, "__file__", str(tmp_path / "classifier.py"))
     said: list[str] = []
     for pipeline in (MFCC, "all"):
         (model,) = load_models(["pretrained"], pipeline, said.append)

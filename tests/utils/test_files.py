@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import ml_training
+import digit_detector
 from digit_detector.errors import ConfigError, TrainingError
 from digit_detector.files import check_models_dir, write_atomically, write_json
 from digit_detector.labels import PIPELINES
@@ -65,7 +65,7 @@ def test_the_models_that_ship_take_no_others(
     named: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    shipped = Path(ml_training.__file__).parent / "pretrained"
+    shipped = Path(digit_detector.__file__).parent / "pretrained"
     (tmp_path / "link").symlink_to(shipped)
     places = {"pretrained": "pretrained", None: shipped, "below": shipped / "more", "link": "link"}
     with pytest.raises(ConfigError, match="are the models that ship"):

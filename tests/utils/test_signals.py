@@ -97,7 +97,7 @@ def test_nor_do_they_after_a_loop_has_granted_the_first() -> None:
 def test_what_does_not_come_to_an_end_is_ended_by_a_later_signal() -> None:
     code = """
 import os, signal
-from ml_training.utils import signals
+from digit_detector.cli import signals
 signals.GRACE = 0.0
 with signals.StopSignals():
     try:

@@ -204,7 +204,7 @@ def test_the_limits_that_are_documented_are_those_in_use():
         f"{s.message_bytes >> 10} KiB, {s.messages_a_second} a second, sound at most twice as fast as it is spoken "
         f"beyond the first {s.burst_seconds:g} s",
         f"{s.backlog_seconds:g} s of a stream",
-        f"no sign of life for {s.worker_seconds:g} s",
+        f"no heartbeat for {s.worker_seconds:g} s",
         f"{s.sessions}, {s.sessions_per_client} of one address, each forgotten after {s.session_seconds:,.0f} s "
         "without a stream",
         f"{s.kept_bytes >> 20} MiB of sound, of a thousand streams each, kept",

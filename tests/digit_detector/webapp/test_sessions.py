@@ -21,14 +21,14 @@ def test_what_is_kept_is_counted_until_it_is_forgotten():
     closed, old = sessions.create(keep_audio=True), sessions.create(keep_audio=True)
     for session in (closed, old):
         recording = sessions.begin(session, 8000)
-        sessions.hear(session, recording, bytes(40), 8000)
+        sessions.append_audio(session, recording, bytes(40), 8000)
         sessions.end(session)
     assert sessions.kept_bytes == 80
-    sessions.hear(closed, recording, bytes(40), 8000)
+    sessions.append_audio(closed, recording, bytes(40), 8000)
     assert (sessions.kept_bytes, recording.whole) == (80, False)
     sessions.close(closed.id)
     assert sessions.kept_bytes == 40
-    sessions.hear(closed, closed.recordings[0], bytes(40), 8000)
+    sessions.append_audio(closed, closed.recordings[0], bytes(40), 8000)
     assert sessions.kept_bytes == 40
     now[0] = 11.0
     assert sessions.all() == []
@@ -52,7 +52,7 @@ def test_streams_without_end_cost_neither_memory_nor_time():
         return count
 
     sys.settrace(count)
-    sessions.hear(session, first, bytes(2), 8000)
+    sessions.append_audio(session, first, bytes(2), 8000)
     sys.settrace(None)
     assert lines < 100  # a sum over all of them would take a thousand
 
@@ -66,7 +66,7 @@ def test_sound_is_kept_on_disk_and_read_in_small_pieces_as_the_wav_that_it_is():
     recordings = [sessions.begin(session, rate) for rate in rates]
     for first in range(0, 500_000, 1000):  # three streams at once
         for samples, recording, rate in zip(spoken, recordings, rates, strict=True):
-            sessions.hear(session, recording, samples[first : first + 1000].tobytes(), rate)
+            sessions.append_audio(session, recording, samples[first : first + 1000].tobytes(), rate)
     for recording in recordings:
         assert len(recording.pending) < 1 << 15
         sessions.end(session, recording)
@@ -87,7 +87,7 @@ def test_a_session_that_is_closed_frees_its_file_also_while_it_is_read():
     sessions = Sessions(most=1, idle_seconds=10.0, kept_bytes=1 << 24)
     session = sessions.create(keep_audio=True)
     recording = sessions.begin(session, 8000)
-    sessions.hear(session, recording, bytes(1_000_000), 8000)
+    sessions.append_audio(session, recording, bytes(1_000_000), 8000)
     size, pieces = sessions.read_wav(session, recording)
     file = session.file
     came = len(next(pieces)) + len(next(pieces))
@@ -107,14 +107,14 @@ def test_a_full_disk_ends_what_is_kept_and_not_the_stream(monkeypatch: pytest.Mo
     recording = sessions.begin(session, 8000)
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
     for _ in range(3):
-        sessions.hear(session, recording, bytes(20_000), 8000)
+        sessions.append_audio(session, recording, bytes(20_000), 8000)
     assert (recording.whole, recording.size, sessions.kept_bytes, session.seconds) == (False, 0, 0, 3.75)
     assert sessions.read_wav(session, recording)[0] == 44
 
 
 def test_downloads_wait_for_their_client_and_are_few_for_each():
     async def use() -> None:
-        downloads, taken = Downloads(most_each=2), 0
+        downloads, taken = Downloads(2), 0
 
         def pieces():
             nonlocal taken
