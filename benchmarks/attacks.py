@@ -270,10 +270,10 @@ def stream_for(port: int, seconds: float, digits: list[int]) -> None:
 
         def listen() -> None:
             for message in link:
-                said = json.loads(message)
-                if said["type"] == "digit":
-                    digits.append(said["digit"])
-                elif said["type"] == "stopped":
+                event = json.loads(message)
+                if event["type"] == "digit":
+                    digits.append(event["digit"])
+                elif event["type"] == "stopped":
                     return
 
         listening = threading.Thread(target=listen, daemon=True)
@@ -366,7 +366,7 @@ class Memory:
         self._over = threading.Event()
         with contextlib.suppress(OSError):
             Path(f"/proc/{server}/clear_refs").write_text("5")  # of VmHWM
-        self._looking = threading.Thread(target=self._look)
+        self._looking = threading.Thread(target=self._look, daemon=True)
         self._looking.start()
 
     def stop(self) -> tuple[float, float]:
@@ -399,7 +399,7 @@ def measure(server: Server, attacks: dict[str, Attack], seconds: float) -> dict[
         for kind, client in (("other", OTHER), ("same", CLIENT))[: 1 + attack.same]:
             row[kind] = found = during(server, attack, client, seconds, session)
             found["ratio"] = found["ms"] / alone["ms"]
-            found["lost"] = lost(alone["said"], found["said"])
+            found["lost"] = lost(alone["detected"], found["detected"])
             print(f"{name} from {client}: {found}", file=sys.stderr, flush=True)
         rows.append(row)
     return {"cores": os.cpu_count(), "seconds": seconds, "alone": alone, "attacks": rows}
@@ -409,10 +409,10 @@ def during(server: Server, attack: Attack | None, client: str, seconds: float, s
     """What the client sees meanwhile."""
     memory = Memory(server.pid)
     attacker = Attacker(server.port, attack, client, session) if attack else None
-    said: list[int] = []
-    threads = [threading.Thread(target=stream_for, args=(server.port, seconds, said))]
+    digits: list[int] = []
+    threads = [threading.Thread(target=stream_for, args=(server.port, seconds, digits), daemon=True)]
     if attacker:
-        threads.append(threading.Thread(target=attacker.run))
+        threads.append(threading.Thread(target=attacker.run, daemon=True))
     for thread in threads:
         thread.start()
     times, wrong = upload_for(server.port, seconds)
@@ -423,7 +423,7 @@ def during(server: Server, attack: Attack | None, client: str, seconds: float, s
     server_mb, decoder_mb = memory.stop()
     return {
         "ms": statistics.median(times), "most_ms": max(times), "uploads": len(times), "wrong": wrong,
-        "said": "".join(map(str, said)), "digits": len(said), "server_mb": server_mb, "decoder_mb": decoder_mb,
+        "detected": "".join(map(str, digits)), "digits": len(digits), "server_mb": server_mb, "decoder_mb": decoder_mb,
         "answers": dict(attacker.answers.most_common()) if attacker else {},
     }  # fmt: skip
 

@@ -58,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--spotter", metavar="FILE", default=SUPPRESS,
         help="what train-spotter wrote (default: the spotter that comes along)",
     )  # fmt: skip
-    parser.add_argument("--thresholds", metavar="FILE", default=str(SHIPPED), help="what tune-threshold wrote")
+    parser.add_argument(
+        "--thresholds", metavar="FILE", default=SUPPRESS, help="what tune-threshold wrote (default: those that ship)"
+    )
     parser.add_argument("--seconds", type=float, default=SUPPRESS, help="how long to listen to the microphone")
     args = parser.parse_args(argv)
     if args.list:
@@ -79,7 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "file" in args and STDIN in args.file and sys.stdin.isatty():
         parser.error("--file - reads a recording from standard input, which is a terminal: redirect a file into it")
     pipelines, spotter = getattr(args, "pipeline", None), getattr(args, "spotter", None)
-    detector = StreamingDetector(args.model_dir, pipelines, load_config(args.thresholds), spotter=spotter)
+    detector = StreamingDetector(
+        args.model_dir, pipelines, load_config(getattr(args, "thresholds", SHIPPED)), spotter=spotter
+    )
     display = Display(args.json)
     with StopSignals(unit=None), contextlib.closing(display):
         if pipelines is None and (note := missing_note(args.model_dir, detector.engine.pipelines)):

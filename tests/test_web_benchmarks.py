@@ -59,7 +59,7 @@ def test_the_load_is_told_in_a_table():
 
 
 def test_attacks_are_told_in_a_table():
-    none = {"ms": 5.0, "said": "739", "digits": 3, "server_mb": 100.0, "decoder_mb": 50.0, "most_ms": 9.0}
+    none = {"ms": 5.0, "detected": "739", "digits": 3, "server_mb": 100.0, "decoder_mb": 50.0, "most_ms": 9.0}
     other = {**none, "ratio": 1.2, "lost": 1, "server_mb": 120.0, "answers": {"422": 8, "503": 1}}
     rows = [
         {"name": "flac", "title": "FLAC", "other": other, "same": {**other, "ratio": 9.0, "decoder_mb": 60.0}},

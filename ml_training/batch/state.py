@@ -66,7 +66,7 @@ def matching(table: Path, *places: Path) -> tuple[Path, Settings]:
 
 
 def refuse_another(run: Settings, before: Settings, table: Path) -> None:
-    """Raises BatchError where a table answers other recordings, or is of another model, than is asked for now."""
+    """Raise BatchError if the recordings or the model of a table differ from those of this run, naming each."""
     faults = []
     for key in sorted(before.keys() | run.keys()):
         then, now = before.get(key), run.get(key)
