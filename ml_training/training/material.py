@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from digit_detector.audio import LOUDEST
 from digit_detector.errors import DataError
 from digit_detector.memory import available_memory
 from digit_detector.model_file import model_metadata
@@ -18,7 +19,6 @@ from ml_training.calibration import temperature_for_other_voices
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.dataset_loader import load_corpus
-from ml_training.data.decoded import MAX_LEVEL
 from ml_training.data.mapped_arrays import take
 from ml_training.data.negatives import with_negatives
 from ml_training.data.splits import Split, split_corpus
@@ -136,7 +136,7 @@ def _check_levels(corpus: Corpus) -> None:
     for start in range(0, len(corpus), _AT_ONCE):
         clips = take(corpus.waveforms, slice(start, start + _AT_ONCE))
         loudest[start : start + _AT_ONCE] = np.maximum(clips.max(axis=1), -clips.min(axis=1))
-    bad = np.flatnonzero(~(loudest <= MAX_LEVEL))  # NaN among them
+    bad = np.flatnonzero(~(loudest <= LOUDEST))  # NaN among them
     if len(bad):
         raise DataError(
             f"{corpus.name}: {corpus.files[bad[0]]} has samples of {loudest[bad[0]]:.2g} times full scale, expected -1 "
