@@ -2,19 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from digit_detector.audio import LOUDEST, MAX_RATE, MIN_RATE, Floats, as_floats
+from digit_detector.audio import LOUDEST, MAX_RATE, MIN_RATE, Downmix, Floats, as_floats
 from digit_detector.errors import NonFiniteAudioError, UndecodableAudioError
 
 MOST_CHANNELS = 32
 # 32-bit integers whose largest lies between these hold 16-bit values: speech in 16 bits reaches the lower one, and no
 # converter resolves anything below the upper one in 32 (-96 dB).
 _SPEECH_16_BITS, _FULL_16_BITS = 1 << 10, 1 << 15
+_FRAME = 1024  # samples after which a stream's channels are compared again
 _EMPTY = np.zeros(0, dtype=np.float32)
+
+
+def average_channels(samples: Floats) -> Floats:
+    """(T, channels) -> their mean, (T,)."""
+    mean: Floats = samples.mean(axis=1, dtype=np.float32)
+    return mean
+
+
+class StreamDownmix:
+    """The mean of a stream's channels, or the loudest where they cancel, as `Downmix` has it for recordings.
+
+    Each frame takes what the frames before it decide, so the result does not depend on how the stream is cut.
+    """
+
+    def __init__(self) -> None:
+        self._reset(1)
+
+    def _reset(self, channels: int) -> None:
+        self._channels = channels
+        self._mix = Downmix()
+        self._channel: int | None = None  # the one to take; None for the mean
+        self._frame: list[Floats] = []  # pieces of the frame that is not complete
+        self._length = 0  # of those together
+
+    def feed(self, samples: Floats) -> Floats:
+        """The next (T, channels) -> (T,)."""
+        if samples.shape[1] == 1:
+            return samples[:, 0]
+        if samples.shape[1] != self._channels:
+            self._reset(samples.shape[1])
+        mono = []
+        while len(samples):
+            piece, samples = samples[: _FRAME - self._length], samples[_FRAME - self._length :]
+            channel = self._channel
+            mono.append(average_channels(piece) if channel is None else piece[:, channel])
+            self._frame.append(piece.copy())
+            self._length += len(piece)
+            if self._length == _FRAME:
+                self._mix.feed(np.concatenate(self._frame))
+                self._channel = self._mix.loudest_if_cancelled()
+                self._frame, self._length = [], 0
+        return mono[0] if len(mono) == 1 else np.concatenate(mono)
 
 
 class SampleReader:
@@ -24,6 +68,7 @@ class SampleReader:
         self._channels_first: bool | None = None
         self._largest = 0  # magnitude of a 32-bit integer until now
         self._integers = 0  # how many 32-bit samples came in pieces that were not silent
+        self._downmix = StreamDownmix()
 
     def read(self, samples: object, rate: object, channels_first: bool | None = None) -> tuple[Floats, int]:
         """`as_samples`, where an array of unclear layout has that of the last piece whose layout was clear."""
@@ -32,7 +77,7 @@ class SampleReader:
             channels_first = has_channels_first(array.shape)
             if channels_first is None:
                 channels_first = self._channels_first
-        wave, checked_rate = as_samples(array, rate, channels_first)
+        wave, checked_rate = as_samples(array, rate, channels_first, self._downmix.feed)
         if array.ndim == 2 and array.size:
             self._channels_first = channels_first
         if array.dtype.kind == "i" and array.itemsize == 4 and array.size:
@@ -68,11 +113,14 @@ def has_channels_first(shape: tuple[int, ...]) -> bool | None:
     return None
 
 
-def as_samples(samples: object, rate: object, channels_first: bool | None = None) -> tuple[Floats, int]:
+def as_samples(
+    samples: object, rate: object, channels_first: bool | None = None,
+    downmix: Callable[[Floats], Floats] = average_channels,
+) -> tuple[Floats, int]:  # fmt: skip
     """(T,), (T, channels) or (channels, T) floats around [-1, 1] or integers of full scale -> (T,) floats, the rate.
 
-    `channels_first` None finds the layout by `has_channels_first`. Raises UndecodableAudioError for a rate, shape or
-    type that cannot be, NonFiniteAudioError for NaN or infinities.
+    `channels_first` None finds the layout by `has_channels_first`; `downmix` maps (T, channels) to (T,). Raises
+    UndecodableAudioError for a rate, shape or type that cannot be, NonFiniteAudioError for NaN or infinities.
     """
     if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or not MIN_RATE <= rate <= MAX_RATE:
         raise UndecodableAudioError(
@@ -100,17 +148,13 @@ def as_samples(samples: object, rate: object, channels_first: bool | None = None
         if array.shape[1] > MOST_CHANNELS:
             raise UndecodableAudioError(f"samples have {array.shape[1]} channels: expected at most {MOST_CHANNELS}")
     wave = array if array.dtype == np.float32 else as_floats(array)
-    if wave.ndim == 2:
-        with np.errstate(over="ignore", invalid="ignore"):  # of which more below
-            wave = wave.mean(axis=1, dtype=np.float32)
-    if array.dtype.kind in "iu":
-        return wave, int(rate)
-    if not np.abs(wave).max() <= LOUDEST:  # NaN is not, either
-        at = int(np.argmax(~np.isfinite(wave) | (np.abs(wave) > LOUDEST)))
+    if array.dtype.kind == "f" and not np.abs(wave).max() <= LOUDEST:  # NaN is not, either
+        bad = np.flatnonzero(~(np.abs(wave) <= LOUDEST))[0]
         raise NonFiniteAudioError(
-            f"sample {at} of this piece is {wave[at]}: expected numbers around [-1, 1]; nothing of the piece was heard"
+            f"sample {bad // (wave.size // len(wave))} of this piece is {wave.flat[bad]}: expected numbers around "
+            "[-1, 1]; the piece was left out"
         )
-    return wave, int(rate)
+    return (wave if wave.ndim == 1 else downmix(wave)), int(rate)
 
 
 def _as_array(samples: object) -> NDArray[Any]:

@@ -391,3 +391,28 @@ def test_classifiers_hear_what_lies_before_a_word_but_no_other_digit(committed_u
     stream.committed_until = committed_until
     heard = stream.word_audio(Candidate(3, np.zeros(10, np.float32), first=110.0, last=125.0, frame=139))
     assert heard.tolist() == sound[begins : 125 * HOP + 1440].tolist()
+
+
+@given(st.lists(st.integers(1, 4000), min_size=1, max_size=8), st.sampled_from(["opposite", "equal", "one", "three"]))
+@settings(max_examples=30, deadline=None)
+def test_channels_that_cancel_give_the_loudest_however_the_stream_is_cut(sizes: list[int], kind: str) -> None:
+    time = np.arange(16_000) / 8000
+    sound = (0.3 * np.sin(2 * np.pi * 300 * time) * np.sin(np.pi * time) ** 2).astype(np.float32)
+    others = {"opposite": [-sound], "equal": [sound], "one": [], "three": [-0.5 * sound, -0.5 * sound]}[kind]
+    stream = np.stack([sound, *others], axis=1)
+    whole = SampleReader().read(stream, 8000)[0]
+    reader, parts, at = SampleReader(), [], 0
+    for size in [*sizes, len(stream)]:
+        if at < len(stream):
+            parts.append(reader.read(stream[at : at + size], 8000, channels_first=False)[0])
+        at += size
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    np.testing.assert_allclose(whole[2048:], sound[2048:], atol=1e-6)
+
+
+def test_another_number_of_channels_begins_anew() -> None:
+    reader = SampleReader()
+    sound = np.sin(np.arange(4000)).astype(np.float32)
+    reader.read(np.stack([sound, -sound, -sound], axis=1), 8000)
+    reader.read(np.stack([0 * sound, 0 * sound, sound], axis=1), 8000)
+    np.testing.assert_allclose(reader.read(np.stack([sound, sound], axis=1), 8000)[0], sound)
