@@ -25,6 +25,7 @@ from digit_detector.labels import FILE_PRECISIONS, FP32, IS_DIGIT, LABELS, PIPEL
 from digit_detector.labels import PRETRAINED as PRETRAINED
 from digit_detector.memory import is_out_of_memory
 from digit_detector.model_file import DIGIT_NAME, INPUT_NAME, SCORES_NAME, check_metadata, is_intact, onnx_name
+from digit_detector.onnx_session import open_session
 
 MODEL_FILE = onnx_name("model", FP32)
 MAX_THREADS = 1024  # as in training; onnxruntime would start any number and never end
@@ -239,7 +240,7 @@ def load_classifier(
         raise ConfigError([f"version: expected a whole number from 1 on, got {version!r}"])
     file = model_file(model_dir, pipeline, precision, version)
     content = _read_shipped(file) if model_dir == PRETRAINED else _read_model(file, model_dir, pipeline, version)
-    session = _open_session(file, content, threads)
+    session = open_session(content, file, threads)
     try:
         metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
         check_metadata(metadata, pipeline, str(file))
@@ -303,21 +304,6 @@ def _content(folder: Path) -> str:
     names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
     listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
     return f"only {listed}" if names else "it is empty"
-
-
-def _open_session(file: Path, content: bytes, threads: int) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own exceptions share no narrower base
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{file} ({len(content)} bytes) is damaged or no ONNX model: {reason}") from error
 
 
 def _check_shapes(session: Any, file: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from digit_detector.errors import ModelError
 from digit_detector.labels import FP32
 from digit_detector.model_file import CHECKSUM_KEY, FORMAT_KEY, is_intact
+from digit_detector.onnx_session import open_session
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def inspect_model(path: str | Path) -> Inspection:
     """
     file = Path(path)
     content = _read(file)
-    session = _open(file, content)
+    session = open_session(content, file, optimize=False)
     try:
         metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
         inputs, outputs = ({n.name: _shown(n.type, n.shape) for n in nodes}
@@ -74,7 +75,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     file = Path(path)
     content = _read(file)
     try:
-        metadata: dict[str, str] = dict(_open(file, content).get_modelmeta().custom_metadata_map)
+        metadata: dict[str, str] = dict(open_session(content, file, optimize=False).get_modelmeta().custom_metadata_map)
     except UnicodeDecodeError as error:
         raise ModelError(f"{file} is damaged: its names are no text; copy, export or train it again") from error
     if not is_intact(content, metadata):
@@ -87,19 +88,6 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
-
-
-def _open(file: Path, content: bytes) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own exceptions share no narrower base
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{file} ({len(content)} bytes) is damaged or no ONNX model: {reason}") from error
 
 
 def _shown(kind: str, shape: Sequence[Any]) -> str:

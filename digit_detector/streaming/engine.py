@@ -13,9 +13,8 @@ from digit_detector.spotter_file import FRAMES, HOP
 from digit_detector.streaming.config import DetectorConfig, load_config
 from digit_detector.streaming.fusion import FusionScores, fuse, mean_log_odds, product_argmax
 from digit_detector.streaming.high_pass import high_pass
-from digit_detector.streaming.onnx_session import stack
 from digit_detector.streaming.peak_picker import Candidate, Detection
-from digit_detector.streaming.spotter import load_spotter
+from digit_detector.streaming.spotter import load_spotter, stack
 from digit_detector.streaming.stream_state import StreamState
 from digit_detector.streaming.vad import load_voice_activity
 

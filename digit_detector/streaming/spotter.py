@@ -12,6 +12,7 @@ import numpy as np
 from digit_detector.audio import Floats
 from digit_detector.errors import ModelError
 from digit_detector.model_file import is_intact
+from digit_detector.onnx_session import open_session
 from digit_detector.spotter_file import (
     BLOCK_NAME,
     EARLIER_NAME,
@@ -22,7 +23,11 @@ from digit_detector.spotter_file import (
     dilations_of,
     earlier_frames,
 )
-from digit_detector.streaming.onnx_session import open_session, stack
+
+
+def stack(arrays: Sequence[Floats]) -> Floats:
+    """Equally long arrays as the rows of one; np.stack does the same in twice the time."""
+    return np.concatenate(arrays).reshape(len(arrays), -1)
 
 
 @dataclass

@@ -11,9 +11,9 @@ import numpy as np
 
 from digit_detector.audio import SAMPLE_RATE, Floats
 from digit_detector.errors import MissingExtraError
+from digit_detector.onnx_session import open_session
 from digit_detector.spotter_file import BLOCK
 from digit_detector.streaming.config import DetectorConfig
-from digit_detector.streaming.onnx_session import open_session
 
 _LEAST_POWER = 1e-12  # -120 dB of full scale
 _CONTEXT = 32  # samples before a block that Silero takes with it
