@@ -17,12 +17,12 @@ from digit_detector.cli.signals import StopSignals
 from digit_detector.errors import AudioError, DataError, DigitError, MicrophoneError
 from digit_detector.evaluation.streams import audio_files
 from digit_detector.examples import example_recording
-from digit_detector.labels import PIPELINES, PRETRAINED
+from digit_detector.labels import PRETRAINED
 from digit_detector.listening.display import Display
 from digit_detector.listening.microphone import STDIN, Microphone, list_microphones, read_file
-from digit_detector.streaming.config import SHIPPED, load_config
 from digit_detector.streaming.detector import StreamingDetector
-from digit_detector.streaming.engine import CONFIRMING, missing_note
+from digit_detector.streaming.engine import missing_note
+from digit_detector.streaming.flags import add_detector_flags, read_config
 
 Reader = Callable[..., Iterable[tuple[int, Floats]]]  # (name, warn=...) -> pieces with their rate
 _PIECE = 0.25  # seconds of a file processed between two updates of the display
@@ -50,17 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="list the microphones")
     parser.add_argument("--json", action="store_true", help="an object for each digit, a line each; then for each file")
     parser.add_argument("--model_dir", "--models_dir", metavar="DIR", default=PRETRAINED, help="models that confirm")
-    parser.add_argument(
-        "--pipeline", nargs="+", choices=PIPELINES, default=SUPPRESS,
-        help=f"which of them confirm each word (default: those of {', '.join(CONFIRMING)} that are there)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--spotter", metavar="FILE", default=SUPPRESS,
-        help="what train-spotter wrote (default: the spotter that comes along)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--thresholds", metavar="FILE", default=SUPPRESS, help="what tune-threshold wrote (default: those that ship)"
-    )
+    add_detector_flags(parser)
     parser.add_argument("--seconds", type=float, default=SUPPRESS, help="how long to listen to the microphone")
     args = parser.parse_args(argv)
     if args.list:
@@ -81,9 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "file" in args and STDIN in args.file and sys.stdin.isatty():
         parser.error("--file - reads a recording from standard input, which is a terminal: redirect a file into it")
     pipelines, spotter = getattr(args, "pipeline", None), getattr(args, "spotter", None)
-    detector = StreamingDetector(
-        args.model_dir, pipelines, load_config(getattr(args, "thresholds", SHIPPED)), spotter=spotter
-    )
+    detector = StreamingDetector(args.model_dir, pipelines, read_config(args), spotter=spotter)
     display = Display(args.json)
     with StopSignals(unit=None), contextlib.closing(display):
         if pipelines is None and (note := missing_note(args.model_dir, detector.engine.pipelines)):

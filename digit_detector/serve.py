@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from digit_detector.cli.parser import OneLineParser
 from digit_detector.cli.program import program, require
 from digit_detector.errors import ConfigError, StreamError
-from digit_detector.labels import PIPELINES
-from digit_detector.streaming.config import SHIPPED, load_config
-from digit_detector.streaming.engine import CONFIRMING, available_pipelines, missing_note
+from digit_detector.streaming.engine import available_pipelines, missing_note
+from digit_detector.streaming.flags import add_detector_flags, read_config
 from digit_detector.webapp.limits import PREFIX, ServerLimits, add_limit_flags, find_misspelt_variables, read_limits
 
 _HIGHEST_TRY = 20  # ports after the usual one that are tried where it is taken
@@ -28,17 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C; returns the exit code."""
     parser = OneLineParser(description="Serve a page that recognises spoken digits, an HTTP API and a WebSocket.")
     parser.add_argument("--no_browser", action="store_true", default=SUPPRESS, help="do not open the page in a browser")
-    parser.add_argument(
-        "--pipeline", nargs="+", choices=PIPELINES, default=SUPPRESS,
-        help=f"which of them confirm each live word (default: those of {', '.join(CONFIRMING)} that are there)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--spotter", metavar="FILE", default=SUPPRESS,
-        help="what train-spotter wrote (default: the spotter that comes along)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--thresholds", metavar="FILE", default=SUPPRESS, help="what tune-threshold wrote (default: those that ship)"
-    )
+    add_detector_flags(parser)
     add_limit_flags(parser)
     args = parser.parse_args(argv)
     limits = read_limits(args, os.environ)
@@ -49,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     for warning in find_misspelt_variables(os.environ):
         logging.warning(warning)
-    config = load_config(getattr(args, "thresholds", SHIPPED))
+    config = read_config(args)
     pipelines = getattr(args, "pipeline", None) or available_pipelines(limits.model_dir)
     app = make_app(limits, config, pipelines, spotter=getattr(args, "spotter", None))
     if "pipeline" not in args and (note := missing_note(limits.model_dir, pipelines)):
