@@ -275,7 +275,7 @@ class AudioFile:
             raise UndecodableAudioError(f"{self.name} is not audio that can be read: {before}{why}") from error
 
     def _amr_blocks(self, media: Any, track: Any, warn: Warn | None) -> Blocks:
-        """AMR frame by frame: where nobody spoke it holds none, or comfort noise, which FFmpeg's decoder refuses."""
+        """AMR frame by frame: pauses have no frames, or comfort noise, which FFmpeg's decoder rejects."""
         import av
 
         codec = track.codec_context

@@ -42,7 +42,7 @@ AMR_FRAMES: dict[str, tuple[int, tuple[int, ...], range]] = {
 class Header:
     """What a header says of its file."""
 
-    end: int | None = None  # where the file ends at the earliest, in bytes; None where nothing says so
+    end: int | None = None  # smallest length that the header implies, in bytes; None if unknown
     patches: dict[int, bytes] = field(default_factory=dict)  # place -> what ought to stand there
     fault: str = ""  # why no decoder should see it
 
@@ -89,7 +89,7 @@ def read_header(stream: BinaryIO, container: str, start: int, length: int) -> He
     reader = _READERS.get(container)
     try:
         return Header() if reader is None else reader(stream, start, length)
-    except IndexError:  # it ends within its header: whoever decodes it says so
+    except IndexError:  # it ends within its header: the decoder reports that
         return Header()
 
 

@@ -43,7 +43,7 @@ class Prediction(TypedDict):
     confidence: float  # probability of the predicted digit
     probabilities: list[float]  # ten, they sum to 1
     top3: list[DigitProbability]  # the most probable first
-    is_digit: bool  # whether a digit was said at all: digit_score is IS_DIGIT at least
+    is_digit: bool  # digit_score >= IS_DIGIT
     digit_score: float  # 0 to 1: how probable that is where digits and other sounds are equally frequent
     seconds: float  # length of the recording; of a longer one the second with most speech in it was looked at
     inference_ms: float  # from 8,000 samples to probabilities; reading and resampling are not in it

@@ -31,7 +31,7 @@ _PIECE = 0.25  # seconds of a file processed between two updates of the display
 @program
 def main(argv: Sequence[str] | None = None) -> int:
     """Listen until Ctrl-C or the end of the files; returns the exit code."""
-    parser = OneLineParser(description="Listen to a microphone, or to files, and tell every digit that is said.")
+    parser = OneLineParser(description="Detect spoken digits live from a microphone, or in files.")
     parser.add_argument(
         "--file", nargs="+", action="extend", metavar="FILE", default=SUPPRESS,
         help="recordings instead of the microphone: files, folders, - for standard input; ends with their digits",
@@ -117,7 +117,7 @@ def detect_files(detector: StreamingDetector, named: Sequence[str], read: Reader
 def expand(named: Iterable[str]) -> Iterator[tuple[str, DigitError | None]]:
     """Files as they are named; of folders every recording in and below them. With each its fault, if it has one.
 
-    A pipe is waited for where it is named, and refused where a folder has it: nobody may ever write into it.
+    A named pipe is read if it is given itself, and rejected inside a folder, where it may never get a writer.
     """
     for name in named:
         if not os.path.isdir(name):

@@ -31,7 +31,7 @@ class StopSignals:
     def __init__(self, unit: str | None = "this step") -> None:
         self.signum: int | None = None
         self.leaving: int | None = None  # the signal for which Interrupted is on its way
-        self._unit = unit  # what is finished before the loop stops, None where nobody is told
+        self._unit = unit  # unit of work that is finished before the loop stops; None for no message
         self._deferring = False
         self._since = 0.0
         self._before: dict[int, Any] = {}
@@ -52,7 +52,7 @@ class StopSignals:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let the first signal wait for somebody who looks at `signum`."""
+        """Let the first signal set `signum`, which the body polls, instead of raising."""
         self._deferring = True
         try:
             yield
@@ -86,7 +86,7 @@ class StopSignals:
                 os.write(2, f"\nstopping after {self._unit}; once more leaves at once\n".encode())
 
     def _let_go_of_terminals(self) -> None:
-        """A terminal that hung up takes no words any more: what is said to it must not be an error."""
+        """Redirect output to a terminal that hung up to the null device, so that writing is no error."""
         for descriptor in self._terminals:
             if not os.isatty(descriptor):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -95,7 +95,7 @@ class StopSignals:
 
 
 def end_by(signum: int) -> None:
-    """End this process as the signal does where nobody handles it."""
+    """End this process as the signal's default action does."""
     signal.signal(signum, signal.SIG_DFL)
     os.kill(os.getpid(), signum)
 

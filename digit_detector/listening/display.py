@@ -1,4 +1,4 @@
-"""What a person sees while the machine listens: level, voice activity, the last digits; and a line for each digit."""
+"""Terminal output of `digits listen`: level, voice activity, the last digits; and a line for each detection."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Display:
         self._signs = _PARTS if _can(encoding, _PARTS) else _PLAIN
 
     def level(self, level_db: float, voice: float, seconds: float) -> None:
-        """Show how loud it is, how probable speech is, and how much was heard."""
+        """Show the level in dBFS, the probability of speech, and the seconds processed."""
         now = time.monotonic()
         if not self._line.live or now < self._due:
             return
@@ -46,7 +46,7 @@ class Display:
         self._line.show(line + said[max(0, len(said) - room) :])  # the newest are the last
 
     def show(self, detection: Detection) -> None:
-        """Say which digit was said."""
+        """Print a detection."""
         self._said.append(str(detection.digit))
         self._line.clear()
         self._due = 0.0
@@ -64,7 +64,7 @@ class Display:
         print(line, file=self._out, flush=True)
 
     def summary(self, file: str, digits: str, seconds: float, several: bool) -> None:
-        """The digits of a recording as its last line; that there are none is said on standard error."""
+        """Print the digits of a recording as its last line, or a line on standard error if there are none."""
         self._line.clear()
         self._said.clear()
         if self._json:

@@ -31,7 +31,7 @@ class Decoded(NamedTuple):
 
 
 def decoded(found: Iterator[Found], decoders: int) -> Generator[Decoded]:
-    """What is found, decoded, in its order; at most AHEAD_BYTES ahead of whoever takes them."""
+    """Decode the files in order, at most AHEAD_BYTES of clips ahead of the consumer."""
     clips = AHEAD_BYTES // CLIP_BYTES
     stretch_size = max(1, min(STRETCH, clips // (2 * decoders)))
     pool = ThreadPoolExecutor(decoders, "decoder")
@@ -55,7 +55,7 @@ def _decode_all(stretch: Sequence[Found]) -> list[Decoded]:
 def _decode(found: Found, last_try: bool = False) -> Decoded:
     if found.fault is not None:
         return Decoded(found.name, error=found.fault)
-    if _is_pipe(found.name):  # whoever waits for one cannot be interrupted in a thread
+    if _is_pipe(found.name):  # reading one blocks, and a thread cannot be interrupted
         return Decoded(found.name, error=f"{found.name} is a pipe: give it alone, without --out")
     try:
         clip = load_audio(found.name)

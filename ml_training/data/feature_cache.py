@@ -200,7 +200,7 @@ class Cache:
         """Remove an entry. Raises OSError."""
         hidden = self._hidden(path)
         with contextlib.suppress(FileNotFoundError):
-            os.replace(path, hidden)  # at once, for whoever opens it
+            os.replace(path, hidden)  # atomic for readers
             shutil.rmtree(hidden)
 
     def clear(self) -> list[Entry]:
@@ -242,7 +242,7 @@ class Cache:
         return self.folder / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part"
 
     def _discard(self, path: Path) -> bool:
-        """Remove an entry where that is possible (on Windows nobody may have it open)."""
+        """Remove an entry if possible (on Windows not while it is open)."""
         with contextlib.suppress(OSError):
             self.remove(path)
             return True

@@ -130,7 +130,7 @@ class _Pool:
                 mask(signal.SIG_SETMASK, before)
 
     def ask_to_stop(self) -> None:
-        self._stop.send_bytes(b"stop")  # nobody receives it: the pipe stays readable for all
+        self._stop.send_bytes(b"stop")  # never received: the pipe stays readable in all workers
 
     def close(self, kill: bool = False) -> None:
         if kill:

@@ -90,7 +90,7 @@ def _accuracies(result: ProtocolResult) -> dict[str, Count]:
 def _overview(results: Sequence[ProtocolResult], pipelines: Sequence[str]) -> list[Line]:
     lines = []
     for number, result in enumerate(results, 1):
-        if result.curves or result.reliability or result.rejections:  # their scores are told elsewhere
+        if result.curves or result.reliability or result.rejections:  # scored in other tables
             continue
         counts = _accuracies(result)
         shares = [counts[name].accuracy if name in counts else None for name in pipelines]

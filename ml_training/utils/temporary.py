@@ -1,6 +1,6 @@
 """What is written on the way to something else: folders to work in, and what a process leaves of its own when killed.
 
-A folder is locked for as long as its process lives, so that the next process can tell which ones nobody works in.
+A folder is locked while its process lives, so that the next process recognises abandoned ones.
 """
 
 from __future__ import annotations
