@@ -76,10 +76,12 @@ class StopSignals:
             return
         if signum not in (signal.SIGINT, signal.SIGTERM):
             self._let_go_of_terminals()
-        if not self._deferring or self.signum is not None:
+        raises = not self._deferring or self.signum is not None
+        # Also where it raises: Python drops exceptions raised in finalisers, and a later loop still stops.
+        self.signum = signum
+        if raises:
             self._leave(signum)
             raise Interrupted(signum)
-        self.signum = signum
         # Not print: the signal may have come in the middle of one.
         if self._unit is not None:
             with contextlib.suppress(OSError):

@@ -50,9 +50,8 @@ def test_the_first_signal_waits_and_the_second_does_not(
 
 
 def test_outside_of_training_a_signal_leaves_at_once() -> None:
-    with StopSignals() as signals, pytest.raises(Interrupted):
+    with StopSignals(), pytest.raises(Interrupted):
         send(signal.SIGTERM)
-    assert signals.signum is None
 
 
 def test_a_signal_that_nobody_looked_at_any_more_is_not_lost() -> None:
@@ -138,3 +137,21 @@ def test_in_another_thread_nothing_is_touched() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_a_signal_whose_exception_is_lost_in_a_finaliser_stops_the_next_loop() -> None:
+    code = """
+import os, signal, sys, warnings
+from digit_detector.cli.signals import StopSignals
+class Finalised:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000): pass
+sys.unraisablehook = lambda _: print("lost")
+with StopSignals() as signals:
+    one = Finalised()
+    del one
+    print(signals.signum == signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["lost", "True"], done.stderr
