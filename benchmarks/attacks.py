@@ -33,7 +33,7 @@ import soundfile
 from web_load import PIECE, RATE, Server, sound, write_table
 
 from digit_detector.audio import SAMPLE_RATE
-from ml_training.data.synthetic import VOICES, say
+from ml_training.data.tts import VOICES, say
 
 CLIENT, OTHER = "127.0.0.1", "127.0.0.2"
 _AT_ONCE = 8  # uploads of an attacker

@@ -24,7 +24,7 @@ from digit_detector.labels import PIPELINES
 from ml_training.config import TrainConfig
 from ml_training.data.augmentation import augment
 from ml_training.pipelines import get_pipeline
-from ml_training.training.observer import Unobserved
+from ml_training.training.callbacks import Unobserved
 from ml_training.training.precomputed_features import build_model
 from ml_training.training.setup import Clips
 from ml_training.training.trainer import _Loop

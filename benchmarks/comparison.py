@@ -36,9 +36,9 @@ from ml_training.data.dataset_loader import load_folder
 from ml_training.evaluation.perturbations import load_recordings, perturbed
 from ml_training.evaluation.protocols import TestClips, TrainedModel, load_models, new_result, refuse_known
 from ml_training.evaluation.records import PLOTS, file_name, log_scoring, save_result
+from ml_training.report.evaluation_plots import plot_result
+from ml_training.report.tables import percent, tables_of
 from ml_training.results import Count, Curve, Floats, ModelScore, Point, ProtocolResult
-from ml_training.utils.evaluation_tables import percent, tables_of
-from ml_training.utils.visualization_evaluation import plot_result
 
 SEED = 0  # of the noises
 ORIGINAL = "original"  # the condition of recordings as they are

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, Floats, fit
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, Floats, pad_or_trim
 from digit_detector.evaluation.det import ScoredStreams, choose_threshold, run
 from digit_detector.evaluation.streams import (
     connected,
@@ -80,8 +80,8 @@ def cut_and_classified(engine: Engine, samples: Floats) -> list[Detection]:
     pieces = pieces_of(samples)
     if not pieces:
         return []
-    clips = np.stack([fit(samples[piece.begin : piece.end][:NUM_SAMPLES]) for piece in pieces])
-    probabilities, scores = engine.classifiers[0].hear(clips)
+    clips = np.stack([pad_or_trim(samples[piece.begin : piece.end][:NUM_SAMPLES]) for piece in pieces])
+    probabilities, scores = engine.classifiers[0].predict_proba(clips)
     return [
         Detection(
             int(p.argmax()), float(p.max() * score), piece.begin / SAMPLE_RATE, piece.end / SAMPLE_RATE - _AROUND, 0.0

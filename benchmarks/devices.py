@@ -26,7 +26,7 @@ from trainings import head
 
 from digit_detector.labels import PIPELINES
 from ml_training.config import TrainConfig
-from ml_training.data.backgrounds import generated_backgrounds
+from ml_training.data.augmentation.noise import generated_backgrounds
 from ml_training.evaluation.speed import machine
 from ml_training.pipelines import get_pipeline
 from ml_training.training.objective import Objective

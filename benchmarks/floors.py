@@ -33,8 +33,8 @@ from ml_training.evaluation.command import Request, evaluate
 from ml_training.evaluation.protocols import CALIBRATION, LOSO, NOISE, OFFICIAL, REJECTION, STRANGERS
 from ml_training.evaluation.records import PLOTS, SCORING_LOG
 from ml_training.evaluation.records import update_docs as write_page
+from ml_training.report.tables import short
 from ml_training.results import ProtocolResult
-from ml_training.utils.evaluation_tables import short
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

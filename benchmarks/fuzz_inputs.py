@@ -110,7 +110,7 @@ class Input:
 
 def recordings(formats: tuple[str, ...] = FORMATS) -> list[Recording]:
     """One recording of half a second or so of each of `formats`; playlists and other text for "text"."""
-    from ml_training.data.synthetic import VOICES, say
+    from ml_training.data.tts import VOICES, say
 
     words = ("seven", "three", "nine", "zero", "four")
     clips = say([(VOICES[place], word) for place, word in enumerate(words)], seed=0)

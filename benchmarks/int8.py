@@ -28,8 +28,8 @@ from ml_training.deploy.export import Network, answers, network_of, sealed
 from ml_training.deploy.quantise import METHODS, Judges, halved, in_8_bits, inner_nodes, judged, quantised
 from ml_training.results import Floats, Ints
 from ml_training.training.checkpoint import load_checkpoint
-from ml_training.training.exporting import Trained, config_of
-from ml_training.training.material import Material, load_material
+from ml_training.training.export_job import Trained, config_of
+from ml_training.training.training_data import TrainingData, load_training_data
 
 WHERE = ("data_dir", "extra_dir", "words_dir")
 HEAD = ("pipeline", "", "kB", "p50 ms", "p10 ms", "right of", "%", "answers like fp32 %", "digit or not like fp32 %")
@@ -122,11 +122,11 @@ def main() -> int:
     folders = {Path(folder).name: load_folder(folder) for folder in arguments.folder}
     rows: list[tuple[str, ...]] = []
     compared: list[tuple[str, ...]] = []
-    material: Material | None = None
+    material: TrainingData | None = None
     for name in checkpoints_in(arguments.models_dir, arguments.pipeline):
         checkpoint = load_checkpoint(Path(name))
         if material is None or material.corpus.data_hash != checkpoint["data_hash"]:
-            material = load_material(config_of(name, checkpoint, where), None, print, print)
+            material = load_training_data(config_of(name, checkpoint, where), None, print, print)
         trained = Trained(name, checkpoint, material)
         network, calibration, judges = network_of(trained.model), trained.calibration(), trained.judges()
         int8 = quantised(network, calibration, judges)

@@ -144,7 +144,7 @@ def judged(work: Path, row: str, pipeline: str, pair: tuple[str, str], epochs: i
 
 def hear(classifier: DigitClassifier, waveforms: Floats) -> tuple[Floats, Floats]:
     """(N, 8000) -> (N, 10) probabilities and (N,) digit scores."""
-    heard = [classifier.hear(part) for part in np.array_split(waveforms, -(-len(waveforms) // 100))]
+    heard = [classifier.predict_proba(part) for part in np.array_split(waveforms, -(-len(waveforms) // 100))]
     return np.concatenate([each[0] for each in heard]), np.concatenate([each[1] for each in heard])
 
 

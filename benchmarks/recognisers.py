@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, fit, load_audio
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, load_audio, pad_or_trim
 from digit_detector.classifier import load_classifier
 from digit_detector.labels import FILE_PRECISIONS, FP32, MFCC, PIPELINES, PRETRAINED, RAW_CNN
 from digit_detector.processors.baselines import WIDE, PocketSphinx, WhisperTiny
@@ -81,10 +81,10 @@ class Exported:
         self.megabytes = self.classifier.model_file.stat().st_size / 1e6
 
     def one(self, samples: Floats) -> int:
-        return int(self.classifier.hear(samples[None])[0].argmax())
+        return int(self.classifier.predict_proba(samples[None])[0].argmax())
 
     def many(self, clips: Floats) -> Ints:
-        return np.concatenate([self.classifier.hear(part)[0].argmax(axis=1) for part in _parts(clips)])
+        return np.concatenate([self.classifier.predict_proba(part)[0].argmax(axis=1) for part in _parts(clips)])
 
     def file(self, content: bytes) -> int:
         return self.one(load_audio(content))
@@ -160,7 +160,7 @@ def _by_librosa(content: bytes) -> Floats:
     import librosa
 
     samples, _ = librosa.load(io.BytesIO(content), sr=SAMPLE_RATE)
-    return fit(samples[:NUM_SAMPLES])
+    return pad_or_trim(samples[:NUM_SAMPLES])
 
 
 # --- the list ------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ from digit_detector.cli.torchrun_env import torchrun_rank
 from digit_detector.labels import MEL_CNN, PIPELINES
 from ml_training.config import TrainConfig
 from ml_training.pipelines import get_pipeline
+from ml_training.training.callbacks import Unobserved
 from ml_training.training.distributed import process_group
-from ml_training.training.observer import Unobserved
 from ml_training.training.precomputed_features import build_model
 from ml_training.training.setup import Clips, cpu_threads
 from ml_training.training.trainer import train_model

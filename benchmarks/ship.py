@@ -44,7 +44,7 @@ from ml_training.deploy.checkpoints import checkpoints_in
 from ml_training.evaluation.command import Request, evaluate
 from ml_training.evaluation.protocols import OFFICIAL, STRANGERS
 from ml_training.evaluation.records import SCORING_LOG, load_results
-from ml_training.training.exporting import ExportRequest, export
+from ml_training.training.export_job import ExportRequest, export
 
 PARTS = {FP32: "shipped", INT8: "shipped_int8"}  # of docs/results
 BEGIN, END = "<!-- shipped:begin -->", "<!-- shipped:end -->"

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from digit_detector.audio import SAMPLE_RATE
-from ml_training.data.synthetic import VOICES, say
+from ml_training.data.tts import VOICES, say
 
 RATE = 48_000
 PIECE = 0.032  # seconds

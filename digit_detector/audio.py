@@ -32,9 +32,31 @@ from digit_detector.audio_files import (
 from digit_detector.errors import EmptyAudioError, NonFiniteAudioError, SilentAudioError, UndecodableAudioError
 
 __all__ = [
-    "AUDIO_SUFFIXES", "ENCODINGS", "FAINTEST", "LOUDEST", "MAX_CHANNELS", "MAX_RATE", "MAX_SECONDS", "MIN_RATE",
-    "NUM_SAMPLES", "SAMPLE_RATE", "Blocks", "Downmix", "Floats", "Source", "Warn", "as_floats", "decode",
-    "decode_sound", "file_blocks", "fit", "is_silent", "load_audio", "load_clip", "mono_blocks", "trimmed",
+    "AUDIO_SUFFIXES",
+    "ENCODINGS",
+    "FAINTEST",
+    "LOUDEST",
+    "MAX_CHANNELS",
+    "MAX_RATE",
+    "MAX_SECONDS",
+    "MIN_RATE",
+    "NUM_SAMPLES",
+    "SAMPLE_RATE",
+    "Blocks",
+    "Downmix",
+    "Floats",
+    "Source",
+    "Warn",
+    "as_floats",
+    "decode",
+    "decode_sound",
+    "file_blocks",
+    "is_silent",
+    "load_audio",
+    "load_clip",
+    "mono_blocks",
+    "pad_or_trim",
+    "trim_silence",
 ]  # fmt: skip
 
 SAMPLE_RATE = 8000  # Hz
@@ -129,7 +151,7 @@ def mono_blocks(
         yield block_rate, mono if channel is None else block[:, channel]
 
 
-def trimmed(samples: Floats, silence_db: float) -> Floats:
+def trim_silence(samples: Floats, silence_db: float) -> Floats:
     """A clip (T,) without its ends that lie so many decibels below its loudest hundredth of a second."""
     frame = SAMPLE_RATE // 100
     if len(samples) < frame:
@@ -140,7 +162,7 @@ def trimmed(samples: Floats, silence_db: float) -> Floats:
     return samples[max(0, loud[0] - 1) * frame : (loud[-1] + 2) * frame]
 
 
-def fit(samples: Floats) -> Floats:
+def pad_or_trim(samples: Floats) -> Floats:
     """Exactly one second, float32 (8000,), of a clip (T,): a copy.
 
     A shorter clip is centred between zeros: it starts at (8000 - T) // 2. Of a longer one the
@@ -279,7 +301,7 @@ def _load_second(recording: _Recording, mix: Downmix, channel: int | None) -> tu
     if high - low < FAINTEST:
         return np.zeros(NUM_SAMPLES, dtype=np.float32), length
     if kept:
-        return fit(offset.remove(np.concatenate(parts))), length
+        return pad_or_trim(offset.remove(np.concatenate(parts))), length
     second = _excerpt(_resample(recording, Downmix(), channel), search.start(), recording.name)
     return offset.remove(second), length
 

@@ -97,7 +97,7 @@ class DigitClassifier:
         """
         samples, seconds = load_clip(source, sample_rate, encoding)
         started = time.perf_counter()
-        (probabilities,), (digit_score,) = self.hear(samples[None])
+        (probabilities,), (digit_score,) = self.predict_proba(samples[None])
         return self._answer(probabilities, digit_score, 1e3 * (time.perf_counter() - started), seconds)
 
     def batch_predict(
@@ -138,7 +138,7 @@ class DigitClassifier:
             except DigitError as error:
                 faults.append(str(error))
         started = time.perf_counter()
-        heard = self.hear(np.stack(clips)) if clips else ((), ())
+        heard = self.predict_proba(np.stack(clips)) if clips else ((), ())
         share = 1e3 * (time.perf_counter() - started) / max(1, len(clips))
         answers = zip(*heard, seconds, strict=True)
         entries: list[FilePrediction | FileError] = []
@@ -154,9 +154,9 @@ class DigitClassifier:
 
     def probabilities(self, waveforms: Floats) -> Floats:
         """(N, 8000) float32 seconds as `load_audio` makes them -> (N, 10) probabilities."""
-        return self.hear(waveforms)[0]
+        return self.predict_proba(waveforms)[0]
 
-    def hear(self, waveforms: Floats) -> tuple[Floats, Floats]:
+    def predict_proba(self, waveforms: Floats) -> tuple[Floats, Floats]:
         """(N, 8000) float32 seconds as `load_audio` makes them -> (N, 10) probabilities and (N,) digit scores.
 
         A silent one has a digit score of 0 and equal probabilities. Raises NonFiniteAudioError for samples that are

@@ -28,8 +28,8 @@ from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE
 from digit_detector.labels import MEL_CNN
 from ml_training.config import AugmentationConfig
 from ml_training.data.augmentation import augment
-from ml_training.data.mixing import mix
-from ml_training.data.synthetic import synthesise
+from ml_training.data.augmentation.mixup import mix
+from ml_training.data.tts import synthesise
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.mel_cnn_pipeline import MelCnnClassifier
 

@@ -17,7 +17,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from web_load import Server  # noqa: E402
 
 from digit_detector.audio import SAMPLE_RATE  # noqa: E402
-from ml_training.data.synthetic import VOICES, say  # noqa: E402
+from ml_training.data.tts import VOICES, say  # noqa: E402
 
 PICTURE = ROOT / "docs" / "images" / "page.png"
 RATE = 44_100

@@ -21,7 +21,7 @@ from digit_detector.labels import RAW_CNN
 from ml_training.config import DATASETS, Recipe, TrainConfig
 from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline
 from ml_training.pipelines.features import normalise_level
-from ml_training.training.runner import run
+from ml_training.training.experiment import run
 
 
 class StridedNetwork(DigitModel):

@@ -23,7 +23,7 @@ from digit_detector.classifier import load_classifier
 from digit_detector.errors import DigitError, Interrupted
 from digit_detector.labels import PIPELINES
 from ml_training.config import TrainConfig
-from ml_training.training.runner import run
+from ml_training.training.experiment import run
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,12 +10,12 @@ from digit_detector.audio import (
     Source,
     decode,
     decode_sound,
-    fit,
     is_silent,
     load_audio,
     load_clip,
     mono_blocks,
-    trimmed,
+    pad_or_trim,
+    trim_silence,
 )
 
 __all__ = [
@@ -28,10 +28,10 @@ __all__ = [
     "Source",
     "decode",
     "decode_sound",
-    "fit",
     "is_silent",
     "load_audio",
     "load_clip",
     "mono_blocks",
-    "trimmed",
+    "pad_or_trim",
+    "trim_silence",
 ]

@@ -34,7 +34,7 @@ WAVEFORMS = ("auto", "memory", "mapped")
 MLFLOW_HERE = "here"  # in the place of an address: a database in log_dir
 NAMED = Path(__file__).parent / "configs"  # where named configurations lie
 MAX_FOLDS = 1000
-MAX_VOICES = 462  # that espeak-ng has for us; data/synthetic.py lists them
+MAX_VOICES = 462  # that espeak-ng has for us; data/tts.py lists them
 
 
 @dataclass(frozen=True)

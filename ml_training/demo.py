@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", default="demo_output", help="folder for everything it writes")
     args = parser.parse_args(argv)
     require("the demo", ("torch",))
-    from ml_training.training.demonstration import demonstrate
+    from ml_training.training.demo_steps import demonstrate
 
     return demonstrate(args.output, synthetic=args.synthetic)
 

@@ -22,7 +22,7 @@ from ml_training.config import DATASETS
 from ml_training.deploy.checkpoints import checkpoints_in
 
 if TYPE_CHECKING:
-    from ml_training.training.exporting import ExportOutcome
+    from ml_training.training.export_job import ExportOutcome
 
 NEEDED = ("torch", "onnx", "onnxscript")
 # Flags that say where the recordings of the training lie now; what is left out is as the checkpoint says.
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     missing = [name for name in named if not Path(name).is_file()]
     if missing:
         raise CheckpointError(f"no checkpoint at {missing[0]}: train first, or look at --models_dir")
-    from ml_training.training.exporting import ExportRequest, export
+    from ml_training.training.export_job import ExportRequest, export
 
     where = {name: getattr(namespace, name) for name in WHERE if name in namespace}
     request = ExportRequest(named, tuple(namespace.precision), namespace.output, namespace.executorch, where)

@@ -30,7 +30,7 @@ from digit_detector.examples import EXAMPLES, example_recording
 from digit_detector.labels import FILE_PRECISIONS, FP32, PIPELINES, TRAINED
 from digit_detector.labels import PRETRAINED as PRETRAINED
 from digit_detector.selection import choose_model
-from ml_training.batch.flags import FLAGS, add_flags
+from ml_training.predict.flags import FLAGS, add_flags
 
 # --- the program ---------------------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     told += f" ({choice.reason})" if choice.reason else ""
     classifier = load_classifier(choice.model_dir, choice.pipeline, args["threads"], precision, version)
     if args.keys() & FLAGS:
-        from ml_training.batch.command import request_of, write_table
+        from ml_training.predict.command import request_of, write_table
 
         request = request_of(files, args)
         if "engine" in args:

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if place is not None and place.restarts and config.resume is None:  # torchrun --max_restarts
         config = dataclasses.replace(config, resume="latest")
     from ml_training.training.distributed import process_group
-    from ml_training.training.runner import run, run_worker
+    from ml_training.training.experiment import run, run_worker
     from ml_training.training.summary import summary_table
 
     command = resume_command(words)

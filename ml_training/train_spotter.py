@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     require("training", ("torch", "onnx", "onnxscript", "espeakng_loader"))
     if args.join:
-        from ml_training.spotting.joining import join_spotters
+        from ml_training.spotter.ensemble import join_spotters
 
         join_spotters([Path(file) for file in args.join], Path(args.out))
         return 0
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_data(config)
     if args.noise_dir is not None:
         noise_files(args.noise_dir)
-    from ml_training.spotting.command import train_and_export
+    from ml_training.spotter.command import train_and_export
 
     chosen = {name: getattr(args, name) for name in ("steps", "batch_size") if name in args}
     train_and_export(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, fit
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, pad_or_trim
 from digit_detector.labels import MFCC
 from digit_detector.model_file import model_metadata
 from ml_training.data.corpus import Corpus
@@ -79,7 +79,7 @@ def tiny_corpus() -> Corpus:
     clips = [say(d, 90 + 35 * s, generator.uniform(0.3, 0.6), generator) for d, s, _ in rows]
     return Corpus(
         name="tiny",
-        waveforms=np.stack([fit(clip) for clip in clips]),
+        waveforms=np.stack([pad_or_trim(clip) for clip in clips]),
         lengths=np.array([len(clip) for clip in clips]),
         labels=np.array([d for d, _, _ in rows]),
         speakers=tuple(f"speaker{s}" for _, s, _ in rows),

@@ -23,10 +23,10 @@ from digit_detector.audio import (
     decode,
     decode_sound,
     file_blocks,
-    fit,
     load_audio,
     mono_blocks,
-    trimmed,
+    pad_or_trim,
+    trim_silence,
 )
 from digit_detector.errors import (
     AudioError,
@@ -64,11 +64,11 @@ def test_every_format_becomes_the_same_second(rate: int, subtype: str, container
     clip = load_audio(content)
     assert clip.shape == (NUM_SAMPLES,)
     assert clip.dtype == np.float32
-    assert similarity(clip, fit(tone(SAMPLE_RATE))) > 0.98
+    assert similarity(clip, pad_or_trim(tone(SAMPLE_RATE))) > 0.98
 
 
 def test_webm_is_decoded_by_pyav() -> None:
-    assert similarity(load_audio(av_file("webm", "libopus", 48000, seconds=0.5)), fit(tone(SAMPLE_RATE))) > 0.98
+    assert similarity(load_audio(av_file("webm", "libopus", 48000, seconds=0.5)), pad_or_trim(tone(SAMPLE_RATE))) > 0.98
 
 
 def test_path_text_bytes_file_object_and_array_agree(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_missing_pyav_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("length", [1, 2, 999, 4001, 8000])
 def test_short_clips_are_centred(length: int) -> None:
-    clip = fit(np.ones(length, dtype=np.float32))
+    clip = pad_or_trim(np.ones(length, dtype=np.float32))
     start = (NUM_SAMPLES - length) // 2
     assert clip[start : start + length].all()
     assert clip.sum() == length
@@ -149,7 +149,7 @@ def test_the_word_of_a_long_clip_is_kept(at: int, level: float, offset: float) -
     clip = (noise + offset).astype(np.float32)
     at = min(at, len(clip) - len(word))
     clip[at : at + len(word)] += word
-    kept = fit(clip) - np.float32(offset)
+    kept = pad_or_trim(clip) - np.float32(offset)
     assert np.square(kept).sum() > 0.95 * np.square(word).sum()
 
 
@@ -157,7 +157,7 @@ def test_one_click_does_not_outweigh_a_word() -> None:
     clip = np.random.default_rng(0).normal(0, 1e-3, 8000 * 4).astype(np.float32)
     clip[2000:2010] = 0.9
     clip[22000:26000] += tone(8000) * 0.4
-    assert np.abs(fit(clip)).max() < 0.5
+    assert np.abs(pad_or_trim(clip)).max() < 0.5
 
 
 @pytest.mark.parametrize("seconds", [1.01, 5.12, 140.0])  # the last is longer than what is held in memory
@@ -165,7 +165,7 @@ def test_the_second_of_a_file_is_that_of_its_samples_and_keeps_nothing_else_aliv
     rng = np.random.default_rng(0)
     samples = rng.normal(0, 0.05, int(8000 * seconds)).astype(np.float32)
     samples *= np.repeat(rng.random(len(samples) // 800 + 1), 800)[: len(samples)].astype(np.float32)
-    second = fit(samples)
+    second = pad_or_trim(samples)
     assert second.base is None
     np.testing.assert_array_equal(load_audio(sound_file(samples, 8000, "FLOAT")), second)
     np.testing.assert_array_equal(load_audio(samples), second)
@@ -364,14 +364,14 @@ def test_what_lies_so_far_below_the_loudest_is_cut_off_but_for_a_hundredth_of_a_
     clip[2000:7600] = 0.01  # 40 dB below
     clip[4000:5600] = 1.0
     begin, end = expected
-    np.testing.assert_array_equal(trimmed(clip, silence_db), clip[begin:end])
+    np.testing.assert_array_equal(trim_silence(clip, silence_db), clip[begin:end])
 
 
 def test_a_clip_without_silence_stays_whole_and_so_does_a_click() -> None:
     loud = np.full(8000, 0.5, dtype=np.float32)
     click = np.r_[np.zeros(80), 0.5 * np.ones(20)].astype(np.float32)
     for samples in (loud, loud[:1], loud[:79], click):
-        np.testing.assert_array_equal(trimmed(samples, -30.0), samples)
+        np.testing.assert_array_equal(trim_silence(samples, -30.0), samples)
 
 
 @pytest.mark.parametrize("offset", [0.1, -0.3])

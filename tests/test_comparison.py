@@ -21,7 +21,7 @@ from digit_detector.processors.baselines import NOTHING
 from ml_training.data.dataset_loader import load_folder
 from ml_training.evaluation import records
 from ml_training.evaluation.protocols import TestClips
-from ml_training.utils.evaluation_tables import tables_of, title_of
+from ml_training.report.tables import tables_of, title_of
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "comparison.py"
 DIGITS = (7, 3)

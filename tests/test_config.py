@@ -11,7 +11,7 @@ import pytest
 from digit_detector.errors import ConfigError
 from digit_detector.labels import MFCC, PIPELINES, model_folder
 from ml_training.config import MAX_VOICES, AugmentationConfig, TrainConfig
-from ml_training.data.synthetic import VOICES
+from ml_training.data.tts import VOICES
 
 
 def faults_of(**settings: Any) -> list[str]:

@@ -133,7 +133,7 @@ def test_a_sample_rate_is_heard(classifier, tiny_folder):
 
 
 def test_the_file_answers_as_the_network_does(classifier, tiny_corpus):
-    probabilities, digit_scores = classifier.hear(tiny_corpus.waveforms)
+    probabilities, digit_scores = classifier.predict_proba(tiny_corpus.waveforms)
     assert (probabilities.argmax(1) == tiny_corpus.labels).all()
     assert digit_scores.shape == (200,)
     assert (digit_scores > 0.5).all()
@@ -155,8 +155,8 @@ def test_silence_holds_no_digit_whatever_the_model_makes_of_it(classifier, model
             assert (answer["is_digit"], answer["digit_score"]) == (False, 0.0)
             assert answer["probabilities"] == pytest.approx([0.1] * 10)
     sounding = np.linspace(-0.5, 0.5, 8000, dtype=np.float32)
-    alone, _ = classifier.hear(sounding[None])
-    together, scores = classifier.hear(np.stack([np.zeros(8000, np.float32), sounding]))
+    alone, _ = classifier.predict_proba(sounding[None])
+    together, scores = classifier.predict_proba(np.stack([np.zeros(8000, np.float32), sounding]))
     np.testing.assert_allclose(together[1], alone[0], atol=1e-5)
     assert scores[0] == 0
 
@@ -169,13 +169,13 @@ def test_a_clip_that_is_no_sound_is_the_clips_fault_and_the_loudest_one_is_answe
         rng.choice([-LOUDEST, LOUDEST], 8000), LOUDEST * np.sin(np.arange(8000) / 3), np.r_[LOUDEST, np.zeros(7999)],
         1e-6 * rng.standard_normal(8000),
     ]).astype(np.float32)  # fmt: skip
-    probabilities, scores = shipped.hear(loudest)
+    probabilities, scores = shipped.predict_proba(loudest)
     assert np.isfinite(probabilities).all()
     assert np.isfinite(scores).all()
     for bad in (3e38, np.nan, np.inf, 1.01 * LOUDEST):
         loudest[2, 0] = bad
         with pytest.raises(NonFiniteAudioError, match="clip 2 of 4 has samples from"):
-            shipped.hear(loudest)
+            shipped.predict_proba(loudest)
 
 
 def test_huge_samples_take_no_other_file_with_them(classifier, tmp_path, tiny_folder):
@@ -254,9 +254,9 @@ def test_a_batch_goes_through_the_model_at_once(tiny_models, tiny_folder, batch_
     sizes = []
 
     class Counting(type(load_classifier(tiny_models, MFCC))):
-        def hear(self, waveforms):
+        def predict_proba(self, waveforms):
             sizes.append(len(waveforms))
-            return super().hear(waveforms)
+            return super().predict_proba(waveforms)
 
     classifier = load_classifier(tiny_models, MFCC)
     classifier.__class__ = Counting

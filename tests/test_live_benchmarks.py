@@ -16,7 +16,7 @@ import soundfile
 from digit_detector.evaluation.streams import LabelledDigit, TestStream
 from digit_detector.labels import LABELS
 from digit_detector.streaming.engine import Detection
-from ml_training.data.synthetic import VOICES, say
+from ml_training.data.tts import VOICES, say
 
 
 @pytest.fixture(scope="module")

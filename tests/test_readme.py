@@ -37,12 +37,12 @@ from digit_detector.cli.parser import OneLineParser
 from digit_detector.labels import MFCC
 from digit_detector.versions import Origin
 from ml_training.config import AugmentationConfig, TrainConfig, load_config, to_dict
-from ml_training.data.synthetic import VOICES, say
+from ml_training.data.tts import VOICES, say
 from ml_training.deploy import version_store
 from ml_training.flags import add_train_flags, train_config_from
 from ml_training.pipelines import get_pipeline
 from ml_training.training.checkpoint import CheckpointStore, RunIdentity
-from ml_training.training.runner import run
+from ml_training.training.experiment import run
 from ml_training.tuning.space import parse_space
 
 ROOT = Path(__file__).resolve().parents[1]

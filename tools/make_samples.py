@@ -8,7 +8,7 @@ import soundfile
 from digit_detector.audio import SAMPLE_RATE, Floats
 from digit_detector.examples import SAID, example_recording
 from digit_detector.labels import LABELS
-from ml_training.data.synthetic import say
+from ml_training.data.tts import say
 
 VOICE = "en-us+f1"
 EDGE = 0.2  # seconds of quiet before, after and between words

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from digit_detector.audio import AUDIO_SUFFIXES, SAMPLE_RATE, Floats, decode_sound, trimmed
+from digit_detector.audio import AUDIO_SUFFIXES, SAMPLE_RATE, Floats, decode_sound, trim_silence
 from digit_detector.errors import DataError
 
 TRIM_DB = -30.0  # what lies lower at the ends of a clip is cut off
@@ -60,7 +60,7 @@ def load_words(folder: Path) -> list[Word]:
         digit, _, rest = path.stem.partition("_")
         if not (digit.isdecimal() and len(digit) == 1 and rest):
             raise DataError(f"{path}: expected a name like 7_anna_0.wav, whose first part is the digit that is said")
-        samples = trimmed(decode_sound(path), TRIM_DB)
+        samples = trim_silence(decode_sound(path), TRIM_DB)
         if len(samples) < CROSSFADE * SAMPLE_RATE:
             raise DataError(f"{path} lasts {len(samples) / SAMPLE_RATE:.3f} s: expected a digit that somebody says")
         words.append(Word(samples, int(digit), rest.rpartition("_")[0] or rest))

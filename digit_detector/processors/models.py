@@ -47,7 +47,7 @@ class EnsembleProcessor(AudioProcessor):
 
     def recognise(self, audio_data: bytes) -> tuple[str, float | None]:
         second = load_audio(audio_data)[None]
-        said = [classifier.hear(second) for classifier in self.classifiers]
+        said = [classifier.predict_proba(second) for classifier in self.classifiers]
         probabilities = np.mean([probabilities[0] for probabilities, _ in said], axis=0)
         is_digit = float(np.mean([digit_score[0] for _, digit_score in said])) >= IS_DIGIT
         digit = int(probabilities.argmax())

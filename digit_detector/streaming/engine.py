@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from digit_detector.audio import SAMPLE_RATE, Floats, fit
+from digit_detector.audio import SAMPLE_RATE, Floats, pad_or_trim
 from digit_detector.classifier import DigitClassifier, load_classifier, model_file
 from digit_detector.errors import ConfigError
 from digit_detector.labels import MEL_CNN, MFCC, PRETRAINED, RAW_CNN
@@ -118,8 +118,8 @@ class Engine:
     def score_candidate(self, stream: StreamState, candidate: Candidate) -> tuple[int, FusionScores]:
         """Run the classifiers on a candidate -> the digit of spotter and classifiers together, and its scores."""
         floor = self.config.probability_floor
-        audio = fit(stream.word_audio(candidate))[None]
-        outputs = [classifier.hear(audio) for classifier in self.classifiers]
+        audio = pad_or_trim(stream.word_audio(candidate))[None]
+        outputs = [classifier.predict_proba(audio) for classifier in self.classifiers]
         spotter = candidate.posteriors.tolist()
         posteriors = zip(*(probabilities[0].tolist() for probabilities, _ in outputs), strict=True)
         classifier = [mean_log_odds(each, floor) for each in posteriors]

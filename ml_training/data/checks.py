@@ -11,8 +11,8 @@ from digit_detector.errors import DataError
 from digit_detector.labels import LABELS
 from ml_training.config import AugmentationConfig, TrainConfig
 from ml_training.data import fsdd
+from ml_training.data.clip_files import wav_tree_hash
 from ml_training.data.dataset_loader import check_is_fsdd, find_clips
-from ml_training.data.decoded import wav_tree_hash
 from ml_training.data.tables import is_table
 
 _DIGITS = {*LABELS, *map(str, range(10))}

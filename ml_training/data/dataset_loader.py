@@ -18,13 +18,13 @@ import numpy as np
 from digit_detector.errors import DataError, DownloadError
 from ml_training.config import TrainConfig
 from ml_training.data import fsdd
+from ml_training.data.clip_files import ClipFile, decoded, hashes_of, wav_tree_hash
 from ml_training.data.corpus import OFFICIAL_TEST_INDICES, TEST, TRAIN, UNKNOWN_SPEAKER, Corpus
-from ml_training.data.decoded import ClipFile, decoded, hashes_of, wav_tree_hash
 from ml_training.data.download import Progress
 from ml_training.data.layouts import EXPECTED, MAX_SKIPPED, clips_of, named_clip
 from ml_training.data.mapped_arrays import concatenate
-from ml_training.data.synthetic import cached_digits
 from ml_training.data.tables import clips_of_table, is_table
+from ml_training.data.tts import cached_digits
 from ml_training.results import SkippedClip
 
 __all__ = ["MAX_SKIPPED", "Corpus", "load_corpus", "load_folder"]

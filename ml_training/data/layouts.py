@@ -17,8 +17,8 @@ from digit_detector.audio import AUDIO_SUFFIXES
 from digit_detector.errors import DataError
 from digit_detector.labels import LABELS
 from ml_training.data import fsdd
+from ml_training.data.clip_files import ClipFile, read_clip
 from ml_training.data.corpus import UNKNOWN_SPEAKER
-from ml_training.data.decoded import ClipFile, read_clip
 
 MAX_SKIPPED = 0.05  # share of bad files that a data set may have
 EXPECTED = (

@@ -11,16 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from digit_detector.audio import NUM_SAMPLES, decode_sound, fit, trimmed
+from digit_detector.audio import NUM_SAMPLES, decode_sound, pad_or_trim, trim_silence
 from digit_detector.errors import AudioError, DataError, DigitError
 from ml_training.config import TrainConfig
 from ml_training.data import feature_cache
 from ml_training.data.checks import word_files
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
+from ml_training.data.digit_corruption import KINDS
 from ml_training.data.mapped_arrays import concatenate
 from ml_training.data.splits import Split
-from ml_training.data.spoiling import KINDS
-from ml_training.data.synthetic import VOICES, cached_clips, say
+from ml_training.data.tts import VOICES, cached_clips, say
 from ml_training.results import Floats, Ints
 
 # Everyday words, and words near a digit; none that is spoken like one (to, for, won, ate), nor "oh", which many say
@@ -154,7 +154,7 @@ def recorded_negatives(folder: str) -> Negatives:
     clips = []
     for path in files:
         try:
-            clips.append(trimmed(decode_sound(path.read_bytes()), SILENCE_DB))
+            clips.append(trim_silence(decode_sound(path.read_bytes()), SILENCE_DB))
         except (AudioError, OSError) as error:
             raise DataError(f"words_dir {folder}: {path.name}: {error}; mend or remove it") from error
     names = [path.relative_to(root).as_posix() for path in files]
@@ -175,7 +175,7 @@ def _piece(samples: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _of(name: str, clips: list[Floats], speakers: list[str], files: list[str]) -> Negatives:
-    waveforms = np.stack([fit(clip) for clip in clips])
+    waveforms = np.stack([pad_or_trim(clip) for clip in clips])
     lengths = np.array([min(len(clip), NUM_SAMPLES) for clip in clips], dtype=np.int64)
     data_hash = hashlib.sha256(waveforms.tobytes()).hexdigest()
     return Negatives(name, waveforms, lengths, tuple(speakers), tuple(files), data_hash)

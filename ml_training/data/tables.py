@@ -11,8 +11,8 @@ from pathlib import Path
 
 from digit_detector.errors import DataError
 from digit_detector.labels import LABELS
+from ml_training.data.clip_files import ClipFile, read_clip
 from ml_training.data.corpus import PARTS, TEST, TRAIN, UNKNOWN_SPEAKER, VALIDATION
-from ml_training.data.decoded import ClipFile, read_clip
 from ml_training.data.layouts import digit_of
 
 SUFFIXES = (".csv", ".tsv")

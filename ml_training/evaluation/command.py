@@ -15,7 +15,6 @@ from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.data.feature_cache import Cache, use_cache
-from ml_training.evaluation.paired import comparable, compared, to_dicts
 from ml_training.evaluation.perturbations import load_recordings
 from ml_training.evaluation.protocols import (
     CALIBRATION,
@@ -47,11 +46,12 @@ from ml_training.evaluation.records import (
     update_docs,
 )
 from ml_training.evaluation.rejection import OWN_KINDS, load_others, rejection
+from ml_training.evaluation.significance import comparable, compared, to_dicts
 from ml_training.evaluation.version_metrics import record_with_versions
+from ml_training.report.evaluation import write_evaluation_report
+from ml_training.report.evaluation_plots import plot_result, slug
+from ml_training.report.tables import plural, provenance, tables_of, title_of
 from ml_training.results import ProtocolResult
-from ml_training.utils.evaluation_tables import plural, provenance, tables_of, title_of
-from ml_training.utils.report_evaluation import write_evaluation_report
-from ml_training.utils.visualization_evaluation import plot_result, slug
 
 if TYPE_CHECKING:
     from ml_training.pipelines.base import Pipeline

@@ -1,4 +1,4 @@
-"""Digits cut off and digits run together, in numpy: what data/spoiling.py makes of clips to train with, without torch.
+"""Digits cut off and digits run together, in numpy: data/digit_corruption.py without torch.
 
 The clips are the same to rounding, chance included: torch's generator on a CPU is the Mersenne Twister that numpy's
 RandomState is.

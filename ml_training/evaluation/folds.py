@@ -28,17 +28,17 @@ from ml_training.calibration import calibration
 from ml_training.config import TrainConfig, to_dict
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.negatives import hash_of_words
-from ml_training.data.synthetic_share import settled
+from ml_training.data.synthetic_voices import settled
 from ml_training.deploy.export import export_onnx
 from ml_training.evaluation.protocols import KEPT, THROWN
 from ml_training.pipelines.base import Pipeline
 from ml_training.results import EpochRecord
+from ml_training.training.callbacks import Unobserved
 from ml_training.training.checkpoint import FREE_SETTINGS, INTERRUPTED, CheckpointStore, RunIdentity
-from ml_training.training.material import PARITY_CLIPS, fitted_temperature, load_material
-from ml_training.training.observer import Unobserved
 from ml_training.training.precomputed_features import build_model
 from ml_training.training.setup import load_weights, predict_probabilities
 from ml_training.training.trainer import train_model
+from ml_training.training.training_data import PARITY_CLIPS, fitted_temperature, load_training_data
 
 Report = Callable[[str], None]
 PER_FOLD = ("held_out_speaker", "fold", "seed")  # settings that differ from fold to fold
@@ -148,7 +148,7 @@ def _train_fold(
     fold: Fold, corpus: Corpus, folder: Path, stop: StopSignals, models: str, report: Report,
     epoch: Callable[[int, float], None],
 ) -> dict[str, Any]:  # fmt: skip
-    material = load_material(fold.config, corpus, report, report)
+    material = load_training_data(fold.config, corpus, report, report)
     config, split = fold.config, material.split
     identity = RunIdentity(fold.pipeline.name, config, material.corpus.data_hash, corpus.synthetic)
     store = CheckpointStore(folder, identity)

@@ -59,11 +59,11 @@ class TrainedModel:
 
     def answers(self, waveforms: Floats) -> Floats:
         """(N, 8000) -> (N, 10) probabilities."""
-        return self.hear(waveforms)[0]
+        return self.predict_proba(waveforms)[0]
 
-    def hear(self, waveforms: Floats) -> tuple[Floats, Floats]:
+    def predict_proba(self, waveforms: Floats) -> tuple[Floats, Floats]:
         """(N, 8000) -> (N, 10) probabilities and (N,) digit scores."""
-        parts = [self.classifier.hear(waveforms[i : i + BATCH]) for i in range(0, len(waveforms), BATCH)]
+        parts = [self.classifier.predict_proba(waveforms[i : i + BATCH]) for i in range(0, len(waveforms), BATCH)]
         probabilities, digit_scores = zip(*parts, strict=True)
         return np.concatenate(probabilities), np.concatenate(digit_scores)
 

@@ -15,9 +15,9 @@ from digit_detector.errors import DataError
 from digit_detector.files import write_atomically, write_json
 from digit_detector.labels import FP32, PIPELINES
 from ml_training.evaluation.protocols import PROTOCOLS
+from ml_training.report.evaluation_plots import slug
+from ml_training.report.tables import provenance, short, tables_of, title_of
 from ml_training.results import ModelScore, ProtocolResult
-from ml_training.utils.evaluation_tables import provenance, short, tables_of, title_of
-from ml_training.utils.visualization_evaluation import slug
 
 Report = Callable[[str], None]
 

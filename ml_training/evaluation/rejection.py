@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from digit_detector.audio import AUDIO_SUFFIXES, NUM_SAMPLES, SAMPLE_RATE, decode_sound, fit
+from digit_detector.audio import AUDIO_SUFFIXES, NUM_SAMPLES, SAMPLE_RATE, decode_sound, pad_or_trim
 from digit_detector.errors import AudioError, DataError
 from digit_detector.labels import IS_DIGIT
 from ml_training.evaluation.corruption import KINDS, corrupt_digits
@@ -57,7 +57,7 @@ def load_others(kind: str, folder: str | Path) -> Others:
 
 def _clips(samples: Floats) -> list[Floats]:
     if len(samples) <= _LONGEST * SAMPLE_RATE:
-        return [fit(samples)]
+        return [pad_or_trim(samples)]
     seconds = [samples[i : i + NUM_SAMPLES] for i in range(0, len(samples) - NUM_SAMPLES + 1, _HOP)]
     power = np.array([np.square(second, dtype=np.float64).mean() for second in seconds])
     return [seconds[i] for i in np.flatnonzero(power > power.max() * 10 ** (_PAUSE_DB / 10))]
@@ -86,11 +86,11 @@ def rejection(
     everything = [*others, *made_of(clips, seed)]
     scores, found = [], []
     for model in models:
-        probabilities, digits = model.hear(clips.corpus.waveforms)
+        probabilities, digits = model.predict_proba(clips.corpus.waveforms)
         scores.append(score(model.card, probabilities, clips.corpus))
         who = (model.card.pipeline, model.card.seed)
         found.append(_compared(*who, "digits", digits, digits))
-        found += [_compared(*who, other.kind, model.hear(other.waveforms)[1], digits) for other in everything]
+        found += [_compared(*who, other.kind, model.predict_proba(other.waveforms)[1], digits) for other in everything]
     definition = (
         "Digits against clips without one, told apart by the digit score: the share of each kind that passes where "
         f"95 and 90 % of these digits do, and at a score of {IS_DIGIT:g}, with which the models answer"

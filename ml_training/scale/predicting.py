@@ -12,13 +12,13 @@ import numpy as np
 
 from digit_detector.audio import AUDIO_SUFFIXES, Floats, load_audio
 from digit_detector.errors import BatchError, ClusterError, ConfigError, DigitError
-from ml_training.batch.tables import Row
-from ml_training.batch.walk import Found
+from ml_training.predict.tables import Row
+from ml_training.predict.walk import Found
 from ml_training.scale.cluster import cluster, cores_of, quiet
 
 if TYPE_CHECKING:
     from digit_detector.classifier import DigitClassifier
-    from ml_training.batch.command import BatchRequest
+    from ml_training.predict.command import BatchRequest
 
 CHUNK = 20_000  # names on their way at once
 BATCH = 64  # recordings that a worker takes at once
@@ -101,7 +101,7 @@ class Hearer:
         digit_scores = np.zeros(len(names), dtype=np.float32)
         good = np.array([not error for error in errors])
         if clips:
-            probabilities[good], digit_scores[good] = self._classifier.hear(np.stack(clips))
+            probabilities[good], digit_scores[good] = self._classifier.predict_proba(np.stack(clips))
         return {
             "name": batch["name"], "error": np.array(errors, dtype=object), "probabilities": probabilities,
             "digit_score": digit_scores,

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from digit_detector.memory import halving
+from ml_training.training.gradient_accumulation import LEAST, RunningStatistics, parts_of
 from ml_training.training.objective import Objective
-from ml_training.training.parts import LEAST, RunningStatistics, parts_of
 
 
 class Gradients:

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from ml_training.config import TrainConfig
 from ml_training.data.augmentation import augment
+from ml_training.data.augmentation.mixup import mix
 from ml_training.data.corpus import NOT_A_DIGIT
-from ml_training.data.mixing import mix
 from ml_training.pipelines.base import Heard
-from ml_training.training.negatives import count_beside, draw_negatives, spoilt
+from ml_training.training.distillation import Teachers
+from ml_training.training.hard_negatives import count_beside, draw_negatives, spoilt
 from ml_training.training.setup import Clips, Rows
-from ml_training.training.teachers import Teachers
 
 
 class Counts(NamedTuple):
@@ -133,7 +133,7 @@ class Objective:
             loss = loss + detection_loss(presence, digits, smoothing, shares)
         if self.teachers is None:
             return loss
-        opinions, present = self.teachers.hear(batch.waveforms)
+        opinions, present = self.teachers.predict_proba(batch.waveforms)
         theirs = of_digits * F.cross_entropy(scores, opinions[:digits]) if digits else scores.sum()
         if others:
             of_clips = len(presence) / batch.of.clips

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ml_training.results import EpochRecord
-from ml_training.training.schedule import PLATEAU_PATIENCE
+from ml_training.training.schedules import PLATEAU_PATIENCE
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ml_training.training.runner import RunOutcome
+    from ml_training.training.experiment import RunOutcome
 
 
 def summary_table(outcome: RunOutcome) -> str:

@@ -22,14 +22,14 @@ from digit_detector.memory import halving, is_out_of_memory
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import NOT_A_DIGIT
 from ml_training.results import EpochRecord
+from ml_training.training.callbacks import Observer, StopRequest, Unobserved
 from ml_training.training.checkpoint import CheckpointStore
 from ml_training.training.distributed import SingleProcess
 from ml_training.training.gradients import Gradients
 from ml_training.training.objective import Objective, validation_loss
-from ml_training.training.observer import Observer, StopRequest, Unobserved
 from ml_training.training.precomputed_features import features_for_training, with_features
 from ml_training.training.progress import Progress
-from ml_training.training.schedule import Schedule
+from ml_training.training.schedules import Schedule
 from ml_training.training.setup import (
     EVALUATION_BATCH,
     Clips,

@@ -21,13 +21,13 @@ from ml_training.evaluation.folds import RESULT, finished, train_fold
 from ml_training.evaluation.protocols import THROWN
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import EpochRecord
+from ml_training.training.callbacks import Unobserved
 from ml_training.training.checkpoint import INTERRUPTED, CheckpointStore, RunIdentity
-from ml_training.training.exporting import DATA
-from ml_training.training.material import PARITY_CLIPS, Material, fitted_temperature, load_material
-from ml_training.training.observer import Unobserved
+from ml_training.training.export_job import DATA
 from ml_training.training.precomputed_features import build_model
 from ml_training.training.setup import load_weights
 from ml_training.training.trainer import train_model
+from ml_training.training.training_data import PARITY_CLIPS, TrainingData, fitted_temperature, load_training_data
 from ml_training.utils.visualization import best_record
 
 _LATENCY_CLIPS = 300
@@ -54,7 +54,7 @@ class ObjectiveFn:
     ) -> None:  # fmt: skip
         self.pipeline, self.corpus, self.objectives = pipeline, corpus, tuple(objectives)
         self.folds, self.stop, self.say = folds, stop, say
-        self._prepared: dict[tuple[Any, ...], Material] = {}
+        self._prepared: dict[tuple[Any, ...], TrainingData] = {}
 
     def __call__(self, config: TrainConfig, folder: Path, report: Report) -> TrialResult:
         """Train in `folder`, from its checkpoints if it has any. Raises what `report` and trainings raise."""
@@ -105,7 +105,7 @@ class ObjectiveFn:
             values.append(self._measure_cost(model.cpu(), material, folder, best))
         return TrialResult(tuple(values), len(training.history), details)
 
-    def _measure_cost(self, model: DigitModel, material: Material, folder: Path, best: EpochRecord) -> float:
+    def _measure_cost(self, model: DigitModel, material: TrainingData, folder: Path, best: EpochRecord) -> float:
         temperature, _ = fitted_temperature(model, self.pipeline, material)
         model.temperature.fill_(temperature)
         metadata = model_metadata(
@@ -135,10 +135,12 @@ class ObjectiveFn:
         plan = FoldPlan(self.folds if self.objectives[0] == "cv" else None, seeds=(config.seed,))
         return planned_folds(self.corpus, [self.pipeline], config, plan)
 
-    def _material(self, config: TrainConfig) -> Material:
+    def _material(self, config: TrainConfig) -> TrainingData:
         key = tuple(getattr(config, name) for name in DATA)
-        if key not in self._prepared:
-            self._prepared = {key: load_material(config, self.corpus, self.say, self.say)}  # one takes enough memory
+        if key not in self._prepared:  # one at a time: memory
+            self._prepared = {
+                key: load_training_data(config, self.corpus, self.say, self.say)
+            }  # one takes enough memory
         return self._prepared[key]
 
 

@@ -22,6 +22,7 @@ from ml_training.evaluation.job_progress import JobProgress
 from ml_training.evaluation.process_pool import CRASHED, Outcome, run_jobs
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import Pipeline
+from ml_training.report.tuning import SearchPage, TrialRow, write_search_report
 from ml_training.training.setup import cpu_threads
 from ml_training.tuning.objective import ObjectiveFn
 from ml_training.tuning.space import Choices, Range, grid_size, parse_space, with_values
@@ -35,7 +36,6 @@ from ml_training.tuning.study import (
     select_completed,
 )  # fmt: skip
 from ml_training.tuning.trial import TrialEnd, TrialJob, run_trial, run_trial_in_worker
-from ml_training.utils.report_tuning import SearchPage, TrialRow, write_search_report
 
 if TYPE_CHECKING:
     import optuna

@@ -19,7 +19,7 @@ from ml_training.data import fsdd, synthetic
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.data.splits import split_corpus
-from ml_training.data.synthetic import synthesise
+from ml_training.data.tts import synthesise
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:
@@ -156,7 +156,7 @@ def test_above_five_per_cent_of_bad_files_the_run_stops(tmp_path, wav):
 
 
 def test_a_huge_file_is_skipped_without_decoding(tmp_path, wav, monkeypatch):
-    monkeypatch.setattr("ml_training.data.decoded.MAX_CLIP_BYTES", 20_000)
+    monkeypatch.setattr("ml_training.data.clip_files.MAX_CLIP_BYTES", 20_000)
     write(tmp_path, {f"{digit}_anna_{index}.wav": wav() for digit in range(10) for index in range(3)})
     write(tmp_path, {"0_huge_0.wav": wav(seconds=2)})
     (skipped,) = load_folder(tmp_path).skipped

@@ -19,7 +19,7 @@ from ml_training.data import negatives
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.negatives import PIECES_EACH, WORDS, WORDS_EACH, hash_of_words, recorded_negatives, with_negatives
 from ml_training.data.splits import Split, split_corpus
-from ml_training.data.synthetic import VOICES
+from ml_training.data.tts import VOICES
 
 VOICES_HEARD = 12
 EACH = WORDS_EACH + PIECES_EACH

@@ -14,7 +14,7 @@ from digit_detector.model_file import onnx_name
 from digit_detector.selection import BEST_FIRST, FSDD_TEST_HASH
 from ml_training.config import TrainConfig
 from ml_training.data.fsdd import TREE_HASH
-from ml_training.training.material import load_material
+from ml_training.training.training_data import load_training_data
 
 
 @pytest.mark.parametrize("precision", FILE_PRECISIONS)
@@ -32,7 +32,7 @@ def test_the_models_that_ship_were_measured_there_and_stand_in_order(precision: 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_hash_is_that_of_fsdds_official_test(seed: int, fsdd_dir: Path) -> None:
     config = TrainConfig(dataset="fsdd", data_dir=str(fsdd_dir), synthetic_share=0.0, negative_share=0.0, seed=seed)
-    assert load_material(config, None, lambda _: None, lambda _: None).test_hash == FSDD_TEST_HASH
+    assert load_training_data(config, None, lambda _: None, lambda _: None).test_hash == FSDD_TEST_HASH
 
 
 def test_metadata_of_a_changed_model_is_not_believed(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ml_training.data.corpus import Corpus
-from ml_training.data.spoiling import spoil
+from ml_training.data.digit_corruption import spoil
 from ml_training.evaluation.corruption import KINDS, corrupt_digits
 
 

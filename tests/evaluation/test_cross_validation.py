@@ -119,7 +119,7 @@ def test_every_clip_is_tested_once(alone: tuple[Path, ProtocolResult]) -> None:
 def test_kept_models_answer(alone: tuple[Path, ProtocolResult], tiny_corpus: Corpus) -> None:
     folders = sorted(path.parent for path in alone[0].glob("*/fold.json"))
     assert len(folders) == 4
-    probabilities, _ = load_classifier(folders[0], "mfcc").hear(tiny_corpus.waveforms[:3])
+    probabilities, _ = load_classifier(folders[0], "mfcc").predict_proba(tiny_corpus.waveforms[:3])
     assert probabilities.shape == (3, 10)
     assert (folders[0] / "best_model.pt").is_file()
 

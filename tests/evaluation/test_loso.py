@@ -22,8 +22,8 @@ from ml_training.config import AugmentationConfig, Recipe, TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.evaluation.cross_validation import Plan, cross_validate
 from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline
+from ml_training.report.tables import spread_of, tables_of
 from ml_training.results import ProtocolResult
-from ml_training.utils.evaluation_tables import spread_of, tables_of
 
 
 class Energies(DigitModel):
@@ -181,7 +181,7 @@ def test_what_is_no_digit_is_trained_with_and_counted_nowhere(
         fitted.extend(labels.tolist())
         return 1.0
 
-    monkeypatch.setattr("ml_training.training.material.temperature_for_other_voices", fit)
+    monkeypatch.setattr("ml_training.training.training_data.temperature_for_other_voices", fit)
     result, _ = run(
         tiny_corpus, tmp_path, seeds=(0,), speakers=("speaker1",), negative_share=0.25, synthetic_voices=12, epochs=1
     )

@@ -36,7 +36,7 @@ def heard(digits: list[float], others: list[float], kind: str = "words") -> Reje
     def hear(waveforms: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         return np.full((len(waveforms), 10), 0.1), waveforms[:, 0]
 
-    classifier: Any = SimpleNamespace(hear=hear, model_file=Path("model.onnx"), metadata={})
+    classifier: Any = SimpleNamespace(predict_proba=hear, model_file=Path("model.onnx"), metadata={})
     count = len(digits)
     corpus = Corpus(
         name="made up", waveforms=clips_of(digits), lengths=np.full(count, 8000), labels=np.arange(count) % 10,

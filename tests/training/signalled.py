@@ -15,7 +15,7 @@ import tiny
 
 from digit_detector.cli.program import program
 from ml_training.config import TrainConfig
-from ml_training.training.runner import run
+from ml_training.training.experiment import run
 
 
 @program

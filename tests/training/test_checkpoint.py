@@ -16,7 +16,7 @@ import torch
 from digit_detector.errors import CheckpointError
 from digit_detector.files import write_durably
 from ml_training.config import TrainConfig
-from ml_training.data.backgrounds import load_backgrounds
+from ml_training.data.augmentation.noise import load_backgrounds
 from ml_training.training.checkpoint import BEST, FORMAT, INTERRUPTED, load_checkpoint, teachers_hash
 
 STATE = {"model": {"weight": torch.arange(1000.0)}}

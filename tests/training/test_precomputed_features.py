@@ -15,7 +15,7 @@ from ml_training.data.feature_cache import FOLDER_VARIABLE, Cache, use_cache
 from ml_training.pipelines import get_pipeline
 from ml_training.training import precomputed_features
 from ml_training.training.checkpoint import BEST
-from ml_training.training.runner import run
+from ml_training.training.experiment import run
 from ml_training.training.setup import Clips, MappedRows, predict_by, weights_hash
 
 

@@ -21,7 +21,7 @@ from digit_detector.versions import numbers, read_promotions, read_version, stat
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.training.checkpoint import BEST, load_checkpoint, teacher_files
-from ml_training.training.runner import RunOutcome, run
+from ml_training.training.experiment import RunOutcome, run
 from ml_training.training.summary import summary_table
 
 TINY = Path(__file__).with_name("tiny.py")
@@ -34,7 +34,7 @@ from dataclasses import replace
 sys.path.insert(0, sys.argv[1])
 import tiny
 from ml_training.config import TrainConfig
-from ml_training.training.runner import run
+from ml_training.training.experiment import run
 
 class Mortal(tiny.TinyModel):
     steps = 0

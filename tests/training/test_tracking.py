@@ -19,7 +19,7 @@ import pytest
 from digit_detector.errors import ConfigError, TrainingError
 from ml_training import train
 from ml_training.config import TrainConfig
-from ml_training.training.runner import RunOutcome, run
+from ml_training.training.experiment import RunOutcome, run
 from ml_training.training.tracking import ARTEFACTS, DATABASE, EXPERIMENT, NEEDED, tracker_at
 
 INSTALLED = all(importlib.util.find_spec(name) for name in NEEDED)

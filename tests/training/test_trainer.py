@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from digit_detector.errors import CheckpointError, ConfigError, Interrupted, TrainingError
+from ml_training.training.callbacks import Unobserved
 from ml_training.training.checkpoint import BEST, INTERRUPTED, load_checkpoint
-from ml_training.training.observer import Unobserved
 from ml_training.training.trainer import Training
 
 

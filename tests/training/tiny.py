@@ -27,8 +27,8 @@ from ml_training.config import AugmentationConfig, Recipe, TrainConfig
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline
 from ml_training.results import SkippedClip
+from ml_training.training.callbacks import Unobserved
 from ml_training.training.checkpoint import CheckpointStore, RunIdentity
-from ml_training.training.observer import Unobserved
 from ml_training.training.setup import Clips, step_seed
 from ml_training.training.trainer import Training, train_model
 

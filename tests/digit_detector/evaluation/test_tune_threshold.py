@@ -20,7 +20,7 @@ from digit_detector.labels import LABELS
 from digit_detector.streaming.config import load_config
 from digit_detector.streaming.detector import StreamingDetector
 from digit_detector.streaming.engine import Detection, Engine
-from ml_training.data.synthetic import VOICES, say
+from ml_training.data.tts import VOICES, say
 
 
 def detections(*confidences: float, digit: int = 7) -> list[Detection]:

@@ -25,7 +25,7 @@ from digit_detector.listening.display import Display, bar
 from digit_detector.listening.microphone import read_file
 from digit_detector.streaming.engine import Detection
 from digit_detector.streaming.spotter import find_spotter
-from ml_training.data.synthetic import VOICES, say
+from ml_training.data.tts import VOICES, say
 
 SAID = "443631 2".replace(" ", "")
 NAMES = {"4": "four", "3": "three", "6": "six", "1": "one", "2": "two"}

@@ -12,7 +12,7 @@ import pytest
 import soxr
 
 from digit_detector.evaluation.streams import Word, join_with_pauses
-from ml_training.data.synthetic import VOICES, say
+from ml_training.data.tts import VOICES, say
 
 RATE = 48_000
 NAMES = ("four", "four", "three", "six", "three", "one", "two")

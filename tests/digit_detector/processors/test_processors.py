@@ -20,7 +20,7 @@ from digit_detector.processors import (
     PocketSphinxProcessor,
     load_processors,
 )  # fmt: skip
-from ml_training.data.synthetic import VOICES, say
+from ml_training.data.tts import VOICES, say
 
 # As docs of this project have always shown it, to be pasted into one's own application.
 PASTED = """

@@ -12,7 +12,7 @@ import pytest
 import soxr
 
 from digit_detector import Detection, DetectorPool, StreamingDetector, load_config
-from digit_detector.audio import NonFiniteAudioError, trimmed
+from digit_detector.audio import NonFiniteAudioError, trim_silence
 from digit_detector.classifier import model_file
 from digit_detector.errors import AudioError, ConfigError, ModelError, StreamError, UndecodableAudioError
 from digit_detector.evaluation.scoring import score
@@ -21,7 +21,7 @@ from digit_detector.labels import model_folder
 from digit_detector.model_file import CHECKSUM_KEY, seal
 from digit_detector.streaming.engine import Engine
 from digit_detector.streaming.spotter import find_spotter, load_spotter
-from ml_training.data.synthetic import VOICES, say
+from ml_training.data.tts import VOICES, say
 
 RNG = np.random.default_rng(5)
 
@@ -36,7 +36,7 @@ def words() -> list[Word]:
     names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     voices = [VOICES[i] for i in (0, 1, 9)]
     spoken = say([(voice, name) for voice in voices for name in names], seed=1)
-    return [Word(trimmed(clip, -30), i % 10, voices[i // 10]) for i, clip in enumerate(spoken)]
+    return [Word(trim_silence(clip, -30), i % 10, voices[i // 10]) for i, clip in enumerate(spoken)]
 
 
 @pytest.fixture(scope="module")

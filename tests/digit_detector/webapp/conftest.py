@@ -18,7 +18,7 @@ from digit_detector.serve import bound
 from digit_detector.webapp.app import make_app
 from digit_detector.webapp.limits import ServerLimits
 from digit_detector.webapp.server import make_server, page_address
-from ml_training.data.synthetic import VOICES, say
+from ml_training.data.tts import VOICES, say
 
 
 @contextlib.contextmanager

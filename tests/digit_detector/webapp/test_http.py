@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from digit_detector.errors import ConfigError
 from digit_detector.webapp.app import make_app
 from digit_detector.webapp.limits import ServerLimits
-from ml_training.data.synthetic import VOICES, say
+from ml_training.data.tts import VOICES, say
 
 WEBAPP = Path(__file__).resolve().parents[3] / "digit_detector" / "webapp"
 

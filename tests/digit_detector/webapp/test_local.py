@@ -12,10 +12,10 @@ import soxr
 import web_local
 
 from digit_detector import Detection, StreamingDetector
-from digit_detector.audio import load_audio, trimmed
+from digit_detector.audio import load_audio, trim_silence
 from digit_detector.evaluation.streams import Word, join_with_pauses
 from digit_detector.processors import PROCESSORS, load_processors
-from ml_training.data.synthetic import VOICES, say
+from ml_training.data.tts import VOICES, say
 
 OURS = ("ml_mfcc", "ml_cnn", "ml_raw", "ensemble")
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -119,7 +119,7 @@ def clips(request: pytest.FixtureRequest) -> list[tuple[np.ndarray, int]]:
 def sound(spoken: list[np.ndarray]) -> np.ndarray:
     """30 words with pauses over noise, at 8 kHz."""
     rng = np.random.default_rng(2)
-    words = [Word(trimmed(spoken[i], -30), i % 10, "voice") for i in range(0, 100, 3)]
+    words = [Word(trim_silence(spoken[i], -30), i % 10, "voice") for i in range(0, 100, 3)]
     noise = rng.standard_normal(80_000).astype(np.float32)
     return as_floats(join_with_pauses([words[i] for i in rng.permutation(len(words))], noise, 25.0, rng).samples)
 
@@ -269,7 +269,7 @@ def test_the_list_says_who_answers_here(page: Any):
 
 @pytest.mark.browser
 def test_the_benchmark_measures_answers_and_streams(chromium: Any, server: str, spoken: list[np.ndarray]):
-    words = [Word(as_floats(trimmed(clip, -30)), i % 10, "voice") for i, clip in enumerate(spoken[:10])]
+    words = [Word(as_floats(trim_silence(clip, -30)), i % 10, "voice") for i, clip in enumerate(spoken[:10])]
     noise = np.random.default_rng(1).standard_normal(80_000).astype(np.float32)
     page = chromium.new_page()
     page.goto(server)
@@ -286,7 +286,7 @@ def test_the_benchmark_measures_answers_and_streams(chromium: Any, server: str, 
 @pytest.mark.browser
 @pytest.mark.bench
 def test_a_word_is_answered_within_40_ms(page: Any, spoken: list[np.ndarray]):
-    words = [Word(as_floats(trimmed(clip, -30)), i % 10, "voice") for i, clip in enumerate(spoken)]
+    words = [Word(as_floats(trim_silence(clip, -30)), i % 10, "voice") for i, clip in enumerate(spoken)]
     for rate in (8000, 48_000):
         rows = web_local.answers(page, words, rate)
         for name in OURS:

@@ -31,7 +31,7 @@ from digit_detector.webapp.limits import (
     format_limits_table,
     read_limits,
 )
-from ml_training.data.synthetic import VOICES, say
+from ml_training.data.tts import VOICES, say
 
 ROOT = Path(__file__).resolve().parents[3]
 DOORS = {

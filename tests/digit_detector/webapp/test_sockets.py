@@ -22,7 +22,7 @@ from digit_detector import StreamingDetector
 from digit_detector.streaming.config import DetectorConfig
 from digit_detector.webapp.limits import ServerLimits
 from digit_detector.webapp.worker_pool import WorkerPool
-from ml_training.data.synthetic import VOICES, say
+from ml_training.data.tts import VOICES, say
 
 RATE = 8000
 PIECE = 512  # samples

@@ -1,0 +1,1 @@
+"""HTML reports, tables and plots of trainings, evaluations and searches."""

@@ -1,0 +1,160 @@
+"""The three reports as people see them: on a phone and on a desk, in the light and in the dark."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from digit_detector.labels import PIPELINES
+from ml_training.report.evaluation import write_evaluation_report
+from ml_training.report.evaluation_plots import plot_result
+from ml_training.report.page import write_report
+from ml_training.report.tuning import SearchPage, TrialRow, write_search_report
+from ml_training.results import Count, Curve, DataSummary, ModelScore, PipelineResult, Point, ProtocolResult
+
+pytestmark = pytest.mark.browser
+
+FAULTS = ("moderate", "serious", "critical")
+VOICES = tuple(f"en-gb-x-gbclan+grandma{n}" for n in range(6))
+PLACES = [(390, "light"), (390, "dark"), (1180, "light"), (1180, "dark")]
+# Words of headings that stand on two lines: their letters have rectangles at different heights.
+BROKEN = """() => [...document.querySelectorAll("h1, h2, h3, thead th, thead td, caption")].flatMap((heading) => {
+  const walker = document.createTreeWalker(heading, NodeFilter.SHOW_TEXT), found = [];
+  while (walker.nextNode()) for (const word of walker.currentNode.data.matchAll(/[\\p{L}\\d]+/gu)) {
+    const range = document.createRange();
+    range.setStart(walker.currentNode, word.index);
+    range.setEnd(walker.currentNode, word.index + word[0].length);
+    if (new Set([...range.getClientRects()].map((place) => Math.round(place.top))).size > 1) found.push(word[0]);
+  }
+  return found;
+})"""
+HIDDEN = """() => [...document.querySelectorAll(".scroll, figure")]
+  .filter((box) => box.scrollWidth > box.clientWidth + 1).map((box) => box.textContent.trim().slice(0, 60))"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium here")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+def training(folder: Path, make_result: Callable[..., PipelineResult]) -> None:
+    results = [make_result(pipeline, 3, speakers=VOICES) for pipeline in PIPELINES]
+    data = DataSummary(
+        name="synthetic speech (espeak-ng)", data_hash="0123456789abcdef" * 4, synthetic=True, clips=1500,
+        speakers=VOICES, hours=0.2, split="official", parts={"train": 1215, "validation": 135, "test": 150},
+    )  # fmt: skip
+    write_report(results, data, folder / "report.html")
+
+
+def scored(protocol: str, **changes: Any) -> ProtocolResult:
+    rights = dict(zip(PIPELINES, (850, 947, 921), strict=True))
+    scores = tuple(
+        ModelScore(
+            pipeline, seed, Count(right, 1000), {voice: Count(right // 6, 1000 // 6) for voice in VOICES},
+            {str(digit): Count(right // 10, 100) for digit in range(10)},
+        )
+        for pipeline, right in rights.items() for seed in ("0", "1", "2")
+    )  # fmt: skip
+    return ProtocolResult(
+        protocol=protocol, definition="Recordings and speakers never trained on", data="strangers", data_hash="0" * 40,
+        synthetic=False, clips=1000, speakers=6, seeds=("0", "1", "2"), version="0.1.0", git_commit="0" * 40,
+        created="2030-01-01T00:00:00+00:00", scores=scores, **changes,
+    )  # fmt: skip
+
+
+def evaluation(folder: Path, _: Callable[..., PipelineResult]) -> None:
+    points = tuple(Point(db, f"{db:g} dB", Count(900 + db, 1000)) for db in (20, 10, 0, -5))
+    curves = tuple(
+        Curve("white", "White noise", "signal-to-noise ratio over the word, dB", p, "0", points) for p in PIPELINES
+    )
+    results = [scored("official"), scored("strangers"), replace(scored("noise"), curves=curves)]
+    pages = [(result, plot_result(result, folder / "plots", result.protocol)) for result in results]
+    write_evaluation_report(pages, folder / "report.html")
+
+
+def tuning(folder: Path, _: Callable[..., PipelineResult]) -> None:
+    space = {"learning_rate": {"from": 0.0003, "to": 0.03, "scale": "log"}, "augmentation.noise_probability": [0, 0.5]}
+    rows = [
+        TrialRow(n, "complete", (0.9 + n / 200,), {"learning_rate": 0.001 * n + 0.001,
+                 "augmentation.noise_probability": 0.5}, {1: 0.5, 2: 0.9 + n / 200}, 2)
+        for n in range(9)
+    ]  # fmt: skip
+    rows += [
+        TrialRow(9, "pruned", (), rows[0].settings, {1: 0.3}, 1),
+        TrialRow(10, "fail", (), rows[0].settings, {}, 0, "the loss became nan in epoch 1: lower learning_rate"),
+    ]
+    page = SearchPage(
+        pipeline="mel_cnn", data="Free Spoken Digit Dataset", synthetic=False, objectives=("validation",),
+        directions=("maximize",), sampler="tpe", pruner="median", seed=0, rows=tuple(rows), space=space,
+        importances={"learning_rate": 0.2, "augmentation.noise_probability": 0.8}, best=8, front=(8,), epochs=19,
+        most_epochs=22, config={"pipeline": "mel_cnn", "learning_rate": 0.009}, logarithmic=("learning_rate",),
+    )  # fmt: skip
+    write_search_report(page, folder / "report.html")
+
+
+@pytest.mark.parametrize("write", [training, evaluation, tuning], ids=lambda write: write.__name__)
+def test_nothing_is_cut_off_broken_or_out_of_reach(
+    browser: Any, write: Callable[..., None], make_result: Callable[..., PipelineResult], tmp_path: Path
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    image = pytest.importorskip("PIL.Image")
+    write(tmp_path, make_result)
+    for width, scheme in PLACES:
+        tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        asked: list[str] = []
+        tab.on("request", lambda request, asked=asked: asked.append(request.url))
+        tab.goto((tmp_path / "report.html").as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.evaluate(BROKEN) == [], (width, scheme)
+        if width == 1180:
+            assert tab.evaluate(HIDDEN) == []
+        if (width, scheme) in (PLACES[0], PLACES[-1]):  # each width and each scheme once: it takes seconds
+            found = [fault for fault in axe.run(tab).response["violations"] if fault["impact"] in FAULTS]
+            assert not found, (width, scheme, [(fault["id"], fault["nodes"][0]["html"]) for fault in found])
+        for plot in tab.locator("img.plot").all()[:1]:
+            light = float(np.asarray(image.open(io.BytesIO(plot.screenshot())).convert("L")).mean())
+            assert light > 200 if scheme == "light" else light < 80, "a plot is as light as its page"
+        assert [url for url in asked if not url.startswith("data:")] == [(tmp_path / "report.html").as_uri()]
+        tab.close()
+
+
+def test_each_report_begins_with_what_came_out(
+    browser: Any, make_result: Callable[..., PipelineResult], tmp_path: Path
+) -> None:
+    tab = browser.new_page()
+
+    def opened(write: Callable[..., None]) -> str:
+        write(tmp_path, make_result)
+        tab.goto((tmp_path / "report.html").as_uri())
+        return str(tab.locator("h1").inner_text().replace("\N{NO-BREAK SPACE}", " "))
+
+    assert opened(evaluation) == "Log-mel + 2D CNN gets 94.7 % of the digits right"
+    rows = tab.locator("#overview tbody tr")
+    assert rows.count() == 2  # of noise there are curves
+    assert rows.nth(1).locator(".wins").inner_text() == "94.7\N{NO-BREAK SPACE}%"
+    assert "Strangers: strangers; 1,000 clips, the mean of 3 seeds" in tab.locator(".lede").inner_text()
+    assert opened(tuning) == "94.00 % of the validation clips right: the best of 11 trials"
+    table = tab.locator("table").first.locator("tbody tr").all_inner_texts()
+    assert [row.split("\t") for row in table] == [
+        ["augmentation.noise_probability", "0.5", "0, 0.5", "80\N{NO-BREAK SPACE}%"],
+        ["learning_rate", "0.009", "0.0003 to 0.03, log scale", "20\N{NO-BREAK SPACE}%"],
+    ]
+    assert not tab.locator("pre").first.is_visible()
+    tab.locator("summary").first.click()
+    assert json.loads(tab.locator("pre").first.inner_text()) == {"pipeline": "mel_cnn", "learning_rate": 0.009}
+    tab.close()
