@@ -30,7 +30,7 @@ parser = OneLineParser()
 add_train_flags(parser)
 config = train_config_from(parser.parse_args(sys.argv[1:]))
 from digit_detector.errors import Interrupted
-from ml_training.training import runner, trainer
+from ml_training.training import experiment, trainer
 step = trainer._Loop._step
 def first(self, *words):
     step(self, *words)
@@ -38,7 +38,7 @@ def first(self, *words):
     raise KeyboardInterrupt
 trainer._Loop._step = first
 try:
-    runner.run(config)
+    experiment.run(config)
 except Interrupted:
     pass
 """

@@ -15,7 +15,7 @@ from digit_detector.audio import load_audio
 from digit_detector.errors import DataError, DownloadError
 from digit_detector.labels import LABELS
 from ml_training.config import TrainConfig
-from ml_training.data import fsdd, synthetic
+from ml_training.data import fsdd, tts
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.data.splits import split_corpus
@@ -281,7 +281,7 @@ def test_folder_needs_a_folder(tmp_path, recordings):
 @pytest.fixture
 def few_voices(monkeypatch) -> None:
     """Real synthetic speech, but little of it."""
-    monkeypatch.setattr(synthetic, "synthesise", lambda seed, voices, takes: synthesise(seed, 3, 1))
+    monkeypatch.setattr(tts, "synthesise", lambda seed, voices, takes: synthesise(seed, 3, 1))
 
 
 @pytest.mark.usefixtures("few_voices")

@@ -11,14 +11,14 @@ import pytest
 
 from digit_detector.audio import NUM_SAMPLES
 from digit_detector.errors import DataError, MissingExtraError
-from ml_training.data import espeak_worker, synthetic
+from ml_training.data import espeak_worker, tts
 
 pytest.importorskip("espeakng_loader", reason="needs espeakng_loader")
 
 
 @pytest.fixture(scope="module")
 def small():
-    return synthetic.synthesise(seed=3, voices=4, takes=2)
+    return tts.synthesise(seed=3, voices=4, takes=2)
 
 
 def test_a_corpus_of_digits(small):
@@ -26,7 +26,7 @@ def test_a_corpus_of_digits(small):
     assert small.synthetic
     assert "synthetic speech" in small.name
     assert not small.official_split
-    assert set(small.speakers) == {f"espeak-{voice}" for voice in synthetic.VOICES[:4]}
+    assert set(small.speakers) == {f"espeak-{voice}" for voice in tts.VOICES[:4]}
     assert np.bincount(small.labels).tolist() == [8] * 10
     assert set(small.indices) == {0, 1}
     assert len(set(small.files)) == len(small)
@@ -47,10 +47,10 @@ def test_words_are_audible_and_trimmed(small):
 
 
 def test_the_same_seed_gives_the_same_samples(small):
-    again = synthetic.synthesise(seed=3, voices=4, takes=2)
+    again = tts.synthesise(seed=3, voices=4, takes=2)
     np.testing.assert_array_equal(small.waveforms, again.waveforms)
     assert small.data_hash == again.data_hash
-    assert synthetic.synthesise(seed=4, voices=4, takes=2).data_hash != small.data_hash
+    assert tts.synthesise(seed=4, voices=4, takes=2).data_hash != small.data_hash
 
 
 def test_takes_differ_in_length_and_sound(small):
@@ -60,7 +60,7 @@ def test_takes_differ_in_length_and_sound(small):
 
 
 def test_the_default_has_at_least_sixty_voices_and_thousands_of_clips():
-    corpus = synthetic.synthesise()
+    corpus = tts.synthesise()
     assert len(set(corpus.speakers)) >= 60
     assert 2000 <= len(corpus) <= 3000
     assert len({waveform.tobytes() for waveform in corpus.waveforms}) == len(corpus)
@@ -69,7 +69,7 @@ def test_the_default_has_at_least_sixty_voices_and_thousands_of_clips():
 
 def _timbre(samples):
     """(T,) -> (12, 24): log energy in bands of 150 Hz at 12 moments of the word, level taken out."""
-    word = synthetic._to_clip(samples)
+    word = tts._to_clip(samples)
     starts = np.linspace(0, len(word) - 256, 12).astype(int)
     frames = np.stack([word[start : start + 256] for start in starts]) * np.hanning(256)
     power = np.abs(np.fft.rfft(frames, axis=1)[:, 3:123]).reshape(12, 24, 5) ** 2
@@ -82,10 +82,8 @@ def test_voices_truly_differ():
 
     espeak-ng never says a word twice with the same samples, so unequal samples would prove nothing.
     """
-    voices = synthetic.VOICES[: synthetic.DEFAULT_VOICES]
-    spoken = synthetic._speak(
-        [synthetic._Request(voice, "seven", 170, 50, 50) for voice in voices for _ in range(2)], seed=0
-    )
+    voices = tts.VOICES[: tts.DEFAULT_VOICES]
+    spoken = tts._speak([tts._Request(voice, "seven", 170, 50, 50) for voice in voices for _ in range(2)], seed=0)
     timbres = np.stack([_timbre(samples) for samples, _ in spoken]).reshape(len(voices), 2, -1)
     apart = np.sqrt(np.square(timbres[:, None, 0] - timbres[None, :, 0]).mean(axis=-1))
     np.fill_diagonal(apart, np.inf)
@@ -97,27 +95,27 @@ def test_voices_truly_differ():
 
 def test_other_words_are_said_in_order_by_the_voice_that_is_named():
     texts = [
-        (synthetic.VOICES[0], "a"),
-        (synthetic.VOICES[1], "a very long sentence indeed"),
-        (synthetic.VOICES[0], "a"),
+        (tts.VOICES[0], "a"),
+        (tts.VOICES[1], "a very long sentence indeed"),
+        (tts.VOICES[0], "a"),
     ]
-    short, long, again = synthetic.say(texts, seed=3)
+    short, long, again = tts.say(texts, seed=3)
     assert len(long) > 2 * max(len(short), len(again))
     assert all(np.isfinite(clip).all() and np.abs(clip).max() > 0.02 for clip in (short, long, again))
-    for first, second in zip(synthetic.say(texts, seed=3), (short, long, again), strict=True):
+    for first, second in zip(tts.say(texts, seed=3), (short, long, again), strict=True):
         np.testing.assert_array_equal(first, second)
-    assert len(synthetic.say(texts, seed=4)[1]) != len(long)
+    assert len(tts.say(texts, seed=4)[1]) != len(long)
 
 
-@pytest.mark.parametrize(("voices", "takes"), [(0, 1), (1, 0), (len(synthetic.VOICES) + 1, 1)])
+@pytest.mark.parametrize(("voices", "takes"), [(0, 1), (1, 0), (len(tts.VOICES) + 1, 1)])
 def test_impossible_sizes_are_refused(voices, takes):
     with pytest.raises(ValueError, match="expected 1 to"):
-        synthetic.synthesise(voices=voices, takes=takes)
+        tts.synthesise(voices=voices, takes=takes)
 
 
 def test_an_unknown_voice_is_a_clear_error():
     with pytest.raises(DataError, match=r"no voice 'nobody'.*--data_dir"):
-        synthetic._speak([synthetic._Request("nobody", "one", 170, 50, 50)], seed=0)
+        tts._speak([tts._Request("nobody", "one", 170, 50, 50)], seed=0)
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch):
@@ -130,7 +128,7 @@ def test_without_the_library_it_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtraError, match=r"synthetic speech needs the \[train\] extra"):
-        synthetic.synthesise(voices=1, takes=1)
+        tts.synthesise(voices=1, takes=1)
 
 
 @pytest.mark.parametrize("library", ["missing.so", espeak_worker.__file__])
