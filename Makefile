@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test bench test-all check clean
+.PHONY: help install train test bench test-all test-lowest check docs dist clean
 
 help: ## show this
 	@echo "Targets:"
@@ -36,6 +36,27 @@ bench: $(STAMP) ## our models beside other recognisers: accuracy, speed, memory,
 test-all: $(STAMP) ## every test that can run here
 	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
 
+test-lowest: ## the answering part with the oldest dependencies that pyproject.toml allows, in .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install -q uv
+	.venv-lowest/bin/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct ".[live]" "pytest>=9"
+	.venv-lowest/bin/uv pip list --python .venv-lowest/bin/python
+	.venv-lowest/bin/python -m pytest -q --noconftest tests/test_runtime.py
+
+docs: $(STAMP) ## the documentation as a site, in site/; warnings and broken links are errors
+	$(BIN)/python -m pip install -q "mkdocs-material>=9.7,<10" "mkdocstrings[python]>=1.0,<2"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+dist: ## wheel and source distribution in dist/, checked by twine; the wheel is installed alone and answers
+	rm -rf dist build .venv-dist
+	$(PYTHON) -m venv .venv-dist
+	.venv-dist/bin/pip install -q build twine
+	.venv-dist/bin/python -m build
+	.venv-dist/bin/twine check --strict dist/*
+	$(PYTHON) -m venv --clear .venv-dist
+	.venv-dist/bin/pip install -q dist/*.whl
+	cd dist && ../.venv-dist/bin/digits predict --example
+
 check: $(STAMP) ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,7 +64,7 @@ check: $(STAMP) ## ruff, mypy and the import contracts
 	$(BIN)/lint-imports --no-logo --no-cache
 
 clean: ## remove .venv and caches; models/ and train_logs/ stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov demo_output
+	rm -rf $(VENV) .venv-lowest .venv-dist build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov demo_output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): ml_training_requirements.txt pyproject.toml | $(BIN)/python
