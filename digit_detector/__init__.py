@@ -16,7 +16,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # onnxruntime's own builds keep an identifier of the machine and report their use to its maker, from the moment they
 # are imported. Nothing here does that unasked; set the variable to 0 to allow it.

@@ -1,4 +1,4 @@
-"""Write what follows from the code: the tables of ml_training/README.md, docs/settings.md and configs/default.json.
+"""Write what follows from the code: the table of recipes in docs/train.md, docs/settings.md and configs/default.json.
 
     python docs/tables.py          # rewrite them
     python docs/tables.py --check  # leave with 1 when they are out of date
@@ -20,31 +20,15 @@ from typing import Any
 from ml_training.config import NAMED, AugmentationConfig, TrainConfig, to_dict
 from ml_training.pipelines import PIPELINE_REGISTRY
 
-README = Path(__file__).resolve().parents[1] / "ml_training" / "README.md"
+TRAIN = Path(__file__).with_name("train.md")
 SETTINGS = Path(__file__).with_name("settings.md")
 DEFAULT = NAMED / "default.json"
 HEAD = """# Every setting
 
-Written by `python docs/tables.py` from the code. As a flag a setting is `--name`, in a JSON file `"name"`, where
-those of augmentation lie in an object of that name. A default of `null` is filled by the pipeline's recipe, where it
-has one. What the settings are for is told in [ml_training/README.md](../ml_training/README.md#settings).
+Written by `python docs/tables.py` from the code. As a flag a setting is `--name`, in a JSON file `"name"`, and
+those of augmentation are in an object of that name. A default of `null` is filled by the pipeline's recipe if it
+has one. [Train](train.md) explains them.
 """
-
-
-def settings_table(cls: type, prefix: str = "") -> str:
-    """One row for each setting of a dataclass: flag, what it takes, default, meaning."""
-    hints = typing.get_type_hints(cls)
-    rows = ["| setting | takes | default | what it does |", "|---|---|---|---|"]
-    for f in dataclasses.fields(cls):
-        kind = next(k for k in typing.get_args(hints[f.name]) or (hints[f.name],) if k is not type(None))
-        if typing.get_origin(hints[f.name]) is tuple:
-            kind = tuple
-        if dataclasses.is_dataclass(kind):
-            rows.append(f"| `{prefix}{f.name}` | the settings below | per pipeline | {f.metadata['help']} |")
-            continue
-        default = "" if f.default is None else f"`{_shown(f.default)}`"
-        rows.append(f"| `--{prefix}{f.name}` | {_takes(prefix, f, kind)} | {default} | {f.metadata['help']} |")
-    return "\n".join(rows)
 
 
 def _shown(value: Any) -> str:
@@ -92,18 +76,12 @@ def _own_augmentation(name: str, augmentation: AugmentationConfig) -> str:
     return f"`{name}` augments with {', '.join(shown)}; the rest as below.\n" if shown else ""
 
 
-def updated(text: str) -> str:
-    """The README with its tables as the code has them."""
-    tables = {
-        "settings": settings_table(TrainConfig),
-        "augmentation": settings_table(AugmentationConfig, "augmentation."),
-        "recipes": recipes_table(),
-    }
-    for name, table in tables.items():
-        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        assert text.count(begin) == text.count(end) == 1, f"the README needs one pair of markers for {name}"
-        text = re.sub(f"{begin}.*?{end}", lambda _, t=f"{begin}\n{table}\n{end}": t, text, flags=re.DOTALL)
-    return text
+def update_recipes(text: str) -> str:
+    """docs/train.md with its table of recipes as the code has it."""
+    begin, end = "<!-- recipes:begin -->", "<!-- recipes:end -->"
+    assert text.count(begin) == text.count(end) == 1, "docs/train.md needs one pair of markers for recipes"
+    table = recipes_table()
+    return re.sub(f"{begin}.*?{end}", lambda _: f"{begin}\n{table}\n{end}", text, flags=re.DOTALL)
 
 
 def whole_table(cls: type, prefix: str = "") -> str:
@@ -149,7 +127,7 @@ def settings_page() -> str:
 def written() -> dict[Path, str]:
     """What every file should hold."""
     return {
-        README: updated(README.read_text(encoding="utf-8")),
+        TRAIN: update_recipes(TRAIN.read_text(encoding="utf-8")),
         SETTINGS: settings_page(),
         DEFAULT: json.dumps(to_dict(TrainConfig()), indent=2) + "\n",
     }

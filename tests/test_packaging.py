@@ -35,14 +35,8 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "multipart": "python-multipart",
 }
-UNPINNED = {
-    "bench",
-    "executorch",
-    "mlflow",
-    "pocketsphinx",
-    "scale",
-    "whisper",
-}  # extras that only those install who ask for them
+# Extras that only those install who ask for them.
+UNPINNED = {"bench", "docs", "executorch", "mlflow", "pocketsphinx", "scale", "whisper"}
 
 
 def ranges(without: set[str] = UNPINNED) -> list[Requirement]:
@@ -53,6 +47,17 @@ def ranges(without: set[str] = UNPINNED) -> list[Requirement]:
 def test_base_dependencies_are_what_answering_needs():
     names = [Requirement(line).name for line in PROJECT["dependencies"]]
     assert names == ["numpy", "soundfile", "soxr", "onnxruntime"]
+
+
+def test_the_licence_notice_names_every_dependency():
+    notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    for requirement in ranges(without=set()):
+        assert re.search(rf"^    {re.escape(requirement.name)} ", notice, re.MULTILINE), requirement.name
+
+
+def test_one_version():
+    assert re.search(rf"^version: {re.escape(ml_training.__version__)}$", (ROOT / "CITATION.cff").read_text(), re.M)
+    assert f"\n## {ml_training.__version__} (" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_requirements_end_with_this_package():
