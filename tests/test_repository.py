@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from digit_detector.audio import AUDIO_SUFFIXES
-from digit_detector.examples import SAID, example_recording
+from digit_detector.examples import DIGITS, example_recording
 from digit_detector.labels import FILE_PRECISIONS, PIPELINES
 from digit_detector.model_file import onnx_name
 from digit_detector.spotter_file import FILE
@@ -110,7 +110,7 @@ def test_no_recordings_and_no_trained_models_lie_in_the_repository_but_those_tha
         ROOT / "digit_detector" / "pretrained" / onnx_name(p, kind) for p in PIPELINES for kind in FILE_PRECISIONS
     ]
     shipped.append(ROOT / "digit_detector" / "pretrained" / FILE)
-    samples = [example_recording(name) for name in SAID]
+    samples = [example_recording(name) for name in DIGITS]
     for path in tracked():
         if path in shipped:
             assert path.stat().st_size < 1_000_000, path
