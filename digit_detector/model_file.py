@@ -51,26 +51,12 @@ KEYS = {
 
 
 def model_metadata(
-    *,
-    pipeline: str,
-    data: str,
-    data_hash: str,
-    synthetic: bool,
-    split: str,
-    accuracy: float,
-    recordings_hash: str | None = None,
-    negatives: str = "",
-    tested_on: str = "unknown",
-    test_hash: str = "unknown",
-    precision: str = FP32,
-    calibration: str = "",
-    epoch: int | None = None,
-    seed: int | None = None,
-    temperature: float = 1.0,
-    version: str = digit_detector.__version__,
-    commit: str | None = None,
+    *, pipeline: str, data: str, data_hash: str, synthetic: bool, split: str, accuracy: float,
+    recordings_hash: str | None = None, negatives: str = "", tested_on: str = "unknown", test_hash: str = "unknown",
+    precision: str = FP32, calibration: str = "", epoch: int | None = None, seed: int | None = None,
+    temperature: float = 1.0, version: str = digit_detector.__version__, commit: str | None = None,
     created: datetime | None = None,
-) -> dict[str, str]:
+) -> dict[str, str]:  # fmt: skip
     """The metadata of one model, a value for each of KEYS.
 
     `accuracy` lies in 0 to 1; `commit` and `created` default to this checkout and to now.

@@ -196,14 +196,10 @@ def read_file(folder: Path, version: Version, name: str) -> bytes:
         raise ModelError(f"version {version.number} in {folder} has no {name}, only {', '.join(version.files)}")
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing: take another version, or train again") from None
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+        raise ModelError(f"cannot read {path} ({error.strerror or error}): take another version, or retrain") from error
     if hashlib.sha256(content).hexdigest() != recorded.sha256:
-        raise ModelError(
-            f"{path} is damaged: it has not the SHA-256 that {RECORD} names; take another version, or train again"
-        )
+        raise ModelError(f"{path} is damaged: its SHA-256 differs from {RECORD}; take another version, or retrain")
     return content
 
 

@@ -32,6 +32,9 @@ ACTIONS = {
     "rollback": (0, 0, "promote the version that was promoted before"),
     "prune": (0, 0, "delete all but the newest --keep versions and the promoted one; only listed without --yes"),
 }
+FOR_ALL = ("list", "prune")  # take all pipelines unless --pipeline names one
+
+Result = tuple[Any, list[str], bool]  # values for JSON, lines, whether something is damaged
 
 
 def parser() -> OneLineParser:
@@ -64,28 +67,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags.error("prune needs --keep N, the number of versions that stay")
     check_not_shipped(args.models_dir)
     folders = _find_pipelines(args)
-    if args.action == "list":
-        return _list(args, folders)
-    if args.action == "prune":
-        return _prune(args, folders)
-    if len(folders) > 1:
+    if len(folders) > 1 and args.action not in FOR_ALL:
         names = " or ".join(folders)
         flags.error(f"several pipelines have versions in {args.models_dir}: name one, --pipeline {names}")
-    ((pipeline, folder),) = folders.items()
-    if args.action == "show":
-        return _show(args, folder)
-    if args.action == "compare":
-        chosen = [read_version(folder, number) for number in args.numbers]
-        values = {"versions": args.numbers, "differences": version_tables.find_differences(chosen)}
-        return _print(args, values, version_tables.format_comparison(chosen))
-    if args.action == "promote":
-        (promoted,) = args.numbers
-        before = version_store.promote(folder, promoted, _print_note)
+    run = {"list": _list, "show": _show, "compare": _compare, "prune": _prune}.get(args.action, _promote)
+    results = [run(args, pipeline, folder) for pipeline, folder in folders.items()]
+    values = [value for value, _, _ in results]
+    if args.json:
+        print(json.dumps(values if args.action in FOR_ALL else values[0], indent=2))
     else:
-        promoted, before = version_store.roll_back(folder, _print_note)
-    line = f"{pipeline}: version {promoted} is promoted"
-    line += f", before it was {before}" if before not in (None, promoted) else ""
-    return _print(args, {"pipeline": pipeline, "promoted": promoted, "before": before}, [line])
+        print("\n\n".join("\n".join(lines) for _, lines, _ in results))
+    return int(any(damaged for _, _, damaged in results))
 
 
 def _find_pipelines(args: Namespace) -> dict[str, Path]:
@@ -111,14 +103,13 @@ def _read_status(folder: Path) -> Status:
     return read_status(folder)
 
 
-def _list(args: Namespace, folders: dict[str, Path]) -> int:
-    found = [(pipeline, folder, _read_status(folder)) for pipeline, folder in folders.items()]
-    lines = [line for one in found for line in ("", *version_tables.format_list(*one))][1:]
-    _print(args, [version_tables.list_values(*one) for one in found], lines)
-    return int(any(status.damaged for _, _, status in found))
+def _list(args: Namespace, pipeline: str, folder: Path) -> Result:
+    status = _read_status(folder)
+    lines = version_tables.format_list(pipeline, folder, status)
+    return version_tables.list_values(pipeline, folder, status), lines, status.damaged
 
 
-def _show(args: Namespace, folder: Path) -> int:
+def _show(args: Namespace, pipeline: str, folder: Path) -> Result:
     status = _read_status(folder)
     promoted = status.promotions.promoted
     number = args.numbers[0] if args.numbers else promoted
@@ -127,27 +118,32 @@ def _show(args: Namespace, folder: Path) -> int:
     read_version(folder, number)  # raises where there is no such version
     entry = next(entry for entry in status.versions if entry.number == number)
     values = version_tables.version_values(folder, entry, promoted)
-    _print(args, values, version_tables.format_version(values))
-    return int(bool(entry.faults))
+    return values, version_tables.format_version(values), bool(entry.faults)
 
 
-def _prune(args: Namespace, folders: dict[str, Path]) -> int:
-    values: list[dict[str, Any]] = []
-    lines: list[str] = []
-    for pipeline, folder in folders.items():
-        old, kept = version_store.prune(folder, args.keep, delete=args.yes, report=_print_note)
-        former = {"goes": old, "stays": kept}  # their names in 0.1
-        values.append({"pipeline": pipeline, "to_delete": old, "to_keep": kept, **former, "deleted": args.yes})
-        names = [", ".join(map(str, numbers)) or "none" for numbers in (old, kept)]
-        lines.append(f"{pipeline}: {'deleted' if args.yes else 'would delete'} {names[0]}; {names[1]} stay")
-    if not args.yes and any(value["to_delete"] for value in values):
-        lines.append("nothing was deleted: --yes does it")
-    return _print(args, values, lines)
+def _compare(args: Namespace, pipeline: str, folder: Path) -> Result:
+    versions = [read_version(folder, number) for number in args.numbers]
+    values = {"versions": args.numbers, "differences": version_tables.find_differences(versions)}
+    return values, version_tables.format_comparison(versions), False
 
 
-def _print(args: Namespace, values: Any, lines: Sequence[str]) -> int:
-    print(json.dumps(values, indent=2) if args.json else "\n".join(lines))
-    return 0
+def _promote(args: Namespace, pipeline: str, folder: Path) -> Result:
+    if args.action == "promote":
+        promoted, before = args.numbers[0], version_store.promote(folder, args.numbers[0], _print_note)
+    else:
+        promoted, before = version_store.roll_back(folder, _print_note)
+    line = f"{pipeline}: version {promoted} is promoted"
+    line += f", before it was {before}" if before not in (None, promoted) else ""
+    return {"pipeline": pipeline, "promoted": promoted, "before": before}, [line], False
+
+
+def _prune(args: Namespace, pipeline: str, folder: Path) -> Result:
+    old, kept = version_store.prune(folder, args.keep, delete=args.yes, report=_print_note)
+    former = {"goes": old, "stays": kept}  # their names in 0.1
+    values = {"pipeline": pipeline, "to_delete": old, "to_keep": kept, **former, "deleted": args.yes}
+    old_text, kept_text = (", ".join(map(str, numbers)) or "none" for numbers in (old, kept))
+    lines = [f"{pipeline}: {'deleted' if args.yes else 'would delete'} {old_text}; {kept_text} stay"]
+    return values, [*lines, *(["nothing was deleted: --yes does it"] if old and not args.yes else [])], False
 
 
 def _print_note(line: str) -> None:

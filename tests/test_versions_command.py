@@ -145,10 +145,10 @@ def test_a_damaged_version_is_a_row_and_exit_code_1(output: Output) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    assert f"! {file} is damaged: it has not the SHA-256" in output("list", code=1)
+    assert f"! {file} is damaged: its SHA-256 differs" in output("list", code=1)
     assert output("show", "2", "--json", code=1)["faults"]
     assert f"error: {file} is damaged" in output("promote", "2", code=1)
-    with pytest.raises(ModelError, match="is damaged: it has not the SHA-256"):
+    with pytest.raises(ModelError, match="is damaged: its SHA-256 differs"):
         load_classifier("models", MFCC, version=2)
     assert load_classifier("models", MFCC).model_file == FOLDER / "model.onnx"
 

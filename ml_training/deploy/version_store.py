@@ -42,20 +42,10 @@ class Added:
     reason: str = ""  # the comparison with the version promoted before
 
 
-def _silent(line: str) -> None:
-    pass
-
-
 def add(
-    folder: Path,
-    made: Path,
-    provenance: Provenance,
-    metrics: Metrics,
-    *,
-    promote: bool | None = None,
-    again: bool = False,
-    report: Report = _silent,
-) -> Added:
+    folder: Path, made: Path, provenance: Provenance, metrics: Metrics, *, promote: bool | None = None,
+    again: bool = False, report: Report = lambda line: None,
+) -> Added:  # fmt: skip
     """Add the files in the folder `made` as the next version of the pipeline in `folder`, and promote it.
 
     `promote` None does so unless the version is worse than the promoted one (`compare_with_promoted`). `again` reuses
@@ -71,7 +61,7 @@ def add(
         better, reason = compare_with_promoted(folder, version)
         if better if promote is None else promote:
             try:
-                _promote(folder, version, "training", report)
+                _promote(folder, version, "training")
             except OSError as error:
                 raise TrainingError(
                     f"version {version.number} was made, but not promoted: {error.strerror or error}; make room, "
@@ -81,10 +71,10 @@ def add(
         return Added(version, promoted, "" if promote is False else reason)
 
 
-def promote(folder: Path, number: int, report: Report = _silent) -> int | None:
+def promote(folder: Path, number: int, report: Report = lambda line: None) -> int | None:
     """Promote a version; returns the one promoted before. Raises ModelError for one that is missing or damaged."""
     with _locked(folder, report):
-        return _promote(folder, versions.read_intact_version(folder, number), "promote", report)
+        return _promote(folder, versions.read_intact_version(folder, number), "promote")
 
 
 def promote_command(folder: Path, version: Version) -> str:
@@ -93,7 +83,7 @@ def promote_command(folder: Path, version: Version) -> str:
     return shlex.join([*words, "--models_dir", str(folder.parent)])
 
 
-def roll_back(folder: Path, report: Report = _silent) -> tuple[int, int | None]:
+def roll_back(folder: Path, report: Report = lambda line: None) -> tuple[int, int | None]:
     """Promote the version that was promoted before, skipping deleted ones; returns its number and the one it replaces.
 
     Raises ModelError where there is none, or where it is damaged.
@@ -102,14 +92,14 @@ def roll_back(folder: Path, report: Report = _silent) -> tuple[int, int | None]:
         promotions, existing = versions.read_promotions(folder), versions.version_numbers(folder)
         for number in promotions.before():
             if number in existing and number != promotions.promoted:
-                return number, _promote(folder, versions.read_intact_version(folder, number), "rollback", report)
+                return number, _promote(folder, versions.read_intact_version(folder, number), "rollback")
             if number not in existing:
                 report(f"version {number} was promoted before, but is deleted")
     now = "no version is promoted" if promotions.promoted is None else f"version {promotions.promoted} is promoted"
     raise ModelError(f"{now} in {folder}, and none before it: digits versions promote NUMBER takes any version")
 
 
-def prune(folder: Path, keep: int, *, delete: bool, report: Report = _silent) -> tuple[list[int], list[int]]:
+def prune(folder: Path, keep: int, *, delete: bool, report: Report = lambda line: None) -> tuple[list[int], list[int]]:
     """Delete the versions older than the newest `keep` intact ones, but never the promoted one.
 
     Returns the numbers to delete and to keep; without `delete` nothing is deleted. Raises ModelError where
@@ -134,14 +124,14 @@ def record_metrics(folder: Path, number: int, protocol: str, recordings: str, fi
 
     Raises ModelError for a missing version or a damaged version.json, TrainingError where the disk refuses.
     """
-    with _locked(folder, _silent):
+    with _locked(folder):
         version = versions.read_version(folder, number)
         others = version.metrics.get(protocol, {})
         metrics = {**version.metrics, protocol: {**others, recordings: figures}}
         _write_record(folder, replace(version, metrics=metrics))
 
 
-def add_file(folder: Path, number: int, name: str, content: bytes, report: Report = _silent) -> bool:
+def add_file(folder: Path, number: int, name: str, content: bytes, report: Report = lambda line: None) -> bool:
     """Add a further export to a version, to be promoted with it; False, unchanged, where it has that file already.
 
     Raises ModelError for a version that is missing or damaged, TrainingError where the disk refuses.
@@ -160,7 +150,7 @@ def add_file(folder: Path, number: int, name: str, content: bytes, report: Repor
         return True
 
 
-def recover(folder: Path, report: Report = _silent) -> None:
+def recover(folder: Path, report: Report = lambda line: None) -> None:
     """Finish the promotion of a killed process. Raises ModelError or TrainingError where that fails."""
     if (folder / versions.VERSIONS / WORK).exists() or not _promotions(folder).finished:
         with _locked(folder, report):
@@ -195,7 +185,7 @@ def compare_with_promoted(folder: Path, version: Version) -> tuple[bool, str]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, report: Report) -> Iterator[None]:
+def _locked(folder: Path, report: Report = lambda line: None) -> Iterator[None]:
     """Hold the lock of a pipeline's versions, after recovery. OSError becomes TrainingError."""
     inside = folder / versions.VERSIONS
     if not inside.is_dir():
@@ -230,7 +220,7 @@ def _recover(folder: Path, report: Report) -> None:
 
 
 def _promotions(folder: Path) -> Promotions:
-    """Those of promoted.json, or none where it is damaged: that must not cost a training."""
+    """Those of promoted.json; a damaged one counts as none, since that must not cost a training."""
     try:
         return versions.read_promotions(folder)
     except ModelError:
@@ -282,16 +272,12 @@ def _write_record(folder: Path, version: Version) -> None:
     _write(folder, path, json_bytes(version.to_dict()))
 
 
-def _promote(folder: Path, version: Version, how: str, report: Report) -> int | None:
-    try:
-        promotions = versions.read_promotions(folder)
-    except ModelError as error:
-        report(f"{error}: the history of promotions begins anew")
-        promotions = Promotions()
-    before = promotions.promoted
+def _promote(folder: Path, version: Version, how: str) -> int | None:
+    promotions = _promotions(folder)
+    before, history = promotions.promoted, promotions.history
     if before != version.number:
-        promotions = Promotions((*promotions.history, Promotion(version.number, _now(), how)))
-    _copy_promoted(folder, version, promotions)
+        history = (*history, Promotion(version.number, _now(), how))
+    _copy_promoted(folder, version, Promotions(history))
     return before
 
 
