@@ -1,4 +1,4 @@
-"""Export for ExecuTorch where it is installed; elsewhere the error that names the extra."""
+"""Export for ExecuTorch where it is installed; otherwise the error that names the extra."""
 
 import importlib.util
 import json
