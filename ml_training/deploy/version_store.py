@@ -203,8 +203,9 @@ def _locked(folder: Path, report: Report = lambda line: None) -> Iterator[None]:
             finally:
                 shutil.rmtree(inside / WORK, ignore_errors=True)
     except OSError as error:
+        reason = error.strerror or "locked by another process"  # filelock's Timeout has none
         raise TrainingError(
-            f"could not change the versions in {inside}: {error.strerror or error}; make room, or check the rights"
+            f"could not change the versions in {inside}: {reason}; make room, check the rights, or wait"
         ) from error
 
 
