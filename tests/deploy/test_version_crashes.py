@@ -205,7 +205,7 @@ def test_a_lock_of_another_process_is_waited_for(make: Make, folder: Path, monke
                           stdout=subprocess.PIPE) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stdout.readline() == b"1\n"
-        with pytest.raises(TrainingError, match="could not change the versions in .* locked by another process"):
+        with pytest.raises(TrainingError, match=r"could not change the versions in .* locked by another process"):
             make("two")
         process.kill()
     assert make("two").number == 2
