@@ -1,11 +1,11 @@
-"""Work that is killed at random moments and goes on: whether it ends with the bits of work that nobody killed.
+"""Kill training, cross-validation and search at random moments: do they resume to the same bits?
 
     python benchmarks/kills.py [--what train cv tune] [--kills 20] [--seed 0] [--work FOLDER]
 
-Small trainings of mfcc on FSDD ($DIGIT_DATA_DIR; synthetic speech without). Each kind of work is done once from start
-to end. Then it is started, killed with SIGKILL after a random while (its helper processes end by themselves), started
-again and so on, until it comes to its end; then from nothing, until --kills processes were killed. Leaves with 1 where
-any end differs from the first.
+Small trainings of mfcc on FSDD ($DIGIT_DATA_DIR; synthetic speech without). Each kind of work runs once without
+interruption. Then it is started, killed with SIGKILL after a random time (its helper processes end by themselves) and
+started again until it finishes; this is repeated until --kills processes were killed. Exits with 1 where any result
+differs from the first.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ def ending_of_train(folder: Path) -> Any:
 
 
 def ending_of_cv(folder: Path) -> Any:
-    """All that the folds found but for what a clock said."""
+    """The results of all folds without their times."""
     found = {p.parent.name: json.loads(p.read_text()) for p in (folder / "train_logs" / "cv").glob("*/fold.json")}
     return {name: {k: v for k, v in fold.items() if k != "seconds"} for name, fold in found.items()}
 
 
 def ending_of_tune(folder: Path) -> Any:
-    """What every trial tried and found, and the best."""
+    """Parameters and values of every trial, and the best."""
     import optuna
 
     from ml_training.tuning.study import STUDY, open_journal
@@ -83,14 +83,14 @@ ENDINGS: dict[str, Callable[[Path], Any]] = {"train": ending_of_train, "cv": end
 
 
 def finish(what: str, folder: Path) -> Any:
-    """Let it come to its end; what it ended with."""
+    """Run it without interruption; returns its result."""
     if start(what, folder).wait():
         sys.exit(f"{what} failed: {(folder / 'output.txt').read_text().splitlines()[-1]}")
     return ENDINGS[what](folder)
 
 
-def measured(what: str, kills: int, moments: random.Random, work: Path) -> bool:
-    """Whether every end was that of undisturbed work."""
+def run_with_kills(what: str, kills: int, moments: random.Random, work: Path) -> bool:
+    """Whether every result was that of the uninterrupted run."""
     finish(what, work / what / "warm")  # fills the cache
     began = time.perf_counter()
     expected = finish(what, work / what / "whole")
@@ -119,14 +119,16 @@ def measured(what: str, kills: int, moments: random.Random, work: Path) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Work that is killed at random moments and goes on")
+    parser = argparse.ArgumentParser(description="Kill work at random moments and compare its results")
     parser.add_argument("--what", nargs="+", choices=list(WORDS), default=list(WORDS))
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        fine = [measured(what, args.kills, random.Random(args.seed), args.work or Path(folder)) for what in args.what]
+        fine = [
+            run_with_kills(what, args.kills, random.Random(args.seed), args.work or Path(folder)) for what in args.what
+        ]
     return 0 if all(fine) else 1
 
 

@@ -36,7 +36,7 @@ from digit_detector.classifier import model_file
 from digit_detector.inspection import inspect_model
 from digit_detector.labels import INT8, PIPELINES, PRETRAINED
 from digit_detector.model_file import DIGIT_NAME, INPUT_NAME, SCORES_NAME
-from ml_training.deploy.export import network_of
+from ml_training.deploy.export import convert_network
 from ml_training.evaluation.speed import machine
 from ml_training.pipelines.base import DigitModel
 from ml_training.pipelines.features import BINS, WINDOW, PowerSpectrogram, in_frames
@@ -154,7 +154,7 @@ def candidates(pipeline: str) -> dict[str, Answer]:
     for name, transform in (("transform not folded", Unfolded), ("transform by convolution", ByConvolution)):
         changed = with_transform(network_in(file, pipeline), transform)
         if changed is not None:
-            found[name] = asked(network_of(changed).proto.SerializeToString())
+            found[name] = asked(convert_network(changed).proto.SerializeToString())
     clip = np.random.default_rng(0).standard_normal((1, 8000), dtype=np.float32)
     wanted = found[AS_IT_IS](clip)[0]
     for name, answer in found.items():  # all the same network

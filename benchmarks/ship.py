@@ -40,7 +40,7 @@ from digit_detector.labels import (
     RAW_CNN,
 )
 from ml_training.config import TrainConfig
-from ml_training.deploy.checkpoints import checkpoints_in
+from ml_training.deploy.checkpoints import find_checkpoints
 from ml_training.evaluation.command import Request, evaluate
 from ml_training.evaluation.protocols import OFFICIAL, STRANGERS
 from ml_training.evaluation.records import SCORING_LOG, load_results
@@ -129,7 +129,7 @@ def install(work: Path) -> None:
     for pipeline in PIPELINES:
         models = work / "students" / pipeline / "models"
         shutil.copyfile(model_file(models, pipeline), model_file(PRETRAINED, pipeline))
-        outcome = export(ExportRequest(checkpoints_in(str(models), pipeline), (INT8,)), report=print)
+        outcome = export(ExportRequest(find_checkpoints(str(models), pipeline), (INT8,)), report=print)
         for exported in outcome.files:
             shutil.copyfile(exported.file, model_file(PRETRAINED, pipeline, INT8))
             print(f"{pipeline} {INT8}: {exported.size / 1000:.0f} kB, {exported.compared}")

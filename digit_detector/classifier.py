@@ -263,9 +263,9 @@ def model_file(model_dir: str | Path, pipeline: str, precision: str = FP32, vers
     folder, name = model_folder(model_dir, pipeline), onnx_name("model", precision)
     if version is None and not (folder / "versions").is_dir():
         return folder / name
-    from digit_detector.versions import answering_file, version_folder  # a quick start does without
+    from digit_detector.versions import promoted_file, version_folder  # a quick start does without
 
-    return answering_file(folder, name) if version is None else version_folder(folder, version) / name
+    return promoted_file(folder, name) if version is None else version_folder(folder, version) / name
 
 
 def _read_shipped(file: Path) -> bytes:
@@ -288,9 +288,9 @@ def _read_model(file: Path, model_dir: str | Path, pipeline: str, version: int |
             f"{models} holds no {folder.name}, {_content(models)}: {train}, name another folder, or {ships}"
         )
     if version is not None:
-        from digit_detector.versions import read_file, whole_version
+        from digit_detector.versions import read_file, read_intact_version
 
-        return read_file(folder, whole_version(folder, version), file.name)
+        return read_file(folder, read_intact_version(folder, version), file.name)
     if not file.is_file():
         made = f"{train}; training ends by writing it" if file.name == MODEL_FILE else "make it with digits export"
         raise ModelError(f"{folder} holds no {file.name}, {_content(folder)}: {made}; or name {ships}")

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never finds half of one."""
+"""Atomic file writes, JSON output and early checks of output paths."""
 
 from __future__ import annotations
 
@@ -16,20 +16,13 @@ from digit_detector.labels import PRETRAINED, TRAINED, model_folder
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` beside `path` and rename it into place; folders are made as needed.
+    """Replace `path` by `content` in one step; folders are made as needed.
 
-    Raises TrainingError where the system refuses (disk full, no permission); what lay at `path`
-    before is then still there, and nothing half-written is left.
+    Raises TrainingError where the system refuses (disk full, no permission); the old file is intact then.
     """
-    # The process id keeps two runs that share a folder from writing into each other's file.
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(content)
-        beside.replace(path)
+        _replace(path, content, sync=False)
     except OSError as error:
-        with contextlib.suppress(OSError):  # it may lie where there is no folder
-            beside.unlink()
         raise TrainingError(
             f"could not write {path}: {error.strerror or error}; make room or choose another place "
             "(--models_dir, --log_dir, --output)"
@@ -37,26 +30,28 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Put `data` at `path` whole or not at all: written beside, flushed to the disk, renamed.
+    """The same, flushed to the disk before and after the rename. Raises OSError."""
+    _replace(path, data, sync=True)
+    sync_folder(path.parent)
 
-    Raises OSError; the temporary file is gone then and what was at `path` is as before.
-    """
+
+def _replace(path: Path, data: bytes, sync: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id keeps two runs that share a folder from writing into each other's file.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two runs may share a folder
     try:
         with temporary.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
-    flush_folder(path.parent)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
-def flush_folder(folder: Path) -> None:
-    """See that what was renamed in a folder survives a power cut; Windows has no such call. Raises OSError."""
+def sync_folder(folder: Path) -> None:
+    """Flush renames within `folder` to the disk; Windows has no such call. Raises OSError."""
     if hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(folder, os.O_DIRECTORY)
         try:
@@ -65,26 +60,32 @@ def flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def unwritable(places: Mapping[str, str | Path | None]) -> list[str]:
-    """What can be known before hours of work about files, by setting, that cannot be written."""
+def unwritable(files: Mapping[str, str | Path | None]) -> list[str]:
+    """Faults of output files, by setting, that can be found before hours of work."""
     faults = []
-    for name, place in places.items():
-        if place is None:
-            continue
-        path = Path(place).absolute()
-        if os.path.isdir(path):  # unlike Path.is_dir, no error where a folder on the way is locked
-            faults.append(f"{name}: {place} is a folder, expected a file")
-            continue
-        there = next(folder for folder in path.parents if os.path.lexists(folder))
-        if not there.is_dir():
-            faults.append(f"{name}: {there} is a file, expected a folder")
-        elif not os.access(there, os.W_OK):
-            faults.append(f"{name}: {there} cannot be written to, name another place")
+    for name, file in files.items():
+        if file is not None and os.path.isdir(file):
+            faults.append(f"{name}: {file} is a folder, expected a file")
+        elif file is not None:
+            faults += unusable({name: Path(file).parent})
+    return faults
+
+
+def unusable(folders: Mapping[str, str | Path]) -> list[str]:
+    """Faults of output folders, by setting."""
+    faults = []
+    for name, folder in folders.items():
+        path = Path(folder).absolute()
+        existing = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
+        if not os.path.isdir(existing):  # unlike Path.is_dir, no error where a parent cannot be searched
+            faults.append(f"{name}: {existing} is a file, expected a folder")
+        elif not os.access(existing, os.W_OK):
+            faults.append(f"{name}: {existing} cannot be written to, name another place")
     return faults
 
 
 def check_not_shipped(models_dir: str | Path, setting: str = "models_dir") -> None:
-    """Raise ConfigError for the folder of the models that ship, by their name or by its path."""
+    """Raise ConfigError for the folder of the pretrained models, by its name or by its path."""
     shipped = Path(digit_detector.__file__).resolve().parent / PRETRAINED
     if str(models_dir) == PRETRAINED or Path(models_dir).resolve().is_relative_to(shipped):
         raise ConfigError(
@@ -96,43 +97,29 @@ def check_not_shipped(models_dir: str | Path, setting: str = "models_dir") -> No
 
 
 def check_models_dir(models_dir: str | Path, pipelines: Iterable[str]) -> None:
-    """Raise ConfigError where models cannot be written: those that ship, a file, a folder without rights."""
+    """Raise ConfigError where models cannot be written: the pretrained ones, a file, a folder without rights."""
     check_not_shipped(models_dir)
-    files = (model_folder(models_dir, pipeline) / "best_model.pt" for pipeline in pipelines)
-    faults = [fault for file in files for fault in unwritable({"models_dir": file})]
+    faults = [f for p in pipelines for f in unusable({"models_dir": model_folder(models_dir, p)})]
     if faults:
         raise ConfigError(list(dict.fromkeys(faults)))
 
 
-def unusable(folders: Mapping[str, str | Path]) -> list[str]:
-    """The same of folders, by setting, that files cannot be written into."""
-    faults = []
-    for name, place in folders.items():
-        path = Path(place).absolute()
-        there = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
-        if not os.path.isdir(there):
-            faults.append(f"{name}: {there} is a file, expected a folder")
-        elif not os.access(there, os.W_OK):
-            faults.append(f"{name}: {there} cannot be written to, name another place")
-    return faults
-
-
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write values as JSON, atomically; numbers that are none become null. Raises TrainingError as above."""
-    write_atomically(path, json_bytes(finite(values)))
+    """Write `values` as JSON, atomically; NaN and infinity become null. Raises TrainingError as write_atomically."""
+    write_atomically(path, json_bytes(values))
 
 
 def json_bytes(values: Mapping[str, Any]) -> bytes:
-    """Values as JSON for people and programs, a line a value."""
-    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode("utf-8", errors="backslashreplace")
+    """`values` as indented JSON in UTF-8; NaN and infinity become null."""
+    text = json.dumps(_replace_non_finite(values), indent=2, ensure_ascii=False)
+    return f"{text}\n".encode("utf-8", errors="backslashreplace")
 
 
-def finite(value: Any) -> Any:
-    """JSON knows no NaN: such numbers become null."""
+def _replace_non_finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {k: finite(v) for k, v in value.items()}
+        return {k: _replace_non_finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [finite(v) for v in value]
+        return [_replace_non_finite(v) for v in value]
     return value

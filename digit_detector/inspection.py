@@ -1,4 +1,4 @@
-"""What a model file says of itself and what it is made of, without torch, and without onnx as far as that goes."""
+"""Metadata and graph of a model file, without torch; the graph needs the onnx package."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from digit_detector.onnx_session import open_session
 
 @dataclass(frozen=True)
 class Graph:
-    """What the nodes and tables of a model are."""
+    """Size and cost of a model."""
 
     opset: int
     operators: Mapping[str, int]  # name -> nodes, the most frequent first
-    numbers: Mapping[str, int]  # type -> parameters and numbers of tables kept in the file, the most first
+    numbers: Mapping[str, int]  # type -> parameters and constants in the file, the most frequent first
     multiply_adds: int  # of one clip, in convolutions and matrix products
-    int8_multiply_adds: int  # those of layers that are in 8 bits
-    uncounted: int  # convolutions and products of unknown shape, which are in neither
+    int8_multiply_adds: int  # those of int8 layers
+    uncounted: int  # convolutions and products of unknown shape, included in neither
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model file of ours."""
+    """A model file of this program."""
 
     file: str
     size: int  # bytes
-    sealed: bool  # whether it has a checksum
-    intact: bool  # whether that is right; True without one
+    sealed: bool  # it has a checksum
+    intact: bool  # the checksum is right; True without one
     metadata: Mapping[str, str]
     inputs: Mapping[str, str]  # name -> type and shape
     outputs: Mapping[str, str]
-    graph: Graph | None  # None where the onnx package is not installed
+    graph: Graph | None  # None without the onnx package
 
     @property
     def precision(self) -> str:
@@ -48,58 +48,50 @@ class Inspection:
 
 
 def inspect_model(path: str | Path) -> Inspection:
-    """Look into an ONNX file of this program.
+    """Inspect an ONNX file of this program.
 
-    Raises ModelError for a file that is missing, cut off, no ONNX model or none of ours. One that was changed after
-    its export is told by `intact`.
+    Raises ModelError for a file that is missing, cut off, no ONNX model or of another program. A file that was changed
+    after its export is returned with `intact` False.
     """
     file = Path(path)
-    content = _read(file)
-    session = open_session(content, file, optimize=False)
-    try:
-        metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
-        inputs, outputs = ({n.name: _shown(n.type, n.shape) for n in nodes}
-                           for nodes in (session.get_inputs(), session.get_outputs()))  # fmt: skip
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{file} is damaged: its names are no text; copy, export or train it again") from error
+    content, metadata, inputs, outputs = _read(file)
     if FORMAT_KEY not in metadata:
         raise ModelError(f"{file} is an ONNX model, but not one of ours: its metadata has no {FORMAT_KEY!r}")
     return Inspection(
         file=str(file), size=len(content), sealed=CHECKSUM_KEY in metadata, intact=is_intact(content, metadata),
-        metadata=metadata, inputs=inputs, outputs=outputs, graph=_graph(content),
+        metadata=metadata, inputs=inputs, outputs=outputs, graph=_read_graph(content),
     )  # fmt: skip
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """What a model file says of itself. Raises ModelError for one that is missing, no ONNX model or was changed."""
-    file = Path(path)
-    content = _read(file)
-    try:
-        metadata: dict[str, str] = dict(open_session(content, file, optimize=False).get_modelmeta().custom_metadata_map)
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{file} is damaged: its names are no text; copy, export or train it again") from error
+    """The metadata of a model file. Raises ModelError for one that is missing, no ONNX model or was changed."""
+    content, metadata, _, _ = _read(Path(path))
     if not is_intact(content, metadata):
-        raise ModelError(f"{file} is damaged: its checksum is not that of its export; copy, export or train it again")
+        raise ModelError(f"{path} is damaged: its checksum is not that of its export; copy, export or train it again")
     return metadata
 
 
-def _read(file: Path) -> bytes:
+def _read(file: Path) -> tuple[bytes, dict[str, str], dict[str, str], dict[str, str]]:
+    """Content, metadata, inputs and outputs."""
     try:
-        return file.read_bytes()
+        content = file.read_bytes()
     except OSError as error:
         raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
+    session = open_session(content, file, optimize=False)
+    try:
+        inputs, outputs = ({n.name: _format_type(n.type, n.shape) for n in nodes}
+                           for nodes in (session.get_inputs(), session.get_outputs()))  # fmt: skip
+        return content, dict(session.get_modelmeta().custom_metadata_map), inputs, outputs
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{file} is damaged: its names are no text; copy, export or train it again") from error
 
 
-def _shown(kind: str, shape: Sequence[Any]) -> str:
+def _format_type(kind: str, shape: Sequence[Any]) -> str:
     sizes = ["N", *map(str, shape[1:])] if shape else []
     return f"{kind.removeprefix('tensor(').removesuffix(')')} ({', '.join(sizes)})"
 
 
-# --- with the onnx package -----------------------------------------------------------------------
-
-
-def _graph(content: bytes) -> Graph | None:
-    """None where there is no onnx package: answering does without it, so the base installation does too."""
+def _read_graph(content: bytes) -> Graph | None:
     if importlib.util.find_spec("onnx") is None:
         return None
     import onnx
@@ -107,19 +99,19 @@ def _graph(content: bytes) -> Graph | None:
     model = onnx.load_from_string(content)
     kinds = onnx.TensorProto.DataType
     numbers: Counter[str] = Counter()
-    for table in model.graph.initializer:
-        kind = kinds.Name(table.data_type).lower()
-        numbers["float32" if kind == "float" else kind] += math.prod(table.dims)
-    total, narrow, uncounted = _multiply_adds(model)
+    for tensor in model.graph.initializer:
+        kind = kinds.Name(tensor.data_type).lower()
+        numbers["float32" if kind == "float" else kind] += math.prod(tensor.dims)
+    total, int8, uncounted = _count_multiply_adds(model)
     return Graph(
         opset=next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0),
         operators=dict(Counter(node.op_type for node in model.graph.node).most_common()),
-        numbers=dict(numbers.most_common()), multiply_adds=total, int8_multiply_adds=narrow, uncounted=uncounted,
+        numbers=dict(numbers.most_common()), multiply_adds=total, int8_multiply_adds=int8, uncounted=uncounted,
     )  # fmt: skip
 
 
-def _multiply_adds(model: Any) -> tuple[int, int, int]:
-    """Of one clip: multiply-adds, those of layers whose weights are in 8 bits, and how many layers have no shape."""
+def _count_multiply_adds(model: Any) -> tuple[int, int, int]:
+    """Multiply-adds of one clip, those of layers with int8 weights, and the number of layers of unknown shape."""
     import onnx
 
     for value in (*model.graph.input, *model.graph.output):
@@ -128,13 +120,13 @@ def _multiply_adds(model: Any) -> tuple[int, int, int]:
     model.graph.ClearField("value_info")  # shapes for any number of clips
     with contextlib.suppress(onnx.shape_inference.InferenceError):
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    shapes = {table.name: list(table.dims) for table in model.graph.initializer}
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
         sizes = value.type.tensor_type.shape.dim
         if all(size.HasField("dim_value") for size in sizes):
             shapes.setdefault(value.name, [size.dim_value for size in sizes])
-    widened = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    total, narrow, uncounted = 0, 0, 0
+    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    total, int8, uncounted = 0, 0, 0
     for node in model.graph.node:
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
             continue
@@ -145,5 +137,5 @@ def _multiply_adds(model: Any) -> tuple[int, int, int]:
         transposed = any(a.name == "transA" and a.i for a in node.attribute)
         inner = math.prod(weight[1:]) if node.op_type == "Conv" else first[-2 if transposed else -1]
         total += math.prod(output) * inner
-        narrow += math.prod(output) * inner * (node.input[1] in widened)
-    return total, narrow, uncounted
+        int8 += math.prod(output) * inner * (node.input[1] in dequantized)
+    return total, int8, uncounted

@@ -1,25 +1,23 @@
-"""Versions of a trained pipeline: what each finished training left, read and checked. version_store.py writes them.
+"""Read and check the versions of a trained pipeline; ml_training/deploy/version_store.py writes them.
 
     models/mfcc_classifier/
-        best_model.pt  model.onnx  scaler.pkl   the files of the promoted version, copied
-        checkpoint_epoch_NNN.pt                 where the last training stands; part of no version
+        best_model.pt  model.onnx  scaler.pkl   copies of the promoted version's files
+        checkpoint_epoch_NNN.pt                 state of the last training; part of no version
         versions/
             1/  best_model.pt  model.onnx  scaler.pkl  version.json
             2/  ...
-            promoted.json                       which version is promoted, and which were before
+            promoted.json                       the promoted version and the history of promotions
 
-No index can be damaged, because there is none: each version describes itself, and is put in its place whole, by
-renaming its folder. `promoted.json` alone says which one is promoted.
-
-Inference reads it too, so it imports nothing heavy.
+There is no index: each version.json describes its own folder. Inference reads versions, so nothing heavy is imported.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -29,15 +27,14 @@ from digit_detector.errors import ModelError
 VERSIONS = "versions"
 RECORD = "version.json"
 PROMOTED = "promoted.json"
-FORMAT = 1  # of both files
-_SEAL = "sha256"
+FORMAT = 1  # of both JSON files
 
 Metrics = Mapping[str, Mapping[str, Mapping[str, Any]]]  # protocol -> recordings -> figures
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What a version was made of, and how."""
+class Provenance:
+    """Data, settings and code that a version was trained with."""
 
     pipeline: str
     data: str  # name of the recordings
@@ -47,13 +44,13 @@ class Origin:
     git_commit: str
     package_version: str
     settings: Mapping[str, Any]  # as in config_*.json
-    training: Mapping[str, Any]  # what it came to: best epoch, why it stopped, seconds, ...
-    weights_hash: str  # of the numbers themselves, however they are stored
+    training: Mapping[str, Any]  # its outcome: best epoch, why it stopped, seconds, ...
+    weights_hash: str  # of the weights' values, independent of the file format
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What a file was when the version was made."""
+    """Size and hash of a file when it was added to the version."""
 
     bytes: int
     sha256: str
@@ -61,59 +58,57 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Version:
-    """One finished training. It changes by addition alone: evaluations add to `metrics`, exports to `files`."""
+    """One finished training. Only `metrics` and `files` ever grow."""
 
     number: int
     created: str  # UTC, ISO 8601
-    parent: int | None  # the version that was promoted when this one was made; None for none
-    origin: Origin
+    parent: int | None  # the version that was promoted when this one was made
+    provenance: Provenance
     metrics: Metrics
-    files: Mapping[str, FileRecord]  # name -> what it was
+    files: Mapping[str, FileRecord]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON; those of `origin` beside the others."""
+        """The content of version.json."""
         values = asdict(self)
-        return {"format": FORMAT, **{k: v for k, v in values.items() if k != "origin"}, **values["origin"]}
+        provenance = values.pop("provenance")
+        return {"format": FORMAT, **values, **provenance}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Version:
-        """What `to_dict` wrote. Raises KeyError, TypeError, AttributeError or ValueError for anything else."""
+        """Inverse of to_dict. Raises KeyError, TypeError, AttributeError or ValueError for other values."""
         files = {name: FileRecord(int(f["bytes"]), str(f["sha256"])) for name, f in values["files"].items()}
         for name in files:
-            if not re.fullmatch(r"\w[\w.-]*", name) or name == RECORD:  # it is copied to where it says
-                raise ValueError(f"{name!r} is no name of a file of a version")
-        if not all(isinstance(figures, Mapping) for found in values["metrics"].values() for figures in found.values()):
-            raise TypeError("metrics are no figures by protocol and recordings")
-        parent = values["parent"]
+            if not re.fullmatch(r"\w[\w.-]*", name) or name == RECORD:  # it becomes a path
+                raise ValueError(f"{name!r} is not a valid file name")
         return cls(
-            number=int(values["number"]), created=str(values["created"]),
-            parent=None if parent is None else int(parent), metrics=values["metrics"], files=files,
-            origin=Origin(**{f.name: values[f.name] for f in fields(Origin)}),
+            number=int(values["number"]), created=str(values["created"]), parent=values["parent"],
+            provenance=Provenance(**{f.name: values[f.name] for f in fields(Provenance)}),
+            metrics=values["metrics"], files=files,
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """That a version was promoted, when (UTC, ISO 8601), and by what: training, promote or rollback."""
+    """One entry of the history of promotions."""
 
     version: int
-    when: str
-    how: str
+    when: str  # UTC, ISO 8601
+    how: str  # training, promote or rollback
 
 
 @dataclass(frozen=True)
 class Promotions:
-    """Every promotion so far, and whether the files of the last one have all been copied."""
+    """The content of promoted.json."""
 
     history: tuple[Promotion, ...] = ()
-    finished: bool = True
+    finished: bool = True  # False while the promoted version's files are being copied
 
     @property
     def promoted(self) -> int | None:
         return self.history[-1].version if self.history else None
 
     def before(self) -> list[int]:
-        """The versions that rollbacks lead back to, the next one first."""
+        """The versions that repeated rollbacks lead to, the next one first."""
         stack: list[int] = []
         for promotion in self.history:
             if promotion.how == "rollback":
@@ -125,265 +120,148 @@ class Promotions:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A version as it lies on the disk."""
+class VersionStatus:
+    """A version as found on the disk."""
 
     number: int
-    version: Version | None  # None where its own description cannot be read
+    version: Version | None  # None where version.json cannot be read
     faults: tuple[str, ...]
-    promoted: bool
 
 
 @dataclass(frozen=True)
-class State:
-    """All versions of a pipeline, and what is wrong with their promotion."""
+class Status:
+    """All versions of a pipeline, and the faults of promoted.json and of the promoted files."""
 
     promotions: Promotions
-    rows: tuple[Row, ...]
+    versions: tuple[VersionStatus, ...]
     faults: tuple[str, ...]
 
     @property
     def damaged(self) -> bool:
-        return bool(self.faults) or any(row.faults for row in self.rows)
-
-
-@dataclass(frozen=True)
-class Added:
-    """The version that a training became, and whether it is the promoted one."""
-
-    version: Version
-    promoted: bool
-    reason: str = ""  # why it was not promoted, or how it compares with the version that was
-
-
-@dataclass(frozen=True)
-class Change:
-    """Which version is promoted now, and which was before."""
-
-    promoted: int
-    before: int | None
-
-
-@dataclass(frozen=True)
-class Pruning:
-    """Which versions go, and which stay."""
-
-    goes: tuple[int, ...]
-    stays: tuple[int, ...]
-
-
-# --- places --------------------------------------------------------------------------------------
+        return bool(self.faults) or any(version.faults for version in self.versions)
 
 
 def version_folder(folder: Path, number: int) -> Path:
-    """Where a version of the pipeline in `folder` (models/mfcc_classifier, say) lies."""
+    """The folder of a version of the pipeline in `folder`, e.g. models/mfcc_classifier/versions/3."""
     return folder / VERSIONS / str(number)
 
 
-def numbers(folder: Path) -> list[int]:
-    """The numbers of all versions of a pipeline, whole and damaged ones, in order."""
-    try:
-        found = [p.name for p in (folder / VERSIONS).iterdir() if re.fullmatch("[1-9][0-9]{0,8}", p.name)]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted(map(int, found))
+def version_numbers(folder: Path) -> list[int]:
+    """The numbers of all versions, intact or damaged, ascending."""
+    paths = (folder / VERSIONS).glob("*")
+    return sorted(int(path.name) for path in paths if re.fullmatch("[1-9][0-9]{0,8}", path.name))
 
 
-def any_there(folder: Path) -> bool:
-    """Whether a pipeline has versions, or had some."""
-    return bool(numbers(folder)) or (folder / VERSIONS / PROMOTED).exists()
-
-
-def answering_file(folder: Path, name: str) -> Path:
-    """The file `name` of the promoted version: in `folder`, or among the versions while it has not been copied yet."""
-    try:
+def promoted_file(folder: Path, name: str) -> Path:
+    """The promoted version's file `name`: the copy in `folder`, or the original while copying is unfinished."""
+    with contextlib.suppress(ModelError):  # `digits versions list` reports a damaged promoted.json
         promotions = read_promotions(folder)
-    except ModelError:  # the copy is whole all the same; `digits versions list` tells what is wrong
-        return folder / name
-    if promotions.promoted is None or promotions.finished:
-        return folder / name
-    file = version_folder(folder, promotions.promoted) / name
-    return file if file.is_file() else folder / name
-
-
-# --- reading -------------------------------------------------------------------------------------
+        original = version_folder(folder, promotions.promoted or 0) / name
+        if not promotions.finished and original.is_file():
+            return original
+    return folder / name
 
 
 def read_version(folder: Path, number: int) -> Version:
-    """What a version says of itself. Raises ModelError where it is not there or its description is damaged."""
+    """Read version.json. Raises ModelError where the version does not exist or the file is damaged."""
     path = version_folder(folder, number) / RECORD
     if not path.parent.is_dir():
-        raise ModelError(f"{folder} has no version {number}, {_those_there(folder)}: see digits versions list")
-    values = _read_json(path, "promote another version, or prune this one")
-    if values.get(_SEAL) != seal_of(values):
-        raise ModelError(f"{path} is not as it was written: promote another version, or prune this one")
-    try:
+        existing = ", ".join(map(str, version_numbers(folder))) or "none"
+        raise ModelError(f"{folder} has no version {number}, only {existing}: see digits versions list")
+    with _reading(path, "promote another version, or prune this one") as values:
         version = Version.from_dict(values)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"{path} describes no version ({type(error).__name__}: {error}): prune it") from error
-    if version.number != number:
-        raise ModelError(f"{path} is of version {version.number}, not {number}: put the folder back where it was")
+        if version.number != number:
+            raise ValueError(f"it describes version {version.number}: rename the folder")
     return version
 
 
-def _those_there(folder: Path) -> str:
-    there = numbers(folder)
-    if not there:
-        return "none at all"
-    return (
-        f"only {', '.join(map(str, there))}" if len(there) < 8 else f"only {len(there)} from {there[0]} to {there[-1]}"
-    )
-
-
-def _read_json(path: Path, otherwise: str) -> dict[str, Any]:
+@contextlib.contextmanager
+def _reading(path: Path, hint: str) -> Iterator[Mapping[str, Any]]:
+    """The content of a JSON file; every error of reading it, here or in the context, becomes ModelError."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        if values["format"] != FORMAT:
+            raise ValueError(f"format {values['format']!r}, expected {FORMAT}: use the program that wrote it")
+        yield values
     except FileNotFoundError:
-        raise ModelError(f"{path} is missing: {otherwise}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read ({type(error).__name__}: {error}): {otherwise}") from error
-    if not isinstance(values, dict) or "format" not in values:
-        raise ModelError(f"{path} is no file of this program: {otherwise}")
-    if values["format"] != FORMAT:
-        raise ModelError(
-            f"{path} has format {values['format']!r}, this program reads {FORMAT}: use the one that wrote it"
-        )
-    return values
-
-
-def seal_of(values: Mapping[str, Any]) -> str:
-    """SHA-256 of a description without its seal: an edit by hand is found like any other damage."""
-    rest = {name: value for name, value in values.items() if name != _SEAL}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A description as it is written."""
-    return {**values, _SEAL: seal_of(values)}
+        raise ModelError(f"{path} is missing: {hint}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{path} is damaged ({type(error).__name__}: {error}): {hint}") from error
 
 
 def read_file(folder: Path, version: Version, name: str) -> bytes:
-    """A file of a version. Raises ModelError unless it is what it was when the version was made."""
-    path, then = version_folder(folder, version.number) / name, version.files.get(name)
-    if then is None:
+    """Read a file of a version. Raises ModelError unless it has the SHA-256 of version.json."""
+    path, recorded = version_folder(folder, version.number) / name, version.files.get(name)
+    if recorded is None:
         raise ModelError(f"version {version.number} in {folder} has no {name}, only {', '.join(version.files)}")
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing: take another version, or train again") from None
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
-    if len(content) != then.bytes or hashlib.sha256(content).hexdigest() != then.sha256:
-        raise ModelError(
-            f"{path} is damaged: it has not the SHA-256 that {RECORD} names; take another version, or train again"
-        )
+        raise ModelError(f"cannot read {path} ({error.strerror or error}): take another version, or retrain") from error
+    if hashlib.sha256(content).hexdigest() != recorded.sha256:
+        raise ModelError(f"{path} is damaged: its SHA-256 differs from {RECORD}; take another version, or retrain")
     return content
 
 
-def faults(folder: Path, version: Version) -> list[str]:
-    """What is wrong with the files of a version."""
-    found = []
-    for name in version.files:
-        try:
-            read_file(folder, version, name)
-        except ModelError as error:
-            found.append(str(error))
-    return found
-
-
-def whole_version(folder: Path, number: int) -> Version:
-    """A version every file of which is as it was. Raises ModelError otherwise."""
+def read_intact_version(folder: Path, number: int) -> Version:
+    """Read version.json and check every file. Raises ModelError where one is missing or damaged."""
     version = read_version(folder, number)
-    if found := faults(folder, version):
-        raise ModelError("; ".join(found))
+    for name in version.files:
+        read_file(folder, version, name)
     return version
 
 
 def read_promotions(folder: Path) -> Promotions:
-    """Which version is promoted and which were before. Raises ModelError where the file that says so is damaged."""
+    """Read promoted.json; empty without one. Raises ModelError where it is damaged."""
     path = folder / VERSIONS / PROMOTED
     if not path.exists():
         return Promotions()
-    again = "digits versions promote NUMBER writes it anew"
-    values = _read_json(path, again)
-    try:
+    with _reading(path, "digits versions promote NUMBER writes it anew") as values:
         history = tuple(Promotion(int(p["version"]), str(p["when"]), str(p["how"])) for p in values["history"])
         promotions = Promotions(history, finished=values["finished"] is True)
         if values["promoted"] != promotions.promoted:
-            raise ValueError(f"version {values['promoted']} is promoted, but the last promotion was another")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"{path} is damaged ({type(error).__name__}: {error}): {again}") from error
+            raise ValueError(f"promoted is {values['promoted']}, the last of history {promotions.promoted}")
     return promotions
 
 
-def find(folder: Path, name: str, sha256: str) -> list[int]:
-    """The versions whose file `name` has that hash by their own description, in order."""
+def find_versions(folder: Path, name: str, sha256: str) -> list[int]:
+    """The numbers of the versions whose file `name` has that hash, ascending."""
     found = []
-    for number in numbers(folder):
-        try:
-            version = read_version(folder, number)
-        except ModelError:
-            continue
-        if name in version.files and version.files[name].sha256 == sha256:
-            found.append(number)
+    for number in version_numbers(folder):
+        with contextlib.suppress(ModelError):
+            recorded = read_version(folder, number).files.get(name)
+            if recorded is not None and recorded.sha256 == sha256:
+                found.append(number)
     return found
 
 
-def in_place(folder: Path) -> int | None:
-    """The newest version whose files are the pipeline's own, promoted or not; None where they are of none."""
-    own: dict[str, str | None] = {}
-    for number in reversed(numbers(folder)):
-        try:
-            files = read_version(folder, number).files
-        except ModelError:
-            continue
-        own |= {name: _sha256(folder / name) for name in files.keys() - own.keys()}
-        if files and all(own[name] == then.sha256 for name, then in files.items()):
-            return number
-    return None
-
-
-def state_of(folder: Path) -> State:
-    """Everything that lies there, whatever is damaged."""
-    wrong: list[str] = []
+def read_status(folder: Path) -> Status:
+    """Read and check everything in `folder`; damage becomes `faults`."""
+    promotions, faults, versions = Promotions(), [], []
     try:
         promotions = read_promotions(folder)
     except ModelError as error:
-        promotions, wrong = Promotions(), [str(error)]
-    there = []
-    for number in numbers(folder):
-        version = None
+        faults.append(str(error))
+    for number in version_numbers(folder):
+        version, damage = None, []
         try:
             version = read_version(folder, number)
-            found = faults(folder, version)
+            read_intact_version(folder, number)
         except ModelError as error:
-            found = [str(error)]
-        there.append(Row(number, version, tuple(found), number == promotions.promoted))
-    return State(promotions, tuple(there), (*wrong, *_wrong_in_place(folder, promotions, there)))
+            damage.append(str(error))
+        versions.append(VersionStatus(number, version, tuple(damage)))
+        if number == promotions.promoted and version is not None:
+            faults += _copy_faults(folder, version, promotions.finished)
+    if promotions.promoted not in (None, *(version.number for version in versions)):
+        faults.append(f"version {promotions.promoted} is promoted, but missing: promote another, or roll back")
+    return Status(promotions, tuple(versions), tuple(faults))
 
 
-def _wrong_in_place(folder: Path, promotions: Promotions, there: Sequence[Row]) -> list[str]:
-    """What is wrong with the promotion itself: a version that is gone, files that are not its own."""
-    if promotions.promoted is None:
-        lies = in_place(folder)
-        return [f"the files in {folder} are of version {lies}, which is not promoted"] if lies is not None else []
-    row = next((row for row in there if row.promoted), None)
-    if row is None:
-        return [f"version {promotions.promoted} is promoted, but gone: promote another, or roll back"]
-    if row.version is None:
-        return []
-    if not promotions.finished:
-        return [f"the files of version {row.number} have not all been copied to {folder}"]
-    wrong = [name for name, then in row.version.files.items() if _sha256(folder / name) != then.sha256]
-    if not wrong:
-        return []
-    return [
-        f"{', '.join(wrong)} in {folder} is not of version {row.number}: digits versions promote {row.number} mends it"
-    ]
-
-
-def _sha256(path: Path) -> str | None:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return None
+def _copy_faults(folder: Path, version: Version, finished: bool) -> Iterator[str]:
+    if not finished:
+        yield f"the files of version {version.number} have not all been copied to {folder}"
+        return
+    for name, recorded in version.files.items():
+        path = folder / name
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != recorded.sha256:
+            yield f"{path} is not of version {version.number}: digits versions promote {version.number} fixes it"

@@ -1,4 +1,4 @@
-"""Turn checkpoints into files that answer: the door behind `python ml_training/export.py` and `digits export`."""
+"""Export checkpoints as model files: `python ml_training/export.py` and `digits export`."""
 
 from __future__ import annotations
 
@@ -19,20 +19,24 @@ from digit_detector.cli.program import program, require
 from digit_detector.errors import CheckpointError
 from digit_detector.labels import FILE_PRECISIONS, PIPELINES
 from ml_training.config import DATASETS
-from ml_training.deploy.checkpoints import checkpoints_in
+from ml_training.deploy.checkpoints import find_checkpoints
+from ml_training.deploy.version_tables import align
 
 if TYPE_CHECKING:
     from ml_training.training.export_job import ExportOutcome
 
 NEEDED = ("torch", "onnx", "onnxscript")
-# Flags that say where the recordings of the training lie now; what is left out is as the checkpoint says.
-WHERE = ("dataset", "data_dir", "extra_dir", "words_dir")
+# flags for recordings that have been moved since the training -> help; the defaults are those of the checkpoint
+WHERE = {
+    "data_dir": "where they are now", "extra_dir": "where its further recordings are now",
+    "words_dir": "where its non-digit words are now",
+}  # fmt: skip
 
 
 def parser() -> OneLineParser:
-    """What may be typed."""
+    """The command's arguments."""
     flags = OneLineParser(
-        description="Turn checkpoints into ONNX files that answer, each compared with its network before it is written."
+        description="Export checkpoints as ONNX files, each compared with its network before it is written."
     )
     add = flags.add_argument
     add("checkpoints", nargs="*", metavar="CHECKPOINT", default=SUPPRESS,
@@ -42,48 +46,45 @@ def parser() -> OneLineParser:
     add("--precision", nargs="+", choices=FILE_PRECISIONS, default=list(FILE_PRECISIONS), metavar="NAME",
         help=", ".join(FILE_PRECISIONS))  # fmt: skip
     add("--executorch", action="store_true", help="write model.pte for ExecuTorch, too; needs the extra [executorch]")
-    add("--output", default=None, metavar="DIR", help="folder of models to write into (default: beside the checkpoint)")
-    add("--dataset", choices=DATASETS, default=SUPPRESS, help="which recordings it learnt from (default: as it says)")
-    add("--data_dir", default=SUPPRESS, metavar="DIR", help="where they lie now")
-    add("--extra_dir", default=SUPPRESS, metavar="DIR", help="where its further recordings lie now")
-    add("--words_dir", default=SUPPRESS, metavar="DIR", help="where its words that are no digits lie now")
+    add("--output", default=None, metavar="DIR", help="folder of models to write to (default: beside the checkpoint)")
+    add("--dataset", choices=DATASETS, default=SUPPRESS, help="its training data (default: those of the checkpoint)")
+    for name, text in WHERE.items():
+        add(f"--{name}", default=SUPPRESS, metavar="DIR", help=text)
     return flags
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export what the flags say; returns the exit code."""
-    namespace = parser().parse_args(argv)
+    """Export; returns the exit code."""
+    args = parser().parse_args(argv)
     require("export", NEEDED)
-    named = tuple(getattr(namespace, "checkpoints", ())) or checkpoints_in(namespace.models_dir, namespace.pipeline)
+    named = tuple(getattr(args, "checkpoints", ())) or find_checkpoints(args.models_dir, args.pipeline)
     missing = [name for name in named if not Path(name).is_file()]
     if missing:
         raise CheckpointError(f"no checkpoint at {missing[0]}: train first, or look at --models_dir")
     from ml_training.training.export_job import ExportRequest, export
 
-    where = {name: getattr(namespace, name) for name in WHERE if name in namespace}
-    request = ExportRequest(named, tuple(namespace.precision), namespace.output, namespace.executorch, where)
-    outcome = export(request, report=_say)
+    where = {name: getattr(args, name) for name in ("dataset", *WHERE) if name in args}
+    request = ExportRequest(named, tuple(args.precision), args.output, args.executorch, where)
+    outcome = export(request, report=_print_note)
     if outcome.files:
-        print(summary_table(outcome))
+        print("\n".join(format_outcome(outcome)))
     for name, reason in outcome.failures.items():
-        _say(f"error: {name}: {reason}")
+        _print_note(f"error: {name}: {reason}")
     return outcome.exit_code
 
 
-def summary_table(outcome: ExportOutcome) -> str:
-    """What was written, a line each."""
-    rows = [("pipeline", "", "kB", "test errors", "beside the network", "file")]
+def format_outcome(outcome: ExportOutcome) -> list[str]:
+    """A table of the files that were written."""
+    rows = [("pipeline", "", "kB", "test errors", "compared with the network", "file")]
     rows += [
         (f.pipeline, f.precision, f"{f.size / 1000:.0f}", f"{f.errors} of {f.clips}", f.compared, str(f.file))
         for f in outcome.files
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(lines)
+    return align(rows)
 
 
-def _say(line: str) -> None:
+def _print_note(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Tell what a model file is: the door behind `python ml_training/inspect_model.py` and `digits inspect`."""
+"""Show metadata and graph of a model file: `python ml_training/inspect_model.py` and `digits inspect`."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from digit_detector.inspection import Graph, Inspection, inspect_model
 from digit_detector.labels import PIPELINE_TITLES
 from digit_detector.model_file import CHECKSUM_KEY, FORMAT_KEY
 
-WITHOUT_ONNX = "operators, parameters and multiply-adds are not told: they need the onnx package (pip install onnx)"
+WITHOUT_ONNX = "operators, parameters and multiply-adds need the onnx package (pip install onnx)"
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print what one file is; returns the exit code."""
-    parser = OneLineParser(description="What does a model file say of itself, and what is it made of?")
+    """Print one model file; returns the exit code."""
+    parser = OneLineParser(description="Show the metadata and the graph of a model file.")
     parser.add_argument("file", metavar="FILE", help="a model.onnx of this program")
     parser.add_argument("--json", action="store_true", help="print an object")
     args = parser.parse_args(argv)
     found = inspect_model(args.file)
-    print(json.dumps(dataclasses.asdict(found), indent=2) if args.json else "\n".join(told(found)))
+    print(json.dumps(dataclasses.asdict(found), indent=2) if args.json else "\n".join(format_inspection(found)))
     if not found.intact:
         raise ModelError(
             f"{found.file} was changed after its export: its checksum is not right; copy or export it again"
@@ -39,88 +39,68 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def told(found: Inspection) -> Iterator[str]:
-    """All of it in lines for people."""
-    said = found.metadata
-    spots = said[FORMAT_KEY].startswith("spotter")
-    rows = {
-        "file": f"{found.file}, {found.size:,} bytes, {_seal(found)}",
-        **(_spotter(found) if spots else _classifier(found)),
-        "made by": f"version {said.get('version', '?')}, commit {said.get('git_commit', '?')}, "
-        f"exported {said.get('created', '?')}, format {said[FORMAT_KEY]}",
-        **(_made_of(found.graph, "32 ms" if spots else "a clip") if found.graph else {"graph": WITHOUT_ONNX}),
-    }
+def format_inspection(found: Inspection) -> Iterator[str]:
+    """One aligned line per property."""
+    metadata = {key: value for key, value in found.metadata.items() if value}
+    is_spotter = metadata[FORMAT_KEY].startswith("spotter")
+    checksum = f"checksum {'intact' if found.intact else 'NOT that of its export'}"
+    sealed = f"{checksum} ({metadata[CHECKSUM_KEY][:12]})" if found.sealed else "without a checksum"
+
+    def get(key: str, default: str = "?") -> str:
+        return metadata.get(key, default)
+
+    rows = {"file": f"{found.file}, {found.size:,} bytes, {sealed}"}
+    takes, gives = (", ".join(f"{n} {t}" for n, t in named.items()) for named in (found.inputs, found.outputs))
+    words = get("labels").replace(",", " ")
+    if is_spotter:
+        rows |= {
+            "model": "spotter: which digit has just ended, every 16 ms of live sound",
+            "takes": f"{takes} at {get('sample_rate')} Hz", "gives": gives, "words": words,
+            "dilations": get("dilations").replace(",", " "),
+            "trained on": get("data"), "data hash": get("data_hash"),
+            "training": f"seed {get('seed')}, {get('steps')} steps",
+        }  # fmt: skip
+    else:
+        rows |= {
+            "model": f"{get('pipeline')}: {PIPELINE_TITLES.get(get('pipeline'), 'unknown')}",
+            "precision": found.precision + (f" ({get('calibration')})" if "calibration" in metadata else ""),
+            "takes": f"{takes}: {get('window')} samples at {get('sample_rate')} Hz", "gives": gives, "words": words,
+            "trained on": f"{get('data')} ({get('speech')})", "data hash": get("data_hash"),
+            "recordings": get("recordings_hash", get("data_hash")),
+            "not a digit": get("negatives", "not trained: its digit score means nothing"),
+            "accuracy": _format_accuracy(metadata),
+            "training": f"seed {get('seed')}, epoch {get('epoch', 'unknown')}, temperature {get('temperature', '1')}",
+        }  # fmt: skip
+    rows["made by"] = f"version {get('version')}, commit {get('git_commit')}, exported {get('created')}, format "
+    rows["made by"] += metadata[FORMAT_KEY]
+    unit = "32 ms" if is_spotter else "a clip"
+    rows |= _format_graph(found.graph, unit) if found.graph else {"graph": WITHOUT_ONNX}
     width = max(map(len, rows))
     yield from (f"{name:<{width}}  {text}" for name, text in rows.items())
 
 
-def _classifier(found: Inspection) -> dict[str, str]:
-    """What one that answers for a second says of itself."""
-    said = found.metadata
-    return {
-        "model": f"{said.get('pipeline', '?')}: {PIPELINE_TITLES.get(said.get('pipeline', ''), 'unknown here')}",
-        "precision": " ".join((found.precision, f"({said['calibration']})" if said.get("calibration") else "")).strip(),
-        "takes": _named(found.inputs) + f": {said.get('window', '?')} samples at {said.get('sample_rate', '?')} Hz",
-        "gives": _named(found.outputs),
-        "words": said.get("labels", "?").replace(",", " "),
-        "learnt from": f"{said.get('data', '?')} ({said.get('speech', '?')})",
-        "data hash": said.get("data_hash", "?"),
-        "recordings": said.get("recordings_hash", said.get("data_hash", "?")),
-        "not a digit": said.get("negatives") or "never learnt: its digit score means nothing",
-        "accuracy": _accuracy(found),
-        "training": f"seed {said.get('seed', '?')}, epoch {said.get('epoch', 'unknown')}, "
-        f"temperature {said.get('temperature', '1')}",
-    }
-
-
-def _spotter(found: Inspection) -> dict[str, str]:
-    """What one that hears live sound, block by block, says of itself."""
-    said = found.metadata
-    return {
-        "model": "spotter: which digit has just ended, every 16 ms of live sound",
-        "takes": _named(found.inputs) + f" at {said.get('sample_rate', '?')} Hz",
-        "gives": _named(found.outputs),
-        "words": said.get("labels", "?").replace(",", " "),
-        "dilations": said.get("dilations", "?").replace(",", " "),
-        "learnt from": said.get("data", "?"),
-        "data hash": said.get("data_hash", "?"),
-        "training": f"seed {said.get('seed', '?')}, {said.get('steps', '?')} steps",
-    }
-
-
-def _seal(found: Inspection) -> str:
-    if not found.sealed:
-        return "without a checksum"
-    return f"checksum {'intact' if found.intact else 'NOT that of its export'} ({found.metadata[CHECKSUM_KEY][:12]})"
-
-
-def _named(values: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {shape}" for name, shape in values.items())
-
-
-def _accuracy(found: Inspection) -> str:
-    said = found.metadata
+def _format_accuracy(metadata: Mapping[str, str]) -> str:
     try:
-        share = f"{100 * float(said['accuracy']):.2f} %"
+        share = f"{100 * float(metadata['accuracy']):.2f} %"
     except (KeyError, ValueError):
         return "unknown"
-    return f"{share} of {said.get('tested_on', 'the test part')} (split {said.get('split', '?')})"
+    return f"{share} of {metadata.get('tested_on', 'the test part')} (split {metadata.get('split', '?')})"
 
 
-def _made_of(graph: Graph, heard: str) -> dict[str, str]:
-    kept, sums = sum(graph.numbers.values()), graph.multiply_adds
-    by_type = [f"{_share(count, kept)} {kind}" for kind, count in graph.numbers.items()]
+def _format_graph(graph: Graph, unit: str) -> dict[str, str]:
+    parameters, sums = sum(graph.numbers.values()), graph.multiply_adds
+    by_type = [f"{_format_share(count, parameters)} {kind}" for kind, count in graph.numbers.items()]
     by_operator = [f"{count} {name}" for name, count in graph.operators.items()]
     left_out = f"; {graph.uncounted} layers of unknown shape left out" if graph.uncounted else ""
     return {
         "opset": str(graph.opset),
         "operators": f"{sum(graph.operators.values())}: {', '.join(by_operator)}",
-        "parameters": f"{kept:,} with the tables of its features: {', '.join(by_type)}",
-        "multiply-adds": f"{sums:,} {heard}, {_share(graph.int8_multiply_adds, sums)} in int8{left_out}",
+        "parameters": f"{parameters:,} with the constants of its features: {', '.join(by_type)}",
+        "multiply-adds": f"{sums:,} {unit}, {_format_share(graph.int8_multiply_adds, sums)} in int8{left_out}",
     }
 
 
-def _share(part: int, whole: int) -> str:
+def _format_share(part: int, whole: int) -> str:
     return f"{part:,} ({100 * part / max(1, whole):.1f} %)"
 
 

@@ -32,7 +32,7 @@ from digit_detector import classifier, listen, serve
 from digit_detector.audio import SAMPLE_RATE
 from digit_detector.cli.parser import OneLineParser
 from digit_detector.labels import MFCC
-from digit_detector.versions import Origin
+from digit_detector.versions import Provenance
 from ml_training.config import AugmentationConfig, TrainConfig, load_config, to_dict
 from ml_training.data.tts import VOICES, say
 from ml_training.deploy import version_store
@@ -175,8 +175,8 @@ def desk(tmp_path, tiny_folder, tiny_models, monkeypatch):
     shutil.copytree(tiny_models, tmp_path / "models")
     shutil.copyfile(tmp_path / ONNX, tmp_path / ONNX.replace("model.onnx", "model_int8.onnx"))
     for _ in range(2):  # versions 1 and 2
-        origin = Origin(MFCC, "tiny", "tiny", True, "official", "", "", to_dict(TrainConfig()), {}, "")
-        version_store.add(tmp_path / "models" / "mfcc_classifier", tiny_models / "mfcc_classifier", origin, {})
+        provenance = Provenance(MFCC, "tiny", "tiny", True, "official", "", "", to_dict(TrainConfig()), {}, "")
+        version_store.add(tmp_path / "models" / "mfcc_classifier", tiny_models / "mfcc_classifier", provenance, {})
     for digit, name in itertools.product(range(10), ("one take.wav", "another.wav", "third.wav")):
         place = tmp_path / "my_digits" / str(digit) / name
         place.parent.mkdir(parents=True, exist_ok=True)

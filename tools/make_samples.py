@@ -6,7 +6,7 @@ import numpy as np
 import soundfile
 
 from digit_detector.audio import SAMPLE_RATE, Floats
-from digit_detector.examples import SAID, example_recording
+from digit_detector.examples import DIGITS, example_recording
 from digit_detector.labels import LABELS
 from ml_training.data.tts import say
 
@@ -28,7 +28,7 @@ def recording(digits: str, seed: int = 0) -> Floats:
 
 
 def main() -> None:
-    for name, digits in SAID.items():
+    for name, digits in DIGITS.items():
         path = example_recording(name)
         path.parent.mkdir(exist_ok=True)
         soundfile.write(path, recording(digits), SAMPLE_RATE, subtype="PCM_16")

@@ -1,1 +1,1 @@
-"""Turning a trained network into one file that answers."""
+"""Export, quantization and versions of trained networks."""

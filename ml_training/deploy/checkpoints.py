@@ -1,4 +1,4 @@
-"""Where the best weights of a folder of models lie."""
+"""Find the best checkpoints in a folder of models."""
 
 from __future__ import annotations
 
@@ -9,18 +9,14 @@ from digit_detector.labels import PIPELINES, PRETRAINED, model_folder
 BEST = "best_model.pt"
 
 
-def checkpoints_in(models_dir: str, pipeline: str) -> tuple[str, ...]:
-    """The best weights of a folder of models: of one pipeline, or of "all" those that are there.
-
-    Raises CheckpointError where there are none.
-    """
+def find_checkpoints(models_dir: str, pipeline: str) -> tuple[str, ...]:
+    """The best checkpoint of a pipeline, or with "all" of every pipeline that has one. Raises CheckpointError."""
     check_not_shipped(models_dir)
     names = PIPELINES if pipeline == "all" else (pipeline,)
-    files = [model_folder(models_dir, name) / BEST for name in names]
-    there = tuple(str(path) for path in files if path.is_file())
-    if not there:
+    existing = [path for name in names if (path := model_folder(models_dir, name) / BEST).is_file()]
+    if not existing:
         raise CheckpointError(
             f"{models_dir} holds no {names[0]}_classifier/{BEST}: train first, or name a checkpoint; the models that "
             f"ship are exported already: load_classifier({PRETRAINED!r}, {names[0]!r})"
         )
-    return there
+    return tuple(map(str, existing))

@@ -1,25 +1,12 @@
-"""Versions written: added, promoted, rolled back, pruned. What they are and how they lie is told in versions.py.
+"""Add, promote, roll back and prune versions; digit_detector/versions.py describes the folders and reads them.
 
-**Nobody overwrites a version.** Its files are put together in a folder beside, flushed to the disk, and the folder
-is renamed to the next number; a number is never given twice. The files of the promoted version in the folder above
-are copies, not links: whoever writes into those, in place or by renaming, reaches no version. Kept twice is one
-version of each pipeline, about 1 MB.
+Everything is written to versions/.tmp first and renamed into place when complete. No number is used twice and no file
+of a version is overwritten; only metrics and further exports are added.
 
-**The pipeline's own files are always those of the promoted version.** A training therefore writes none of them
-while it runs: its best weights so far lie in its checkpoints, which are all that `--resume` needs. When it ends,
-its files become a version, and promoting that version writes `best_model.pt`, `model.onnx` and what else it has. A
-training that is killed, fails, has `promote` off or ends with more errors on the same test clips leaves them alone.
-
-**What is exported from a version later** (int8, say) is added to it (`attach`), and lies in the folder above while the
-version's files do: it comes and goes with them. A file that a version has already stays.
-
-**Killed anywhere, nothing is left half done.** Promoting (1) copies the files beside their places, (2) names the
-version in promoted.json as not finished, (3) renames the copies into place, (4) says that it is finished. Killed
-before (2), it never began; killed later, the next command that writes or lists versions does it again from (1), and
-whoever answers meanwhile reads the files of the version itself. Where they have been damaged in the meantime, the
-promotion is taken back.
-
-**One at a time** does any of this, by a lock that the system takes from a process that ends.
+A promotion (1) copies the version's files to versions/.tmp, (2) replaces promoted.json, which decides and says that
+copying is unfinished, (3) renames the copies into the pipeline's folder, (4) marks promoted.json as finished. Killed
+before (2), nothing has changed. Killed later, the version is promoted and read from its own folder until the next
+change or `digits versions list` repeats the copying (`recover`).
 """
 
 from __future__ import annotations
@@ -29,372 +16,293 @@ import hashlib
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from digit_detector.errors import ConfigError, ModelError, TrainingError
-from digit_detector.files import finite, flush_folder, json_bytes, write_durably
-from digit_detector.versions import (
-    FORMAT,
-    PROMOTED,
-    RECORD,
-    VERSIONS,
-    Added,
-    Change,
-    FileRecord,
-    Metrics,
-    Origin,
-    Promotion,
-    Promotions,
-    Pruning,
-    Version,
-    in_place,
-    numbers,
-    read_file,
-    read_promotions,
-    read_version,
-    sealed,
-    version_folder,
-    whole_version,
-)
-from ml_training.deploy.promotion import Comparison, compare_for_promotion
-from ml_training.utils.locks import locked
+from digit_detector import versions
+from digit_detector.errors import ConfigError, MissingExtraError, ModelError, TrainingError
+from digit_detector.files import json_bytes, sync_folder, write_durably
+from digit_detector.versions import FileRecord, Metrics, Promotion, Promotions, Provenance, Version, version_folder
 
 LOCK = ".lock"
-_NEW = ".new"  # the folder that becomes a version
-_GONE = ".gone"  # the folder that was one
-_BESIDE = ".promoting"  # what a copy is called until it is renamed: .model.onnx.promoting
+WORK = ".tmp"
+TIMEOUT = 60.0  # seconds to wait for the lock; a change copies a few megabytes
 
 Report = Callable[[str], None]
 
 
-def _silent(line: str) -> None:
-    pass
+@dataclass(frozen=True)
+class Added:
+    """The version that a training became."""
 
-
-# --- what can be done ----------------------------------------------------------------------------
+    version: Version
+    promoted: bool
+    reason: str = ""  # the comparison with the version promoted before
 
 
 def add(
-    folder: Path,
-    made: Path,
-    origin: Origin,
-    metrics: Metrics,
-    *,
-    promote: bool | None = None,
-    again: bool = False,
-    report: Report = _silent,
-) -> Added:
-    """Make the files in the folder `made` the next version of the pipeline in `folder`, and promote it.
+    folder: Path, made: Path, provenance: Provenance, metrics: Metrics, *, promote: bool | None = None,
+    again: bool = False, report: Report = lambda line: None,
+) -> Added:  # fmt: skip
+    """Add the files in the folder `made` as the next version of the pipeline in `folder`, and promote it.
 
-    `promote` None does so unless it is worse than the promoted one; see `compare_for_promotion`.
-    With `again` a whole version of the same weights is taken where there is one: a run that was resumed after its end
-    is still the same run. Raises TrainingError where the disk refuses; a version that was made by then stays, promoted
-    or not.
+    `promote` None does so unless the version is worse than the promoted one (`compare_with_promoted`). `again` reuses
+    a version of the same weights: a run resumed after its end is not a second version. Raises TrainingError where the
+    disk refuses; a version that was complete by then stays.
     """
-    with _disk(f"could not make {folder / VERSIONS}"):
-        (folder / VERSIONS).mkdir(parents=True, exist_ok=True)
-    with _alone(folder, report):
-        version = _same(folder, origin) if again else None
+    with contextlib.suppress(OSError):  # locking raises it
+        (folder / versions.VERSIONS).mkdir(parents=True, exist_ok=True)
+    with _locked(folder, report):
+        version = _find_same_weights(folder, provenance.weights_hash) if again else None
         if version is None:
-            version = _make(folder, made, origin, metrics)
-        comparison = _compare_with_promoted(folder, version)
-        if comparison.promote if promote is None else promote:
+            version = _create(folder, made, provenance, metrics)
+        better, reason = compare_with_promoted(folder, version)
+        if better if promote is None else promote:
             try:
-                _promote(folder, version, "training", report)
-            except TrainingError as error:
-                command = promote_command(folder, version)
+                _promote(folder, version, "training")
+            except OSError as error:
                 raise TrainingError(
-                    f"version {version.number} was made, but not promoted: {error}; then {command}"
+                    f"version {version.number} was made, but not promoted: {error.strerror or error}; make room, "
+                    f"then {promote_command(folder, version)}"
                 ) from error
-        promoted = _promotions_if_known(folder).promoted == version.number
-        return Added(version, promoted, "" if promote is False else comparison.reason)
+        promoted = _promotions(folder).promoted == version.number
+        return Added(version, promoted, "" if promote is False else reason)
 
 
-def promote(folder: Path, number: int, report: Report = _silent) -> Change:
-    """Make a version the one that answers. Raises ModelError for one that is missing or damaged."""
-    with _alone(folder, report):
-        return _promote(folder, whole_version(folder, number), "promote", report)
+def promote(folder: Path, number: int, report: Report = lambda line: None) -> int | None:
+    """Promote a version; returns the one promoted before. Raises ModelError for one that is missing or damaged."""
+    with _locked(folder, report):
+        return _promote(folder, versions.read_intact_version(folder, number), "promote")
 
 
 def promote_command(folder: Path, version: Version) -> str:
-    """What to type to promote a version of the pipeline in `folder`."""
-    words = ["digits", "versions", "promote", str(version.number), "--pipeline", version.origin.pipeline]
+    """The command line that promotes a version of the pipeline in `folder`."""
+    words = ["digits", "versions", "promote", str(version.number), "--pipeline", version.provenance.pipeline]
     return shlex.join([*words, "--models_dir", str(folder.parent)])
 
 
-def roll_back(folder: Path, report: Report = _silent) -> Change:
-    """Promote the version that was promoted before; those deleted since are passed over.
+def roll_back(folder: Path, report: Report = lambda line: None) -> tuple[int, int | None]:
+    """Promote the version that was promoted before, skipping deleted ones; returns its number and the one it replaces.
 
-    Raises ModelError where there was none before, or where it is damaged.
+    Raises ModelError where there is none, or where it is damaged.
     """
-    with _alone(folder, report):
-        promotions, there = read_promotions(folder), numbers(folder)
+    with _locked(folder, report):
+        promotions, existing = versions.read_promotions(folder), versions.version_numbers(folder)
         for number in promotions.before():
-            if number in there and number != promotions.promoted:
-                return _promote(folder, whole_version(folder, number), "rollback", report)
-            if number not in there:
-                report(f"version {number} was promoted before, but is gone")
+            if number in existing and number != promotions.promoted:
+                return number, _promote(folder, versions.read_intact_version(folder, number), "rollback")
+            if number not in existing:
+                report(f"version {number} was promoted before, but is deleted")
     now = "no version is promoted" if promotions.promoted is None else f"version {promotions.promoted} is promoted"
     raise ModelError(f"{now} in {folder}, and none before it: digits versions promote NUMBER takes any version")
 
 
-def prune(folder: Path, keep: int, *, really: bool = False, report: Report = _silent) -> Pruning:
-    """Delete the versions that are older than the newest `keep` whole ones, but never the promoted one.
+def prune(folder: Path, keep: int, *, delete: bool, report: Report = lambda line: None) -> tuple[list[int], list[int]]:
+    """Delete the versions older than the newest `keep` intact ones, but never the promoted one.
 
-    Nor one whose files are the pipeline's own, be it promoted or not. Without `really` it only says which. Raises
-    ModelError where nobody can tell which one is promoted.
+    Returns the numbers to delete and to keep; without `delete` nothing is deleted. Raises ModelError where
+    promoted.json is damaged.
     """
     if keep < 1:
         raise ConfigError([f"keep: expected 1 or more, got {keep}"])
-    with _alone(folder, report):
-        promoted = read_promotions(folder).promoted
-        there = numbers(folder)
-        newest = [number for number in reversed(there) if _is_whole(folder, number)][:keep]
-        used = {promoted, in_place(folder)}
-        goes = [n for n in there if len(newest) == keep and n < newest[-1] and n not in used]
-        for number in goes if really else ():
-            gone = folder / VERSIONS / f"{_GONE}-{number}"
-            with _disk(f"could not delete {version_folder(folder, number)}"):
-                version_folder(folder, number).rename(gone)
-                shutil.rmtree(gone)
-    return Pruning(tuple(goes), tuple(n for n in there if n not in goes))
+    with _locked(folder, report):
+        promoted, existing = versions.read_promotions(folder).promoted, versions.version_numbers(folder)
+        newest: list[int] = []
+        for number in reversed(existing):
+            with contextlib.suppress(ModelError):
+                newest.append(versions.read_intact_version(folder, number).number)
+        to_delete = [n for n in existing if len(newest) >= keep and n < newest[keep - 1] and n != promoted]
+        for number in to_delete if delete else ():
+            version_folder(folder, number).rename(_work_folder(folder) / str(number))
+    return to_delete, [n for n in existing if n not in to_delete]
 
 
-def record(folder: Path, number: int, protocol: str, recordings: str, figures: Mapping[str, Any]) -> None:
-    """Add figures to the metrics of a version, in the place of older ones of the same protocol and recordings.
+def record_metrics(folder: Path, number: int, protocol: str, recordings: str, figures: Mapping[str, Any]) -> None:
+    """Set the metrics of a version for one protocol and one set of recordings.
 
-    Raises ModelError for a version that is missing or whose description is damaged, TrainingError where the disk
-    refuses.
+    Raises ModelError for a missing version or a damaged version.json, TrainingError where the disk refuses.
     """
-    with _alone(folder, _silent):
-        version = read_version(folder, number)
-        metrics = {name: dict(found) for name, found in version.metrics.items()}
-        metrics.setdefault(protocol, {})[recordings] = dict(figures)
-        path = version_folder(folder, number) / RECORD
-        with _disk(f"could not write {path}"):
-            write_durably(path, _described(replace(version, metrics=metrics)))
+    with _locked(folder):
+        version = versions.read_version(folder, number)
+        others = version.metrics.get(protocol, {})
+        metrics = {**version.metrics, protocol: {**others, recordings: figures}}
+        _write_record(folder, replace(version, metrics=metrics))
 
 
-def attach(folder: Path, number: int, name: str, content: bytes, report: Report = _silent) -> bool:
-    """Add a file that was made of a version to it; False where it has one of that name, which stays.
+def add_file(folder: Path, number: int, name: str, content: bytes, report: Report = lambda line: None) -> bool:
+    """Add a further export to a version, to be promoted with it; False, unchanged, where it has that file already.
 
     Raises ModelError for a version that is missing or damaged, TrainingError where the disk refuses.
     """
-    with _alone(folder, report):
-        version = whole_version(folder, number)
+    with _locked(folder, report):
+        version, promotions = versions.read_intact_version(folder, number), _promotions(folder)
         if name in version.files:
             return False
-        used = number in (_promotions_if_known(folder).promoted, in_place(folder))
-        files = {**version.files, name: FileRecord(len(content), hashlib.sha256(content).hexdigest())}
-        within = version_folder(folder, number)
-        with _disk(f"could not add {name} to {within}"):
-            write_durably(within / name, content)
-            write_durably(within / RECORD, _described(replace(version, files=files)))
-            if used:
-                write_durably(folder / name, content)
+        if number == promotions.promoted:
+            _write_promotions(folder, promotions, finished=False)
+        _write(folder, version_folder(folder, number) / name, content)
+        version = replace(version, files={**version.files, name: _describe(content)})
+        _write_record(folder, version)
+        if number == promotions.promoted:
+            _copy_promoted(folder, version, promotions)
         return True
 
 
-def settle(folder: Path, report: Report = _silent) -> None:
-    """Finish what a killed process began. Raises TrainingError where the disk refuses."""
-    if _is_unsettled(folder):
-        with _alone(folder, report):
+def recover(folder: Path, report: Report = lambda line: None) -> None:
+    """Finish the promotion of a killed process. Raises ModelError or TrainingError where that fails."""
+    if (folder / versions.VERSIONS / WORK).exists() or not _promotions(folder).finished:
+        with _locked(folder, report):
             pass
 
 
-# --- one after another ---------------------------------------------------------------------------
+def compare_with_promoted(folder: Path, version: Version) -> tuple[bool, str]:
+    """Whether a new version should replace the promoted one, and why.
+
+    The errors on the same test clips decide; a model of synthetic speech never replaces one of recordings.
+    """
+    number = _promotions(folder).promoted
+    if number is None or number == version.number:
+        return True, ""
+    try:
+        promoted = versions.read_intact_version(folder, number)
+    except ModelError as error:
+        return True, str(error)
+    before = f"version {number}"
+    if version.provenance.synthetic != promoted.provenance.synthetic:
+        if version.provenance.synthetic:
+            return False, f"it learnt from synthetic speech, {before} from recordings"
+        return True, f"it learnt from recordings, {before} from synthetic speech"
+    new, old = version.provenance.training, promoted.provenance.training
+    if "test_hash" not in old or new.get("test_hash") != old["test_hash"]:
+        return True, f"not comparable with {before}, which was tested on other clips"
+    errors = f"{new['test_errors']} errors in {new['test_clips']} test clips"
+    return new["test_errors"] <= old["test_errors"], f"{errors}, {before} has {old['test_errors']} in the same"
+
+
+# --- steps under the lock ------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, report: Report) -> Iterator[None]:
-    """Nobody else writes here meanwhile, and what somebody left half done is done or undone first."""
-    if not (folder / VERSIONS).is_dir():
+def _locked(folder: Path, report: Report = lambda line: None) -> Iterator[None]:
+    """Hold the lock of a pipeline's versions, after recovery. OSError becomes TrainingError."""
+    inside = folder / versions.VERSIONS
+    if not inside.is_dir():
         raise ModelError(f"{folder} has no versions: train one, or name another folder with --models_dir")
-    with locked(folder / VERSIONS / LOCK):
-        with _disk(f"could not clear {folder / VERSIONS}"):
-            for left in _leftovers(folder):
-                if left.is_dir():
-                    shutil.rmtree(left)
-                else:
-                    left.unlink()
-        _settle(folder, report)
-        yield
-
-
-def _leftovers(folder: Path) -> list[Path]:
-    inside = folder / VERSIONS
-    half_written = (f"{PROMOTED}.*.tmp", f"[1-9]*/{RECORD}.*.tmp")
-    return [
-        *folder.glob(f".*{_BESIDE}*"),
-        *(path for pattern in (_NEW, f"{_GONE}-*", *half_written) for path in inside.glob(pattern)),
-    ]
-
-
-def _is_unsettled(folder: Path) -> bool:
-    if not (folder / VERSIONS).is_dir():
-        return False
-    with contextlib.suppress(ModelError):
-        if not read_promotions(folder).finished:
-            return True
-    return bool(_leftovers(folder))
-
-
-def _settle(folder: Path, report: Report) -> None:
-    """Finish the promotion that is not finished, or take it back where its version is damaged."""
     try:
-        promotions = read_promotions(folder)
-    except ModelError:  # whoever needs to know which one is promoted raises it
-        return
-    while not promotions.finished:
-        if promotions.promoted is None:
-            _write_promotions(folder, Promotions())
-            return
-        try:
-            _put_in_place(folder, whole_version(folder, promotions.promoted))
-        except ModelError as error:
-            report(f"version {promotions.promoted} is not promoted after all: {error}")
-            promotions = replace(promotions, history=promotions.history[:-1])
-            _write_promotions(folder, promotions)
-            continue
-        report(f"finished the promotion of version {promotions.promoted} that a killed process had begun")
-        promotions = replace(promotions, finished=True)
-        _write_promotions(folder, promotions)
-
-
-@contextlib.contextmanager
-def _disk(failed: str) -> Iterator[None]:
+        from filelock import FileLock  # here, since listing versions does without it
+    except ImportError as error:
+        raise MissingExtraError("changing versions", "train") from error
     try:
-        yield
+        with FileLock(inside / LOCK, timeout=TIMEOUT):
+            try:
+                shutil.rmtree(inside / WORK, ignore_errors=True)
+                _recover(folder, report)
+                yield
+            finally:
+                shutil.rmtree(inside / WORK, ignore_errors=True)
     except OSError as error:
+        reason = error.strerror or "locked by another process"  # filelock's Timeout has none
         raise TrainingError(
-            f"{failed}: {error.strerror or error}; make room, or look at the rights of the folder"
+            f"could not change the versions in {inside}: {reason}; make room, check the rights, or wait"
         ) from error
 
 
-# --- making --------------------------------------------------------------------------------------
-
-
-def _make(folder: Path, made: Path, origin: Origin, metrics: Metrics) -> Version:
-    new = folder / VERSIONS / _NEW
-    promotions = _promotions_if_known(folder)
-    number = max([*numbers(folder), *(p.version for p in promotions.history)], default=0) + 1
-    files = {}
-    with _disk(f"could not write version {number} in {folder / VERSIONS}"):
-        try:
-            for source in sorted(made.iterdir()):
-                content = source.read_bytes()
-                files[source.name] = FileRecord(len(content), hashlib.sha256(content).hexdigest())
-                write_durably(new / source.name, content)
-            version = Version(number, _now(), promotions.promoted, origin, metrics, files)
-            write_durably(new / RECORD, _described(version))
-            new.rename(version_folder(folder, number))
-            flush_folder(folder / VERSIONS)
-        except BaseException:
-            shutil.rmtree(new, ignore_errors=True)
-            raise
-    return read_version(folder, number)
-
-
-def _promotions_if_known(folder: Path) -> Promotions:
-    """A damaged promoted.json must not cost a training."""
+def _recover(folder: Path, report: Report) -> None:
+    promotions = _promotions(folder)
+    if promotions.finished or promotions.promoted is None:
+        return
     try:
-        return read_promotions(folder)
+        _copy_promoted(folder, versions.read_intact_version(folder, promotions.promoted), promotions)
+        report(f"finished the promotion of version {promotions.promoted}, which a killed process had begun")
+    except ModelError as error:
+        report(f"the promotion of version {promotions.promoted} cannot be finished: {error}")
+
+
+def _promotions(folder: Path) -> Promotions:
+    """Those of promoted.json; a damaged one counts as none, since that must not cost a training."""
+    try:
+        return versions.read_promotions(folder)
     except ModelError:
         return Promotions()
 
 
-def _compare_with_promoted(folder: Path, version: Version) -> Comparison:
-    promoted = _promotions_if_known(folder).promoted
-    if promoted in (None, version.number):
-        return Comparison(True, "")
-    try:
-        return compare_for_promotion(version, whole_version(folder, promoted))
-    except ModelError as error:  # a damaged one must not keep a whole one from answering
-        return Comparison(True, str(error))
-
-
-def _same(folder: Path, origin: Origin) -> Version | None:
-    """The newest whole version with the weights of `origin`."""
-    for number in reversed(numbers(folder)):
+def _find_same_weights(folder: Path, weights_hash: str) -> Version | None:
+    for number in reversed(versions.version_numbers(folder)):
         with contextlib.suppress(ModelError):
-            version = whole_version(folder, number)
-            if version.origin.weights_hash == origin.weights_hash:
+            version = versions.read_intact_version(folder, number)
+            if version.provenance.weights_hash == weights_hash:
                 return version
     return None
 
 
-def _is_whole(folder: Path, number: int) -> bool:
-    try:
-        whole_version(folder, number)
-    except ModelError:
-        return False
-    return True
+def _create(folder: Path, made: Path, provenance: Provenance, metrics: Metrics) -> Version:
+    promotions, files = _promotions(folder), {}
+    number = max([*versions.version_numbers(folder), *(p.version for p in promotions.history)], default=0) + 1
+    for source in sorted(made.iterdir()):
+        content = source.read_bytes()
+        files[source.name] = _describe(content)
+        write_durably(_work_folder(folder) / source.name, content)
+    version = Version(number, _now(), promotions.promoted, provenance, metrics, files)
+    write_durably(_work_folder(folder) / versions.RECORD, json_bytes(version.to_dict()))
+    _work_folder(folder).rename(version_folder(folder, number))
+    sync_folder(folder / versions.VERSIONS)
+    return versions.read_version(folder, number)
 
 
-def _described(version: Version) -> bytes:
-    return json_bytes(sealed(finite(version.to_dict())))
+def _describe(content: bytes) -> FileRecord:
+    return FileRecord(len(content), hashlib.sha256(content).hexdigest())
 
 
-# --- promoting -----------------------------------------------------------------------------------
+def _work_folder(folder: Path) -> Path:
+    path = folder / versions.VERSIONS / WORK
+    path.mkdir(exist_ok=True)
+    return path
 
 
-def _promote(folder: Path, version: Version, how: str, report: Report) -> Change:
-    try:
-        promotions = read_promotions(folder)
-    except ModelError as error:
-        report(f"{error}: the history of promotions begins anew")
-        promotions = Promotions()
+def _write(folder: Path, path: Path, content: bytes) -> None:
+    work = _work_folder(folder) / path.name
+    write_durably(work, content)
+    work.replace(path)
+    sync_folder(path.parent)
+
+
+def _write_record(folder: Path, version: Version) -> None:
+    path = version_folder(folder, version.number) / versions.RECORD
+    _write(folder, path, json_bytes(version.to_dict()))
+
+
+def _promote(folder: Path, version: Version, how: str) -> int | None:
+    promotions = _promotions(folder)
     before, history = promotions.promoted, promotions.history
     if before != version.number:
         history = (*history, Promotion(version.number, _now(), how))
-    _put_in_place(folder, version, Promotions(history, finished=False))
-    _write_promotions(folder, Promotions(history))
-    return Change(version.number, before)
+    _copy_promoted(folder, version, Promotions(history))
+    return before
 
 
-def _put_in_place(folder: Path, version: Version, announced: Promotions | None = None) -> None:
-    """Copy the files of a version to the pipeline's own, and remove those that only other versions have.
-
-    `announced` is written when the copies lie beside their places and nothing but renaming is left.
-    """
-    beside = {name: folder / f".{name}{_BESIDE}" for name in version.files}
-    try:
-        with _disk(f"could not copy version {version.number} to {folder}"):
-            for name, path in beside.items():
-                write_durably(path, read_file(folder, version, name))
-        if announced is not None:
-            _write_promotions(folder, announced)
-        with _disk(f"could not put the files of version {version.number} in place"):
-            for name, path in beside.items():
-                path.replace(folder / name)
-            for name in _names_of_others(folder, version):
-                (folder / name).unlink(missing_ok=True)
-            flush_folder(folder)
-    finally:
-        for path in beside.values():
-            with contextlib.suppress(OSError):
-                path.unlink()
-
-
-def _names_of_others(folder: Path, version: Version) -> set[str]:
-    names: set[str] = set()
-    for number in numbers(folder):
+def _copy_promoted(folder: Path, version: Version, promotions: Promotions) -> None:
+    """Replace the pipeline's own files by those of `version`, the last of `promotions`: steps 1 to 4 of a promotion."""
+    for name in version.files:
+        write_durably(_work_folder(folder) / name, versions.read_file(folder, version, name))
+    _write_promotions(folder, promotions, finished=False)
+    for name in version.files:
+        (_work_folder(folder) / name).replace(folder / name)
+    for number in versions.version_numbers(folder):  # e.g. an int8 export that this version does not have
         with contextlib.suppress(ModelError):
-            names |= read_version(folder, number).files.keys()
-    return names - version.files.keys()
+            for name in versions.read_version(folder, number).files.keys() - version.files.keys():
+                (folder / name).unlink(missing_ok=True)
+    sync_folder(folder)
+    _write_promotions(folder, promotions, finished=True)
 
 
-def _write_promotions(folder: Path, promotions: Promotions) -> None:
+def _write_promotions(folder: Path, promotions: Promotions, finished: bool) -> None:
     values = {
-        "format": FORMAT, "promoted": promotions.promoted, "finished": promotions.finished,
+        "format": versions.FORMAT, "promoted": promotions.promoted, "finished": finished,
         "history": [vars(promotion) for promotion in promotions.history],
     }  # fmt: skip
-    path = folder / VERSIONS / PROMOTED
-    with _disk(f"could not write {path}"):
-        write_durably(path, json_bytes(values))
+    _write(folder, folder / versions.VERSIONS / versions.PROMOTED, json_bytes(values))
 
 
 def _now() -> str:

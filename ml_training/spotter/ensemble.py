@@ -24,7 +24,7 @@ from digit_detector.spotter_file import (
     TAKEN_NAME,
     check_spotter,
 )
-from ml_training.deploy.export import sealed
+from ml_training.deploy.export import serialize
 
 _EACH = ("data", "data_hash", "steps", "seed", "git_commit")  # metadata that are told of every one
 _SPLIT = (STATE_NAME, EARLIER_NAME)
@@ -56,7 +56,7 @@ def join_spotters(files: Sequence[Path], path: Path) -> None:
     for key in _EACH:
         joined[key] = " + ".join(found[key] for found in metadata)
     joined[DILATIONS_KEY] = ",".join(found[DILATIONS_KEY] for found in metadata)
-    write_atomically(path, sealed(_mean(graphs), joined))
+    write_atomically(path, serialize(_mean(graphs), joined))
 
 
 def _read(file: Path) -> bytes:

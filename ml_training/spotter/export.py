@@ -31,7 +31,7 @@ from digit_detector.spotter_file import (
     TAKEN_NAME,
     earlier_frames,
 )
-from ml_training.deploy.export import TOLERANCE, graph_of, sealed
+from ml_training.deploy.export import TOLERANCE, export_graph, serialize
 from ml_training.spotter.model import NOTHING, Block, Spotter
 
 
@@ -107,7 +107,7 @@ def export_spotter(model: Spotter, path: Path, metadata: Mapping[str, str], soun
     ExportError where that is more than TOLERANCE or the network has no ONNX form.
     """
     model = copy.deepcopy(model).eval()
-    content = sealed(_to_onnx(model), {**metadata, DILATIONS_KEY: ",".join(map(str, model.dilations))})
+    content = serialize(_to_onnx(model), {**metadata, DILATIONS_KEY: ",".join(map(str, model.dilations))})
     with torch.no_grad():
         whole = sound[: len(sound) // BLOCK * BLOCK]
         expected = model(torch.from_numpy(whole[None])).logits.softmax(dim=2)[0, :, :NOTHING].numpy()
@@ -124,7 +124,7 @@ def _to_onnx(model: Spotter) -> onnx.ModelProto:
     examples = (
         torch.zeros(2, BLOCK), torch.zeros(2, model.front_size), torch.zeros(2, math.prod(before), channels),
     )  # fmt: skip
-    return graph_of(
+    return export_graph(
         step, examples, [BLOCK_NAME, STATE_NAME, EARLIER_NAME],
         [PROBABILITIES_NAME, DURATIONS_NAME, STATE_AFTER_NAME, TAKEN_NAME],
     )  # fmt: skip

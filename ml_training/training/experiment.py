@@ -21,7 +21,7 @@ from digit_detector.errors import ConfigError, DigitError, Interrupted
 from digit_detector.files import check_models_dir, write_atomically, write_json
 from digit_detector.labels import LABELS, PIPELINE_TITLES, model_folder
 from digit_detector.model_file import git_commit
-from digit_detector.versions import Added, Origin, version_folder
+from digit_detector.versions import Provenance, version_folder
 from ml_training import __version__
 from ml_training.config import TrainConfig, to_dict
 from ml_training.data.augmentation.noise import load_backgrounds
@@ -258,7 +258,7 @@ class _PipelineRun:
 
     def result(self) -> PipelineResult:
         self._write_config()
-        version_store.settle(self.folder, self._say)
+        version_store.recover(self.folder, self._say)
         # What answers in self.folder is the promoted version's until this training has become one itself.
         with temporary_folder() as made:
             return self._result(made)
@@ -356,10 +356,12 @@ class _PipelineRun:
         if scaler is not None:  # for people: nothing of ours reads it back
             write_atomically(made / "scaler.pkl", pickle.dumps(scaler))
 
-    def _version(self, made: Path, training: Training, model: DigitModel, test: Evaluation, *, again: bool) -> Added:
+    def _version(
+        self, made: Path, training: Training, model: DigitModel, test: Evaluation, *, again: bool
+    ) -> version_store.Added:
         """Make what lies in `made` a version; `again` where nothing was left to train and it may be one already."""
         corpus, split = self.material.corpus, self.material.split
-        origin = Origin(
+        provenance = Provenance(
             pipeline=self.name, data=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic,
             split=split.name, git_commit=git_commit(), package_version=__version__, settings=self._settings(),
             training={
@@ -371,7 +373,7 @@ class _PipelineRun:
             weights_hash=weights_hash(model.state_dict()),
         )  # fmt: skip
         added = version_store.add(
-            self.folder, made, origin, {split.name: {self.material.tested_on: test.figures()}},
+            self.folder, made, provenance, {split.name: {self.material.tested_on: test.figures()}},
             promote=self.config.promote, again=again, report=self._say,
         )  # fmt: skip
         number, command = added.version.number, version_store.promote_command(self.folder, added.version)

@@ -21,8 +21,8 @@ from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.deploy import version_store
 from ml_training.deploy.executorch import export_executorch
-from ml_training.deploy.export import answers, export_onnx, network_of, sealed
-from ml_training.deploy.quantise import Judges, quantised, softmax
+from ml_training.deploy.export import convert_network, export_onnx, run_model, serialize
+from ml_training.deploy.quantise import HoldoutSet, quantize, softmax
 from ml_training.pipelines import PIPELINE_REGISTRY
 from ml_training.pipelines.base import Pipeline
 from ml_training.results import Evaluation, Floats
@@ -164,7 +164,7 @@ def _version_of(name: str, output: str | None) -> tuple[Path, int] | None:
         return None
     if path.parents[1].name == versions.VERSIONS and path.parent.name.isdigit():
         return path.parents[2], int(path.parent.name)
-    same = versions.find(path.parent, BEST, hashlib.sha256(path.read_bytes()).hexdigest())
+    same = versions.find_versions(path.parent, BEST, hashlib.sha256(path.read_bytes()).hexdigest())
     return (path.parent, same[-1]) if same else None
 
 
@@ -176,7 +176,7 @@ def _put(trained: Trained, precision: str, place: Path, version: tuple[Path, int
     folder, number = version
     with temporary_folder() as made:
         exported = trained.export(precision, made / place.name)
-        if not version_store.attach(folder, number, place.name, exported.file.read_bytes(), report):
+        if not version_store.add_file(folder, number, place.name, exported.file.read_bytes(), report):
             report(f"version {number} keeps the {place.name} that it has; --output writes another elsewhere")
     return replace(exported, file=place, size=place.stat().st_size)
 
@@ -221,13 +221,13 @@ class Trained:
             difference = write(model, place, self._metadata(test), material.real_clips(PARITY_CLIPS))
             compared = f"largest difference {difference:.1e}"
         else:
-            int8 = quantised(network_of(model), self.calibration(), self.judges())
+            int8 = quantize(convert_network(model), self.calibration(), self.judges())
             content = int8.proto.SerializeToString()
-            test = material.tested(lambda waveforms: softmax(answers(content, waveforms)[0]))
-            compared = str(int8.verdict)
+            test = material.tested(lambda waveforms: softmax(run_model(content, waveforms)[0]))
+            compared = str(int8.report)
             layers = f"{int8.layers} layer{'s' * (int8.layers > 1)}"
             told = f"{layers}, {int8.method} of {CALIBRATION_CLIPS} training clips; {compared}"
-            write_atomically(place, sealed(int8.proto, self._metadata(test, precision=INT8, calibration=told)))
+            write_atomically(place, serialize(int8.proto, self._metadata(test, precision=INT8, calibration=told)))
         return Exported(
             self.name, self.pipeline.name, precision, place, place.stat().st_size, test.errors, test.clips, compared
         )
@@ -246,14 +246,14 @@ class Trained:
         waveforms: Floats = self.material.corpus.waveforms[chosen]
         return waveforms
 
-    def judges(self) -> Judges:
+    def judges(self) -> HoldoutSet:
         """The validation part, and digits of the training part where it has fewer than are compared with."""
         split, material = self.material.split, self.material
         missing = max(0, PARITY_CLIPS - len(material.digits(split.validation)))
         chosen = np.concatenate([split.validation, material.digits(split.train)[:missing]])
         part = material.part(chosen)
         heard = predict(self.model, part.waveforms)
-        return Judges(
+        return HoldoutSet(
             part.waveforms[:].numpy(),
             part.labels.numpy(),
             heard.scores.softmax(1).numpy(),

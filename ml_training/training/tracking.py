@@ -69,7 +69,7 @@ def track(tracker: Tracker, result: PipelineResult, config: TrainConfig, logger:
 
 def tracked(result: PipelineResult, version: Version, folder: Path, plots: Path) -> TrackedRun:
     """What a training and the version it became come to; `folder` is the pipeline's, in `plots` lie pictures."""
-    origin = version.origin
+    origin = version.provenance
     figures = [
         (name, value, record.epoch)
         for record in result.history

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from filelock import FileLock, Timeout
+
 from digit_detector.errors import ConfigError, MissingExtraError, TrainingError
 from digit_detector.files import write_json
 from ml_training.tuning.space import Choices, Space, Value, parse_space
 from ml_training.tuning.spec import SearchSpec
-from ml_training.utils.locks import locked
 
 if TYPE_CHECKING:
     import optuna
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 STUDY = "digits"
 JOURNAL = "journal.jsonl"
+LOCK_TIMEOUT = 60.0  # seconds
 FINGERPRINT = "plan"  # name of the attribute that holds what a study is of
 
 
@@ -61,7 +63,7 @@ def open_study(spec: SearchSpec) -> optuna.Study:
             raise TrainingError(
                 f"{path} is damaged ({reason}): put back a copy of it, or begin anew in another --output"
             ) from error
-    with locked(spec.folder / "study.lock"):
+    with FileLock(spec.folder / "study.lock", LOCK_TIMEOUT):
         existing = study.user_attrs.get(FINGERPRINT)
         if existing is None:
             study.set_user_attr(FINGERPRINT, spec.fingerprint())
@@ -105,7 +107,7 @@ def open_journal(folder: Path) -> optuna.storages.JournalStorage:
     class Lock:
         def acquire(self) -> bool:
             self._stack = contextlib.ExitStack()
-            self._stack.enter_context(locked(folder / "journal.lock"))
+            self._stack.enter_context(FileLock(folder / "journal.lock", LOCK_TIMEOUT))
             _drop_partial_line(path)
             return True
 
@@ -217,7 +219,7 @@ class TrialClaims:
             yield number
 
     def claim_trial(self) -> int | None:
-        with locked(self._spec.folder / "study.lock"):
+        with FileLock(self._spec.folder / "study.lock", LOCK_TIMEOUT):
             trials = self._study.get_trials(deepcopy=False)
             for frozen in trials:
                 if frozen.state.name == "RUNNING" and frozen.number not in self._held and self._continue(frozen):
@@ -234,8 +236,8 @@ class TrialClaims:
         if self._spec.storage and not self._spec.trial_folder(frozen.number).exists():
             return False
         try:
-            self._lock(frozen.number, patience=0.0)
-        except TrainingError:  # another command works on it
+            self._lock(frozen.number, timeout=0.0)
+        except Timeout:  # another command works on it
             return False
         if len(frozen.params) < len(self._space):  # its process ended while it was sampled
             self._study.sampler = make_sampler(self._spec, frozen.number)
@@ -243,9 +245,9 @@ class TrialClaims:
             suggest(load_trial(self._study, frozen.number), self._space)
         return True
 
-    def _lock(self, number: int, patience: float = 60.0) -> None:
+    def _lock(self, number: int, timeout: float = LOCK_TIMEOUT) -> None:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(locked(self._spec.trial_folder(number) / "held.lock", patience=patience))
+            stack.enter_context(FileLock(self._spec.trial_folder(number) / "held.lock", timeout))
             self._held[number] = stack.pop_all()
 
     def release(self, number: int) -> None:

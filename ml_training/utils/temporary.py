@@ -14,8 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from digit_detector.errors import TrainingError
-from ml_training.utils.locks import locked
+from filelock import FileLock
 
 PREFIX = ".digit-detector-work-"
 _LOCK = "lock"
@@ -27,7 +26,7 @@ _RESTING = 10.0  # seconds that such a file has not grown: its process may be on
 def temporary_folder() -> Iterator[Path]:
     """An empty folder that is gone afterwards. Those of killed processes of this user are removed first."""
     clear_folders()
-    with tempfile.TemporaryDirectory(prefix=PREFIX) as name, locked(Path(name, _LOCK)):
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as name, FileLock(Path(name, _LOCK)):
         files = Path(name, "files")
         files.mkdir()
         yield files
@@ -36,12 +35,12 @@ def temporary_folder() -> Iterator[Path]:
 def clear_folders() -> None:
     """Remove the folders of processes that were killed."""
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError, TrainingError):  # another's, or in use
+        with contextlib.suppress(OSError):  # another's, or in use
             if hasattr(os, "getuid") and path.lstat().st_uid != os.getuid():
                 continue
             if path.is_symlink() or not (path / _LOCK).is_file():
                 continue
-            with locked(path / _LOCK, patience=0.0):
+            with FileLock(path / _LOCK, timeout=0):
                 shutil.rmtree(path / "files", ignore_errors=True)
             shutil.rmtree(path, ignore_errors=True)
 

@@ -1,48 +1,42 @@
-"""Versions made of a few bytes, and the script that is killed while it makes them."""
+"""Small versions: their model.onnx is one word."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from digit_detector.versions import Version
+from digit_detector.versions import Provenance, Version
 from ml_training.deploy import version_store
 
-
-@pytest.fixture(scope="session")
-def killed() -> ModuleType:
-    path = Path(__file__).with_name("killed.py")
-    spec = importlib.util.spec_from_file_location("killed_versions", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def make(killed: ModuleType, tmp_path: Path) -> Callable[..., Version]:
-    """Add a version whose model.onnx is the word given, to the pipeline's folder models/mfcc_classifier."""
-
-    def add(word: str, folder: Path = tmp_path / "models" / "mfcc_classifier", **options: object) -> Version:
-        made = tmp_path / f"made_{word}"
-        made.mkdir(exist_ok=True)
-        for name in ("best_model.pt", "model.onnx", "scaler.pkl"):
-            (made / name).write_text(word if name == "model.onnx" else f"{name} of {word}", encoding="utf-8")
-        metrics = {"official": {"tiny": {"accuracy": 0.9, "clips": 100}}}
-        version: Version = version_store.add(folder, made, killed.origin(weights_hash=word), metrics, **options).version
-        return version
-
-    return add
+PROVENANCE = Provenance(
+    pipeline="mfcc", data="tiny", data_hash="ab" * 32, synthetic=False, split="official", git_commit="c" * 40,
+    package_version="0.1.0", settings={"epochs": 3, "augmentation": {"time_shift": 1.0}}, training={"best_epoch": 2},
+    weights_hash="w",
+)  # fmt: skip
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The pipeline's folder that `make` adds to."""
     return tmp_path / "models" / "mfcc_classifier"
+
+
+@pytest.fixture
+def make(folder: Path, tmp_path: Path) -> Callable[..., Version]:
+    """Add a version with the given word as model.onnx; with `bare`, without other files."""
+
+    def add(word: str, bare: bool = False, **options: object) -> Version:
+        made = tmp_path / f"made_{word}"
+        made.mkdir(exist_ok=True)
+        (made / "model.onnx").write_text(word, encoding="utf-8")
+        for name in () if bare else ("best_model.pt", "scaler.pkl"):
+            (made / name).write_text(f"{name} of {word}", encoding="utf-8")
+        metrics = {"official": {"tiny": {"accuracy": 0.9, "clips": 100}}}
+        provenance = replace(PROVENANCE, weights_hash=word)
+        version: Version = version_store.add(folder, made, provenance, metrics, **options).version
+        return version
+
+    return add

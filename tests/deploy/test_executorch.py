@@ -1,4 +1,4 @@
-"""ExecuTorch, where it is installed; where not, the error that names the extra."""
+"""Export for ExecuTorch where it is installed; otherwise the error that names the extra."""
 
 import importlib.util
 import json
@@ -8,17 +8,16 @@ import torch
 from torch import Tensor
 
 from digit_detector.errors import ExportError, MissingExtraError
-from ml_training.deploy import executorch as target
 from ml_training.deploy.executorch import export_executorch
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import Heard
 
-THERE = importlib.util.find_spec("executorch") is not None
-needs_executorch = pytest.mark.skipif(not THERE, reason="the extra [executorch] is not installed")
-ignore = pytest.mark.filterwarnings("ignore")  # what torch and ExecuTorch say of each other
+INSTALLED = importlib.util.find_spec("executorch") is not None
+needs_executorch = pytest.mark.skipif(not INSTALLED, reason="the extra [executorch] is not installed")
+ignore_warnings = pytest.mark.filterwarnings("ignore")  # of torch and ExecuTorch about each other
 
 
-@pytest.mark.skipif(THERE, reason="the extra [executorch] is installed")
+@pytest.mark.skipif(INSTALLED, reason="the extra [executorch] is installed")
 def test_without_the_extra_the_error_names_it(tmp_path, tiny_network, tiny_corpus):
     with pytest.raises(MissingExtraError, match=r"export for ExecuTorch needs the \[executorch\] extra"):
         export_executorch(tiny_network, tmp_path / "model.pte", {}, tiny_corpus.waveforms[:2])
@@ -26,9 +25,9 @@ def test_without_the_extra_the_error_names_it(tmp_path, tiny_network, tiny_corpu
 
 
 @needs_executorch
-@ignore
+@ignore_warnings
 @pytest.mark.parametrize("pipeline", ["mfcc", "mel_cnn"])
-def test_the_program_answers_like_the_network_and_says_what_it_is(tmp_path, tiny_corpus, pipeline):
+def test_the_program_computes_the_network_and_has_metadata(tmp_path, tiny_corpus, pipeline):
     from executorch.runtime import Runtime
 
     torch.manual_seed(0)
@@ -44,16 +43,15 @@ def test_the_program_answers_like_the_network_and_says_what_it_is(tmp_path, tiny
     torch.testing.assert_close(digit, expected.digit.sigmoid(), atol=1e-4, rtol=0)
 
 
-class OtherWhenExported(torch.nn.Module):
+class DifferentWhenExported(torch.nn.Module):
     def forward(self, waveforms: Tensor) -> Heard:
         means = waveforms.reshape(-1, 10, 800).mean(2)
         return Heard(means + (0.001 if torch.compiler.is_exporting() else 0.0), waveforms.mean(1))
 
 
 @needs_executorch
-@ignore
-def test_a_program_that_answers_otherwise_is_not_written(tmp_path, tiny_corpus):
+@ignore_warnings
+def test_a_program_with_other_outputs_is_not_written(tmp_path, tiny_corpus):
     with pytest.raises(ExportError, match=r"model\.pte differs from the trained network by 0\.001"):
-        export_executorch(OtherWhenExported(), tmp_path / "model.pte", {}, tiny_corpus.waveforms[:2])
+        export_executorch(DifferentWhenExported(), tmp_path / "model.pte", {}, tiny_corpus.waveforms[:2])
     assert not list(tmp_path.iterdir())
-    assert target.TOLERANCE < 0.001

@@ -1,4 +1,4 @@
-"""What a model is made of, counted by hand and by torch."""
+"""Graphs of models, counted by hand and by torch."""
 
 import math
 import subprocess
@@ -15,15 +15,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from digit_detector.classifier import model_file
 from digit_detector.errors import ModelError
 from digit_detector.inspection import inspect_model
-from digit_detector.labels import MEL_CNN, MFCC, PIPELINES, PRETRAINED
-from digit_detector.model_file import FORMAT_KEY, model_metadata, seal, unsealed
-from digit_detector.spotter_file import FILE
+from digit_detector.labels import MEL_CNN, MFCC, PIPELINES
+from digit_detector.model_file import FORMAT_KEY, add_checksum, model_metadata, reserve_checksum
 from ml_training.pipelines import get_pipeline
 
 
 def described(**changes: str) -> dict[str, str]:
-    said = model_metadata(pipeline=MFCC, data="x", data_hash="h", synthetic=True, split="official", accuracy=0.5)
-    return {**said, **changes}
+    values = model_metadata(pipeline=MFCC, data="x", data_hash="h", synthetic=True, split="official", accuracy=0.5)
+    return {**values, **changes}
 
 
 def write(path: Path, metadata: dict[str, str], shaped: bool = True) -> None:
@@ -90,22 +89,17 @@ def test_multiply_adds_are_those_that_torch_counts(pipeline):
     assert learnt * 0.98 < found.graph.numbers["float32"] < learnt + 60_000
 
 
-def test_a_changed_bit_is_told(tmp_path):
-    write(tmp_path / "model.onnx", unsealed(described()))
-    sealed = seal((tmp_path / "model.onnx").read_bytes())
-    (tmp_path / "model.onnx").write_bytes(sealed)
-    found = inspect_model(tmp_path / "model.onnx")
-    assert (found.sealed, found.intact) == (True, True)
-    place = sealed.index(b"official")
-    (tmp_path / "model.onnx").write_bytes(sealed[:place] + b"O" + sealed[place + 1 :])
-    found = inspect_model(tmp_path / "model.onnx")
-    assert (found.sealed, found.intact) == (True, False)
-
-
-def test_of_an_older_file_what_it_says_is_told(tmp_path):
-    write(tmp_path / "model.onnx", {FORMAT_KEY: "1", "pipeline": MEL_CNN})
-    assert inspect_model(tmp_path / "model.onnx").metadata == {FORMAT_KEY: "1", "pipeline": MEL_CNN}
-    assert inspect_model(tmp_path / "model.onnx").precision == "fp32"
+def test_a_changed_bit_is_found_and_older_files_are_read(tmp_path):
+    path = tmp_path / "model.onnx"
+    write(path, reserve_checksum(described()))
+    content = add_checksum(path.read_bytes())
+    for changed, intact in ((content, True), (content.replace(b"official", b"Official"), False)):
+        path.write_bytes(changed)
+        found = inspect_model(path)
+        assert (found.sealed, found.intact) == (True, intact)
+    write(path, {FORMAT_KEY: "1", "pipeline": MEL_CNN})
+    found = inspect_model(path)
+    assert (found.metadata, found.precision) == ({FORMAT_KEY: "1", "pipeline": MEL_CNN}, "fp32")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +112,7 @@ def test_of_an_older_file_what_it_says_is_told(tmp_path):
         (1.0, "is an ONNX model, but not one of ours: its metadata has no 'streaming-digit-detector'"),
     ],
 )
-def test_what_is_no_model_of_ours_is_one_line(tmp_path, content, reason):
+def test_other_files_are_refused_in_one_line(tmp_path, content, reason):
     path = tmp_path / "model.onnx"
     if isinstance(content, float):
         write(path, {})
@@ -130,31 +124,29 @@ def test_what_is_no_model_of_ours_is_one_line(tmp_path, content, reason):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("missing", ["onnx", ""])
-def test_it_does_without_onnx_and_never_needs_torch(missing):
-    code = f"""
+def test_neither_onnx_nor_torch_is_needed():
+    code = """
 import sys
-if {missing!r}:
-    sys.modules[{missing!r}] = None
+sys.modules["onnx"] = None
 from digit_detector.inspection import inspect_model
 found = inspect_model(sys.argv[1])
-print(found.graph is None, found.intact, sorted({{"torch", "onnxscript"}} & set(sys.modules)))
+print(found.graph is None, found.intact, sorted({"torch", "onnxscript"} & set(sys.modules)))
 """
     command = [sys.executable, "-c", code, str(model_file("pretrained", MEL_CNN))]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == f"{missing == 'onnx'} True []\n"
+    assert done.stdout == "True True []\n"
 
 
-def test_layers_of_unknown_shape_are_told(tmp_path):
+def test_layers_of_unknown_shape_are_counted_apart(tmp_path):
     write(tmp_path / "model.onnx", described())
     model = onnx.load(tmp_path / "model.onnx")
     for node in model.graph.node:
-        if node.op_type == "Reshape":  # into a shape that only samples tell
-            node.input[1] = "told"
+        if node.op_type == "Reshape":  # into a shape that depends on the samples
+            node.input[1] = "sizes"
     computed = [
         ("NonZero", ["waveform"], "places"),
-        ("Shape", ["places"], "sizes"),
-        ("Concat", ["sizes", "one"], "told"),
+        ("Shape", ["places"], "shape_of_places"),
+        ("Concat", ["shape_of_places", "one"], "sizes"),
     ]
     for place, (operator, inputs, output) in enumerate(computed):
         axis = {"axis": 0} if operator == "Concat" else {}
@@ -164,13 +156,3 @@ def test_layers_of_unknown_shape_are_told(tmp_path):
     assert graph is not None
     assert graph.uncounted == 2
     assert graph.multiply_adds == 3 * 40 * 5
-
-
-def test_a_spotter_is_told_as_what_it_is(capsys):
-    from ml_training.inspect_model import main
-
-    assert main([str(model_file(PRETRAINED, MFCC).parent / FILE)]) == 0
-    told = capsys.readouterr().out
-    assert "spotter: which digit has just ended" in told
-    assert "sound float (N, 256)" in told
-    assert "not a digit" not in told

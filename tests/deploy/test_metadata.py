@@ -1,3 +1,5 @@
+"""Metadata of model files, and the commit in it."""
+
 import subprocess
 from datetime import UTC, datetime
 
@@ -15,53 +17,48 @@ def metadata(**changes):
 
 
 def test_every_documented_key_has_a_value():
-    told = {"negatives": "3 words", "calibration": "minmax", "precision": "int8", "epoch": 7, "commit": "f00d"}
-    found = metadata(**told, created=datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC))
-    assert found.keys() == KEYS.keys()
+    values = {"negatives": "3 words", "calibration": "minmax", "precision": "int8", "epoch": 7, "commit": "f00d"}
+    found = metadata(**values, created=datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC), seed=7, temperature=0.5)
+    assert list(found) == list(KEYS)
     assert all(isinstance(value, str) and value for value in found.values())
-    assert found["accuracy"] == "0.987654"
-    assert (found["precision"], found["epoch"]) == ("int8", "7")
-    assert found["created"] == "2030-01-02T03:04:05+00:00"
-    assert found["version"] == digit_detector.__version__
+    expected = {
+        "accuracy": "0.987654", "precision": "int8", "epoch": "7", "created": "2030-01-02T03:04:05+00:00",
+        "version": digit_detector.__version__, "sample_rate": "8000", "window": "8000", "seed": "7",
+        "temperature": "0.5", "recordings_hash": "abc", "speech": "recordings",
+    }  # fmt: skip
+    assert {key: found[key] for key in expected} == expected
     assert found["labels"].split(",")[7] == "seven"
-    assert (found["sample_rate"], found["window"]) == ("8000", "8000")
+    plain = metadata(synthetic=True, recordings_hash="def")
+    expected = {
+        "negatives": "", "precision": "fp32", "calibration": "", "epoch": "unknown", "seed": "unknown",
+        "temperature": "1", "speech": "synthetic speech", "recordings_hash": "def", "data_hash": "abc",
+    }  # fmt: skip
+    assert {key: plain[key] for key in expected} == expected
 
 
-def test_hash_of_the_recordings_seed_and_temperature_have_defaults():
-    plain = metadata()
-    assert plain["negatives"] == ""
-    assert (plain["precision"], plain["calibration"], plain["epoch"]) == ("fp32", "", "unknown")
-    assert (plain["recordings_hash"], plain["seed"], plain["temperature"]) == ("abc", "unknown", "1")
-    told = metadata(recordings_hash="def", seed=7, temperature=0.5)
-    assert (told["data_hash"], told["recordings_hash"], told["seed"], told["temperature"]) == ("abc", "def", "7", "0.5")
-
-
-def test_synthetic_speech_is_called_that():
-    assert metadata(synthetic=True)["speech"] == "synthetic speech"
-    assert metadata(synthetic=False)["speech"] == "recordings"
-
-
-def test_check_takes_ours_and_refuses_others():
+@pytest.mark.parametrize(
+    ("found", "pipeline", "message"),
+    [
+        ({}, MFCC, r"model\.onnx is an ONNX model, but not one of ours"),
+        (metadata(), MEL_CNN, "pipeline is 'mfcc', expected 'mel_cnn'"),
+        (metadata() | {FORMAT_KEY: "3", "window": "9"}, MFCC, f"{FORMAT_KEY} is '3', expected '2'; window is '9'"),
+        (metadata() | {FORMAT_KEY: "1"}, MFCC, r"train it again with train\.py --pipeline mfcc"),
+    ],
+)
+def test_other_files_are_refused(found, pipeline, message):
     check_metadata(metadata(), MFCC, "model.onnx")
-    with pytest.raises(ModelError, match=r"model\.onnx is an ONNX model, but not one of ours"):
-        check_metadata({}, MFCC, "model.onnx")
-    with pytest.raises(ModelError, match="pipeline is 'mfcc', expected 'mel_cnn'"):
-        check_metadata(metadata(), MEL_CNN, "model.onnx")
-    with pytest.raises(ModelError, match=f"{FORMAT_KEY} is '3', expected '2'; window is 'missing'"):
-        check_metadata({k: v for k, v in metadata().items() if k != "window"} | {FORMAT_KEY: "3"}, MFCC, "model.onnx")
+    with pytest.raises(ModelError, match=message):
+        check_metadata(found, pipeline, "model.onnx")
 
 
-def test_a_file_from_before_there_was_a_digit_score_is_to_be_trained_again():
-    with pytest.raises(ModelError, match=r"model\.onnx .*train it again with train\.py --pipeline mfcc"):
-        check_metadata(metadata() | {FORMAT_KEY: "1"}, MFCC, "model.onnx")
-
-
-def test_commit_is_that_of_the_checkout_and_says_dirty(tmp_path, monkeypatch):
-    package = tmp_path / "ml_training"
+def test_the_commit_is_that_of_the_checkout(tmp_path, monkeypatch):
+    read_once = git_commit()
+    package = tmp_path / "package"
     package.mkdir()
     (package / "__init__.py").write_text("")
     monkeypatch.setattr(digit_detector, "__file__", str(package / "__init__.py"))
-    commit = git_commit.__wrapped__  # asked anew each time
+    assert git_commit() == read_once
+    commit = git_commit.__wrapped__  # reads it each time
     assert commit() == "unknown"
 
     def git(*words):
@@ -73,15 +70,7 @@ def test_commit_is_that_of_the_checkout_and_says_dirty(tmp_path, monkeypatch):
     assert commit() == "unknown"  # no commit yet
     git("add", ".")
     git("commit", "-q", "-m", "one")
-    git("tag", "-a", "v1", "-m", "a tag must not take the commit's place")
+    git("tag", "-a", "v1", "-m", "a tag must not replace the commit")
     assert commit() == git("rev-parse", "HEAD")
     (package / "__init__.py").write_text("changed = True\n")
     assert commit() == git("rev-parse", "HEAD") + "-dirty"
-
-
-def test_a_process_names_one_commit_whatever_it_writes(monkeypatch):
-    first = git_commit()
-    if first == "unknown":
-        pytest.skip("this is no git checkout")
-    monkeypatch.setattr(digit_detector, "__file__", "/nowhere/ml_training/__init__.py")
-    assert git_commit() == first

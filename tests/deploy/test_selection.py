@@ -1,4 +1,4 @@
-"""What decides which model answers agrees with the recordings and with what the models that ship say."""
+"""The choice of the default model agrees with the recordings and with the metadata of the pretrained models."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ml_training.training.training_data import load_training_data
 
 
 @pytest.mark.parametrize("precision", FILE_PRECISIONS)
-def test_the_models_that_ship_were_measured_there_and_stand_in_order(precision: str) -> None:
-    said = [read_metadata(model_file(PRETRAINED, pipeline, precision)) for pipeline in BEST_FIRST]
-    for metadata in said:
+def test_the_pretrained_models_were_tested_there_and_are_in_order(precision: str) -> None:
+    found = [read_metadata(model_file(PRETRAINED, pipeline, precision)) for pipeline in BEST_FIRST]
+    for metadata in found:
         assert (metadata["split"], metadata["speech"]) == ("official", "recordings")
         assert metadata["recordings_hash"].split()[0] == TREE_HASH
         assert metadata.get("test_hash", FSDD_TEST_HASH) == FSDD_TEST_HASH
-    accuracies = [float(metadata["accuracy"]) for metadata in said]
+    accuracies = [float(metadata["accuracy"]) for metadata in found]
     assert accuracies == sorted(accuracies, reverse=True)
 
 
@@ -35,7 +35,7 @@ def test_the_hash_is_that_of_fsdds_official_test(seed: int, fsdd_dir: Path) -> N
     assert load_training_data(config, None, lambda _: None, lambda _: None).test_hash == FSDD_TEST_HASH
 
 
-def test_metadata_of_a_changed_model_is_not_believed(tmp_path: Path) -> None:
+def test_metadata_of_a_changed_model_is_refused(tmp_path: Path) -> None:
     file = tmp_path / onnx_name("model", "fp32")
     content = model_file(PRETRAINED, BEST_FIRST[0]).read_bytes()
     file.write_bytes(content.replace(b"1.000000", b"0.900000", 1))

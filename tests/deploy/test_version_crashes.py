@@ -1,106 +1,140 @@
-"""Versions on a full disk, written by several processes at once, and killed at every step."""
+"""Versions on a full disk, written by several processes at once, and killed at every file operation."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
 from digit_detector.errors import TrainingError
 from digit_detector.versions import (
-    Promotions,
     Version,
-    numbers,
+    promoted_file,
     read_promotions,
-    read_version,
-    state_of,
+    read_status,
     version_folder,
+    version_numbers,
 )
 from ml_training.deploy import version_store
-from ml_training.deploy.version_store import add, settle
 
-KILLED = Path(__file__).with_name("killed.py")
 Make = Callable[..., Version]
 
+COMMON = """
+import itertools, json, os, resource, shutil, signal, sys
+from pathlib import Path
+from digit_detector.errors import TrainingError
+from digit_detector.versions import promoted_file, read_promotions, read_status, read_version, version_folder
+from ml_training.deploy import version_store
+folder, made = Path(sys.argv[1]), Path(sys.argv[2])
+provenance = read_version(folder, 1).provenance
+"""
 
-def promoted(folder: Path) -> int | None:
-    return read_promotions(folder).promoted
+# Runs an action on copies of the folder, each run killed one file operation later, until one is not killed.
+KILLED = """
+STEPS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.listdir", "os.scandir")
+ACTIONS = {
+    "add": lambda f: version_store.add(f, made, provenance, {}),
+    "add_only": lambda f: version_store.add(f, made, provenance, {}, promote=False),
+    "add_file": lambda f: version_store.add_file(f, 2, "model_int8.onnx", b"int8"),
+    "promote": lambda f: version_store.promote(f, 1),
+    "rollback": version_store.roll_back,
+    "prune": lambda f: version_store.prune(f, 1, delete=True),
+    "record": lambda f: version_store.record_metrics(f, 1, "noise", "tiny", {"accuracy": 0.5}),
+}
+
+def is_killed(step, copy):
+    child = os.fork()
+    if not child:
+        left = itertools.count(step, -1)
+        def watch(event, arguments):
+            if event in STEPS and str(copy) in str(arguments[0]) and next(left) == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(watch)
+        ACTIONS[sys.argv[3]](copy)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, status
+    return os.WIFSIGNALED(status)
+
+for step in itertools.count(1):
+    copy = folder.parent / f"run_{step}" / folder.name
+    shutil.copytree(folder, copy)
+    killed = is_killed(step, copy)
+    promoted = read_promotions(copy).promoted
+    used = promoted_file(copy, "model.onnx").read_bytes()
+    consistent = used == (version_folder(copy, promoted) / "model.onnx").read_bytes()
+    version_store.recover(copy)
+    status = read_status(copy)
+    print(json.dumps({
+        "killed": killed, "consistent": consistent, "damaged": status.damaged, "promoted": status.promotions.promoted,
+        "numbers": [entry.number for entry in status.versions], "model": (copy / "model.onnx").read_text(),
+        "metrics": sorted(status.versions[0].version.metrics),
+        "files": sorted(str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()),
+    }))
+    shutil.rmtree(copy.parent)
+    if not killed:
+        break
+"""
+
+FULL_DISK = """
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    version_store.promote(folder, 3) if sys.argv[3] == "promote" else version_store.add(folder, made, provenance, {})
+except TrainingError as error:
+    print(error)
+"""
+
+MANY = """
+made = made / sys.argv[3]
+made.mkdir()
+for turn in range(10):
+    for name in ("best_model.pt", "model.onnx"):
+        (made / name).write_text(f"{sys.argv[3]} {turn}")
+    version_store.add(folder, made, provenance, {})
+"""
 
 
-def own(folder: Path) -> str:
-    """What answers."""
-    return (folder / "model.onnx").read_text(encoding="utf-8")
+def start(code: str, folder: Path, made: Path, word: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", COMMON + code, str(folder), str(made), word]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no limits on files")
 @pytest.mark.parametrize("action", ["add", "promote"])
-def test_a_full_disk_is_told_and_changes_nothing(
-    make: Make, folder: Path, killed: ModuleType, tmp_path: Path, action: str
-) -> None:
-    make("one")
+def test_a_full_disk_is_reported_and_changes_nothing(make: Make, folder: Path, tmp_path: Path, action: str) -> None:
+    first = make("one")
     make("two")
-    large = tmp_path / "large"
-    large.mkdir()
-    (large / "best_model.pt").write_bytes(b"x" * 50_000)
-    number = add(folder, large, killed.origin(), {}, promote=False).version.number
-    code = f"""
-import resource, signal, sys
-from pathlib import Path
-sys.path.insert(0, {str(KILLED.parent)!r})
-import killed
-from ml_training.deploy import version_store
-from digit_detector.errors import TrainingError
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-try:
-    if {action!r} == "add":
-        version_store.add(Path({str(folder)!r}), Path({str(large)!r}), killed.origin(), {{}})
-    else:
-        version_store.promote(Path({str(folder)!r}), {number})
-except TrainingError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert "could not " in done.stdout
-    assert "File too large; make room" in done.stdout
-    assert (promoted(folder), own(folder), numbers(folder)) == (2, "two", [1, 2, 3])
-    assert not state_of(folder).damaged
-    assert not [path for path in folder.rglob(".*") if path.name != ".lock"]
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / "best_model.pt").write_bytes(b"x" * 50_000)
+    version_store.add(folder, tmp_path / "large", first.provenance, {}, promote=False)
+    output, errors = start(FULL_DISK, folder, tmp_path / "large", action).communicate(timeout=60)
+    assert "File too large; make room" in output, errors
+    assert (read_promotions(folder).promoted, read(folder / "model.onnx")) == (2, "two")
+    assert (version_numbers(folder), read_status(folder).damaged) == ([1, 2, 3], False)
+    assert [path.name for path in folder.rglob(".*")] == [".lock"]
 
 
-def test_many_at_once_take_numbers_of_their_own(make: Make, folder: Path, killed: ModuleType, tmp_path: Path) -> None:
+def test_several_processes_take_different_numbers(make: Make, folder: Path, tmp_path: Path) -> None:
     make("one")
-    code = f"""
-import sys
-from pathlib import Path
-sys.path.insert(0, {str(KILLED.parent)!r})
-import killed
-from ml_training.deploy import version_store
-who = sys.argv[1]
-made = Path({str(tmp_path)!r}) / f"made_by_{{who}}"
-made.mkdir()
-for turn in range(10):
-    for name in ("best_model.pt", "model.onnx"):
-        (made / name).write_text(f"{{who}} {{turn}}")
-    version_store.add(Path({str(folder)!r}), made, killed.origin(weights_hash=f"{{who}} {{turn}}"), {{}})
-"""
-    running = [subprocess.Popen([sys.executable, "-c", code, who]) for who in "abc"]
-    assert [process.wait(timeout=120) for process in running] == [0, 0, 0]
-    assert numbers(folder) == list(range(1, 32))
-    state = state_of(folder)
-    assert not state.damaged
-    words = [row.version.origin.weights_hash for row in state.rows if row.version]
-    assert sorted(words[1:]) == sorted(f"{who} {turn}" for who in "abc" for turn in range(10))
-    assert own(folder) == words[-1]
-    assert [row.version.parent for row in state.rows if row.version] == [None, *range(1, 31)]
+    running = [start(MANY, folder, tmp_path, word) for word in "abc"]
+    assert [process.communicate(timeout=120) for process in running] == [("", "")] * 3
+    status = read_status(folder)
+    assert [entry.number for entry in status.versions] == list(range(1, 32))
+    assert not status.damaged
+    words = [read(version_folder(folder, number) / "model.onnx") for number in range(2, 32)]
+    assert sorted(words) == sorted(f"{word} {turn}" for word in "abc" for turn in range(10))
+    assert read(folder / "model.onnx") == words[-1]
+    assert [entry.version.parent for entry in status.versions if entry.version] == [None, *range(1, 31)]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no fork, no SIGKILL")
@@ -109,68 +143,69 @@ for turn in range(10):
     [
         ("add", {(2, (1, 2)), (2, (1, 2, 3)), (3, (1, 2, 3))}),
         ("add_only", {(2, (1, 2)), (2, (1, 2, 3))}),
+        ("add_file", {(2, (1, 2))}),
         ("promote", {(2, (1, 2)), (1, (1, 2))}),
         ("rollback", {(2, (1, 2)), (1, (1, 2))}),
         ("prune", {(2, (1, 2)), (2, (2,))}),
         ("record", {(2, (1, 2))}),
     ],
 )
-def test_killed_anywhere_nothing_is_left_half_done(
-    make: Make, tmp_path: Path, action: str, ends: set[tuple[int, tuple[int, ...]]]
+def test_killed_at_any_operation_nothing_is_half_done(
+    make: Make, folder: Path, tmp_path: Path, action: str, ends: set[tuple[int, tuple[int, ...]]]
 ) -> None:
-    place = tmp_path / "killing"
-    base = place / "base"
-    make("one", base)
-    make("two", base)
-    make("three", tmp_path / "unused")
-    (tmp_path / "made_three").rename(place / "made")
-    done = subprocess.run(
-        [sys.executable, str(KILLED), str(place), action], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    found: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(found) > 15
-    assert [f["killed"] for f in found] == [True] * (len(found) - 1) + [False]
-    words = {1: "one", 2: "two", 3: "three"}
-    for f in found:
-        assert not f["damaged"], f
-        assert f["answers_as_promoted"], f
-        assert f["model"] == words[f["promoted"]], f
-        names = {"best_model.pt", "model.onnx", "scaler.pkl"}
-        versions = {f"versions/{n}/{name}" for n in f["numbers"] for name in (*names, "version.json")}
-        assert set(f["files"]) == names | versions | {"versions/promoted.json", "versions/.lock"}, f
-    assert {(f["promoted"], tuple(f["numbers"])) for f in found} == ends
-    if action == "record":
-        assert {tuple(f["metrics"][0]) for f in found} == {("official",), ("noise", "official")}
-
-
-def test_a_promotion_that_cannot_be_finished_is_taken_back(make: Make, folder: Path) -> None:
     make("one")
     make("two")
-    version_store._write_promotions(folder, Promotions(read_promotions(folder).history, finished=False))
-    (version_folder(folder, 2) / "model.onnx").write_bytes(b"")
-    said: list[str] = []
-    settle(folder, said.append)
-    assert said[0].startswith("version 2 is not promoted after all: ")
-    assert (promoted(folder), own(folder)) == (1, "one")
-    assert read_version(folder, 2).number == 2
+    made = tmp_path / "made_three"
+    made.mkdir()
+    for name in ("best_model.pt", "model.onnx", "scaler.pkl"):
+        (made / name).write_text("three", encoding="utf-8")
+    output, errors = start(KILLED, folder, made, action).communicate(timeout=300)
+    runs = [json.loads(line) for line in output.splitlines()]
+    assert len(runs) > 12, errors
+    assert [run["killed"] for run in runs] == [True] * (len(runs) - 1) + [False]
+    for run in runs:
+        assert (run["damaged"], run["consistent"]) == (False, True), run
+        assert run["model"] == {1: "one", 2: "two", 3: "three"}[run["promoted"]], run
+        names = {"best_model.pt", "model.onnx", "scaler.pkl"}
+        expected = names | {f"versions/{n}/{name}" for n in run["numbers"] for name in (*names, "version.json")}
+        expected |= {"versions/promoted.json", "versions/.lock"}
+        extra = {"versions/2/model_int8.onnx", "model_int8.onnx"} if action == "add_file" else set()
+        assert expected <= set(run["files"]) <= expected | extra, run
+        assert "model_int8.onnx" not in run["files"] or extra <= set(run["files"]), run
+    assert {(run["promoted"], tuple(run["numbers"])) for run in runs} == ends
+    added = {("noise", "official")} if action == "record" else set()
+    assert {tuple(run["metrics"]) for run in runs} == {("official",)} | added
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
-def test_who_was_killed_with_the_lock_in_hand_holds_nobody_up(make: Make, folder: Path, tmp_path: Path) -> None:
+def test_an_unfinished_promotion_is_read_from_the_version_and_finished_later(make: Make, folder: Path) -> None:
     make("one")
-    code = (
-        "import sys, time; from pathlib import Path; from ml_training.utils.locks import locked\n"
-        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
-    )
-    lock = folder / "versions" / version_store.LOCK
-    with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with (
-            pytest.raises(TrainingError, match=r"was held by another process for 0\.2 seconds: wait until"),
-            version_store.locked(lock, patience=0.2),
-        ):
-            pass
-        holder.send_signal(signal.SIGKILL)
+    make("two")
+    version_store._write_promotions(folder, read_promotions(folder), finished=False)
+    (folder / "model.onnx").unlink()
+    assert promoted_file(folder, "model.onnx") == version_folder(folder, 2) / "model.onnx"
+    assert "have not all been copied" in read_status(folder).faults[0]
+    messages: list[str] = []
+    version_store.recover(folder, messages.append)
+    assert ["finished the promotion of version 2" in message for message in messages] == [True]
+    assert promoted_file(folder, "model.onnx") == folder / "model.onnx"
+    assert read(folder / "model.onnx") == "two"
+    version_store._write_promotions(folder, read_promotions(folder), finished=False)
+    (version_folder(folder, 2) / "model.onnx").write_bytes(b"")
+    version_store.promote(folder, 1, messages.append)  # where the version has been damaged since, another can be taken
+    assert "cannot be finished" in messages[-1]
+    assert read(folder / "model.onnx") == "one"
+
+
+def test_a_lock_of_another_process_is_waited_for(make: Make, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make("one")
+    monkeypatch.setattr(version_store, "TIMEOUT", 0.1)
+    held = "from filelock import FileLock\nwith FileLock(folder / 'versions' / '.lock'): print(1, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", COMMON + held, str(folder), ""], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"1\n"
+        with pytest.raises(TrainingError, match=r"could not change the versions in .* locked by another process"):
+            make("two")
+        process.kill()
     assert make("two").number == 2

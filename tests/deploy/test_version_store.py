@@ -1,10 +1,12 @@
-"""Versions added, promoted, rolled back and pruned, damaged ones refused; killed: see test_version_crashes.py."""
+"""Versions added, promoted, rolled back, pruned, checked and listed; interruptions are in test_version_crashes.py."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -13,74 +15,88 @@ from digit_detector.versions import (
     Promotion,
     Promotions,
     Version,
-    numbers,
+    find_versions,
+    read_file,
+    read_intact_version,
     read_promotions,
-    state_of,
+    read_status,
+    read_version,
     version_folder,
-    whole_version,
+    version_numbers,
 )
-from ml_training.deploy.version_store import add, promote, prune, record, roll_back, settle
+from ml_training.deploy.version_store import add_file, promote, prune, record_metrics, recover, roll_back
+from ml_training.deploy.version_tables import find_differences, format_comparison, format_list, list_values
 
-KILLED = Path(__file__).with_name("killed.py")
 Make = Callable[..., Version]
+NAMES = ["best_model.pt", "model.onnx", "scaler.pkl", "versions"]
 
 
-def promoted(folder: Path) -> int | None:
-    return read_promotions(folder).promoted
+def promoted(folder: Path) -> tuple[int | None, str]:
+    """The promoted version and the content of the model in use."""
+    return read_promotions(folder).promoted, (folder / "model.onnx").read_text(encoding="utf-8")
 
 
-def own(folder: Path) -> str:
-    """What answers."""
-    return (folder / "model.onnx").read_text(encoding="utf-8")
+def rewrite(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}))
 
 
 # --- adding and promoting ------------------------------------------------------------------------
 
 
-def test_a_training_becomes_a_version_and_answers(make: Make, folder: Path) -> None:
+def test_a_training_becomes_a_version_and_is_promoted(make: Make, folder: Path) -> None:
     version = make("one")
-    assert (version.number, version.parent) == (1, None)
-    assert version.origin.data_hash == "ab" * 32
-    assert version.metrics["official"]["tiny"]["accuracy"] == 0.9
-    assert version == whole_version(folder, 1)
-    assert sorted(path.name for path in folder.iterdir()) == ["best_model.pt", "model.onnx", "scaler.pkl", "versions"]
+    assert (version.number, version.parent, version.provenance.data_hash) == (1, None, "ab" * 32)
+    assert version == read_intact_version(folder, 1)
+    assert sorted(path.name for path in folder.iterdir()) == NAMES
     for name in version.files:
         assert (folder / name).read_bytes() == (version_folder(folder, 1) / name).read_bytes()
-    assert not state_of(folder).damaged
+    values = json.loads((version_folder(folder, 1) / "version.json").read_text(encoding="utf-8"))
+    assert {"number", "created", "parent", "data_hash", "settings", "git_commit", "metrics", "files"} <= values.keys()
+    assert not read_status(folder).damaged
+    assert find_versions(folder, "model.onnx", hashlib.sha256(b"one").hexdigest()) == [1]
 
 
-def test_a_version_follows_the_one_that_was_promoted_when_it_was_made(make: Make, folder: Path) -> None:
+def test_the_parent_is_the_version_promoted_at_that_time(make: Make, folder: Path) -> None:
     assert [make(word).parent for word in ("one", "two")] == [None, 1]
-    promote(folder, 1)
+    assert promote(folder, 1) == 2
     assert make("three", promote=False).parent == 1
-    assert (promoted(folder), own(folder)) == (1, "one")
+    assert promoted(folder) == (1, "one")
     assert make("four").parent == 1
 
 
-def test_what_only_other_versions_have_goes_and_what_is_nobodys_stays(
-    make: Make, folder: Path, killed: ModuleType, tmp_path: Path
-) -> None:
+def test_files_of_other_versions_are_removed_and_checkpoints_stay(make: Make, folder: Path) -> None:
     make("one")
     (folder / "checkpoint_epoch_001.pt").write_bytes(b"")
-    bare = tmp_path / "bare"
-    bare.mkdir()
-    (bare / "model.onnx").write_text("bare", encoding="utf-8")
-    add(folder, bare, killed.origin(), {})
+    make("bare", bare=True)
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoint_epoch_001.pt", "model.onnx", "versions"]
     promote(folder, 1)
     assert (folder / "scaler.pkl").read_text(encoding="utf-8") == "scaler.pkl of one"
 
 
-def test_writing_into_the_files_that_answer_reaches_no_version(make: Make, folder: Path) -> None:
+def test_a_further_export_is_promoted_with_its_version(make: Make, folder: Path) -> None:
+    make("one")
+    make("two", promote=False)
+    assert add_file(folder, 1, "model_int8.onnx", b"int8")
+    assert not add_file(folder, 1, "model_int8.onnx", b"another")
+    assert (folder / "model_int8.onnx").read_bytes() == b"int8"
+    promote(folder, 2)
+    assert not (folder / "model_int8.onnx").exists()
+    assert add_file(folder, 1, "model.pte", b"program")
+    assert not (folder / "model.pte").exists()
+    roll_back(folder)
+    assert ((folder / "model_int8.onnx").read_bytes(), (folder / "model.pte").read_bytes()) == (b"int8", b"program")
+    assert not read_status(folder).damaged
+
+
+def test_a_changed_copy_is_reported_and_no_version_changes(make: Make, folder: Path) -> None:
     make("one")
     with (folder / "model.onnx").open("r+b") as file:  # in place, as cp and rsync do
         file.write(b"###")
-    whole_version(folder, 1)
-    (fault,) = state_of(folder).faults
-    assert "model.onnx in " in fault
-    assert "is not of version 1: digits versions promote 1 mends it" in fault
+    read_intact_version(folder, 1)
+    (fault,) = read_status(folder).faults
+    assert "model.onnx is not of version 1: digits versions promote 1 fixes it" in fault
     promote(folder, 1)
-    assert own(folder) == "one"
+    assert promoted(folder) == (1, "one")
     assert len(read_promotions(folder).history) == 1
 
 
@@ -89,20 +105,22 @@ def test_a_run_resumed_after_its_end_is_no_second_version(make: Make, folder: Pa
     make("two", promote=False)
     (folder / "model.onnx").unlink()
     assert make("one", again=True).number == 1
-    assert (numbers(folder), own(folder)) == ([1, 2], "one")
-    assert make("one").number == 3  # trained anew it is one more, be it the same
+    assert (version_numbers(folder), promoted(folder)) == ([1, 2], (1, "one"))
+    assert make("one").number == 3
 
 
-def test_numbers_are_never_given_twice(make: Make, folder: Path) -> None:
+def test_numbers_are_never_used_twice_and_other_folders_are_ignored(make: Make, folder: Path) -> None:
     for word in ("one", "two", "three"):
         make(word)
-    (version_folder(folder, 3)).rename(folder / "elsewhere")
+    version_folder(folder, 3).rename(folder / "moved")
     assert make("four").number == 4
-    (folder / "versions" / "7").mkdir()  # whatever that is
+    for name in ("7", "01", "0", "x", "2.bak", ".3", "1234567890"):
+        (folder / "versions" / name).mkdir()
+    assert version_numbers(folder) == [1, 2, 4, 7]
     assert make("five").number == 8
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "description", "no description", "renamed"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "missing", "record", "no record", "renamed"])
 def test_damaged_versions_are_refused_and_nothing_changes(make: Make, folder: Path, damage: str) -> None:
     make("one")
     make("two")
@@ -111,12 +129,11 @@ def test_damaged_versions_are_refused_and_nothing_changes(make: Make, folder: Pa
         (place / "best_model.pt").write_text("best_model.pt of onf", encoding="utf-8")
     elif damage == "cut":
         (place / "model.onnx").write_bytes(b"on")
-    elif damage == "gone":
+    elif damage == "missing":
         (place / "scaler.pkl").unlink()
-    elif damage == "description":
-        path = place / "version.json"
-        path.write_text(path.read_text(encoding="utf-8").replace("0.9", "1.0"), encoding="utf-8")
-    elif damage == "no description":
+    elif damage == "record":
+        (place / "version.json").write_text("{", encoding="utf-8")
+    elif damage == "no record":
         (place / "version.json").unlink()
     else:
         place.rename(folder / "versions" / "5")
@@ -124,8 +141,51 @@ def test_damaged_versions_are_refused_and_nothing_changes(make: Make, folder: Pa
     for change in (lambda: promote(folder, number), lambda: roll_back(folder)):
         with pytest.raises(ModelError, match=r"versions.(1|5)|none before it"):
             change()
-    assert (promoted(folder), own(folder)) == (2, "two")
-    assert [row.number for row in state_of(folder).rows if row.faults] == [number]
+    assert promoted(folder) == (2, "two")
+    status = read_status(folder)
+    assert [entry.number for entry in status.versions if entry.faults] == [number]
+    head, _, *rows = format_list("mfcc", folder, status)
+    assert head.endswith("version 2 is promoted")
+    assert [row.split()[0] for row in rows] in (["*", "1", "!"], ["5", "*", "!"])
+    assert sum("damaged" in row for row in rows[:2]) == 1
+    values = list_values("mfcc", folder, status)
+    assert json.loads(json.dumps(values)) == values
+    assert [bool(version["faults"]) for version in values["versions"]].count(True) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"format": 2}, "format 2, expected 1"),
+        ({"number": 4}, "it describes version 4: rename the folder"),
+        ({"files": None}, "is damaged"),
+        *[({"files": {name: {"bytes": 1, "sha256": ""}}}, "is not a valid file name")
+          for name in ("../model.onnx", "/etc/passwd", ".hidden", "a/b", "", "version.json", "..")],
+    ],
+)  # fmt: skip
+def test_an_invalid_version_json_is_refused(make: Make, folder: Path, changes: dict[str, Any], fault: str) -> None:
+    make("one")
+    rewrite(version_folder(folder, 1) / "version.json", **changes)
+    with pytest.raises(ModelError, match=fault):
+        read_version(folder, 1)
+
+
+def test_a_missing_version_or_file_is_reported_with_existing_ones(make: Make, folder: Path) -> None:
+    with pytest.raises(ModelError, match="has no version 1, only none"):
+        read_version(folder, 1)
+    make("one")
+    make("two")
+    with pytest.raises(ModelError, match="has no version 3, only 1, 2: see digits versions list"):
+        read_intact_version(folder, 3)
+    with pytest.raises(ModelError, match=r"has no model\.int8, only best_model\.pt, model\.onnx, scaler\.pkl"):
+        read_file(folder, read_version(folder, 1), "model.int8")
+
+
+def test_a_version_of_release_0_1_is_read(make: Make, folder: Path) -> None:
+    make("one")
+    rewrite(version_folder(folder, 1) / "version.json", sha256="0" * 64)  # its version.json had a checksum
+    assert read_intact_version(folder, 1).files.keys() == {"best_model.pt", "model.onnx", "scaler.pkl"}
+    assert make("two").parent == 1
 
 
 # --- rolling back --------------------------------------------------------------------------------
@@ -135,127 +195,97 @@ def test_rollbacks_go_back_step_by_step(make: Make, folder: Path) -> None:
     for word in ("one", "two", "three"):
         make(word)
     promote(folder, 1)
-    assert [(roll_back(folder).promoted, own(folder)) for _ in range(3)] == [(3, "three"), (2, "two"), (1, "one")]
+    assert [(roll_back(folder), promoted(folder)) for _ in range(3)] == [
+        ((3, 1), (3, "three")), ((2, 3), (2, "two")), ((1, 2), (1, "one"))
+    ]  # fmt: skip
     with pytest.raises(ModelError, match=r"version 1 is promoted in .*, and none before it"):
         roll_back(folder)
     assert make("four").parent == 1
-    assert roll_back(folder).promoted == 1
+    assert roll_back(folder) == (1, 4)
     assert [p.how for p in read_promotions(folder).history][-3:] == ["rollback", "training", "rollback"]
 
 
-def test_a_rollback_passes_over_what_was_deleted(make: Make, folder: Path) -> None:
+def test_a_rollback_skips_deleted_versions(make: Make, folder: Path) -> None:
     for word in ("one", "two", "three"):
         make(word)
-    (version_folder(folder, 2)).rename(folder / "elsewhere")
-    said: list[str] = []
-    assert roll_back(folder, said.append).promoted == 1
-    assert said == ["version 2 was promoted before, but is gone"]
+    version_folder(folder, 2).rename(folder / "moved")
+    messages: list[str] = []
+    assert roll_back(folder, messages.append) == (1, 3)
+    assert messages == ["version 2 was promoted before, but is deleted"]
+    version_folder(folder, 1).rename(folder / "moved, too")
+    assert ["version 1 is promoted, but missing" in fault for fault in read_status(folder).faults] == [True]
 
 
 @pytest.mark.parametrize(
     ("history", "before"),
-    [
-        ("", []),
-        ("1", []),
-        ("1 2 3", [2, 1]),
-        ("1 2 3 b2", [1]),
-        ("1 2 1 3", [1, 2, 1]),
-        ("1 2 b1 3 b1 4", [1]),
-        ("b1 2", [1]),
-    ],
-)
-def test_what_rollbacks_lead_to(history: str, before: list[int]) -> None:
+    [("", []), ("1", []), ("1 2 3", [2, 1]), ("1 2 3 b2", [1]), ("1 2 1 3", [1, 2, 1]), ("1 2 b1 3 b1 4", [1]),
+     ("b1 2", [1])],
+)  # fmt: skip
+def test_the_versions_that_rollbacks_lead_to(history: str, before: list[int]) -> None:
     entries = [Promotion(int(w.strip("b")), "", "rollback" if "b" in w else "promote") for w in history.split()]
     assert Promotions(tuple(entries)).before() == before
 
 
-# --- pruning -------------------------------------------------------------------------------------
+# --- pruning, damage, metrics --------------------------------------------------------------------
 
 
-def test_pruning_shows_first_and_never_takes_the_promoted_one(make: Make, folder: Path) -> None:
+def test_pruning_keeps_the_newest_intact_versions_and_the_promoted_one(make: Make, folder: Path) -> None:
     for word in ("one", "two", "three", "four", "five"):
         make(word)
     promote(folder, 2)
-    would = prune(folder, 2)
-    assert (would.goes, would.stays) == ((1, 3), (2, 4, 5))
-    assert numbers(folder) == [1, 2, 3, 4, 5]
-    assert prune(folder, 2, really=True) == would
-    assert numbers(folder) == [2, 4, 5]
-    assert prune(folder, 2, really=True).goes == ()
-    assert own(folder) == "two"
-
-
-def test_pruning_counts_whole_versions_and_spares_what_answers(make: Make, folder: Path) -> None:
-    for word in ("one", "two", "three", "four"):
-        make(word)
-    (version_folder(folder, 4) / "model.onnx").write_bytes(b"")
-    assert prune(folder, 1).goes == (1, 2)  # 4 is damaged, so 3 is the newest
-    (folder / "versions" / "promoted.json").unlink()
-    promote(folder, 1)
-    (folder / "versions" / "promoted.json").unlink()
-    assert prune(folder, 1).goes == (2,)
+    assert prune(folder, 2, delete=False) == ([1, 3], [2, 4, 5])
+    assert version_numbers(folder) == [1, 2, 3, 4, 5]
+    (version_folder(folder, 5) / "model.onnx").write_bytes(b"")
+    assert prune(folder, 2, delete=False) == ([1], [2, 3, 4, 5])
+    assert prune(folder, 1, delete=True) == ([1, 3], [2, 4, 5])
+    assert version_numbers(folder) == [2, 4, 5]
+    assert prune(folder, 9, delete=True) == ([], [2, 4, 5])
+    assert promoted(folder) == (2, "two")
     with pytest.raises(ConfigError, match="keep: expected 1 or more, got 0"):
-        prune(folder, 0)
-
-
-# --- a damaged promoted.json ---------------------------------------------------------------------
+        prune(folder, 0, delete=False)
 
 
 @pytest.mark.parametrize(
     "content",
-    [
-        "", "{", "[]", "{}", '{"format": 2}', '{"format": 1}',
-        '{"format": 1, "promoted": 1, "finished": true, "history": []}',
-        '{"format": 1, "promoted": 1, "finished": true, "history": [{"version": "x", "when": "", "how": ""}]}',
-    ],
+    ["", "{", "[]", "{}", '{"format": 2}', '{"format": 1}',
+     '{"format": 1, "promoted": 1, "finished": true, "history": []}',
+     '{"format": 1, "promoted": 1, "finished": true, "history": [{"version": "x", "when": "", "how": ""}]}'],
 )  # fmt: skip
-def test_a_damaged_promoted_json_is_told_and_written_anew(make: Make, folder: Path, content: str) -> None:
+def test_a_damaged_promoted_json_is_reported_and_replaced(make: Make, folder: Path, content: str) -> None:
     make("one")
     make("two")
     (folder / "versions" / "promoted.json").write_text(content, encoding="utf-8")
-    assert any("promoted.json" in fault for fault in state_of(folder).faults)
-    for refused in (lambda: roll_back(folder), lambda: prune(folder, 1, really=True)):
+    assert any("promoted.json" in fault for fault in read_status(folder).faults)
+    for refused in (lambda: roll_back(folder), lambda: prune(folder, 1, delete=True)):
         with pytest.raises(ModelError, match=r"promoted\.json"):
             refused()
-    said: list[str] = []
-    version = make("three", promote=False, report=said.append)  # a training is not lost
-    assert (version.number, version.parent, numbers(folder)) == (3, None, [1, 2, 3])
-    promote(folder, 1, said.append)
-    assert "the history of promotions begins anew" in said[-1]
-    assert (own(folder), state_of(folder).damaged) == ("one", False)
+    version = make("three", promote=False)  # a training is not lost
+    assert (version.number, version.parent, version_numbers(folder)) == (3, None, [1, 2, 3])
+    promote(folder, 1)
+    assert (promoted(folder), read_status(folder).damaged) == ((1, "one"), False)
 
 
-def test_a_promoted_version_that_is_gone_is_told(make: Make, folder: Path) -> None:
+def test_metrics_are_recorded_and_compared(make: Make, folder: Path) -> None:
     make("one")
     make("two")
-    (version_folder(folder, 2)).rename(folder / "elsewhere")
-    assert state_of(folder).faults == ("version 2 is promoted, but gone: promote another, or roll back",)
-    assert roll_back(folder).promoted == 1
+    record_metrics(folder, 1, "strangers", "people", {"accuracy": 0.7, "ece": float("nan")})
+    record_metrics(folder, 1, "strangers", "others", {"accuracy": 0.6})
+    record_metrics(folder, 1, "strangers", "people", {"accuracy": 0.8, "data_hash": "h"})
+    one, two = (read_intact_version(folder, number) for number in (1, 2))
+    assert one.metrics["strangers"] == {"people": {"accuracy": 0.8, "data_hash": "h"}, "others": {"accuracy": 0.6}}
+    assert one.metrics["official"]["tiny"]["clips"] == 100
+    differences = find_differences([one, two])
+    assert differences["metrics.official.tiny.accuracy"] == [0.9, 0.9]
+    assert differences["metrics.strangers.people.accuracy"] == [0.8, None]
+    assert differences["weights_hash"] == ["one", "two"]
+    assert not {"settings.epochs", "git_commit", "metrics.strangers.people.data_hash"} & differences.keys()
+    (row,) = (line for line in format_comparison([one, two]) if "people.accuracy" in line)
+    assert row.split()[1:] == ["80.00", "%", "-"]
 
 
-# --- metrics -------------------------------------------------------------------------------------
-
-
-def test_figures_are_added_by_protocol_and_recordings(make: Make, folder: Path) -> None:
-    make("one")
-    record(folder, 1, "strangers", "people", {"accuracy": 0.7, "ece": float("nan")})
-    record(folder, 1, "strangers", "others", {"accuracy": 0.6})
-    record(folder, 1, "strangers", "people", {"accuracy": 0.8})
-    version = whole_version(folder, 1)
-    assert version.metrics["strangers"] == {"people": {"accuracy": 0.8}, "others": {"accuracy": 0.6}}
-    assert version.metrics["official"]["tiny"]["clips"] == 100
-    path = version_folder(folder, 1) / "version.json"
-    path.write_text(path.read_text(encoding="utf-8").replace("0.8", "0.9"), encoding="utf-8")
-    with pytest.raises(ModelError, match="is not as it was written"):
-        record(folder, 1, "strangers", "people", {"accuracy": 1.0})  # nobody seals what was tampered with
-
-
-# --- nothing there -------------------------------------------------------------------------------
-
-
-def test_where_there_are_no_versions_nothing_is_made(folder: Path) -> None:
-    settle(folder)
-    for change in (lambda: promote(folder, 1), lambda: roll_back(folder), lambda: prune(folder, 1)):
+def test_without_versions_nothing_is_created(folder: Path) -> None:
+    recover(folder)
+    for change in (lambda: promote(folder, 1), lambda: roll_back(folder), lambda: prune(folder, 1, delete=False)):
         with pytest.raises(ModelError, match="has no versions: train one, or name another folder"):
             change()
     assert not folder.exists()

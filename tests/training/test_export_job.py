@@ -16,11 +16,11 @@ import torch
 from digit_detector.classifier import load_classifier
 from digit_detector.errors import CheckpointError, ConfigError
 from digit_detector.model_file import is_intact
-from digit_detector.versions import read_version, state_of
+from digit_detector.versions import read_status, read_version
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.deploy import quantise, version_store
-from ml_training.deploy.checkpoints import checkpoints_in
+from ml_training.deploy.checkpoints import find_checkpoints
 from ml_training.training.checkpoint import load_checkpoint
 from ml_training.training.experiment import run
 from ml_training.training.export_job import Exported, ExportOutcome, ExportRequest, export
@@ -111,7 +111,7 @@ def test_what_is_exported_from_a_version_belongs_to_it(trained: Path, exports: A
     small = (folder / "model_int8.onnx").read_bytes()
     assert small == (folder / "versions/1/model_int8.onnx").read_bytes()
     assert load_classifier(trained / "models", "mfcc", precision="int8", version=1).metadata["precision"] == "int8"
-    assert not state_of(folder).damaged
+    assert not read_status(folder).damaged
 
 
 def test_int8_comes_and_goes_with_its_version(trained: Path, exports: Any) -> None:
@@ -120,7 +120,7 @@ def test_int8_comes_and_goes_with_its_version(trained: Path, exports: Any) -> No
     made.mkdir()
     shutil.copyfile(folder / "model.onnx", made / "model.onnx")
     shutil.copyfile(folder / "best_model.pt", made / "best_model.pt")
-    origin = read_version(folder, 1).origin
+    origin = read_version(folder, 1).provenance
     version_store.add(folder, made, origin, {}, promote=False)
     first = only(exports(folder / "versions/1/best_model.pt", precisions=("int8",)))
     assert first.file == folder / "versions/1/model_int8.onnx"
@@ -136,7 +136,7 @@ def test_a_second_export_leaves_the_first(trained: Path, exports: Any) -> None:
     content = exported.file.read_bytes()
     again = only(exports(trained / BEST, precisions=("int8",)))
     assert (again.file, again.file.read_bytes()) == (exported.file, content)
-    assert not state_of(exported.file.parent).damaged
+    assert not read_status(exported.file.parent).damaged
 
 
 def test_nothing_joins_a_damaged_version(trained: Path, exports: Any) -> None:
@@ -257,14 +257,14 @@ def test_a_place_that_cannot_be_written_is_told(trained: Path, exports: Any, tmp
     with pytest.raises(ConfigError, match="output: pretrained are the models that ship"):
         exports(trained / BEST, output="pretrained")
     with pytest.raises(ConfigError, match="models_dir: pretrained are the models that ship"):
-        checkpoints_in("pretrained", "all")
+        find_checkpoints("pretrained", "all")
 
 
 def test_the_best_of_a_folder(finished: Path, tmp_path: Path) -> None:
     models = str(finished / "models")
-    assert checkpoints_in(models, "all") == checkpoints_in(models, "mfcc") == (str(finished / BEST),)
+    assert find_checkpoints(models, "all") == find_checkpoints(models, "mfcc") == (str(finished / BEST),)
     with pytest.raises(CheckpointError, match=r"holds no raw_cnn_classifier.best_model\.pt: train first"):
-        checkpoints_in(models, "raw_cnn")
+        find_checkpoints(models, "raw_cnn")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from digit_detector.classifier import load_classifier
 from digit_detector.errors import DataError
-from digit_detector.versions import numbers, read_promotions, read_version, state_of, version_folder
+from digit_detector.versions import read_promotions, read_status, read_version, version_folder, version_numbers
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.training.checkpoint import BEST, load_checkpoint, teacher_files
@@ -82,26 +82,30 @@ def twice(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 def test_each_finished_training_is_a_version(tiny: ModuleType, twice: tuple[Path, list[RunOutcome]]) -> None:
     folder, outcomes = twice
     pipeline = folder / "models" / "mfcc_classifier"
-    versions = [read_version(pipeline, number) for number in numbers(pipeline)]
-    assert [(v.number, v.parent, v.origin.settings["seed"]) for v in versions] == [(1, None, 0), (2, 1, 1), (3, 2, 2)]
+    versions = [read_version(pipeline, number) for number in version_numbers(pipeline)]
+    assert [(v.number, v.parent, v.provenance.settings["seed"]) for v in versions] == [
+        (1, None, 0),
+        (2, 1, 1),
+        (3, 2, 2),
+    ]
     assert [outcome.results[0].version for outcome in outcomes] == [1, 2, 3]
     for version, outcome in zip(versions, outcomes, strict=True):
         (result,) = outcome.results
-        assert version.origin.data_hash == outcome.data.data_hash
-        assert version.origin.training["best_epoch"] == result.best_epoch
+        assert version.provenance.data_hash == outcome.data.data_hash
+        assert version.provenance.training["best_epoch"] == result.best_epoch
         assert version.metrics["official"]["bursts"]["errors"] == result.test.errors
         classifier = load_classifier(folder / "models", "mfcc", version=version.number)
-        assert classifier.metadata["seed"] == str(version.origin.settings["seed"])
-        assert classifier.metadata["git_commit"] == version.origin.git_commit
+        assert classifier.metadata["seed"] == str(version.provenance.settings["seed"])
+        assert classifier.metadata["git_commit"] == version.provenance.git_commit
         best = load_checkpoint(version_folder(pipeline, version.number) / BEST)
-        assert (best["epoch"], best["config"]["seed"]) == (result.best_epoch, version.origin.settings["seed"])
+        assert (best["epoch"], best["config"]["seed"]) == (result.best_epoch, version.provenance.settings["seed"])
 
 
 def test_what_answers_is_the_promoted_one(twice: tuple[Path, list[RunOutcome]]) -> None:
     folder, outcomes = twice
     pipeline = folder / "models" / "mfcc_classifier"
     assert read_promotions(pipeline).promoted == 2
-    assert not state_of(pipeline).damaged
+    assert not read_status(pipeline).damaged
     assert load_classifier(folder / "models", "mfcc").metadata["seed"] == "1"
     assert outcomes[1].results[0].model_file == str(pipeline / "model.onnx")
     assert outcomes[2].results[0].model_file == str(version_folder(pipeline, 3) / "model.onnx")
@@ -127,7 +131,7 @@ def test_a_training_that_is_worse_is_kept_and_told_but_answers_only_when_asked(
         worse.log_file.read_text(encoding="utf-8")
     )
     assert f"mfcc: version 2 was not promoted: {told}" in summary_table(worse)
-    assert (numbers(pipeline), read_promotions(pipeline).promoted) == ([1, 2], 1)
+    assert (version_numbers(pipeline), read_promotions(pipeline).promoted) == ([1, 2], 1)
     assert trained(tiny, tmp_path, 1, epochs=1, learning_rate=1e-6, promote=True).results[0].not_promoted == ""
     assert read_promotions(pipeline).promoted == 3
     assert trained(tiny, tmp_path, 0).results[0].not_promoted == ""  # better again
@@ -171,10 +175,10 @@ def test_a_killed_training_changes_nothing_that_answers_and_resumed_becomes_the_
     assert script(tmp_path, 1, dies_at=20).wait(timeout=120) == -signal.SIGKILL
     assert list(pipeline.glob("checkpoint_epoch_*.pt"))
     assert own(tmp_path) == before
-    assert (numbers(pipeline), state_of(pipeline).damaged) == ([1], False)
+    assert (version_numbers(pipeline), read_status(pipeline).damaged) == ([1], False)
     outcome = trained(tiny, tmp_path, 1, resume="latest")
     assert outcome.results[0].version == 2
-    assert read_version(pipeline, 2).origin.settings["resume"] is None
+    assert read_version(pipeline, 2).provenance.settings["resume"] is None
     assert own(tmp_path) == [(version_folder(pipeline, 2) / name).read_bytes() for name in OWN] != before
 
 
@@ -193,7 +197,7 @@ def test_a_failed_training_changes_nothing_that_answers(tiny: ModuleType, tmp_pa
     outcome = run(config, corpus=tiny.corpus(), pipelines=[replace(tiny.TINY, build=Diverging)])
     assert "the loss became nan" in outcome.failures["mfcc"]
     assert own(tmp_path) == before
-    assert numbers(tmp_path / "models" / "mfcc_classifier") == [1]
+    assert version_numbers(tmp_path / "models" / "mfcc_classifier") == [1]
 
 
 def test_a_training_that_ended_and_is_resumed_is_the_same_version(tiny: ModuleType, tmp_path: Path) -> None:
@@ -208,12 +212,12 @@ def test_two_trainings_at_once_are_two_versions(tmp_path: Path) -> None:
     running = [script(tmp_path, seed) for seed in (3, 4)]
     assert [process.wait(timeout=300) for process in running] == [0, 0]
     pipeline = tmp_path / "models" / "mfcc_classifier"
-    assert (numbers(pipeline), state_of(pipeline).damaged) == ([1, 2], False)
+    assert (version_numbers(pipeline), read_status(pipeline).damaged) == ([1, 2], False)
     versions = [read_version(pipeline, number) for number in (1, 2)]
-    assert {version.origin.settings["seed"] for version in versions} == {3, 4}
+    assert {version.provenance.settings["seed"] for version in versions} == {3, 4}
     assert [version.parent for version in versions] == [None, 1]
     for number, version in enumerate(versions, 1):
-        seed = version.origin.settings["seed"]
+        seed = version.provenance.settings["seed"]
         best = load_checkpoint(version_folder(pipeline, number) / BEST)
         assert best["config"]["seed"] == seed
         assert load_classifier(tmp_path / "models", "mfcc", version=number).metadata["seed"] == str(seed)

@@ -18,7 +18,7 @@ from digit_detector.errors import AudioError, ConfigError, ModelError, StreamErr
 from digit_detector.evaluation.scoring import score
 from digit_detector.evaluation.streams import TestStream, Word, connected, join_with_pauses
 from digit_detector.labels import model_folder
-from digit_detector.model_file import CHECKSUM_KEY, seal
+from digit_detector.model_file import CHECKSUM_KEY, add_checksum
 from digit_detector.streaming.engine import Engine
 from digit_detector.streaming.spotter import find_spotter, load_spotter
 from ml_training.data.tts import VOICES, say
@@ -158,7 +158,7 @@ def own_spotter(tmp_path: Path) -> Path:
     shipped = load_spotter()
     content = find_spotter().read_bytes().replace(shipped.metadata[CHECKSUM_KEY].encode(), b"0" * 64)
     content = content.replace(shipped.metadata["created"].encode(), b"2001-02-03T04:05:06+00:00")
-    (tmp_path / "own.onnx").write_bytes(seal(content))
+    (tmp_path / "own.onnx").write_bytes(add_checksum(content))
     return tmp_path / "own.onnx"
 
 

@@ -1,4 +1,4 @@
-"""The door of exporting, as people type it: a training, its checkpoints, files that answer."""
+"""digits export: from a trained checkpoint to model files."""
 
 import json
 import os
@@ -29,11 +29,11 @@ def trained(tiny_folder, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def desk(trained, tmp_path) -> Path:
-    """A copy of it as the current folder of the doors."""
+    """A copy of it as the current folder."""
     return Path(shutil.copytree(trained, tmp_path, dirs_exist_ok=True))
 
 
-def test_both_files_are_written_and_answer(run_door, desk):
+def test_both_files_are_written_and_predict(run_door, desk):
     done = run_door("export.py")
     assert (done.returncode, done.stderr) == (0, SPLIT + KEPT)
     head, *rows = done.stdout.splitlines()
@@ -44,17 +44,17 @@ def test_both_files_are_written_and_answer(run_door, desk):
     ]
     sizes = [(desk / row.split()[-1]).stat().st_size for row in rows]
     assert sizes[1] < sizes[0] / 2
-    assert "answered alike" in rows[1]
+    assert "agreement" in rows[1]
     for precision in ("fp32", "int8"):
         words = ["recordings/7_speaker0_0.wav", "--model_dir", "models", "--precision", precision, "--json"]
         answer = json.loads(run_door("inference.py", *words).stdout)
         assert answer["predicted_digit"] == 7
         assert ("int8" in answer["model"]) == (precision == "int8")
-    said = json.loads(run_door("inspect_model.py", "models/mfcc_classifier/model_int8.onnx", "--json").stdout)
-    assert said["intact"]
-    assert said["metadata"]["precision"] == "int8"
-    assert said["graph"]["int8_multiply_adds"] > 0
-    assert said["graph"]["numbers"]["int8"] > 100_000
+    inspected = json.loads(run_door("inspect_model.py", "models/mfcc_classifier/model_int8.onnx", "--json").stdout)
+    assert inspected["intact"]
+    assert inspected["metadata"]["precision"] == "int8"
+    assert inspected["graph"]["int8_multiply_adds"] > 0
+    assert inspected["graph"]["numbers"]["int8"] > 100_000
 
 
 def test_recordings_that_moved_are_named(run_door, desk):
