@@ -19,10 +19,10 @@ _PASSED_ON = ("DIGIT_DATA_DIR", "DIGIT_CORPORA_DIR", "DIGIT_CACHE_DIR", "DIGIT_D
 
 
 @contextlib.contextmanager
-def ray_cluster(address: str, cores: int) -> Iterator[Any]:
+def ray_cluster(address: str, cores: int, needed: int) -> Iterator[Any]:
     """Ray, connected to `address` or $RAY_ADDRESS; without both, to a cluster of `cores` on 127.0.0.1.
 
-    Raises MissingExtraError without Ray, ClusterError where no cluster answers or its cores are too few.
+    Raises MissingExtraError without Ray, ClusterError where no cluster answers or has the `needed` cores.
     """
     address = address or os.environ.get("RAY_ADDRESS", "")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -46,7 +46,7 @@ def ray_cluster(address: str, cores: int) -> Iterator[Any]:
             ray.init(address=address, **options)
         else:
             ray.init(num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", **options)
-    except (OSError, OverflowError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray's share no narrower base
         raise ClusterError(
             f"no Ray cluster at {address or 'this machine'} ({str(error).splitlines()[0]}): start one with `ray start "
             "--head`, or leave --ray_address and $RAY_ADDRESS out for one of this machine"
@@ -55,8 +55,8 @@ def ray_cluster(address: str, cores: int) -> Iterator[Any]:
         for library in ("ray.data", "ray.train", "ray.tune"):
             logging.getLogger(library).setLevel(logging.ERROR)
         found = int(sum(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]))
-        if found < cores:
-            raise ClusterError(f"the cluster has {found} cores, expected {cores}: ask for fewer --workers or add nodes")
+        if found < needed:
+            raise ClusterError(f"the cluster has {found} cores, {needed} are needed: lower --workers or add nodes")
         yield ray
     finally:
         ray.shutdown()

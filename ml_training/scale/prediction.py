@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from digit_detector.audio import AUDIO_SUFFIXES, load_audio
 from digit_detector.classifier import MODEL_FILE, DigitClassifier, load_classifier
 from digit_detector.errors import BatchError, ClusterError, ConfigError
 from digit_detector.labels import LABELS, model_folder
-from ml_training.predict.batching import Report, decode
+from ml_training.predict.batching import Report, predict_recordings
 from ml_training.predict.folder import Listing, predict_folder
 from ml_training.predict.tables import Recording, sort_key
 from ml_training.scale.cluster import last_line, ray_cluster
@@ -56,7 +56,7 @@ def predict_on_cluster(
     addresses = [name for name in named if _is_address(name)]
     if addresses and len(addresses) < len(named):
         raise ConfigError(["name files of this machine or addresses, not both"], "batch")
-    with ray_cluster(address, workers):
+    with ray_cluster(address, workers, workers):
         listing = AddressListing(addresses) if addresses else Listing(named)
         return predict_folder(classifier, answered_by, listing, out, partial(_predict, classifier, workers), **modes)
 
@@ -77,30 +77,30 @@ def _predict(
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     while chunk := list(islice(recordings, CHUNK)):
-        new = [{"name": one.name, "error": one.error or ""} for one in chunk if one.row is None]
-        if not new:
-            yield chunk
-            continue
         waiting = iter(chunk)
-        answers = ray.data.from_items(new, override_num_blocks=max(1, min(len(new) // BATCH_SIZE, 8 * workers)))
-        answers = answers.map_batches(
-            Actor, batch_size=BATCH_SIZE, num_cpus=1, compute=ray.data.ActorPoolStrategy(size=workers)
-        )
-        try:
-            for batch in answers.iter_batches(batch_size=BATCH_SIZE, prefetch_batches=1):
-                yield list(_join(batch, waiting))
-        except Exception as error:
-            raise ClusterError(f"the cluster gave the predictions up: {last_line(error)}") from error
-        yield list(waiting)  # rows of earlier runs
+        if names := [{"name": one.name} for one in chunk if _is_open(one)]:
+            blocks = max(1, min(len(names) // BATCH_SIZE, 8 * workers))
+            answers = ray.data.from_items(names, override_num_blocks=blocks).map_batches(
+                Actor, batch_size=BATCH_SIZE, num_cpus=1, compute=ray.data.ActorPoolStrategy(size=workers)
+            )
+            try:
+                for batch in answers.iter_batches(batch_size=BATCH_SIZE, prefetch_batches=1):
+                    yield list(_join(batch, waiting))
+            except Exception as error:
+                raise ClusterError(f"the cluster gave the predictions up: {last_line(error)}") from error
+        yield list(waiting)
 
 
 def _join(batch: Columns, waiting: Iterator[Recording]) -> Iterator[Recording]:
-    """Predicted recordings, each behind those before it that have a row."""
-    columns = (batch["error"], batch["probabilities"], batch["digit_score"])
-    for error, probabilities, score in zip(*columns, strict=True):
-        while (one := next(waiting)).row is not None:
+    """Predicted recordings, each behind those before it that needed no prediction."""
+    for probabilities, score, error in zip(batch["probabilities"], batch["digit_score"], batch["error"], strict=True):
+        while not _is_open(one := next(waiting)):
             yield one
         yield Recording(one.name, None, None if error else probabilities, float(score), str(error) or None)
+
+
+def _is_open(recording: Recording) -> bool:
+    return recording.row is None and recording.error is None
 
 
 class PredictActor:
@@ -111,32 +111,32 @@ class PredictActor:
         path = model_folder(self._folder.name, pipeline)
         path.mkdir(parents=True)
         (path / MODEL_FILE).write_bytes(model)
-        self._classifier = load_classifier(self._folder.name, pipeline)
+        self._model = load_classifier(self._folder.name, pipeline)
 
     def __call__(self, batch: Columns) -> Columns:
-        columns = zip(batch["name"].tolist(), batch["error"].tolist(), strict=True)
-        recordings = [_decode(Recording(name, error=error or None)) for name, error in columns]
-        probabilities = np.zeros((len(recordings), len(LABELS)), dtype=np.float32)
-        scores = np.zeros(len(recordings), dtype=np.float32)
-        rows = [row for row, one in enumerate(recordings) if one.clip is not None]
-        if rows:
-            clips = np.stack([one.clip for one in recordings if one.clip is not None])
-            probabilities[rows], scores[rows] = self._classifier.predict_proba(clips)
-        errors = np.array([one.error or "" for one in recordings], dtype=object)
-        return {"name": batch["name"], "error": errors, "probabilities": probabilities, "digit_score": scores}
+        recordings = map(_fetch, batch["name"].tolist())
+        batches = predict_recordings(recordings, print, model=self._model, batch_size=BATCH_SIZE, decoders=1)
+        predicted = list(chain.from_iterable(batches))
+        zeros = np.zeros(len(LABELS), dtype=np.float32)
+        return {
+            "probabilities": np.stack([zeros if p.probabilities is None else p.probabilities for p in predicted]),
+            "digit_score": np.array([p.digit_score for p in predicted], dtype=np.float32),
+            "error": np.array([p.error or "" for p in predicted], dtype=object),
+        }
 
 
-def _decode(recording: Recording) -> Recording:
-    if recording.error or not _is_address(recording.name):
-        return decode(recording, is_last_try=True)
+def _fetch(name: str) -> Recording:
+    """A recording, decoded if it lies in object storage."""
+    if not _is_address(name):
+        return Recording(name)
     from pyarrow import fs
 
     try:
-        system, path = fs.FileSystem.from_uri(recording.name)
+        system, path = fs.FileSystem.from_uri(name)
         with system.open_input_stream(path) as file:
-            return Recording(recording.name, load_audio(file.read()))
+            return Recording(name, load_audio(file.read()))
     except Exception as error:  # one of a million files must not end the run
-        return Recording(recording.name, error=f"{recording.name}: {error}")
+        return Recording(name, error=f"{name}: {error}")
 
 
 def _is_address(name: str) -> bool:

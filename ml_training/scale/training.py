@@ -31,7 +31,7 @@ def train_on_cluster(config: TrainConfig, workers: int, address: str) -> tuple[s
     config = dataclasses.replace(config, **paths)
     threads, gpu = max(1, config.threads), config.device == "cuda"
     result = Path(config.log_dir) / "ray" / f"{secrets.token_hex(8)}.json"
-    with ray_cluster(address, workers if gpu else workers * threads):
+    with ray_cluster(address, workers * threads + 1, 0 if gpu else workers * threads):
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 

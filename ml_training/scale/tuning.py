@@ -33,7 +33,7 @@ def search_on_cluster(address: str, spec: SearchSpec, say: Callable[[str], None]
     space, folder = parse_space(spec.space), Path(spec.output).absolute()
     threads = max(1, int(spec.config["threads"]))
     import_optuna()
-    with ray_cluster(address, spec.workers * threads if not address else threads):
+    with ray_cluster(address, spec.workers * threads, threads):
         from ray import tune
         from ray.tune.search import ConcurrencyLimiter
         from ray.tune.search.optuna import OptunaSearch

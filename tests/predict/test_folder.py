@@ -67,8 +67,8 @@ def wait_for_rows(part: Path, process: subprocess.Popen[str], size: int) -> None
         time.sleep(0.002)
 
 
-def kill_in_the_middle(start: Start, part: Path, size: int = 5000, **options: Any) -> None:
-    with start(part.stem, "--batch_size", "4", **options) as process:
+def kill_in_the_middle(start: Start, part: Path, size: int) -> None:
+    with start(part.stem, "--batch_size", "4") as process:
         wait_for_rows(part, process, size)
         process.kill()
     assert process.returncode == -signal.SIGKILL
@@ -141,15 +141,6 @@ def test_a_complete_table_is_resumed_or_replaced(tmp_path: Path, make_clips: Mak
     code, _, err = run("sub/new.csv", "--resume")
     assert code == 0
     assert err.startswith(f"no {Path('sub/new.csv')} to resume: starting anew\n")
-
-
-def test_control_characters_in_names_do_not_reach_the_terminal(tmp_path: Path, make_clips: Make, run: Run) -> None:
-    odd = "\x1b]0;mine\x07\x9b2J\n.wav"
-    make_clips(tmp_path / f"top{odd}", [odd])
-    printed = "".join(str(run(f"{odd}.csv", *words, top=f"top{odd}")) for words in ((), ("--resume",), ()))
-    assert "1 answers and 0 errors in " in printed
-    assert "nothing to resume" in printed
-    assert not set(printed) & {"\x1b", "\x07", "\x9b"}
 
 
 # --- interruption --------------------------------------------------------------------------------
@@ -349,16 +340,16 @@ def peak_memory(process: subprocess.Popen[str], part: Path | None = None, size: 
 def test_many_files_killed_in_the_middle_take_the_memory_of_few(
     tmp_path: Path, make_clips: Make, start: Start, read_rows: Read
 ) -> None:
-    many = [f"{n // 500:03}/{n:06}.wav" for n in range(25_000)] + [f"flat/{n:06}.wav" for n in range(25_000)]
+    many = [f"{n // 500:03}/{n:06}.wav" for n in range(8000)] + [f"flat/{n:06}.wav" for n in range(8000)]
     make_clips(tmp_path / "many", many)
     (tmp_path / "few").mkdir()
-    for name in many[:5000]:
+    for name in many[:2000]:
         os.link(tmp_path / "many" / name, tmp_path / "few" / name.replace("/", "_"))
     with start("few.csv", top="few") as process:
         small = peak_memory(process)
     assert process.returncode == 0
     with start("many.csv", top="many") as process:
-        killed = peak_memory(process, tmp_path / "many.csv.part", 4 * (tmp_path / "few.csv").stat().st_size)
+        killed = peak_memory(process, tmp_path / "many.csv.part", 3 * (tmp_path / "few.csv").stat().st_size)
         process.kill()
     with start("many.csv", "--resume", top="many") as process:
         resumed = peak_memory(process)

@@ -195,27 +195,6 @@ def test_a_table_is_written_by_one_process_at_a_time(tmp_path: Path, answered: A
     assert out.exists()
 
 
-@pytest.mark.parametrize("is_complete", [False, True])
-def test_rows_with_an_error_are_tried_again(out: Path, answered: Answered, read_rows: Read, is_complete: bool) -> None:
-    with opened(out) as table:
-        table.begin(RUN)
-        table.add(
-            [Recording("a", error='no "audio"'), answered("b"), Recording("c", error="x"), Recording("e", error="y")]
-        )
-        if is_complete:
-            table.finish()
-    with opened(out) as table:
-        assert table.begin(RUN, resume=True)
-        merged = list(table.merge(map(Recording, "abde")))
-        assert [(one.name, one.row is None) for one in merged] == [("a", True), ("b", False), ("d", True), ("e", True)]
-        table.add([Recording("a", error="still no audio"), merged[1], answered("d"), answered("e")])
-        table.finish()
-        assert (table.rows, table.errors) == (4, 1)
-    assert [(row["file"], row["error"] or None) for row in read_rows(out)] == [
-        ("a", "still no audio"), ("b", None), ("d", None), ("e", None),
-    ]  # fmt: skip
-
-
 def test_a_complete_table_is_added_to_in_order_or_left_as_it_is(out: Path, answered: Answered, read_rows: Read) -> None:
     session(out, NAMES[1::2], answered)
     before, status = out.read_bytes(), out.stat()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import io
 import os
 import sys
 from collections.abc import Callable
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -81,23 +78,6 @@ def test_a_table_is_read_by_other_programs(
     table.extract(out, tmp_path / "again")
     again = list(table.parse(io.BytesIO((tmp_path / "again").read_bytes()[len(table.header) :])))
     assert [(escape(file), failed) for file, failed, _ in again] == [(escape(r.name), bool(r.error)) for r in rows]
-
-
-@pytest.mark.parametrize("kind", [CsvTable, JsonLinesTable])
-def test_wherever_a_table_is_cut_off_its_whole_rows_are_found(
-    kind: type[JsonLinesTable], answered: Callable[[str], Recording]
-) -> None:
-    table, rows = kind(MODEL), rows_of(answered)
-    encoded = [table.encode(row) for row in rows]
-    ends = np.cumsum([len(row) for row in encoded])
-    content = b"".join(encoded)
-    for cut in range(len(content) + 1):
-        lines = takewhile(lambda line: line.endswith(b"\n"), io.BytesIO(content[:cut]))
-        found = []
-        with contextlib.suppress(ValueError, csv.Error):
-            for _, _, row in table.parse(lines):
-                found.append(row)
-        assert found == encoded[: int(np.searchsorted(ends, cut, side="right"))]
 
 
 def test_the_suffix_chooses_and_others_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
