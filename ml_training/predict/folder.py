@@ -31,8 +31,8 @@ class Listing:
     """The recordings in and below `named`, in the order of their names' parts.
 
     In a folder these are the files whose names end like a recording's; hidden files and folders are left out. Links
-    are followed, each folder is listed once. One that cannot be read is a Recording with an error. Raises BatchError
-    for names that do not exist or overlap.
+    are followed, each folder is listed once. One that cannot be read is a Recording with an error. The names of one
+    folder are held in memory. Raises BatchError for names that do not exist or overlap.
     """
 
     def __init__(self, named: Iterable[str]) -> None:
@@ -91,8 +91,8 @@ def predict_folder(
 ) -> int:  # fmt: skip
     """Write a row for each recording of `listing` into a table, and print what it holds.
 
-    Returns the exit code, 1 where a file has no answer. Memory does not grow with the number of files. Ctrl-C and
-    SIGTERM end it behind a batch with Interrupted. Raises BatchError for a table that cannot be written or resumed.
+    Returns the exit code, 1 where a file has no answer. Ctrl-C and SIGTERM end it behind a batch with Interrupted.
+    Raises BatchError for a table that cannot be written or resumed.
     """
     format_ = table_for(out, str(classifier.model_file))
     if out.exists() and not out.is_file():

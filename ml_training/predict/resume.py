@@ -59,11 +59,10 @@ class ResumableTable:
         if existing and previous is None and not overwrite:
             raise BatchError(f"{existing[0]} exists already: --resume adds what it lacks, --overwrite replaces it")
         earlier = run if previous is None else previous["run"]
-        changed = [f"{key} was {earlier.get(key)!s:.99}, is {run.get(key)!s:.99}" for key in sorted(earlier | run)
-                   if earlier.get(key) != run.get(key)]  # fmt: skip
-        if changed:
-            faults = "; ".join(changed)
-            raise BatchError(f"{existing[0]} is of another run: {faults}; name another --out, or --overwrite it")
+        keys = sorted(key for key in earlier | run if earlier.get(key) != run.get(key))
+        if keys:
+            changes = "; ".join(f"{key} was {earlier.get(key)!s:.99}, is {run.get(key)!s:.99}" for key in keys)
+            raise BatchError(f"{existing[0]} is of another run: {changes}; name another --out, or --overwrite it")
         with self._writing():
             self.part.parent.mkdir(parents=True, exist_ok=True)
             self._file = file = self._open()
@@ -78,6 +77,8 @@ class ResumableTable:
                 self._temporary.replace(self.old)
             elif self._has_rows():
                 self._append_old_rows(file)
+                if os.name == "nt":  # an open file cannot be renamed; elsewhere the lock is held until then
+                    file.close()
                 self.part.replace(self.old)
                 file.close()
                 self._file = file = self._open()
@@ -120,7 +121,7 @@ class ResumableTable:
             self._state |= {"rows": self.rows, "errors": self.errors, "sha256": _sha256(complete), "overwrite": True}
             write_json(self.part_state, self._state)
             self.old.unlink(missing_ok=True)
-            if os.name == "nt":  # an open file cannot be renamed; elsewhere the lock is held to the end
+            if os.name == "nt":
                 self._file.close()
             complete.replace(self.out)
             self.part.unlink(missing_ok=True)

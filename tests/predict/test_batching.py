@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from digit_detector.audio import NUM_SAMPLES, load_audio
+from digit_detector.audio import load_audio
 from digit_detector.errors import ModelError, ModelMemoryError
 from ml_training.predict import batching
 from ml_training.predict.batching import BATCH_SIZE, decode_ahead, predict_recordings
@@ -51,28 +50,6 @@ def test_files_come_in_order_and_errors_in_their_place(
         assert "takes more memory to decode than there is" in errors["010"]
         np.testing.assert_array_equal(decoded[11].clip, load_audio(names[11]))
         assert decoded[-1] == listed[-1]
-
-
-@pytest.mark.parametrize("decoders", [2, 64])
-def test_no_more_is_read_ahead_than_16_mb(tmp_path: Path, make_clips: Make, decoders: int) -> None:
-    make_clips(tmp_path, ["x.wav"])
-    taken = 0
-
-    def endless() -> Iterator[Recording]:
-        nonlocal taken
-        while True:
-            taken += 1
-            yield Recording(str(tmp_path / "x.wav"))
-
-    decoded = decode_ahead(endless(), decoders)
-    for _ in range(100):
-        next(decoded)
-    assert 100 + 2 * decoders < taken <= 100 + batching.STRETCH + (16 << 20) // (4 * NUM_SAMPLES)
-    decoded.close()
-    deadline = time.monotonic() + 20
-    while any(thread.name.startswith("decoder") for thread in threading.enumerate()):
-        assert time.monotonic() < deadline, "the threads outlive the consumer"
-        time.sleep(0.01)
 
 
 class Short:
