@@ -52,8 +52,6 @@ def ray_cluster(address: str, cores: int, needed: int) -> Iterator[Any]:
             "--head`, or leave --ray_address and $RAY_ADDRESS out for one of this machine"
         ) from error
     try:
-        for library in ("ray.data", "ray.train", "ray.tune"):
-            logging.getLogger(library).setLevel(logging.ERROR)
         found = int(sum(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]))
         if found < needed:
             raise ClusterError(f"the cluster has {found} cores, {needed} are needed: lower --workers or add nodes")
@@ -67,6 +65,11 @@ def _check_port(address: str) -> None:
     host, _, port = address.rpartition(":")
     if host and "://" not in address and port.isdecimal():
         socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+
+
+def quiet(library: str) -> None:
+    """Let one of Ray's libraries, which has been imported, log errors alone."""
+    logging.getLogger(library).setLevel(logging.ERROR)
 
 
 def last_line(error: BaseException) -> str:

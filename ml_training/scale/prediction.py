@@ -18,7 +18,7 @@ from digit_detector.labels import LABELS, model_folder
 from ml_training.predict.batching import Report, predict_recordings
 from ml_training.predict.folder import Listing, predict_folder
 from ml_training.predict.tables import Recording, sort_key
-from ml_training.scale.cluster import last_line, ray_cluster
+from ml_training.scale.cluster import last_line, quiet, ray_cluster
 
 CHUNK = 20_000  # names on their way at once
 BATCH_SIZE = 64
@@ -67,6 +67,7 @@ def _predict(
     """Predict recordings in their order; Ray repeats what a lost machine had."""
     import ray.data
 
+    quiet("ray.data")
     model, pipeline = classifier.model_file.read_bytes(), classifier.metadata["pipeline"]
 
     class Actor(PredictActor):  # sent to workers by value, with the model

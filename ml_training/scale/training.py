@@ -11,7 +11,7 @@ from typing import Any
 from digit_detector.errors import ClusterError, ConfigError
 from digit_detector.files import write_json
 from ml_training.config import TrainConfig, to_dict
-from ml_training.scale.cluster import MAX_FAILURES, last_line, ray_cluster
+from ml_training.scale.cluster import MAX_FAILURES, last_line, quiet, ray_cluster
 
 _PATHS = ("models_dir", "log_dir", "data_dir", "extra_dir", "words_dir", "teacher_dir")
 
@@ -35,6 +35,7 @@ def train_on_cluster(config: TrainConfig, workers: int, address: str) -> tuple[s
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
+        quiet("ray.train")
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={"config": to_dict(config), "result": str(result)},

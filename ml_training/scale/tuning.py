@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from digit_detector.errors import ClusterError, ConfigError
 from ml_training.config import TrainConfig, to_dict
-from ml_training.scale.cluster import MAX_FAILURES, last_line, ray_cluster
+from ml_training.scale.cluster import MAX_FAILURES, last_line, quiet, ray_cluster
 from ml_training.tuning.objective import ObjectiveFn
 from ml_training.tuning.space import Choices, Space, parse_space, with_values
 from ml_training.tuning.spec import DIRECTIONS, SearchSpec
@@ -38,6 +38,7 @@ def search_on_cluster(address: str, spec: SearchSpec, say: Callable[[str], None]
         from ray.tune.search import ConcurrencyLimiter
         from ray.tune.search.optuna import OptunaSearch
 
+        quiet("ray.tune")
         check_fingerprint(spec)
         # One text for Ray, to which names with dots mean something.
         sampled = lambda trial: {"values": json.dumps(suggest(trial, space))}  # noqa: E731
