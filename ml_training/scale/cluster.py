@@ -45,7 +45,7 @@ def ray_cluster(address: str, cores: int, needed: int) -> Iterator[Any]:
             _check_port(address)
             ray.init(address=address, **options)
         else:
-            ray.init(num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+            ray.init(address="local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", **options)
     except Exception as error:  # Ray's share no narrower base
         raise ClusterError(
             f"no Ray cluster at {address or 'this machine'} ({str(error).splitlines()[0]}): start one with `ray start "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,9 +41,7 @@ def search_on_cluster(address: str, spec: SearchSpec, say: Callable[[str], None]
 
         quiet("ray.tune")
         check_fingerprint(spec)
-        # One text for Ray, to which names with dots mean something.
-        sampled = lambda trial: {"values": json.dumps(suggest(trial, space))}  # noqa: E731
-        search = OptunaSearch(space=sampled, metric=_METRIC, mode="max", sampler=make_sampler(spec, 0))
+        search = OptunaSearch(space=partial(_sample, space), metric=_METRIC, mode="max", sampler=make_sampler(spec, 0))
         parameters = {"spec": dataclasses.asdict(spec), "folder": str(folder)}
         trainable = tune.with_resources(tune.with_parameters(run_trial, **parameters), {"cpu": threads})
         path = str(folder / "ray")
@@ -66,6 +65,11 @@ def search_on_cluster(address: str, spec: SearchSpec, say: Callable[[str], None]
         except Exception as error:
             raise ClusterError(f"the cluster gave the search up: {last_line(error)}") from error
         return _study(results, spec, space)
+
+
+def _sample(space: Space, trial: Any) -> dict[str, str]:
+    """Sampled settings as one text: names with dots mean something to Ray."""
+    return {"values": json.dumps(suggest(trial, space))}
 
 
 def _scheduler(pruner: str) -> Any:
