@@ -1,12 +1,11 @@
-"""How fast a folder becomes a table, and in how much memory: files a second by decoders, peak memory by files.
+"""Measure prediction of folders: files a second by decoders, peak memory by number of files.
 
     python benchmarks/batch.py [--pipelines mfcc mel_cnn] [--files 10000 100000] [--decoders 1 2] [--repeats 3]
     python benchmarks/batch.py --long [--minutes 5 60] [--copies 120 40] [--limit 200]
 
 The files are WAVs as FSDD's are, 16 bit at 8 kHz, 0.43 seconds long and each another noise, in folders of a thousand;
 they lie in the page cache when they are read. The models are those that ship. Each run is a process of its own; of
-several, the fastest tells the speed, for whatever else the machine does only slows it, and the largest the memory,
-which is its peak resident set (VmHWM, so Linux).
+several, the fastest counts for speed and the largest for memory: its peak resident set (VmHWM, so Linux).
 
 With --long they are 120 WAVs of five minutes and 40 FLACs of an hour, each with half a second of noise somewhere in
 next to nothing (1 GB in the temporary folder); it leaves with 1 where a run takes --limit MB or more.
@@ -32,7 +31,7 @@ SAMPLES, IN_A_FOLDER = 3440, 1000
 
 
 def make(folder: Path, files: int) -> None:
-    """Write so many recordings below a folder."""
+    """Write `files` recordings below a folder."""
     generator = np.random.default_rng(0)
     for number in range(files):
         inner = folder / f"{number // IN_A_FOLDER:04}"
@@ -44,7 +43,7 @@ def make(folder: Path, files: int) -> None:
 
 
 def make_long(folder: Path, minutes: Sequence[int], copies: Sequence[int]) -> int:
-    """Write that many recordings of each length, an hour and longer ones as FLAC; returns how many."""
+    """Write `copies` recordings of each length, of an hour and more as FLAC; returns their number."""
     import soundfile
 
     folder.mkdir()

@@ -51,8 +51,8 @@ def noise(clips: int) -> Clips:
 
 def one_process(pipeline: str, clips: int, steps: int) -> None:
     """Train as this process's rank; rank 0 prints the seconds of each step."""
-    place = torchrun_rank()
-    batch = clips * (1 if place is None else place.world_size)
+    rank = torchrun_rank()
+    batch = clips * (1 if rank is None else rank.world_size)
     row, watch = get_pipeline(pipeline), Watch()
     config = TrainConfig(device="cpu", epochs=1, batch_size=batch).resolved(pipeline, row.recipe)
     with cpu_threads(1), process_group(config, "the same again") as group:
@@ -71,10 +71,10 @@ def clips_a_second(args: argparse.Namespace, apart: int = 1, together: int = 1) 
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(apart)]
     clips = 0.0
     for run in runs:
-        said, faults = run.communicate()
-        lines = [line for line in said.splitlines() if line.startswith("[")]
+        out, err = run.communicate()
+        lines = [line for line in out.splitlines() if line.startswith("[")]
         if run.returncode or not lines:
-            sys.exit(f"a run left with {run.returncode}: {faults.strip() or said.strip()}")
+            sys.exit(f"a run left with {run.returncode}: {err.strip() or out.strip()}")
         seconds: list[float] = json.loads(lines[-1])
         clips += together * args.clips / statistics.median(seconds)
     return clips
@@ -98,8 +98,8 @@ def main() -> int:
     for number in range(1, args.rounds + 1):
         for name, how in ways.items():
             found[name].append(clips_a_second(args, **how))
-        told = ", ".join(f"{figures[-1]:7.1f} {name}" for name, figures in found.items())
-        print(f"round {number}: {told} (clips/s)", flush=True)
+        line = ", ".join(f"{figures[-1]:7.1f} {name}" for name, figures in found.items())
+        print(f"round {number}: {line} (clips/s)", flush=True)
     one, apart, several = (statistics.median(figures) for figures in found.values())
     print(f"{args.pipeline}, {args.clips} clips a process and step, one thread each, medians of {args.rounds} rounds")
     print(f"one process         {one:7.1f} clips/s")

@@ -1,25 +1,19 @@
-"""How much memory there is, and which errors say that it was not enough."""
+"""Memory that is available, errors that mean out of memory, and retries with half the size."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-# What numpy, onnxruntime, torch and what lies below them say. oneDNN, the last, fails so for want of memory.
-_SIGNS = (
-    "bad_alloc",
-    "allocate memory",
-    "out of memory",
-    "not enough memory",
-    "_ALLOC_FAILED",
-    "could not create a primitive",
-)
-_GROUPS = Path("/sys/fs/cgroup")
+# Parts of the messages of numpy, onnxruntime, torch and what they call; the last is oneDNN's.
+_SIGNS = ("bad_alloc", "allocate memory", "out of memory", "not enough memory", "_ALLOC_FAILED",
+          "could not create a primitive")  # fmt: skip
+_CGROUP = Path("/sys/fs/cgroup")
+_CGROUP_FILES = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -28,65 +22,36 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def halving(
-    work: Callable[[int], Answer], size: int, least: int, told: Callable[[int, int], None]
-) -> tuple[Answer, int]:
-    """What `work` makes of `size` or, as often as memory is not enough for that, of half of it; and of which size.
+    compute: Callable[[int], Result], size: int, least: int, report: Callable[[int, int], None]
+) -> tuple[Result, int]:
+    """Return `compute(size)` and the size; each time memory runs out, try half of it and call `report(size, half)`.
 
-    `told` hears which size was too much and which is next. The error that a size below `least` would follow is raised.
+    Raises the error of `compute` where half the size is below `least`.
     """
     while True:
         try:
-            return work(size), size
-        except Exception as error:  # what lies below shares no narrower base
+            return compute(size), size
+        except Exception as error:  # the libraries share no narrower base
             if not is_out_of_memory(error) or size // 2 < least:
                 raise
-        # Here nothing holds on any more to what the attempt took.
-        told(size, size // 2)
+        report(size, size // 2)  # here the traceback, which holds the memory of the attempt, is gone
         size //= 2
 
 
 def available_memory() -> int | None:
-    """Bytes that this process may still take: the least that machine, container and its own limit leave.
-
-    None where nobody tells, as outside of Linux.
-    """
-    left = [_machine(), *_container(), _own_limit()]
-    return min((max(0, bytes_left) for bytes_left in left if bytes_left is not None), default=None)
-
-
-def used_memory() -> int | None:
-    """Bytes of this process that lie in memory; None where nobody tells."""
-    return _own_pages(1)
-
-
-def _machine() -> int | None:
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) << 10
-    return None
-
-
-def _container() -> list[int | None]:
-    """By the second version of control groups and by the first, each as a container sees its own."""
-    pairs = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
-    found: list[int | None] = []
-    for limit, used in pairs:
-        with contextlib.suppress(OSError, ValueError):  # the word "max" is no number: no limit
-            found.append(int((_GROUPS / limit).read_text()) - int((_GROUPS / used).read_text()))
-    return found
-
-
-def _own_limit() -> int | None:
-    try:
+    """Bytes that this process may still take, by the machine, its container and RLIMIT_AS; None outside Linux."""
+    left = []
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        left.append(int(fields["MemAvailable"].split()[0]) << 10)
+    for limit, used in _CGROUP_FILES:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: "max", there is no limit
+            left.append(int((_CGROUP / limit).read_text()) - int((_CGROUP / used).read_text()))
+    with contextlib.suppress(ImportError, OSError):  # Windows has no such module
         import resource
-    except ImportError:  # Windows
-        return None
-    limit, taken = resource.getrlimit(resource.RLIMIT_AS)[0], _own_pages(0)
-    return None if limit == resource.RLIM_INFINITY or taken is None else limit - taken
 
-
-def _own_pages(column: int) -> int | None:
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[column]) * os.sysconf("SC_PAGE_SIZE")
-    return None
+        own_limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if own_limit != resource.RLIM_INFINITY:
+            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+            left.append(own_limit - pages * resource.getpagesize())
+    return max(0, min(left)) if left else None

@@ -1,10 +1,10 @@
-"""Answer: which digit is said in this audio?
+"""Predict which digit is spoken in recordings.
 
     from ml_training.inference import load_classifier
     classifier = load_classifier("models", "mfcc")
     result = classifier.predict("audio.wav")
 
-Needs numpy, soundfile, soxr and onnxruntime, and never imports torch. Also a program:
+Needs numpy, soundfile, soxr and onnxruntime, and never imports torch. As a program:
 python ml_training/inference.py --model_dir models --pipeline mfcc --audio audio.wav
 """
 
@@ -18,11 +18,14 @@ if not __package__:  # run as a script: Python put this folder on the path, wher
     sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.realpath(p) != _here)]
 
 from argparse import SUPPRESS
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from digit_detector.audio import ENCODINGS
-from digit_detector.classifier import load_classifier, model_file
-from digit_detector.cli.answers import print_json, shown
+from digit_detector.classifier import DigitClassifier, load_classifier, model_file
+from digit_detector.cli.answers import format_prediction, print_json
 from digit_detector.cli.parser import OneLineParser
 from digit_detector.cli.program import program, silent_libraries
 from digit_detector.cli.text import escape_controls
@@ -30,15 +33,13 @@ from digit_detector.examples import EXAMPLES, example_recording
 from digit_detector.labels import FILE_PRECISIONS, FP32, PIPELINES, TRAINED
 from digit_detector.labels import PRETRAINED as PRETRAINED
 from digit_detector.selection import choose_model
-from ml_training.predict.flags import FLAGS, add_flags
-
-# --- the program ---------------------------------------------------------------------------------
+from ml_training.predict.arguments import ONLY_WITH_OUT, add_flags, default_decoders
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print which digit is said in each of the files; returns the exit code."""
-    parser = OneLineParser(description="Which digit is said in these recordings?")
+    """Print the digit in each of the files, or write a table; returns the exit code."""
+    parser = OneLineParser(description="Predict the digit that is spoken in recordings.")
     parser.add_argument("files", nargs="*", metavar="FILE", default=SUPPRESS, help="recordings")
     parser.add_argument("--audio", nargs="+", action="extend", metavar="FILE", default=SUPPRESS, help="more of them")
     parser.add_argument(
@@ -74,42 +75,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not files:
         parser.error("name at least one recording, or try --example")
     encoding, rate = args["encoding"], args["rate"]
-    if args.keys() & FLAGS and (encoding is not None or rate is not None):
-        parser.error(
-            "--encoding and --rate are for files that are named: in tables the suffix says it (.ul, .al, .gsm)"
-        )
+    if "out" in args and (encoding is not None or rate is not None):
+        parser.error("--encoding and --rate are for single files; in tables the suffix tells (.ul, .al, .gsm)")
+    if "out" in args and "json" in args:
+        parser.error("--json is for single files: name a table that ends in .jsonl")
+    if "out" not in args and (flags := sorted(args.keys() & ONLY_WITH_OUT)):
+        parser.error(f"--{', --'.join(flags)}: name a table with --out")
     precision: str = args["precision"]
     version: int | None = args["version"]
     choice = choose_model(model_file, args.get("model_dir"), args.get("pipeline"), precision, version)
-    who = choice.pipeline if precision == FP32 else f"{choice.pipeline} ({precision})"
-    told = f"the {who} that ships" if choice.model_dir == PRETRAINED else f"your own {who} in {choice.model_dir}"
-    told += "" if version is None else f", version {version}"
-    told += f" ({choice.reason})" if choice.reason else ""
+    name = choice.pipeline if precision == FP32 else f"{choice.pipeline} ({precision})"
+    model = f"the {name} that ships" if choice.model_dir == PRETRAINED else f"your own {name} in {choice.model_dir}"
+    model += "" if version is None else f", version {version}"
+    model += f" ({choice.reason})" if choice.reason else ""
     classifier = load_classifier(choice.model_dir, choice.pipeline, args["threads"], precision, version)
-    if args.keys() & FLAGS:
-        from ml_training.predict.command import request_of, write_table
-
-        request = request_of(files, args)
-        if "engine" in args:
-            from ml_training.scale.predicting import on_cluster
-
-            with on_cluster(request, classifier, args.get("workers", 2), args.get("ray_address", "")) as request:
-                return write_table(classifier, request, told)
-        return write_table(classifier, request, told)
+    if "out" in args:
+        return predict_table(classifier, model, files, args)
     with silent_libraries():
         entries = classifier.batch_predict(files, sample_rate=rate, encoding=encoding)
-    bad = [entry["error"] for entry in entries if "error" in entry]
+    errors = [entry["error"] for entry in entries if "error" in entry]
     if "json" in args:
         print_json(entries)
     else:
         for entry in entries:
             if "error" not in entry:
-                print(shown(entry))
-        if len(bad) < len(entries):
-            print(f"answered by {told}", file=sys.stderr)
-    for error_line in bad:
-        print(f"error: {escape_controls(error_line)}", file=sys.stderr)
-    return 1 if bad else 0
+                print(format_prediction(entry))
+        if len(errors) < len(entries):
+            print(f"answered by {model}", file=sys.stderr)
+    for error in errors:
+        print(f"error: {escape_controls(error)}", file=sys.stderr)
+    return 1 if errors else 0
+
+
+def predict_table(classifier: DigitClassifier, model: str, files: list[str], args: Mapping[str, Any]) -> int:
+    """Predict files and folders into the table of `--out`; returns the exit code."""
+    from ml_training.predict.batching import predict_recordings
+    from ml_training.predict.folder import Listing, predict_folder
+
+    out, modes = Path(args["out"]), {"resume": "resume" in args, "overwrite": "overwrite" in args}
+    if "engine" in args:
+        from ml_training.scale.prediction import predict_on_cluster
+
+        workers, address = args.get("workers", 2), args.get("ray_address", "")
+        return predict_on_cluster(classifier, model, files, out, workers, address, **modes)
+    decoders = args.get("decoders") or default_decoders()
+    predict = partial(predict_recordings, model=classifier, batch_size=args.get("batch_size"), decoders=decoders)
+    return predict_folder(classifier, model, Listing(files), out, predict, **modes)
 
 
 if __name__ == "__main__":

@@ -518,7 +518,7 @@ def test_example_recordings_are_answered(capsys):
 # --- the program ---------------------------------------------------------------------------------
 
 
-def test_door_prints_a_short_answer_from_another_folder(run_door, tiny_models, tiny_folder):
+def test_program_prints_a_short_answer_from_another_folder(run_door, tiny_models, tiny_folder):
     done = run_door("inference.py", "--model-dir", tiny_models, "--pipeline", MFCC, "--audio", tiny_folder / SEVEN)
     assert (done.returncode, done.stderr) == (0, f"answered by your own mfcc in {tiny_models}\n")
     first, *bars = done.stdout.splitlines()
@@ -529,7 +529,7 @@ def test_door_prints_a_short_answer_from_another_folder(run_door, tiny_models, t
     assert "\033" not in done.stdout
 
 
-def test_door_says_where_but_one_second_was_looked_at(run_door, tiny_models, tiny_folder, tmp_path):
+def test_program_says_where_but_one_second_was_looked_at(run_door, tiny_models, tiny_folder, tmp_path):
     samples, rate = soundfile.read(tiny_folder / SEVEN)
     soundfile.write(tmp_path / "talk.wav", np.concatenate([samples, np.zeros(3 * rate - len(samples))]), rate)
     told = "only the loudest second of 3.0 s was looked at; for every digit in it: digits listen --file talk.wav"
@@ -539,7 +539,7 @@ def test_door_says_where_but_one_second_was_looked_at(run_door, tiny_models, tin
     assert "looked at" not in run_door("inference.py", "--model_dir", tiny_models, tiny_folder / SEVEN).stdout
 
 
-def test_door_says_that_a_sound_is_no_digit_and_what_it_would_be(run_door, tiny_models, tmp_path):
+def test_program_says_that_a_sound_is_no_digit_and_what_it_would_be(run_door, tiny_models, tmp_path):
     soundfile.write(tmp_path / "hiss.wav", np.random.default_rng(0).normal(0, 0.1, 8000), 8000)
     done = run_door("inference.py", "--model_dir", tiny_models, "hiss.wav")
     assert done.returncode == 0, done.stderr
@@ -552,18 +552,18 @@ def test_door_says_that_a_sound_is_no_digit_and_what_it_would_be(run_door, tiny_
     assert bars[0].startswith(f"   {answer['predicted_digit']}  ")
 
 
-def test_door_prints_plain_bars_where_blocks_cannot_be_shown(run_door, tiny_models, tiny_folder):
+def test_program_prints_plain_bars_where_blocks_cannot_be_shown(run_door, tiny_models, tiny_folder):
     done = run_door("inference.py", "--model_dir", tiny_models, tiny_folder / SEVEN, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert "   7  ###" in done.stdout
 
 
-def test_door_leaves_names_behind_two_dashes_alone(run_door, tiny_models):
+def test_program_leaves_names_behind_two_dashes_alone(run_door, tiny_models):
     done = run_door("inference.py", "--model-dir", tiny_models, "--", "--my-voice.wav")
     assert "cannot read --my-voice.wav" in done.stderr
 
 
-def test_door_prints_json(run_door, tiny_models, tiny_folder):
+def test_program_prints_json(run_door, tiny_models, tiny_folder):
     one = run_door("inference.py", "--models_dir", tiny_models, "--json", "--audio", tiny_folder / SEVEN)
     answer = json.loads(one.stdout)
     assert (answer["predicted_digit"], answer["is_digit"]) == (7, True)
@@ -589,7 +589,7 @@ def test_door_prints_json(run_door, tiny_models, tiny_folder):
         ([], 2, "name at least one recording"),
     ],
 )
-def test_door_says_what_is_wrong_in_one_line(run_door, tiny_models, arguments, code, message):
+def test_program_says_what_is_wrong_in_one_line(run_door, tiny_models, arguments, code, message):
     done = run_door("inference.py", "--model_dir", tiny_models, *arguments)
     assert done.returncode == code
     assert message in done.stderr
@@ -597,7 +597,7 @@ def test_door_says_what_is_wrong_in_one_line(run_door, tiny_models, arguments, c
     assert done.stdout == ""
 
 
-def test_a_folder_is_answered_into_a_table(run_door, tmp_path):
+def test_a_folder_needs_a_table(run_door, tmp_path):
     done = run_door("inference.py", tmp_path)
     assert done.returncode == 1
     assert done.stderr == f"error: {tmp_path} is a folder: digits predict answers all in it with --out TABLE\n"

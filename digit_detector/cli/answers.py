@@ -1,4 +1,4 @@
-"""Answers as people and programs read them, printed."""
+"""Predictions as people and programs read them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from digit_detector.labels import LABELS
 
 
 def print_json(entries: Sequence[Mapping[str, Any]]) -> None:
-    """An object for one answer, a list for several entries; nothing where the only one is an error."""
+    """Print an object for one prediction, a list for several; nothing where the only one is an error."""
     import json
 
     if len(entries) > 1:
@@ -21,22 +21,22 @@ def print_json(entries: Sequence[Mapping[str, Any]]) -> None:
         print(json.dumps(entries[0], indent=2))
 
 
-LONG_SECONDS = 1.5  # a recording that lasts longer may well hold more than the second that was looked at
+LONG_SECONDS = 1.5  # a longer recording may hold more than the one second that is predicted
 
 
-def shown(entry: Mapping[str, Any]) -> str:
-    """A FilePrediction in lines: the digit, what was left out of a long recording, the three most probable digits."""
+def format_prediction(entry: Mapping[str, Any]) -> str:
+    """A FilePrediction as lines: the digit, a note on a long recording, the three most probable digits."""
     encoding = (sys.stdout.encoding or "ascii").lower()
     full = "█" if encoding.startswith("utf") else "#"
     bold, dim, off = (
         ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else ("",) * 3
     )
     digit, file = entry["predicted_digit"], escape_controls(entry["file"])
-    said = f"{bold}{digit}{off}  {LABELS[digit]}, {100 * entry['confidence']:.1f} % sure  {dim}{file}{off}"
+    headline = f"{bold}{digit}{off}  {LABELS[digit]}, {100 * entry['confidence']:.1f} % sure  {dim}{file}{off}"
     if not entry["is_digit"]:
         score = 100 * entry["digit_score"]
-        said = f"{bold}{file}: no digit{off} (digit score {score:.1f} %); nearest: {digit} ({LABELS[digit]})"
-    lines = [said]
+        headline = f"{bold}{file}: no digit{off} (digit score {score:.1f} %); nearest: {digit} ({LABELS[digit]})"
+    lines = [headline]
     if entry["seconds"] > LONG_SECONDS:
         lines.append(
             f"   only the loudest second of {entry['seconds']:.1f} s was looked at; for every digit in it: "

@@ -1,1 +1,1 @@
-"""Folders without end: walked, answered and written down in bounded memory, whatever interrupts."""
+"""Prediction of whole folders into CSV, JSON Lines or Parquet, which goes on where it was interrupted."""

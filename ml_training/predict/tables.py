@@ -1,228 +1,164 @@
-"""Rows of a table of answers, as bytes and back: CSV and JSON Lines; Parquet is made of the latter in the end.
+r"""Predictions as rows of CSV or JSON Lines; Parquet is converted from CSV when the table is complete.
 
-Whatever a file is called, a table is valid UTF-8, and a name read from it is the name of the file.
+Tables are UTF-8: a byte of a file name that is not UTF-8 is written as its surrogate escape, \udc80 to \udcff.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+import os
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from digit_detector.audio import Floats
-from digit_detector.errors import BatchError, MissingExtraError
+from digit_detector.cli.program import require
+from digit_detector.errors import BatchError
 from digit_detector.labels import IS_DIGIT, LABELS
 
-CSV, JSON_LINES, PARQUET = SUFFIXES = (".csv", ".jsonl", ".parquet")
-PROBABILITIES = tuple(f"probability_{digit}" for digit in range(len(LABELS)))
 ANSWER = ("predicted_digit", "word", "confidence", "is_digit", "digit_score")
+PROBABILITIES = tuple(f"probability_{digit}" for digit in range(len(LABELS)))
 COLUMNS = ("file", *ANSWER, *PROBABILITIES, "error", "model")
-SHARES = ("confidence", "digit_score", *PROBABILITIES)
-DECIMALS = 6  # of shares
-
-LONGEST = 1 << 20  # bytes of a row: no name is so long
-_GROUP = 1 << 14  # rows of a row group in Parquet, held in memory while it is filled
-_BLOCK = 1 << 16
-_ESCAPED = re.compile(r"\\ud[89a-f][0-9a-f]{2}")
+DECIMALS = 6
 
 
-class Row(NamedTuple):
-    """What one file is answered: either both numbers or an error."""
+class Recording(NamedTuple):
+    """A file on its way into the table: named, then decoded, then predicted; or with the row of an earlier run."""
 
-    file: str
-    probabilities: Floats | None = None  # (10,)
-    digit_score: float | None = None
+    name: str
+    clip: Floats | None = None  # (8000,)
+    probabilities: Floats | None = None  # (C,)
+    digit_score: float = 0.0
     error: str | None = None
+    row: bytes | None = None
 
 
-class Done(NamedTuple):
-    """What a row tells of itself when it is read again."""
+class JsonLinesTable:
+    """One JSON object a line."""
 
-    file: str
-    failed: bool
-
-
-class Table:
-    """How the rows of one kind of table look, and where one ends."""
-
-    header: bytes = b""
-    is_renamed = True  # its rows as bytes, one behind the other, are the whole table
+    header = b""
 
     def __init__(self, model: str) -> None:
-        self.model = model
+        self.model = model  # the file that answers
 
-    def encode(self, row: Row) -> bytes:
-        raise NotImplementedError
+    def record(self, one: Recording) -> dict[str, Any]:
+        record: dict[str, Any] = {"file": one.name, **dict.fromkeys(ANSWER), "probabilities": None}
+        if one.probabilities is not None:
+            probabilities = [round(p, DECIMALS) for p in one.probabilities.tolist()]
+            digit, score = int(one.probabilities.argmax()), round(one.digit_score, DECIMALS)
+            answer = (digit, LABELS[digit], probabilities[digit], one.digit_score >= IS_DIGIT, score)
+            record |= {**dict(zip(ANSWER, answer, strict=True)), "probabilities": probabilities}
+        return record | {"error": one.error, "model": self.model}
 
-    def decode(self, record: bytes) -> Done:
-        """Raises ValueError for what is no whole row."""
-        raise NotImplementedError
+    def encode(self, one: Recording) -> bytes:
+        return escape(json.dumps(self.record(one), ensure_ascii=False) + "\n").encode()
 
-    def records(self, lines: Iterable[bytes]) -> Iterator[bytes]:
-        """Lines with their ends -> rows; the last one may be torn, and any too long to be one."""
-        yield from lines
+    def parse(self, lines: Iterable[bytes]) -> Iterator[tuple[str, bool, bytes]]:
+        """File, whether it has an error, and bytes of each row. Raises ValueError for a line that is no row."""
+        for line in lines:
+            record = json.loads(line)
+            if not isinstance(record, dict) or not {"file", "error"} <= record.keys():
+                raise ValueError("not a row of this table")
+            yield record["file"], record["error"] is not None, line
 
-    def write(self, out: Path, records: Iterable[bytes]) -> None:
-        """Write a whole table of encoded rows. Raises OSError."""
-        with out.open("wb") as file:
-            file.write(self.header)
-            file.writelines(records)
-
-    def read(self, out: Path) -> Iterator[bytes]:
-        """The header and the encoded rows of a whole table, in pieces. Raises OSError."""
-        with out.open("rb") as file:
-            while block := file.read(_BLOCK):
-                yield block
+    def extract(self, out: Path, rows: Path) -> None:
+        """Copy the rows of a complete table. Raises OSError."""
+        shutil.copyfile(out, rows)
 
 
-class CsvTable(Table):
+class CsvTable(JsonLinesTable):
+    """Comma-separated values with a header."""
+
     header = ",".join(COLUMNS).encode() + b"\n"
 
-    def encode(self, row: Row) -> bytes:
-        if row.probabilities is None or row.digit_score is None:
-            answer = "," * (len(ANSWER) + len(PROBABILITIES) - 1)
-        else:
-            digit, each = _digit(row.probabilities), row.probabilities.tolist()
-            shares = ",".join(f"{p:.{DECIMALS}f}" for p in (row.digit_score, *each))
-            is_digit = "true" if row.digit_score >= IS_DIGIT else "false"
-            answer = f"{digit},{LABELS[digit]},{each[digit]:.{DECIMALS}f},{is_digit},{shares}"
-        text = f"{_quoted(row.file)},{answer},{_quoted(row.error or '')},{_quoted(self.model)}\n"
-        return text.encode()
+    def encode(self, one: Recording) -> bytes:
+        record, text = self.record(one), io.StringIO(newline="")
+        probabilities = record.pop("probabilities") or [None] * len(PROBABILITIES)
+        file, *answer, error, model = record.values()
+        csv.writer(text).writerow([file, *map(_format, answer + probabilities), error, model])
+        # With its own line end, \r\n, the writer quotes names that hold either of both.
+        return escape(text.getvalue()[:-2] + "\n").encode()
 
-    def decode(self, record: bytes) -> Done:
-        try:
-            rows = list(csv.reader([_whole_line(record)], strict=True))
-        except csv.Error as error:
-            raise ValueError(str(error)) from error
-        if len(rows) != 1 or len(rows[0]) != len(COLUMNS):
-            raise ValueError("not a row of this table")
-        return Done(unescaped(rows[0][0]), rows[0][COLUMNS.index("error")] != "")
+    def parse(self, lines: Iterable[bytes]) -> Iterator[tuple[str, bool, bytes]]:
+        read: list[bytes] = []  # a name may hold line ends
 
-    def records(self, lines: Iterable[bytes]) -> Iterator[bytes]:
-        record = b""
-        for line in lines:
-            record += line
-            if record.count(b'"') % 2 == 0 or len(record) > LONGEST:
-                yield record
-                record = b""
-        if record:
-            yield record
+        def decode() -> Iterator[str]:
+            for line in lines:
+                read.append(line)
+                yield line.decode()
+
+        for fields in csv.reader(decode(), strict=True):
+            if len(fields) != len(COLUMNS):
+                raise ValueError("not a row of this table")
+            yield fields[0], fields[COLUMNS.index("error")] != "", b"".join(read)
+            read.clear()
 
 
-class JsonLinesTable(Table):
-    def encode(self, row: Row) -> bytes:
-        values: dict[str, Any] = {"file": row.file, **dict.fromkeys(ANSWER), "probabilities": None}
-        if row.probabilities is not None and row.digit_score is not None:
-            digit, each = _digit(row.probabilities), [round(p, DECIMALS) for p in row.probabilities.tolist()]
-            score = round(row.digit_score, DECIMALS)
-            answer = (digit, LABELS[digit], each[digit], bool(row.digit_score >= IS_DIGIT), score)
-            values |= {**dict(zip(ANSWER, answer, strict=True)), "probabilities": each}
-        values |= {"error": row.error, "model": self.model}
-        return _json_line(values)
+class ParquetTable(CsvTable):
+    """CSV while it grows, Parquet when it is complete."""
 
-    def decode(self, record: bytes) -> Done:
-        values = json.loads(_whole_line(record))
-        if not isinstance(values, dict) or not isinstance(values.get("file"), str) or "error" not in values:
-            raise ValueError("not a row of this table")
-        return Done(values["file"], values["error"] is not None)
-
-
-class ParquetTable(JsonLinesTable):
-    """JSON Lines until it is whole: rows cannot be added to Parquet one by one."""
-
-    is_renamed = False
-
-    def write(self, out: Path, records: Iterable[bytes]) -> None:
-        """With the columns of the CSV, a group of rows at a time."""
-        import pyarrow as arrow
+    def convert(self, rows: Path, out: Path) -> Path:
+        """Write complete CSV as Parquet, a block at a time; returns `out`. Raises OSError."""
+        from pyarrow import csv as arrow_csv
         from pyarrow import parquet
 
-        kinds = dict.fromkeys(("file", "word", "error", "model"), arrow.string())
-        kinds |= {"predicted_digit": arrow.int8(), "is_digit": arrow.bool_()}
-        schema = arrow.schema([(name, kinds.get(name, arrow.float32())) for name in COLUMNS])
-        rows = iter(records)
-        with parquet.ParquetWriter(out, schema, compression="zstd") as writer:
-            while group := [_columns(json.loads(record)) for record in islice(rows, _GROUP)]:
-                writer.write_table(arrow.Table.from_pylist(group, schema))
+        options = arrow_csv.ConvertOptions(column_types=_schema(), null_values=[""], strings_can_be_null=True)
+        layout = arrow_csv.ParseOptions(newlines_in_values=True)
+        with (
+            arrow_csv.open_csv(rows, parse_options=layout, convert_options=options) as batches,
+            parquet.ParquetWriter(out, batches.schema, compression="zstd") as writer,
+        ):
+            for batch in batches:
+                writer.write_batch(batch)
+        return out
 
-    def read(self, out: Path) -> Iterator[bytes]:
+    def extract(self, out: Path, rows: Path) -> None:
+        from pyarrow import csv as arrow_csv
         from pyarrow import parquet
 
-        with parquet.ParquetFile(out) as file:
-            for group in file.iter_batches(_GROUP):
-                yield b"".join(_json_line(_values(row)) for row in group.to_pylist())
+        with rows.open("wb") as file, parquet.ParquetFile(out) as table:
+            file.write(self.header)
+            options = arrow_csv.WriteOptions(include_header=False)
+            with arrow_csv.CSVWriter(file, _schema(), write_options=options) as writer:
+                for batch in table.iter_batches():
+                    writer.write_batch(batch)
 
 
-def table_for(out: Path, model: str) -> Table:
-    """By the suffix of the file. Raises BatchError for another, MissingExtraError where it cannot be written here."""
+TABLES = {".csv": CsvTable, ".jsonl": JsonLinesTable, ".parquet": ParquetTable}
+
+
+def table_for(out: Path, model: str) -> JsonLinesTable:
+    """The table that the suffix of `out` names. Raises BatchError for another, MissingExtraError without pyarrow."""
     suffix = out.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise BatchError(f"{out} ends in {suffix or 'no suffix'!r}: expected one of {', '.join(SUFFIXES)}")
-    if suffix == PARQUET:
-        try:
-            import pyarrow.parquet  # noqa: F401 (missed now, not after hours of answers)
-        except ImportError:
-            raise MissingExtraError(f"{out} (Parquet)", "parquet") from None
-    return {CSV: CsvTable, JSON_LINES: JsonLinesTable, PARQUET: ParquetTable}[suffix](model)
+    if suffix not in TABLES:
+        raise BatchError(f"{out} ends in {suffix or 'no suffix'!r}: expected one of {', '.join(TABLES)}")
+    if suffix == ".parquet":
+        require(f"{out}", ("pyarrow",), "parquet")
+    return TABLES[suffix](model)
 
 
-def _json_line(values: Mapping[str, Any]) -> bytes:
-    # A byte of a name that is no text becomes \\udc.., which is how JSON writes what Python made of that byte.
-    return json.dumps(values, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+def escape(name: str) -> str:
+    """A name as UTF-8 can hold it: the surrogates of bytes that are not UTF-8 as text."""
+    return name.encode(errors="backslashreplace").decode()
 
 
-def _columns(values: dict[str, Any]) -> dict[str, Any]:
-    """A row of JSON Lines as one of Parquet."""
-    each = values.pop("probabilities") or [None] * len(PROBABILITIES)
-    return values | dict(zip(PROBABILITIES, each, strict=True)) | _texts(values, escaped)
+def sort_key(name: str) -> str:
+    """Names sort by their parts, so that the files of a folder stay together."""
+    return escape(name).replace(os.sep, "\0")
 
 
-def _values(columns: dict[str, Any]) -> dict[str, Any]:
-    """A row of Parquet as one of JSON Lines."""
-    shares = {name: None if columns[name] is None else round(columns[name], DECIMALS) for name in SHARES}
-    values = columns | shares | _texts(columns, unescaped)
-    each = [values.pop(name) for name in PROBABILITIES]
-    return values | {"probabilities": None if each[0] is None else each}
+def _format(value: object) -> object:
+    if isinstance(value, float):
+        return f"{value:.{DECIMALS}f}"
+    return str(value).lower() if isinstance(value, bool) else value
 
 
-def _texts(values: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, str]:
-    return {key: change(values[key]) for key in ("file", "error", "model") if values[key] is not None}
+def _schema() -> Any:
+    import pyarrow as arrow
 
-
-def escaped(name: str) -> str:
-    r"""A name as UTF-8 can hold it: bytes that are no text are written \udc.., as Python calls them.
-
-    In a name that has such a thing, every backslash is doubled; others stay as they are.
-    """
-    if not _ESCAPED.search(name) and name.isprintable():  # nearly all
-        return name
-    text = name.encode(errors="backslashreplace").decode()
-    if not _ESCAPED.search(text):
-        return name
-    return name.replace("\\", "\\\\").encode(errors="backslashreplace").decode()
-
-
-def unescaped(text: str) -> str:
-    """The name that `escaped` wrote."""
-    if not _ESCAPED.search(text):
-        return text
-    return re.sub(r"\\(\\|u[0-9a-f]{4})", lambda found: "\\" if found[1] == "\\" else chr(int(found[1][1:], 16)), text)
-
-
-def _quoted(text: str) -> str:
-    text = escaped(text)
-    return f'"{text.replace(chr(34), chr(34) * 2)}"' if any(sign in text for sign in ',"\n\r') else text
-
-
-def _digit(probabilities: Floats) -> int:
-    return int(probabilities.argmax())
-
-
-def _whole_line(record: bytes) -> str:
-    if not record.endswith(b"\n") or b"\0" in record or len(record) > LONGEST:
-        raise ValueError("torn")
-    return record[:-1].decode()
+    types = dict.fromkeys(("file", "word", "error", "model"), arrow.string())
+    types |= {"predicted_digit": arrow.int8(), "is_digit": arrow.bool_()}
+    return arrow.schema([(name, types.get(name, arrow.float32())) for name in COLUMNS])

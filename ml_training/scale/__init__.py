@@ -1,1 +1,1 @@
-"""Work on many machines, by engines that exist."""
+"""Training, search and prediction on a Ray cluster."""

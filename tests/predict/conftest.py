@@ -1,4 +1,4 @@
-"""Recordings that are quickly made, and the table that a folder of them becomes."""
+"""Recordings that are quickly made, and the tables that folders of them become."""
 
 from __future__ import annotations
 
@@ -14,45 +14,37 @@ import pytest
 
 from digit_detector.classifier import DigitClassifier, load_classifier
 from digit_detector.labels import MFCC
-from ml_training.predict.tables import Row
-
-
-def wav(samples: np.ndarray, rate: int = 8000) -> bytes:
-    """A WAV of int16 samples (T,), made without a library: faster than any."""
-    size = 2 * len(samples)
-    head = struct.pack(
-        "<4sI8sIHHIIHH4sI", b"RIFF", 36 + size, b"WAVEfmt ", 16, 1, 1, rate, 2 * rate, 2, 16, b"data", size
-    )
-    return head + samples.astype("<i2").tobytes()
+from ml_training.predict.tables import Recording
 
 
 @pytest.fixture(scope="session")
 def make_clips() -> Callable[[Path, Iterable[str]], None]:
-    """Write recordings of 50 ms, each another noise, to these places in a folder."""
+    """Write recordings of 50 ms of noise to these places in a folder; without a library, which is faster."""
     generator = np.random.default_rng(0)
+    head = struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", 836, b"WAVEfmt ", 16, 1, 1, 8000, 16000, 2, 16, b"data", 800)
 
     def make(folder: Path, names: Iterable[str]) -> None:
-        made = set()
         for name in names:
             path = os.path.join(folder, name)
-            if (parent := os.path.dirname(path)) not in made:
-                os.makedirs(parent, exist_ok=True)
-                made.add(parent)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "wb") as file:
-                file.write(wav(generator.integers(-9000, 9000, 400, dtype=np.int16)))
+                file.write(head + generator.integers(-9000, 9000, 400, dtype="<i2").tobytes())
 
     return make
 
 
 @pytest.fixture(scope="session")
 def read_rows() -> Callable[[Path], list[dict[str, str]]]:
-    """The rows of a CSV or JSON Lines, as anybody would read them."""
+    """The rows of a table, as users would read them."""
 
     def read(path: Path) -> list[dict[str, str]]:
+        if ".parquet" in path.name:
+            from pyarrow import parquet
+
+            rows: list[dict[str, str]] = parquet.read_table(path).to_pylist()
+            return rows
         with path.open(newline="", encoding="utf-8") as file:
-            if ".jsonl" in path.name:
-                return [json.loads(line) for line in file]
-            return list(csv.DictReader(file, strict=True))
+            return [json.loads(line) for line in file] if ".jsonl" in path.name else list(csv.DictReader(file))
 
     return read
 
@@ -63,11 +55,11 @@ def classifier(tiny_models: Path) -> DigitClassifier:
 
 
 @pytest.fixture(scope="session")
-def answered() -> Callable[[str], Row]:
-    """A row with an answer, made of a name."""
+def answered() -> Callable[[str], Recording]:
+    """A prediction that depends on the name alone."""
 
-    def row(name: str) -> Row:
+    def predict(name: str) -> Recording:
         shares = np.random.default_rng(len(name)).dirichlet(np.ones(10)).astype(np.float32)
-        return Row(name, shares, float(shares[0]))
+        return Recording(name, None, shares, float(shares[0]))
 
-    return row
+    return predict

@@ -6,19 +6,9 @@ import pytest
 import torch
 
 from digit_detector import memory
-from digit_detector.memory import available_memory, halving, is_out_of_memory, used_memory
+from digit_detector.memory import available_memory, halving, is_out_of_memory
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-
-
-@linux
-def test_what_there_is_and_what_is_used():
-    available, used = available_memory(), used_memory()
-    assert available is not None
-    assert used is not None
-    assert 1 << 20 < available < 1 << 50
-    block = np.ones(8 << 20, dtype=np.uint64)
-    assert (used_memory() or 0) - used > 0.9 * block.nbytes
 
 
 @linux
@@ -27,15 +17,15 @@ def test_the_process_own_limit_counts():
 import resource
 from digit_detector.memory import available_memory
 resource.setrlimit(resource.RLIMIT_AS, (1 << 29,) * 2)
-taken = 1 << 29
 print(available_memory())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert 0 < int(done.stdout) < 1 << 29
+    assert 1 << 20 < (available_memory() or 0) < 1 << 50
 
 
 def test_the_container_s_limit_counts(monkeypatch, tmp_path):
-    monkeypatch.setattr(memory, "_GROUPS", tmp_path)
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     before = available_memory()
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("5000\n")
@@ -60,15 +50,15 @@ def test_errors_that_mean_it():
 
 
 def test_halves_until_it_fits():
-    told = []
+    reported = []
 
     def work(size):
         if size > 30:
             raise MemoryError
         return f"{size} done"
 
-    assert halving(work, 100, 1, lambda *sizes: told.append(sizes)) == ("25 done", 25)
-    assert told == [(100, 50), (50, 25)]
+    assert halving(work, 100, 1, lambda *sizes: reported.append(sizes)) == ("25 done", 25)
+    assert reported == [(100, 50), (50, 25)]
     with pytest.raises(MemoryError):
         halving(work, 100, 40, lambda *sizes: None)
     with pytest.raises(ZeroDivisionError):
