@@ -25,7 +25,7 @@ from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.data.splits import split_corpus
-from ml_training.metrics import Calibration, fit_temperature, log_softmax, measure_calibration
+from ml_training.metrics import Calibration, fit_logit_temperature, log_softmax, measure_calibration
 from ml_training.pipelines import get_pipeline
 from ml_training.results import Floats, Ints
 from ml_training.training.checkpoint import BEST, load_checkpoint
@@ -73,7 +73,7 @@ def main() -> int:
         for power in arguments.powers:
             fits: tuple[list[Calibration], list[Calibration]] = ([], [])
             for validation, *tests in folds:
-                temperature = fit_temperature(*validation, power)
+                temperature = fit_logit_temperature(*validation, power)
                 for column, (logits, labels) in zip(fits, tests, strict=True):
                     column.append(measure_calibration(np.exp(log_softmax(logits / temperature)), labels))
             cells = [(statistics.mean(f.nll for f in c), 100 * statistics.mean(f.ece for f in c)) for c in fits]

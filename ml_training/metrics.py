@@ -30,9 +30,6 @@ def wilson_interval(right: float, clips: int, z: float = 1.96) -> tuple[float, f
     return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
-# --- calibration ---------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class ReliabilityBin:
     """Predictions whose confidence lies between two bounds."""
@@ -66,7 +63,7 @@ def apply_temperature(probabilities: Array, temperature: float) -> NDArray[np.fl
     return np.exp(log_softmax(np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), 1e-300)) / temperature))
 
 
-def fit_temperature(logits: Array, labels: Labels, power: float = 1.0) -> float:
+def fit_logit_temperature(logits: Array, labels: Labels, power: float = 1.0) -> float:
     """The temperature under which (N, 10) logits give N labels the highest likelihood, to the power of `power`.
 
     The likelihood has one maximum (it is concave in 1 / temperature): a golden-section search finds its logarithm.
@@ -111,9 +108,6 @@ def measure_calibration(probabilities: Array, labels: Labels, bins: int = BINS) 
     likelihood = probabilities[np.arange(len(labels)), labels]
     nll = float(-np.log(np.maximum(likelihood, _TINY)).mean()) if len(labels) else math.nan
     return Calibration(ece, nll, tuple(filled))
-
-
-# --- paired tests --------------------------------------------------------------------------------
 
 
 def mcnemar(first: int, second: int) -> float:

@@ -41,9 +41,6 @@ class Count:
         return wilson_interval(self.right, self.clips)
 
 
-# --- training ------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class SkippedClip:
     """A clip left out of a data set, and why."""
@@ -197,9 +194,6 @@ class PipelineResult:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
         history = [vars(record) for record in self.history]
         return {**values, "model_version": self.version, "test": self.test.summary(), "history": history}
-
-
-# --- evaluation ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

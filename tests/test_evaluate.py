@@ -183,7 +183,7 @@ def test_loso_trains_and_continues_by_itself(desk: Path, tiny_folder: Path, caps
     assert (fold / "fold.json").is_file()
     assert (fold / "best_model.pt").is_file()
     assert evaluate.main(words) == 0
-    assert "1 trainings, 1 already there" in capsys.readouterr().err
+    assert "1 trainings, 1 already done" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

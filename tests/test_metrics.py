@@ -12,7 +12,7 @@ from scipy import stats
 from ml_training.metrics import (
     apply_temperature,
     corrected_t,
-    fit_temperature,
+    fit_logit_temperature,
     log_softmax,
     mcnemar,
     measure_calibration,
@@ -44,21 +44,21 @@ def test_wilson_interval_matches_published_values(right: int, clips: int, low: f
 @pytest.mark.parametrize("power", [0.5, 1.0])
 @pytest.mark.parametrize("scale", [0.4, 1.0, 3.0])
 def test_the_temperature_recovers_a_known_scale_to_its_power(scale: float, power: float) -> None:
-    assert fit_temperature(*draw(scale), power) == pytest.approx(scale**power, rel=0.03)
+    assert fit_logit_temperature(*draw(scale), power) == pytest.approx(scale**power, rel=0.03)
 
 
 def test_the_temperature_of_predictions_without_an_error_is_finite() -> None:
     labels = np.arange(200) % 10
     logits = 4.0 * np.eye(10)[labels]
-    confidence = float(np.exp(log_softmax(logits / fit_temperature(logits, labels))).max())
+    confidence = float(np.exp(log_softmax(logits / fit_logit_temperature(logits, labels))).max())
     assert confidence == pytest.approx(1 - 1 / 202, abs=1e-4)
-    assert fit_temperature(np.zeros((0, 10)), np.zeros(0, dtype=np.int64)) == 1.0
-    assert fit_temperature(np.full((3, 10), np.nan), np.zeros(3, dtype=np.int64)) == 1.0
+    assert fit_logit_temperature(np.zeros((0, 10)), np.zeros(0, dtype=np.int64)) == 1.0
+    assert fit_logit_temperature(np.full((3, 10), np.nan), np.zeros(3, dtype=np.int64)) == 1.0
 
 
 def test_the_temperature_improves_the_calibration_of_other_clips() -> None:
     logits, labels = draw(3.0)
-    temperature = fit_temperature(logits[:10_000], labels[:10_000])
+    temperature = fit_logit_temperature(logits[:10_000], labels[:10_000])
     before = measure_calibration(np.exp(log_softmax(logits[10_000:])), labels[10_000:])
     after = measure_calibration(np.exp(log_softmax(logits[10_000:] / temperature)), labels[10_000:])
     assert before.ece > 0.15

@@ -15,34 +15,10 @@ from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.data.feature_cache import Cache, use_cache
+from ml_training.evaluation import protocols
 from ml_training.evaluation.perturbations import load_recordings
-from ml_training.evaluation.protocols import (
-    CALIBRATION,
-    GENERATED_KINDS,
-    LOSO,
-    NOISE,
-    OFFICIAL,
-    PROTOCOLS,
-    REJECTION,
-    TRAINED_BY_FOLDS,
-    TestClips,
-    load_models,
-    load_non_digits,
-    official_part,
-    score_calibration,
-    score_noise,
-    score_official,
-    score_rejection,
-    score_unseen_speakers,
-)
-from ml_training.evaluation.records import (
-    PLOTS,
-    load_files,
-    load_result,
-    log_scoring,
-    save_result,
-    update_docs,
-)
+from ml_training.evaluation.protocols import CALIBRATION, LOSO, NOISE, OFFICIAL, REJECTION
+from ml_training.evaluation.records import PLOTS, load_files, load_result, log_scoring, save_result, update_docs
 from ml_training.evaluation.significance import compare_folds, match_pipelines
 from ml_training.evaluation.version_metrics import record_with_versions
 from ml_training.report.evaluation import write_evaluation_report
@@ -81,27 +57,27 @@ class Request:
     update_docs: str | None = None
 
     def __post_init__(self) -> None:
-        chosen, trained = set(self.protocols), set(self.protocols) & set(TRAINED_BY_FOLDS)
-        kinds, names = [kind for kind, _ in self.others], ", ".join(PROTOCOLS)
-        duplicates = len({*kinds, *GENERATED_KINDS}) < len(kinds) + len(GENERATED_KINDS)
+        chosen, trained = set(self.protocols), set(self.protocols) & set(protocols.TRAINED_BY_FOLDS)
+        kinds, names = [kind for kind, _ in self.others], ", ".join(protocols.PROTOCOLS)
+        duplicates = len({*kinds, *protocols.GENERATED_KINDS}) < len(kinds) + len(protocols.GENERATED_KINDS)
         outputs = {
             "output": Path(self.output, REPORT), "log_scoring": self.log_scoring, "update_docs": self.update_docs
         }  # fmt: skip
         checks = {
-            f"protocol: expected some of {names}, got {', '.join(self.protocols)}": chosen - set(PROTOCOLS),
+            f"protocol: expected some of {names}, got {', '.join(self.protocols)}": chosen - set(protocols.PROTOCOLS),
             f"protocol: name one of {names} at least, or update_docs": not chosen and not self.update_docs,
             f"folder: protocol {UNSEEN_SPEAKERS!r} needs a folder of labelled clips":
                 UNSEEN_SPEAKERS in chosen and not self.folders,
             "others: protocol 'rejection' needs a folder of clips without a digit, as words=FOLDER":
                 REJECTION in chosen and not self.others,
-            f"others: each kind needs a name of its own, none of {', '.join(GENERATED_KINDS)}": duplicates,
+            f"others: each kind needs a name of its own, none of {', '.join(protocols.GENERATED_KINDS)}": duplicates,
             f"others: only protocol {REJECTION!r} uses them: name it": self.others and REJECTION not in chosen,
             f"folder: only {', '.join(FOLDER_PROTOCOLS)} score folders: name one of these":
                 self.folders and not chosen & set(FOLDER_PROTOCOLS),
             f"noise_dir: only protocol {NOISE!r} mixes noise in: name it": self.noise_dir and NOISE not in chosen,
-            f"version: {' and '.join(TRAINED_BY_FOLDS)} train their own models: name another protocol":
+            f"version: {' and '.join(protocols.TRAINED_BY_FOLDS)} train their own models: name another protocol":
                 self.model_version is not None and trained == chosen,
-            f"compare: only {' and '.join(TRAINED_BY_FOLDS)} are compared fold by fold: name one":
+            f"compare: only {' and '.join(protocols.TRAINED_BY_FOLDS)} are compared fold by fold: name one":
                 self.compare and not trained,
             f"jobs: expected a number of processes from 1 on, got {self.jobs}":
                 self.jobs is not None and self.jobs < 1,
@@ -135,8 +111,8 @@ def evaluate(request: Request, report: Report = lambda line: None) -> Outcome:
     output = Path(request.output)
     page, log = output / REPORT, Path(request.log_scoring) if request.log_scoring else None
     earlier = load_result(Path(request.compare)) if request.compare else None
-    if earlier is not None and earlier.protocol not in set(request.protocols) & set(TRAINED_BY_FOLDS):
-        expected = " or ".join(name for name in TRAINED_BY_FOLDS if name in request.protocols)
+    if earlier is not None and earlier.protocol not in set(request.protocols) & set(protocols.TRAINED_BY_FOLDS):
+        expected = " or ".join(name for name in protocols.TRAINED_BY_FOLDS if name in request.protocols)
         raise DataError(f"{request.compare} is of protocol {earlier.protocol!r}, expected {expected}")
     results, files = [], []
     with use_cache(Cache(report=report) if request.config.cache else None):
@@ -146,7 +122,7 @@ def evaluate(request: Request, report: Report = lambda line: None) -> Outcome:
                 against = {"with": request.compare, "created": earlier.created, "pairs": pairs}
                 result = replace(result, details={**(result.details or {}), "compared": against})
             results.append(result)
-            if log is not None and result.protocol not in (OFFICIAL, *TRAINED_BY_FOLDS):
+            if log is not None and result.protocol not in (OFFICIAL, *protocols.TRAINED_BY_FOLDS):
                 log_scoring(log, result)
             files.append(save_result(result, output, report))
             record_with_versions(result, [f for f in request.models_dirs if f != PRETRAINED], report)
@@ -161,39 +137,37 @@ def evaluate(request: Request, report: Report = lambda line: None) -> Outcome:
 
 def _run_protocols(request: Request, earlier: ProtocolResult | None, report: Report) -> Iterator[ProtocolResult]:
     """The result of each protocol on each set of clips."""
-    config, chosen = request.config, [name for name in PROTOCOLS if name in request.protocols]
-    scoring = [name for name in chosen if name not in TRAINED_BY_FOLDS]
+    config, chosen = request.config, [name for name in protocols.PROTOCOLS if name in request.protocols]
+    scoring = [name for name in chosen if name not in protocols.TRAINED_BY_FOLDS]
     models = []
     if scoring:
-        shipped = [PRETRAINED] if PRETRAINED in request.models_dirs else []
-        folders = [*_unique([f for f in request.models_dirs if f != PRETRAINED]), *shipped]
-        folders.sort(key=request.models_dirs.index)
-        models = load_models(folders, config.pipeline, report, request.precision, request.model_version)
+        folders = _unique(request.models_dirs)
+        models = protocols.load_models(folders, config.pipeline, report, request.precision, request.model_version)
     noises = load_recordings(request.noise_dir) if request.noise_dir else None
     if noises:
         _report_skipped(f"{request.noise_dir} ({NOISE})", noises.skipped, report)
-    non_digits = [load_non_digits(kind, folder) for kind, folder in request.others]
+    non_digits = [protocols.load_non_digits(kind, folder) for kind, folder in request.others]
     names = _name_folders(_unique(request.folders))
-    sets = [TestClips(load_folder(folder, name), official=False) for folder, name in names.items()]
+    sets = [protocols.TestClips(load_folder(folder, name), official=False) for folder, name in names.items()]
     corpora = [clips.corpus for clips in sets]
-    if OFFICIAL in chosen or set(chosen) & set(TRAINED_BY_FOLDS) or (scoring and not sets):
+    if OFFICIAL in chosen or set(chosen) & set(protocols.TRAINED_BY_FOLDS) or (scoring and not sets):
         corpora.append(load_corpus(config, report=report))
     for corpus in corpora:
         _report_skipped(corpus.name, [f"{clip.file}: {clip.reason}" for clip in corpus.skipped], report)
     for name in chosen:
-        if name in TRAINED_BY_FOLDS:
+        if name in protocols.TRAINED_BY_FOLDS:
             yield _cross_validate(name, request, corpora[-1], earlier, report)
             continue
-        for clips in sets if sets and name != OFFICIAL else [official_part(corpora[-1])]:
+        for clips in sets if sets and name != OFFICIAL else [protocols.official_part(corpora[-1])]:
             report(f"{name}: {clips.description}")
             if name == NOISE:
-                yield score_noise(models, clips, request.noise_seed, noises, report)
+                yield protocols.score_noise(models, clips, request.noise_seed, noises, report)
             elif name == REJECTION:
-                yield score_rejection(models, clips, non_digits, request.noise_seed)
+                yield protocols.score_rejection(models, clips, non_digits, request.noise_seed)
             elif name == CALIBRATION:
-                yield score_calibration(models, clips)
+                yield protocols.score_calibration(models, clips)
             else:
-                yield (score_official if name == OFFICIAL else score_unseen_speakers)(models, clips)
+                yield (protocols.score_official if name == OFFICIAL else protocols.score_unseen_speakers)(models, clips)
 
 
 def _cross_validate(
@@ -224,7 +198,8 @@ def _unique(folders: Sequence[str]) -> list[str]:
     """Folders without those that are the same place as an earlier one."""
     places: dict[str, str] = {}
     for folder in folders:
-        places.setdefault(os.path.realpath(os.path.expanduser(folder)), folder)
+        path = folder if folder == PRETRAINED else os.path.realpath(os.path.expanduser(folder))
+        places.setdefault(path, folder)
     return list(places.values())
 
 

@@ -56,20 +56,8 @@ WORKER_MEMORY = 1_000_000_000  # bytes that a worker process is expected to need
 _LONGEST_NAME = 150  # bytes of a speaker's name in that of a folder; file systems take 255
 _KEYS = {"identity", "test", "ece", "git_commit", "parts"}  # of a complete result
 _SUMMARY = (
-    "left_out",
-    "seed",
-    "pipeline",
-    "git_commit",
-    "best_epoch",
-    "epochs",
-    "seconds",
-    "temperature",
-    "ece",
-    "nll",
-)
-
-
-# --- one fold ------------------------------------------------------------------------------------
+    "left_out", "seed", "pipeline", "git_commit", "best_epoch", "epochs", "seconds", "temperature", "ece", "nll"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -131,15 +119,15 @@ def load_fold(fold: Fold, work: Path, report: Report, with_model: bool = False) 
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if result["identity"] != fold.identity or not result.keys() >= _KEYS or "misclassified" not in result["test"]:
-            report(f"{path} is of another fold: it is trained anew")
+            report(f"{path} is of another fold: it is retrained")
         elif with_model and not (model_folder(path.parent, fold.pipeline.name) / MODEL_FILE).is_file():
-            report(f"{fold}: its model was thrown away: it is trained anew to keep it")
+            report(f"{fold}: its model was thrown away: it is retrained to keep it")
         else:
             return result
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:
-        report(f"{path} cannot be read ({error}): the fold is trained anew")
+        report(f"{path} cannot be read ({error}): the fold is retrained")
     return None
 
 
@@ -186,9 +174,6 @@ def train_fold(
         for path in folder.glob("*.pt"):
             path.unlink(missing_ok=True)
     return result
-
-
-# --- all folds -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -252,15 +237,14 @@ def cross_validate(
         jobs = min(jobs, 1)
     name = f"{plan.folds} folds" if plan.folds else "leave one speaker out"
     processes = f", {jobs} processes" if jobs > 1 else ""
-    report(f"{name}: {len(folds)} trainings, {len(folds) - len(missing)} already there{processes}")
+    report(f"{name}: {len(folds)} trainings, {len(folds) - len(missing)} already done{processes}")
     if failures := _train_missing(missing, corpus, config, work, plan.keep_models, jobs, report):
         count = f"{len(failures)} of {len(folds)}"
         raise TrainingError(f"{count} folds failed, the same command tries them again: {'; '.join(failures)}")
-    results = [result or load_fold(fold, work, report) for fold, result in zip(folds, results, strict=True)]
-    complete = [result for result in results if result is not None]
-    if len(complete) < len(folds):
+    loaded = [result or load_fold(fold, work, report) for fold, result in zip(folds, results, strict=True)]
+    if None in loaded:
         raise TrainingError(f"results of folds vanished from {work}: start again while no other program writes there")
-    return _aggregate(corpus, plan, folds, complete, report)
+    return _aggregate(corpus, plan, folds, [result for result in loaded if result], report)
 
 
 def _suggest_jobs(folds: int, config: TrainConfig) -> int:
@@ -376,7 +360,12 @@ def _aggregate(
         details={
             "commits": commits,
             "left_out": [] if speakers == everyone else speakers,
-            "folds": [_summarize_fold(result) for result in results],
+            "folds": [
+                {name: result[name] for name in _SUMMARY}
+                | {"clips": result["test"]["clips"], "right": result["test"]["clips"] - result["test"]["errors"]}
+                | {"trained_on": result["parts"]["train"]}
+                for result in results
+            ],
             "confusion": {
                 name: np.sum([r["test"]["confusion"] for r in results if r["pipeline"] == name], axis=0).tolist()
                 for name in trainings
@@ -386,22 +375,18 @@ def _aggregate(
     )  # fmt: skip
 
 
-def _summarize_fold(result: Mapping[str, Any]) -> dict[str, Any]:
-    clips, errors = result["test"]["clips"], result["test"]["errors"]
-    sizes = {"clips": clips, "right": clips - errors, "trained_on": result["parts"]["train"]}
-    return {name: result[name] for name in _SUMMARY} | sizes
-
-
 def _sum_folds(pipeline: str, seed: str, results: Sequence[Mapping[str, Any]]) -> ModelScore:
-    def add(field: str) -> dict[str, Count]:
-        sums: dict[str, Count] = {}
-        for result in results:
-            for name, n in result["test"][field].items():
-                before = sums.get(name, Count(0, 0))
-                sums[name] = Count(before.right + n["right"], before.clips + n["clips"])
-        return dict(sorted(sums.items()))
+    tests = [result["test"] for result in results]
 
-    speakers = add("by_speaker")
-    everything = Count(sum(c.right for c in speakers.values()), sum(c.clips for c in speakers.values()))
-    misclassified = (Misclassified(**clip) for result in results for clip in result["test"]["misclassified"])
-    return ModelScore(pipeline, seed, everything, speakers, add("by_digit"), tuple(misclassified))
+    def add(field: str) -> dict[str, Count]:
+        counts: dict[str, list[Mapping[str, int]]] = {}
+        for test in tests:
+            for name, count in test[field].items():
+                counts.setdefault(name, []).append(count)
+        return {
+            n: Count(sum(c["right"] for c in own), sum(c["clips"] for c in own)) for n, own in sorted(counts.items())
+        }
+
+    clips, errors = (sum(test[name] for test in tests) for name in ("clips", "errors"))
+    misclassified = tuple(Misclassified(**clip) for test in tests for clip in test["misclassified"])
+    return ModelScore(pipeline, seed, Count(clips - errors, clips), add("by_speaker"), add("by_digit"), misclassified)

@@ -65,9 +65,6 @@ class Recordings:
         return "/".join(Path(self.folder).expanduser().resolve().parts[-2:])
 
 
-# --- the word ------------------------------------------------------------------------------------
-
-
 def word_frames(clips: Floats) -> Mask:
     """(N, 8000) -> (N, 50): which frames belong to the word."""
     power = _frame_power(clips)
@@ -91,9 +88,6 @@ def word_span(clips: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First sample of the word of each clip, and the one behind its last."""
     frames = word_frames(clips)
     return frames.argmax(axis=1) * FRAME, (frames.shape[1] - frames[:, ::-1].argmax(axis=1)) * FRAME
-
-
-# --- noise ---------------------------------------------------------------------------------------
 
 
 def coloured_noise(clips: int, colour: str, rng: np.random.Generator) -> Floats:
@@ -164,9 +158,6 @@ def mix(clips: Floats, noise: Floats, snr_db: float) -> Floats:
     gain = np.sqrt(wanted / np.maximum(word_power(noise, frames), 1e-20))
     mixed: Floats = clips + (gain[:, None] * noise).astype(np.float32)
     return mixed
-
-
-# --- other kinds ---------------------------------------------------------------------------------
 
 
 def band_limit(clips: Floats, low: float, high: float) -> Floats:

@@ -97,9 +97,6 @@ class NonDigitSet:
     source: str
 
 
-# --- models and clips ----------------------------------------------------------------------------
-
-
 def load_models(
     folders: Sequence[str | Path], pipeline: str, report: Report = lambda line: None, precision: str = FP32,
     version: int | None = None,
@@ -211,9 +208,6 @@ def generate_non_digits(corpus: Corpus, seed: int) -> list[NonDigitSet]:
     return [NonDigitSet(kind, waveforms, f"seed {seed}") for kind, waveforms in sets.items()]
 
 
-# --- protocols -----------------------------------------------------------------------------------
-
-
 def score_official(models: Sequence[TrainedModel], clips: TestClips) -> ProtocolResult:
     """Accuracy on the official test part."""
     return _score(OFFICIAL, "Official test part, same speakers as in training", models, clips)
@@ -323,9 +317,6 @@ def measure_rejection(card: ModelCard, kind: str, scores: Floats, digits: Floats
         accepted={name: Count(int((scores >= least).sum()), len(scores)) for name, least in thresholds.items()},
         roc=tuple((float((scores >= least).mean()), float((digits >= least).mean())) for least in points),
     )  # fmt: skip
-
-
-# --- results -------------------------------------------------------------------------------------
 
 
 def score_model(card: ModelCard, probabilities: Floats, corpus: Corpus) -> ModelScore:

@@ -106,9 +106,6 @@ def load_files(folder: Path, report: Report | None = None) -> dict[Path, Protoco
     return dict(sorted(results.items(), key=lambda item: (order.get(item[1].protocol, len(order)), item[1].data)))
 
 
-# --- docs/results.md -----------------------------------------------------------------------------
-
-
 def update_docs(folder: Path, page: Path, log: Path | None = None) -> int:
     """Write `page` from the results and plots in `folder` and the scoring log beside it; returns the number of results.
 
@@ -142,7 +139,7 @@ def update_docs(folder: Path, page: Path, log: Path | None = None) -> int:
                 lines += [table.markdown(), ""]
             for plot in plots[path]:
                 shown = plot.stem.removeprefix(path.stem).strip("_").replace("_", " ")
-                lines += [f"![{title}: {shown}]({_address(plot, page)})", ""]
+                lines += [f"![{title}: {shown}]({quote(Path(os.path.relpath(plot, page.parent)).as_posix())})", ""]
             lines += [f"Made with: {provenance(result)}.", ""]
     log = log or page.with_name(SCORING_LOG)
     logged = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
@@ -152,25 +149,9 @@ def update_docs(folder: Path, page: Path, log: Path | None = None) -> int:
     return count
 
 
-def _address(path: Path, page: Path) -> str:
-    try:
-        return quote(Path(os.path.relpath(path, page.parent)).as_posix())
-    except ValueError:  # another drive
-        return path.resolve().as_uri()
-
-
 def _has_results(folder: Path) -> bool:
-    """Whether a JSON file there names a protocol, of whichever version."""
-    for path in folder.glob("*.json"):
-        try:
-            if "protocol" in json.loads(path.read_text(encoding="utf-8")):
-                return True
-        except (OSError, ValueError, TypeError):
-            continue
-    return False
-
-
-# --- the scoring log -----------------------------------------------------------------------------
+    texts = (path.read_text(encoding="utf-8", errors="replace") for path in folder.glob("*.json"))
+    return any(text.lstrip("{ \n").startswith('"protocol"') for text in texts)  # the first key of a result
 
 
 def append_scoring(

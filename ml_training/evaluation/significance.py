@@ -35,12 +35,12 @@ class PairedComparison:
 
 def compare_folds(this: ProtocolResult, other: ProtocolResult) -> list[PairedComparison]:
     """Each pipeline of a result with that of another result. Raises DataError as match_pipelines does."""
-    mine, theirs = _folds(this), _folds(other)
-    planned = {name: set(folds) for name, folds in mine.items()}
+    these, others = _folds(this), _folds(other)
+    planned = {name: set(folds) for name, folds in these.items()}
     pairs = []
     for name, other_name in match_pipelines(this.protocol, this.data, this.data_hash, planned, other):
-        folds, others = mine[name], theirs[other_name]
-        differences = [_accuracy(folds[key]) - _accuracy(others[key]) for key in sorted(folds)]
+        folds, other_folds = these[name], others[other_name]
+        differences = [_accuracy(folds[key]) - _accuracy(other_folds[key]) for key in sorted(folds)]
         test_to_train = statistics.fmean(fold["clips"] / fold["trained_on"] for fold in folds.values())
         t, p, half = corrected_t(differences, test_to_train)
         wrong, other_wrong = _misclassified(this, name), _misclassified(other, other_name)
@@ -60,24 +60,22 @@ def match_pipelines(
 
     Raises DataError for other protocols, recordings or folds, so that this is known before anything is trained.
     """
-    theirs = _folds(other)
+    others = _folds(other)
     if (protocol, data_hash) != (other.protocol, other.data_hash):
         raise DataError(
             f"{protocol} of {data} ({data_hash[:12]}) cannot be compared with {other.protocol} of "
             f"{other.data} ({other.data_hash[:12]}): expected the same protocol on the same recordings"
         )
-    names = [(name, name) for name in planned if name in theirs]
-    if not names and len(planned) == len(theirs) == 1:
-        names = [(next(iter(planned)), next(iter(theirs)))]
+    names = [(name, name) for name in planned if name in others]
+    if not names and len(planned) == len(others) == 1:
+        names = [(next(iter(planned)), next(iter(others)))]
     if not names:
-        raise DataError(f"{' and '.join(planned)} and {' and '.join(theirs)}: expected a pipeline in common")
+        raise DataError(f"{' and '.join(planned)} and {' and '.join(others)}: expected a pipeline in common")
     for name, other_name in names:
-        mine, others = planned[name], theirs[other_name].keys()
-        if mine != others:
-            raise DataError(
-                f"folds of {name}: {len(mine)} here, {len(others)} in the earlier result, {len(mine & others)} in "
-                "common: expected the same folds and seeds"
-            )
+        keys, other_keys = planned[name], others[other_name].keys()
+        if keys != other_keys:
+            counts = f"{len(keys)} here, {len(other_keys)} in the earlier result, {len(keys & other_keys)} in common"
+            raise DataError(f"folds of {name}: {counts}: expected the same folds and seeds")
     return names
 
 

@@ -22,7 +22,7 @@ from ml_training.data.mapped_arrays import take
 from ml_training.data.negatives import with_negatives
 from ml_training.data.splits import Split, split_corpus
 from ml_training.data.synthetic_voices import settled, with_synthetic_voices
-from ml_training.metrics import fit_temperature
+from ml_training.metrics import fit_logit_temperature
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import DataSummary, Evaluation, Floats, Ints
 from ml_training.training.setup import Clips, MappedRows, predict
@@ -156,4 +156,4 @@ def fitted_temperature(model: DigitModel, pipeline: Pipeline, material: Training
     validation = material.part(material.digits(material.split.validation))
     scores = predict(model, validation.waveforms).scores.numpy()
     power = pipeline.temperature_power
-    return fit_temperature(scores, validation.labels.numpy(), power), len(validation)
+    return fit_logit_temperature(scores, validation.labels.numpy(), power), len(validation)

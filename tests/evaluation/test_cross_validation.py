@@ -93,9 +93,6 @@ def count_trained(lines: list[str]) -> int:
     return sum("; done, " in line for line in lines)
 
 
-# --- which clips ---------------------------------------------------------------------------------
-
-
 @settings(deadline=None, max_examples=25)
 @given(folds=st.integers(2, 20), seed=st.integers(0, 50))
 def test_folds_share_no_clip_cover_all_and_are_stratified(tiny_corpus: Corpus, folds: int, seed: int) -> None:
@@ -121,9 +118,6 @@ def test_the_name_of_a_fold_is_checked(typed: str | None) -> None:
         TrainConfig(split="fold", fold=typed)
     with pytest.raises(ConfigError, match="fold is only for split 'fold'"):
         TrainConfig(fold="1/2")
-
-
-# --- processes -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -158,12 +152,12 @@ def test_several_processes_find_the_same_and_models_that_were_thrown_away_are_ma
 ) -> None:
     plan = dataclasses.replace(FOUR, jobs=2, keep_models=False)
     result, lines = run_folds(tiny_folder, tmp_path, plan)
-    assert lines[-5].endswith("0 already there, 2 processes")
+    assert lines[-5].endswith("0 already done, 2 processes")
     assert load_folds(tmp_path) == load_folds(alone[0])
     assert result.scores == alone[1].scores
     assert not list(tmp_path.rglob("*.pt"))
     again, lines = run_folds(tiny_folder, tmp_path, dataclasses.replace(plan, keep_models=True))
-    assert "4 already there" in lines[-1]
+    assert "4 already done" in lines[-1]
     kept, lines = run_folds(tiny_folder, tmp_path, dataclasses.replace(FOUR, retrain_thrown=True))
     assert sum("its model was thrown away" in line for line in lines) == 4
     assert kept.scores == again.scores == result.scores
@@ -225,14 +219,11 @@ def test_names_of_speakers_that_no_folder_may_have(tmp_path: Path) -> None:
                 soundfile.write(file, np.sin(np.arange(800) * (0.1 + digit / 10)), 8000, format="WAV")
     for existing in (0, 3):
         result, lines = run_folds(tmp_path / "recordings", tmp_path / "work", Plan(jobs=1, seeds=(0,)))
-        assert f"3 trainings, {existing} already there" in "\n".join(lines)
+        assert f"3 trainings, {existing} already done" in "\n".join(lines)
     assert len(result.scores[0].by_speaker) == 3
     names = [os.fsencode(path.name) for path in (tmp_path / "work").iterdir()]
     assert all(len(name) < 200 and b"\n" not in name for name in names)
     assert len({name.decode() for name in names}) == 3
-
-
-# --- the command line ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -283,14 +274,11 @@ def test_two_settings_are_compared_fold_by_fold(
     assert 0 < pair["mcnemar"] <= 1
 
 
-# --- one speaker left out ------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def loso(tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ProtocolResult]:
     work = tmp_path_factory.mktemp("loso")
     result, lines = run_loso(tiny_corpus, work)
-    assert lines[0] == "leave one speaker out: 4 trainings, 0 already there"
+    assert lines[0] == "leave one speaker out: 4 trainings, 0 already done"
     assert count_trained(lines) == 4
     return work, result
 
@@ -336,8 +324,8 @@ def test_only_missing_or_damaged_folds_are_trained_and_give_the_same(
         for checkpoint in path.parent.glob("checkpoint_*"):
             checkpoint.unlink()
         result, lines = run_loso(tiny_corpus, work)
-        assert "leave one speaker out: 4 trainings, 3 already there" in lines
-        assert ("trained anew" in lines[0]) == (content is not None)
+        assert "leave one speaker out: 4 trainings, 3 already done" in lines
+        assert ("is retrained" in lines[0]) == (content is not None)
         assert count_trained(lines) == 1
         assert "mfcc, seed 1, without speaker3" in lines[-1]
         assert result.scores == before.scores
@@ -388,7 +376,7 @@ def test_synthetic_voices_and_non_digits_train_and_nothing_else(
         fitted.extend(labels.tolist())
         return 1.0
 
-    monkeypatch.setattr("ml_training.training.training_data.fit_temperature", fit)
+    monkeypatch.setattr("ml_training.training.training_data.fit_logit_temperature", fit)
     recorded = dataclasses.replace(tiny_corpus, synthetic=False)
     for name, changes, trained in (
         ("synthetic", {"synthetic_share": 0.25, "synthetic_voices": 5}, 135 + 45),

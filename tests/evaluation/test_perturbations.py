@@ -114,9 +114,6 @@ def test_a_word_is_moved_and_stays_the_same(clips: np.ndarray, place: float) -> 
         assert sorted(moved[row]) == sorted(clips[row]), "nothing is lost"
 
 
-# --- recorded backgrounds ------------------------------------------------------------------------
-
-
 @pytest.fixture
 def noises(tmp_path: Path) -> Path:
     rng = np.random.default_rng(5)
@@ -160,9 +157,6 @@ def test_a_click_in_a_long_silence_is_mixed_at_its_ratio(clips: np.ndarray, tmp_
     mixed, frames = p.mix(clips, noise, 0.0), p.word_frames(clips)
     np.testing.assert_allclose(p.word_power(mixed - clips, frames), p.word_power(clips, frames), rtol=1e-3)
     assert np.abs(mixed).max() < 100
-
-
-# --- all of them ---------------------------------------------------------------------------------
 
 
 def test_the_seed_decides_every_condition(clips: np.ndarray, noises: Path) -> None:

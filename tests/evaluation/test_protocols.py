@@ -69,9 +69,6 @@ def export(folder: Path, network: torch.nn.Module, corpus: Corpus, **changes: ob
     return load_models([folder], MFCC)
 
 
-# --- unseen speakers and the official part -------------------------------------------------------
-
-
 def test_unseen_speakers_are_counted_by_speaker_and_digit(models: list[TrainedModel], mislabelled: TestClips) -> None:
     result = score_unseen_speakers(models, mislabelled)
     (score,) = result.scores
@@ -144,9 +141,6 @@ def test_with_extra_data_the_first_folder_has_the_official_part(
             score_unseen_speakers(models, TestClips(corpus, official=False))
 
 
-# --- models --------------------------------------------------------------------------------------
-
-
 def test_models_of_folders_are_found_and_distinguished(
     tiny_models: Path, tiny_network: torch.nn.Module, tiny_corpus: Corpus, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -165,9 +159,6 @@ def test_models_of_folders_are_found_and_distinguished(
     assert [m.card.seed for m in load_models([tiny_models, tmp_path], MFCC)] == ["unknown", "3"]
     again = load_models([tmp_path, tiny_models, tmp_path], MFCC)
     assert [m.card.seed for m in again] == [f"3 {again[0].card.sha256[:6]}", "unknown", f"3 {again[0].card.sha256[:6]}"]
-
-
-# --- noise and calibration -----------------------------------------------------------------------
 
 
 def test_noise_makes_one_curve_for_each_kind_and_model(
@@ -211,9 +202,6 @@ def test_calibration_before_undoes_the_temperature_of_the_graph(
     assert (before.ece, before.nll) == pytest.approx((plain[0].ece, plain[0].nll), abs=1e-3)
     assert after.ece > before.ece + 0.01
     assert ProtocolResult.from_dict(json.loads(json.dumps(divided.to_dict()))) == divided
-
-
-# --- rejection -----------------------------------------------------------------------------------
 
 
 def measure(digits: list[float], others: list[float], kind: str = "words") -> Rejection:

@@ -87,9 +87,6 @@ def test_files_of_0_1_are_read_and_replaced(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.json")) == [new]
 
 
-# --- the page ------------------------------------------------------------------------------------
-
-
 def test_the_page_is_made_of_results_and_plots_of_the_folder_and_its_sub_folders(tmp_path: Path) -> None:
     folder, page = tmp_path / "json", tmp_path / "results.md"
     records.save_result(result(), folder)
@@ -140,9 +137,6 @@ def test_a_log_that_cannot_be_written_is_a_data_error(tmp_path: Path) -> None:
     (tmp_path / "log.md").mkdir()
     with pytest.raises(DataError, match="cannot log the scoring"):
         records.log_scoring(tmp_path / "log.md", result("unseen_speakers"))
-
-
-# --- comparisons ---------------------------------------------------------------------------------
 
 
 def folds(wrong: dict[str, set[int]], pipeline: str = "mfcc", **changes: Any) -> ProtocolResult:
