@@ -84,9 +84,9 @@ def run_loso(
 
 
 def load_folds(work: Path) -> dict[str, Any]:
-    """Every fold's result without its seconds."""
+    """Every fold's result, except what differs between runs of the same folds."""
     folds = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in work.glob("*/fold.json")}
-    return {name: {k: v for k, v in fold.items() if k != "seconds"} for name, fold in folds.items()}
+    return {name: {k: v for k, v in fold.items() if k not in ("seconds", "git_commit")} for name, fold in folds.items()}
 
 
 def count_trained(lines: list[str]) -> int:
