@@ -33,7 +33,7 @@ from digit_detector.labels import PIPELINES, PRETRAINED
 from digit_detector.processors.baselines import WIDE
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_folder
-from ml_training.evaluation.perturbations import load_recordings, perturbed
+from ml_training.evaluation.perturbations import load_recordings, perturb
 from ml_training.evaluation.protocols import TestClips, TrainedModel, load_models, new_result, refuse_known
 from ml_training.evaluation.records import PLOTS, file_name, log_scoring, save_result
 from ml_training.report.evaluation_plots import plot_result
@@ -51,7 +51,7 @@ def conditions(corpus: Corpus, folder: Path, noise_dir: Path | None) -> tuple[di
     noises = load_recordings(noise_dir) if noise_dir else None
     chosen = {
         condition.label: waveforms
-        for condition, waveforms in perturbed(corpus.waveforms, SEED, noises)
+        for condition, waveforms in perturb(corpus.waveforms, SEED, noises)
         if condition.kind in ("clean", "recorded")
     }
     originals = []

@@ -2,8 +2,8 @@
 
     python benchmarks/evaluation_manifest.py [--output digit_detector/pretrained/evaluation_clips.csv]
 
-Reads $DIGIT_DATA_DIR (FSDD's official test part) and the evaluation folders of $DIGIT_CORPORA_DIR. Whoever decodes the
-same clips to 16-bit mono at the rate given (soxr, very high quality) can rebuild the sets and prove them equal.
+Reads $DIGIT_DATA_DIR (FSDD's official test part) and the evaluation folders of $DIGIT_CORPORA_DIR. Decoding the
+same clips to 16-bit mono at the rate given (soxr, very high quality) rebuilds the sets; equal hashes prove it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ SETS = ("strangers", "words/eval", "noise/eval", "speech/eval")
 COLUMNS = ("set", "file", "original", "sample_rate", "samples", "sha256")
 
 
-def original(name: str) -> str:
-    """What a clip is called where it comes from."""
+def original_name(name: str) -> str:
+    """The name of a clip in its public source."""
     kind, middle, last = name.rsplit("_", 2) if name.count("_") > 1 else (name, "", "")
     if kind == "esc10":
         return f"ESC-10 {last}.ogg"
@@ -41,8 +41,8 @@ def original(name: str) -> str:
     return f"Speech Commands {word}/{middle}_nohash_{last}.wav"
 
 
-def clips() -> Iterator[tuple[str, Path, str]]:
-    """Set, file and original name of every clip."""
+def list_clips() -> Iterator[tuple[str, Path, str]]:
+    """Yields set, file and original name of every clip."""
     recordings = fsdd.recordings_folder(Path(os.environ["DIGIT_DATA_DIR"]))
     for path in sorted(recordings.glob("*.wav")):
         if int(path.stem.split("_")[2]) < OFFICIAL_TEST_INDICES:
@@ -50,7 +50,7 @@ def clips() -> Iterator[tuple[str, Path, str]]:
     for name in SETS:
         for path in sorted(Path(os.environ["DIGIT_CORPORA_DIR"], name).iterdir()):
             if path.suffix in AUDIO_SUFFIXES:
-                yield name, path, original(path.stem)
+                yield name, path, original_name(path.stem)
 
 
 def main() -> int:
@@ -61,10 +61,10 @@ def main() -> int:
     if missing:
         sys.exit(f"${' and $'.join(missing)} not set: expected FSDD, and the folder that holds {', '.join(SETS)}")
     rows = []
-    for name, path, source in clips():
+    for name, path, source in list_clips():
         samples, rate = soundfile.read(path, dtype="int16")
         rows.append((name, path.name, source, rate, len(samples), hashlib.sha256(samples.astype("<i2")).hexdigest()))
-    with arguments.output.open("w", newline="", encoding="utf-8") as file:  # not before: the list in place is packed
+    with arguments.output.open("w", newline="", encoding="utf-8") as file:  # not before: it is part of the package
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
     print(f"{arguments.output}: {len(rows)} clips")
     return 0

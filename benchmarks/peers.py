@@ -52,7 +52,6 @@ from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.data.fsdd import recordings_folder
 from ml_training.evaluation.protocols import (
     OFFICIAL,
-    STRANGERS,
     TestClips,
     load_models,
     new_result,
@@ -68,7 +67,7 @@ from ml_training.evaluation.speed import (
     run_once,
     start_command,
 )
-from ml_training.results import Count, Floats, ModelScore
+from ml_training.results import UNSEEN_SPEAKERS, Count, Floats, ModelScore
 from ml_training.utils.temporary import temporary_folder
 
 REFERENCE = 512  # rows and columns of the two float32 matrices whose product tells the machine's speed
@@ -342,15 +341,17 @@ def benchmark(
     test = {OFFICIAL: official_part(load_corpus(config, report=_report))}
     recordings: dict[str, list[Path]] = {}
     if folder is not None:
-        test[STRANGERS] = TestClips(load_folder(folder), official=False)
-        recordings[STRANGERS] = files_of(test[STRANGERS].corpus, folder)
+        test[UNSEEN_SPEAKERS] = TestClips(load_folder(folder), official=False)
+        recordings[UNSEEN_SPEAKERS] = files_of(test[UNSEEN_SPEAKERS].corpus, folder)
     for clips in test.values():
         refuse_known(models, clips)
     protocols = {name: at_both_rates(clips, recordings.get(name)) for name, clips in test.items()}
     result = measure(protocols, names, Sources(models_dir, None if data_dir is None else Path(data_dir)), effort)
     if log is not None and folder is not None:
-        scores = tuple(ModelScore(f.name, "", f.accuracy[STRANGERS], {}, {}) for f in result.recognisers)
-        log_scoring(log, new_result("benchmark", "Our models beside others", test[STRANGERS], models, scores=scores))
+        scores = tuple(ModelScore(f.name, "", f.accuracy[UNSEEN_SPEAKERS], {}, {}) for f in result.recognisers)
+        log_scoring(
+            log, new_result("benchmark", "Our models beside others", test[UNSEEN_SPEAKERS], models, scores=scores)
+        )
     return result
 
 

@@ -1,12 +1,12 @@
-"""What each source and idea is worth for people and sounds never heard: the shipped recipe, changed one thing at a time
+"""What each data source and idea is worth for unseen speakers and noises: the shipped recipe, one change at a time.
 
     python benchmarks/reach.py --work FOLDER [--pipeline mel_cnn] [--rows NAME ...] [--jobs 2] [--update-docs]
 
-Each row is trained once without each of PAIRS, by a short recipe (--epochs): together they are the six speakers of FSDD
-and the two of iitg_digits. Half of words/train and noise/train is left out, too. Who was left out is then heard, clean
-and in noise that was left out, and the digit score has to tell their digits from the words left out, the noise left out
-and the seconds of speech/tune. Nothing that is evaluation only is touched. A training that is finished in --work is not
-repeated. --update-docs writes docs/reach.md from whatever is finished.
+Each row is trained once without each of PAIRS, the six speakers of FSDD and the two of iitg_digits, by a short recipe
+(--epochs); half of words/train and noise/train is left out, too. The pair is then scored, clean and in the noise left
+out, and the digit score separates its digits from the words and noise left out and the seconds of speech/tune. Nothing
+that is evaluation only is used. A training that is finished in --work is not repeated. --update-docs writes
+docs/reach.md from what is finished.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import json
 import os
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,20 +27,20 @@ import numpy as np
 from ship import AUGMENTATION
 from trainings import ROOT, head, train_once
 
-from digit_detector.audio import AUDIO_SUFFIXES
 from digit_detector.classifier import DigitClassifier, load_classifier
+from digit_detector.evaluation.streams import audio_files
 from digit_detector.labels import MEL_CNN, PIPELINES, RAW_CNN
 from ml_training.data.dataset_loader import load_folder
 from ml_training.data.fsdd import recordings_folder
 from ml_training.evaluation.perturbations import draw_recordings, load_recordings, mix
-from ml_training.evaluation.rejection import load_others
+from ml_training.evaluation.protocols import load_non_digits
 from ml_training.results import Floats
 
 PAGE = ROOT / "docs" / "reach.md"
 PAIRS = (("nicolas", "iitg01"), ("george", "iitg02"), ("jackson", "theo"), ("lucas", "yweweler"))
 SNR_DB = 5.0
 ROOMS = ("reverb_probability", "telephone_probability", "tilt_db", "band_probability")
-KEPT = 0.95  # share of the digits that are accepted where others are counted
+ACCEPTED = 0.95  # share of the digits at the threshold of the last three figures
 WHOLE = "everything"
 ROWS: dict[str, dict[str, Any]] = {
     WHOLE: {},
@@ -59,97 +59,87 @@ TEACHERS = ((MEL_CNN, 1), (RAW_CNN, 1))
 FIGURES = ("digits %", "5 dB %", "words %", "sentences %", "noise %")
 
 
-def half(files: Sequence[Path]) -> list[Path]:
-    """Every other speaker's recordings, of files named word_speaker_number."""
+def every_other_speaker(files: Sequence[Path]) -> list[Path]:
+    """The recordings of every other speaker, of files named word_speaker_number."""
     names = sorted({path.stem.split("_")[1] for path in files})
     return [path for path in files if names.index(path.stem.split("_")[1]) % 2 == 0]
 
 
-def links(folder: Path, files: Sequence[Path]) -> str:
-    """A folder of links to some recordings."""
+def link_files(folder: Path, files: Sequence[Path]) -> str:
+    """A folder of links to recordings."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in files:
-        with contextlib.suppress(FileExistsError):  # another training may be at it, too
+        with contextlib.suppress(FileExistsError):  # another training may link them at the same time
             (folder / path.name).symlink_to(path.absolute())
     return str(folder)
 
 
-def recordings(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix in AUDIO_SUFFIXES)
-
-
-def material(work: Path, pair: tuple[str, str]) -> dict[str, str]:
+def split_data(work: Path, pair: tuple[str, str]) -> dict[str, str]:
     """Folders of what is trained on and of what is left out."""
     corpora = Path(os.environ["DIGIT_CORPORA_DIR"])
-    parts: dict[str, list[Path]] = {}
+    parts: dict[str, list[Path]] = {"digits left out": []}
     sources = {"fsdd": recordings_folder(Path(os.environ["DIGIT_DATA_DIR"])), "iitg": corpora / "iitg_digits"}
     for name, folder in sources.items():
-        files = recordings(folder)
-        left_out = [path for path in files if path.stem.split("_")[1] in pair]
-        parts["digits left out"] = parts.get("digits left out", []) + left_out
-        parts[name] = [path for path in files if path not in set(left_out)]
+        files = audio_files(folder)
+        parts[name] = [path for path in files if path.stem.split("_")[1] not in pair]
+        parts["digits left out"] += [path for path in files if path.stem.split("_")[1] in pair]
     for name in ("words", "noise"):
-        files = recordings(corpora / name / "train")
-        parts[name] = half(files) if name == "words" else files[::2]
+        files = audio_files(corpora / name / "train")
+        parts[name] = every_other_speaker(files) if name == "words" else files[::2]
         parts[f"{name} left out"] = [path for path in files if path not in set(parts[name])]
-    where = work / "material" / "+".join(pair)
-    return {name: links(where / name.replace(" ", "_"), files) for name, files in parts.items()}
+    folder = work / "material" / "+".join(pair)
+    return {name: link_files(folder / name.replace(" ", "_"), files) for name, files in parts.items()}
 
 
-def trained(work: Path, row: str, pipeline: str, seed: int, pair: tuple[str, str], epochs: int) -> Path:
-    """Where the model of one training lies."""
-    there = material(work, pair)
+def train_row(work: Path, row: str, pipeline: str, seed: int, pair: tuple[str, str], epochs: int) -> Path:
+    """Train one model, unless it is done; returns its folder."""
+    data = split_data(work, pair)
     settings: dict[str, Any] = {
-        "pipeline": pipeline, "dataset": "folder", "data_dir": there["fsdd"], "extra_dir": there["iitg"],
-        "words_dir": there["words"], "synthetic_share": 0.25, "seed": seed, "epochs": epochs, "patience": 0,
+        "pipeline": pipeline, "dataset": "folder", "data_dir": data["fsdd"], "extra_dir": data["iitg"],
+        "words_dir": data["words"], "synthetic_share": 0.25, "seed": seed, "epochs": epochs, "patience": 0,
         "keep_checkpoints": "1",
     }  # fmt: skip
-    augmentation = {"noise_dir": there["noise"], **AUGMENTATION}
     changes = {**ROWS[row]}
-    augmentation |= changes.pop("augmentation", {})
+    augmentation = {"noise_dir": data["noise"], **AUGMENTATION, **changes.pop("augmentation", {})}
     if "teacher_dir" in changes:
         changes["teacher_dir"] = str(work / "teachers" / "+".join(pair))
-    settings |= {**changes, "augmentation": augmentation}
-    within = work / ("teachers" if seed else "rows") / "+".join(pair)
-    folder = within / f"{row.replace(' ', '_')}_{pipeline}_{seed}"
-    train_once(folder, settings)
+    folder = work / ("teachers" if seed else "rows") / "+".join(pair) / f"{row.replace(' ', '_')}_{pipeline}_{seed}"
+    train_once(folder, {**settings, **changes, "augmentation": augmentation})
     return folder
 
 
-def judged(work: Path, row: str, pipeline: str, pair: tuple[str, str], epochs: int) -> dict[str, float]:
-    """What a model of one row makes of what its training left out."""
-    folder = trained(work, row, pipeline, 0, pair, epochs)
-    there, classifier = material(work, pair), load_classifier(folder / "models", pipeline)
-    corpus = load_folder(Path(there["digits left out"]))
-    backgrounds = load_recordings(there["noise left out"])
-    noises, _ = draw_recordings(backgrounds, corpus.waveforms, np.random.default_rng(0))
-    found: dict[str, float] = {}
-    for title, waveforms in (("5 dB %", mix(corpus.waveforms, noises, SNR_DB)), ("digits %", corpus.waveforms)):
-        probabilities, digits = hear(classifier, waveforms)
-        right = probabilities.argmax(axis=1) == corpus.labels
-        speakers = np.asarray(corpus.speakers)
-        clean = {name: 100 * float(right[speakers == name].mean()) for name in pair}  # the last title is the clean one
-        found[title] = statistics.mean(clean.values())
-    place = np.quantile(digits, 1 - KEPT)
-    others = {kind: there[f"{kind} left out"] for kind in ("words", "noise")}
+def score_row(work: Path, row: str, pipeline: str, pair: tuple[str, str], epochs: int) -> None:
+    """Train a row without one pair, score it on what was left out and write the figures."""
+    folder = train_row(work, row, pipeline, 0, pair, epochs)
+    data, classifier = split_data(work, pair), load_classifier(folder / "models", pipeline)
+    corpus = load_folder(Path(data["digits left out"]))
+    recordings = load_recordings(data["noise left out"])
+    noise, _ = draw_recordings(recordings, corpus.waveforms, np.random.default_rng(0))
+    figures: dict[str, float] = {}
+    for title, waveforms in (("5 dB %", mix(corpus.waveforms, noise, SNR_DB)), ("digits %", corpus.waveforms)):
+        probabilities, digits = predict(classifier, waveforms)
+        right, speakers = probabilities.argmax(axis=1) == corpus.labels, np.asarray(corpus.speakers)
+        by_speaker = {name: 100 * float(right[speakers == name].mean()) for name in pair}  # clean ones last
+        figures[title] = statistics.mean(by_speaker.values())
+    threshold = np.quantile(digits, 1 - ACCEPTED)
+    others = {kind: data[f"{kind} left out"] for kind in ("words", "noise")}
     others["sentences"] = os.path.join(os.environ["DIGIT_CORPORA_DIR"], "speech", "tune")
-    for kind, where in others.items():
-        _, scores = hear(classifier, load_others(kind, where).waveforms)
-        found[f"{kind} %"] = 100 * float((scores >= place).mean())
-    result = {"figures": found, "speakers": clean, "epochs": epochs, "commit": head()}
+    for kind, source in others.items():
+        _, scores = predict(classifier, load_non_digits(kind, source).waveforms)
+        figures[f"{kind} %"] = 100 * float((scores >= threshold).mean())
+    result = {"figures": figures, "speakers": by_speaker, "epochs": epochs, "commit": head()}
     (folder / "result.json").write_text(json.dumps(result))
-    print(f"{row}, without {' and '.join(pair)}: {', '.join(f'{k} {v:.1f}' for k, v in found.items())}", flush=True)
-    return found
+    print(f"{row}, without {' and '.join(pair)}: {', '.join(f'{k} {v:.1f}' for k, v in figures.items())}", flush=True)
 
 
-def hear(classifier: DigitClassifier, waveforms: Floats) -> tuple[Floats, Floats]:
-    """(N, 8000) -> (N, 10) probabilities and (N,) digit scores."""
-    heard = [classifier.predict_proba(part) for part in np.array_split(waveforms, -(-len(waveforms) // 100))]
-    return np.concatenate([each[0] for each in heard]), np.concatenate([each[1] for each in heard])
+def predict(classifier: DigitClassifier, waveforms: Floats) -> tuple[Floats, Floats]:
+    """(N, 8000) -> (N, 10) probabilities and (N,) digit scores, in batches."""
+    parts = [classifier.predict_proba(part) for part in np.array_split(waveforms, -(-len(waveforms) // 100))]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
-def finished(work: Path, pipeline: str) -> tuple[dict[str, dict[str, float]], dict[str, float], list[str], set[int]]:
-    """Row -> figure -> mean over the pairs, of rows that are finished for all; WHOLE by speaker; commits; epochs."""
+def load_rows(work: Path, pipeline: str) -> tuple[dict[str, dict[str, float]], dict[str, float], set[str], set[int]]:
+    """Row -> figure -> mean over the pairs, of rows finished for all; WHOLE by speaker; commits; epochs."""
     rows: dict[str, dict[str, float]] = {}
     speakers: dict[str, float] = {}
     commits, epochs = set(), set()
@@ -162,34 +152,32 @@ def finished(work: Path, pipeline: str) -> tuple[dict[str, dict[str, float]], di
                 speakers = {name: share for r in results for name, share in r["speakers"].items()}
             commits |= {r["commit"] for r in results}
             epochs |= {r["epochs"] for r in results}
-    return rows, speakers, sorted(commits), epochs
+    return rows, speakers, commits, epochs
 
 
-def page(
-    tables: Mapping[str, Mapping[str, Mapping[str, float]]],
-    speakers: Mapping[str, Mapping[str, float]],
-    commits: Sequence[str],
-    epochs: Sequence[int],
-) -> str:
-    """docs/reach.md as text: tables by pipeline, and who of those left out is heard how well by all of the recipe."""
+def format_page(work: Path) -> str:
+    """docs/reach.md: a table of each pipeline, and the accuracy on each speaker left out with the whole recipe."""
+    tables, commits, epochs = [], set(), set()
+    for pipeline in PIPELINES:
+        rows, speakers, of_commits, of_epochs = load_rows(work, pipeline)
+        commits |= of_commits
+        epochs |= of_epochs
+        if rows:
+            tables += [f"## {pipeline}", "", f"| | {' | '.join(FIGURES)} |", f"|---|{'---:|' * len(FIGURES)}"]
+            tables += [f"| {row} | {' | '.join(f'{values[f]:.1f}' for f in FIGURES)} |" for row, values in rows.items()]
+            shares = ", ".join(f"{name} {share:.1f}" for name, share in sorted(speakers.items()))
+            tables += ["", f"With {WHOLE}, per cent right of each speaker left out: {shares}.", ""] if shares else [""]
     pairs = "; ".join(" and ".join(pair) for pair in PAIRS)
-    lines = [
-        "# What each source and idea gave", "",
-        f"The recipe of the models that ship, shortened to {', '.join(map(str, epochs))} epochs, with one thing "
-        f"changed at a time; seed 0; each row trained without {pairs}, means of all. Digits: per cent right of who was "
-        "left out; 5 dB: the same in recorded noise that was left out. Words, sentences, noise: per cent of words and "
-        f"noise left out, and of seconds of speech/tune, that pass for digits where {KEPT:.0%} of the digits do: the "
-        f"less, the better. {len(PAIRS)} trainings a row: differences of half a point, and of a few in the last three "
-        "columns, say nothing. Written by `python benchmarks/reach.py --update-docs`; "
-        f"{datetime.now(UTC):%Y-%m-%d}, commit "
-        f"{', '.join(commits)}.", "",
-    ]  # fmt: skip
-    for pipeline, rows in tables.items():
-        lines += [f"## {pipeline}", "", f"| | {' | '.join(FIGURES)} |", f"|---|{'---:|' * len(FIGURES)}"]
-        lines += [f"| {row} | {' | '.join(f'{figures[f]:.1f}' for f in FIGURES)} |" for row, figures in rows.items()]
-        told = ", ".join(f"{name} {share:.1f}" for name, share in sorted(speakers.get(pipeline, {}).items()))
-        lines += ["", f"With {WHOLE}, per cent right of each speaker left out: {told}.", ""] if told else [""]
-    return "\n".join(lines)
+    introduction = (
+        f"The recipe of the models that ship, shortened to {', '.join(map(str, sorted(epochs)))} epochs, with one "
+        f"change at a time; seed 0; each row trained without {pairs}, means of all. Digits: per cent right of the "
+        "speakers left out; 5 dB: the same in recorded noise that was left out. Words, sentences, noise: per cent of "
+        "words and noise left out, and of seconds of speech/tune, that are accepted where "
+        f"{ACCEPTED:.0%} of the digits are: the less, the better. {len(PAIRS)} trainings a row: differences of half a "
+        "point, and of a few in the last three columns, are noise. Written by `python benchmarks/reach.py "
+        f"--update-docs`; {datetime.now(UTC):%Y-%m-%d}, commit {', '.join(sorted(commits))}."
+    )
+    return "\n".join(["# What each source and idea gave", "", introduction, "", *tables])
 
 
 def main() -> int:
@@ -205,23 +193,13 @@ def main() -> int:
         sys.exit("expected $DIGIT_DATA_DIR, FSDD, and $DIGIT_CORPORA_DIR, the folder of iitg_digits, words and noise")
     work, epochs = arguments.work.resolve(), arguments.epochs
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        taught = [row for row in arguments.rows if "teacher_dir" in ROWS[row]]
-        teachers = [(p, seed, pair) for p, seed in TEACHERS for pair in PAIRS if taught]
-        list(pool.map(lambda t: trained(work, WHOLE, t[0], t[1], t[2], epochs), teachers))
-        asked = [(row, pair) for row in arguments.rows for pair in PAIRS]
-        list(pool.map(lambda a: judged(work, a[0], arguments.pipeline, a[1], epochs), asked))
+        distilled = any("teacher_dir" in ROWS[row] for row in arguments.rows)
+        teachers = [(p, seed, pair) for p, seed in TEACHERS for pair in PAIRS if distilled]
+        list(pool.map(lambda teacher: train_row(work, WHOLE, teacher[0], teacher[1], teacher[2], epochs), teachers))
+        pairs = [(row, pair) for row in arguments.rows for pair in PAIRS]
+        list(pool.map(lambda job: score_row(work, job[0], arguments.pipeline, job[1], epochs), pairs))
     if arguments.update_docs:
-        tables: dict[str, dict[str, dict[str, float]]] = {}
-        speakers: dict[str, dict[str, float]] = {}
-        commits: set[str] = set()
-        spans: set[int] = set()
-        for pipeline in PIPELINES:
-            rows, people, found, taken = finished(work, pipeline)
-            tables |= {pipeline: rows} if rows else {}
-            speakers[pipeline] = people
-            commits |= set(found)
-            spans |= taken
-        PAGE.write_text(page(tables, speakers, sorted(commits), sorted(spans)), encoding="utf-8")
+        PAGE.write_text(format_page(work), encoding="utf-8")
     return 0
 
 

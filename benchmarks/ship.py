@@ -42,8 +42,9 @@ from digit_detector.labels import (
 from ml_training.config import TrainConfig
 from ml_training.deploy.checkpoints import find_checkpoints
 from ml_training.evaluation.command import Request, evaluate
-from ml_training.evaluation.protocols import OFFICIAL, STRANGERS
+from ml_training.evaluation.protocols import OFFICIAL
 from ml_training.evaluation.records import SCORING_LOG, load_results
+from ml_training.results import UNSEEN_SPEAKERS
 from ml_training.training.export_job import ExportRequest, export
 
 PARTS = {FP32: "shipped", INT8: "shipped_int8"}  # of docs/results
@@ -144,7 +145,7 @@ def score(work: Path) -> None:
     The files in 8 bits, which answer as the others do, are scored on the official test and on clean strangers alone.
     """
     config, places = TrainConfig(dataset="fsdd"), folders_of(corpora(), EVALUATION)
-    heard = {FP32: (WITH_FOLDER, places), INT8: ((STRANGERS,), {"folders": places["folders"]})}
+    heard = {FP32: (WITH_FOLDER, places), INT8: ((UNSEEN_SPEAKERS,), {"folders": places["folders"]})}
     for precision, (names, folders) in heard.items():
         output = work / ("results" if precision == FP32 else f"results_{precision}")
         for protocols, more in (((OFFICIAL,), {}), (names, {**folders, "log_scoring": str(DOCS / SCORING_LOG)})):

@@ -1,11 +1,11 @@
-"""Measure the speed, size and accuracy of exported models: the command `digits benchmark`."""
+"""Measure the speed, size and accuracy of exported models: `digits benchmark`."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-if not __package__:  # run as a script: Python put this folder on the path, where data/ and utils/ hide others' modules
+if not __package__:  # run as a script: Python put this folder on the path, where data/ and utils/ hide other modules
     _here = os.path.dirname(os.path.realpath(__file__))
     sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.realpath(p) != _here)]
 
@@ -26,11 +26,10 @@ from digit_detector.model_file import git_commit
 from ml_training.evaluation.speed import ModelSpeed, list_models, machine, measure_model, score_models
 
 FILE = "benchmark.json"
-OF_PEERS = ("contenders", "rounds", "singles", "seconds")  # flags of 0.1, which measured others too
+FLAGS_OF_PEERS = ("contenders", "rounds", "singles", "seconds")  # until 0.1
 
 
 def parser() -> OneLineParser:
-    """The flags."""
     flags = OneLineParser(description="Latency, throughput, start, memory, size and accuracy of exported models.")
     add = flags.add_argument
     add("--models_dir", "--model_dir", default=PRETRAINED, metavar="DIR",
@@ -40,10 +39,10 @@ def parser() -> OneLineParser:
     add("--folder", default=None, metavar="DIR", help="labelled clips, for the accuracy on them")
     add("--samples", type=_positive, default=1000, metavar="N", help="clips that are timed")
     add("--starts", type=_positive, default=5, metavar="N", help="processes whose start is timed")
-    add("--json", action="store_true", help="print JSON and no table")
+    add("--json", action="store_true", help="print JSON instead of a table")
     add("--output", default="benchmark_results", metavar="DIR", help=f"where {FILE} goes")
-    add("--log_scoring", default=None, metavar="FILE", help="log of every look at evaluation-only recordings")
-    for name in OF_PEERS:
+    add("--log_scoring", default=None, metavar="FILE", help="log of every scoring of evaluation-only recordings")
+    for name in FLAGS_OF_PEERS:
         add(f"--{name}", nargs="*", default=SUPPRESS, help=SUPPRESS)
     return flags
 
@@ -53,37 +52,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure the models that the flags name; returns the exit code."""
     flags = parser()
     args = flags.parse_args(argv)
-    if removed := [f"--{name}" for name in OF_PEERS if name in args]:
+    if removed := [f"--{name}" for name in FLAGS_OF_PEERS if name in args]:
         flags.error(
             f"{', '.join(removed)}: benchmarks/peers.py of the repository (make bench) measures other recognisers"
         )
     models = list_models(args.models_dir, PIPELINES if args.pipeline == "all" else (args.pipeline,))
     log = None if args.log_scoring is None else Path(args.log_scoring)
-    accuracy = {}
-    if args.data_dir is not None or args.folder is not None:
-        accuracy = score_models(args.models_dir, models, args.data_dir, args.folder, log)
-    cores = os.cpu_count() or 1
+    scored = args.data_dir is not None or args.folder is not None
+    accuracy = score_models(args.models_dir, models, args.data_dir, args.folder, log) if scored else {}
+    threads = sorted({1, os.cpu_count() or 1})
     speeds = []
     for number, (pipeline, precision) in enumerate(models):
         print(f"measuring {pipeline}, {precision}", file=sys.stderr, flush=True)
-        speed = measure_model(
-            args.models_dir, pipeline, precision, args.samples, args.starts, (1,) if cores == 1 else (1, cores)
-        )
-        counts = {protocol: found[number] for protocol, found in accuracy.items()}
-        speeds.append(replace(speed, accuracy=counts))
+        speed = measure_model(args.models_dir, pipeline, precision, args.samples, args.starts, threads)
+        speeds.append(replace(speed, accuracy={name: counts[number] for name, counts in accuracy.items()}))
     result: dict[str, Any] = {
         "models": [{"name": speed.name, **asdict(speed)} for speed in speeds], "machine": machine(),
         "version": ml_training.__version__, "git_commit": git_commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
-    folder = Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / FILE, json.dumps(result, indent=1).encode())
-    print(json.dumps(result, indent=1) if args.json else f"{table(speeds)}\n\n{folder / FILE}")
+    file, content = Path(args.output, FILE), json.dumps(result, indent=1)
+    write_atomically(file, content.encode())
+    print(content if args.json else f"{format_table(speeds)}\n\n{file}")
     return 0
 
 
-def table(speeds: Sequence[ModelSpeed]) -> str:
+def format_table(speeds: Sequence[ModelSpeed]) -> str:
     """The figures in aligned columns, a line for each model."""
     threads = list(speeds[0].clips_per_second)
     rows = [[

@@ -1,24 +1,44 @@
-"""What training and scoring leave behind, as plain frozen records.
-
-The trainer makes them, the plots and the report draw them, the summaries write them as JSON.
-"""
+"""Results of training and evaluation as frozen records, and their JSON."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property
-from typing import Any
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-from digit_detector.labels import LABELS
+from digit_detector.labels import NUM_CLASSES
 from ml_training.config import TrainConfig
+from ml_training.metrics import ReliabilityBin, wilson_interval
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+
+UNSEEN_SPEAKERS = "unseen_speakers"
+EARLIER_NAMES = {"strangers": UNSEEN_SPEAKERS}  # of protocols, until 0.1
+_EARLIER_KEYS = {"mistakes": "misclassified", "digit": "reference", "heard": "hypothesis"}  # of JSON, until 0.1
+
+
+@dataclass(frozen=True)
+class Count:
+    """`right` of `clips`."""
+
+    right: float  # whole, except for a mean over models
+    clips: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.clips if self.clips else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the accuracy."""
+        return wilson_interval(self.right, self.clips)
 
 
 @dataclass(frozen=True)
@@ -31,7 +51,7 @@ class SkippedClip:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """The recordings a run used."""
+    """The recordings of a run."""
 
     name: str
     data_hash: str
@@ -41,13 +61,13 @@ class DataSummary:
     hours: float
     split: str
     parts: dict[str, int]  # clips in "train", "validation", "test"
-    negatives: str = ""  # what clips without a digit were trained with, beside them
+    negatives: str = ""  # which clips without a digit were added
     skipped: tuple[SkippedClip, ...] = ()
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of a learning curve. Epochs count from 1; rates are of the epoch's last step."""
+    """One point of the learning curves. Epochs count from 1; the learning rate is that of the last step."""
 
     epoch: int
     train_loss: float
@@ -59,10 +79,20 @@ class EpochRecord:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A model's answers to N labelled clips under a named protocol."""
+class Misclassified:
+    """A clip whose most probable digit is not its label."""
 
-    protocol: str
+    file: str
+    reference: int
+    hypothesis: int
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The probabilities a model gives N labelled clips."""
+
+    protocol: str  # which clips these are
     files: tuple[str, ...]  # N names
     speakers: tuple[str, ...]  # N names
     labels: Ints  # (N,)
@@ -70,7 +100,7 @@ class Evaluation:
 
     @cached_property
     def predicted(self) -> Ints:
-        """(N,) digits."""
+        """(N,) most probable digits."""
         digits: Ints = self.probabilities.argmax(axis=1).astype(np.int64)
         return digits
 
@@ -93,8 +123,8 @@ class Evaluation:
 
     @cached_property
     def confusion(self) -> Ints:
-        """(10, 10) counts: row the digit said, column the digit heard."""
-        counts = np.zeros((len(LABELS), len(LABELS)), dtype=np.int64)
+        """(10, 10) counts: rows are labels, columns predictions."""
+        counts = np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
         np.add.at(counts, (self.labels, self.predicted), 1)
         return counts
 
@@ -104,48 +134,42 @@ class Evaluation:
 
     def accuracy_by_speaker(self) -> dict[str, tuple[int, int]]:
         """speaker -> (right, clips), sorted by name."""
-        right = self.predicted == self.labels
-        names = np.asarray(self.speakers)
+        right, names = self.predicted == self.labels, np.asarray(self.speakers)
         return {s: (int(right[names == s].sum()), int((names == s).sum())) for s in sorted(set(self.speakers))}
 
     def mistakes(self) -> list[int]:
-        """Positions of the clips it got wrong, the most confident first."""
+        """Positions of the misclassified clips, the most confident first."""
         wrong = np.flatnonzero(self.predicted != self.labels)
         return [int(i) for i in wrong[np.argsort(-self.probabilities[wrong].max(axis=1), kind="stable")]]
 
+    def misclassified(self) -> tuple[Misclassified, ...]:
+        """The misclassified clips, the most confident first."""
+        return tuple(
+            Misclassified(
+                self.files[i], int(self.labels[i]), int(self.predicted[i]), float(self.probabilities[i].max())
+            )
+            for i in self.mistakes()
+        )
+
     def figures(self) -> dict[str, Any]:
-        """How many it got right, ready for JSON."""
+        """Counts and accuracy for JSON."""
         return {
             "clips": self.clips, "errors": self.errors, "accuracy": self.accuracy, "interval_95": list(self.interval)
         }  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
-        """All figures, ready for JSON."""
+        """Everything but the probabilities, for JSON."""
         return {
             "protocol": self.protocol, **self.figures(), "confusion": self.confusion.tolist(),
             "by_digit": {str(d): {"right": r, "clips": n} for d, (r, n) in self.accuracy_by_digit().items()},
             "by_speaker": {s: {"right": r, "clips": n} for s, (r, n) in self.accuracy_by_speaker().items()},
-            "mistakes": [
-                {"file": self.files[i], "digit": int(self.labels[i]), "heard": int(self.predicted[i]),
-                 "confidence": float(self.probabilities[i].max())} for i in self.mistakes()
-            ],
+            "misclassified": [dataclasses.asdict(clip) for clip in self.misclassified()],
         }  # fmt: skip
-
-
-def wilson_interval(right: float, clips: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (E. B. Wilson, 1927, J. Am. Stat. Assoc. 22)."""
-    if clips == 0:
-        return 0.0, 1.0
-    share = right / clips
-    middle = share + z * z / (2 * clips)
-    half = z * math.sqrt(share * (1 - share) / clips + z * z / (4 * clips * clips))
-    scale = 1 + z * z / clips
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
 @dataclass(frozen=True)
 class PipelineResult:
-    """Everything the report tells about one trained pipeline."""
+    """One trained pipeline, for the report and the metrics summary."""
 
     pipeline: str
     config: TrainConfig
@@ -160,51 +184,27 @@ class PipelineResult:
     train_seconds: float
     peak_memory_mb: float
     model_file: str
-    temperature: float = 1.0  # that the scores are divided by; fitted on the validation part
-    version: int | None = None  # of the pipeline, see deploy/versions.py
-    not_promoted: str = ""  # why this version does not answer; empty where it does
+    temperature: float = 1.0  # fitted on the validation part
+    version: int | None = None  # of the pipeline, see deploy/version_store.py
+    not_promoted: str = ""  # why this version was not promoted
 
     def summary(self) -> dict[str, Any]:
-        """The figures, ready for JSON."""
-        return {
-            "pipeline": self.pipeline, "best_epoch": self.best_epoch, "stopped": self.stopped,
-            "parameters": self.parameters, "model_bytes": self.model_bytes, "latency_ms": self.latency_ms,
-            "train_seconds": self.train_seconds, "peak_memory_mb": self.peak_memory_mb,
-            "model_file": self.model_file, "model_version": self.version, "temperature": self.temperature,
-            "test": self.test.summary(),
-            "history": [vars(record) for record in self.history],
-        }  # fmt: skip
-
-
-# --- evaluation protocols ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Count:
-    """`right` of `clips`."""
-
-    right: float  # whole, but for a mean of several models
-    clips: int
-
-    @property
-    def accuracy(self) -> float:
-        return self.right / self.clips if self.clips else math.nan
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval of the accuracy."""
-        return wilson_interval(self.right, self.clips)
+        """The figures for JSON."""
+        left_out = ("config", "mistake_waveforms", "not_promoted", "version")
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
+        history = [vars(record) for record in self.history]
+        return {**values, "model_version": self.version, "test": self.test.summary(), "history": history}
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Which model a figure is of."""
+    """Identifies an evaluated model."""
 
     pipeline: str
     seed: str
     file: str
     sha256: str
-    data: str  # what it learnt from
+    data: str  # training data
     data_hash: str
     split: str
     version: str
@@ -215,19 +215,19 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class ModelScore:
-    """One model's answers to all clips of a protocol, or to one fold of it."""
+    """Accuracy of one model on the clips of a protocol, or of the folds of one seed."""
 
     pipeline: str
     seed: str
     all: Count
     by_speaker: Mapping[str, Count]
     by_digit: Mapping[str, Count]
-    mistakes: tuple[Mapping[str, Any], ...] = ()  # file, digit, heard, confidence
+    misclassified: tuple[Misclassified, ...] = ()
 
 
 @dataclass(frozen=True)
 class Point:
-    """The clips of a protocol changed by one severity; None stands for clips as they are."""
+    """Accuracy at one severity; None stands for unchanged clips."""
 
     severity: float | None
     label: str
@@ -236,7 +236,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy against the severity of one kind of change."""
+    """Accuracy against the severity of one kind of perturbation."""
 
     kind: str
     title: str
@@ -247,19 +247,8 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class ReliabilityBin:
-    """Answers whose confidence lies between two bounds."""
-
-    low: float
-    high: float
-    count: int
-    confidence: float  # their mean confidence
-    accuracy: float
-
-
-@dataclass(frozen=True)
 class Reliability:
-    """How one model's confidence fits what happened, before or after its temperature."""
+    """Calibration of one model, before or after its temperature."""
 
     pipeline: str
     seed: str
@@ -272,20 +261,20 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Rejection:
-    """How one model's digit score tells one kind of clips without a digit from digits."""
+    """How well one model's digit score separates digits from one kind of non-digit clips."""
 
     pipeline: str
     seed: str
     kind: str
     clips: int
-    area: float  # under the ROC curve: how often a digit scores higher than one of these clips
-    accepted: Mapping[str, Count]  # where a threshold lies -> how many clips still pass for digits
-    roc: tuple[tuple[float, float], ...]  # (share of these clips accepted, share of digits accepted), rising
+    area: float  # under the ROC curve
+    accepted: Mapping[str, Count]  # threshold -> non-digit clips accepted
+    roc: tuple[tuple[float, float], ...]  # (share of non-digits accepted, share of digits accepted), rising
 
 
 @dataclass(frozen=True)
 class ProtocolResult:
-    """What a named protocol found, and everything that says how; its JSON is the whole of it."""
+    """The figures of an evaluation protocol and how they were made."""
 
     protocol: str
     definition: str
@@ -303,41 +292,30 @@ class ProtocolResult:
     curves: tuple[Curve, ...] = ()
     reliability: tuple[Reliability, ...] = ()
     rejections: tuple[Rejection, ...] = ()
-    details: Mapping[str, Any] | None = None  # further settings: seeds and files of noises, folds, ...
+    details: Mapping[str, Any] | None = None  # protocol-specific settings and figures
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self)
+        """Plain values for JSON."""
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ProtocolResult:
-        """The result that `to_dict` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+        """The inverse of `to_dict`, for files of 0.1 too. Raises KeyError, TypeError, ValueError or AttributeError."""
+        result: ProtocolResult = _decode(cls, values)
+        return dataclasses.replace(result, protocol=EARLIER_NAMES.get(result.protocol, result.protocol))
 
-        def count(v: Mapping[str, Any]) -> Count:
-            return Count(int(v["right"]), int(v["clips"]))
 
-        def counts(table: Mapping[str, Any]) -> dict[str, Count]:
-            return {name: count(v) for name, v in table.items()}
+_hints = cache(get_type_hints)
 
-        scores = tuple(
-            ModelScore(
-                s["pipeline"], s["seed"], count(s["all"]), counts(s["by_speaker"]), counts(s["by_digit"]),
-                tuple(s["mistakes"]),
-            )
-            for s in values["scores"]
-        )  # fmt: skip
-        curves = tuple(
-            Curve(**{**c, "points": tuple(Point(p["severity"], p["label"], count(p["count"])) for p in c["points"])})
-            for c in values["curves"]
-        )
-        reliability = tuple(
-            Reliability(**{**r, "bins": tuple(ReliabilityBin(**b) for b in r["bins"])}) for r in values["reliability"]
-        )
-        rejections = tuple(
-            Rejection(**{**r, "accepted": counts(r["accepted"]), "roc": tuple(tuple(point) for point in r["roc"])})
-            for r in values.get("rejections", ())
-        )
-        plain = {**values, "seeds": tuple(values["seeds"]), "models": tuple(ModelCard(**m) for m in values["models"])}
-        return cls(
-            **{**plain, "scores": scores, "curves": curves, "reliability": reliability, "rejections": rejections}
-        )
+
+def _decode(kind: Any, value: Any) -> Any:
+    """A JSON value as the annotated type of a record's field."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints = _hints(kind)
+        named = {_EARLIER_KEYS.get(name, name): content for name, content in value.items()}
+        return kind(**{name: _decode(hints[name], content) for name, content in named.items()})
+    if get_origin(kind) is tuple:
+        return tuple(_decode(get_args(kind)[0], item) for item in value)
+    if get_origin(kind) is Mapping:
+        return {name: _decode(get_args(kind)[1], item) for name, item in value.items()}
+    return value

@@ -125,7 +125,7 @@ def _folds(typed: str) -> int | None:
 
 def _cross_validate(config: TrainConfig, asked: dict[str, Any]) -> int:
     from ml_training.evaluation.command import Request, evaluate, summary
-    from ml_training.evaluation.protocols import CV, KEPT, LOSO, THROWN
+    from ml_training.evaluation.protocols import CV, LOSO
 
     folds = asked["cv"]
     try:
@@ -133,13 +133,13 @@ def _cross_validate(config: TrainConfig, asked: dict[str, Any]) -> int:
             Request(
                 protocols=(CV if folds else LOSO,), config=config, seeds=tuple(asked.get("seeds", (config.seed,))),
                 folds=folds or 2, jobs=asked.get("jobs"), compare=asked.get("compare"),
-                fold_models=KEPT if "keep_models" in asked else THROWN, models_wanted="keep_models" in asked,
+                keep_models="keep_models" in asked, retrain_thrown="keep_models" in asked,
                 output=str(Path(config.log_dir) / "cross_validation"),
             ),
             report=_say,
         )  # fmt: skip
     except Interrupted:
-        _say("stopped; the same command goes on where it was")
+        _say("stopped; the same command continues where it was")
         raise
     print(summary(outcome))
     return 0

@@ -76,7 +76,7 @@ def test_evaluating_and_looking_for_recordings_load_no_torch() -> None:
         "ml_training.evaluate", "ml_training.evaluation.command", "ml_training.train", "ml_training.tune",
         "ml_training.data.checks", "ml_training.tuning.spec",
     )  # fmt: skip
-    assert "ml_training.evaluation.rejection" in ours
+    assert "ml_training.evaluation.protocols" in ours
     assert not {module: names & TRAINS for module, names in foreign.items() if names & TRAINS}
 
 

@@ -216,14 +216,14 @@ def test_an_evaluation_is_recorded_with_the_version(
     export_onnx(tiny_network, Path("other/model.onnx"), metadata, tiny_corpus.waveforms[:20])
     before = read_version(FOLDER, 3)
     version_store.add(FOLDER, Path("other"), before.provenance, {}, promote=False)
-    words = ["--protocol", "strangers", "calibration", "--folder", str(tiny_folder), "--pipeline", "mfcc"]
+    words = ["--protocol", "unseen_speakers", "calibration", "--folder", str(tiny_folder), "--pipeline", "mfcc"]
     assert evaluate.main([*words, "--version", "4"]) == 0
     shown = capsys.readouterr()
     assert "strangers: recorded with version 4 in models/mfcc_classifier" in shown.err
     found = read_version(FOLDER, 4).metrics
-    assert list(found) == ["strangers", "calibration"]
-    assert found["strangers"][tiny_folder.name]["clips"] == 200
-    assert 0.9 < found["strangers"][tiny_folder.name]["accuracy"] <= 1
+    assert list(found) == ["unseen_speakers", "calibration"]
+    assert found["unseen_speakers"][tiny_folder.name]["clips"] == 200
+    assert 0.9 < found["unseen_speakers"][tiny_folder.name]["accuracy"] <= 1
     assert {"calibration_error_before", "calibration_error_after"} <= found["calibration"][tiny_folder.name].keys()
     assert read_version(FOLDER, 3) == before
     assert f"metrics.strangers.{tiny_folder.name}.accuracy" in output("compare", "3", "4")

@@ -1,10 +1,8 @@
-"""What happens to clips on their way to a model, by kind and severity: numpy, seeded, whole batches at once.
+"""Perturbations of test clips by kind and severity, in numpy, seeded, on whole batches.
 
-The word of a clip is its frames of 20 ms whose power is at most 30 dB below that of the loudest frame. Signal-to-noise
-ratios compare clip and noise over these frames alone, so that the silence around a word does not count for it.
-
-What chance decides (noise, rooms) is drawn once for each kind from (seed, kind) and is the same at every severity and
-for every model: the points of a curve differ in severity and in nothing else.
+The word of a clip is its frames of 20 ms whose power is at most 30 dB below that of the loudest frame; signal-to-noise
+ratios are taken over these frames. Noises and rooms are drawn once for each (seed, kind), so that the points of a
+curve, and models, differ in nothing but what is measured.
 """
 
 from __future__ import annotations
@@ -18,92 +16,82 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from digit_detector.audio import AUDIO_SUFFIXES, NUM_SAMPLES, SAMPLE_RATE, decode_sound
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, decode_sound
 from digit_detector.errors import AudioError, DataError
+from digit_detector.evaluation.streams import audio_files
 from ml_training.results import Floats
 
 FRAME = SAMPLE_RATE // 50  # 20 ms
-WORD_DB = 30.0  # a frame further below the loudest is not of the word
+WORD_DB = 30.0  # frames further below the loudest are not part of the word
 SNRS = (20.0, 10.0, 5.0, 0.0, -5.0)  # dB
-BANDS = ((100, 3900), (300, 3400), (500, 2500), (700, 2000))  # Hz; the second is the telephone's
-TELEPHONE = 1
-CLIPPING = (6.0, 12.0, 18.0, 24.0, 30.0)  # dB below the peak at which samples are cut off
+BANDS = ((100, 3900), (300, 3400), (500, 2500), (700, 2000))  # Hz; the second is that of the telephone
+CLIPPING = (6.0, 12.0, 18.0, 24.0, 30.0)  # dB below the peak
 RT60 = (0.1, 0.2, 0.4, 0.8, 1.2)  # s
 SPEEDS = (0.8, 0.87, 0.93, 1.0, 1.08, 1.16, 1.25)
 LEVELS = (0.0, -10.0, -20.0, -30.0, -40.0)  # dBFS of the peak
-PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the free part of the second
-COLOURS = {"white": 0.0, "pink": 1.0, "brown": 2.0}  # power falls with this power of the frequency
-LOWEST = 20.0  # Hz; coloured noise has nothing below
-_TRIES = 8  # places in a recording, and recordings, looked at for one that sounds while the word does
-_EDGE = 60.0  # Hz over which a band limit falls
+PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the part of the second that is not word
+COLOURS = {"white": 0.0, "pink": 1.0, "brown": 2.0}  # exponent of the power's fall with frequency
+LOWEST = 20.0  # Hz; lower limit of coloured noise
+_TRIES = 8  # draws of a recording, and of positions in each, before its loudest sample is taken
+_EDGE = 60.0  # Hz, width of the slope of a band limit
 
 Mask = NDArray[np.bool_]
-Spectra = NDArray[np.complex64]
+Change = Callable[[float], Floats]
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One severity of one kind of change."""
+    """One severity of one kind of perturbation."""
 
     kind: str
     title: str
     axis: str
-    severity: float | None  # None: clips as they are
+    severity: float | None  # None: unchanged clips
     label: str
 
 
 @dataclass(frozen=True)
 class Recordings:
-    """Background noises to mix in."""
+    """Background noise recordings."""
 
     folder: str
     files: tuple[str, ...]
-    samples: tuple[Floats, ...]  # each (T,), one second at least
+    samples: tuple[Floats, ...]  # each (T,), at least one second
     skipped: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """The folder and the one it lies in, e.g. noise/train."""
+        """The folder and its parent, e.g. noise/train."""
         return "/".join(Path(self.folder).expanduser().resolve().parts[-2:])
 
 
-# --- the word ------------------------------------------------------------------------------------
-
-
 def word_frames(clips: Floats) -> Mask:
-    """(N, 8000) -> (N, 50): which frames are of the word."""
+    """(N, 8000) -> (N, 50): which frames belong to the word."""
     power = _frame_power(clips)
     loudest = power.max(axis=1, keepdims=True)
-    found: Mask = (power >= loudest * 10 ** (-WORD_DB / 10)) & (loudest > 0)
-    return found
+    mask: Mask = (power >= loudest * 10 ** (-WORD_DB / 10)) & (loudest > 0)
+    return mask
 
 
 def word_power(samples: Floats, frames: Mask) -> NDArray[np.float64]:
-    """(N,) mean power of (N, 8000) samples over the given frames (N, 50)."""
-    power = _frame_power(samples)
-    chosen: NDArray[np.float64] = (power * frames).sum(axis=1) / np.maximum(frames.sum(axis=1), 1)
-    return chosen
+    """(N,) mean power of (N, 8000) samples over frames (N, 50)."""
+    mean: NDArray[np.float64] = (_frame_power(samples) * frames).sum(axis=1) / np.maximum(frames.sum(axis=1), 1)
+    return mean
 
 
 def _frame_power(samples: Floats) -> NDArray[np.float64]:
-    frames = samples.reshape(len(samples), -1, FRAME)
-    power: NDArray[np.float64] = np.square(frames).mean(axis=2, dtype=np.float64)
+    power: NDArray[np.float64] = np.square(samples.reshape(len(samples), -1, FRAME)).mean(axis=2, dtype=np.float64)
     return power
 
 
 def word_span(clips: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where the word of each clip begins and ends, in samples."""
+    """First sample of the word of each clip, and the one behind its last."""
     frames = word_frames(clips)
-    first = frames.argmax(axis=1) * FRAME
-    last = (frames.shape[1] - frames[:, ::-1].argmax(axis=1)) * FRAME
-    return first.astype(np.int64), last.astype(np.int64)
-
-
-# --- noise ---------------------------------------------------------------------------------------
+    return frames.argmax(axis=1) * FRAME, (frames.shape[1] - frames[:, ::-1].argmax(axis=1)) * FRAME
 
 
 def coloured_noise(clips: int, colour: str, rng: np.random.Generator) -> Floats:
-    """(clips, 8000) Gaussian noise, white, pink (power like 1 / f) or brown (like 1 / f^2), nothing below 20 Hz."""
+    """(clips, 8000) Gaussian noise: white, pink (power ~ 1 / f) or brown (~ 1 / f^2), from 20 Hz up."""
     frequencies = np.fft.rfftfreq(NUM_SAMPLES, 1 / SAMPLE_RATE)
     gains = np.where(frequencies < LOWEST, 0.0, np.maximum(frequencies, LOWEST) ** (-COLOURS[colour] / 2))
     spectra = np.fft.rfft(rng.standard_normal((clips, NUM_SAMPLES), dtype=np.float32), axis=1) * gains
@@ -112,36 +100,33 @@ def coloured_noise(clips: int, colour: str, rng: np.random.Generator) -> Floats:
 
 
 def load_recordings(folder: str | Path) -> Recordings:
-    """Every recording of a folder and its sub-folders, in the order of names. Raises DataError where there is none."""
+    """The recordings in and below a folder, sorted by name; unreadable ones are skipped.
+
+    Raises DataError for no folder or one without a readable recording.
+    """
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise DataError(f"{root} is not a folder: expected a folder of background recordings")
-    files, samples, skipped = [], [], []
-    for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()):
-        if path.name.startswith("."):  # as macOS leaves beside each recording
-            continue
-        name = path.relative_to(root).as_posix()
+    sounds, skipped = {}, []
+    for path in audio_files(root):
         try:
             sound = decode_sound(path)
+            sounds[path.relative_to(root).as_posix()] = np.tile(sound, max(1, math.ceil(NUM_SAMPLES / len(sound))))
         except AudioError as error:
-            skipped.append(f"{name}: {error}")
-            continue
-        files.append(name)
-        samples.append(np.tile(sound, math.ceil(NUM_SAMPLES / len(sound))) if len(sound) < NUM_SAMPLES else sound)
-    if not files:
-        raise DataError(f"{root} holds no background recording that can be read ({len(skipped)} that cannot)")
-    return Recordings(str(folder), tuple(files), tuple(samples), tuple(skipped))
+            skipped.append(f"{path.relative_to(root).as_posix()}: {error}")
+    if not sounds:
+        raise DataError(f"{root} holds no background recording that can be read ({len(skipped)} cannot)")
+    return Recordings(str(folder), tuple(sounds), tuple(sounds.values()), tuple(skipped))
 
 
 def draw_recordings(
     recordings: Recordings, clips: Floats, rng: np.random.Generator
 ) -> tuple[Floats, list[dict[str, Any]]]:
-    """A second of a recording for each clip, (N, 8000), and which: file and first sample.
+    """A second of noise for each clip, (N, 8000), and its file and first sample.
 
-    A place is taken that is no more than 20 dB quieter during the word than the recording is on the whole, because a
-    pause of a barking dog is no background at 0 dB: of eight places drawn the first such, else another recording is
-    drawn, at most eight times; of the last the place that puts its loudest sample into the word, going on from its
-    beginning where it ends. Noise that is silent during the word would have no level there, and any elsewhere.
+    Noise that pauses during the word cannot be scaled to a signal-to-noise ratio: of eight positions in a recording the
+    first is taken at which the noise during the word is at most 20 dB below its mean power, else another recording is
+    drawn. After eight recordings the loudest sample of the last is put into the middle of the word, wrapping around.
     """
     frames = word_frames(clips)
     noise = np.empty_like(clips)
@@ -152,8 +137,8 @@ def draw_recordings(
             sound = recordings.samples[number]
             starts = rng.integers(0, len(sound) - NUM_SAMPLES + 1, _TRIES)
             pieces = np.stack([sound[start : start + NUM_SAMPLES] for start in starts])
-            heard = word_power(pieces, np.broadcast_to(frames[row], (_TRIES, frames.shape[1])))
-            loud = np.flatnonzero(heard >= 0.01 * float(np.square(sound).mean(dtype=np.float64)))
+            power = word_power(pieces, np.broadcast_to(frames[row], (_TRIES, frames.shape[1])))
+            loud = np.flatnonzero(power >= 0.01 * float(np.square(sound).mean(dtype=np.float64)))
             if len(loud):
                 start = int(starts[loud[0]])
                 break
@@ -167,21 +152,17 @@ def draw_recordings(
 
 
 def mix(clips: Floats, noise: Floats, snr_db: float) -> Floats:
-    """Clips with noise at a signal-to-noise ratio, powers taken over the frames of the word."""
+    """Clips plus noise at a signal-to-noise ratio over the frames of the word."""
     frames = word_frames(clips)
     wanted = word_power(clips, frames) * 10 ** (-snr_db / 10)
-    there = word_power(noise, frames)
-    gain = np.sqrt(wanted / np.maximum(there, 1e-20))
+    gain = np.sqrt(wanted / np.maximum(word_power(noise, frames), 1e-20))
     mixed: Floats = clips + (gain[:, None] * noise).astype(np.float32)
     return mixed
 
 
-# --- the other kinds -----------------------------------------------------------------------------
-
-
 def band_limit(clips: Floats, low: float, high: float) -> Floats:
-    """Nothing below `low` and above `high` Hz; each limit falls over 60 Hz, beyond the band."""
-    length = NUM_SAMPLES + 1000  # so that nothing comes round from the other end
+    """Band-pass from `low` to `high` Hz, with slopes of 60 Hz outside the band."""
+    length = NUM_SAMPLES + 1000  # padded against circular convolution
     frequencies = np.fft.rfftfreq(length, 1 / SAMPLE_RATE)
     rise = np.clip((frequencies - (low - _EDGE)) / _EDGE, 0, 1)
     fall = np.clip((high + _EDGE - frequencies) / _EDGE, 0, 1)
@@ -190,25 +171,19 @@ def band_limit(clips: Floats, low: float, high: float) -> Floats:
     return np.ascontiguousarray(filtered[:, :NUM_SAMPLES], dtype=np.float32)
 
 
-def cut_peaks(clips: Floats, below_peak_db: float) -> Floats:
-    """Samples cut off at so many dB below each clip's peak."""
+def clip_peaks(clips: Floats, below_peak_db: float) -> Floats:
+    """Samples limited to `below_peak_db` dB below the peak of each clip."""
     limit = np.abs(clips).max(axis=1, keepdims=True) * np.float32(10 ** (-below_peak_db / 20))
-    cut: Floats = np.clip(clips, -limit, limit)
-    return cut
+    return np.clip(clips, -limit, limit)
 
 
-def room_noise(clips: int, rng: np.random.Generator) -> Floats:
-    """(clips, 8000) what rooms are made of: Gaussian noise that decay is put on."""
-    return rng.standard_normal((clips, NUM_SAMPLES), dtype=np.float32)
-
-
-def reverberate(clips: Floats, rooms: Floats, rt60: float) -> Floats:
+def reverberate(clips: Floats, noise: Floats, rt60: float) -> Floats:
     """Clips in rooms of a reverberation time (s, until 60 dB down), direct sound and tail of equal energy.
 
-    The impulse response is the direct sound and, from 2.5 ms on, noise that decays exponentially (Polack, 1988).
+    The impulse response is the direct sound and, from 2.5 ms on, exponentially decaying Gaussian noise (Polack, 1988).
     """
     time = np.arange(NUM_SAMPLES) / SAMPLE_RATE
-    tail = rooms * np.exp(-math.log(1e3) * time / rt60).astype(np.float32)
+    tail = noise * np.exp(-math.log(1e3) * time / rt60).astype(np.float32)
     tail[:, : SAMPLE_RATE // 400] = 0.0
     tail /= np.sqrt(np.square(tail).sum(axis=1, keepdims=True, dtype=np.float64)).astype(np.float32)
     tail[:, 0] = 1.0
@@ -218,22 +193,19 @@ def reverberate(clips: Floats, rooms: Floats, rt60: float) -> Floats:
 
 
 def change_speed(clips: Floats, speed: float) -> Floats:
-    """Clips played so many times as fast, pitch included, about the middle of their second."""
+    """Clips played `speed` times as fast, pitch included, centred in their second."""
     length = round(NUM_SAMPLES / speed)
     spectra = np.fft.rfft(clips, axis=1)
     played = np.fft.irfft(spectra[:, : length // 2 + 1], length, axis=1) * (length / NUM_SAMPLES)
-    out = np.zeros_like(clips)
     if length >= NUM_SAMPLES:
         start = (length - NUM_SAMPLES) // 2
-        out[:] = played[:, start : start + NUM_SAMPLES]
-    else:
-        start = (NUM_SAMPLES - length) // 2
-        out[:, start : start + length] = played
-    return out
+        return played[:, start : start + NUM_SAMPLES].astype(np.float32)
+    start = (NUM_SAMPLES - length) // 2
+    return np.pad(played, ((0, 0), (start, NUM_SAMPLES - length - start))).astype(np.float32)
 
 
 def set_level(clips: Floats, peak_dbfs: float) -> Floats:
-    """Clips whose peak lies at so many dB of full scale, rounded to 16 bits as a sound card would."""
+    """Clips scaled to a peak in dBFS and rounded to 16 bits."""
     peak = np.maximum(np.abs(clips).max(axis=1, keepdims=True), np.float32(1e-9))
     scaled = clips / peak * np.float32(10 ** (peak_dbfs / 20))
     rounded: Floats = (np.round(scaled * 32767) / 32767).astype(np.float32)
@@ -241,7 +213,7 @@ def set_level(clips: Floats, peak_dbfs: float) -> Floats:
 
 
 def place_word(clips: Floats, place: float) -> Floats:
-    """Clips turned so that their word begins at `place` (0 to 1) of what it leaves free in the second."""
+    """Clips rotated so that `place` (0 to 1) of what is not word lies before the word."""
     first, last = word_span(clips)
     wanted = np.round(place * (NUM_SAMPLES - (last - first))).astype(np.int64)
     columns = (np.arange(NUM_SAMPLES)[None, :] + (first - wanted)[:, None]) % NUM_SAMPLES
@@ -251,56 +223,44 @@ def place_word(clips: Floats, place: float) -> Floats:
 # --- all of them ---------------------------------------------------------------------------------
 
 CLEAN = Condition("clean", "Clips as they are", "", None, "clean")
-Change = Callable[[float], Floats]
 
 
-def perturbed(
+def perturb(
     clips: Floats, seed: int, recordings: Recordings | None = None, drawn: list[dict[str, Any]] | None = None
 ) -> Iterator[tuple[Condition, Floats]]:
-    """Every condition with the clips (N, 8000) in it, clean ones first.
+    """Every condition with its clips (N, 8000), the clean ones first.
 
-    `drawn`, a list, receives which recording each clip got.
+    The recording that each clip is mixed with is appended to `drawn`.
     """
+
+    def rng(kind: str) -> np.random.Generator:
+        return np.random.default_rng([seed, *kind.encode()])
+
     yield CLEAN, clips
     axis = "signal-to-noise ratio over the word, dB"
-    for kind in COLOURS:
-        noise = coloured_noise(len(clips), kind, _generator(seed, kind))
-        yield from _severities(kind, f"{kind.capitalize()} noise", axis, SNRS, "{:g} dB", _mixer(clips, noise))
+    noises = [(kind, f"{kind.capitalize()} noise", coloured_noise(len(clips), kind, rng(kind))) for kind in COLOURS]
     if recordings is not None:
-        noise, files = draw_recordings(recordings, clips, _generator(seed, "recorded"))
+        noise, files = draw_recordings(recordings, clips, rng("recorded"))
+        noises.append(("recorded", f"Recorded backgrounds ({recordings.name})", noise))
         if drawn is not None:
             drawn += files
-        title = f"Recorded backgrounds ({recordings.name})"
-        yield from _severities("recorded", title, axis, SNRS, "{:g} dB", _mixer(clips, noise))
+    for kind, title, noise in noises:
+        for snr in SNRS:
+            yield Condition(kind, title, axis, snr, f"{snr:g} dB"), mix(clips, noise, snr)
     for number, (low, high) in enumerate(BANDS):
         title = "Band limits (300 to 3400 Hz is the telephone's)"
-        name = f"{low}-{high} Hz"
-        yield Condition("band", title, "band that is left", float(number), name), band_limit(clips, low, high)
-    yield from _severities(
-        "clipping", "Clipping", "limit below the peak, dB", CLIPPING, "{:g} dB", lambda s: cut_peaks(clips, s)
-    )
-    rooms = room_noise(len(clips), _generator(seed, "reverberation"))
-    yield from _severities(
-        "reverberation", "Reverberation, generated rooms", "reverberation time RT60, s", RT60, "{:g} s",
-        lambda s: reverberate(clips, rooms, s),
+        condition = Condition("band", title, "band that is left", float(number), f"{low}-{high} Hz")
+        yield condition, band_limit(clips, low, high)
+    rooms = rng("reverberation").standard_normal((len(clips), NUM_SAMPLES), dtype=np.float32)
+    others: tuple[tuple[str, str, str, Sequence[float], str, Change], ...] = (
+        ("clipping", "Clipping", "limit below the peak, dB", CLIPPING, " dB", lambda s: clip_peaks(clips, s)),
+        ("reverberation", "Reverberation, generated rooms", "reverberation time RT60, s", RT60, " s",
+         lambda s: reverberate(clips, rooms, s)),
+        ("speed", "Speed", "times as fast", SPEEDS, "", lambda s: change_speed(clips, s)),
+        ("level", "Level", "peak, dBFS, 16 bits", LEVELS, " dBFS", lambda s: set_level(clips, s)),
+        ("place", "A word anywhere in its second", "where the word begins, share of the free part", PLACES, "",
+         lambda s: place_word(clips, s)),
     )  # fmt: skip
-    yield from _severities("speed", "Speed", "times as fast", SPEEDS, "{:g}", lambda s: change_speed(clips, s))
-    yield from _severities("level", "Level", "peak, dBFS, 16 bits", LEVELS, "{:g} dBFS", lambda s: set_level(clips, s))
-    place = "where the word begins, share of the free part"
-    yield from _severities("place", "A word anywhere in its second", place, PLACES, "{:g}",
-                           lambda s: place_word(clips, s))  # fmt: skip
-
-
-def _severities(
-    kind: str, title: str, axis: str, severities: Sequence[float], form: str, change: Change
-) -> Iterator[tuple[Condition, Floats]]:
-    for severity in severities:
-        yield Condition(kind, title, axis, severity, form.format(severity)), change(severity)
-
-
-def _mixer(clips: Floats, noise: Floats) -> Change:
-    return lambda snr_db: mix(clips, noise, snr_db)
-
-
-def _generator(seed: int, kind: str) -> np.random.Generator:
-    return np.random.default_rng([seed, *kind.encode()])
+    for kind, title, axis, severities, unit, change in others:
+        for severity in severities:
+            yield Condition(kind, title, axis, severity, f"{severity:g}{unit}"), change(severity)

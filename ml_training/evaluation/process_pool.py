@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -18,6 +19,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_connections
 from typing import Any, Generic, TypeVar
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
 from digit_detector.cli.signals import StopSignals
 from digit_detector.errors import DigitError, Interrupted
 
@@ -25,7 +29,7 @@ Job = TypeVar("Job")
 
 POLL = 0.2  # seconds between looks at signals and progress messages
 PATIENCE = 60.0  # seconds in which a process that was asked to stop may finish its step
-CRASHED = "its process ended without a word, twice, as when memory is short"
+CRASHED = "its process ended twice without an error message, as when memory is short"
 
 
 @dataclass
@@ -39,7 +43,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Outcome(Generic[Job]):
-    """The end of a job: its result, or else why there is none."""
+    """The end of a job: its result or its error."""
 
     job: Job
     result: Any = None
@@ -87,13 +91,12 @@ def run_jobs(
                     on_message(pool.messages.get())
                 for future in done:
                     job = running.pop(future)
-                    if isinstance(future.exception(), BrokenProcessPool):
-                        if alone:
-                            on_end(Outcome(job, error=CRASHED))
-                        else:
-                            suspects.append(job)
-                    else:
+                    if not isinstance(future.exception(), BrokenProcessPool):
                         on_end(Outcome(job, *future.result()))
+                    elif alone:
+                        on_end(Outcome(job, error=CRASHED))
+                    else:
+                        suspects.append(job)
                 if crashed:
                     pool.close()
                     pool = None
@@ -106,7 +109,10 @@ def run_jobs(
 
 
 class _Pool:
-    """An executor, the queue of its progress messages and the pipe that asks its processes to stop."""
+    """An executor, the queue of its progress messages and the pipe that asks its processes to stop.
+
+    Not SIGTERM: an executor that lost a process ends the others by it, which must not wait for the end of a step.
+    """
 
     def __init__(self, processes: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -116,12 +122,12 @@ class _Pool:
         self._executor = ProcessPoolExecutor(processes, context, _start, (self.messages, reader))
 
     def submit(self, function: Function[Job], job: Job) -> Future[tuple[Any, str | None]]:
-        # A Ctrl-C that arrives before a new process has a session of its own is for the parent alone.
-        mask = getattr(signal, "pthread_sigmask", None)
+        # New processes inherit a blocked SIGINT until they have a session of their own.
+        mask = getattr(signal, "pthread_sigmask", None)  # not on Windows
         before = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else set()
         try:
             return self._executor.submit(_call, function, job)
-        except BrokenProcessPool as error:  # a process ended while it had nothing to do
+        except BrokenProcessPool as error:  # a process ended while it was idle
             failed: Future[tuple[Any, str | None]] = Future()
             failed.set_exception(error)
             return failed
@@ -141,6 +147,33 @@ class _Pool:
         self.messages.close()
 
 
+class JobProgress:
+    """A bar of `total` units with what runs at the moment, on standard error where that is a terminal."""
+
+    def __init__(self, total: int, report: Callable[[str], None], completed: int = 0) -> None:
+        live = sys.stderr is not None and sys.stderr.isatty()  # 2>&- leaves none
+        columns = (BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not live)
+        self._task = self._bar.add_task("", total=total, completed=completed)
+        self._running: dict[object, str] = {}
+        self.report = report
+
+    def __enter__(self) -> JobProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def update(self, job: object, running: str | None, advance: float = 0.0) -> None:
+        """Show `running` for a job, None once it has ended, and advance the bar by `advance` units."""
+        if running is None:
+            self._running.pop(job, None)
+        else:
+            self._running[job] = running
+        self._bar.update(self._task, advance=advance, description=", ".join(self._running.values()))
+
+
 # --- in a worker process -------------------------------------------------------------------------
 
 _worker: Worker | None = None
@@ -149,9 +182,7 @@ _worker: Worker | None = None
 def _start(messages: Any, stop: Connection) -> None:
     global _worker
     if hasattr(os, "setsid"):
-        os.setsid()  # Ctrl-C in a terminal reaches the parent alone, which passes it on
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        os.setsid()  # signals of the terminal are for the parent, which passes them on
     _worker = Worker(messages.put)
     threading.Thread(target=_watch_parent, args=(stop, _worker.stop), daemon=True).start()
 

@@ -1,7 +1,7 @@
-"""Named protocols for trained models: official, strangers, noise, calibration, rejection. (cv and loso train.)
+"""Evaluation protocols for trained models: official, unseen speakers, noise, calibration, rejection. (cv, loso train.)
 
-Each takes loaded models and clips and gives a ProtocolResult that says with which clips, seeds, code and models its
-figures were made. No protocol scores a model on digits that it was trained on; of clips without one nobody can tell.
+Each scores loaded models on clips and returns a ProtocolResult. Clips that a model was trained on are refused, as far
+as data hashes tell; for clips without a digit nothing does.
 """
 
 from __future__ import annotations
@@ -17,101 +17,106 @@ from typing import Any
 import numpy as np
 
 import ml_training
-from digit_detector.audio import SAMPLE_RATE
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, decode_sound, pad_or_trim
 from digit_detector.classifier import DigitClassifier, load_classifier, model_file
-from digit_detector.errors import DataError
-from digit_detector.labels import FP32, PIPELINES
+from digit_detector.errors import AudioError, DataError
+from digit_detector.evaluation.streams import audio_files
+from digit_detector.labels import FP32, IS_DIGIT, PIPELINES
 from digit_detector.model_file import git_commit
-from ml_training.calibration import BINS, calibration, tempered
 from ml_training.data.corpus import OFFICIAL_TEST_INDICES, Corpus
-from ml_training.evaluation.perturbations import CLEAN, FRAME, WORD_DB, Condition, Recordings, perturbed
+from ml_training.evaluation.corruption import CORRUPTIONS, corrupt_digits
+from ml_training.evaluation.perturbations import CLEAN, FRAME, WORD_DB, Recordings, perturb
+from ml_training.metrics import BINS, apply_temperature, measure_calibration
 from ml_training.results import (
+    UNSEEN_SPEAKERS,
     Count,
     Curve,
     Evaluation,
     Floats,
+    Ints,
     ModelCard,
     ModelScore,
     Point,
     ProtocolResult,
+    Rejection,
     Reliability,
 )
 
-PROTOCOLS = ("official", "cv", "loso", "strangers", "noise", "calibration", "rejection")
-OFFICIAL, CV, LOSO, STRANGERS, NOISE, CALIBRATION, REJECTION = PROTOCOLS
+PROTOCOLS = ("official", "cv", "loso", UNSEEN_SPEAKERS, "noise", "calibration", "rejection")
+OFFICIAL, CV, LOSO, _, NOISE, CALIBRATION, REJECTION = PROTOCOLS
 TRAINED_BY_FOLDS = (CV, LOSO)
-THROWN, KEPT = MODELS = ("thrown away", "kept")  # what becomes of the models of folds
-BATCH = 100
+GENERATED_KINDS = ("digits", *CORRUPTIONS, "silence")  # of clips, in rejection without recordings of them
+_BATCH = 100
+_ACCEPTED = (0.95, 0.9)  # shares of digits accepted at the thresholds of rejection
+_LONGEST = 1.5  # seconds; longer recordings are cut into windows of a second
+_HOP = SAMPLE_RATE // 2
+_PAUSE_DB = -40.0  # windows further below the loudest are pauses
+_ROC_POINTS = 101
+_HISS_DB = -60.0  # dBFS of silence
 
 Report = Callable[[str], None]
 
 
-def _silent(line: str) -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model that answers, and who it is."""
+    """A loaded model and its identity."""
 
     classifier: DigitClassifier
     card: ModelCard
 
-    def answers(self, waveforms: Floats) -> Floats:
-        """(N, 8000) -> (N, 10) probabilities."""
-        return self.predict_proba(waveforms)[0]
-
     def predict_proba(self, waveforms: Floats) -> tuple[Floats, Floats]:
         """(N, 8000) -> (N, 10) probabilities and (N,) digit scores."""
-        parts = [self.classifier.predict_proba(waveforms[i : i + BATCH]) for i in range(0, len(waveforms), BATCH)]
+        parts = [self.classifier.predict_proba(waveforms[i : i + _BATCH]) for i in range(0, len(waveforms), _BATCH)]
         probabilities, digit_scores = zip(*parts, strict=True)
         return np.concatenate(probabilities), np.concatenate(digit_scores)
 
 
 @dataclass(frozen=True)
 class TestClips:
-    """Clips that models are scored on: a whole corpus or its official test part."""
+    """The clips that models are scored on."""
 
-    __test__ = False  # no test case, whatever pytest thinks of the name
+    __test__ = False  # no test case of pytest
 
-    corpus: Corpus  # only the clips to score
-    official: bool  # FSDD's meaning: recordings 0 to 4 of each speaker and digit
+    corpus: Corpus
+    official: bool  # the official test part of a corpus, rather than all of its clips
 
     @property
     def description(self) -> str:
-        corpus, speakers = self.corpus, len(set(self.corpus.speakers))
+        corpus = self.corpus
         numbers = f"recordings 0 to {OFFICIAL_TEST_INDICES - 1} of each speaker and digit"
-        own = "the test part" if corpus.parts else numbers
-        part = own if self.official else "all clips"
-        return f"{part} of {corpus.name}: {len(corpus)} clips, {speakers} speakers"
+        part = "all clips" if not self.official else "the test part" if corpus.parts else numbers
+        return f"{part} of {corpus.name}: {len(corpus)} clips, {len(set(corpus.speakers))} speakers"
+
+
+@dataclass(frozen=True)
+class NonDigitSet:
+    """Clips of one kind in which no digit is spoken."""
+
+    kind: str
+    waveforms: Floats  # (N, 8000)
+    source: str
 
 
 def load_models(
-    folders: Sequence[str | Path],
-    pipeline: str,
-    report: Report = _silent,
-    precision: str = FP32,
+    folders: Sequence[str | Path], pipeline: str, report: Report = lambda line: None, precision: str = FP32,
     version: int | None = None,
-) -> list[TrainedModel]:
-    """The trained models of some folders: one pipeline, or of "all" those that are there; None is the promoted version.
+) -> list[TrainedModel]:  # fmt: skip
+    """The models of one pipeline, or of "all", in some folders; version None is the promoted one.
 
-    Raises ModelError for a folder without any, and for damaged or foreign files.
+    Raises ModelError for a folder without models and for files that are damaged or no models.
     """
-    models = []
+    names = PIPELINES if pipeline == "all" else (pipeline,)
+    models: list[TrainedModel] = []
     for folder in folders:
-        names = PIPELINES if pipeline == "all" else (pipeline,)
-        there = [name for name in names if model_file(folder, name, precision, version).is_file()]
-        missing = [name for name in names if name not in there]
-        if there and missing:
+        existing = [name for name in names if model_file(folder, name, precision, version).is_file()]
+        if existing and (missing := [name for name in names if name not in existing]):
             which = "" if version is None else f" of version {version}"
             report(f"{folder} holds no trained {' and no '.join(missing)}{which}: left out")
-        models += [
-            _load(folder, name, precision, version) for name in there or names[:1]
-        ]  # of none, the first says what is missing
-    keys = [(m.card.pipeline, m.card.seed) for m in models]
+        models += [_load(folder, name, precision, version) for name in existing or names[:1]]  # or its error
+    keys = [(model.card.pipeline, model.card.seed) for model in models]
     return [
-        TrainedModel(m.classifier, dataclasses.replace(m.card, seed=f"{m.card.seed} {m.card.sha256[:6]}"))
-        if keys.count(key) > 1  # two of one seed, or of seeds that nobody noted down
+        dataclasses.replace(m, card=dataclasses.replace(m.card, seed=f"{m.card.seed} {m.card.sha256[:6]}"))
+        if keys.count(key) > 1
         else m
         for m, key in zip(models, keys, strict=True)
     ]
@@ -119,117 +124,133 @@ def load_models(
 
 def _load(folder: str | Path, pipeline: str, precision: str, version: int | None) -> TrainedModel:
     classifier = load_classifier(folder, pipeline, precision=precision, version=version)
-    said, parts = classifier.metadata, 3 if version is None else 5  # models/mfcc_classifier, perhaps versions/2, file
-    which = "" if precision == FP32 else f" {precision}"  # tables and logs tell models apart by their seeds
+    file, metadata = classifier.model_file, classifier.metadata
+    names = ("data", "data_hash", "split", "version", "git_commit")
     card = ModelCard(
-        pipeline=pipeline, seed=said.get("seed", "unknown") + which,
-        file="/".join(classifier.model_file.parts[-parts:]),
-        sha256=hashlib.sha256(classifier.model_file.read_bytes()).hexdigest(), data=said.get("data", "unknown"),
-        data_hash=said.get("data_hash", "unknown"), split=said.get("split", "unknown"),
-        version=said.get("version", "unknown"), git_commit=said.get("git_commit", "unknown"),
-        temperature=float(said.get("temperature", "1")), precision=precision,
+        pipeline=pipeline, file="/".join(file.parts[-3 if version is None else -5 :]),
+        seed=metadata.get("seed", "unknown") + ("" if precision == FP32 else f" {precision}"),
+        sha256=hashlib.sha256(file.read_bytes()).hexdigest(), temperature=float(metadata.get("temperature", "1")),
+        precision=precision, **{name: metadata.get(name, "unknown") for name in names},
     )  # fmt: skip
     return TrainedModel(classifier, card)
 
 
 def official_part(corpus: Corpus) -> TestClips:
-    """FSDD's test part, or that of a corpus numbered like it. Raises DataError for any other corpus."""
+    """FSDD's test part, or that of a corpus with its own. Raises DataError for other corpora."""
     if not corpus.official_split:
         raise DataError(
             f"{corpus.name} has no official test part, which needs recordings on both sides of number "
             f"{OFFICIAL_TEST_INDICES} for every speaker and digit: score it whole with --folder"
         )
-    chosen = np.flatnonzero(corpus.official_test)
-    return TestClips(subset(corpus, chosen), official=True)
+    return TestClips(subset(corpus, np.flatnonzero(corpus.official_test)), official=True)
 
 
-def subset(corpus: Corpus, chosen: np.ndarray[Any, np.dtype[np.int64]]) -> Corpus:
-    """The clips of a corpus at the given positions; its name and hash stay those of the whole."""
+def subset(corpus: Corpus, rows: Ints) -> Corpus:
+    """Some clips of a corpus, under its name and hash."""
     return dataclasses.replace(
-        corpus, waveforms=corpus.waveforms[chosen], lengths=corpus.lengths[chosen], labels=corpus.labels[chosen],
-        speakers=tuple(corpus.speakers[i] for i in chosen), indices=corpus.indices[chosen],
-        files=tuple(corpus.files[i] for i in chosen),
-        parts=tuple(corpus.parts[i] for i in chosen) if corpus.parts else (),
+        corpus, waveforms=corpus.waveforms[rows], lengths=corpus.lengths[rows], labels=corpus.labels[rows],
+        speakers=tuple(corpus.speakers[i] for i in rows), indices=corpus.indices[rows],
+        files=tuple(corpus.files[i] for i in rows), parts=tuple(corpus.parts[i] for i in rows if corpus.parts),
     )  # fmt: skip
 
 
 def refuse_known(models: Sequence[TrainedModel], clips: TestClips) -> None:
-    """Raise DataError where a model was trained on some of the clips, as far as the hash of its data tells."""
+    """Raise DataError for a model that was trained on some of the clips, by the hashes of its training data."""
     for model in models:
         card, file = model.card, model.classifier.model_file
-        if not set(clips.corpus.recordings) & set(said_hashes(model)):
+        trained_on = model.classifier.metadata.get("recordings_hash", card.data_hash).split()
+        if not set(clips.corpus.recordings) & set(trained_on):
             continue
         if not clips.official:
             raise DataError(
-                f"{file} was trained on these very recordings ({card.data}, hash {clips.corpus.data_hash[:12]}): its "
-                "figures would say nothing about people it never heard; score other recordings, or the official test "
-                "part with --protocol official"
+                f"{file} was trained on these very recordings ({card.data}, hash {clips.corpus.data_hash[:12]}), so "
+                "scores on them say nothing about unseen speakers: score other recordings, or the official test part "
+                "with --protocol official"
             )
         if card.split != "official":
             raise DataError(
-                f"{file} was trained on {card.data} with split {card.split!r}, so it has heard clips of the "
-                "official test part: train with --split official"
+                f"{file} was trained on {card.data} with split {card.split!r}, which contains clips of the official "
+                "test part: retrain with --split official"
             )
 
 
-def said_hashes(model: TrainedModel) -> list[str]:
-    """The hashes of the recordings a model was trained on, synthetic voices among them left out."""
-    return model.classifier.metadata.get("recordings_hash", model.card.data_hash).split()
+def load_non_digits(kind: str, folder: str | Path) -> NonDigitSet:
+    """The recordings in and below a folder: up to 1.5 s as one clip, longer ones in windows without the pauses.
+
+    Raises DataError for an unreadable file or a folder without recordings.
+    """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise DataError(f"{folder} is not a folder: expected one with recordings of {kind}")
+    files = audio_files(root)
+    clips: list[Floats] = []
+    for path in files:
+        try:
+            clips += _windows(decode_sound(path))
+        except AudioError as error:
+            raise DataError(f"{folder}: {path.name}: {error}; fix or remove it") from error
+    return NonDigitSet(kind, np.stack(clips), f"{len(clips)} clips of {len(files)} recordings in {root.resolve().name}")
 
 
-# --- protocols -----------------------------------------------------------------------------------
+def _windows(samples: Floats) -> list[Floats]:
+    if len(samples) <= _LONGEST * SAMPLE_RATE:
+        return [pad_or_trim(samples)]
+    seconds = [samples[i : i + NUM_SAMPLES] for i in range(0, len(samples) - NUM_SAMPLES + 1, _HOP)]
+    power = np.array([np.square(second, dtype=np.float64).mean() for second in seconds])
+    return [seconds[i] for i in np.flatnonzero(power > power.max() * 10 ** (_PAUSE_DB / 10))]
 
 
-def official(models: Sequence[TrainedModel], clips: TestClips) -> ProtocolResult:
-    """Errors and accuracy on the official test part."""
-    return _scored(OFFICIAL, "Official test part, same speakers as in training", models, clips)
+def generate_non_digits(corpus: Corpus, seed: int) -> list[NonDigitSet]:
+    """Digits cut off, two digits in one second, and the hiss of an open microphone, as many as there are digits."""
+    corrupted = corrupt_digits(corpus.waveforms, corpus.lengths, seed)
+    hiss = np.random.default_rng(seed).standard_normal((len(corpus), NUM_SAMPLES), dtype=np.float32)
+    sets = {**corrupted, "silence": hiss * np.float32(10 ** (_HISS_DB / 20))}
+    return [NonDigitSet(kind, waveforms, f"seed {seed}") for kind, waveforms in sets.items()]
 
 
-def strangers(models: Sequence[TrainedModel], clips: TestClips) -> ProtocolResult:
-    """Errors and accuracy, by speaker and digit, on recordings that no model was trained on."""
-    return _scored(STRANGERS, "Recordings and speakers never trained on", models, clips)
+def score_official(models: Sequence[TrainedModel], clips: TestClips) -> ProtocolResult:
+    """Accuracy on the official test part."""
+    return _score(OFFICIAL, "Official test part, same speakers as in training", models, clips)
 
 
-def _scored(protocol: str, definition: str, models: Sequence[TrainedModel], clips: TestClips) -> ProtocolResult:
+def score_unseen_speakers(models: Sequence[TrainedModel], clips: TestClips) -> ProtocolResult:
+    """Accuracy, by speaker and digit, on recordings of speakers that no model was trained on."""
+    return _score(UNSEEN_SPEAKERS, "Recordings and speakers never trained on", models, clips)
+
+
+def _score(protocol: str, definition: str, models: Sequence[TrainedModel], clips: TestClips) -> ProtocolResult:
     refuse_known(models, clips)
-    scores = [score(m.card, m.answers(clips.corpus.waveforms), clips.corpus) for m in models]
+    scores = [score_model(m.card, m.predict_proba(clips.corpus.waveforms)[0], clips.corpus) for m in models]
     return new_result(protocol, definition, clips, models, scores=tuple(scores))
 
 
-def noise(
-    models: Sequence[TrainedModel],
-    clips: TestClips,
-    seed: int = 0,
-    recordings: Recordings | None = None,
-    report: Report = _silent,
-) -> ProtocolResult:
-    """Accuracy against the severity of noises, band limits, clipping, rooms, speeds, levels and places."""
+def score_noise(
+    models: Sequence[TrainedModel], clips: TestClips, seed: int = 0, recordings: Recordings | None = None,
+    report: Report = lambda line: None,
+) -> ProtocolResult:  # fmt: skip
+    """Accuracy against the severity of every perturbation."""
     refuse_known(models, clips)
     labels = clips.corpus.labels
     drawn: list[dict[str, Any]] = []
-    points: dict[str, tuple[Condition, list[list[Point]]]] = {}
+    curves: dict[tuple[str, int], Curve] = {}
     clean: list[Point] = []
     scores: tuple[ModelScore, ...] = ()
-    for condition, waveforms in perturbed(clips.corpus.waveforms, seed, recordings, drawn):
-        if condition.kind not in points:
-            points[condition.kind] = (condition, [[point] for point in clean] or [[] for _ in models])
+    kind = ""
+    for condition, waveforms in perturb(clips.corpus.waveforms, seed, recordings, drawn):
+        if condition.kind != kind:
+            kind = condition.kind
             report(condition.title)
-        answers = [model.answers(waveforms) for model in models]
-        found = [
-            Point(condition.severity, condition.label, Count(int((a.argmax(axis=1) == labels).sum()), len(labels)))
-            for a in answers
-        ]
-        for row, point in zip(points[condition.kind][1], found, strict=True):
-            row.append(point)
+        answers = [model.predict_proba(waveforms)[0] for model in models]
+        right = [int((probabilities.argmax(axis=1) == labels).sum()) for probabilities in answers]
+        points = [Point(condition.severity, condition.label, Count(n, len(labels))) for n in right]
         if condition == CLEAN:
-            clean = found
-            scores = tuple(score(m.card, a, clips.corpus) for m, a in zip(models, answers, strict=True))
-    curves = tuple(
-        Curve(kind, condition.title, condition.axis, model.card.pipeline, model.card.seed, tuple(row))
-        for kind, (condition, rows) in points.items()
-        if kind != CLEAN.kind
-        for model, row in zip(models, rows, strict=True)
-    )
+            clean = points
+            scores = tuple(score_model(m.card, p, clips.corpus) for m, p in zip(models, answers, strict=True))
+            continue
+        for number, (model, point) in enumerate(zip(models, points, strict=True)):
+            new = Curve(kind, condition.title, condition.axis, model.card.pipeline, model.card.seed, (clean[number],))
+            curve = curves.get((kind, number), new)
+            curves[kind, number] = dataclasses.replace(curve, points=(*curve.points, point))
     definition = (
         f"Clips changed one way at a time; signal-to-noise ratios over the word, which is its frames of "
         f"{1000 * FRAME // SAMPLE_RATE} ms at most {WORD_DB:g} dB below the loudest"
@@ -239,55 +260,80 @@ def noise(
         details["noise_folder"] = recordings.name
         details["noise_files_left_out"] = list(recordings.skipped)
         details["noise_drawn"] = [
-            {"clip": clip, **which} for clip, which in zip(clips.corpus.files, drawn, strict=True)
+            {"clip": clip, **noise} for clip, noise in zip(clips.corpus.files, drawn, strict=True)
         ]
-    return new_result(NOISE, definition, clips, models, scores=scores, curves=curves, details=details)
+    return new_result(NOISE, definition, clips, models, scores=scores, curves=tuple(curves.values()), details=details)
 
 
-def calibrated(models: Sequence[TrainedModel], clips: TestClips) -> ProtocolResult:
+def score_calibration(models: Sequence[TrainedModel], clips: TestClips) -> ProtocolResult:
     """Reliability and expected calibration error, before and after the temperature in the exported graph."""
     refuse_known(models, clips)
-    scores, found = [], []
+    scores, reliability = [], []
     for model in models:
-        after = model.answers(clips.corpus.waveforms)
-        scores.append(score(model.card, after, clips.corpus))
-        before = tempered(after, 1.0 / model.card.temperature)  # takes back the graph's division
-        for when, probabilities, temperature in (("before", before, 1.0), ("after", after, model.card.temperature)):
-            fit = calibration(probabilities, clips.corpus.labels)
-            who = (model.card.pipeline, model.card.seed)
-            found.append(Reliability(*who, when, temperature, fit.ece, fit.nll, fit.bins))
+        card = model.card
+        after = model.predict_proba(clips.corpus.waveforms)[0]
+        scores.append(score_model(card, after, clips.corpus))
+        before = apply_temperature(after, 1.0 / card.temperature)  # undoes the division in the graph
+        for when, probabilities, temperature in (("before", before, 1.0), ("after", after, card.temperature)):
+            fit = measure_calibration(probabilities, clips.corpus.labels)
+            reliability.append(Reliability(card.pipeline, card.seed, when, temperature, fit.ece, fit.nll, fit.bins))
     definition = (
         f"Expected calibration error over {BINS} bins of equal width, before and after the temperature that was "
         "fitted on the validation part of the training and is part of the exported graph"
     )
-    return new_result(CALIBRATION, definition, clips, models, scores=tuple(scores), reliability=tuple(found))
+    return new_result(CALIBRATION, definition, clips, models, scores=tuple(scores), reliability=tuple(reliability))
 
 
-# --- records -------------------------------------------------------------------------------------
+def score_rejection(
+    models: Sequence[TrainedModel], clips: TestClips, non_digits: Sequence[NonDigitSet], seed: int = 0
+) -> ProtocolResult:
+    """ROC of the digit score for each kind of non-digit clips, and how many are accepted at three thresholds."""
+    refuse_known(models, clips)
+    sets = [*non_digits, *generate_non_digits(clips.corpus, seed)]
+    scores, rejections = [], []
+    for model in models:
+        probabilities, digits = model.predict_proba(clips.corpus.waveforms)
+        scores.append(score_model(model.card, probabilities, clips.corpus))
+        kinds = {"digits": digits} | {s.kind: model.predict_proba(s.waveforms)[1] for s in sets}
+        rejections += [measure_rejection(model.card, kind, others, digits) for kind, others in kinds.items()]
+    definition = (
+        "Digits against clips without one, separated by the digit score: the share of each kind that is accepted where "
+        f"95 and 90 % of these digits are, and at a score of {IS_DIGIT:g}, the threshold of the models"
+    )
+    details = {"noise_seed": seed, "others": {s.kind: s.source for s in sets}}
+    return new_result(
+        REJECTION, definition, clips, models, scores=tuple(scores), rejections=tuple(rejections), details=details
+    )
 
 
-def score(card: ModelCard, probabilities: Floats, corpus: Corpus) -> ModelScore:
-    """One model's answers to a corpus."""
+def measure_rejection(card: ModelCard, kind: str, scores: Floats, digits: Floats) -> Rejection:
+    ranked = np.sort(digits)
+    below = np.searchsorted(ranked, scores, "left") + np.searchsorted(ranked, scores, "right")
+    thresholds = {f"{share:.0%}": float(np.quantile(digits, 1 - share)) for share in _ACCEPTED}
+    thresholds[f"score {IS_DIGIT:g}"] = IS_DIGIT
+    points = np.quantile(digits, np.linspace(1, 0, _ROC_POINTS))
+    return Rejection(
+        card.pipeline, card.seed, kind, len(scores), area=float(1 - below.mean() / (2 * len(digits))),
+        accepted={name: Count(int((scores >= least).sum()), len(scores)) for name, least in thresholds.items()},
+        roc=tuple((float((scores >= least).mean()), float((digits >= least).mean())) for least in points),
+    )  # fmt: skip
+
+
+def score_model(card: ModelCard, probabilities: Floats, corpus: Corpus) -> ModelScore:
+    """The accuracy of one model, given its (N, 10) probabilities of a corpus."""
     evaluation = Evaluation("", corpus.files, corpus.speakers, corpus.labels, probabilities)
     return ModelScore(
-        pipeline=card.pipeline, seed=card.seed, all=Count(evaluation.clips - evaluation.errors, evaluation.clips),
-        by_speaker={name: Count(*n) for name, n in evaluation.accuracy_by_speaker().items()},
-        by_digit={str(digit): Count(*n) for digit, n in evaluation.accuracy_by_digit().items()},
-        mistakes=tuple(evaluation.summary()["mistakes"]),
+        card.pipeline, card.seed, Count(evaluation.clips - evaluation.errors, evaluation.clips),
+        {name: Count(*n) for name, n in evaluation.accuracy_by_speaker().items()},
+        {str(digit): Count(*n) for digit, n in evaluation.accuracy_by_digit().items()}, evaluation.misclassified(),
     )  # fmt: skip
 
 
 def new_result(
-    protocol: str,
-    definition: str,
-    clips: TestClips,
-    models: Sequence[TrainedModel] = (),
-    *,
-    seeds: Sequence[int] = (),
-    details: Mapping[str, Any] | None = None,
-    **found: Any,
-) -> ProtocolResult:
-    """A result that says with what it was made. `found`: scores, curves, reliability."""
+    protocol: str, definition: str, clips: TestClips, models: Sequence[TrainedModel] = (), *,
+    seeds: Sequence[int] = (), details: Mapping[str, Any] | None = None, **figures: Any,
+) -> ProtocolResult:  # fmt: skip
+    """A result with its provenance. `figures`: scores, curves, reliability, rejections."""
     corpus = clips.corpus
     left_out = {"clips_left_out": [dataclasses.asdict(clip) for clip in corpus.skipped]} if corpus.skipped else {}
     return ProtocolResult(
@@ -296,5 +342,5 @@ def new_result(
         seeds=tuple(map(str, seeds)) or tuple(sorted({m.card.seed for m in models})),
         version=ml_training.__version__, git_commit=git_commit(),
         created=datetime.now(UTC).isoformat(timespec="seconds"), models=tuple(m.card for m in models),
-        details={**(details or {}), **left_out}, **found,
+        details={**(details or {}), **left_out}, **figures,
     )  # fmt: skip

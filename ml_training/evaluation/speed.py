@@ -1,4 +1,4 @@
-"""Measure exported models: latency, throughput, cold start, peak memory and size; accuracy on recordings."""
+"""Measure exported models: latency, throughput, cold start, peak memory, size, and accuracy on recordings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from digit_detector.classifier import load_classifier, model_file
 from digit_detector.errors import DigitError
 from digit_detector.examples import EXAMPLES, example_recording
 from digit_detector.labels import FILE_PRECISIONS, FP32, PIPELINES
-from ml_training.results import Count
+from ml_training.results import UNSEEN_SPEAKERS, Count
 
 BATCH_SIZES = (32, 256)
 PACKAGES = ("numpy", "onnxruntime", "torch", "librosa", "scikit-learn", "pocketsphinx", "faster-whisper")
@@ -34,7 +34,7 @@ print(json.dumps(peak_memory_mb()))
 
 
 class BenchmarkError(DigitError):
-    """A process whose start or memory was measured failed."""
+    """A measured process failed."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class ModelSpeed:
     precision: str
     file: str
     model_mb: float
-    latency_ms: Mapping[str, float]  # one clip on one thread, from samples to an answer: p50, p95, p99
+    latency_ms: Mapping[str, float]  # p50, p95, p99 of one clip on one thread, from samples to prediction
     clips_per_second: Mapping[str, Mapping[str, float]]  # threads -> batch size -> throughput
-    start_ms: float  # from the start of a process to its first answer, median
-    memory_mb: float | None  # peak of a process that answers batches of 32; None where the system does not say
-    accuracy: Mapping[str, Count] = field(default_factory=dict)  # protocol -> clips right
+    start_ms: float  # from the start of a process to its first prediction, median
+    memory_mb: float | None  # peak of a process that predicts batches of 32; None where the system does not say
+    accuracy: Mapping[str, Count] = field(default_factory=dict)  # by protocol
 
     @property
     def name(self) -> str:
@@ -61,26 +61,27 @@ def list_models(models_dir: str, pipelines: Sequence[str] = PIPELINES) -> list[t
     names = [(name, precision) for precision in FILE_PRECISIONS for name in pipelines]
     existing = [name for name in names if model_file(models_dir, *name).is_file()]
     if not existing:
-        load_classifier(models_dir, pipelines[0])  # says what is missing
+        load_classifier(models_dir, pipelines[0])  # raises the error that names what is missing
     return existing
 
 
 def measure_model(
     models_dir: str, pipeline: str, precision: str, samples: int = 1000, starts: int = 5, threads: Sequence[int] = (1,)
 ) -> ModelSpeed:
-    """Time `samples` clips of noise one by one and in batches, and `starts` processes that answer one recording.
+    """Time `samples` clips of noise one by one and in batches, and `starts` processes that predict one recording.
 
     Raises ModelError for a model that does not load, BenchmarkError for a process that fails.
     """
     file = model_file(models_dir, pipeline, precision)
+    latency: dict[str, float] = {}
     throughput: dict[str, dict[str, float]] = {}
     for count in threads:
         classifier = load_classifier(models_dir, pipeline, count, precision)
-        found = [classifier.benchmark_speed(samples, size) for size in BATCH_SIZES]
-        if count == threads[0]:
-            latency = {name: found[0][f"{name}_ms"] for name in ("p50", "p95", "p99")}  # type: ignore[literal-required]
-        throughput[str(count)] = {str(f["batch_size"]): f["batch_throughput_per_second"] for f in found}
-        throughput[str(count)] = {"1": found[0]["throughput_per_second"], **throughput[str(count)]}
+        speeds = [classifier.benchmark_speed(samples, size) for size in BATCH_SIZES]
+        first = speeds[0]
+        latency = latency or {"p50": first["p50_ms"], "p95": first["p95_ms"], "p99": first["p99_ms"]}
+        batches = {str(speed["batch_size"]): speed["batch_throughput_per_second"] for speed in speeds}
+        throughput[str(count)] = {"1": first["throughput_per_second"], **batches}
     start = start_command(models_dir, pipeline, precision, str(example_recording(EXAMPLES[0])))
     times = [run_once(start)[0] for _ in range(starts + 1)][1:]  # the first reads from disk
     _, output = run_once([sys.executable, "-P", "-c", _MEMORY, models_dir, pipeline, precision])
@@ -93,9 +94,9 @@ def measure_model(
 def score_models(
     models_dir: str, names: Sequence[tuple[str, str]], data_dir: str | None, folder: str | None, log: Path | None = None
 ) -> dict[str, list[Count]]:
-    """Protocol -> clips right of each model of `names`: FSDD's official test part, and labelled clips of a folder.
+    """Protocol -> accuracy of each model of `names`: on FSDD's official test part and on labelled clips of a folder.
 
-    `log` takes a line for the folder, as in `digits evaluate`. Raises DataError for recordings that cannot be read or
+    `log` gets a line for the folder, as in `digits evaluate`. Raises DataError for recordings that cannot be read or
     that a model was trained on.
     """
     from ml_training.config import TrainConfig
@@ -104,30 +105,29 @@ def score_models(
     from ml_training.evaluation.records import log_scoring
 
     models = [
-        model
-        for pipeline, precision in names
+        model for pipeline, precision in names
         for model in protocols.load_models([models_dir], pipeline, precision=precision)
-    ]
+    ]  # fmt: skip
     results = {}
     if data_dir is not None:
         clips = protocols.official_part(load_corpus(TrainConfig(dataset="fsdd", data_dir=data_dir)))
-        results[protocols.OFFICIAL] = protocols.official(models, clips)
+        results[protocols.OFFICIAL] = protocols.score_official(models, clips)
     if folder is not None:
-        strangers = protocols.TestClips(load_folder(Path(folder)), official=False)
-        results[protocols.STRANGERS] = protocols.strangers(models, strangers)
+        clips = protocols.TestClips(load_folder(Path(folder)), official=False)
+        results[UNSEEN_SPEAKERS] = protocols.score_unseen_speakers(models, clips)
         if log is not None:
-            log_scoring(log, results[protocols.STRANGERS])
+            log_scoring(log, results[UNSEEN_SPEAKERS])
     return {name: [score.all for score in result.scores] for name, result in results.items()}
 
 
 def start_command(models_dir: str, pipeline: str, precision: str, file: str) -> list[str]:
-    """The command line that answers `file` once."""
+    """The command that predicts `file` once."""
     flags = ["--model_dir", models_dir, "--pipeline", pipeline, "--precision", precision, "--audio", file]
     return [sys.executable, "-P", "-m", "ml_training.inference", *flags]
 
 
 def run_once(command: Sequence[str]) -> tuple[float, str]:
-    """Run a process to its end: milliseconds it took, and its output. Raises BenchmarkError where it fails."""
+    """Run a process to its end: milliseconds and output. Raises BenchmarkError when it fails."""
     began = time.perf_counter()
     done = subprocess.run(command, env=child_environment(), capture_output=True, text=True)
     milliseconds = 1e3 * (time.perf_counter() - began)
@@ -140,7 +140,7 @@ def run_once(command: Sequence[str]) -> tuple[float, str]:
 def child_environment() -> dict[str, str]:
     """The environment of measured processes: this checkout, compiled; one thread for numerical libraries."""
     threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    # pip compiles what it installs; a checkout is compiled by the first run, also where that was turned off
+    # Installed packages are compiled; a checkout is by the first run, even where that was turned off.
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     return {**kept, **dict.fromkeys(threads, "1"), "PYTHONPATH": path}
@@ -149,27 +149,28 @@ def child_environment() -> dict[str, str]:
 def peak_memory_mb() -> float | None:
     """Largest resident size of this process so far, MB; None on Windows."""
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage counts the process that started this one there
+    if status.exists():  # getrusage includes the parent process there
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1e3
     try:
         import resource
     except ImportError:
         return None
-    peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def machine() -> dict[str, str]:
-    """System, Python, processor, cores and the versions of the packages that compute."""
-    found = {"system": platform.platform(), "python": platform.python_version(), "cores": str(os.cpu_count())}
+    """System, Python, processor, cores and versions of the packages that compute."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    found["processor"] = models[0] if models else platform.processor() or platform.machine()
+    described = {
+        "system": platform.platform(), "python": platform.python_version(), "cores": str(os.cpu_count()),
+        "processor": models[0] if models else platform.processor() or platform.machine(),
+    }  # fmt: skip
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            described[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return described

@@ -25,7 +25,7 @@ from ml_training.report.tables import (
 from ml_training.results import Count, ProtocolResult
 
 NOTHING = "Nothing was evaluated"
-TELLING = ("strangers", "loso", "cv", "official")  # protocols, the one that tells most of strangers' voices first
+TELLING = ("unseen_speakers", "loso", "cv", "official")  # protocols, the one that tells most of strangers' voices first
 
 
 @dataclass(frozen=True)

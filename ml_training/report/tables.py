@@ -67,7 +67,7 @@ def title_of(result: ProtocolResult) -> str:
     noises = (result.details or {}).get("noise_folder")
     titles = {
         "official": "Official test part", "cv": "Cross-validation", "loso": "Leave one speaker out",
-        "strangers": "Strangers",
+        "unseen_speakers": "Unseen speakers",
         "noise": "Noise and other changes", "calibration": "Calibration", "rejection": "Not a digit",
         "comparison": "Beside other recognisers",
     }  # fmt: skip

@@ -15,7 +15,6 @@ from digit_detector.audio import LOUDEST
 from digit_detector.errors import DataError
 from digit_detector.memory import available_memory
 from digit_detector.model_file import model_metadata
-from ml_training.calibration import temperature_for_other_voices
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.dataset_loader import load_corpus
@@ -23,6 +22,7 @@ from ml_training.data.mapped_arrays import take
 from ml_training.data.negatives import with_negatives
 from ml_training.data.splits import Split, split_corpus
 from ml_training.data.synthetic_voices import settled, with_synthetic_voices
+from ml_training.metrics import fit_logit_temperature
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import DataSummary, Evaluation, Floats, Ints
 from ml_training.training.setup import Clips, MappedRows, predict
@@ -156,4 +156,4 @@ def fitted_temperature(model: DigitModel, pipeline: Pipeline, material: Training
     validation = material.part(material.digits(material.split.validation))
     scores = predict(model, validation.waveforms).scores.numpy()
     power = pipeline.temperature_power
-    return temperature_for_other_voices(scores, validation.labels.numpy(), power), len(validation)
+    return fit_logit_temperature(scores, validation.labels.numpy(), power), len(validation)

@@ -15,10 +15,8 @@ from digit_detector.model_file import model_metadata
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.deploy.export import export_onnx
+from ml_training.evaluation.cross_validation import RESULT, load_fold, plan_folds, train_fold
 from ml_training.evaluation.cross_validation import Plan as FoldPlan
-from ml_training.evaluation.cross_validation import planned_folds
-from ml_training.evaluation.folds import RESULT, finished, train_fold
-from ml_training.evaluation.protocols import THROWN
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import EpochRecord
 from ml_training.training.callbacks import Unobserved
@@ -122,8 +120,8 @@ class ObjectiveFn:
     def _cross_validate(self, config: TrainConfig, folder: Path, report: Report) -> TrialResult:
         correct = clips = epochs = 0
         for step, fold in enumerate(self._folds(config), 1):
-            found = finished(fold, folder, self.say) or train_fold(
-                fold, self.corpus, folder, self.stop, THROWN, self.say, lambda number, share: None
+            found = load_fold(fold, folder, self.say) or train_fold(
+                fold, self.corpus, folder, self.stop, False, self.say, lambda number, share: None
             )
             correct += found["test"]["clips"] - found["test"]["errors"]
             clips += found["test"]["clips"]
@@ -133,7 +131,7 @@ class ObjectiveFn:
 
     def _folds(self, config: TrainConfig) -> list[Any]:
         plan = FoldPlan(self.folds if self.objectives[0] == "cv" else None, seeds=(config.seed,))
-        return planned_folds(self.corpus, [self.pipeline], config, plan)
+        return plan_folds(self.corpus, [self.pipeline], config, plan)
 
     def _material(self, config: TrainConfig) -> TrainingData:
         key = tuple(getattr(config, name) for name in DATA)

@@ -18,8 +18,7 @@ from ml_training.config import TrainConfig, to_dict
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.feature_cache import Cache, use_cache
-from ml_training.evaluation.job_progress import JobProgress
-from ml_training.evaluation.process_pool import CRASHED, Outcome, run_jobs
+from ml_training.evaluation.process_pool import CRASHED, JobProgress, Outcome, run_jobs
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import Pipeline
 from ml_training.report.tuning import SearchPage, TrialRow, write_search_report

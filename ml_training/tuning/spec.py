@@ -92,7 +92,7 @@ class SearchSpec:
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything that must be the same for a search to go on, as JSON gives it back."""
-        from ml_training.evaluation.folds import PER_FOLD
+        from ml_training.evaluation.cross_validation import PER_FOLD
         from ml_training.training.checkpoint import FREE_SETTINGS
 
         values = {

@@ -1,4 +1,4 @@
-"""Jobs in processes: results, errors, crashes that fail one job alone, and signals that let jobs finish a step."""
+"""Jobs in processes: results, errors, crashes that fail one job alone, signals after which jobs finish their step."""
 
 from __future__ import annotations
 

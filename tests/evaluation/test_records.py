@@ -1,21 +1,26 @@
-"""Results on disk: names that keep different questions apart, and pages made of files alone."""
+"""Results on disk: their names, the page made of them, files of 0.1, and comparisons fold by fold."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from digit_detector.errors import DataError
 from digit_detector.labels import PIPELINES
 from ml_training.evaluation import records
-from ml_training.results import Count, ModelScore, ProtocolResult
+from ml_training.evaluation.significance import compare_folds
+from ml_training.metrics import mcnemar
+from ml_training.report.tables import comparison
+from ml_training.results import Count, Misclassified, ModelScore, ProtocolResult
 
 
 def result(
     protocol: str = "official", data: str = "FSDD v1", pipelines: tuple[str, ...] = PIPELINES, **details: object
-):
+) -> ProtocolResult:
     scores = tuple(ModelScore(p, "0", Count(9, 10), {"ann": Count(9, 10)}, {"1": Count(9, 10)}) for p in pipelines)
     return ProtocolResult(
         protocol=protocol, definition="d", data=data, data_hash="h", synthetic=False, clips=10, speakers=1,
@@ -23,133 +28,174 @@ def result(
     )  # fmt: skip
 
 
-def test_the_same_question_has_the_same_name_and_others_have_others() -> None:
-    asked = [
-        result(), result("strangers"), result(data="mine"), result(pipelines=("mfcc",)),
+def test_different_questions_have_different_names_that_file_systems_take(tmp_path: Path) -> None:
+    crowd = [f"speaker {i}" for i in range(90)]
+    results = [
+        result(), result("unseen_speakers"), result(data="mine"), result(pipelines=("mfcc",)),
         result(pipelines=("mfcc", "raw_cnn")), result("noise"), result("noise", noise_folder="noise/train"),
         result("noise", noise_folder="noise/eval"), result("loso", left_out=[]), result("loso", left_out=["theo"]),
+        result("loso", left_out=crowd), result("loso", left_out=crowd[:-1]), result(data="数字" * 60),
     ]  # fmt: skip
-    assert len({records.file_name(r) for r in asked}) == len(asked)
-    assert records.file_name(result()) == "official_fsdd_v1"
-    assert records.file_name(asked[-1]) == "loso_fsdd_v1_theo"
+    assert len({records.save_result(r, tmp_path) for r in results}) == len(list(tmp_path.iterdir())) == len(results)
+    assert records.file_name(results[0]) == "official_fsdd_v1"
+    assert records.file_name(results[9]) == "loso_fsdd_v1_theo"
 
 
-def test_a_name_is_never_longer_than_file_systems_take(tmp_path: Path) -> None:
-    crowd = [f"speaker {i}" for i in range(90)]
-    long = [result("loso", left_out=crowd), result("loso", left_out=crowd[:-1]), result(data="数字" * 60)]
-    assert len({records.save_result(r, tmp_path) for r in long}) == len(list(tmp_path.iterdir())) == len(long)
-
-
-def test_a_result_that_replaces_an_answer_to_something_else_says_so(tmp_path: Path) -> None:
-    said: list[str] = []
-    short, long = result("loso", trainings={"mfcc": {"epochs": 1}}), result("loso", trainings={"mfcc": {"epochs": 50}})
-    for found in (result(), result(), dataclasses.replace(result(), data_hash="other"), long, long, short):
-        records.save_result(found, tmp_path, said.append)
-    assert said == [
-        f"{tmp_path / 'official_fsdd_v1.json'}: replaces a result of other recordings; "
-        "--output or --log_dir elsewhere keeps both",
-        f"{tmp_path / 'loso_fsdd_v1.json'}: replaces a result of other settings; "
-        "--output or --log_dir elsewhere keeps both",
-    ]
-
-
-def test_other_clips_without_a_digit_are_another_question(tmp_path: Path) -> None:
-    said: list[str] = []
+def test_a_result_that_replaces_one_of_other_settings_is_reported(tmp_path: Path) -> None:
+    lines: list[str] = []
+    short, long = (result("loso", trainings={"mfcc": {"epochs": n}}) for n in (1, 50))
+    for each in (short, short, long, dataclasses.replace(long, data_hash="other")):
+        records.save_result(each, tmp_path, lines.append)
     for words in ("10 clips in a", "10 clips in a", "12 clips in b"):
-        records.save_result(result("rejection", others={"words": words}), tmp_path, said.append)
-    assert len(said) == 1
-    assert "replaces a result of other clips without a digit" in said[0]
+        records.save_result(result("rejection", others={"words": words}), tmp_path, lines.append)
+    replaced = [line.partition("replaces a result of other ")[2].partition(";")[0] for line in lines]
+    assert replaced == ["settings", "recordings", "clips without a digit"]
 
 
-def test_results_come_back_in_the_order_of_protocols(tmp_path: Path) -> None:
-    for protocol in ("calibration", "official", "strangers"):
+def test_results_are_sorted_by_protocol_and_foreign_files_are_named(tmp_path: Path) -> None:
+    for protocol in ("calibration", "official", "unseen_speakers"):
         records.save_result(result(protocol), tmp_path)
-    assert [r.protocol for r in records.load_results(tmp_path)] == ["official", "strangers", "calibration"]
+    assert [r.protocol for r in records.load_results(tmp_path)] == ["official", "unseen_speakers", "calibration"]
     assert records.load_results(tmp_path / "nowhere") == []
+    for content in ("", "[]", "{}", '{"scores": 3}', '{"scores": [], "curves": [], "reliability": []}'):
+        (tmp_path / "mine.json").write_text(content, encoding="utf-8")
+        with pytest.raises(DataError, match=r"mine\.json is no result of evaluate\.py"):
+            records.load_results(tmp_path)
+    lines: list[str] = []
+    assert len(records.load_results(tmp_path, lines.append)) == 3
+    assert "mine.json" in lines[0]
 
 
-@pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"scores": 3}', '{"scores": [], "curves": [], "reliability": []}']
-)
-def test_a_foreign_file_is_named(content: str, tmp_path: Path) -> None:
-    (tmp_path / "mine.json").write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=r"mine\.json is no result of evaluate\.py"):
-        records.load_results(tmp_path)
+def test_files_of_0_1_are_read_and_replaced(tmp_path: Path) -> None:
+    clip = Misclassified("1.wav", 3, 8, 0.5)
+    made = result("unseen_speakers", data="people", pipelines=("mfcc",))
+    made = dataclasses.replace(made, scores=(dataclasses.replace(made.scores[0], misclassified=(clip,)),))
+    values = made.to_dict() | {"protocol": "strangers"}
+    del values["rejections"]
+    mistake = {"file": "1.wav", "digit": 3, "heard": 8, "confidence": 0.5}
+    values["scores"] = [
+        {k: v for k, v in values["scores"][0].items() if k != "misclassified"} | {"mistakes": [mistake]}
+    ]
+    old = tmp_path / "strangers_people_mfcc.json"
+    old.write_text(json.dumps(values), encoding="utf-8")
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "strangers_people_mfcc_accuracy.png").touch()
+    assert records.load_result(old) == made
+    records.update_docs(tmp_path, tmp_path / "page.md")
+    assert "people: accuracy](plots/strangers_people_mfcc_accuracy.png)" in (tmp_path / "page.md").read_text()
+    new = records.save_result(made, tmp_path)
+    assert list(tmp_path.glob("*.json")) == [new]
 
 
-def test_the_page_is_made_of_files_and_of_nothing_else(tmp_path: Path) -> None:
-    records.save_result(result(), tmp_path / "json")
-    page = tmp_path / "results.md"
-    assert records.update_docs(tmp_path / "json", page) == 1
-    first = page.read_text(encoding="utf-8")
-    page.write_text("typed by somebody", encoding="utf-8")
-    records.update_docs(tmp_path / "json", page)
-    assert page.read_text(encoding="utf-8") == first
-    assert "| mfcc | 0 | 1 of 10 | 90.0 % |" in first
-    assert "protocol official; seeds 0; data FSDD v1, hash h; version 1; commit c" in first
-    assert "Every time" not in first
-
-
-def test_results_of_a_sub_folder_are_a_part_of_their_own(tmp_path: Path) -> None:
+def test_the_page_is_made_of_results_and_plots_of_the_folder_and_its_sub_folders(tmp_path: Path) -> None:
     folder, page = tmp_path / "json", tmp_path / "results.md"
     records.save_result(result(), folder)
     for inner in ("shipped_models", "earlier"):
-        for found in (result("strangers", data="people"), result("noise")):
-            records.save_result(found, folder / inner)
-        plots = folder / inner / "plots"
-        plots.mkdir()
-        (plots / "strangers_people_accuracy.png").write_bytes(b"")
+        for each in (result("unseen_speakers", data="people"), result("noise")):
+            records.save_result(each, folder / inner)
+        (folder / inner / "plots").mkdir()
+        (folder / inner / "plots" / "unseen_speakers_people_accuracy.png").touch()
     (folder / "plots").mkdir()
-    (folder / "plots" / "official_fsdd_v1_accuracy.png").write_bytes(b"")
-    (folder / "empty").mkdir()
+    (folder / "plots" / "official_fsdd_v1_accuracy.png").touch()
     records.save_result(result("noise"), folder / ".copies")
-    assert records.update_docs(folder, page) == 5
+    (folder / "train_logs").mkdir()
+    for content in ("{}", "[", "3", '{"test": {"protocol": "official"}}'):
+        (folder / "train_logs" / "metrics_summary_mfcc.json").write_text(content, encoding="utf-8")
+        page.write_text("typed", encoding="utf-8")
+        assert records.update_docs(folder, page) == 5
     text = page.read_text(encoding="utf-8")
     assert [line for line in text.splitlines() if line.startswith(("# ", "## ", "!["))] == [
         "# Results", "## Official test part: FSDD v1",
         "![Official test part: FSDD v1: accuracy](json/plots/official_fsdd_v1_accuracy.png)",
-        "# Earlier", "## Strangers: people",
-        "![Strangers: people: accuracy](json/earlier/plots/strangers_people_accuracy.png)",
+        "# Earlier", "## Unseen speakers: people",
+        "![Unseen speakers: people: accuracy](json/earlier/plots/unseen_speakers_people_accuracy.png)",
         "## Noise and other changes: FSDD v1",
-        "# Shipped models", "## Strangers: people",
-        "![Strangers: people: accuracy](json/shipped_models/plots/strangers_people_accuracy.png)",
+        "# Shipped models", "## Unseen speakers: people",
+        "![Unseen speakers: people: accuracy](json/shipped_models/plots/unseen_speakers_people_accuracy.png)",
         "## Noise and other changes: FSDD v1",
     ]  # fmt: skip
+    assert "| mfcc | 0 | 1 of 10 | 90.0 % |" in text
+    assert "protocol official; seeds 0; data FSDD v1, hash h; version 1; commit c" in text
+    assert "Every time" not in text
+    (folder / "earlier" / "mine.json").write_text('{"protocol": "official"}', encoding="utf-8")
+    with pytest.raises(DataError, match=r"earlier.mine\.json is no result of evaluate\.py"):
+        records.update_docs(folder, page)
 
 
-def test_sub_folders_alone_make_a_page_and_nothing_makes_none(tmp_path: Path) -> None:
+def test_no_results_make_no_page_and_sub_folders_alone_do(tmp_path: Path) -> None:
     page = tmp_path / "results.md"
+    (tmp_path / "json" / "plots").mkdir(parents=True)
     for folder in (tmp_path / "json", tmp_path / "nowhere"):
         with pytest.raises(DataError, match="holds no results to write"):
             records.update_docs(folder, page)
-    (tmp_path / "json" / "plots").mkdir(parents=True)
-    with pytest.raises(DataError, match="holds no results to write"):
-        records.update_docs(tmp_path / "json", page)
     assert not page.exists()
     records.save_result(result(), tmp_path / "json" / "shipped")
     assert records.update_docs(tmp_path / "json", page) == 1
-    assert page.read_text(encoding="utf-8").index("# Shipped") < page.read_text(encoding="utf-8").index("## Official")
 
 
-@pytest.mark.parametrize("content", ["{}", "[", '{"protocol": "official"}'])
-def test_a_foreign_file_beside_the_results_of_a_sub_folder_is_named_too(content: str, tmp_path: Path) -> None:
-    records.save_result(result(), tmp_path)
-    records.save_result(result(), tmp_path / "shipped")
-    (tmp_path / "shipped" / "mine.json").write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=r"shipped.mine\.json is no result of evaluate\.py"):
-        records.update_docs(tmp_path, tmp_path / "results.md")
-
-
-@pytest.mark.parametrize("content", ["{}", "[", "3", '{"test": {"protocol": "official"}}'])
-def test_a_sub_folder_of_other_things_is_no_part(content: str, tmp_path: Path) -> None:
-    records.save_result(result(), tmp_path)
-    (tmp_path / "train_logs").mkdir()
-    (tmp_path / "train_logs" / "metrics_summary_mfcc.json").write_text(content, encoding="utf-8")
-    assert records.update_docs(tmp_path, tmp_path / "results.md") == 1
-    assert "# Train logs" not in (tmp_path / "results.md").read_text(encoding="utf-8")
-
-
-def test_a_log_that_cannot_be_written_is_one_of_our_errors(tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_is_a_data_error(tmp_path: Path) -> None:
     (tmp_path / "log.md").mkdir()
     with pytest.raises(DataError, match="cannot log the scoring"):
-        records.log_scoring(tmp_path / "log.md", result("strangers"))
+        records.log_scoring(tmp_path / "log.md", result("unseen_speakers"))
+
+
+def folds(wrong: dict[str, set[int]], pipeline: str = "mfcc", **changes: Any) -> ProtocolResult:
+    """Two folds of ten clips; `wrong` names clips 0 to 9 of folds 1/2 and 2/2."""
+    details = [
+        {"pipeline": pipeline, "seed": 0, "left_out": name, "clips": 10, "right": 10 - len(clips), "trained_on": 10}
+        for name, clips in wrong.items()
+    ]
+    clips = tuple(Misclassified(f"{name}_{clip}", 0, 1, 0.5) for name, clips in wrong.items() for clip in clips)
+    right = Count(20 - len(clips), 20)
+    made = dataclasses.replace(
+        result("cv", folds=details), scores=(ModelScore(pipeline, "0", right, {"ann": right}, {}, clips),)
+    )
+    return dataclasses.replace(made, **changes)
+
+
+FIRST, SECOND = {"1/2": {0}, "2/2": {0, 1}}, {"1/2": {0, 1, 2}, "2/2": {2, 3, 4}}
+
+
+def test_clips_and_folds_are_paired() -> None:
+    (pair,) = compare_folds(folds(FIRST), folds(SECOND))
+    assert (pair.clips, pair.folds, pair.only_this, pair.only_other) == (20, 2, 5, 2)
+    assert pair.mcnemar == pytest.approx(mcnemar(5, 2))
+    assert pair.difference == pytest.approx((0.2 + 0.1) / 2)
+    assert pair.low < pair.difference < pair.high
+    (pair,) = compare_folds(folds(FIRST), folds(SECOND, "raw_cnn"))
+    assert (pair.pipeline, pair.other) == ("mfcc", "raw_cnn"), "the only ones of both"
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (folds(SECOND, data_hash="cd" * 32), "the same protocol on the same recordings"),
+        (folds(SECOND, protocol="loso"), "the same protocol on the same recordings"),
+        (folds({"1/2": {0}}), "expected the same folds and seeds"),
+        (folds(SECOND, details={}), "has no folds"),
+        (folds(SECOND, details={"folds": [{"pipeline": "mfcc"}]}), "of an older version"),
+    ],
+)
+def test_other_folds_cannot_be_compared(other: ProtocolResult, expected: str) -> None:
+    with pytest.raises(DataError, match=expected):
+        compare_folds(folds(FIRST), other)
+
+
+@pytest.mark.parametrize(
+    ("this", "other", "expected"),
+    [
+        ({"1/2": {0}}, {"1/2": {1, 2}}, "+10.00 points (one fold has no interval)|-"),
+        ({"1/2": {0}, "2/2": {1}}, {"1/2": {1, 2}, "2/2": {3, 4}}, "+10.00 points (+10.00 to +10.00)|p = 0.0e+00"),
+    ],
+)
+def test_a_comparison_without_spread_survives_json(
+    tmp_path: Path, this: dict[str, set[int]], other: dict[str, set[int]], expected: str
+) -> None:
+    """JSON has neither NaN nor infinity."""
+    made = folds(this)
+    pairs = [dataclasses.asdict(pair) for pair in compare_folds(made, folds(other))]
+    against = {"with": "cv.json", "created": "then", "pairs": pairs}
+    made = dataclasses.replace(made, details={**(made.details or {}), "compared": against})
+    for each in (made, records.load_result(records.save_result(made, tmp_path))):
+        (table,) = comparison(each)
+        assert "|".join(table.rows[0][1:3]) == expected

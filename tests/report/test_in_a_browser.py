@@ -82,7 +82,7 @@ def evaluation(folder: Path, _: Callable[..., PipelineResult]) -> None:
     curves = tuple(
         Curve("white", "White noise", "signal-to-noise ratio over the word, dB", p, "0", points) for p in PIPELINES
     )
-    results = [scored("official"), scored("strangers"), replace(scored("noise"), curves=curves)]
+    results = [scored("official"), scored("unseen_speakers"), replace(scored("noise"), curves=curves)]
     pages = [(result, plot_result(result, folder / "plots", result.protocol)) for result in results]
     write_evaluation_report(pages, folder / "report.html")
 
@@ -147,7 +147,7 @@ def test_each_report_begins_with_what_came_out(
     rows = tab.locator("#overview tbody tr")
     assert rows.count() == 2  # of noise there are curves
     assert rows.nth(1).locator(".wins").inner_text() == "94.7\N{NO-BREAK SPACE}%"
-    assert "Strangers: strangers; 1,000 clips, the mean of 3 seeds" in tab.locator(".lede").inner_text()
+    assert "Unseen speakers: strangers; 1,000 clips, the mean of 3 seeds" in tab.locator(".lede").inner_text()
     assert opened(tuning) == "94.00 % of the validation clips right: the best of 11 trials"
     table = tab.locator("table").first.locator("tbody tr").all_inner_texts()
     assert [row.split("\t") for row in table] == [

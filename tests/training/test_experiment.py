@@ -20,10 +20,10 @@ from torch import Tensor
 
 from digit_detector.classifier import load_classifier
 from digit_detector.errors import ConfigError, DataError, Interrupted
-from ml_training.calibration import temperature_for_other_voices
 from ml_training.config import TrainConfig, load_config
 from ml_training.data.corpus import Corpus
 from ml_training.data.splits import split_corpus
+from ml_training.metrics import fit_logit_temperature
 from ml_training.training.checkpoint import BEST, load_checkpoint
 from ml_training.training.experiment import RunOutcome, run
 from ml_training.training.setup import predict
@@ -341,7 +341,7 @@ def test_the_temperature_is_fitted_on_validation_and_told_everywhere(
     corpus = small_corpus(tiny)
     split = split_corpus(corpus, result.config)
     scores = predict(model, torch.from_numpy(corpus.waveforms[split.validation])).scores
-    expected = temperature_for_other_voices(scores.numpy(), corpus.labels[split.validation], power=0.7)
+    expected = fit_logit_temperature(scores.numpy(), corpus.labels[split.validation], power=0.7)
     assert result.temperature == pytest.approx(expected, rel=1e-6)
     assert abs(expected - 1) > 0.02, "a temperature of 1 would show nothing"
     assert float(weights["temperature"]) == result.temperature
