@@ -219,15 +219,15 @@ def test_an_evaluation_is_recorded_with_the_version(
     words = ["--protocol", "unseen_speakers", "calibration", "--folder", str(tiny_folder), "--pipeline", "mfcc"]
     assert evaluate.main([*words, "--version", "4"]) == 0
     shown = capsys.readouterr()
-    assert "strangers: recorded with version 4 in models/mfcc_classifier" in shown.err
+    assert "unseen_speakers: recorded with version 4 in models/mfcc_classifier" in shown.err
     found = read_version(FOLDER, 4).metrics
     assert list(found) == ["unseen_speakers", "calibration"]
     assert found["unseen_speakers"][tiny_folder.name]["clips"] == 200
     assert 0.9 < found["unseen_speakers"][tiny_folder.name]["accuracy"] <= 1
     assert {"calibration_error_before", "calibration_error_after"} <= found["calibration"][tiny_folder.name].keys()
     assert read_version(FOLDER, 3) == before
-    assert f"metrics.strangers.{tiny_folder.name}.accuracy" in output("compare", "3", "4")
-    (written,) = Path("evaluation_results").glob("strangers_*.json")
+    assert f"metrics.unseen_speakers.{tiny_folder.name}.accuracy" in output("compare", "3", "4")
+    (written,) = Path("evaluation_results").glob("unseen_speakers_*.json")
     assert json.loads(written.read_text())["models"][0]["file"] == "models/mfcc_classifier/versions/4/model.onnx"
     assert evaluate.main([*words, "--version", "9"]) == 1
     assert "has no version 9, only 1, 2, 3, 4" in capsys.readouterr().err
