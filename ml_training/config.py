@@ -19,10 +19,8 @@ from typing import Any
 
 from digit_detector.errors import ConfigError, did_you_mean
 from digit_detector.fields import choice, number_or, setting
-from digit_detector.labels import (
-    PIPELINES,
-    TRAINED,
-)
+from digit_detector.labels import TRAINED
+from ml_training.registry import get_pipeline, pipeline_names, stored_name
 
 DATASETS = ("auto", "fsdd", "folder", "synthetic")
 SPLITS = ("official", "random", "speaker", "fold")
@@ -88,7 +86,9 @@ class AugmentationConfig:
 class TrainConfig:
     """Everything that decides a training run."""
 
-    pipeline: str = choice("all", *PIPELINES, default="all", help="which pipeline to train")
+    pipeline: str = setting(
+        "all", f"which pipeline to train: all, {', '.join(pipeline_names())}, or your own as module:ATTRIBUTE"
+    )
     dataset: str = choice(*DATASETS, default="auto", help="which recordings; auto falls back to synthetic speech")
     data_dir: str | None = setting(
         None, "folder or table of recordings (default: $DIGIT_DATA_DIR, the cache, a download)"
@@ -153,6 +153,14 @@ class TrainConfig:
         faults = _value_faults(type(self), vars(self))
         if not faults and isinstance(self.augmentation, Mapping):
             object.__setattr__(self, "augmentation", _whole(AugmentationConfig, self.augmentation))
+        if (
+            isinstance(self.pipeline, str)
+            and ":" not in self.pipeline
+            and self.pipeline not in ("all", *pipeline_names())
+        ):
+            hint = did_you_mean(self.pipeline, pipeline_names())
+            names = ", ".join(("all", *pipeline_names()))
+            faults.append(f"pipeline: expected one of {names} or module:ATTRIBUTE, got {self.pipeline!r}{hint}")
         if self.dataset == "synthetic" and self.synthetic_share:
             faults.append("synthetic_share is for recordings: dataset 'synthetic' has no other clips to mix with")
         if self.mlflow is not None and not _is_mlflow_address(self.mlflow):
@@ -176,14 +184,16 @@ class TrainConfig:
     @property
     def pipelines(self) -> tuple[str, ...]:
         """The pipelines that this run trains."""
-        return PIPELINES if self.pipeline == "all" else (self.pipeline,)
+        if self.pipeline == "all":
+            return pipeline_names()
+        return (get_pipeline(self.pipeline).name if ":" in self.pipeline else self.pipeline,)
 
     def resolved(self, pipeline: str, recipe: Recipe) -> TrainConfig:
         """This configuration for one pipeline, everything left open taken from its recipe."""
         own = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if getattr(self, f.name) is None}
         if isinstance(self.augmentation, Mapping):
             own["augmentation"] = dataclasses.replace(recipe.augmentation, **self.augmentation)
-        return dataclasses.replace(self, pipeline=pipeline, **own)
+        return dataclasses.replace(self, pipeline=stored_name(pipeline), **own)
 
     @property
     def augmenting(self) -> AugmentationConfig:

@@ -16,7 +16,7 @@ from typing import Any
 from digit_detector.cli.parser import OneLineParser
 from digit_detector.cli.program import program, require
 from digit_detector.errors import ConfigError, Interrupted
-from digit_detector.labels import FILE_PRECISIONS, FP32, PIPELINES
+from digit_detector.labels import FILE_PRECISIONS, FP32
 from ml_training.config import DATASETS, TrainConfig, load_config
 
 NEEDED = ("matplotlib", "jinja2")
@@ -31,7 +31,7 @@ def parser() -> OneLineParser:
     flags = OneLineParser(description="Evaluate digit recognisers by named protocols: JSON, tables, plots, a report.")
     add = flags.add_argument
     add("--protocol", nargs="+", choices=PROTOCOLS, default=[], metavar="NAME", help=", ".join(PROTOCOLS))
-    add("--pipeline", choices=("all", *PIPELINES), default=SUPPRESS, help="who is evaluated (default: all)")
+    add("--pipeline", metavar="NAME", default=SUPPRESS, help="who is evaluated (default: all)")
     add("--models_dir", "--model_dir", nargs="+", default=["models"], metavar="DIR",
         help="folders of trained models; several, e.g. one a seed, are told side by side with their mean")  # fmt: skip
     add("--precision", choices=FILE_PRECISIONS, default=FP32, help="which of their files answers")
@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         outcome = evaluate(
             Request(
-                protocols=tuple(namespace.protocol), config=config, models_dirs=tuple(namespace.models_dir),
+                protocols=tuple(namespace.protocol), config=config,
+                pipeline=getattr(namespace, "pipeline", config.pipeline), models_dirs=tuple(namespace.models_dir),
                 precision=namespace.precision, model_version=namespace.version,
                 folders=tuple(namespace.folder), noise_dir=namespace.noise_dir,
                 others=tuple(namespace.others), noise_seed=namespace.noise_seed,
@@ -103,6 +104,8 @@ def config_from(namespace: Namespace) -> TrainConfig:
     """Flags over the file of --config over the defaults. Raises ConfigError."""
     values: dict[str, Any] = load_config(namespace.config) if "config" in namespace else {}
     values |= {name: getattr(namespace, name) for name in SETTINGS if name in namespace}
+    if "pipeline" in namespace and not set(TRAINING) & set(namespace.protocol):
+        del values["pipeline"]  # of models that are there: their class need not be
     if values.get("split") in ("speaker", "fold"):  # the settings of one fold are welcome, what it leaves out is not
         raise ConfigError(["split: the protocol decides it, leave it and held_out_speaker out"], namespace.config)
     return TrainConfig(**values)

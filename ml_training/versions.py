@@ -20,7 +20,7 @@ from digit_detector.cli.parser import OneLineParser
 from digit_detector.cli.program import program
 from digit_detector.errors import DigitError, ModelError
 from digit_detector.files import check_not_shipped
-from digit_detector.labels import PIPELINES, PRETRAINED, model_folder
+from digit_detector.labels import PRETRAINED, model_folder, trained_pipelines
 from digit_detector.versions import any_there, read_version, state_of
 from ml_training.deploy import version_store
 from ml_training.deploy.version_tables import compared, differences, list_values, listed, row_values, shown
@@ -44,7 +44,7 @@ def parser() -> OneLineParser:
     add("action", choices=ACTIONS, metavar="ACTION", help=told)
     add("numbers", nargs="*", type=int, metavar="NUMBER", help="of versions: show 3, compare 2 3, promote 3")
     add("--models_dir", "--model_dir", default="models", metavar="DIR", help="folder of trained models")
-    add("--pipeline", choices=PIPELINES, help="whose versions; may be left out where one pipeline alone has any")
+    add("--pipeline", metavar="NAME", help="whose versions; may be left out where one pipeline alone has any")
     add("--keep", type=int, metavar="N", help="how many of the newest versions prune leaves, beside the promoted one")
     add("--yes", action="store_true", help="prune deletes; without it, it only says what")
     add("--json", action="store_true", help="JSON instead of lines")
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _pipelines(args: Namespace) -> list[str]:
     """The pipelines whose versions are meant. Raises ModelError where there are none."""
-    wanted = PIPELINES if args.pipeline is None else (args.pipeline,)
+    wanted = trained_pipelines(args.models_dir) if args.pipeline is None else (args.pipeline,)
     found = [name for name in wanted if any_there(model_folder(args.models_dir, name))]
     if not found:
         whose = "" if args.pipeline is None else f" of {args.pipeline}"

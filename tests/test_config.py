@@ -49,12 +49,12 @@ def test_every_fault_is_listed() -> None:
         augmentation=AugmentationConfig(noise_probability=2.0, speed=(1.2, 0.9)),
     )  # fmt: skip
     assert faults == [
-        "pipeline: expected one of all, mfcc, mel_cnn, raw_cnn, got 'mel'",
         "epochs: expected a number from 1 to 100000, got 0",
         "seed: expected a whole number, got 'one'",
         "keep_checkpoints: expected 'all' or a whole number above 0, got 'none'",
         "augmentation.speed: expected the smaller number first, got 1.2 0.9",
         "augmentation.noise_probability: expected a number from 0 to 1, got 2.0",
+        "pipeline: expected one of all, mfcc, mel_cnn, raw_cnn or module:ATTRIBUTE, got 'mel', did you mean mel_cnn?",
         "held_out_speaker is only for split 'speaker', not 'official'",
     ]
 

@@ -217,7 +217,7 @@ def test_flags_out_of_range_are_listed_together() -> None:
         (["--batchsize", "3"], "unknown argument --batchsize, did you mean --batch_size?"),
         (["--epoch=3"], "unknown argument --epoch=3, did you mean --epochs?"),
         (["mfcc"], "unknown argument mfcc"),
-        (["--pipeline", "tree"], "invalid choice: 'tree'"),
+        (["--device", "tree"], "invalid choice: 'tree'"),
         (["--epochs", "many"], "invalid int value: 'many'"),
         (["--epochs"], "expected one argument"),
         (["--augmentation.speed", "1"], "expected 2 arguments"),

@@ -39,7 +39,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ("train --pipeline nosuch", 2, "invalid choice: 'nosuch'"),
+        ("train --pipeline nosuch", 2, "got 'nosuch'"),
         ("train --nosuch 3", 2, "unknown argument --nosuch"),
         ("train --epochs 0", 2, "epochs: expected a number from 1"),
         ("train --config bad.json", 2, "2 faults in bad.json"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from digit_detector.errors import CheckpointError
 from digit_detector.files import check_not_shipped
-from digit_detector.labels import PIPELINES, PRETRAINED, model_folder
+from digit_detector.labels import PRETRAINED, model_folder, trained_pipelines
 
 BEST = "best_model.pt"
 
@@ -15,7 +15,7 @@ def checkpoints_in(models_dir: str, pipeline: str) -> tuple[str, ...]:
     Raises CheckpointError where there are none.
     """
     check_not_shipped(models_dir)
-    names = PIPELINES if pipeline == "all" else (pipeline,)
+    names = trained_pipelines(models_dir) if pipeline == "all" else (pipeline,)
     files = [model_folder(models_dir, name) / BEST for name in names]
     there = tuple(str(path) for path in files if path.is_file())
     if not there:

@@ -67,6 +67,7 @@ class Request:
 
     protocols: tuple[str, ...]
     config: TrainConfig  # which recordings and pipelines; for loso how to train
+    pipeline: str | None = None  # of the models there; None is the config's
     models_dirs: tuple[str, ...] = ("models",)
     precision: str = FP32  # of their files
     model_version: int | None = None  # of the models there; None is the promoted one
@@ -241,7 +242,7 @@ def _by_folds(
     """What the trainings of cv or loso find."""
     # These need torch; protocols of models that are there do without.
     from ml_training.evaluation.cross_validation import Plan, cross_validate, planned_folds
-    from ml_training.pipelines import get_pipeline
+    from ml_training.registry import get_pipeline
 
     config = request.config
     chosen = [get_pipeline(p) for p in config.pipelines] if pipelines is None else pipelines
@@ -258,7 +259,8 @@ def _by_folds(
 
 def _models(request: Request, report: Report) -> list[TrainedModel]:
     folders = _models_once(request.models_dirs)
-    return load_models(folders, request.config.pipeline, report, request.precision, request.model_version)
+    pipeline = request.pipeline or request.config.pipeline
+    return load_models(folders, pipeline, report, request.precision, request.model_version)
 
 
 def _tell_left_out(where: str, files: Sequence[str], report: Report) -> None:

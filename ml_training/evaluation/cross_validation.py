@@ -26,8 +26,8 @@ from ml_training.evaluation.folds import PER_FOLD, Fold, finished, fold_of, trai
 from ml_training.evaluation.job_progress import JobProgress
 from ml_training.evaluation.process_pool import Worker, run_jobs
 from ml_training.evaluation.protocols import CV, KEPT, LOSO, TestClips, new_result, subset
-from ml_training.pipelines import PIPELINE_REGISTRY
 from ml_training.pipelines.base import Pipeline
+from ml_training.registry import is_registered
 from ml_training.results import Count, ModelScore, ProtocolResult
 from ml_training.training.setup import cpu_threads
 
@@ -68,7 +68,7 @@ def cross_validate(
     done = [finished(fold, work, report, plan.models_wanted) for fold in folds]
     missing = [fold for fold, result in zip(folds, done, strict=True) if result is None]
     jobs = min(plan.jobs or suggest_jobs(len(missing), config), len(missing))
-    if any(PIPELINE_REGISTRY.get(pipeline.name) is not pipeline for pipeline in pipelines):
+    if not all(map(is_registered, pipelines)):
         jobs = min(jobs, 1)
     name = f"{plan.folds} folds" if plan.folds else "leave one speaker out"
     several = f", {jobs} processes" if jobs > 1 else ""

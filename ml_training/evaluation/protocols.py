@@ -20,7 +20,7 @@ import ml_training
 from digit_detector.audio import SAMPLE_RATE
 from digit_detector.classifier import DigitClassifier, load_classifier, model_file
 from digit_detector.errors import DataError
-from digit_detector.labels import FP32, PIPELINES
+from digit_detector.labels import FP32, trained_pipelines
 from digit_detector.model_file import git_commit
 from ml_training.calibration import BINS, calibration, tempered
 from ml_training.data.corpus import OFFICIAL_TEST_INDICES, Corpus
@@ -99,7 +99,7 @@ def load_models(
     """
     models = []
     for folder in folders:
-        names = PIPELINES if pipeline == "all" else (pipeline,)
+        names = trained_pipelines(folder) if pipeline == "all" else (pipeline,)
         there = [name for name in names if model_file(folder, name, precision, version).is_file()]
         missing = [name for name in names if name not in there]
         if there and missing:

@@ -91,8 +91,8 @@ def run(
     choose_precision(config, choose_device(config))
     check_models_dir(config.models_dir, config.pipelines)
     chosen = [get_pipeline(name) for name in config.pipelines] if pipelines is None else list(pipelines)
-    logs = Path(config.log_dir)
-    with StopSignals() as signals, cpu_threads(config.threads), RunLogger(logs, config.pipeline) as logger:
+    logs, name = Path(config.log_dir), config.pipelines[0] if ":" in config.pipeline else config.pipeline
+    with StopSignals() as signals, cpu_threads(config.threads), RunLogger(logs, name) as logger:
         try:
             with use_cache(Cache(report=logger.warn) if config.cache else None):
                 return _run(config, corpus, chosen, logger, signals, group or SingleProcess())
