@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE
-from ml_training.data.augmentation.noise import excerpts
+from ml_training.data.augmentation.noise import sample_noise
 
 KINDS = ("cut off", "doubled", "spliced", "turned round", "noise")
 USUAL = (*KINDS, *["noise"] * 4)  # how often each comes up: of noises there are the most
@@ -26,7 +26,7 @@ _ROOM_DB = -30.0  # below the loudest frame; what lies lower around a word is th
 _FADE = SAMPLE_RATE // 200  # a hard edge would be a sign
 
 
-def spoil(
+def corrupt_digits(
     waveforms: Tensor,
     lengths: Tensor,
     labels: Tensor,
@@ -56,7 +56,7 @@ def spoil(
         elif kinds[kind] == "turned round":
             sound = word.flip(0)
         elif kinds[kind] == "noise":
-            sound = excerpts(noise_dir, 1, word.device)[0, : _samples(_between(_NOISE, chance))] * _level(word)
+            sound = sample_noise(noise_dir, 1, word.device)[0, : _samples(_between(_NOISE, chance))] * _level(word)
         else:
             kept = max(1, int(_between(_KEPT, chance) * len(word)))
             sound = word[:kept] if end < 0.5 else word[-kept:]

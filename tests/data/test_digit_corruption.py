@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from digit_detector.audio import NUM_SAMPLES
-from ml_training.data.digit_corruption import KINDS, spoil
+from ml_training.data.digit_corruption import KINDS, corrupt_digits
 
 FADE = 40  # samples of the slope at both ends
 
@@ -36,7 +36,7 @@ def spoiled(
     """What is heard of each clip, without the zeros around it."""
     torch.manual_seed(seed)
     digits = torch.tensor(labels) if labels else torch.arange(len(clips)) % 10
-    made, sizes = spoil(clips, lengths, digits, None if noise_dir is None else str(noise_dir), kinds)
+    made, sizes = corrupt_digits(clips, lengths, digits, None if noise_dir is None else str(noise_dir), kinds)
     assert made.shape == clips.shape
     assert made.dtype == clips.dtype
     assert sizes.shape == lengths.shape
@@ -176,7 +176,7 @@ def test_what_is_made_shares_nothing_with_what_it_is_made_of(kind: str) -> None:
     clips, lengths = words(1600, 2400, 3200, 8000)
     labels = torch.arange(4)
     before = clips.clone(), lengths.clone(), labels.clone()
-    made, sizes = spoil(clips, lengths, labels, None, [kind])
+    made, sizes = corrupt_digits(clips, lengths, labels, None, [kind])
     made.fill_(9.0)
     sizes.fill_(9)
     assert all(torch.equal(*pair) for pair in zip((clips, lengths, labels), before, strict=True))
@@ -187,7 +187,7 @@ def test_silence_and_clicks_stay_finite(kind: str) -> None:
     clips = torch.zeros(3, NUM_SAMPLES)
     clips[1, 4000] = 1.0
     clips[2, 3000:5000] = 0.1
-    made, sizes = spoil(clips, torch.tensor([4000, 1, 2000]), torch.tensor([1, 2, 3]), None, [kind])
+    made, sizes = corrupt_digits(clips, torch.tensor([4000, 1, 2000]), torch.tensor([1, 2, 3]), None, [kind])
     assert torch.isfinite(made).all()
     assert sizes.min() > 0
     assert sizes.max() <= NUM_SAMPLES

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from ml_training.data import digit_corruption
 from ml_training.data.corpus import Corpus
-from ml_training.data.digit_corruption import spoil
 from ml_training.evaluation.corruption import KINDS, corrupt_digits
 
 
@@ -22,6 +22,6 @@ def test_they_are_those_of_torch_chance_included(tiny_corpus: Corpus, seed: int)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for kind in KINDS:
-            expected = spoil(clips[0], clips[1], clips[2], None, [kind])[0].numpy()
+            expected = digit_corruption.corrupt_digits(clips[0], clips[1], clips[2], None, [kind])[0].numpy()
             assert np.abs(expected).max() > 0.01
             np.testing.assert_allclose(made[kind], expected, rtol=1e-5, atol=1e-7)

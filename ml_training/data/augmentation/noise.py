@@ -1,4 +1,4 @@
-"""Recorded background noise from a folder, in memory once, and random excerpts of it."""
+"""Recorded background noise from a folder, in memory once, and random sample_noise of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _QUIETEST = 0.03  # an excerpt 30 dB below its recording is a pause, and is not 
 
 
 @dataclass(frozen=True, eq=False)
-class Backgrounds:
+class NoiseBank:
     """R recordings one after the other, each of unit power and at least a second long."""
 
     samples: Tensor  # (S,)
@@ -43,7 +43,7 @@ class Backgrounds:
 
 
 @lru_cache(maxsize=4)
-def load_backgrounds(folder: str) -> Backgrounds:
+def load_noise_bank(folder: str) -> NoiseBank:
     """Every audio file in and below `folder` that is not hidden, decoded to 8 kHz once in the life of the process.
 
     Raises DataError when there is no such folder, when it holds no audio, or a file of it cannot be used.
@@ -60,7 +60,7 @@ def load_backgrounds(folder: str) -> Backgrounds:
             raise DataError(f"noise_dir {folder}: {path.name}: {error}; mend or remove it") from error
         digest.update(os.fsencode(f"{path.relative_to(root).as_posix()}\0{hashlib.sha256(content).hexdigest()}\n"))
     sizes = np.array([len(part) for part in parts], dtype=np.int64)
-    return Backgrounds(
+    return NoiseBank(
         samples=torch.from_numpy(np.concatenate(parts)),
         starts=torch.from_numpy(np.cumsum(sizes) - sizes),
         choices=torch.from_numpy(sizes - NUM_SAMPLES + 1),
@@ -70,7 +70,7 @@ def load_backgrounds(folder: str) -> Backgrounds:
 
 
 @lru_cache(maxsize=1)
-def generated_backgrounds() -> Backgrounds:
+def generated_noise_bank() -> NoiseBank:
     """The generated sounds as if they were recordings."""
 
     def blocks() -> Iterator[Block]:
@@ -81,7 +81,7 @@ def generated_backgrounds() -> Backgrounds:
 
     samples = np.array(feature_cache.get_or_compute("noise", key, blocks)["samples"])
     count = len(samples) // SAMPLES
-    return Backgrounds(
+    return NoiseBank(
         samples=torch.from_numpy(samples),
         starts=torch.arange(count) * SAMPLES,
         choices=torch.full((count,), SAMPLES - NUM_SAMPLES + 1),
@@ -102,19 +102,19 @@ def _usable(samples: Floats) -> Floats:
 
 
 @lru_cache(maxsize=4)
-def _on(device: torch.device, backgrounds: Backgrounds) -> Backgrounds:
+def _on(device: torch.device, backgrounds: NoiseBank) -> NoiseBank:
     samples, starts, choices = (
         part.to(device) for part in (backgrounds.samples, backgrounds.starts, backgrounds.choices)
     )
     return replace(backgrounds, samples=samples, starts=starts, choices=choices)
 
 
-def excerpts(folder: str | None, count: int, device: torch.device) -> Tensor:
+def sample_noise(folder: str | None, count: int, device: torch.device) -> Tensor:
     """(count, T) random seconds of random recordings of a folder, each of power one; pauses are quieter.
 
     Without a folder, of the generated sounds.
     """
-    backgrounds = _on(device, generated_backgrounds() if folder is None else load_backgrounds(folder))
+    backgrounds = _on(device, generated_noise_bank() if folder is None else load_noise_bank(folder))
     which = torch.randint(len(backgrounds.starts), (count,), device=device)
     place = torch.rand(count, device=device, dtype=torch.float64)  # how far into each, from 0 to 1
     offset = (place * backgrounds.choices[which]).long()
