@@ -28,7 +28,7 @@ from ml_training.calibration import calibration
 from ml_training.config import TrainConfig, to_dict
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.negatives import hash_of_words
-from ml_training.data.synthetic_voices import settled
+from ml_training.data.tts import resolve_synthetic_share
 from ml_training.deploy.export import export_onnx
 from ml_training.evaluation.protocols import KEPT, THROWN
 from ml_training.pipelines.base import Pipeline
@@ -91,7 +91,8 @@ class Fold:
 def fold_of(pipeline: Pipeline, config: TrainConfig, corpus: Corpus, **which: Any) -> Fold:
     """The fold of a pipeline that `which` names: its split, fold or held_out_speaker, and seed."""
     own = dataclasses.replace(config, resume=None, keep_checkpoints="2", **which)
-    return Fold(pipeline, settled(own, corpus).resolved(pipeline.name, pipeline.recipe), corpus.data_hash)
+    own = resolve_synthetic_share(own, corpus).resolved(pipeline.name, pipeline.recipe)
+    return Fold(pipeline, own, corpus.data_hash)
 
 
 def finished(fold: Fold, work: Path, report: Report, with_model: bool = False) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from ml_training.data import fsdd, tts
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.data.splits import split_corpus
-from ml_training.data.tts import synthesise
+from ml_training.data.tts import synthesize_digits
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:
@@ -281,7 +281,7 @@ def test_folder_needs_a_folder(tmp_path, recordings):
 @pytest.fixture
 def few_voices(monkeypatch) -> None:
     """Real synthetic speech, but little of it."""
-    monkeypatch.setattr(tts, "synthesise", lambda seed, voices, takes: synthesise(seed, 3, 1))
+    monkeypatch.setattr(tts, "synthesize_digits", lambda seed, voices, takes: synthesize_digits(seed, 3, 1))
 
 
 @pytest.mark.usefixtures("few_voices")

@@ -146,7 +146,7 @@ def test_an_entry_above_the_limit_stays_in_memory_and_evicts_nothing(folder: Pat
     lines: list[str] = []
     cache = filled(folder, limit=10_000, report=lines.append)
     with use_cache(cache):
-        found = get_or_compute("large", lambda: KEY, lambda: blocks(rows=5000), 20_000)
+        found = get_or_compute("large", lambda: KEY, lambda: blocks(rows=5000))
     assert not isinstance(found["samples"], np.memmap)
     assert found["samples"].shape == (15_000, 4)
     assert "larger than the limit" in lines[0]
@@ -226,6 +226,9 @@ def test_what_a_killed_writer_left_is_no_entry_and_is_cleared_by_the_next_one(fo
     assert Cache(folder).find("things", {"data": "a"}) is None
     old = folder / f"things-{'0' * 40}.arrays"  # an entry of 0.1
     old.write_bytes(b"")
+    (left,) = leftovers(folder)
+    for path in (old, left):
+        os.utime(path, (0, 0))
     assert Cache(folder).store("things", {"data": "b"}, blocks()) is not None
     assert leftovers(folder) == []
     assert not old.exists()

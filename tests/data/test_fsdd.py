@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from digit_detector.errors import DataError, DownloadError
-from ml_training.data import download as http
 from ml_training.data import fsdd
 
 
@@ -269,7 +268,7 @@ def test_an_address_without_an_answer_fails_fast_and_leaves_nothing(cache, addre
 
 
 def test_a_server_that_falls_silent_leaves_nothing(server, cache, monkeypatch):
-    monkeypatch.setattr(http, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(fsdd, "READ_SECONDS", 0.2)
     server.answers["/fsdd.tar.gz"] = lambda handler: time.sleep(1)
     with pytest.raises(DownloadError, match=r"cannot be reached: Read timed out"):
         fsdd.download(server.url("/fsdd.tar.gz"), cache, print)
@@ -306,7 +305,7 @@ def test_what_a_killed_download_left_is_removed_by_a_later_one(server, cache, re
 
 @pytest.mark.real_data
 def test_real_fsdd_comes_through_a_download(server, cache, fsdd_dir, tar):
-    files = {path.name: path.read_bytes() for path in fsdd.wav_files(fsdd.recordings_folder(fsdd_dir))}
+    files = {path.name: path.read_bytes() for path in fsdd.recordings_folder(fsdd_dir).glob("*.wav")}
     server.answers["/v1.0.10.tar.gz"] = tar(files)
     folder = fsdd.download(server.url("/v1.0.10.tar.gz"), cache, print)
     assert fsdd.folder_hash(folder) == fsdd.TREE_HASH

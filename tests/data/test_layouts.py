@@ -73,7 +73,7 @@ def test_a_link_that_leads_back_is_walked_once(tmp_path, wav):
 def test_an_error_names_one_refused_file_why_and_how_many_more(tmp_path, wav):
     write(tmp_path, {f"{word}/{n}.wav": wav() for word in LABELS for n in range(9)})
     write(tmp_path, {f"0/bad {n}.wav": b"no audio" for n in range(7)})
-    expected = r"7 of 97 files .* first 0/bad 0\.wav: .*not audio that can be read.*, and 6 more: mend or remove them$"
+    expected = r"7 of 97 files .* first 0/bad 0\.wav: .*not audio that can be read.*, and 6 more: fix or remove them$"
     with pytest.raises(DataError, match=expected) as caught:
         load_folder(tmp_path)
     assert "bad 1" not in str(caught.value)

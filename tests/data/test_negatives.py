@@ -16,8 +16,8 @@ from digit_detector.errors import DataError
 from digit_detector.labels import LABELS
 from ml_training.config import TrainConfig
 from ml_training.data import negatives
-from ml_training.data.corpus import NOT_A_DIGIT, Corpus
-from ml_training.data.negatives import PIECES_EACH, WORDS, WORDS_EACH, hash_of_words, recorded_negatives, with_negatives
+from ml_training.data.corpus import NOT_A_DIGIT, Corpus, make_corpus
+from ml_training.data.negatives import PIECES_EACH, WORDS, WORDS_EACH, hash_of_words, mix_negatives, recorded_negatives
 from ml_training.data.splits import Split, split_corpus
 from ml_training.data.tts import VOICES
 
@@ -35,13 +35,13 @@ def beside(corpus: Corpus, **settings: object) -> tuple[Corpus, Split, Split, st
     values = {"split": "random", "synthetic_voices": VOICES_HEARD, **settings}
     config = TrainConfig(**values)  # type: ignore[arg-type]
     split = split_corpus(corpus, config, report=print)
-    together, new, name = with_negatives(corpus, split, config)
+    together, new, name = mix_negatives(corpus, split, config)
     return together, split, new, name
 
 
 Mixed = tuple[Corpus, Split, Split, str]
 
-# --- with_negatives ------------------------------------------------------------------------------
+# --- mix_negatives ------------------------------------------------------------------------------
 
 
 def test_they_come_last_and_are_labelled_as_no_digit(tiny_corpus: Corpus, mixed: Mixed) -> None:
@@ -89,9 +89,10 @@ def test_nobody_is_heard_in_both_parts(tiny_corpus: Corpus, mixed: Mixed) -> Non
 def test_one_of_two_judges_at_least(
     tiny_corpus: Corpus, voices: int, judges: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def made_up(seed: int, count: int) -> negatives.Negatives:
-        clips, names = np.ones((3 * count, 8000), dtype=np.float32), [f"voice{i}" for i in range(count)] * 3
-        return negatives.Negatives("words", clips, np.full(len(clips), 8000), tuple(names), tuple(names), "hash")
+    def made_up(seed: int, count: int) -> Corpus:
+        names = [f"voice{i}" for i in range(count)] * 3
+        clips = [np.ones(8000, dtype=np.float32)] * len(names)
+        return make_corpus("words", clips, [NOT_A_DIGIT] * len(names), names, range(len(names)), names, True)
 
     monkeypatch.setattr(negatives, "synthetic_negatives", made_up)
     corpus, before, after, _ = beside(tiny_corpus, synthetic_voices=voices)
@@ -264,10 +265,10 @@ def digits_alone(folder: Path) -> None:
     ("spoil", "message"),
     [
         (Path.rmdir, r"words_dir .*words is not a folder: expected one with recordings of words"),
-        (Path.exists, r"words_dir .*words holds no recordings of words that are no digits, e\.g\. yes_anna_0\.wav"),
-        (digits_alone, r"words_dir .*words holds no recordings of words that are no digits"),
-        (damaged, r"words_dir .*words: yes_ann_0\.wav: .*not audio.*mend or remove it"),
-        (silent, r"words_dir .*words: yes_ann_0\.wav: .*silen.*mend or remove it"),
+        (Path.exists, r"words_dir .*words holds no audio.*yes_anna_0\.wav"),
+        (digits_alone, r"words_dir .*words holds no audio"),
+        (damaged, r"words_dir .*words: yes_ann_0\.wav: .*not audio.*fix or remove it"),
+        (silent, r"words_dir .*words: yes_ann_0\.wav: .*silen.*fix or remove it"),
     ],
 )
 def test_a_folder_of_words_that_cannot_be_used_says_why(

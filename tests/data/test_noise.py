@@ -35,5 +35,5 @@ def test_no_noise_is_no_silent_fallback(
     with pytest.raises(DataError, match=r"holds no audio"):
         load_noise_bank(str(noise_dir / "empty"))
     (noise_dir / "broken.wav").write_bytes(b"RIFF")
-    with pytest.raises(DataError, match=r"broken\.wav.*mend or remove it"):
+    with pytest.raises(DataError, match=r"broken\.wav.*fix or remove it"):
         load_noise_bank(str(noise_dir))

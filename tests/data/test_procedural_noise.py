@@ -38,10 +38,10 @@ def test_sounds_are_finite_of_unit_power_and_no_two_alike(kind: str) -> None:
 
 
 def test_kinds_differ() -> None:
-    assert np.median(unsteadiness(of("call"))) > np.median(unsteadiness(of("rushing"))) + 2
-    assert np.median(tonality(of("call"))) > 1.5 * np.median(tonality(of("rushing")))
+    assert np.median(unsteadiness(of("tonal"))) > np.median(unsteadiness(of("broadband"))) + 2
+    assert np.median(tonality(of("tonal"))) > 1.5 * np.median(tonality(of("broadband")))
     peak = {kind: np.median(np.abs(of(kind)).max(axis=1)) for kind in KINDS}
-    assert peak["rattling"] > peak["rushing"], "strokes stand out"
+    assert peak["impulsive"] > peak["broadband"], "strokes stand out"
 
 
 def test_a_seed_decides() -> None:

@@ -13,7 +13,7 @@ from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.data.fsdd import TREE_HASH
 from ml_training.data.splits import Split, split_corpus
-from ml_training.data.synthetic_voices import WITH_FSDD, settled, with_synthetic_voices
+from ml_training.data.tts import RATIO_WITH_FSDD, mix_synthetic_voices, resolve_synthetic_share
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def recordings(tiny_corpus: Corpus) -> Corpus:
 def mixed(corpus: Corpus, **settings: object) -> tuple[Corpus, Split, Split, list[str]]:
     config = TrainConfig(split="random", **settings)  # type: ignore[arg-type]
     split, said = split_corpus(corpus, config, report=print), []
-    together, new = with_synthetic_voices(corpus, split, config, said.append)
+    together, new = mix_synthetic_voices(corpus, split, config, said.append)
     return together, split, new, said
 
 
@@ -65,11 +65,11 @@ def test_name_and_hash_tell_of_them(recordings: Corpus) -> None:
 
 def test_what_is_left_open_depends_on_the_recordings(recordings: Corpus, tiny_corpus: Corpus) -> None:
     def share(corpus: Corpus, **settings: object) -> float | None:
-        return settled(TrainConfig(**settings), corpus).synthetic_share  # type: ignore[arg-type]
+        return resolve_synthetic_share(TrainConfig(**settings), corpus).synthetic_share  # type: ignore[arg-type]
 
     fsdd = dataclasses.replace(recordings, data_hash=TREE_HASH)
     beside = dataclasses.replace(recordings, sources=("other", TREE_HASH))
-    assert share(fsdd) == share(beside) == share(recordings, dataset="fsdd") == WITH_FSDD
+    assert share(fsdd) == share(beside) == share(recordings, dataset="fsdd") == RATIO_WITH_FSDD
     assert share(recordings) == share(tiny_corpus) == share(tiny_corpus, dataset="synthetic") == 0.0
     assert share(fsdd, synthetic_share=0.0) == 0.0
     assert share(recordings, synthetic_share=0.4) == 0.4

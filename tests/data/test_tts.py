@@ -18,7 +18,7 @@ pytest.importorskip("espeakng_loader", reason="needs espeakng_loader")
 
 @pytest.fixture(scope="module")
 def small():
-    return tts.synthesise(seed=3, voices=4, takes=2)
+    return tts.synthesize_digits(seed=3, voices=4, takes=2)
 
 
 def test_a_corpus_of_digits(small):
@@ -47,10 +47,10 @@ def test_words_are_audible_and_trimmed(small):
 
 
 def test_the_same_seed_gives_the_same_samples(small):
-    again = tts.synthesise(seed=3, voices=4, takes=2)
+    again = tts.synthesize_digits(seed=3, voices=4, takes=2)
     np.testing.assert_array_equal(small.waveforms, again.waveforms)
     assert small.data_hash == again.data_hash
-    assert tts.synthesise(seed=4, voices=4, takes=2).data_hash != small.data_hash
+    assert tts.synthesize_digits(seed=4, voices=4, takes=2).data_hash != small.data_hash
 
 
 def test_takes_differ_in_length_and_sound(small):
@@ -60,7 +60,7 @@ def test_takes_differ_in_length_and_sound(small):
 
 
 def test_the_default_has_at_least_sixty_voices_and_thousands_of_clips():
-    corpus = tts.synthesise()
+    corpus = tts.synthesize_digits()
     assert len(set(corpus.speakers)) >= 60
     assert 2000 <= len(corpus) <= 3000
     assert len({waveform.tobytes() for waveform in corpus.waveforms}) == len(corpus)
@@ -99,18 +99,18 @@ def test_other_words_are_said_in_order_by_the_voice_that_is_named():
         (tts.VOICES[1], "a very long sentence indeed"),
         (tts.VOICES[0], "a"),
     ]
-    short, long, again = tts.say(texts, seed=3)
+    short, long, again = tts.synthesize_words(texts, seed=3)
     assert len(long) > 2 * max(len(short), len(again))
     assert all(np.isfinite(clip).all() and np.abs(clip).max() > 0.02 for clip in (short, long, again))
-    for first, second in zip(tts.say(texts, seed=3), (short, long, again), strict=True):
+    for first, second in zip(tts.synthesize_words(texts, seed=3), (short, long, again), strict=True):
         np.testing.assert_array_equal(first, second)
-    assert len(tts.say(texts, seed=4)[1]) != len(long)
+    assert len(tts.synthesize_words(texts, seed=4)[1]) != len(long)
 
 
 @pytest.mark.parametrize(("voices", "takes"), [(0, 1), (1, 0), (len(tts.VOICES) + 1, 1)])
 def test_impossible_sizes_are_refused(voices, takes):
     with pytest.raises(ValueError, match="expected 1 to"):
-        tts.synthesise(voices=voices, takes=takes)
+        tts.synthesize_digits(voices=voices, takes=takes)
 
 
 def test_an_unknown_voice_is_a_clear_error():
@@ -128,7 +128,7 @@ def test_without_the_library_it_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtraError, match=r"synthetic speech needs the \[train\] extra"):
-        tts.synthesise(voices=1, takes=1)
+        tts.synthesize_digits(voices=1, takes=1)
 
 
 @pytest.mark.parametrize("library", ["missing.so", espeak_worker.__file__])
