@@ -225,7 +225,8 @@ def _fetch(url: str, path: Path, progress: Progress | None) -> None:
                     raise DownloadError(f"{url} sends more than {_MAX_TOTAL_BYTES >> 20} MB: that is not {NAME}")
                 show(done, total)
     except requests.HTTPError as error:
-        raise DownloadError(f"{url} was refused: {error.response.status_code} {error.response.reason}") from error
+        status = str(error) if error.response is None else f"{error.response.status_code} {error.response.reason}"
+        raise DownloadError(f"{url} was refused: {status}") from error
     except requests.RequestException as error:
         if done:
             size = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"

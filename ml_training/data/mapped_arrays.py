@@ -27,7 +27,7 @@ def take(array: AnyArray, rows: Any) -> AnyArray:
     mapping = getattr(array, "_mmap", None)
     for start in range(0, len(places), _ROWS_AT_ONCE):
         found[start : start + _ROWS_AT_ONCE] = array[places[start : start + _ROWS_AT_ONCE]]
-        if hasattr(mapping, "madvise"):
+        if mapping is not None and hasattr(mapping, "madvise"):
             with contextlib.suppress(OSError, ValueError):
                 mapping.madvise(mmap.MADV_DONTNEED)
     return found

@@ -102,9 +102,10 @@ def cached_corpus(kind: str, key: Key, compute: Callable[[], Corpus]) -> Corpus:
     columns = ("lengths", "labels", "indices")
     arrays = feature_cache.get_or_compute(kind, lambda: {**key, **_engine_versions()}, blocks)
     name, speakers, files, data_hash = feature_cache.decode_json(arrays["names"])
+    lengths, labels, indices = (np.array(arrays[column]) for column in columns)
     return Corpus(
-        name=name, waveforms=arrays["waveforms"], speakers=tuple(speakers), files=tuple(files), data_hash=data_hash,
-        synthetic=True, official_split=False, **{column: np.array(arrays[column]) for column in columns},
+        name=name, waveforms=arrays["waveforms"], lengths=lengths, labels=labels, speakers=tuple(speakers),
+        indices=indices, files=tuple(files), data_hash=data_hash, synthetic=True, official_split=False,
     )  # fmt: skip
 
 
