@@ -14,19 +14,10 @@ import numpy as np
 
 from digit_detector.errors import DataError, DownloadError
 from ml_training.config import AugmentationConfig, TrainConfig
-from ml_training.data import fsdd
+from ml_training.data import fsdd, layouts
 from ml_training.data.clip_files import ClipFile, decode_files, hash_files
 from ml_training.data.corpus import OFFICIAL_TEST_INDICES, TEST, TRAIN, UNKNOWN_SPEAKER, Corpus, append_clips
-from ml_training.data.layouts import (
-    EXPECTED,
-    MAX_SKIPPED,
-    clips_of,
-    clips_of_table,
-    is_table,
-    named_clip,
-    noise_files,
-    word_files,
-)
+from ml_training.data.layouts import MAX_SKIPPED, is_table, named_clip
 from ml_training.data.tts import cached_digits
 from ml_training.results import SkippedClip
 
@@ -149,16 +140,18 @@ def find_clips(path: str | os.PathLike[str]) -> tuple[str, list[ClipFile], bool]
     """Name and undecoded clips of a folder or table, and whether they are numbered as FSDD's. Raises DataError."""
     place = Path(os.path.expanduser(path))
     if is_table(place) and place.is_file():
-        name, clips, official = place.stem, clips_of_table(place), False
+        name, clips, official = place.stem, layouts.clips_of_table(place), False
     elif place.is_dir():
         name = place.resolve().name
-        clips, official = clips_of(place)
+        clips, official = layouts.clips_of(place)
     else:
         raise DataError(f"{place} is not a folder: expected a folder of recordings, or a table of them (.csv, .tsv)")
     refused = [SkippedClip(clip.file, clip.fault) for clip in clips if clip.fault]
     if len(refused) == len(clips):
         first = f", {_first(refused)}" if refused else ""
-        raise DataError(f"{name} holds no recordings of digits ({len(clips)} audio files{first}): expected {EXPECTED}")
+        raise DataError(
+            f"{name} holds no recordings of digits ({len(clips)} audio files{first}): expected {layouts.EXPECTED}"
+        )
     _check_skipped(name, refused, len(clips))
     return name, clips, official
 
@@ -176,12 +169,12 @@ def check_data(config: TrainConfig) -> None:
     if config.extra_dir is not None:
         find_clips(config.extra_dir)
     if config.words_dir is not None:
-        word_files(config.words_dir)
+        layouts.word_files(config.words_dir)
     augmentation = config.augmentation
     if isinstance(augmentation, AugmentationConfig):
         augmentation = vars(augmentation)
     if isinstance(augmentation, Mapping) and augmentation.get("enabled", True) and augmentation.get("noise_dir"):
-        noise_files(augmentation["noise_dir"])
+        layouts.noise_files(augmentation["noise_dir"])
     if config.teacher_dir is not None and not Path(config.teacher_dir).expanduser().is_dir():
         raise DataError(f"teacher_dir {config.teacher_dir} is not a folder: expected a folder of trained models")
 

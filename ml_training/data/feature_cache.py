@@ -253,24 +253,24 @@ def _write_header(file: BinaryIO, array: AnyArray, rows: int) -> None:
 
 
 def _load(path: Path, key: Key | None = None) -> Arrays:
-    """The arrays of an entry. Raises one of _DAMAGED for files that are missing, cut off or of another key."""
+    """The arrays of an entry; without a key checksums are compared. Raises one of _DAMAGED."""
     described = json.loads((path / "entry.json").read_text(encoding="utf-8"))
-    for name, (size, _) in described["files"].items():
-        if (path / name).stat().st_size != size:
-            raise ValueError(f"{name} has {(path / name).stat().st_size} bytes, expected {size}")
     if key is not None and described["key"] != json.loads(json.dumps(key)):
         raise ValueError("it is of another key")
-    files = {name.removesuffix(".npy"): path / name for name in described["files"]}
-    return {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in files.items()}
+    arrays: Arrays = {}
+    for file, (size, sha256) in described["files"].items():
+        name = file.removesuffix(".npy")
+        if (path / file).stat().st_size != size:
+            raise ValueError(f"{file} has {(path / file).stat().st_size} bytes, expected {size}")
+        if key is None and _sha256(path / file) != sha256:
+            raise ValueError(f"{name} has another checksum")
+        arrays[name] = np.load(path / file, mmap_mode="r", allow_pickle=False)
+    return arrays
 
 
 def _fault(path: Path) -> str:
-    """What is wrong with an entry that `_load` and the checksums find; "" for nothing."""
     try:
         _load(path)
-        for name, (_, sha256) in json.loads((path / "entry.json").read_text(encoding="utf-8"))["files"].items():
-            if _sha256(path / name) != sha256:
-                return f"{name.removesuffix('.npy')} has another checksum"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing" if path.is_dir() else ""
     except _DAMAGED as error:

@@ -56,20 +56,20 @@ def split_corpus(corpus: Corpus, config: TrainConfig, report: Callable[[str], No
         report(f"{corpus.name} has no official test part: splitting it at random, 70/10/20, evenly by digit")
         name = "random"
     everything = np.ones(len(corpus), dtype=np.bool_)
+    speakers, strata = np.asarray(corpus.speakers), [corpus.labels]
+    share = RANDOM_VALIDATION_SHARE / (1 - RANDOM_TEST_SHARE)
     if name == "random":
-        test = _draw(everything, [corpus.labels], RANDOM_TEST_SHARE, rng)
-        validation = _draw(~test, [corpus.labels], RANDOM_VALIDATION_SHARE / (1 - RANDOM_TEST_SHARE), rng)
+        test = _draw(everything, strata, RANDOM_TEST_SHARE, rng)
     else:
+        strata, share = [corpus.labels, speakers], config.validation_share
         if name == "speaker":
-            test = _held_out(corpus, config.held_out_speaker)
-        elif name == "fold":
-            test = _fold(corpus, config.fold, rng)
+            test = speakers == _check_speaker(corpus, config.held_out_speaker)
         else:
-            test = corpus.official_test
-        if name == "official" and VALIDATION in corpus.parts:
-            validation = np.asarray(corpus.parts) == VALIDATION
-        else:
-            validation = _draw(~test, [corpus.labels, np.asarray(corpus.speakers)], config.validation_share, rng)
+            test = _fold(corpus, config.fold, rng) if name == "fold" else corpus.official_test
+    if name == "official" and VALIDATION in corpus.parts:
+        validation = np.asarray(corpus.parts) == VALIDATION
+    else:
+        validation = _draw(~test, strata, share, rng)
     train = ~(test | validation)
     split = Split(name, *(np.flatnonzero(part).astype(np.int64) for part in (train, validation, test)))
     empty = [part for part, clips in split.parts.items() if clips == 0]
@@ -94,13 +94,12 @@ def known_speakers(corpus: Corpus) -> list[str]:
     return names
 
 
-def _held_out(corpus: Corpus, speaker: str | None) -> Mask:
+def _check_speaker(corpus: Corpus, speaker: str | None) -> str | None:
     names = known_speakers(corpus)
     if speaker not in names:
         shown = ", ".join(names[:100]) + (f" and {len(names) - 100} more" if len(names) > 100 else "")
         raise DataError(f"no speaker {speaker!r} in {corpus.name}: expected one of {shown}")
-    held_out: Mask = np.asarray(corpus.speakers) == speaker
-    return held_out
+    return speaker
 
 
 def _fold(corpus: Corpus, fold: str | None, rng: np.random.Generator) -> Mask:
