@@ -50,13 +50,17 @@ def get_pipeline(name: str) -> Pipeline:
 
 
 def register_pipeline(pipeline: Pipeline, spec: str = "") -> Pipeline:
-    """Offer a pipeline by its name in this process. Raises ConfigError for a name in use or unfit for a folder."""
+    """Offer a pipeline by its name in this process; a later one replaces it, unless the earlier came from a module.
+
+    Raises ConfigError for a name that is taken or cannot be that of a folder.
+    """
     name = pipeline.name
     if not PIPELINE_NAME.fullmatch(name):
         raise ConfigError([f"pipeline: the name {name!r} is not made of letters, digits and _, a letter first"])
-    if _ENTRIES.get(name, spec) != spec or (name in _loaded and _loaded[name] is not pipeline):
-        raise ConfigError([f"pipeline: the name {name!r} is registered already: give {spec or 'the new one'} another"])
-    _ENTRIES[name], _loaded[name] = spec, pipeline
+    taken = _ENTRIES.get(name, "")
+    if taken not in ("", spec) and get_pipeline(name) is not pipeline:
+        raise ConfigError([f"pipeline: the name {name!r} is that of {taken}: give {spec or 'the new one'} another"])
+    _ENTRIES[name], _loaded[name] = spec or taken, pipeline
     return pipeline
 
 

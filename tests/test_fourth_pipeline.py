@@ -19,7 +19,8 @@ from digit_detector.processors import load_processors
 from digit_detector.streaming.detector import StreamingDetector
 from ml_training import registry
 from ml_training.config import TrainConfig, load_config
-from ml_training.data.tts import VOICES, say
+from ml_training.data.tts import VOICES, synthesize_words
+from ml_training.pipelines.base import Pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = "my_package.strided:STRIDED"
@@ -109,7 +110,7 @@ def test_ensemble_and_live_confirmation(trained: Path, tmp_path: Path) -> None:
     assert load_processors(["ensemble"])["ensemble"].about["pipelines"] == ", ".join(PIPELINES)
     detector = StreamingDetector(models, ["mel_cnn", "strided"])
     assert detector.engine.pipelines == ("mel_cnn", "strided")
-    (word,) = say([(VOICES[0], "seven")], 0)
+    (word,) = synthesize_words([(VOICES[0], "seven")], 0)
     detector.feed(np.concatenate([np.zeros(8000, np.float32), word, np.zeros(8000, np.float32)]))
     detector.flush()
 
@@ -134,6 +135,16 @@ def test_a_registered_pipeline_is_offered_by_name(trained: Path, monkeypatch: py
     assert TrainConfig(pipeline="strided").pipelines == ("strided",)
     assert TrainConfig().pipelines == (*PIPELINES, "strided")
     assert TrainConfig(pipeline="strided").resolved("strided", pipeline.recipe).pipeline == SPEC
+    other = Pipeline("strided", pipeline.build, pipeline.recipe)
+    with pytest.raises(ConfigError, match=SPEC):
+        registry.register_pipeline(other)
+    assert registry.register_pipeline(pipeline) is pipeline
+    for name in ("mine", "mine"):  # a later one replaces an earlier one
+        registry.register_pipeline(mine := Pipeline(name, pipeline.build, pipeline.recipe))
+    assert registry.get_pipeline("mine") is mine
+    for taken in ("mfcc", "not-a-name"):
+        with pytest.raises(ConfigError, match=taken):
+            registry.register_pipeline(Pipeline(taken, pipeline.build, pipeline.recipe))
     for spec, reason in (
         ("my_package.none:STRIDED", "my_package.none"), ("my_package.strided:NONE", "NONE"),
         ("my_package.strided:NOT_ONE", "expected a Pipeline"),

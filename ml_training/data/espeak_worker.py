@@ -19,12 +19,9 @@ SAMPLE_RATE = 22050  # Hz, of every espeak-ng voice
 _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: samples arrive in a callback before espeak_Synth returns
 _DONT_EXIT = 1 << 15  # espeakINITIALIZE_DONT_EXIT
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4  # espeak_PARAMETER
-_NO_CLIPPING = 50  # of 100, the usual volume, at which the loudest voices are cut off
-_CHARACTERS = 1  # POS_CHARACTER
-_UTF8 = 1  # espeakCHARS_UTF8
-
-_WORD = 1  # espeakEVENT_WORD
-_NO_MORE = 0  # espeakEVENT_LIST_TERMINATED
+_NO_CLIPPING = 50  # of 100, the default volume, which clips the loudest voices
+_CHARACTERS, _UTF8 = 1, 1  # POS_CHARACTER, espeakCHARS_UTF8
+_NO_MORE, _WORD = 0, 1  # espeakEVENT_LIST_TERMINATED, espeakEVENT_WORD
 
 
 class _Event(ctypes.Structure):
