@@ -1,7 +1,4 @@
-"""Any audio in, one second of speech out: mono float32 at 8 kHz, exactly 8,000 samples.
-
-This is the only decoder; training, evaluation and answering all use it. Files are opened by audio_files.py.
-"""
+"""Any audio in, one second of speech out: mono float32 at 8 kHz, 8,000 samples. Files are opened by audio_files.py."""
 
 from __future__ import annotations
 

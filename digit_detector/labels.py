@@ -1,4 +1,4 @@
-"""What the models tell apart, and the names of the pipelines."""
+"""The labels of the models, and the names of the pipelines."""
 
 from __future__ import annotations
 

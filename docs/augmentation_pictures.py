@@ -1,9 +1,9 @@
 """Draw what each effect of augmentation does to a spoken digit: the pictures of docs/augmentation.md.
 
     python docs/augmentation_pictures.py                     # all of them, into docs/images
-    python docs/augmentation_pictures.py --out there speed   # some of them, elsewhere
+    python docs/augmentation_pictures.py --out there speed   # some of them, into there
 
-The speech is espeak-ng's, so whoever has the extra [train] gets the same pictures.
+The speech is espeak-ng's, so the pictures are the same on every machine with the extra [train].
 """
 
 from __future__ import annotations

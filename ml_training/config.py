@@ -141,10 +141,10 @@ class TrainConfig:
         None, "share of training clips that synthetic voices speak (default: 0.25 with FSDD, none otherwise)", 0.0, 0.9
     )
     synthetic_voices: int = setting(84, "how many voices of espeak-ng these are", 1, MAX_VOICES)
-    negative_share: float = setting(0.25, "share of the clips of a step in which no digit is said", 0.0, 0.9)
+    negative_share: float = setting(0.25, "share of the clips of a step that hold no digit", 0.0, 0.9)
     words_dir: str | None = setting(None, "folder of recorded words that are no digits (default: synthetic ones alone)")
-    teacher_dir: str | None = setting(None, "folder of trained models to learn from, besides what was said")
-    teacher_share: float = setting(0.7, "how much of what is learnt is theirs", 0.0, 1.0)
+    teacher_dir: str | None = setting(None, "folder of trained models to learn from, beside the labels")
+    teacher_share: float = setting(0.7, "weight of their outputs in the loss", 0.0, 1.0)
     augmentation: AugmentationConfig | Mapping[str, Any] | None = setting(
         None, "augmentation (default: the pipeline's own, also of every setting that is left out)"
     )

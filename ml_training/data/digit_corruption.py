@@ -1,7 +1,7 @@
 """Digits corrupted into sounds that are none: cut off, doubled, spliced, reversed, or noise at their level.
 
-They come from the recordings of the digits, so that no microphone, room or voice tells a model which clip holds a
-digit. Random numbers come from torch's global generator.
+They come from the recordings of the digits, so that no microphone, room or voice reveals which clip holds a digit.
+Random numbers come from torch's global generator.
 """
 
 from __future__ import annotations

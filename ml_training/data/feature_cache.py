@@ -131,7 +131,7 @@ class Cache:
     def store(self, kind: str, key: Key, blocks: Iterable[Block]) -> Arrays | None:
         """Write the concatenated blocks as the entry of a key and open it; None where that fails.
 
-        Raises errors of `blocks`, but for OSError, which cannot be told from one of the disk.
+        Raises errors of `blocks`, except OSError, which cannot be distinguished from one of the disk.
         """
         path = self.path(kind, key)
         part = self._hidden(path)

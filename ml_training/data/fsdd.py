@@ -1,7 +1,7 @@
 """FSDD v1.0.10, the Free Spoken Digit Dataset: 3,000 recordings `{digit}_{speaker}_{index}.wav`.
 
 Their git tree hash is pinned, so a folder, an archive or a download counts as FSDD only if every byte is right,
-whatever the archive's own bytes (GitHub compresses tags anew).
+whatever the archive's own bytes (GitHub recompresses tags).
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ def _fetch(url: str, path: Path, progress: Progress | None) -> None:
 
 @contextlib.contextmanager
 def _progress_bar() -> Iterator[Progress]:
-    """A bar on a terminal; nothing elsewhere."""
+    """A bar on a terminal, otherwise nothing."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 

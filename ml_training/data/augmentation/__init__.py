@@ -181,7 +181,7 @@ def random_noise(spectra: Tensor, durations: Tensor, config: AugmentationConfig)
 
 @lru_cache(maxsize=4)
 def _white(device: torch.device) -> Tensor:
-    """(S,) bins of white noise of power 2, always the same: drawing them anew takes longer than all filtering.
+    """(S,) bins of white noise of power 2, always the same: drawing new ones takes longer than all filtering.
 
     Any stretch of it is a spectrum of white noise; there are half a million stretches.
     """

@@ -156,7 +156,7 @@ def _curve(rng: Rng, hz: float) -> Sound:
 
 
 def _bursts(rng: Rng, shortest: float, longest: float) -> Sound:
-    """(samples,) gains of bursts so many seconds long, with pauses as long."""
+    """(samples,) gains of bursts between `shortest` and `longest` seconds long, with pauses as long."""
     gains, now = np.zeros(SAMPLES), -rng.uniform(0.0, longest)
     while now < SECONDS:
         length = rng.uniform(shortest, longest)
