@@ -204,7 +204,8 @@ class Trained:
         try:
             self.pipeline = pipeline_of(checkpoint) if pipelines is None else pipelines[checkpoint["pipeline"]]
         except (ConfigError, KeyError) as error:
-            raise CheckpointError(f"{name} is of an unknown pipeline: {error}") from error
+            expected = error if pipelines is None else f"expected one of {', '.join(pipelines) or 'none'}"
+            raise CheckpointError(f"{name} is of pipeline {checkpoint['pipeline']!r}: {expected}") from error
         self.model = self.pipeline.model(checkpoint["config"].get("width", 1.0))
         weights = checkpoint["weights"] if checkpoint["kind"] == "best" else checkpoint["state"]["averaged"]
         load_weights(self.model, weights, name)
