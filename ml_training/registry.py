@@ -75,10 +75,10 @@ def is_registered(pipeline: Pipeline) -> bool:
     return bool(_ENTRIES.get(pipeline.name)) and get_pipeline(pipeline.name) is pipeline
 
 
-def pipeline_of(checkpoint: Mapping[str, Any]) -> Pipeline:
-    """The pipeline that a checkpoint was trained with, imported if need be. Raises ConfigError."""
-    trained_as = str(checkpoint["config"].get("pipeline"))
-    return get_pipeline(trained_as if ":" in trained_as else checkpoint["pipeline"])
+def trained_as(checkpoint: Mapping[str, Any]) -> str:
+    """The name or module:ATTRIBUTE of the pipeline that a checkpoint was trained with."""
+    name = str(checkpoint["config"].get("pipeline"))
+    return name if ":" in name else str(checkpoint["pipeline"])
 
 
 def _load(spec: str) -> Pipeline:

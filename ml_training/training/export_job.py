@@ -24,7 +24,7 @@ from ml_training.deploy.executorch import export_executorch
 from ml_training.deploy.export import answers, export_onnx, network_of, sealed
 from ml_training.deploy.quantise import Judges, quantised, softmax
 from ml_training.pipelines.base import Pipeline
-from ml_training.registry import pipeline_of
+from ml_training.registry import get_pipeline, trained_as
 from ml_training.results import Evaluation, Floats
 from ml_training.training.checkpoint import BEST, Checkpoint, load_checkpoint
 from ml_training.training.setup import load_weights, predict, predict_probabilities
@@ -202,7 +202,9 @@ class Trained:
             )
         self.name, self.checkpoint, self.material = name, checkpoint, material
         try:
-            self.pipeline = pipeline_of(checkpoint) if pipelines is None else pipelines[checkpoint["pipeline"]]
+            self.pipeline = (
+                get_pipeline(trained_as(checkpoint)) if pipelines is None else pipelines[checkpoint["pipeline"]]
+            )
         except (ConfigError, KeyError) as error:
             expected = error if pipelines is None else f"expected one of {', '.join(pipelines) or 'none'}"
             raise CheckpointError(f"{name} is of pipeline {checkpoint['pipeline']!r}: {expected}") from error
