@@ -56,15 +56,15 @@ def digit_of(name: str) -> int | None:
 
 def noise_files(folder: str) -> list[Path]:
     """Every audio file in and below `folder`, the setting noise_dir. Raises DataError where there is none."""
-    return _files_below(folder, "noise_dir", "background noise, e.g. rain.wav")
+    return _files_below(folder, "noise_dir", "background noise", "rain.wav")
 
 
 def word_files(folder: str) -> list[Path]:
     """The same of words_dir, without those whose name or folder is a digit. Raises DataError where there is none."""
-    return _files_below(folder, "words_dir", "words that are not digits, e.g. yes_anna_0.wav", without_digits=True)
+    return _files_below(folder, "words_dir", "words that are no digits", "yes_anna_0.wav", without_digits=True)
 
 
-def _files_below(folder: str, setting: str, expected: str, without_digits: bool = False) -> list[Path]:
+def _files_below(folder: str, setting: str, expected: str, example: str, without_digits: bool = False) -> list[Path]:
     root = Path(os.path.expanduser(folder))
     if not root.is_dir():
         raise DataError(f"{setting} {folder} is not a folder: expected one with recordings of {expected}")
@@ -75,7 +75,7 @@ def _files_below(folder: str, setting: str, expected: str, without_digits: bool 
     if without_digits:
         files = [file for file in files if not {digit_of(file.parent.name), digit_of(file.stem.split("_")[0])} - {None}]
     if not files:
-        raise DataError(f"{setting} {folder} holds no audio: expected recordings of {expected}")
+        raise DataError(f"{setting} {folder} holds no recordings of {expected}, e.g. {example}")
     return files
 
 

@@ -220,8 +220,8 @@ def silent_wav() -> bytes:
     ("files", "message"),
     [
         (None, r"words_dir .*words is not a folder: expected one with recordings of words"),
-        ({}, r"words_dir .*words holds no audio.*yes_anna_0\.wav"),
-        ({"seven_ann_0.wav": silent_wav()}, r"words_dir .*words holds no audio"),
+        ({}, r"words_dir .*words holds no recordings of words that are no digits.*yes_anna_0\.wav"),
+        ({"seven_ann_0.wav": silent_wav()}, r"words_dir .*words holds no recordings"),
         ({"yes_ann_0.wav": b"no sound"}, r"words_dir .*words: yes_ann_0\.wav: .*not audio.*fix or remove it"),
         ({"yes_ann_0.wav": silent_wav()}, r"words_dir .*words: yes_ann_0\.wav: .*silen.*fix or remove it"),
     ],

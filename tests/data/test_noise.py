@@ -35,7 +35,7 @@ def test_a_folder_that_cannot_be_used_is_an_error(
     with pytest.raises(DataError, match=r"is not a folder"):
         varied(clips, lengths, noise_probability=1.0, noise_dir=str(noise_dir / "none"))
     (noise_dir / "empty").mkdir()
-    with pytest.raises(DataError, match=r"holds no audio"):
+    with pytest.raises(DataError, match=r"holds no recordings of background noise"):
         load_noise_bank(str(noise_dir / "empty"))
     (noise_dir / "broken.wav").write_bytes(b"RIFF")
     with pytest.raises(DataError, match=r"broken\.wav.*fix or remove it"):
