@@ -26,7 +26,7 @@ from trainings import head
 
 from digit_detector.labels import PIPELINES
 from ml_training.config import TrainConfig
-from ml_training.data.augmentation.noise import generated_backgrounds
+from ml_training.data.augmentation.noise import generated_noise_bank
 from ml_training.evaluation.speed import machine
 from ml_training.pipelines import get_pipeline
 from ml_training.training.objective import Objective
@@ -146,7 +146,7 @@ def main() -> int:
     parser.add_argument("--update-docs", action="store_true")
     args = parser.parse_args()
     device = choose_device(TrainConfig(device=args.device))
-    generated_backgrounds()  # made before the clock runs
+    generated_noise_bank()  # made before the clock runs
     with cpu_threads(args.threads):
         rows = measure(args.pipelines, args.batches, args.rounds, device, args.threads)
     heads = ["", "digits a step", "computed in", "clips a second", "ms a step", "to float32", "MB"]

@@ -1,14 +1,13 @@
-"""Any audio in, one second of speech out: mono float32 at 8 kHz, exactly 8,000 samples.
-
-This is the only decoder; training, evaluation and answering all use it. Files are opened by audio_files.py.
-"""
+"""Any audio in, one second of speech out: mono float32 at 8 kHz, 8,000 samples. Files are opened by audio_files.py."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator
 from os import PathLike
+from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -52,6 +51,7 @@ __all__ = [
     "decode_sound",
     "file_blocks",
     "is_silent",
+    "list_audio_files",
     "load_audio",
     "load_clip",
     "mono_blocks",
@@ -149,6 +149,18 @@ def mono_blocks(
         mono = mix.feed(block)
         channel = mix.loudest_if_cancelled()
         yield block_rate, mono if channel is None else block[:, channel]
+
+
+def list_audio_files(folder: str | PathLike[str], _seen: set[str] | None = None) -> list[Path]:
+    """Audio files in and below a folder, sorted, links followed once, hidden ones left out. Raises OSError."""
+    found, seen = list[Path](), {os.path.realpath(folder)} if _seen is None else _seen
+    for path in sorted(path for path in Path(folder).iterdir() if not path.name.startswith(".")):
+        if path.is_dir() and (target := os.path.realpath(path)) not in seen:
+            seen.add(target)
+            found += list_audio_files(path, seen)
+        elif path.suffix.lower() in AUDIO_SUFFIXES and path.is_file():
+            found.append(path)
+    return sorted(found)
 
 
 def trim_silence(samples: Floats, silence_db: float) -> Floats:

@@ -21,7 +21,7 @@ from digit_detector.errors import (
     NonFiniteAudioError,
     did_you_mean,
 )
-from digit_detector.labels import FILE_PRECISIONS, FP32, IS_DIGIT, LABELS, PIPELINES, model_folder
+from digit_detector.labels import FILE_PRECISIONS, FP32, IS_DIGIT, LABELS, model_folder, trained_pipelines
 from digit_detector.labels import PRETRAINED as PRETRAINED
 from digit_detector.memory import is_out_of_memory
 from digit_detector.model_file import DIGIT_NAME, INPUT_NAME, SCORES_NAME, check_metadata, is_intact, onnx_name
@@ -229,9 +229,10 @@ def load_classifier(
     Raises ConfigError for a name that is no pipeline, ModelError for a folder, file or version that is
     missing, damaged or not ours.
     """
-    if pipeline not in PIPELINES:
-        told = f"{pipeline!r}{did_you_mean(str(pipeline), PIPELINES)}"
-        raise ConfigError([f"pipeline: expected one of {', '.join(PIPELINES)}, got {told}"])
+    names = trained_pipelines(model_dir)
+    if pipeline not in names:
+        told = f"{pipeline!r}{did_you_mean(str(pipeline), names)}"
+        raise ConfigError([f"pipeline: expected one of {', '.join(names)}, got {told}"])
     if not 1 <= threads <= MAX_THREADS:
         raise ConfigError([f"threads: expected 1 to {MAX_THREADS}, got {threads}"])
     if precision not in FILE_PRECISIONS:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from digit_detector.errors import ModelError
-from digit_detector.labels import MEL_CNN, MFCC, PRETRAINED, RAW_CNN, TRAINED, model_folder
+from digit_detector.labels import MEL_CNN, MFCC, PRETRAINED, RAW_CNN, TRAINED, model_folder, trained_pipelines
 from digit_detector.model_file import check_metadata
 
 FSDD_TEST_HASH = "b4dd69d02423a4b5708a6249cf9124282d111d0b1d3c69d9fa7c059c90825435"  # see model_file.KEYS, test_hash
@@ -55,7 +55,8 @@ def choose_model(
     names = BEST_FIRST if pipeline is None else (pipeline,)
 
     def existing(folder: str) -> list[str]:
-        return [name for name in names if locate(folder, name, precision, version).is_file()]
+        offered = dict.fromkeys((*names, *trained_pipelines(folder))) if pipeline is None else names
+        return [name for name in offered if locate(folder, name, precision, version).is_file()]
 
     def read_candidate(folder: str, name: str) -> _Candidate:
         file = locate(folder, name, precision, version)

@@ -28,7 +28,7 @@ from digit_detector.evaluation.streams import (
     sentences,
 )  # fmt: skip
 from digit_detector.files import unwritable, write_json
-from digit_detector.labels import PIPELINES, PRETRAINED
+from digit_detector.labels import PRETRAINED
 from digit_detector.streaming.config import SHIPPED, load_config
 from digit_detector.streaming.engine import CONFIRMING, Engine
 
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--noise_hours", type=float, default=2.0, help="hours of noise to mix from the recordings")
     parser.add_argument("--model_dir", "--models_dir", metavar="DIR", default=PRETRAINED, help="models that confirm")
     parser.add_argument(
-        "--pipeline", nargs="+", choices=PIPELINES, default=CONFIRMING, help="which of them confirm each word"
+        "--pipeline", nargs="+", metavar="NAME", default=CONFIRMING, help="which of them confirm each word"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the streams that are made of the recordings")
     parser.add_argument("--spotter", metavar="FILE", default=SUPPRESS, help="another spotter than the one that ships")

@@ -1,9 +1,9 @@
 """Draw what each effect of augmentation does to a spoken digit: the pictures of docs/augmentation.md.
 
     python docs/augmentation_pictures.py                     # all of them, into docs/images
-    python docs/augmentation_pictures.py --out there speed   # some of them, elsewhere
+    python docs/augmentation_pictures.py --out there speed   # some of them, into there
 
-The speech is espeak-ng's, so whoever has the extra [train] gets the same pictures.
+The speech is espeak-ng's, so the pictures are the same on every machine with the extra [train].
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from digit_detector.labels import MEL_CNN
 from ml_training.config import AugmentationConfig
 from ml_training.data.augmentation import augment
 from ml_training.data.augmentation.mixup import mix
-from ml_training.data.tts import synthesise
+from ml_training.data.tts import synthesize_digits
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.mel_cnn_pipeline import MelCnnClassifier
 
@@ -84,7 +84,7 @@ ON_FEATURES = ("vtlp", "spec_augment")
 
 def words() -> tuple[Tensor, Tensor, Tensor]:
     """Two digits of two voices: waveforms (2, T), lengths (2,), labels (2,)."""
-    corpus = synthesise(seed=0, voices=2, takes=1)
+    corpus = synthesize_digits(seed=0, voices=2, takes=1)
     chosen = [int(np.flatnonzero(corpus.labels == digit)[turn]) for turn, digit in enumerate((DIGIT, OTHER))]
     columns = (corpus.waveforms, corpus.lengths, corpus.labels)
     clips, lengths, labels = (torch.from_numpy(column[chosen]) for column in columns)
@@ -93,7 +93,7 @@ def words() -> tuple[Tensor, Tensor, Tensor]:
 
 def babble(folder: Path) -> None:
     """Eight voices talking at once, for two seconds."""
-    corpus = synthesise(seed=1, voices=8, takes=1)
+    corpus = synthesize_digits(seed=1, voices=8, takes=1)
     voices = corpus.waveforms.reshape(8, 10, NUM_SAMPLES)
     talk = np.stack([np.roll(v[[i, (i + 3) % 10]].reshape(-1), 997 * i) for i, v in enumerate(voices)])
     soundfile.write(folder / "babble.wav", 0.05 * talk.sum(axis=0) / talk.std(), SAMPLE_RATE)

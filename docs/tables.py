@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_training.config import NAMED, AugmentationConfig, TrainConfig, to_dict
-from ml_training.pipelines import PIPELINE_REGISTRY
+from ml_training.registry import get_pipeline, pipeline_names
 
 TRAIN = Path(__file__).with_name("train.md")
 SETTINGS = Path(__file__).with_name("settings.md")
@@ -58,13 +58,15 @@ def _number(value: float) -> str:
 def recipes_table() -> str:
     """What each pipeline trains best with, and how large its network is."""
     rows = ["| pipeline | epochs | batch_size | learning_rate | weight_decay | parameters |", "|---|" + "---:|" * 5]
-    for pipeline in PIPELINE_REGISTRY.values():
+    for pipeline in map(get_pipeline, pipeline_names()):
         r, parameters = pipeline.recipe, sum(p.numel() for p in pipeline.build().parameters())
         rows.append(
             f"| `{pipeline.name}` | {r.epochs} | {r.batch_size} | {r.learning_rate:g} | {r.weight_decay:g} "
             f"| {parameters:,} |"
         )
-    own = [line for p in PIPELINE_REGISTRY.values() if (line := _own_augmentation(p.name, p.recipe.augmentation))]
+    own = [
+        line for p in map(get_pipeline, pipeline_names()) if (line := _own_augmentation(p.name, p.recipe.augmentation))
+    ]
     return "\n".join(rows + (["", *own] if own else []))
 
 
@@ -87,7 +89,7 @@ def update_recipes(text: str) -> str:
 def whole_table(cls: type, prefix: str = "") -> str:
     """One row for each setting: name, type, range, default in JSON, what each pipeline takes where it is open, help."""
     hints = typing.get_type_hints(cls)
-    recipes = {name: pipeline.recipe for name, pipeline in PIPELINE_REGISTRY.items()}
+    recipes = {name: get_pipeline(name).recipe for name in pipeline_names()}
     rows = [
         f"| setting | type | range | default | {' | '.join(recipes)} | what it does |",
         "|---" * (5 + len(recipes)) + "|",

@@ -1,37 +1,3 @@
-"""Kept for code that imports it from here: see digit_detector.audio."""
+"""The functions of digit_detector.audio, under the name that they had in version 0.1."""
 
-from digit_detector.audio import (
-    FAINTEST,
-    MAX_SECONDS,
-    NUM_SAMPLES,
-    SAMPLE_RATE,
-    Downmix,
-    Offset,
-    Source,
-    decode,
-    decode_sound,
-    is_silent,
-    load_audio,
-    load_clip,
-    mono_blocks,
-    pad_or_trim,
-    trim_silence,
-)
-
-__all__ = [
-    "FAINTEST",
-    "MAX_SECONDS",
-    "NUM_SAMPLES",
-    "SAMPLE_RATE",
-    "Downmix",
-    "Offset",
-    "Source",
-    "decode",
-    "decode_sound",
-    "is_silent",
-    "load_audio",
-    "load_clip",
-    "mono_blocks",
-    "pad_or_trim",
-    "trim_silence",
-]
+from digit_detector.audio import *  # noqa: F403

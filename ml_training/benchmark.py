@@ -21,7 +21,7 @@ import ml_training
 from digit_detector.cli.parser import OneLineParser
 from digit_detector.cli.program import program
 from digit_detector.files import write_atomically
-from digit_detector.labels import PIPELINES, PRETRAINED
+from digit_detector.labels import PRETRAINED, trained_pipelines
 from digit_detector.model_file import git_commit
 from ml_training.evaluation.speed import ModelSpeed, list_models, machine, measure_model, score_models
 
@@ -34,7 +34,7 @@ def parser() -> OneLineParser:
     add = flags.add_argument
     add("--models_dir", "--model_dir", default=PRETRAINED, metavar="DIR",
         help=f"folder of models, or {PRETRAINED}: those that ship")  # fmt: skip
-    add("--pipeline", choices=("all", *PIPELINES), default="all", help="which of them")
+    add("--pipeline", metavar="NAME", default="all", help="which of them")
     add("--data_dir", default=None, metavar="DIR", help="FSDD, for the accuracy on its official test part")
     add("--folder", default=None, metavar="DIR", help="labelled clips, for the accuracy on them")
     add("--samples", type=_positive, default=1000, metavar="N", help="clips that are timed")
@@ -56,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags.error(
             f"{', '.join(removed)}: benchmarks/peers.py of the repository (make bench) measures other recognisers"
         )
-    models = list_models(args.models_dir, PIPELINES if args.pipeline == "all" else (args.pipeline,))
+    models = list_models(
+        args.models_dir, trained_pipelines(args.models_dir) if args.pipeline == "all" else (args.pipeline,)
+    )
     log = None if args.log_scoring is None else Path(args.log_scoring)
     scored = args.data_dir is not None or args.folder is not None
     accuracy = score_models(args.models_dir, models, args.data_dir, args.folder, log) if scored else {}

@@ -1,7 +1,7 @@
-"""Names, settings and how a JSON file of them is read; flags.py makes flags of them.
+"""Settings of a training, read from JSON files and flags (flags.py).
 
-Precedence: defaults < JSON file (`--config`) < flags. A setting left at None takes the value of
-the pipeline's recipe. Everything is checked before anything runs, and every fault is listed.
+Precedence: defaults < JSON file (`--config`) < flags. A setting left at None takes the value of the pipeline's recipe.
+Everything is checked before anything runs, and every fault is listed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,8 @@ from typing import Any
 
 from digit_detector.errors import ConfigError, did_you_mean
 from digit_detector.fields import choice, number_or, setting
-from digit_detector.labels import (
-    PIPELINES,
-    TRAINED,
-)
+from digit_detector.labels import TRAINED
+from ml_training.registry import get_pipeline, pipeline_names, stored_name
 
 DATASETS = ("auto", "fsdd", "folder", "synthetic")
 SPLITS = ("official", "random", "speaker", "fold")
@@ -39,7 +37,7 @@ MAX_VOICES = 462  # that espeak-ng has for us; data/tts.py lists them
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    """What is done to training clips. Ranges are drawn from uniformly, per clip."""
+    """Augmentation of training clips. Values are drawn uniformly from ranges, for each clip."""
 
     enabled: bool = setting(True, "augment training clips")
     speed: tuple[float, float] = setting((0.8, 1.25), "speed factors, pitch included", 0.25, 4.0)
@@ -88,7 +86,9 @@ class AugmentationConfig:
 class TrainConfig:
     """Everything that decides a training run."""
 
-    pipeline: str = choice("all", *PIPELINES, default="all", help="which pipeline to train")
+    pipeline: str = setting(
+        "all", f"which pipeline to train: all, {', '.join(pipeline_names())}, or your own as module:ATTRIBUTE"
+    )
     dataset: str = choice(*DATASETS, default="auto", help="which recordings; auto falls back to synthetic speech")
     data_dir: str | None = setting(
         None, "folder or table of recordings (default: $DIGIT_DATA_DIR, the cache, a download)"
@@ -141,21 +141,28 @@ class TrainConfig:
         None, "share of training clips that synthetic voices speak (default: 0.25 with FSDD, none otherwise)", 0.0, 0.9
     )
     synthetic_voices: int = setting(84, "how many voices of espeak-ng these are", 1, MAX_VOICES)
-    negative_share: float = setting(0.25, "share of the clips of a step in which no digit is said", 0.0, 0.9)
+    negative_share: float = setting(0.25, "share of the clips of a step that hold no digit", 0.0, 0.9)
     words_dir: str | None = setting(None, "folder of recorded words that are no digits (default: synthetic ones alone)")
-    teacher_dir: str | None = setting(None, "folder of trained models to learn from, besides what was said")
-    teacher_share: float = setting(0.7, "how much of what is learnt is theirs", 0.0, 1.0)
+    teacher_dir: str | None = setting(None, "folder of trained models to learn from, beside the labels")
+    teacher_share: float = setting(0.7, "weight of their outputs in the loss", 0.0, 1.0)
     augmentation: AugmentationConfig | Mapping[str, Any] | None = setting(
         None, "augmentation (default: the pipeline's own, also of every setting that is left out)"
     )
 
     def __post_init__(self) -> None:
-        faults = _value_faults(type(self), vars(self))
+        checked, faults = _check(type(self), vars(self))
         if not faults and isinstance(self.augmentation, Mapping):
-            object.__setattr__(self, "augmentation", _whole(AugmentationConfig, self.augmentation))
+            augmentation, every = checked["augmentation"], dataclasses.fields(AugmentationConfig)
+            whole = augmentation.keys() == {f.name for f in every}
+            object.__setattr__(self, "augmentation", AugmentationConfig(**augmentation) if whole else augmentation)
+        names = ("all", *pipeline_names())
+        if isinstance(self.pipeline, str) and ":" not in self.pipeline and self.pipeline not in names:
+            expected = f"expected one of {', '.join(names)} or module:ATTRIBUTE"
+            faults.append(f"pipeline: {expected}, got {self.pipeline!r}{did_you_mean(self.pipeline, names)}")
         if self.dataset == "synthetic" and self.synthetic_share:
             faults.append("synthetic_share is for recordings: dataset 'synthetic' has no other clips to mix with")
-        if self.mlflow is not None and not _is_mlflow_address(self.mlflow):
+        # A password in an address would end up in logs and in config_*.json.
+        if self.mlflow is not None and not re.fullmatch(f"{MLFLOW_HERE}|https?://[^@]+|sqlite:///.+", str(self.mlflow)):
             faults.append(
                 f"mlflow: expected {MLFLOW_HERE!r} or an address such as http://localhost:5000 or sqlite:///mlflow.db, "
                 "a password in $MLFLOW_TRACKING_PASSWORD"
@@ -176,14 +183,16 @@ class TrainConfig:
     @property
     def pipelines(self) -> tuple[str, ...]:
         """The pipelines that this run trains."""
-        return PIPELINES if self.pipeline == "all" else (self.pipeline,)
+        if self.pipeline == "all":
+            return pipeline_names()
+        return (get_pipeline(self.pipeline).name if ":" in self.pipeline else self.pipeline,)
 
     def resolved(self, pipeline: str, recipe: Recipe) -> TrainConfig:
         """This configuration for one pipeline, everything left open taken from its recipe."""
         own = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if getattr(self, f.name) is None}
         if isinstance(self.augmentation, Mapping):
             own["augmentation"] = dataclasses.replace(recipe.augmentation, **self.augmentation)
-        return dataclasses.replace(self, pipeline=pipeline, **own)
+        return dataclasses.replace(self, pipeline=stored_name(pipeline), **own)
 
     @property
     def augmenting(self) -> AugmentationConfig:
@@ -204,11 +213,6 @@ class Recipe:
     augmentation: AugmentationConfig = AugmentationConfig()
 
 
-def _is_mlflow_address(text: Any) -> bool:
-    # A password in it would end up in logs and in config_*.json.
-    return text == MLFLOW_HERE or (isinstance(text, str) and bool(re.fullmatch("(https?://[^@]+|sqlite:///.+)", text)))
-
-
 def flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Settings as JSON has them, name and value, those of augmentation with its name before theirs."""
     for name, value in settings.items():
@@ -218,43 +222,68 @@ def flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _value_faults(cls: type, values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What is wrong with each value by itself: its type, or else its range."""
-    hints = typing.get_type_hints(cls)
+# --- checks --------------------------------------------------------------------------------------
+
+
+def kinds_of(cls: type) -> dict[str, tuple[Any, bool]]:
+    """Name of each field of a dataclass -> its type without None, and whether None is allowed."""
+    kinds = {}
+    for name, hint in typing.get_type_hints(cls).items():
+        given = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        kinds[name] = (next(kind for kind in given if kind is not type(None)), type(None) in given)
+    return kinds
+
+
+def _check(cls: type, values: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
+    """Settings of a dataclass as values of their types, and every fault: unknown names, wrong types, wrong values."""
+    kinds, metadata = kinds_of(cls), {f.name: f.metadata for f in dataclasses.fields(cls)}
+    checked: dict[str, Any] = {}
     faults: list[str] = []
-    for f in dataclasses.fields(cls):
-        kinds = alternatives(hints[f.name])
-        if f.name not in values or (values[f.name] is None and type(None) in kinds):
-            continue
-        kind, value = next(k for k in kinds if k is not type(None)), values[f.name]
-        if dataclasses.is_dataclass(kind) and isinstance(value, (typing.cast(type, kind), Mapping)):
-            path = f"{prefix}{f.name}."
-            inner = _check(typing.cast(type, kind), value, path, faults) if isinstance(value, Mapping) else vars(value)
-            faults += _value_faults(typing.cast(type, kind), inner, path)
-            continue
-        try:
-            faults += [prefix + fault for fault in _range_faults(f, _convert(kind, value))]
-        except TypeError:
-            faults.append(f"{prefix}{f.name}: expected {_kind_name(kind)}, got {value!r}")
-    return faults
+    for key, value in values.items():
+        kind, optional = kinds.get(key, (None, False))
+        if kind is None:
+            faults.append(f"unknown setting {prefix + key!r}" + did_you_mean(key, kinds, prefix))
+        elif value is None and optional:
+            checked[key] = None
+        elif dataclasses.is_dataclass(kind) and isinstance(value, (typing.cast(type, kind), Mapping)):
+            inner = value if isinstance(value, Mapping) else vars(value)
+            checked[key], more = _check(typing.cast(type, kind), inner, f"{prefix}{key}.")
+            faults += more
+        else:
+            try:
+                checked[key] = _convert(kind, value)
+                faults += [f"{prefix}{key}: expected {fault}" for fault in _range_faults(metadata[key], checked[key])]
+            except TypeError:
+                names = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes"}
+                name = "two numbers" if typing.get_origin(kind) is tuple else names.get(kind, "an object")
+                faults.append(f"{prefix}{key}: expected {name}, got {value!r}")
+    return checked, faults
 
 
-def _range_faults(f: dataclasses.Field[Any], value: Any) -> list[str]:
-    word = f.metadata.get("word")
+def _convert(kind: Any, value: Any) -> Any:
+    """A JSON value as `kind`, strictly: '3' is not a number and 1 is not a truth value. Raises TypeError."""
+    if typing.get_origin(kind) is tuple and isinstance(value, (list, tuple)) and len(value) == 2:
+        return tuple(_convert(float, v) for v in value)
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf:
+        return value if abs(value) > 1e300 else float(value)  # a huge whole number fits no float; the range refuses it
+    if kind in (bool, str) and isinstance(value, kind):
+        return value
+    if kind is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise TypeError
+
+
+def _range_faults(metadata: Mapping[str, Any], value: Any) -> list[str]:
+    word, choices = metadata.get("word"), metadata.get("choices")
     if word and value != word and not re.fullmatch("0*[1-9][0-9]{0,8}", value):
-        return [f"{f.name}: expected {word!r} or a whole number above 0, got {value!r}"]
-    choices = f.metadata.get("choices")
+        return [f"{word!r} or a whole number above 0, got {value!r}"]
     if choices and value not in choices:
-        return [f"{f.name}: expected one of {', '.join(choices)}, got {value!r}"]
-    low, high = f.metadata.get("low", -math.inf), f.metadata.get("high", math.inf)
-    numbers = value if isinstance(value, tuple) else (value,)
-    faults = [
-        f"{f.name}: expected a number from {low:g} to {high:g}, got {n}"
-        for n in numbers
-        if isinstance(n, (int, float)) and not isinstance(n, bool) and not low <= n <= high
-    ]
-    if isinstance(value, tuple) and not faults and value[0] > value[1]:
-        faults.append(f"{f.name}: expected the smaller number first, got {value[0]:g} {value[1]:g}")
+        return [f"one of {', '.join(choices)}, got {value!r}"]
+    low, high = metadata.get("low", -math.inf), metadata.get("high", math.inf)
+    numbers = [n for n in (value if isinstance(value, tuple) else (value,)) if isinstance(n, (int, float))]
+    faults = [f"a number from {low:g} to {high:g}, got {n}" for n in numbers if not low <= n <= high]
+    if not faults and len(numbers) == 2 and numbers[0] > numbers[1]:
+        faults.append(f"the smaller number first, got {numbers[0]:g} {numbers[1]:g}")
     return faults
 
 
@@ -288,10 +317,10 @@ def find_config(typed: str | Path) -> Path:
 
 
 def load_config(path: str | Path) -> dict[str, Any]:
-    """Read a JSON file of settings or a named one; returns the checked keyword arguments for TrainConfig.
+    """Keyword arguments for TrainConfig from a JSON file or a named configuration.
 
-    Raises ConfigError that lists every unknown key and every value that cannot be. Whether the settings fit each
-    other is for TrainConfig to say, once flags are known too.
+    Raises ConfigError that lists every unknown key and wrong value. Whether the settings fit each other is checked by
+    TrainConfig, once flags are known too.
     """
     checked, faults = read_config(path)
     if faults:
@@ -300,10 +329,7 @@ def load_config(path: str | Path) -> dict[str, Any]:
 
 
 def read_config(path: str | Path) -> tuple[dict[str, Any], list[str]]:
-    """As `load_config`, but the faults of values are returned beside those that are none.
-
-    Raises ConfigError where there are no values: no file, no JSON, no object.
-    """
+    """As `load_config`, with the faults beside the good settings. Raises ConfigError for what is no JSON object."""
     try:
         text = find_config(path).read_text(encoding="utf-8-sig")  # Windows editors start files with a mark
     except (OSError, UnicodeDecodeError) as error:
@@ -315,61 +341,4 @@ def read_config(path: str | Path) -> tuple[dict[str, Any], list[str]]:
         raise ConfigError([f"not JSON: {error}"], str(path)) from error
     if not isinstance(values, dict):
         raise ConfigError([f"expected a JSON object of settings, got {type(values).__name__}"], str(path))
-    faults: list[str] = []
-    checked = _check(TrainConfig, values, "", faults)
-    return checked, faults + _value_faults(TrainConfig, checked)
-
-
-def _check(cls: type, values: Mapping[str, Any], prefix: str, faults: list[str]) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
-    checked: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in hints:
-            faults.append(f"unknown setting {prefix + key!r}" + did_you_mean(key, hints, prefix))
-            continue
-        kinds = alternatives(hints[key])
-        if value is None and type(None) in kinds:
-            checked[key] = None
-            continue
-        kind = next(k for k in kinds if k is not type(None))
-        if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
-            checked[key] = _check(typing.cast(type, kind), value, f"{prefix}{key}.", faults)
-        else:
-            try:
-                checked[key] = _convert(kind, value)
-            except TypeError:
-                faults.append(f"{prefix}{key}: expected {_kind_name(kind)}, got {value!r}")
-    return checked
-
-
-def _whole(cls: type, values: Mapping[str, Any]) -> Any:
-    """Checked settings as a dataclass where none is missing, as a dictionary otherwise."""
-    checked = _check(cls, values, "", [])
-    return cls(**checked) if checked.keys() == {f.name for f in dataclasses.fields(cls)} else checked
-
-
-def alternatives(hint: Any) -> tuple[Any, ...]:
-    """The types that `int | None` and the like stand for."""
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-
-
-def _kind_name(kind: Any) -> str:
-    if typing.get_origin(kind) is tuple:
-        return "two numbers"
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes"}
-    return names.get(kind, "an object")
-
-
-def _convert(kind: Any, value: Any) -> Any:
-    """A JSON value as `kind`, without guessing: '3' is no number and 1 is no truth value."""
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)) or len(value) != 2:
-            raise TypeError
-        return tuple(_convert(float, v) for v in value)
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf:
-        return value if abs(value) > 1e300 else float(value)  # a huge whole number fits no float; the range refuses it
-    if kind is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if kind in (bool, str) and isinstance(value, kind):
-        return value
-    raise TypeError
+    return _check(TrainConfig, values)

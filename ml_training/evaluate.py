@@ -16,7 +16,7 @@ from typing import Any
 from digit_detector.cli.parser import OneLineParser
 from digit_detector.cli.program import program, require
 from digit_detector.errors import ConfigError, Interrupted
-from digit_detector.labels import FILE_PRECISIONS, FP32, PIPELINES
+from digit_detector.labels import FILE_PRECISIONS, FP32
 from ml_training.config import DATASETS, TrainConfig, load_config
 
 PROTOCOLS = ("official", "cv", "loso", "unseen_speakers", "noise", "calibration", "rejection")
@@ -30,7 +30,7 @@ def parser() -> OneLineParser:
     add = flags.add_argument
     add("--protocol", dest="protocols", nargs="+", choices=PROTOCOLS, type=_protocol, default=[], metavar="NAME",
         help=", ".join(PROTOCOLS))  # fmt: skip
-    add("--pipeline", choices=("all", *PIPELINES), default=SUPPRESS, help="which models (default: all)")
+    add("--pipeline", metavar="NAME", default=SUPPRESS, help="which models (default: all)")
     add("--models_dir", "--model_dir", dest="models_dirs", nargs="+", default=["models"], metavar="DIR",
         help="folders of trained models; of several, e.g. one a seed, the table shows each and their mean")  # fmt: skip
     add("--precision", choices=FILE_PRECISIONS, default=FP32, help="which of their files")
@@ -66,7 +66,10 @@ def parser() -> OneLineParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate what the flags name; returns the exit code."""
     values = vars(parser().parse_args(argv))
-    config = load_settings({name: values.pop(name) for name in (*SETTINGS, "config") if name in values})
+    flags = {name: values.pop(name) for name in (*SETTINGS, "config") if name in values}
+    if not {"cv", "loso"} & set(values["protocols"]):  # models there need no class of their pipeline
+        values["pipeline"] = flags.pop("pipeline", None)
+    config = load_settings(flags)
     training = ["torch", "rich"] if {"cv", "loso"} & set(values["protocols"]) else []
     require("evaluation", (*training, "matplotlib", "jinja2"))
     from ml_training.evaluation.command import Request, evaluate, summary

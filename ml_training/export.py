@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from digit_detector.cli.parser import OneLineParser
 from digit_detector.cli.program import program, require
 from digit_detector.errors import CheckpointError
-from digit_detector.labels import FILE_PRECISIONS, PIPELINES
+from digit_detector.labels import FILE_PRECISIONS
 from ml_training.config import DATASETS
 from ml_training.deploy.checkpoints import find_checkpoints
 from ml_training.deploy.version_tables import align
@@ -42,7 +42,7 @@ def parser() -> OneLineParser:
     add("checkpoints", nargs="*", metavar="CHECKPOINT", default=SUPPRESS,
         help="best_model.pt or checkpoint_epoch_*.pt (default: the best of each pipeline in --models_dir)")  # fmt: skip
     add("--models_dir", "--model_dir", default="models", metavar="DIR", help="folder of trained models")
-    add("--pipeline", choices=("all", *PIPELINES), default="all", help="which of them")
+    add("--pipeline", metavar="NAME", default="all", help="which of them")
     add("--precision", nargs="+", choices=FILE_PRECISIONS, default=list(FILE_PRECISIONS), metavar="NAME",
         help=", ".join(FILE_PRECISIONS))  # fmt: skip
     add("--executorch", action="store_true", help="write model.pte for ExecuTorch, too; needs the extra [executorch]")

@@ -1,4 +1,4 @@
-"""Command-line flags: one for every setting of a training, and a parser whose faults are one line."""
+"""Command-line flags: one for every setting of a training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from digit_detector.cli.parser import as_typed
 from digit_detector.errors import ConfigError
-from ml_training.config import MLFLOW_HERE, AugmentationConfig, TrainConfig, alternatives, read_config
+from ml_training.config import MLFLOW_HERE, AugmentationConfig, TrainConfig, kinds_of, read_config
 
 _FLAG_ALIASES = {"models_dir": ("--model_dir",)}
 _ALONE = {"resume": ("latest", "EPOCH"), "mlflow": (MLFLOW_HERE, "ADDRESS")}  # flag -> what it means alone, or takes
@@ -24,9 +24,9 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
         help="JSON file of settings, or the name of one that comes along; flags win over it",
     )
     for cls, prefix in ((TrainConfig, ""), (AugmentationConfig, "augmentation.")):
-        hints = typing.get_type_hints(cls)
+        kinds = kinds_of(cls)
         for f in dataclasses.fields(cls):
-            kind = next(k for k in alternatives(hints[f.name]) if k is not type(None))
+            kind, _ = kinds[f.name]
             if not dataclasses.is_dataclass(kind):
                 _add_flag(parser, prefix, f, kind)
 

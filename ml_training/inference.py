@@ -30,7 +30,7 @@ from digit_detector.cli.parser import OneLineParser
 from digit_detector.cli.program import program, silent_libraries
 from digit_detector.cli.text import escape_controls
 from digit_detector.examples import EXAMPLES, example_recording
-from digit_detector.labels import FILE_PRECISIONS, FP32, PIPELINES, TRAINED
+from digit_detector.labels import FILE_PRECISIONS, FP32, TRAINED
 from digit_detector.labels import PRETRAINED as PRETRAINED
 from digit_detector.selection import choose_model
 from ml_training.predict.arguments import ONLY_WITH_OUT, add_flags, default_decoders
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"folder of models; {PRETRAINED}: those that ship (default: the more accurate of these and {TRAINED})",
     )  # fmt: skip
     parser.add_argument(
-        "--pipeline", choices=PIPELINES, default=SUPPRESS, help="which of them (default: the most accurate)"
+        "--pipeline", metavar="NAME", default=SUPPRESS, help="which of them (default: the most accurate)"
     )
     parser.add_argument(
         "--version", type=int, default=None, metavar="N", help="a version of your own model (default: the promoted one)"

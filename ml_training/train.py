@@ -83,7 +83,7 @@ def check_before_training(config: TrainConfig) -> None:
     faults = unusable({"models_dir": config.models_dir, "log_dir": config.log_dir})
     if faults:
         raise ConfigError(faults)
-    from ml_training.data.checks import check_data  # --help and missing extras need no numpy
+    from ml_training.data.dataset_loader import check_data  # --help and missing extras need no numpy
 
     check_data(config)
 

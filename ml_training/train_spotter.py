@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         dataset=args.dataset, data_dir=getattr(args, "data_dir", None), extra_dir=args.extra_dir,
         words_dir=args.words_dir, seed=args.seed,
     )  # fmt: skip
-    from ml_training.data.checks import check_data, noise_files
+    from ml_training.data.dataset_loader import check_data
+    from ml_training.data.layouts import noise_files
 
     check_data(config)
     if args.noise_dir is not None:

@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         objectives=tuple(own["objective"]), folds=own["folds"], workers=own["workers"], output=own["output"],
         storage=own["storage"],
     )  # fmt: skip
-    from ml_training.data.checks import check_data
+    from ml_training.data.dataset_loader import check_data
 
     if own["engine"] != "ray":  # others see other folders
         check_data(config)

@@ -19,7 +19,7 @@ from digit_detector.cli.parser import OneLineParser
 from digit_detector.cli.program import program
 from digit_detector.errors import DigitError, ModelError
 from digit_detector.files import check_not_shipped
-from digit_detector.labels import PIPELINES, PRETRAINED, model_folder
+from digit_detector.labels import PRETRAINED, model_folder, trained_pipelines
 from digit_detector.versions import Status, read_status, read_version, version_numbers
 from ml_training.deploy import version_store, version_tables
 
@@ -45,7 +45,7 @@ def parser() -> OneLineParser:
     add("action", choices=ACTIONS, metavar="ACTION", help=text)
     add("numbers", nargs="*", type=int, metavar="NUMBER", help="of versions: show 3, compare 2 3, promote 3")
     add("--models_dir", "--model_dir", default="models", metavar="DIR", help="folder of trained models")
-    add("--pipeline", choices=PIPELINES, help="whose versions; not needed where only one pipeline has any")
+    add("--pipeline", metavar="NAME", help="whose versions; not needed where only one pipeline has any")
     add("--keep", type=int, metavar="N", help="how many of the newest versions prune keeps, beside the promoted one")
     add("--yes", action="store_true", help="prune deletes; without it, it only lists")
     add("--json", action="store_true", help="JSON instead of lines")
@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _find_pipelines(args: Namespace) -> dict[str, Path]:
     """The pipelines that have versions, and their folders. Raises ModelError without any."""
-    folders = {name: model_folder(args.models_dir, name) for name in PIPELINES if args.pipeline in (None, name)}
+    names = trained_pipelines(args.models_dir) if args.pipeline is None else (args.pipeline,)
+    folders = {name: model_folder(args.models_dir, name) for name in names}
     found = {name: folder for name, folder in folders.items() if version_numbers(folder)}
     if not found:
         whose = "" if args.pipeline is None else f" of {args.pipeline}"

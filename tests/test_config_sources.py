@@ -66,8 +66,8 @@ def test_json_round_trip(config: TrainConfig, tmp_path: Path) -> None:
 
 def test_every_fault_of_a_file_is_listed(tmp_path: Path) -> None:
     values = {
-        "epoch": 3, "zzz": 1, "epochs": "ten", "batch_size": 0, "seed": 1.5, "device": "gpu", "data_dir": 7,
-        "augmentation": {"sped": [1, 1], "enabled": 1, "snr_db": [5], "shift": 3},
+        "epoch": 3, "zzz": 1, "epochs": "ten", "batch_size": 0, "device": "gpu", "data_dir": 7, "learning-rate": 1,
+        "model_dir": 1, "augmentation": {"sped": [1, 1], "enabled": 1, "snr_db": [5], "shift": 3},
     }  # fmt: skip
     with pytest.raises(ConfigError) as caught:
         load_config(write(tmp_path / "bad.json", values))
@@ -79,38 +79,32 @@ def test_every_fault_of_a_file_is_listed(tmp_path: Path) -> None:
         "data_dir: expected text in quotes, got 7",
         "device: expected one of auto, cpu, cuda, got 'gpu'",
         "epochs: expected a whole number, got 'ten'",
-        "seed: expected a whole number, got 1.5",
         "unknown setting 'augmentation.sped', did you mean augmentation.speed?",
         "unknown setting 'epoch', did you mean epochs?",
+        "unknown setting 'learning-rate', did you mean learning_rate?",
+        "unknown setting 'model_dir', did you mean models_dir?",
         "unknown setting 'zzz'",
     ]
-    message = str(caught.value)
-    assert message.startswith(f"11 faults in {tmp_path / 'bad.json'}: ")
-    assert "\n" not in message
-
-
-def test_near_names(tmp_path: Path) -> None:
-    for typed, meant in (("learning-rate", "learning_rate"), ("batchsize", "batch_size"), ("model_dir", "models_dir")):
-        with pytest.raises(ConfigError, match=f"unknown setting '{typed}', did you mean {meant}\\?"):
-            load_config(write(tmp_path / "near.json", {typed: 1}))
+    assert str(caught.value).startswith(f"12 faults in {tmp_path / 'bad.json'}: ")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("content", "fault"),
     [
-        ("{", "not JSON: "), ("[1]", "expected a JSON object of settings, got list"), ("", "not JSON: "),
-        ('{"learning_rate": NaN}', "learning_rate: expected a number, got nan"),
-        ('{"learning_rate": 1' + 400 * "0" + "}", "learning_rate: expected a number from 1e-08 to 10"),
-        ('{"epochs": 1' + 5000 * "0" + "}", "not JSON: "),
-        (100_000 * "[", "not JSON: "),
-        ('{"augmentation": 3}', "augmentation: expected an object, got 3"),
-        ('{"augmentation": {"speed": ["a", "b"]}}', "augmentation.speed: expected two numbers"),
+        (b"{", "not JSON: "), (b"[1]", "expected a JSON object of settings, got list"), (b"", "not JSON: "),
+        (b'{"learning_rate": NaN}', "learning_rate: expected a number, got nan"),
+        (b'{"learning_rate": 1' + 400 * b"0" + b"}", "learning_rate: expected a number from 1e-08 to 10"),
+        (b'{"epochs": 1' + 5000 * b"0" + b"}", "not JSON: "), (100_000 * b"[", "not JSON: "),
+        (b'{"augmentation": 3}', "augmentation: expected an object, got 3"), (b"\xff\xfe\x00{", "cannot read it"),
+        (b'{"augmentation": {"speed": ["a", "b"]}}', "augmentation.speed: expected two numbers"),
+        (b'{"seed": null}', "seed: expected a whole number, got None"), (None, "cannot read it"),
     ],
-    ids=["cut", "list", "empty", "nan", "huge", "endless", "deep", "no object", "words for numbers"],
+    ids=["cut", "list", "empty", "nan", "huge", "endless", "deep", "no object", "binary", "words", "null", "folder"],
 )  # fmt: skip
-def test_files_that_cannot_be_meant(text: str, fault: str, tmp_path: Path) -> None:
+def test_files_that_cannot_be_used(content: bytes | None, fault: str, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    path.write_text(text, encoding="utf-8")
+    path.mkdir() if content is None else path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     (found,) = caught.value.faults
@@ -118,31 +112,14 @@ def test_files_that_cannot_be_meant(text: str, fault: str, tmp_path: Path) -> No
     assert str(path) in str(caught.value)
 
 
-def test_unreadable_files(tmp_path: Path) -> None:
-    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00{")
-    for path in (tmp_path / "none.json", tmp_path, tmp_path / "binary.json"):
-        with pytest.raises(ConfigError, match="cannot read it"):
-            load_config(path)
-
-
-def test_byte_order_mark_of_windows_editors(tmp_path: Path) -> None:
-    path = tmp_path / "config.json"
+def test_null_leaves_a_setting_open_and_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    path = write(tmp_path / "config.json", {"epochs": None, "augmentation": None})
+    assert TrainConfig(**load_config(path)) == TrainConfig()
     path.write_text('{"epochs": 3}', encoding="utf-8-sig")
     assert load_config(path) == {"epochs": 3}
 
 
-def test_null_means_the_pipelines_own(tmp_path: Path) -> None:
-    path = write(tmp_path / "config.json", {"epochs": None, "augmentation": None})
-    assert TrainConfig(**load_config(path)) == TrainConfig()
-    with pytest.raises(ConfigError, match="seed: expected a whole number, got None"):
-        load_config(write(path, {"seed": None}))
-
-
 # --- flags ---------------------------------------------------------------------------------------
-
-
-def test_no_flags_are_the_defaults() -> None:
-    assert parse() == TrainConfig()
 
 
 def test_there_is_a_flag_for_every_setting() -> None:
@@ -160,91 +137,87 @@ def test_there_is_a_flag_for_every_setting() -> None:
     assert parse(*words) == UNUSUAL
 
 
-def test_dash_and_underscore_are_alike() -> None:
-    expected = TrainConfig(batch_size=32, data_dir="a-b_c")
-    assert parse("--batch-size", "32", "--data-dir", "a-b_c") == expected
-    assert parse("--batch_size=32", "--data-dir=a-b_c") == expected
+@pytest.mark.parametrize(
+    ("words", "settings"),
+    [
+        ([], {}),
+        (["--batch-size", "32", "--data-dir", "a-b_c"], {"batch_size": 32, "data_dir": "a-b_c"}),
+        (["--batch_size=32", "--data-dir=a-b_c"], {"batch_size": 32, "data_dir": "a-b_c"}),
+        *(([flag, "there"], {"models_dir": "there"})
+          for flag in ("--model_dir", "--models_dir", "--model-dir", "--models-dir")),
+        (["--resume"], {"resume": "latest"}), (["--resume", "latest"], {"resume": "latest"}),
+        (["--resume", "12"], {"resume": "12"}), (["--resume=12"], {"resume": "12"}),
+        (["--resume", "--seed", "3"], {"resume": "latest", "seed": 3}),
+        (["--augmentation.level_db", "-30", "-1.5"], {"augmentation": {"level_db": (-30.0, -1.5)}}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_flags(words: list[str], settings: dict[str, Any]) -> None:
+    assert parse(*words) == TrainConfig(**settings)
+
+
+def test_only_long_flags_are_rewritten() -> None:
     assert underscored("--data-dir=--a-b") == "--data_dir=--a-b"
     assert underscored("-b-c") == "-b-c"
     assert underscored("--") == "--"
 
 
-def test_model_dir_is_models_dir() -> None:
-    for flag in ("--model_dir", "--models_dir", "--model-dir", "--models-dir"):
-        assert parse(flag, "there").models_dir == "there"
-
-
-def test_resume_forms() -> None:
-    assert parse().resume is None
-    assert parse("--resume").resume == "latest"
-    assert parse("--resume", "--seed", "3").resume == "latest"
-    assert parse("--resume", "latest").resume == "latest"
-    assert parse("--resume", "12").resume == "12"
-    assert parse("--resume=12").resume == "12"
-
-
-def test_flags_win_over_the_file(tmp_path: Path) -> None:
+def test_flags_win_over_the_file_and_complete_it(tmp_path: Path) -> None:
     path = write(tmp_path / "c.json", {"epochs": 5, "seed": 9, "augmentation": {"speed": [0.9, 1.1], "shift": 0.5}})
     config = parse(
         "--config", str(path), "--epochs", "7", "--augmentation.shift", "0.25", "--no-augmentation.spec-augment"
     )
     expected = {"speed": (0.9, 1.1), "shift": 0.25, "spec_augment": False}
     assert config == TrainConfig(epochs=7, seed=9, augmentation=expected)
-
-
-def test_flags_complete_the_file(tmp_path: Path) -> None:
     path = write(tmp_path / "c.json", {"split": "speaker"})
     assert parse("--config", str(path), "--held-out-speaker", "theo").held_out_speaker == "theo"
-    with pytest.raises(ConfigError, match="needs held_out_speaker"):
-        parse("--config", str(path))
 
 
-def test_negative_numbers_are_values() -> None:
-    config = parse("--augmentation.level_db", "-30", "-1.5")
-    assert config.augmentation == {"level_db": (-30.0, -1.5)}
-
-
-def test_flags_out_of_range_are_listed_together() -> None:
+def test_all_faults_of_file_and_flags_come_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "bad.json", {"epoch": 3, "seed": "one", "split": "speaker", "batch_size": 1})
     with pytest.raises(ConfigError) as caught:
-        parse("--epochs", "0", "--learning_rate", "nan", "--augmentation.shift", "2")
+        parse("--config", str(path), "--precision", "fp16", "--device", "cpu", "--clip_norm", "-1", "--epochs", "0")
+    names = [
+        "batch_size",
+        "clip_norm",
+        "epochs",
+        "precision fp16",
+        "seed",
+        "split 'speaker'",
+        "unknown setting 'epoch'",
+    ]
+    assert all(fault.startswith(name) for fault, name in zip(sorted(caught.value.faults), names, strict=True))
     assert caught.value.exit_code == 2
-    assert len(caught.value.faults) == 3
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (["--batchsize", "3"], "unknown argument --batchsize, did you mean --batch_size?"),
-        (["--epoch=3"], "unknown argument --epoch=3, did you mean --epochs?"),
-        (["mfcc"], "unknown argument mfcc"),
-        (["--pipeline", "tree"], "invalid choice: 'tree'"),
-        (["--epochs", "many"], "invalid int value: 'many'"),
-        (["--epochs"], "expected one argument"),
-        (["--augmentation.speed", "1"], "expected 2 arguments"),
+        (["--epoch=3"], "unknown argument --epoch=3, did you mean --epochs?"), (["mfcc"], "unknown argument mfcc"),
+        (["--device", "tree"], "invalid choice: 'tree'"), (["--epochs", "many"], "invalid int value: 'many'"),
+        (["--epochs"], "expected one argument"), (["--augmentation.speed", "1"], "expected 2 arguments"),
     ],
-)
+)  # fmt: skip
 def test_wrong_flags_are_one_line_and_exit_code_2(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         parse(*words)
     assert caught.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("train: ")
-    assert said in error
+    assert expected in error
     assert error.endswith("(see train --help)\n")
     assert error.count("\n") == 1
 
 
-def test_help_tells_about_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
         parse("--help")
-    assert caught.value.code == 0
     shown = capsys.readouterr().out
     for f in dataclasses.fields(TrainConfig):
-        if f.name != "augmentation":
-            assert f"--{f.name}" in shown
-            assert f.metadata["help"]
+        assert f.name == "augmentation" or (f"--{f.name}" in shown and f.metadata["help"])
     assert "(default: official)" in shown
 
 

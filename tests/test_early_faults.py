@@ -39,7 +39,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ("train --pipeline nosuch", 2, "invalid choice: 'nosuch'"),
+        ("train --pipeline nosuch", 2, "got 'nosuch'"),
         ("train --nosuch 3", 2, "unknown argument --nosuch"),
         ("train --epochs 0", 2, "epochs: expected a number from 1"),
         ("train --config bad.json", 2, "2 faults in bad.json"),
@@ -51,7 +51,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("train --dataset folder", 1, "dataset 'folder' needs a folder or table"),
         ("train --data_dir good --extra_dir nowhere", 1, "nowhere is not a folder"),
         ("train --data_dir good --words_dir good", 1, "words_dir good holds no recordings of words"),
-        ("train --data_dir good --augmentation.noise_dir empty", 1, "noise_dir empty holds no audio"),
+        ("train --data_dir good --augmentation.noise_dir empty", 1, "noise_dir empty holds no recordings"),
         ("train --data_dir good --models_dir bad.json", 2, "models_dir: "),
         ("train --data_dir good --log_dir bad.json/x", 2, "log_dir: "),
         ("train --cv 3 --data_dir empty", 1, "empty holds no recordings"),

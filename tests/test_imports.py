@@ -74,7 +74,7 @@ def test_evaluating_and_looking_for_recordings_load_no_torch() -> None:
     """Importing them, at least: training is imported when cv or loso begins."""
     ours, foreign = loaded_by(
         "ml_training.evaluate", "ml_training.evaluation.command", "ml_training.train", "ml_training.tune",
-        "ml_training.data.checks", "ml_training.tuning.spec",
+        "ml_training.data.dataset_loader", "ml_training.tuning.spec",
     )  # fmt: skip
     assert "ml_training.evaluation.protocols" in ours
     assert not {module: names & TRAINS for module, names in foreign.items() if names & TRAINS}

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from digit_detector.audio import AUDIO_SUFFIXES, SAMPLE_RATE, Floats, decode_sound, trim_silence
+from digit_detector.audio import SAMPLE_RATE, Floats, decode_sound, list_audio_files, trim_silence
 from digit_detector.errors import DataError
 
 TRIM_DB = -30.0  # what lies lower at the ends of a clip is cut off
@@ -73,8 +73,7 @@ def load_sounds(folder: Path) -> list[Floats]:
 
 
 def audio_files(folder: Path) -> list[Path]:
-    named = (p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith("."))
-    found = sorted(p for p in named if not p.is_dir())
+    found = list_audio_files(folder) if folder.is_dir() else []
     if not found:
         raise DataError(f"{folder} holds no recordings: expected a folder with some")
     return found

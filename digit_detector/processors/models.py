@@ -8,7 +8,7 @@ import numpy as np
 
 from digit_detector.audio import load_audio
 from digit_detector.classifier import load_classifier
-from digit_detector.labels import IS_DIGIT, PIPELINES, PRETRAINED
+from digit_detector.labels import IS_DIGIT, PRETRAINED, trained_pipelines
 from digit_detector.processors.base import AudioProcessor
 
 
@@ -32,15 +32,15 @@ class ModelProcessor(AudioProcessor):
 
 
 class EnsembleProcessor(AudioProcessor):
-    """The mean of what the three pipelines say."""
+    """The mean of the probabilities of all pipelines that a folder of models has."""
 
     def __init__(self, model_dir: str | Path = PRETRAINED) -> None:
         """Raises what load_classifier raises."""
-        self.classifiers = [load_classifier(model_dir, pipeline) for pipeline in PIPELINES]
+        self.classifiers = [load_classifier(model_dir, name) for name in trained_pipelines(model_dir)]
 
     @property
     def about(self) -> dict[str, str]:
-        return {"pipelines": ", ".join(PIPELINES)}
+        return {"pipelines": ", ".join(classifier.metadata["pipeline"] for classifier in self.classifiers)}
 
     def process_audio(self, audio_data: bytes) -> str:
         return self.recognise(audio_data)[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from argparse import SUPPRESS
 
-from digit_detector.labels import PIPELINES
 from digit_detector.streaming.config import SHIPPED, DetectorConfig, load_config
 from digit_detector.streaming.engine import CONFIRMING
 
@@ -13,7 +12,7 @@ from digit_detector.streaming.engine import CONFIRMING
 def add_detector_flags(parser: argparse.ArgumentParser) -> None:
     """Add --pipeline, --spotter and --thresholds; those that are not given are absent from the namespace."""
     parser.add_argument(
-        "--pipeline", nargs="+", choices=PIPELINES, default=SUPPRESS,
+        "--pipeline", nargs="+", metavar="NAME", default=SUPPRESS,
         help=f"classifiers that confirm each word (default: those of {', '.join(CONFIRMING)} that are there)",
     )  # fmt: skip
     parser.add_argument(

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from digit_detector.classifier import model_file
-from digit_detector.labels import PIPELINES
+from digit_detector.labels import trained_pipelines
 from digit_detector.spotter_file import FILE, dilations_of, earlier_frames
 from digit_detector.streaming.config import DetectorConfig
 from digit_detector.streaming.spotter import find_spotter, load_spotter
@@ -25,7 +25,7 @@ class ModelFiles:
 
         Raises the errors of load_classifier for a folder without models.
         """
-        found = {f"{name}.onnx": model_file(model_dir, name) for name in PIPELINES}
+        found = {f"{name}.onnx": model_file(model_dir, name) for name in trained_pipelines(model_dir)}
         self.files: dict[str, Path] = {name: file for name, file in found.items() if file.is_file()}
         self.files[FILE] = find_spotter(own_spotter)
         self.files["silero_vad.onnx"] = find_silero()

@@ -2,13 +2,14 @@
 
 An entry is a folder `<kind>-<hash of its key>` of .npy files, opened with np.load(mmap_mode="r"), and of entry.json:
 its key and the size and SHA-256 of each file. The key holds everything that decides the values, source code included.
-Folders are written under another name and renamed, so that readers see complete entries only; of two writers the
-first wins. No failure to read or write raises: the arrays are then computed and stay in memory.
+Folders are written under another name and renamed, so readers see complete entries only, and of two writers the first
+wins. No failure to read or write raises: the arrays are then computed and stay in memory.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -36,14 +37,11 @@ Key = Mapping[str, Any]  # JSON
 
 FOLDER_VARIABLE = "DIGIT_CACHE_DIR"
 DEFAULT_LIMIT = 8 << 30  # bytes
-FORMAT = 2
-_ENTRY_FILE, _LIMIT_FILE = "entry.json", "limit"
-_ENTRY = re.compile(r"([a-z]+)-[0-9a-f]{40}")
-_OLD_ENTRY = re.compile(r"[a-z]+-[0-9a-f]{40}\.arrays|\..+\.arrays\.\d+\.[0-9a-f]{8}\.part")  # of 0.1
-_PARTIAL = re.compile(r"\.[a-z]+-[0-9a-f]{40}\.(\d{1,10})\.[0-9a-f]{8}\.part")
-_STALE_SECONDS = 3600.0
-_DAMAGED = (ValueError, KeyError, TypeError, AttributeError)  # what reading a damaged entry raises
-_NUMERIC_KINDS = frozenset("fiub")  # dtype kinds that need no pickle
+FORMAT = 3
+ENTRY = re.compile(r"([a-z]+)-[0-9a-f]{40}")
+_LEFTOVER = re.compile(r"\..+\.part|[a-z]+-[0-9a-f]{40}\.arrays")  # of killed writers; entries of version 0.1
+_STALE_SECONDS = 24 * 3600.0
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what reading a damaged entry raises
 
 
 @dataclass(frozen=True)
@@ -57,29 +55,18 @@ class Entry:
     fault: str = ""  # why it cannot be read
 
 
-class _TooLargeError(Exception):
-    """An entry needs more bytes than the whole cache may have."""
-
-
 def default_folder() -> Path:
-    """$DIGIT_CACHE_DIR, or this system's folder for caches.
-
-    Raises DataError for a user without a home folder, as in some containers.
-    """
+    """$DIGIT_CACHE_DIR, or this system's folder for caches. Raises DataError for a user without a home folder."""
     if named := os.environ.get(FOLDER_VARIABLE):
         return Path(os.path.expanduser(named))
+    bases = {"win32": ("LOCALAPPDATA", "AppData/Local"), "darwin": ("", "Library/Caches")}
+    variable, below_home = bases.get(sys.platform, ("XDG_CACHE_HOME", ".cache"))
     try:
-        home = Path.home()
+        base = Path(os.environ.get(variable) or Path.home() / below_home)
     except RuntimeError as error:
         raise DataError(
             f"no home folder to keep a cache in: name one in ${FOLDER_VARIABLE}, or train with --no_cache"
         ) from error
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = home / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
     return base / "streaming-digit-detector" / "arrays"
 
 
@@ -103,25 +90,23 @@ def decode_json(array: AnyArray) -> Any:
     return json.loads(array.tobytes())
 
 
-def is_entry(path: Path) -> bool:
-    """Whether a folder is named as an entry is."""
-    return _ENTRY.fullmatch(path.name) is not None
-
-
 class Cache:
     """The entries of one folder, which together have at most `limit` bytes.
 
-    `report` receives one line, once, when something cannot be read or written. Only `clear` and `set_limit` raise
-    errors of the disk.
+    `report` receives one line, once, when something cannot be read or written. Only `remove`, `clear` and `set_limit`
+    raise errors of the disk.
     """
 
     def __init__(
         self, folder: Path | None = None, limit: int | None = None, report: Callable[[str], None] = lambda line: None
     ) -> None:
         self.folder = default_folder() if folder is None else folder
-        self.limit = self._read_limit() if limit is None else limit
+        self.limit = DEFAULT_LIMIT if limit is None else limit
+        if limit is None:
+            with contextlib.suppress(OSError, ValueError):
+                self.limit = int((self.folder / "limit").read_text(encoding="ascii"))
         self.hits, self.misses = 0, 0
-        self._report, self._reported = report, False
+        self._report: Callable[[str], None] | None = report
 
     def path(self, kind: str, key: Key) -> Path:
         digest = hashlib.sha256(json.dumps([FORMAT, kind, key], sort_keys=True).encode()).hexdigest()
@@ -132,79 +117,59 @@ class Cache:
         path = self.path(kind, key)
         found = None
         try:
-            found = _load(path, kind, key)
+            found = _load(path, key)
             with contextlib.suppress(OSError):  # a folder of another user may be readable only
-                os.utime(path / _ENTRY_FILE)
-        except (FileNotFoundError, NotADirectoryError):
-            if path.is_dir():  # its description is missing
-                self._discard(path)
-        except (OSError, *_DAMAGED) as error:
-            self._warn(f"cache: {path.name} is damaged ({error}) and made anew")
-            self._discard(path)
+                os.utime(path / "entry.json")
+        except _DAMAGED as error:
+            if path.is_dir():
+                self._warn(f"cache: {path.name} is damaged ({error}), computing it again")
+                with contextlib.suppress(OSError):
+                    self.remove(path)
         self.hits, self.misses = self.hits + (found is not None), self.misses + (found is None)
         return found
 
     def store(self, kind: str, key: Key, blocks: Iterable[Block]) -> Arrays | None:
         """Write the concatenated blocks as the entry of a key and open it; None where that fails.
 
-        Raises errors of `blocks`, but for OSError, which cannot be told from one of the disk.
+        Raises errors of `blocks`, except OSError, which cannot be distinguished from one of the disk.
         """
         path = self.path(kind, key)
         part = self._hidden(path)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            part.mkdir(parents=True)
+            size = _write(part, key, blocks, self.limit)
             self._clear_leftovers()
-            part.mkdir()
-            size = _write(part, kind, key, blocks, self.limit)
-            self.evict(self.limit - size)
+            self._evict(self.limit - size)
             with contextlib.suppress(OSError):  # another process was first
                 os.replace(part, path)
-        except _TooLargeError:
-            self._warn(f"cache: an entry is larger than the limit of {self.limit / 1e6:.4g} MB: not kept")
         except OSError as error:
             self._warn(f"cache: cannot write to {self.folder} ({error.strerror or error}): going on without")
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        with contextlib.suppress(OSError, *_DAMAGED):  # not written, or cleared by another process meanwhile
-            return _load(path, kind, key)
+        with contextlib.suppress(*_DAMAGED):  # not written, or cleared by another process meanwhile
+            return _load(path, key)
         return None
-
-    def evict(self, limit: int | None = None) -> list[Entry]:
-        """Remove the least recently used entries until all have at most `limit` bytes together; what was removed."""
-        entries = self.entries()[::-1]
-        total, removed = sum(entry.bytes for entry in entries), []
-        for entry in entries:
-            if total <= (self.limit if limit is None else limit):
-                break
-            if self._discard(entry.path):
-                total -= entry.bytes
-                removed.append(entry)
-        return removed
 
     def entries(self, check: bool = False) -> list[Entry]:
         """All entries, the most recently used first; `check` compares every file with its checksum."""
         found = []
-        for path in self._listing():
-            match = _ENTRY.fullmatch(path.name)
-            if match is None or not path.is_dir():
-                continue
+        for path in self.folder.glob("*-*"):
             with contextlib.suppress(OSError):  # removed meanwhile
-                fault = _fault(path) if check else ""
-                size = sum(file.stat().st_size for file in path.iterdir())
-                marker = path / _ENTRY_FILE
-                used = (marker if marker.exists() else path).stat().st_mtime
-                found.append(Entry(path, match[1], size, used, fault))
+                if (match := ENTRY.fullmatch(path.name)) is not None:
+                    sizes = {file.name: file.stat().st_size for file in path.iterdir()}
+                    used = (path / "entry.json" if "entry.json" in sizes else path).stat().st_mtime
+                    found.append(Entry(path, match[1], sum(sizes.values()), used, _fault(path) if check else ""))
         return sorted(found, key=lambda entry: -entry.used)
 
     def remove(self, path: Path) -> None:
-        """Remove an entry. Raises OSError."""
+        """Remove an entry. Raises OSError, on Windows also while it is open."""
         hidden = self._hidden(path)
         with contextlib.suppress(FileNotFoundError):
             os.replace(path, hidden)  # atomic for readers
             shutil.rmtree(hidden)
 
     def clear(self) -> list[Entry]:
-        """Remove all entries and what killed writers left. Raises DataError where the system refuses."""
+        """Remove all entries; returns them. Raises DataError where the system refuses."""
         removed = self.entries()
         try:
             for entry in removed:
@@ -215,69 +180,46 @@ class Cache:
         return removed
 
     def set_limit(self, limit: int) -> list[Entry]:
-        """Bound the size of all entries, in this and every later run, in bytes; returns the evicted entries."""
+        """Bound the size of all entries in bytes, in this and every later run; returns the evicted entries."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            part = self.folder / f"{_LIMIT_FILE}.{os.getpid()}.tmp"
-            part.write_text(f"{limit}\n", encoding="ascii")
-            os.replace(part, self.folder / _LIMIT_FILE)
+            (self.folder / "limit").write_text(f"{limit}\n", encoding="ascii")
         except OSError as error:
             raise DataError(
                 f"cannot write to {self.folder}: {error.strerror or error}; name another folder in ${FOLDER_VARIABLE}"
             ) from error
         self.limit = limit
-        return self.evict()
+        return self._evict(limit)
 
-    def _read_limit(self) -> int:
-        with contextlib.suppress(OSError, ValueError):
-            return int((self.folder / _LIMIT_FILE).read_text(encoding="ascii"))
-        return DEFAULT_LIMIT
-
-    def _listing(self) -> list[Path]:
-        with contextlib.suppress(OSError):
-            return sorted(self.folder.iterdir())
-        return []
+    def _evict(self, limit: int) -> list[Entry]:
+        """Remove the least recently used entries until all have at most `limit` bytes; returns the removed ones."""
+        entries = self.entries()
+        total, removed = sum(entry.bytes for entry in entries), []
+        while total > limit and entries:
+            oldest = entries.pop()
+            with contextlib.suppress(OSError):
+                self.remove(oldest.path)
+                total -= oldest.bytes
+                removed.append(oldest)
+        return removed
 
     def _hidden(self, path: Path) -> Path:
-        return self.folder / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part"
-
-    def _discard(self, path: Path) -> bool:
-        """Remove an entry if possible (on Windows not while it is open)."""
-        with contextlib.suppress(OSError):
-            self.remove(path)
-            return True
-        return False
+        return self.folder / f".{path.name}.{secrets.token_hex(4)}.part"
 
     def _clear_leftovers(self) -> None:
-        """Remove folders of killed processes, and entries in the format of earlier versions."""
-        for path in self._listing():
-            match = _PARTIAL.fullmatch(path.name)
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
             with contextlib.suppress(OSError):
-                if match is not None and _is_abandoned(path, int(match[1])):
-                    shutil.rmtree(path, ignore_errors=True)
-                elif _OLD_ENTRY.fullmatch(path.name) and path.is_file():
-                    path.unlink()
+                if _LEFTOVER.fullmatch(path.name) and time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _warn(self, line: str) -> None:
-        if not self._reported:
-            self._reported = True
+        if self._report is not None:
             self._report(line)
+            self._report = None
 
 
-def _is_abandoned(path: Path, pid: int) -> bool:
-    """Whether no process of this machine writes a folder any more; on Windows, where none can be asked for, by age."""
-    if sys.platform == "win32":
-        return time.time() - path.stat().st_mtime > _STALE_SECONDS
-    with contextlib.suppress(PermissionError):
-        try:
-            os.kill(pid, 0)
-        except (ProcessLookupError, OverflowError):
-            return True
-    return False
-
-
-def _write(folder: Path, kind: str, key: Key, blocks: Iterable[Block], limit: int) -> int:
-    """Write the files of an entry; returns their size in bytes. Raises OSError, _TooLargeError."""
+def _write(folder: Path, key: Key, blocks: Iterable[Block], limit: int) -> int:
+    """Write the files of an entry; returns their size in bytes. Raises OSError."""
     arrays: dict[str, tuple[BinaryIO, AnyArray]] = {}  # file and first block of each
     rows: Counter[str] = Counter()
     total = 0
@@ -285,7 +227,7 @@ def _write(folder: Path, kind: str, key: Key, blocks: Iterable[Block], limit: in
         for block in blocks:
             total += sum(array.nbytes for array in block.values())
             if total > limit:
-                raise _TooLargeError
+                raise OSError(errno.EFBIG, f"an entry is larger than the limit of {limit / 1e6:.4g} MB")
             for name, array in block.items():
                 if name not in arrays:
                     arrays[name] = stack.enter_context((folder / f"{name}.npy").open("wb")), array
@@ -298,44 +240,37 @@ def _write(folder: Path, kind: str, key: Key, blocks: Iterable[Block], limit: in
             _write_header(file, first, rows[name])
             file.flush()
             os.fsync(file.fileno())  # no power cut leaves an entry of zeros
-    if not arrays:
-        raise ValueError("an entry without arrays")
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    files = {name: {"bytes": count, "sha256": _sha256(folder / name)} for name, count in sizes.items()}
-    described = json.dumps({"kind": kind, "key": key, "files": files})
-    (folder / _ENTRY_FILE).write_text(described, encoding="utf-8")
-    return len(described) + sum(sizes.values())
+    files = {path.name: [path.stat().st_size, _sha256(path)] for path in sorted(folder.iterdir())}
+    (folder / "entry.json").write_text(json.dumps({"key": key, "files": files}), encoding="utf-8")
+    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def _write_header(file: BinaryIO, array: AnyArray, rows: int) -> None:
-    if array.dtype.kind not in _NUMERIC_KINDS:
+    if array.dtype.kind not in "fiub":
         raise ValueError(f"arrays of type {array.dtype} would have to be pickled: numbers alone can be kept")
     header = {"descr": array.dtype.str, "fortran_order": False, "shape": (rows, *array.shape[1:])}
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    """entry.json. Raises OSError, ValueError for files that are missing, cut off or too long."""
-    described: dict[str, Any] = json.loads((path / _ENTRY_FILE).read_text(encoding="utf-8"))
-    for name, file in described["files"].items():
-        if (path / name).stat().st_size != file["bytes"]:
-            raise ValueError(f"{name} has {(path / name).stat().st_size} bytes, expected {file['bytes']}")
-    return described
-
-
-def _load(path: Path, kind: str, key: Key) -> Arrays:
-    described = _describe(path)
-    if described["kind"] != kind or described["key"] != json.loads(json.dumps(key)):
+def _load(path: Path, key: Key | None = None) -> Arrays:
+    """The arrays of an entry; without a key checksums are compared. Raises one of _DAMAGED."""
+    described = json.loads((path / "entry.json").read_text(encoding="utf-8"))
+    if key is not None and described["key"] != json.loads(json.dumps(key)):
         raise ValueError("it is of another key")
-    files = {name.removesuffix(".npy"): path / name for name in described["files"]}
-    return {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in files.items()}
+    arrays: Arrays = {}
+    for file, (size, sha256) in described["files"].items():
+        name = file.removesuffix(".npy")
+        if (path / file).stat().st_size != size:
+            raise ValueError(f"{file} has {(path / file).stat().st_size} bytes, expected {size}")
+        if key is None and _sha256(path / file) != sha256:
+            raise ValueError(f"{name} has another checksum")
+        arrays[name] = np.load(path / file, mmap_mode="r", allow_pickle=False)
+    return arrays
 
 
 def _fault(path: Path) -> str:
     try:
-        for name, file in _describe(path)["files"].items():
-            if _sha256(path / name) != file["sha256"]:
-                return f"{name.removesuffix('.npy')} has another checksum"
+        _load(path)
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing" if path.is_dir() else ""
     except _DAMAGED as error:
@@ -362,38 +297,12 @@ def use_cache(cache: Cache | None) -> Iterator[None]:
         _current = before
 
 
-def current_cache() -> Cache | None:
-    return _current
-
-
-def get_or_compute(
-    kind: str, key: Callable[[], Key], compute: Callable[[], Iterable[Block]], rows: int | None = None
-) -> Arrays:
-    """The concatenated blocks of `compute`: memory-mapped out of the cache in use, which keeps them, or in memory.
-
-    `rows` is how many the first array has at most; it is then filled in place.
-    """
+def get_or_compute(kind: str, key: Callable[[], Key], compute: Callable[[], Iterable[Block]]) -> Arrays:
+    """The concatenated blocks of `compute`: memory-mapped from the cache in use, or in memory."""
     if _current is not None:
         named = key()
-        found = _current.find(kind, named)
-        if found is None:
-            found = _current.store(kind, named, compute())
+        found = _current.find(kind, named) or _current.store(kind, named, compute())
         if found is not None:
             return found
-    return _concatenate_blocks(compute(), rows)
-
-
-def _concatenate_blocks(blocks: Iterable[Block], rows: int | None) -> Arrays:
-    parts: dict[str, list[AnyArray]] = {}
-    filled, count = None, 0
-    for block in blocks:
-        for place, (name, array) in enumerate(block.items()):
-            if rows is None or place > 0:
-                parts.setdefault(name, []).append(array)
-                continue
-            if filled is None:
-                first, filled = name, np.zeros((rows, *array.shape[1:]), array.dtype)
-            filled[count : count + len(array)] = array
-            count += len(array)
-    found = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    return found if filled is None else {first: filled[:count], **found}
+    blocks = list(compute())
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}

@@ -11,25 +11,25 @@ from typing import Any
 
 import numpy as np
 
-from ml_training.data.feature_cache import AnyArray, Block, get_or_compute, is_entry
+from ml_training.data.feature_cache import ENTRY, AnyArray, Block, get_or_compute
 from ml_training.results import Floats
 
 _ROWS_AT_ONCE = 1024
 
 
 def take(array: AnyArray, rows: Any) -> AnyArray:
-    """A copy of some rows, given as positions, a mask or a slice.
-
-    Of a mapped array the pages that were read do not stay in the memory of the process.
-    """
+    """A copy of some rows, given as positions, a mask or a slice; pages read from a mapped array are released."""
     if not isinstance(array, np.memmap):
         found: AnyArray = array[rows]
         return found if found.base is None else found.copy()
     places = np.arange(len(array))[rows]
     found = np.empty((len(places), *array.shape[1:]), array.dtype)
+    mapping = getattr(array, "_mmap", None)
     for start in range(0, len(places), _ROWS_AT_ONCE):
         found[start : start + _ROWS_AT_ONCE] = array[places[start : start + _ROWS_AT_ONCE]]
-        _release(array)
+        if mapping is not None and hasattr(mapping, "madvise"):
+            with contextlib.suppress(OSError, ValueError):
+                mapping.madvise(mmap.MADV_DONTNEED)
     return found
 
 
@@ -43,26 +43,16 @@ def concatenate(parts: Sequence[Floats]) -> Floats:
 
     if not any(isinstance(part, np.memmap) for part in parts):
         return np.concatenate(parts)
-    return get_or_compute(
-        "joined", lambda: {"parts": [content_hash(part) for part in parts]}, blocks, sum(map(len, parts))
-    )["waveforms"]
+    return get_or_compute("joined", lambda: {"parts": [content_hash(part) for part in parts]}, blocks)["waveforms"]
 
 
 def content_hash(array: AnyArray) -> str:
     """SHA-256 of type, shape and values; of a whole array of the cache, the hash of its key instead."""
     if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap):
         path = Path(str(array.filename))
-        if is_entry(path.parent):
+        if ENTRY.fullmatch(path.parent.name):
             return f"{path.parent.name}/{path.name}"
     digest = hashlib.sha256(f"{array.dtype.str} {array.shape}\n".encode())
     for start in range(0, len(array), _ROWS_AT_ONCE):
         digest.update(take(array, slice(start, start + _ROWS_AT_ONCE)).data)
     return digest.hexdigest()
-
-
-def _release(array: AnyArray) -> None:
-    """Let the system take back the pages of a read-only mapping that were read; they are read again when needed."""
-    mapping = getattr(array, "_mmap", None)
-    if mapping is not None and hasattr(mapping, "madvise"):
-        with contextlib.suppress(OSError, ValueError):
-            mapping.madvise(mmap.MADV_DONTNEED)

@@ -22,7 +22,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Which clips of a corpus are for what: ascending positions that share no clip and cover all."""
+    """Ascending positions of the clips in each part; the parts share no clip and cover all."""
 
     name: str
     train: Ints
@@ -35,18 +35,17 @@ class Split:
         return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def split_corpus(corpus: Corpus, config: TrainConfig, report: Callable[[str], None] = _say) -> Split:
-    """Divide a corpus as `config.split` says; `config.seed` decides what chance decides.
+def split_corpus(corpus: Corpus, config: TrainConfig, report: Callable[[str], None] = _print) -> Split:
+    """Divide a corpus as `config.split` says, at random by `config.seed`.
 
-    official: the test part is the corpus's own, FSDD's recordings 0-4 or what a table says; validation is what the
-    table says or comes from the rest, evenly by speaker and digit. A corpus without such a part is split at random
-    instead, and `report` is told. random: 70/10/20, evenly by digit. speaker: the test part is everything by
-    `config.held_out_speaker`. fold: the test part is one of so many folds of nearly one size, which share no clip,
-    cover all and take their part of every speaker and digit; validation comes from the rest.
+    official: the test part is the corpus's own, FSDD's recordings 0-4 or that of a table; validation is that of the
+    table or a share of the rest, evenly by speaker and digit. A corpus without a test part is split at random, which
+    is reported. random: 70/10/20, evenly by digit. speaker: the test part is `config.held_out_speaker`. fold: the test
+    part is one of k folds of nearly equal size, each evenly by speaker and digit; validation comes from the rest.
 
     Raises DataError for an unknown speaker, for split "speaker" where clips are of unknown ones or all of one, and for
     a corpus so small that a part stays empty.
@@ -57,20 +56,20 @@ def split_corpus(corpus: Corpus, config: TrainConfig, report: Callable[[str], No
         report(f"{corpus.name} has no official test part: splitting it at random, 70/10/20, evenly by digit")
         name = "random"
     everything = np.ones(len(corpus), dtype=np.bool_)
+    speakers, strata = np.asarray(corpus.speakers), [corpus.labels]
+    share = RANDOM_VALIDATION_SHARE / (1 - RANDOM_TEST_SHARE)
     if name == "random":
-        test = _draw(everything, [corpus.labels], RANDOM_TEST_SHARE, rng)
-        validation = _draw(~test, [corpus.labels], RANDOM_VALIDATION_SHARE / (1 - RANDOM_TEST_SHARE), rng)
+        test = _draw(everything, strata, RANDOM_TEST_SHARE, rng)
     else:
+        strata, share = [corpus.labels, speakers], config.validation_share
         if name == "speaker":
-            test = _held_out(corpus, config.held_out_speaker)
-        elif name == "fold":
-            test = _fold(corpus, config.fold, rng)
+            test = speakers == _check_speaker(corpus, config.held_out_speaker)
         else:
-            test = corpus.official_test
-        if name == "official" and VALIDATION in corpus.parts:
-            validation = np.asarray(corpus.parts) == VALIDATION
-        else:
-            validation = _draw(~test, [corpus.labels, np.asarray(corpus.speakers)], config.validation_share, rng)
+            test = _fold(corpus, config.fold, rng) if name == "fold" else corpus.official_test
+    if name == "official" and VALIDATION in corpus.parts:
+        validation = np.asarray(corpus.parts) == VALIDATION
+    else:
+        validation = _draw(~test, strata, share, rng)
     train = ~(test | validation)
     split = Split(name, *(np.flatnonzero(part).astype(np.int64) for part in (train, validation, test)))
     empty = [part for part, clips in split.parts.items() if clips == 0]
@@ -83,7 +82,7 @@ def split_corpus(corpus: Corpus, config: TrainConfig, report: Callable[[str], No
 
 
 def known_speakers(corpus: Corpus) -> list[str]:
-    """The speakers of a corpus, of whom one can be left out. Raises DataError where that cannot be told or is all."""
+    """The speakers of a corpus that can be held out. Raises DataError where some are unknown or there is only one."""
     unknown = corpus.speakers.count(UNKNOWN_SPEAKER)
     names = sorted(set(corpus.speakers))
     if unknown or len(names) < 2:
@@ -95,17 +94,16 @@ def known_speakers(corpus: Corpus) -> list[str]:
     return names
 
 
-def _held_out(corpus: Corpus, speaker: str | None) -> Mask:
+def _check_speaker(corpus: Corpus, speaker: str | None) -> str | None:
     names = known_speakers(corpus)
     if speaker not in names:
         shown = ", ".join(names[:100]) + (f" and {len(names) - 100} more" if len(names) > 100 else "")
         raise DataError(f"no speaker {speaker!r} in {corpus.name}: expected one of {shown}")
-    held_out: Mask = np.asarray(corpus.speakers) == speaker
-    return held_out
+    return speaker
 
 
 def _fold(corpus: Corpus, fold: str | None, rng: np.random.Generator) -> Mask:
-    """Dealt out like cards, the clips in line by speaker and digit and shuffled within."""
+    """Every k-th clip, in the order of speaker and digit and shuffled within."""
     numbers = fold_numbers(fold)
     assert numbers is not None
     number, folds = numbers
@@ -117,10 +115,9 @@ def _fold(corpus: Corpus, fold: str | None, rng: np.random.Generator) -> Mask:
 
 
 def _draw(pool: Mask, strata: Sequence[NDArray[np.generic]], share: float, rng: np.random.Generator) -> Mask:
-    """A random `share` of the pool that takes its part of every stratum, to within one clip.
+    """A random `share` of the pool and of every stratum, to within one clip.
 
-    Systematic sampling: the clips in line, stratum after stratum and shuffled within, of which
-    every (1 / share)-th is taken from a random start on.
+    Systematic sampling: every (1 / share)-th clip from a random start, in the order of strata and shuffled within.
     """
     clips = rng.permutation(np.flatnonzero(pool))
     line = clips[np.lexsort([stratum[clips] for stratum in reversed(strata)])]

@@ -38,6 +38,7 @@ class Request:
 
     protocols: tuple[str, ...]
     config: TrainConfig  # recordings and pipelines; for cv and loso the training
+    pipeline: str | None = None  # of trained models; None: the config's
     models_dirs: tuple[str, ...] = ("models",)
     precision: str = FP32
     model_version: int | None = None  # None: the promoted version
@@ -142,7 +143,8 @@ def _run_protocols(request: Request, earlier: ProtocolResult | None, report: Rep
     models = []
     if scoring:
         folders = _unique(request.models_dirs)
-        models = protocols.load_models(folders, config.pipeline, report, request.precision, request.model_version)
+        pipeline = request.pipeline or config.pipeline
+        models = protocols.load_models(folders, pipeline, report, request.precision, request.model_version)
     noises = load_recordings(request.noise_dir) if request.noise_dir else None
     if noises:
         _report_skipped(f"{request.noise_dir} ({NOISE})", noises.skipped, report)
@@ -175,7 +177,7 @@ def _cross_validate(
 ) -> ProtocolResult:
     # These need torch, which the other protocols do without.
     from ml_training.evaluation.cross_validation import Plan, cross_validate, plan_folds
-    from ml_training.pipelines import get_pipeline
+    from ml_training.registry import get_pipeline
 
     config = request.config
     pipelines = [get_pipeline(p) for p in config.pipelines]

@@ -34,13 +34,13 @@ from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.feature_cache import Cache, use_cache
 from ml_training.data.negatives import hash_of_words
 from ml_training.data.splits import known_speakers
-from ml_training.data.synthetic_voices import settled
+from ml_training.data.tts import resolve_synthetic_share
 from ml_training.deploy.export import export_onnx
 from ml_training.evaluation.process_pool import JobProgress, Worker, run_jobs
 from ml_training.evaluation.protocols import CV, LOSO, TestClips, new_result, subset
 from ml_training.metrics import measure_calibration
-from ml_training.pipelines import PIPELINE_REGISTRY
 from ml_training.pipelines.base import Pipeline
+from ml_training.registry import is_registered
 from ml_training.results import Count, EpochRecord, Misclassified, ModelScore, ProtocolResult
 from ml_training.training.callbacks import Unobserved
 from ml_training.training.checkpoint import FREE_SETTINGS, INTERRUPTED, CheckpointStore, RunIdentity
@@ -213,7 +213,7 @@ def plan_folds(corpus: Corpus, pipelines: Sequence[Pipeline], config: TrainConfi
         for seed in dict.fromkeys(plan.seeds):
             for part in parts:
                 values: dict[str, Any] = {"resume": None, "keep_checkpoints": "2", "seed": seed, **part}
-                own = settled(dataclasses.replace(config, **values), corpus)
+                own = resolve_synthetic_share(dataclasses.replace(config, **values), corpus)
                 folds.append(Fold(pipeline, own.resolved(pipeline.name, pipeline.recipe), corpus.data_hash))
     return folds
 
@@ -233,7 +233,7 @@ def cross_validate(
     results = [load_fold(fold, work, report, plan.retrain_thrown) for fold in folds]
     missing = [fold for fold, result in zip(folds, results, strict=True) if result is None]
     jobs = min(plan.jobs or _suggest_jobs(len(missing), config), len(missing))
-    if any(PIPELINE_REGISTRY.get(pipeline.name) is not pipeline for pipeline in pipelines):
+    if not all(map(is_registered, pipelines)):
         jobs = min(jobs, 1)
     name = f"{plan.folds} folds" if plan.folds else "leave one speaker out"
     processes = f", {jobs} processes" if jobs > 1 else ""

@@ -21,7 +21,7 @@ from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, decode_sound, pad_or_
 from digit_detector.classifier import DigitClassifier, load_classifier, model_file
 from digit_detector.errors import AudioError, DataError
 from digit_detector.evaluation.streams import audio_files
-from digit_detector.labels import FP32, IS_DIGIT, PIPELINES
+from digit_detector.labels import FP32, IS_DIGIT, trained_pipelines
 from digit_detector.model_file import git_commit
 from ml_training.data.corpus import OFFICIAL_TEST_INDICES, Corpus
 from ml_training.evaluation.corruption import CORRUPTIONS, corrupt_digits
@@ -105,9 +105,9 @@ def load_models(
 
     Raises ModelError for a folder without models and for files that are damaged or no models.
     """
-    names = PIPELINES if pipeline == "all" else (pipeline,)
     models: list[TrainedModel] = []
     for folder in folders:
+        names = trained_pipelines(folder) if pipeline == "all" else (pipeline,)
         existing = [name for name in names if model_file(folder, name, precision, version).is_file()]
         if existing and (missing := [name for name in names if name not in existing]):
             which = "" if version is None else f" of version {version}"

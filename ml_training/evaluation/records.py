@@ -24,10 +24,6 @@ Report = Callable[[str], None]
 PLOTS = "plots"  # folder of plots beside the JSON files
 SCORING_LOG = "strangers_scored.md"  # beside results.md
 _LONGEST_NAME = 150  # bytes; file systems take 255, plots and temporary files need some
-_LOG_HEAD = (
-    f"| when (UTC) | commit | protocol | recordings | seeds | models | {' | '.join(PIPELINES)} |\n"
-    f"|---|---|---|---|---|---|{'---|' * len(PIPELINES)}\n"
-)
 _LOG_TITLE = "Every time evaluation-only recordings were scored"
 _LOG_NOTE = "No decision is taken on these figures: per cent right, one figure a model, in the order of the seeds."
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
@@ -163,16 +159,19 @@ def append_scoring(
     `models` are SHA-256 hashes, `figures` the accuracies of each pipeline, one a seed. Raises DataError where the log
     cannot be written.
     """
+    pipelines = (*PIPELINES, *(name for name in figures if name not in PIPELINES))
+    head = f"| when (UTC) | commit | protocol | recordings | seeds | models | {' | '.join(pipelines)} |\n"
+    head += f"|{'---|' * (6 + len(pipelines))}\n"
     cells = [
         f"{datetime.now(UTC):%Y-%m-%d %H:%M}", short(commit), protocol, recordings, " ".join(seeds),
         " ".join(sha256[:8] for sha256 in models),
-        *(" ".join(f"{100 * share:.1f}" for share in figures.get(p, ())) or "-" for p in PIPELINES),
+        *(" ".join(f"{100 * share:.1f}" for share in figures.get(p, ())) or "-" for p in pipelines),
     ]  # fmt: skip
     line = "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |\n"
     try:
         before = log.read_text(encoding="utf-8") if log.exists() else f"# {_LOG_TITLE}\n\n{_LOG_NOTE}\n"
-        if _LOG_HEAD not in before:
-            before = f"{before.rstrip()}\n\n{_LOG_HEAD}"
+        if head not in before:
+            before = f"{before.rstrip()}\n\n{head}"
         write_atomically(log, (before + line).encode("utf-8", errors="backslashreplace"))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot log the scoring in {log}: {error}") from error
@@ -183,7 +182,8 @@ def log_scoring(log: Path, result: ProtocolResult) -> None:
     figures: dict[str, list[float]] = {}
     for score in sorted(result.scores, key=lambda s: s.seed):
         figures.setdefault(score.pipeline, []).append(score.all.accuracy)
-    models = sorted(result.models, key=lambda m: (PIPELINES.index(m.pipeline), m.seed))
+    order = (*PIPELINES, *sorted({m.pipeline for m in result.models} - {*PIPELINES}))
+    models = sorted(result.models, key=lambda m: (order.index(m.pipeline), m.seed))
     append_scoring(
         log, protocol=result.protocol, recordings=f"{result.data}, {result.clips} clips", commit=result.git_commit,
         seeds=result.seeds, models=[m.sha256 for m in models], figures=figures,

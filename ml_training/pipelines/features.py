@@ -23,7 +23,7 @@ WINDOW = 256  # samples under the Hann window (32 ms), and points of the transfo
 HOP = 160  # samples between frames (20 ms)
 FRAMES = NUM_SAMPLES // HOP + 1
 BINS = WINDOW // 2 + 1
-AMIN = 1e-10  # smallest power that is told from none, as in librosa.power_to_db
+AMIN = 1e-10  # smallest power, as in librosa.power_to_db
 DELTA_WIDTH = 9  # frames of the Savitzky-Golay fit, as in librosa.feature.delta
 
 
@@ -44,7 +44,7 @@ def full_precision(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, T
 def normalise_level(waveforms: Tensor) -> Tensor:
     """(B, T) -> (B, T) without offset and with a largest amplitude of one.
 
-    Recordings differ by 20 dB and more; every feature here is meant to ignore that.
+    Recordings differ by 20 dB and more, which features must ignore.
     """
     centred = waveforms - waveforms.mean(dim=1, keepdim=True)
     return centred / centred.abs().amax(dim=1, keepdim=True).clamp_min(1e-6)
@@ -82,10 +82,9 @@ def mel_filters(bands: int, warp: float = 1.0) -> Tensor:
 class PowerSpectrogram(nn.Module):
     """(B, T) -> (B, K, F): |DFT|^2 of Hann-windowed frames, as two matrix products.
 
-    Counted from the middle of its frame, a cosine is even and a sine odd. So a frame is first folded around its
-    middle, into the sums and the differences of the samples that lie equally far from it, and the products are half
-    as wide as the frame: half the tables in a model's file and half the multiplications. The window's first sample
-    is zero, which leaves 127 pairs and the sample in the middle.
+    Relative to the middle of its frame, a cosine is even and a sine odd. So a frame is first folded around its middle
+    into sums and differences, which halves the tables in a model's file and the multiplications. The window's first
+    sample is zero, which leaves 127 pairs and the sample in the middle.
     """
 
     cosines: Tensor

@@ -1,13 +1,12 @@
 """MFCC statistics and a dense network: (8000,) -> (156,) -> ten scores.
 
-13 MFCC with first and second derivatives, summarised over the frames of the word: mean, how the cepstra go from its
-beginning to its end, standard deviations and extremes. Frames count by their amplitude, so that the silence around a
-word says nothing; those far below the loudest one are no extremes. Where a frame lies in the word is the share of
-amplitude before it, so that a word said slowly has the same course.
+13 MFCC with first and second derivatives, summarised over the frames of the word: mean, cosine transform over the word,
+standard deviations and extremes. Frames are weighted by amplitude, so silence around a word has no influence; frames
+far below the loudest one are excluded from extremes. Time in the word is the share of amplitude before a frame, so slow
+and fast words have the same course.
 
-A model that has been trained hears every clip by three filter banks, as if the speaker's vocal tract were also longer
-and shorter, and takes the mean of what the network says: such statistics know few ways to allow for a voice by
-themselves, and further banks of the same spectrogram cost little.
+In evaluation mode three filter banks (a longer and a shorter vocal tract beside the original) give three outputs, which
+are averaged: test-time augmentation that costs little, because the banks share one spectrogram.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ FEATURES = CEPSTRA * len(STATISTICS)
 RANGE_DB = 50.0  # what lies deeper below the peak is floor
 WORD_DB = 20.0  # a frame this far below the loudest is half an extreme
 SOFTNESS_DB = 5.0  # how gradually frames stop being extremes
-VOICES = (0.88, 1.0, 1.13)  # vocal-tract factors that a clip is heard by
+VOICES = (0.88, 1.0, 1.13)  # vocal-tract factors of evaluation
 OUTLIER = 6.0  # standard deviations at which a feature is cut
 
 
@@ -88,7 +87,7 @@ class MfccStatistics(nn.Module):
         variance = torch.matmul((tracks - mean).square(), share.transpose(1, 2))
         place = share.cumsum(dim=2) - 0.5 * share  # 0 to 1, from the beginning of the word to its end
         courses = torch.matmul((self.turns * place).cos() * share, cepstra.transpose(1, 2))  # (B, COURSES, 13)
-        outside = 100.0 * (1.0 - torch.sigmoid((depth + WORD_DB) / SOFTNESS_DB))  # what keeps a frame from an extreme
+        outside = 100.0 * (1.0 - torch.sigmoid((depth + WORD_DB) / SOFTNESS_DB))  # penalty of quiet frames in extremes
         return torch.cat(
             [
                 mean[:, :CEPSTRA, 0], courses.flatten(1), variance.clamp_min(1e-8).sqrt().squeeze(2),
@@ -141,12 +140,12 @@ class MfccClassifier(DigitModel):
         return torch.unflatten(self.statistics.by_voice(waveforms), 0, (-1, len(VOICES)))
 
     def logits(self, waveforms: Tensor) -> Tensor:
-        return self._said(self.statistics(waveforms) if self.training else self.statistics.by_voice(waveforms))
+        return self._outputs(self.statistics(waveforms) if self.training else self.statistics.by_voice(waveforms))
 
     def logits_of(self, features: Tensor) -> Tensor:
-        return self._said(features if self.training else features.flatten(0, 1))
+        return self._outputs(features if self.training else features.flatten(0, 1))
 
-    def _said(self, statistics: Tensor) -> Tensor:
+    def _outputs(self, statistics: Tensor) -> Tensor:
         """(B, 156), or (B * V, 156) in evaluation mode -> (B, OUTPUTS)."""
         logits: Tensor = self.network(((statistics - self.mean) / self.scale).clamp(-OUTLIER, OUTLIER))
         return logits if self.training else torch.unflatten(logits, 0, (-1, len(VOICES))).mean(dim=1)

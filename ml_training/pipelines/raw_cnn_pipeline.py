@@ -94,7 +94,7 @@ class SeparableConv(nn.Module):
 class BandMix(nn.Module):
     """(B, FILTERS, F) -> (B, 192, 1, F): 1D convolutions along the bands of each frame, the same in all of them.
 
-    What lies a few bands higher in one voice than in another is then the same pattern elsewhere.
+    A pattern that lies a few bands higher in another voice is then the same pattern, shifted.
     """
 
     def __init__(self) -> None:

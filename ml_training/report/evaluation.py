@@ -67,7 +67,8 @@ def write_evaluation_report(results: Sequence[tuple[ProtocolResult, Sequence[Pat
     found = [result for result, _ in results]
     headline, lede = _headline(found)
     pipelines = pipelines_of(score for result in found for score in result.scores)
-    pipelines = [name for name in pipelines if name in PIPELINES] or pipelines
+    trained = {*PIPELINES, *(model.pipeline for result in found for model in result.models)}
+    pipelines = [name for name in pipelines if name in trained] or pipelines
     page = render_page(
         "evaluation_template.html",
         sections=sections,

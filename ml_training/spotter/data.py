@@ -11,7 +11,7 @@ import numpy as np
 from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE
 from digit_detector.labels import LABELS
 from ml_training.config import AugmentationConfig
-from ml_training.data.augmentation.noise import Backgrounds, generated_backgrounds, load_backgrounds
+from ml_training.data.augmentation.noise import NoiseBank, generated_noise_bank, load_noise_bank
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.negatives import WORDS, cached_negatives, recorded_negatives
 from ml_training.data.tts import VOICES, cached_digits, say_in_one
@@ -73,7 +73,7 @@ SENTENCES = tuple(
 class SpotterData:
     pool: Pool
     utterances: Sequence[Spoken]
-    noises: list[tuple[Backgrounds, float]]
+    noises: list[tuple[NoiseBank, float]]
     data_hash: str
     name: str
 
@@ -103,9 +103,9 @@ def load_spotter_data(
         spoken_ones = varied(_without_digits(words), variants, VARIED, seed + 3)
         others += [(spoken_ones, 0.4), (_broken(spoken_ones, seed + 4, 1.0), 0.2)]
         hashes.append(words.data_hash)
-    noises = [(generated_backgrounds(), 0.3)]
+    noises = [(generated_noise_bank(), 0.3)]
     if noise_dir is not None:
-        noises.append((load_backgrounds(noise_dir), 0.7))
+        noises.append((load_noise_bank(noise_dir), 0.7))
         others.append((_bursts(noises[1][0], seed + 5), 0.4))
         hashes.append(noises[1][0].data_hash)
     return SpotterData(
@@ -149,7 +149,7 @@ def _broken(words: Words, seed: int, times: float = 0.33) -> Words:
     return joined_words(clips, np.full(len(clips), NOT_A_DIGIT), np.array(speakers))
 
 
-def _bursts(noise: Backgrounds, seed: int, count: int = 6000) -> Words:
+def _bursts(noise: NoiseBank, seed: int, count: int = 6000) -> Words:
     """Sounds of a word's length out of recorded noise, varied as words are: a bark or a cry is no digit either."""
     rng = np.random.default_rng(seed)
     slope = np.linspace(0.0, 1.0, 80, dtype=np.float32)

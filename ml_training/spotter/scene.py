@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from digit_detector.audio import SAMPLE_RATE
 from ml_training.data.augmentation import random_response
-from ml_training.data.augmentation.channel import LONGEST_TAIL, band_limits, coarse, reverberation, telephone_band
-from ml_training.data.augmentation.noise import Backgrounds
+from ml_training.data.augmentation.channel import LONGEST_TAIL, band_limits, quantize, reverberation, telephone_band
+from ml_training.data.augmentation.noise import NoiseBank
 
 _NEPERS = math.log(10.0) / 20.0
 _STEP = 2.0**-15  # of 16 bits
@@ -40,7 +40,7 @@ class Scene:
 
 
 def heard(
-    strings: Tensor, sounding: Tensor, noises: list[tuple[Backgrounds, float]], scene: Scene
+    strings: Tensor, sounding: Tensor, noises: list[tuple[NoiseBank, float]], scene: Scene
 ) -> tuple[Tensor, Tensor]:
     """(B, T) strings and where in them anything is said (B, T) -> (B, T) sound, and (B,) of which only noise is left.
 
@@ -63,13 +63,13 @@ def heard(
     called = _chosen(count, scene.telephone)
     spectra *= telephone_band(points, called)
     sound: Tensor = torch.fft.irfft(spectra, n=points)[:, :size]
-    sound = coarse(sound, called, _uniform(count, (-24.0, 0.0)), mu_law=True)
+    sound = quantize(sound, called, _uniform(count, (-24.0, 0.0)), mu_law=True)
     peak = torch.exp(_uniform(count, scene.peak_dbfs) * _NEPERS)
     sound *= (peak / sound.abs().amax(dim=1).clamp_min(1e-6))[:, None]
     return sound.clamp_(-1.0, 1.0).div_(_STEP).round_().mul_(_STEP), silent
 
 
-def excerpts(noises: list[tuple[Backgrounds, float]], count: int, size: int) -> Tensor:
+def excerpts(noises: list[tuple[NoiseBank, float]], count: int, size: int) -> Tensor:
     """(count, size) from random places of random recordings, faster or slower, of power one.
 
     A recording that is shorter than that is heard again and again.

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, trim_silence
 from ml_training.config import AugmentationConfig
-from ml_training.data.augmentation import place, trimmed_words
-from ml_training.data.augmentation.voice import revoice
+from ml_training.data.augmentation import crop_edges, place
+from ml_training.data.augmentation.voice import shift_formants_and_pitch
 from ml_training.results import Floats, Ints
 
 EDGE_DB = -25.0  # a word ends with its last frame that lies so little below its loudest
@@ -81,11 +81,11 @@ def _unvaried(augmentation: AugmentationConfig) -> AugmentationConfig:
 
 def _variants(waveforms: torch.Tensor, lengths: torch.Tensor, config: AugmentationConfig) -> list[Floats]:
     if config.trim_probability:
-        waveforms = trimmed_words(waveforms, lengths, config.trim_probability, config.trim)
+        waveforms = crop_edges(waveforms, lengths, config.trim_probability, config.trim)
     ones = torch.ones(len(waveforms))
     tract = _some(ones, config.tract_probability, config.tract)
     pitch = _some(ones, config.pitch_probability, config.pitch)
-    waveforms = revoice(waveforms, tract, pitch, config.pitch[1] if config.pitch_probability else 0.0)
+    waveforms = shift_formants_and_pitch(waveforms, tract, pitch, config.pitch[1] if config.pitch_probability else 0.0)
     placed, durations = place(waveforms, lengths, config.speed, 0.0, pitch)
     clips = []
     for clip, duration in zip(placed.numpy(), durations.tolist(), strict=True):

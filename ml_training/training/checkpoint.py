@@ -27,7 +27,7 @@ from digit_detector.model_file import git_commit
 from digit_detector.versions import VERSIONS
 from ml_training import __version__
 from ml_training.config import AugmentationConfig, TrainConfig, to_dict
-from ml_training.data.augmentation.noise import load_backgrounds
+from ml_training.data.augmentation.noise import load_noise_bank
 from ml_training.deploy import checkpoints
 from ml_training.utils.temporary import clear_half_written
 
@@ -76,7 +76,7 @@ class RunIdentity:
         augmentation = self.config.augmenting
         if augmentation.noise_dir is None or not augmentation.enabled:
             return ""
-        return load_backgrounds(augmentation.noise_dir).data_hash
+        return load_noise_bank(augmentation.noise_dir).data_hash
 
     @property
     def teachers_hash(self) -> str:

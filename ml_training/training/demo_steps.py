@@ -28,7 +28,7 @@ from digit_detector.labels import LABELS, MFCC, PIPELINE_TITLES, PIPELINES, mode
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus
-from ml_training.data.tts import synthesise
+from ml_training.data.tts import synthesize_digits
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import Floats
@@ -107,7 +107,7 @@ class _Demonstration:
 
     def recordings(self) -> str:
         if self.synthetic:
-            corpus = synthesise(voices=MAX_SPEAKERS, takes=CLIPS_OF_A_DIGIT // MAX_SPEAKERS)
+            corpus = synthesize_digits(voices=MAX_SPEAKERS, takes=CLIPS_OF_A_DIGIT // MAX_SPEAKERS)
         else:
             corpus = _part_of(load_corpus(TrainConfig(), report=lambda line: print(f"      {line}", flush=True)))
         self._corpus = corpus

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from digit_detector.errors import CheckpointError, ConfigError
-from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel
+from ml_training.registry import get_pipeline, trained_as
 from ml_training.training.checkpoint import BEST, load_checkpoint, teacher_files
 from ml_training.training.setup import load_weights
 
@@ -42,7 +42,7 @@ def _model(path: Path) -> tuple[DigitModel, float]:
     if "weights" not in checkpoint:
         raise CheckpointError(f"{path} holds no weights to teach with: expected a {BEST} of this program")
     try:
-        model = get_pipeline(checkpoint["pipeline"]).model(checkpoint["config"].get("width", 1.0))
+        model = get_pipeline(trained_as(checkpoint)).model(checkpoint["config"].get("width", 1.0))
     except ConfigError as error:
         raise CheckpointError(f"{path} cannot teach: {error}") from error
     load_weights(model, checkpoint["weights"], path)

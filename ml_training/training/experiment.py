@@ -24,7 +24,7 @@ from digit_detector.model_file import git_commit
 from digit_detector.versions import Provenance, version_folder
 from ml_training import __version__
 from ml_training.config import TrainConfig, to_dict
-from ml_training.data.augmentation.noise import load_backgrounds
+from ml_training.data.augmentation.noise import load_noise_bank
 from ml_training.data.corpus import Corpus
 from ml_training.data.feature_cache import Cache, use_cache
 from ml_training.deploy import version_store
@@ -91,8 +91,8 @@ def run(
     choose_precision(config, choose_device(config))
     check_models_dir(config.models_dir, config.pipelines)
     chosen = [get_pipeline(name) for name in config.pipelines] if pipelines is None else list(pipelines)
-    logs = Path(config.log_dir)
-    with StopSignals() as signals, cpu_threads(config.threads), RunLogger(logs, config.pipeline) as logger:
+    logs, name = Path(config.log_dir), config.pipelines[0] if ":" in config.pipeline else config.pipeline
+    with StopSignals() as signals, cpu_threads(config.threads), RunLogger(logs, name) as logger:
         try:
             with use_cache(Cache(report=logger.warn) if config.cache else None):
                 return _run(config, corpus, chosen, logger, signals, group or SingleProcess())
@@ -213,7 +213,7 @@ def _load_noise(config: TrainConfig, pipelines: Sequence[Pipeline], logger: RunL
     """Read the background noise before anything is trained; raises DataError where it cannot be read."""
     every = [config.resolved(pipeline.name, pipeline.recipe).augmenting for pipeline in pipelines]
     for folder in sorted({a.noise_dir for a in every if a.noise_dir is not None and a.enabled}):
-        noise = load_backgrounds(folder)
+        noise = load_noise_bank(folder)
         logger.say(
             f"background noise: {len(noise.files)} files, {noise.seconds / 60:.1f} minutes, "
             f"hash {noise.data_hash[:12]} ({folder})",

@@ -23,8 +23,8 @@ from ml_training.deploy import version_store
 from ml_training.deploy.executorch import export_executorch
 from ml_training.deploy.export import convert_network, export_onnx, run_model, serialize
 from ml_training.deploy.quantise import HoldoutSet, quantize, softmax
-from ml_training.pipelines import PIPELINE_REGISTRY
 from ml_training.pipelines.base import Pipeline
+from ml_training.registry import get_pipeline, trained_as
 from ml_training.results import Evaluation, Floats
 from ml_training.training.checkpoint import BEST, Checkpoint, load_checkpoint
 from ml_training.training.setup import load_weights, predict, predict_probabilities
@@ -200,11 +200,14 @@ class Trained:
                 f"hash {material.corpus.data_hash[:12]}: name the folders of its training with "
                 "--data_dir, --extra_dir and --words_dir"
             )
-        known, wanted = PIPELINE_REGISTRY if pipelines is None else pipelines, checkpoint["pipeline"]
-        if wanted not in known:
-            raise CheckpointError(f"{name} is of pipeline {wanted!r}: expected one of {', '.join(known) or 'none'}")
         self.name, self.checkpoint, self.material = name, checkpoint, material
-        self.pipeline = known[wanted]
+        try:
+            self.pipeline = (
+                get_pipeline(trained_as(checkpoint)) if pipelines is None else pipelines[checkpoint["pipeline"]]
+            )
+        except (ConfigError, KeyError) as error:
+            expected = error if pipelines is None else f"expected one of {', '.join(pipelines) or 'none'}"
+            raise CheckpointError(f"{name} is of pipeline {checkpoint['pipeline']!r}: {expected}") from error
         self.model = self.pipeline.model(checkpoint["config"].get("width", 1.0))
         weights = checkpoint["weights"] if checkpoint["kind"] == "best" else checkpoint["state"]["averaged"]
         load_weights(self.model, weights, name)

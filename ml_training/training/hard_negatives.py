@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ml_training.data.digit_corruption import spoil
+from ml_training.data.digit_corruption import corrupt_digits
 from ml_training.training.setup import Clips
 
 
@@ -28,6 +28,6 @@ def spoilt(count: int, digits: Clips, others: int, noise_dir: str | None) -> tup
     device = digits.labels.device
     spoiled = torch.randint(len(digits), (count - taken,), device=device)
     clips = digits.waveforms[spoiled], digits.lengths[spoiled], digits.labels[spoiled]
-    waveforms, lengths = spoil(*clips, noise_dir)
+    waveforms, lengths = corrupt_digits(*clips, noise_dir)
     chosen = torch.randint(others, (taken,), device=device) if taken else spoiled[:0]
     return chosen, waveforms, lengths

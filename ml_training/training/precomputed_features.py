@@ -76,7 +76,7 @@ def features_of(model: DigitModel, clips: Clips, answering: bool) -> Rows | None
             assert found is not None
             yield {"features": found.numpy()}
 
-    array = feature_cache.get_or_compute("features", key, blocks, len(clips))["features"]
+    array = feature_cache.get_or_compute("features", key, blocks)["features"]
     if not isinstance(array, np.memmap):
         return torch.from_numpy(array)
     mapped = MappedRows(array, np.arange(len(array)))

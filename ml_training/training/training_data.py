@@ -19,9 +19,9 @@ from ml_training.config import TrainConfig
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.mapped_arrays import take
-from ml_training.data.negatives import with_negatives
+from ml_training.data.negatives import mix_negatives
 from ml_training.data.splits import Split, split_corpus
-from ml_training.data.synthetic_voices import settled, with_synthetic_voices
+from ml_training.data.tts import mix_synthetic_voices, resolve_synthetic_share
 from ml_training.metrics import fit_logit_temperature
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import DataSummary, Evaluation, Floats, Ints
@@ -116,12 +116,12 @@ def load_training_data(config: TrainConfig, corpus: Corpus | None, say: Say, war
         corpus = load_corpus(config, report=lambda line: warn(line) if line.startswith("!!!") else say(line))
     else:
         _check_levels(corpus)
-    config = settled(config, corpus)
+    config = resolve_synthetic_share(config, corpus)
     split = split_corpus(corpus, config, report=warn)
     tested_on, recordings_hash = corpus.name, " ".join(corpus.recordings)
-    corpus, split = with_synthetic_voices(corpus, split, config, report=warn)
+    corpus, split = mix_synthetic_voices(corpus, split, config, report=warn)
     digits, parts = corpus, split.parts
-    corpus, split, negatives = with_negatives(corpus, split, config)
+    corpus, split, negatives = mix_negatives(corpus, split, config)
     summary = DataSummary(
         name=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic, clips=len(digits),
         speakers=tuple(sorted(set(digits.speakers))), hours=digits.hours, split=split.name, parts=parts,

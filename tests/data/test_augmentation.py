@@ -13,7 +13,7 @@ import torch
 
 from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE
 from ml_training.config import AugmentationConfig
-from ml_training.data.augmentation import augment, place, random_noise, random_response, trimmed_words
+from ml_training.data.augmentation import augment, crop_edges, place, random_noise, random_response
 
 MakeClips = Callable[..., torch.Tensor]
 PADDED = 9000
@@ -120,16 +120,16 @@ def test_either_end_of_a_word_may_be_lost() -> None:
     words = torch.zeros(200, NUM_SAMPLES)
     words[:, 2000:6000] = 1.0
     torch.manual_seed(0)
-    heard = trimmed_words(words, torch.full((200,), 4000), 0.5, 0.2)
-    first, last = heard[:, 2000:4000].lt(0.5).sum(dim=1), heard[:, 4000:6000].lt(0.5).sum(dim=1)
+    cropped = crop_edges(words, torch.full((200,), 4000), 0.5, 0.2)
+    first, last = cropped[:, 2000:4000].lt(0.5).sum(dim=1), cropped[:, 4000:6000].lt(0.5).sum(dim=1)
     for lost in (first, last):
         assert 0.35 < (lost > 40).float().mean() < 0.65, "the other end fades over 5 ms at most"
         assert 600 < lost.max() <= 0.2 * 4000 + SAMPLE_RATE / 200
     assert 0.1 < ((first > 40) & (last > 40)).float().mean() < 0.4, "each end by itself"
     untouched = (first == 0) & (last == 0)
-    torch.testing.assert_close(heard[untouched], words[untouched], atol=1.0, rtol=0)
-    assert heard[:, 4000].eq(1).all(), "of the middle nothing"
-    jumps = heard.diff(dim=1).abs().amax(dim=1)
+    torch.testing.assert_close(cropped[untouched], words[untouched], atol=1.0, rtol=0)
+    assert cropped[:, 4000].eq(1).all(), "nothing of the middle"
+    jumps = cropped.diff(dim=1).abs().amax(dim=1)
     assert (jumps[(first > 0) & (last > 0)] < 0.1).all(), "no click"
 
 

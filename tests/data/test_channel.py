@@ -1,10 +1,11 @@
-"""Lines, rooms and few bits: as narrow, as long and as coarse as their settings say."""
+"""Voices, rooms, lines and few bits: formants and pitch, decay, band and quantisation are as the settings say."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +14,46 @@ from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE
 MakeClips = Callable[..., torch.Tensor]
 
 
-# --- lines ---------------------------------------------------------------------------------------
+# --- voices --------------------------------------------------------------------------------------
+
+
+def pitch_of(clip: torch.Tensor) -> float:
+    """Hz, where the autocorrelation of the middle has its peak, from 70 to 400 Hz."""
+    middle = clip[3000:5048] * torch.hann_window(2048)
+    correlation = torch.fft.irfft(torch.fft.rfft(middle, n=4096).abs().square())
+    low, high = SAMPLE_RATE // 400, SAMPLE_RATE // 70
+    lag = low + int(correlation[low:high].argmax())
+    before, here, after = correlation[lag - 1 : lag + 2].tolist()
+    return SAMPLE_RATE / (lag + 0.5 * (before - after) / (before - 2 * here + after))
+
+
+def formant_of(clip: torch.Tensor) -> float:
+    """Hz, centre of the power of the middle, without the weak ends of its spectrum."""
+    power = torch.fft.rfft(clip[3000:5048] * torch.hann_window(2048)).abs().square()
+    power = torch.where(power > 0.03 * power.max(), power, 0.0)
+    return float((power * torch.linspace(0, SAMPLE_RATE / 2, 1025)).sum() / power.sum())
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.25])
+@pytest.mark.parametrize("name", ["tract", "pitch"])
+def test_formants_and_pitch_move_alone(varied: MakeClips, vowel: MakeClips, name: str, factor: float) -> None:
+    clip = vowel(125.0, 1000.0)[None]
+    moved = varied(clip, torch.tensor([4800]), **{f"{name}_probability": 1.0, name: (factor, factor)})
+    pitch, formant = (factor, 1.0) if name == "pitch" else (1.0, factor)
+    assert pitch_of(moved[0]) == pytest.approx(125 * pitch, rel=0.02)
+    assert formant_of(moved[0]) / formant_of(clip[0]) == pytest.approx(formant, rel=0.07)
+    envelopes = [c.square().unfold(0, 400, 400).mean(dim=1).sqrt() for c in (clip[0], moved[0])]
+    assert np.corrcoef(*envelopes)[0, 1] > 0.97, "it lasts as long"
+    assert moved.square().sum() / clip.square().sum() == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_voice_that_is_not_chosen_stays_as_it_is(varied: MakeClips, vowel: MakeClips) -> None:
+    clips = torch.stack([vowel(125.0, 1000.0)] * 40)
+    moved = varied(clips, torch.full((40,), 4800), pitch_probability=0.5, tract_probability=0.2)
+    assert 5 < int(((moved - clips).abs().amax(dim=1) < 1e-5).sum()) < 30
+
+
+# --- rooms and lines -----------------------------------------------------------------------------
 
 
 def test_band_limits_are_3_db_down_where_they_say(varied: MakeClips) -> None:
@@ -21,55 +61,45 @@ def test_band_limits_are_3_db_down_where_they_say(varied: MakeClips) -> None:
     limits = {"band_low_hz": (300.0, 300.0), "band_high_hz": (2000.0, 2000.0)}
     limited = varied(noise, torch.full((4,), NUM_SAMPLES), band_probability=1.0, **limits)
     before, after = (torch.fft.rfft(c).abs().square() for c in (noise, limited))
-    gain = [10 * math.log10(after[:, hz - 10 : hz + 10].sum() / before[:, hz - 10 : hz + 10].sum()) for hz in
-            (150, 300, 800, 2000, 3500)]  # fmt: skip
+    bands = [slice(hz - 10, hz + 10) for hz in (150, 300, 800, 2000, 3500)]
+    gain = [10 * math.log10(after[:, band].sum() / before[:, band].sum()) for band in bands]
     assert gain[1] == pytest.approx(-3.0, abs=0.5)
     assert gain[3] == pytest.approx(-3.0, abs=0.5)
     assert abs(gain[2]) < 0.3
-    assert gain[0] < -20
-    assert gain[4] < -15
-
-
-# --- rooms ---------------------------------------------------------------------------------------
+    assert (gain[0] < -20, gain[4] < -15) == (True, True)
 
 
 @pytest.mark.parametrize(("rt60", "direct_db"), [(0.3, 0.0), (0.5, 10.0)])
-def test_a_room_decays_and_is_as_loud_as_wanted(varied: MakeClips, rt60: float, direct_db: float) -> None:
+def test_a_room_decays_at_its_level(varied: MakeClips, rt60: float, direct_db: float) -> None:
     click = torch.zeros(32, NUM_SAMPLES)
     click[:, 4000] = 1.0
-    heard = varied(
-        click, torch.full((32,), NUM_SAMPLES), reverb_probability=1.0, rt60=(rt60, rt60),
-        direct_db=(direct_db, direct_db),
-    )  # fmt: skip
-    torch.testing.assert_close(heard[:, 4000], torch.ones(32), atol=1e-3, rtol=0)
-    assert heard[:, :4000].abs().max() < 1e-3, "nothing sounds before the click, nor wraps around"
-    tail = heard[:, 4001:].square().mean(dim=0)
+    settings = {"rt60": (rt60, rt60), "direct_db": (direct_db, direct_db)}
+    room = varied(click, torch.full((32,), NUM_SAMPLES), reverb_probability=1.0, **settings)
+    torch.testing.assert_close(room[:, 4000], torch.ones(32), atol=1e-3, rtol=0)
+    assert room[:, :4000].abs().max() < 1e-3, "nothing sounds before the click, nor wraps around"
+    tail = room[:, 4001:].square().mean(dim=0)
     assert 10 * math.log10(1.0 / float(tail.sum())) == pytest.approx(direct_db, abs=0.5)
     left = 10 * torch.log10(tail.flip(0).cumsum(0).flip(0))  # Schroeder's backward integration
     slope = float(left[80] - left[1200]) / (1120 / SAMPLE_RATE)  # dB a second
     assert 60 / slope == pytest.approx(rt60, rel=0.1)
 
 
-# --- few bits ------------------------------------------------------------------------------------
-
-
 def test_a_telephone_has_its_band_and_255_levels(varied: MakeClips) -> None:
     time = torch.arange(NUM_SAMPLES) / SAMPLE_RATE
     tones = torch.stack([0.05 * torch.sin(2 * torch.pi * hz * time) for hz in (100, 1003.7, 3800)])
-    heard = varied(tones, torch.full((3,), NUM_SAMPLES), telephone_probability=1.0, peak_db=(0.0, 0.0))
-    power = heard.square().mean(dim=1) / tones.square().mean(dim=1)
-    assert power[0] < 1e-4
+    line = varied(tones, torch.full((3,), NUM_SAMPLES), telephone_probability=1.0, peak_db=(0.0, 0.0))
+    power = line.square().mean(dim=1) / tones.square().mean(dim=1)
+    assert (power[0] < 1e-4, power[2] < 0.1) == (True, True)
     assert power[1] == pytest.approx(1.0, abs=0.02)
-    assert power[2] < 0.1
-    assert 50 < len(heard[1].unique()) <= 255
-    error = (heard[1] - tones[1]).square().mean() / tones[1].square().mean()
-    assert -45 < 10 * math.log10(error) < -33, "mu-law: about 38 dB, however loud"
+    assert 50 < len(line[1].unique()) <= 255
+    error = (line[1] - tones[1]).square().mean() / tones[1].square().mean()
+    assert -45 < 10 * math.log10(error) < -33, "mu-law: about 38 dB, at any level"
 
 
 @pytest.mark.parametrize(("peak_db", "noise_db"), [(0.0, -48.0), (-24.0, -24.0)])
-def test_eight_bits_are_the_coarser_the_lower_the_peak(varied: MakeClips, peak_db: float, noise_db: float) -> None:
+def test_eight_bits_are_coarser_the_lower_the_peak(varied: MakeClips, peak_db: float, noise_db: float) -> None:
     tone = 0.003 * torch.sin(2 * torch.pi * 440.3 * torch.arange(NUM_SAMPLES) / SAMPLE_RATE)[None]
-    heard = varied(tone, torch.tensor([NUM_SAMPLES]), eight_bit_probability=1.0, peak_db=(peak_db, peak_db))
-    assert len(heard.unique()) <= 255 * 10 ** (peak_db / 20) + 2
-    error = (heard - tone).square().mean() / tone.square().mean()
+    coarse = varied(tone, torch.tensor([NUM_SAMPLES]), eight_bit_probability=1.0, peak_db=(peak_db, peak_db))
+    assert len(coarse.unique()) <= 255 * 10 ** (peak_db / 20) + 2
+    error = (coarse - tone).square().mean() / tone.square().mean()
     assert 10 * math.log10(error) == pytest.approx(noise_db, abs=4)

@@ -1,4 +1,4 @@
-"""Two clips in one: what is heard, and what the label says of it."""
+"""mixup and cutmix: the mixed clips and the weights of their labels."""
 
 from __future__ import annotations
 

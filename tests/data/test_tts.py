@@ -1,8 +1,8 @@
-"""Synthetic speech: many voices that truly differ, the same for the same seed."""
+"""Synthetic speech: many voices that truly differ, the same for the same seed; and such voices among recordings."""
 
 from __future__ import annotations
 
-import builtins
+import dataclasses
 import subprocess
 import sys
 
@@ -11,33 +11,37 @@ import pytest
 
 from digit_detector.audio import NUM_SAMPLES
 from digit_detector.errors import DataError, MissingExtraError
+from ml_training.config import TrainConfig
 from ml_training.data import espeak_worker, tts
+from ml_training.data.corpus import Corpus
+from ml_training.data.fsdd import TREE_HASH
+from ml_training.data.splits import Split, split_corpus
+from ml_training.data.tts import RATIO_WITH_FSDD, mix_synthetic_voices, resolve_synthetic_share
 
 pytest.importorskip("espeakng_loader", reason="needs espeakng_loader")
 
 
 @pytest.fixture(scope="module")
 def small():
-    return tts.synthesise(seed=3, voices=4, takes=2)
+    return tts.synthesize_digits(seed=3, voices=4, takes=2)
 
 
 def test_a_corpus_of_digits(small):
-    assert len(small) == 4 * 10 * 2
+    assert len(small) == len(set(small.files)) == 4 * 10 * 2
     assert small.synthetic
     assert "synthetic speech" in small.name
     assert not small.official_split
     assert set(small.speakers) == {f"espeak-{voice}" for voice in tts.VOICES[:4]}
     assert np.bincount(small.labels).tolist() == [8] * 10
     assert set(small.indices) == {0, 1}
-    assert len(set(small.files)) == len(small)
     assert small.waveforms.dtype == np.float32
-    assert np.isfinite(small.waveforms).all()
+    lengths = small.lengths.reshape(4, 10, 2)
+    assert (lengths[..., 0] != lengths[..., 1]).mean() > 0.9, "takes differ"
 
 
 def test_words_are_audible_and_trimmed(small):
     assert np.abs(small.waveforms).max(axis=1).min() > 0.02
-    assert small.lengths.min() > 800
-    assert small.lengths.max() <= NUM_SAMPLES
+    assert (small.lengths.min() > 800, small.lengths.max() <= NUM_SAMPLES) == (True, True)
     for waveform, length in zip(small.waveforms, small.lengths, strict=True):
         start = (NUM_SAMPLES - length) // 2
         word = waveform[start : start + length]
@@ -47,20 +51,14 @@ def test_words_are_audible_and_trimmed(small):
 
 
 def test_the_same_seed_gives_the_same_samples(small):
-    again = tts.synthesise(seed=3, voices=4, takes=2)
+    again = tts.synthesize_digits(seed=3, voices=4, takes=2)
     np.testing.assert_array_equal(small.waveforms, again.waveforms)
     assert small.data_hash == again.data_hash
-    assert tts.synthesise(seed=4, voices=4, takes=2).data_hash != small.data_hash
-
-
-def test_takes_differ_in_length_and_sound(small):
-    lengths = small.lengths.reshape(4, 10, 2)
-    assert (lengths[..., 0] != lengths[..., 1]).mean() > 0.9
-    assert len({waveform.tobytes() for waveform in small.waveforms}) == len(small)
+    assert tts.synthesize_digits(seed=4, voices=4, takes=2).data_hash != small.data_hash
 
 
 def test_the_default_has_at_least_sixty_voices_and_thousands_of_clips():
-    corpus = tts.synthesise()
+    corpus = tts.synthesize_digits()
     assert len(set(corpus.speakers)) >= 60
     assert 2000 <= len(corpus) <= 3000
     assert len({waveform.tobytes() for waveform in corpus.waveforms}) == len(corpus)
@@ -68,7 +66,7 @@ def test_the_default_has_at_least_sixty_voices_and_thousands_of_clips():
 
 
 def _timbre(samples):
-    """(T,) -> (12, 24): log energy in bands of 150 Hz at 12 moments of the word, level taken out."""
+    """(T,) -> (12, 24): log energy in bands of 150 Hz at 12 moments of the word, level removed."""
     word = tts._to_clip(samples)
     starts = np.linspace(0, len(word) - 256, 12).astype(int)
     frames = np.stack([word[start : start + 256] for start in starts]) * np.hanning(256)
@@ -80,7 +78,7 @@ def _timbre(samples):
 def test_voices_truly_differ():
     """At one speed and pitch, every two voices differ more than a voice differs from itself.
 
-    espeak-ng never says a word twice with the same samples, so unequal samples would prove nothing.
+    espeak-ng never speaks a word twice with the same samples, so unequal samples would prove nothing.
     """
     voices = tts.VOICES[: tts.DEFAULT_VOICES]
     spoken = tts._speak([tts._Request(voice, "seven", 170, 50, 50) for voice in voices for _ in range(2)], seed=0)
@@ -88,53 +86,103 @@ def test_voices_truly_differ():
     apart = np.sqrt(np.square(timbres[:, None, 0] - timbres[None, :, 0]).mean(axis=-1))
     np.fill_diagonal(apart, np.inf)
     within = np.sqrt(np.square(timbres[:, 0] - timbres[:, 1]).mean(axis=-1))
-    assert len(voices) >= 60
     assert apart.min() > 2.5  # dB
     assert (apart.min(axis=1) > within).all()
 
 
-def test_other_words_are_said_in_order_by_the_voice_that_is_named():
-    texts = [
-        (tts.VOICES[0], "a"),
-        (tts.VOICES[1], "a very long sentence indeed"),
-        (tts.VOICES[0], "a"),
-    ]
-    short, long, again = tts.say(texts, seed=3)
+def test_words_come_in_order_by_the_voice_that_is_named():
+    texts = [(tts.VOICES[0], "a"), (tts.VOICES[1], "a very long sentence indeed"), (tts.VOICES[0], "a")]
+    short, long, again = tts.synthesize_words(texts, seed=3)
     assert len(long) > 2 * max(len(short), len(again))
     assert all(np.isfinite(clip).all() and np.abs(clip).max() > 0.02 for clip in (short, long, again))
-    for first, second in zip(tts.say(texts, seed=3), (short, long, again), strict=True):
+    for first, second in zip(tts.synthesize_words(texts, seed=3), (short, long, again), strict=True):
         np.testing.assert_array_equal(first, second)
-    assert len(tts.say(texts, seed=4)[1]) != len(long)
+    assert len(tts.synthesize_words(texts, seed=4)[1]) != len(long)
 
 
-@pytest.mark.parametrize(("voices", "takes"), [(0, 1), (1, 0), (len(tts.VOICES) + 1, 1)])
-def test_impossible_sizes_are_refused(voices, takes):
-    with pytest.raises(ValueError, match="expected 1 to"):
-        tts.synthesise(voices=voices, takes=takes)
-
-
-def test_an_unknown_voice_is_a_clear_error():
+def test_what_cannot_be_spoken(monkeypatch):
+    for voices, takes in ((0, 1), (1, 0), (len(tts.VOICES) + 1, 1)):
+        with pytest.raises(ValueError, match="expected 1 to"):
+            tts.synthesize_digits(voices=voices, takes=takes)
     with pytest.raises(DataError, match=r"no voice 'nobody'.*--data_dir"):
-        tts._speak([tts._Request("nobody", "one", 170, 50, 50)], seed=0)
-
-
-def test_without_the_library_it_says_what_to_install(monkeypatch):
-    real_import = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name == "espeakng_loader":
-            raise ImportError(name)
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+        tts.synthesize_words([("nobody", "one")], seed=0)
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(MissingExtraError, match=r"synthetic speech needs the \[train\] extra"):
-        tts.synthesise(voices=1, takes=1)
+        tts.synthesize_digits(voices=1, takes=1)
 
 
 @pytest.mark.parametrize("library", ["missing.so", espeak_worker.__file__])
 def test_a_library_that_does_not_load_is_one_line(library):
     command = [sys.executable, "-I", "-S", espeak_worker.__file__, library, "data", "0"]
     done = subprocess.run(command, input=b"[]", capture_output=True, timeout=30)
-    assert done.returncode == 1
-    assert done.stdout == b""
+    assert (done.returncode, done.stdout) == (1, b"")
     assert len(done.stderr.decode().strip().splitlines()) == 1
+
+
+# --- voices among recordings ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recordings(tiny_corpus: Corpus) -> Corpus:
+    return dataclasses.replace(tiny_corpus, synthetic=False, name="recordings")
+
+
+def mixed(corpus: Corpus, **settings: object) -> tuple[Corpus, Split, Split, list[str]]:
+    config = TrainConfig(split="random", **settings)  # type: ignore[arg-type]
+    split, lines = split_corpus(corpus, config, report=print), []
+    together, new = mix_synthetic_voices(corpus, split, config, lines.append)
+    return together, split, new, lines
+
+
+def test_only_the_training_part_gets_them_evenly(recordings: Corpus) -> None:
+    corpus, before, after, _ = mixed(recordings, synthetic_share=0.3, synthetic_voices=5)
+    added = after.train[len(before.train) :]
+    assert len(added) / len(after.train) == pytest.approx(0.3, abs=0.005)
+    np.testing.assert_array_equal(after.train[: len(before.train)], before.train)
+    np.testing.assert_array_equal(after.validation, before.validation)
+    np.testing.assert_array_equal(after.test, before.test)
+    np.testing.assert_array_equal(added, np.arange(len(recordings), len(corpus)))
+    np.testing.assert_array_equal(corpus.waveforms[: len(recordings)], recordings.waveforms)
+    assert len(set(corpus.files)) == len(corpus)
+    assert np.bincount(corpus.labels[added], minlength=10).min() >= len(added) // 10 - 1
+    voices = [corpus.speakers[i] for i in added]
+    counts = [voices.count(voice) for voice in set(voices)]
+    assert all(voice.startswith("espeak-") for voice in voices)
+    assert (len(counts), max(counts) - min(counts) <= 3) == (5, True)
+    assert (np.abs(corpus.waveforms[added]).max(axis=1) > 0.01).all()
+
+
+def test_name_and_hash_include_them(recordings: Corpus) -> None:
+    base = {"synthetic_share": 0.2, "synthetic_voices": 3}
+    corpus, before, after, _ = mixed(recordings, **base)
+    count = len(after.train) - len(before.train)
+    assert corpus.name == f"recordings with {count} clips of synthetic speech"
+    assert not corpus.synthetic
+    changes = ({}, {"synthetic_share": 0.25}, {"synthetic_voices": 4}, {"seed": 1})
+    hashes = [mixed(recordings, **{**base, **change})[0].data_hash for change in changes]
+    assert hashes[0] == corpus.data_hash != recordings.data_hash
+    assert len(set(hashes)) == 4
+
+
+def test_the_default_share_depends_on_the_recordings(recordings: Corpus, tiny_corpus: Corpus) -> None:
+    def share(corpus: Corpus, **settings: object) -> float | None:
+        return resolve_synthetic_share(TrainConfig(**settings), corpus).synthetic_share  # type: ignore[arg-type]
+
+    fsdd = dataclasses.replace(recordings, data_hash=TREE_HASH)
+    beside = dataclasses.replace(recordings, sources=("other", TREE_HASH))
+    assert share(fsdd) == share(beside) == share(recordings, dataset="fsdd") == RATIO_WITH_FSDD
+    assert share(recordings) == share(tiny_corpus) == share(tiny_corpus, dataset="synthetic") == 0.0
+    assert (share(fsdd, synthetic_share=0.0), share(recordings, synthetic_share=0.4)) == (0.0, 0.4)
+
+
+def test_none_are_added_without_a_share_to_synthetic_clips_or_without_synthesis(
+    recordings: Corpus, tiny_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, before, after, lines = mixed(recordings)
+    assert (corpus, after, lines) == (recordings, before, [])
+    corpus, _, _, lines = mixed(tiny_corpus, synthetic_share=0.5)
+    assert corpus is tiny_corpus
+    assert "synthetic already" in lines[0]
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    with pytest.raises(DataError, match=r"\[train\] extra.*--synthetic_share 0"):
+        mixed(recordings, synthetic_share=0.5)

@@ -1,4 +1,4 @@
-"""The three pipelines: shapes of the contract, indifference to level, their registry."""
+"""The three pipelines: shapes of the contract, invariance to level, their registry."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import torch
 from digit_detector.audio import NUM_SAMPLES
 from digit_detector.errors import ConfigError
 from digit_detector.labels import LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN
-from ml_training.config import AugmentationConfig
 from ml_training.data.corpus import Corpus
-from ml_training.pipelines import PIPELINE_REGISTRY, DigitModel, get_pipeline
+from ml_training.pipelines import DigitModel, get_pipeline, pipeline_names
 from ml_training.pipelines.base import CERTAINTY, OUTPUTS, Heard
 from ml_training.pipelines.features import mel_filters
 from ml_training.pipelines.mel_cnn_pipeline import MelCnnClassifier
@@ -37,39 +36,24 @@ def waveforms(tiny_corpus: Corpus) -> torch.Tensor:
     return torch.from_numpy(tiny_corpus.waveforms[::10])
 
 
-def test_the_registry_holds_the_contracts_names() -> None:
-    assert tuple(PIPELINE_REGISTRY) == PIPELINES
-    assert all(get_pipeline(name).name == name for name in PIPELINES)
+def test_the_registry_holds_the_contracts_names_and_small_models() -> None:
+    assert pipeline_names() == PIPELINES
+    for name in PIPELINES:
+        assert get_pipeline(name).name == name
+        assert sum(p.numel() for p in get_pipeline(name).build().parameters()) * 4 < LARGEST_BYTES[name]
     with pytest.raises(ConfigError, match="did you mean mel_cnn"):
         get_pipeline("mel-cnn")
 
 
-@pytest.mark.parametrize("name", PIPELINES)
-def test_models_are_small(name: str) -> None:
-    parameters = sum(p.numel() for p in get_pipeline(name).build().parameters())
-    assert parameters * 4 < LARGEST_BYTES[name]
-
-
 @pytest.mark.parametrize("batch", [1, 2, 7])
-def test_waveforms_become_ten_scores_and_one_for_there_being_a_digit(model: DigitModel, batch: int) -> None:
-    heard = model.eval()(torch.randn(batch, NUM_SAMPLES))
-    assert heard.scores.shape == (batch, len(LABELS))
-    assert heard.digit.shape == (batch,)
-    assert all(torch.isfinite(outputs).all() for outputs in heard)
+def test_waveforms_become_ten_scores_and_a_presence_score(model: DigitModel, batch: int) -> None:
+    outputs = model.eval()(torch.randn(batch, NUM_SAMPLES))
+    assert (outputs.scores.shape, outputs.digit.shape) == ((batch, len(LABELS)), (batch,))
+    assert all(torch.isfinite(each).all() for each in outputs)
 
 
-def test_what_a_network_says_last_is_the_digit_score() -> None:
-    class Counting(DigitModel):
-        def logits(self, waveforms: torch.Tensor) -> torch.Tensor:
-            return torch.arange(OUTPUTS).repeat(len(waveforms), 1)
-
-    heard = Counting()(torch.zeros(2, NUM_SAMPLES))
-    assert heard.scores.tolist() == [list(range(10))] * 2
-    assert heard.digit.tolist() == [10, 10]
-
-
-class Saying(DigitModel):
-    """Says of every clip what it was told to."""
+class Constant(DigitModel):
+    """The same outputs (OUTPUTS,) for every clip."""
 
     def __init__(self, outputs: torch.Tensor) -> None:
         super().__init__()
@@ -79,8 +63,8 @@ class Saying(DigitModel):
         return self.outputs.expand(len(waveforms), -1)
 
 
-def sure_of(probability: float, digit: float) -> torch.Tensor:
-    """(11,) outputs of a network to which the fourth digit is so probable, the others alike, with a digit's logit."""
+def certain_of(probability: float, digit: float) -> torch.Tensor:
+    """(11,) outputs in which the fourth digit has a probability, the others share the rest; presence logit `digit`."""
     shares = torch.full((10,), (1 - probability) / 9)
     shares[3] = probability
     return torch.cat([shares.log() + 2.0, torch.tensor([digit])])  # scores of any sum make the same probabilities
@@ -88,33 +72,23 @@ def sure_of(probability: float, digit: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("digit", [-2.0, 0.0, 1.5])
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9, 0.999])
-def test_a_digit_that_stands_out_counts_towards_there_being_one(probability: float, digit: float) -> None:
-    heard = Saying(sure_of(probability, digit)).eval()(torch.zeros(2, NUM_SAMPLES))
+def test_the_likeliest_digit_counts_towards_presence_in_evaluation(probability: float, digit: float) -> None:
+    model = Constant(certain_of(probability, digit))
+    outputs = model.eval()(torch.zeros(2, NUM_SAMPLES))
     expected = digit + CERTAINTY * math.log(probability / (1 - probability))
-    assert heard.digit.tolist() == pytest.approx([expected] * 2, abs=1e-3)
-    assert heard.scores[0].softmax(dim=0)[3] == pytest.approx(probability)
-
-
-def test_in_training_it_counts_for_nothing() -> None:
-    heard = Saying(sure_of(0.9, 1.5)).train()(torch.zeros(1, NUM_SAMPLES))
-    assert heard.digit.tolist() == [1.5]
-
-
-def test_how_sure_is_asked_before_the_temperature() -> None:
-    model = Saying(sure_of(0.9, 0.0)).eval()
-    cold = model(torch.zeros(1, NUM_SAMPLES))
-    model.temperature.fill_(5.0)
-    hot = model(torch.zeros(1, NUM_SAMPLES))
-    assert hot.scores.softmax(dim=1).max() < 0.5 < cold.scores.softmax(dim=1).max()
-    assert torch.equal(hot.digit, cold.digit)
+    assert outputs.digit.tolist() == pytest.approx([expected] * 2, abs=1e-3)
+    assert outputs.scores[0].softmax(dim=0)[3] == pytest.approx(probability)
+    assert model.train()(torch.zeros(1, NUM_SAMPLES)).digit.tolist() == [digit]
+    model.eval().temperature.fill_(5.0)
+    assert torch.equal(model(torch.zeros(2, NUM_SAMPLES)).digit, outputs.digit), "before the temperature"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_nobody_is_surer_than_sure(dtype: torch.dtype) -> None:
-    outputs = torch.zeros(11, dtype=dtype)
+def test_certainty_is_bounded(dtype: torch.dtype) -> None:
+    outputs = torch.zeros(OUTPUTS, dtype=dtype)
     outputs[3] = 1000.0
-    heard = Saying(outputs).eval()(torch.zeros(1, NUM_SAMPLES))
-    assert heard.digit.tolist() == pytest.approx([CERTAINTY * math.log(1e4 - 1)], rel=1e-3)
+    presence = Constant(outputs).eval()(torch.zeros(1, NUM_SAMPLES)).digit
+    assert presence.tolist() == pytest.approx([CERTAINTY * math.log(1e4 - 1)], rel=1e-3)
 
 
 def test_scores_do_not_depend_on_level_or_offset(model: DigitModel, waveforms: torch.Tensor) -> None:
@@ -129,9 +103,8 @@ def test_scores_do_not_depend_on_level_or_offset(model: DigitModel, waveforms: t
 
 def test_features_stay_in_full_precision_under_autocast(model: DigitModel, waveforms: torch.Tensor) -> None:
     model.fit_statistics(waveforms)
-    model.eval()
     with torch.no_grad():
-        expected = probabilities(model(waveforms))
+        expected = probabilities(model.eval()(waveforms))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             mixed = probabilities(model(waveforms))
     torch.testing.assert_close(mixed, expected, atol=0.05, rtol=0)
@@ -153,14 +126,6 @@ def test_every_parameter_learns(model: DigitModel, waveforms: torch.Tensor) -> N
     (torch.nn.functional.cross_entropy(scores, torch.arange(len(waveforms)) % 10) - digit.mean()).backward()
     idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []
-
-
-def test_augmentation_varies_training_alone(model: DigitModel, waveforms: torch.Tensor) -> None:
-    model.configure(AugmentationConfig())
-    model.fit_statistics(waveforms)
-    model.eval()
-    with torch.no_grad():
-        torch.testing.assert_close(model(waveforms), model(waveforms))
 
 
 def test_mfcc_features_are_156_standardised_numbers(waveforms: torch.Tensor) -> None:

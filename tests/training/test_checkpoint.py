@@ -16,7 +16,7 @@ import torch
 from digit_detector.errors import CheckpointError
 from digit_detector.files import write_durably
 from ml_training.config import TrainConfig
-from ml_training.data.augmentation.noise import load_backgrounds
+from ml_training.data.augmentation.noise import load_noise_bank
 from ml_training.training.checkpoint import BEST, FORMAT, INTERRUPTED, load_checkpoint, teachers_hash
 
 STATE = {"model": {"weight": torch.arange(1000.0)}}
@@ -163,7 +163,7 @@ def test_other_noise_in_the_same_folder_is_refused(tiny: ModuleType, tmp_path: P
     tiny.store(tmp_path, config).save_epoch(1, STATE)
     assert tiny.store(tmp_path, config).resume("latest") is not None
     soundfile.write(tmp_path / "more.wav", np.cos(np.arange(9000.0)), 8000)
-    load_backgrounds.cache_clear()  # another process
+    load_noise_bank.cache_clear()  # another process
     with pytest.raises(CheckpointError, match=r"hash of noise_dir was [0-9a-f]{12}, is [0-9a-f]{12}"):
         tiny.store(tmp_path, config).resume("latest")
 

@@ -1,9 +1,8 @@
-"""Waveform augmentation, whole batches at a time.
+"""Waveform augmentation of whole batches: B clips of T (8,000) samples.
 
-B clips of T (8,000) samples. Everything random comes from torch's global generator, so that one
-seed before a training step fixes all of it. Resampling and placing are one interpolation;
-filtering, reverberation and noise share one pass through the frequency domain. An effect that is
-off draws nothing and costs nothing.
+All random numbers come from torch's global generator, so one seed before a training step fixes all of them. Resampling
+and placing are one interpolation; filtering, reverberation and noise share one pass through the frequency domain. An
+effect that is off draws no random numbers.
 """
 
 from __future__ import annotations
@@ -17,35 +16,36 @@ from torch.nn import functional
 
 from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE
 from ml_training.config import AugmentationConfig
-from ml_training.data.augmentation.channel import band_limits, coarse, reverberation, telephone_band
-from ml_training.data.augmentation.noise import excerpts
-from ml_training.data.augmentation.voice import revoice
+from ml_training.data.augmentation.channel import band_limits, quantize, reverberation, telephone_band
+from ml_training.data.augmentation.noise import sample_noise
+from ml_training.data.augmentation.voice import shift_formants_and_pitch
 
-# Transform lengths with small factors. A smooth filter rings shorter than 1,000 samples of padding;
-# reverberation lasts up to half a second longer than its clip.
+# Transform lengths with small factors. A smooth filter rings shorter than 1,000 samples of padding; reverberation lasts
+# up to half a second longer than its clip.
 _PADDED, _PADDED_FOR_ROOMS = 9000, 12000
-_ROWS = 8  # clips that a CPU resamples at once: what they need fits its cache, and memory is what costs time there
-_EDGE = SAMPLE_RATE / 200  # samples in which a trimmed word comes and goes
+_ROWS = 8  # clips that a CPU resamples at once: their buffers fit its cache
+_EDGE = SAMPLE_RATE / 200  # samples of the fades of a cropped word
 _KNOTS = 8  # free points of the random equaliser, evenly spaced in frequency
 _SLOPES = 9  # colours of noise between white and brown
 _POOL = 1 << 19  # bins of white noise to take stretches of
 _LOWEST = 30.0  # Hz; coloured noise is flat below, or its power would all be rumble
-_TILT_PIVOT, _TILT_OCTAVES = 1000.0, 3.0  # Hz at which a tilted spectrum keeps its level; it is flat so far below
+_TILT_PIVOT, _TILT_OCTAVES = 1000.0, 3.0  # Hz that a tilt leaves as it is; octaves below it where the tilt ends
 _NEPERS = math.log(10.0) / 20.0  # of one decibel of amplitude
 
 
 def augment(waveforms: Tensor, lengths: Tensor, config: AugmentationConfig) -> Tensor:
-    """(B, T) clips, each `lengths` (B,) samples long and centred, -> (B, T) varied clips.
+    """(B, T) clips, each `lengths` (B,) samples long and centred -> (B, T) varied clips.
 
     Raises DataError when `config.noise_dir` holds no sound that can be read.
     """
     if config.trim_probability:
-        waveforms = trimmed_words(waveforms, lengths, config.trim_probability, config.trim)
+        waveforms = crop_edges(waveforms, lengths, config.trim_probability, config.trim)
     pitch = torch.ones(len(waveforms), device=waveforms.device)
     if config.tract_probability or config.pitch_probability:
-        tract = _sometimes(pitch, config.tract_probability, config.tract)
+        formants = _sometimes(pitch, config.tract_probability, config.tract)
         pitch = _sometimes(pitch, config.pitch_probability, config.pitch)
-        waveforms = revoice(waveforms, tract, pitch, config.pitch[1] if config.pitch_probability else 0.0)
+        highest = config.pitch[1] if config.pitch_probability else 0.0
+        waveforms = shift_formants_and_pitch(waveforms, formants, pitch, highest)
     placed, durations = place(waveforms, lengths, config.speed, config.shift, pitch)
 
     n = _PADDED_FOR_ROOMS if config.reverb_probability else _PADDED
@@ -55,32 +55,28 @@ def augment(waveforms: Tensor, lengths: Tensor, config: AugmentationConfig) -> T
     if config.noise_probability:
         noise = random_noise(spectra, durations, config)
     if config.reverb_probability:
-        wanted = _chosen(pitch, config.reverb_probability)
-        spectra *= reverberation(n, _uniform(pitch, config.rt60), _uniform(pitch, config.direct_db), wanted)
+        chosen = _chosen(pitch, config.reverb_probability)
+        spectra *= reverberation(n, _uniform(pitch, config.rt60), _uniform(pitch, config.direct_db), chosen)
     if config.noise_probability:
         spectra += noise
     if config.band_probability:
-        wanted = _chosen(pitch, config.band_probability)
-        low, high = _uniform(pitch, config.band_low_hz), _uniform(pitch, config.band_high_hz)
-        spectra *= band_limits(n, low, high, wanted)
-    called = _chosen(pitch, config.telephone_probability) if config.telephone_probability else None
-    if called is not None:
-        spectra *= telephone_band(n, called)
+        chosen = _chosen(pitch, config.band_probability)
+        spectra *= band_limits(n, _uniform(pitch, config.band_low_hz), _uniform(pitch, config.band_high_hz), chosen)
+    telephone = _chosen(pitch, config.telephone_probability) if config.telephone_probability else None
+    if telephone is not None:
+        spectra *= telephone_band(n, telephone)
     varied: Tensor = torch.fft.irfft(spectra, n=n)[:, :NUM_SAMPLES]
 
-    if called is not None:
-        varied = coarse(varied, called, _uniform(pitch, config.peak_db), mu_law=True)
+    if telephone is not None:
+        varied = quantize(varied, telephone, _uniform(pitch, config.peak_db), mu_law=True)
     if config.eight_bit_probability:
-        wanted = _chosen(pitch, config.eight_bit_probability)
-        varied = coarse(varied, wanted, _uniform(pitch, config.peak_db), mu_law=False)
+        chosen = _chosen(pitch, config.eight_bit_probability)
+        varied = quantize(varied, chosen, _uniform(pitch, config.peak_db), mu_law=False)
     return varied * torch.exp(_uniform(pitch, config.level_db) * _NEPERS)[:, None]
 
 
-def trimmed_words(waveforms: Tensor, lengths: Tensor, probability: float, share: float) -> Tensor:
-    """(B, T) clips, each `lengths` (B,) long and centred, of which some lose up to `share` of either end.
-
-    So does a word that was recorded a moment too late or not to its end.
-    """
+def crop_edges(waveforms: Tensor, lengths: Tensor, probability: float, share: float) -> Tensor:
+    """(B, T) clips, each `lengths` (B,) long and centred -> the same; some lose up to `share` of either end."""
     size = lengths.to(waveforms.dtype)
     begin = torch.div(NUM_SAMPLES - lengths, 2, rounding_mode="floor").to(waveforms.dtype)
     first, last = (_uniform(size, (0.0, share)) * size * _chosen(size, probability) for _ in range(2))
@@ -93,12 +89,11 @@ def trimmed_words(waveforms: Tensor, lengths: Tensor, probability: float, share:
 def place(
     waveforms: Tensor, lengths: Tensor, speed: tuple[float, float], shift: float, stretched: Tensor | float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Play every clip at a random speed (pitch moves with it) somewhere in its second.
+    """Play every clip at a random speed (pitch moves with it) somewhere in its second -> clips (B, T), lengths (B,).
 
-    shift 0 keeps clips centred; 1 lets them lie anywhere that still holds them whole. `waveforms`
-    (B, S) may be longer than a second: each holds its clip in its middle, `stretched` (B,) times as
-    long as `lengths` says, and is played that much faster. Returns the clips (B, T) and how many
-    samples (B,) each now lasts.
+    `shift` 0 keeps clips centred; 1 allows every position that holds them whole. `waveforms` (B, S) may be longer than
+    a second: each holds its clip in its middle, `stretched` (B,) times as long as `lengths`, and is played that much
+    faster.
     """
     size = lengths.to(waveforms.dtype)
     factor = torch.exp(_uniform(size, (math.log(speed[0]), math.log(speed[1]))))
@@ -119,10 +114,9 @@ def place(
 
 
 def _cubic(waveforms: Tensor, positions: Tensor) -> Tensor:
-    """(B, S) samples between samples, (B, T), by Catmull and Rom's cubic (1974); silence beyond the ends.
+    """Interpolate (B, S) samples at `positions` (B, T), which is overwritten: Catmull and Rom's cubic (1974).
 
-    A straight line would take half of what lies at 3 kHz away. `positions` is overwritten. One
-    index serves all four taps, which read shifted views of one copy.
+    Linear interpolation would halve what lies at 3 kHz. One index serves all four taps, which read shifted views.
     """
     size = waveforms.shape[1]
     padded = functional.pad(waveforms, (2, 3))
@@ -138,13 +132,13 @@ def _cubic(waveforms: Tensor, positions: Tensor) -> Tensor:
 
 
 def random_response(waveforms: Tensor, bins: int, equaliser_db: float, tilt_db: float = 0.0) -> Tensor:
-    """(B, bins) gains of a smooth random equaliser, at most `equaliser_db` up or down anywhere, and of a tilt.
+    """(B, bins) gains of a smooth random equaliser, at most `equaliser_db` either way, and of a random tilt.
 
     The tilt is at most `tilt_db` an octave either way and leaves 1 kHz as it is.
     """
     b, device = len(waveforms), waveforms.device
-    place_of = torch.linspace(0, _KNOTS - 1, bins, device=device)
-    hats = (1 - (place_of - torch.arange(_KNOTS, device=device)[:, None]).abs()).clamp_min_(0)  # (knots, bins)
+    position = torch.linspace(0, _KNOTS - 1, bins, device=device)
+    hats = (1 - (position - torch.arange(_KNOTS, device=device)[:, None]).abs()).clamp_min_(0)  # (knots, bins)
     curve = ((torch.rand(b, _KNOTS, device=device) * 2 - 1) * equaliser_db) @ hats  # dB
     if tilt_db:
         octaves = torch.log2(_hertz(bins, device) / _TILT_PIVOT).clamp_min_(-_TILT_OCTAVES)
@@ -153,20 +147,18 @@ def random_response(waveforms: Tensor, bins: int, equaliser_db: float, tilt_db: 
 
 
 def random_noise(spectra: Tensor, durations: Tensor, config: AugmentationConfig) -> Tensor:
-    """(B, bins) spectra of noise, each at a random ratio to the word of its clip, or nothing.
+    """(B, bins) spectra of noise, each at a random ratio to the power of its clip's word while it lasts, or of nothing.
 
-    Recorded backgrounds where there is a folder of them (for `recorded_share` of the clips),
-    coloured noise otherwise: its amplitude falls as f^-s with s from 0 (white) over 0.5 (pink) to 1
-    (brown). The ratio compares the noise with the word's power while it lasts, not with that of the
-    whole second.
+    Sounds of noise_dir or generated ones for a share of the clips, coloured noise for the others: its amplitude falls
+    as f^-s with s from 0 (white) over 0.5 (pink) to 1 (brown).
     """
     b, bins, device = len(spectra), spectra.shape[1], spectra.device
     padded = 2 * (bins - 1)
-    wanted = _chosen(durations, config.noise_probability)
+    chosen = _chosen(durations, config.noise_probability)
     energy = torch.view_as_real(spectra).square().sum(dim=(1, 2))  # Parseval: a sum over bins is one over samples
     ratio = torch.exp(_uniform(durations, config.snr_db) * (2 * _NEPERS))
-    heard = durations.clamp(1, NUM_SAMPLES)  # of a word slowed beyond its second the ends are cut off
-    power = energy / heard / ratio * wanted * (2 / padded)  # of the word's samples, noise's share
+    audible = durations.clamp(1, NUM_SAMPLES)  # a word slowed beyond its second loses its ends
+    power = energy / audible / ratio * chosen * (2 / padded)
     slopes = torch.linspace(0, 1, _SLOPES, device=device)[:, None]
     shapes = _hertz(bins, device).pow(-slopes)
     shapes = shapes / shapes.square().mean(dim=1, keepdim=True).sqrt()
@@ -175,10 +167,9 @@ def random_noise(spectra: Tensor, durations: Tensor, config: AugmentationConfig)
     share = config.generated_share if config.noise_dir is None else config.recorded_share
     if share:
         varied = _chosen(durations, share)
-        sounds = excerpts(config.noise_dir, b, device)  # (B, T) of power one
+        sounds = sample_noise(config.noise_dir, b, device)  # (B, T) of unit power
         if share >= 1.0:
-            nothing_steady: Tensor = torch.fft.rfft(sounds * power.sqrt()[:, None], n=padded)
-            return nothing_steady
+            return torch.fft.rfft(sounds * power.sqrt()[:, None], n=padded)  # type: ignore[no-any-return]
         coloured = coloured * ~varied
     white = _white(device)
     first = torch.randint(len(white) - bins + 1, (b,), device=device)
@@ -190,31 +181,31 @@ def random_noise(spectra: Tensor, durations: Tensor, config: AugmentationConfig)
 
 @lru_cache(maxsize=4)
 def _white(device: torch.device) -> Tensor:
-    """(S,) bins of white noise of power 2, always the same: drawing as many anew takes longer than all filtering.
+    """(S,) bins of white noise of power 2, always the same: drawing new ones takes longer than all filtering.
 
-    Any stretch of it is the spectrum of white noise, and there are half a million stretches.
+    Any stretch of it is a spectrum of white noise; there are half a million stretches.
     """
     pool = torch.randn(_POOL, 2, generator=torch.Generator().manual_seed(0))
     return torch.view_as_complex(pool).to(device)
 
 
 def _hertz(bins: int, device: torch.device) -> Tensor:
-    """(bins,) frequencies up to half the sample rate, none below the lowest that counts."""
+    """(bins,) frequencies up to half the sample rate, none below _LOWEST."""
     return torch.linspace(0, SAMPLE_RATE / 2, bins, device=device).clamp_min_(_LOWEST)
 
 
 def _uniform(like: Tensor, limits: tuple[float, float]) -> Tensor:
-    """(B,) numbers between two limits, on the device of a batch (B, ...)."""
+    """(B,) random numbers between two limits, on the device of a batch (B, ...)."""
     return limits[0] + (limits[1] - limits[0]) * torch.rand(len(like), device=like.device)
 
 
 def _chosen(like: Tensor, probability: float) -> Tensor:
-    """(B,) truth values, each true with a probability."""
+    """(B,) random booleans."""
     return torch.rand(len(like), device=like.device) < probability
 
 
 def _sometimes(like: Tensor, probability: float, limits: tuple[float, float]) -> Tensor:
-    """(B,) factors between two limits, evenly on a logarithmic scale, with a probability; one otherwise."""
+    """(B,) random factors between two limits, log-uniform, with a probability; one otherwise."""
     if not probability:
         return torch.ones_like(like)
     factors = torch.exp(_uniform(like, (math.log(limits[0]), math.log(limits[1]))))

@@ -1,8 +1,7 @@
-"""Generated background noise: what rooms, streets and machines sound like, for who has no recordings of them.
+"""Procedural background noise, for those who have no recordings of any.
 
-Five kinds, drawn from one seed: rushing (rain, wind, sea), rattling (fire, dishes, clocks), engines, calls (animals,
-sirens, cries) and murmur (voices behind a wall). None imitates a recording; together they teach that noise comes and
-goes, rings, and has a pitch, which noise of a steady colour does not.
+Five kinds, drawn from one seed: broadband (rain, wind, sea), impulsive (fire, dishes, clocks), harmonic (engines),
+tonal (animals, sirens, cries) and babble (voices). They come and go, ring and have a pitch, unlike coloured noise.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ def generated_sounds(seed: int = 0) -> tuple[tuple[str, Floats], ...]:
     return tuple(sounds)
 
 
-def _rushing(rng: Rng) -> Sound:
+def _broadband(rng: Rng) -> Sound:
     """Noise of a random spectrum whose level wanders."""
     depth = rng.uniform(0.0, 10.0)
     return _noise(rng, _spectrum(rng)) * _wandering(rng, rng.uniform(0.3, 6.0), depth)
 
 
-def _rattling(rng: Rng) -> Sound:
+def _impulsive(rng: Rng) -> Sound:
     """Strokes, at random or like a clock, that ring at a few frequencies."""
     rate = np.exp(rng.uniform(np.log(1.0), np.log(200.0)))  # a second
     if rate < 15.0 and rng.random() < 0.5:
@@ -64,7 +63,7 @@ def _rattling(rng: Rng) -> Sound:
     return np.asarray(rung + _noise(rng, _spectrum(rng)) * rung.std() * rng.uniform(0.0, 0.3))
 
 
-def _engine(rng: Rng) -> Sound:
+def _harmonic(rng: Rng) -> Sound:
     """Pulses 10 to 150 times a second and noise that swells with each."""
     rate = np.exp(rng.uniform(np.log(10.0), np.log(150.0))) * _glide(rng, 0.1)
     phase = np.cumsum(rate) / SAMPLE_RATE
@@ -75,7 +74,7 @@ def _engine(rng: Rng) -> Sound:
     return _mixed(rng, hum, puffs) * _wandering(rng, 2.0, rng.uniform(0.0, 6.0))
 
 
-def _call(rng: Rng) -> Sound:
+def _tonal(rng: Rng) -> Sound:
     """Cries of a gliding pitch, with pauses."""
     pitch = np.exp(rng.uniform(np.log(150.0), np.log(1500.0))) * _glide(rng, 0.5)
     pitch = pitch * (1.0 + rng.uniform(0.0, 0.04) * np.sin(2 * np.pi * rng.uniform(3.0, 9.0) * _TIME))
@@ -83,7 +82,7 @@ def _call(rng: Rng) -> Sound:
     return np.asarray(cries + _noise(rng, _spectrum(rng)) * cries.std() * rng.uniform(0.0, 0.3))
 
 
-def _murmur(rng: Rng) -> Sound:
+def _babble(rng: Rng) -> Sound:
     """Several buzzing voices with syllables, through one spectrum."""
     voices = np.zeros(SAMPLES)
     for _ in range(rng.integers(2, 6)):
@@ -96,7 +95,7 @@ def _murmur(rng: Rng) -> Sound:
 
 
 KINDS: dict[str, Callable[[Rng], Sound]] = {
-    "rushing": _rushing, "rattling": _rattling, "engine": _engine, "call": _call, "murmur": _murmur,
+    "broadband": _broadband, "impulsive": _impulsive, "harmonic": _harmonic, "tonal": _tonal, "babble": _babble,
 }  # fmt: skip
 
 
@@ -111,7 +110,7 @@ def _filtered(sound: Sound, gains: Sound | NDArray[np.complex128]) -> Sound:
 
 
 def _spectrum(rng: Rng, rise: bool = False) -> Sound:
-    """(bins,) gains: a slope between white and brown, and ten hills and valleys of up to 15 dB."""
+    """(bins,) gains: a slope between white and brown, and a random 10-point equaliser of up to 15 dB either way."""
     slope = rng.uniform(-1.0, -0.3) if rise else rng.uniform(0.0, 1.0)
     knots = rng.uniform(-15.0, 15.0, 10)
     hills = np.interp(np.linspace(0.0, 9.0, _BINS), np.arange(10), knots)
@@ -157,7 +156,7 @@ def _curve(rng: Rng, hz: float) -> Sound:
 
 
 def _bursts(rng: Rng, shortest: float, longest: float) -> Sound:
-    """(samples,) gains of bursts so many seconds long, with pauses as long."""
+    """(samples,) gains of bursts between `shortest` and `longest` seconds long, with pauses as long."""
     gains, now = np.zeros(SAMPLES), -rng.uniform(0.0, longest)
     while now < SECONDS:
         length = rng.uniform(shortest, longest)

@@ -1,4 +1,4 @@
-"""Another voice from the same recording: formants and pitch moved independently. Whole batches at a time.
+"""Formants and pitch moved independently, whole batches at a time.
 
 B clips of S samples, F frames of a short-time transform, K its 129 bins, C cepstral coefficients.
 """
@@ -20,33 +20,31 @@ _FLOOR = 1e-8  # of the clip's largest power
 _LARGEST_GAIN = 2.3  # nepers, 20 dB
 
 
-def revoice(waveforms: Tensor, tract: Tensor, pitch: Tensor, highest_pitch: float) -> Tensor:
-    """(B, T) clips -> (B, S) as another vocal tract and, once played `pitch` times faster, another larynx makes them.
+def shift_formants_and_pitch(waveforms: Tensor, formants: Tensor, pitch: Tensor, highest_pitch: float) -> Tensor:
+    """(B, T) clips -> (B, S): formants multiplied by `formants` (B,) and, once played `pitch` times faster, pitch too.
 
-    `tract` (B,) multiplies the frequencies of formants, `pitch` (B,) that of the voice; neither changes how long
-    a word lasts. To move the pitch, the clip is stretched here, about its middle, to `pitch` times its
-    length; who plays that the same number of times faster, as `place` does, has the old duration again,
-    and has moved the formants too, which is taken back here beforehand. `highest_pitch` is 0 where no pitch
-    is moved; S is enough for stretching that far. Clips with both factors at one stay as they are.
+    To move the pitch, a clip is stretched about its middle to `pitch` (B,) times its length; playing it that much
+    faster, as `place` does, restores its duration and moves the formants, which is compensated here. `highest_pitch`
+    is 0 where no pitch is moved; S is enough for stretching that far. Clips with both factors at 1 stay as they are.
     """
     size = waveforms.shape[1]
     extra = HOP * math.ceil(size * max(0.0, highest_pitch - 1.0) / (2 * HOP))  # at either end
     others = functional.pad(waveforms, (extra, extra)) if extra else waveforms.clone()
-    rows = torch.nonzero((tract != 1.0) | (pitch != 1.0))[:, 0]  # the work is as much as this
+    rows = torch.nonzero((formants != 1.0) | (pitch != 1.0))[:, 0]  # the work is as much as this
     if len(rows) == 0:
         return others
-    tract, pitch = tract[rows], pitch[rows]
+    formants, pitch = formants[rows], pitch[rows]
     window = torch.hann_window(WINDOW, device=waveforms.device)
     hop = HOP if highest_pitch else 2 * HOP
     spectra = torch.stft(waveforms[rows], WINDOW, hop, window=window, pad_mode="constant", return_complex=True)
-    spectra *= envelope_gain(spectra.real.square() + spectra.imag.square(), tract / pitch)  # (B, K, F)
+    spectra *= envelope_gain(spectra.real.square() + spectra.imag.square(), formants / pitch)  # (B, K, F)
     if highest_pitch:
         spectra = stretch(spectra, pitch, (size + 2 * extra) // HOP + 1)
-    spoken: Tensor = torch.istft(spectra, WINDOW, hop, window=window, length=size + 2 * extra)
+    shifted: Tensor = torch.istft(spectra, WINDOW, hop, window=window, length=size + 2 * extra)
     # Harmonics whose phases have drifted apart add up to less: each clip keeps its power.
-    wanted = waveforms[rows].square().sum(dim=1) * (pitch if highest_pitch else 1.0)
-    gain = (wanted / spoken.square().sum(dim=1).clamp_min(1e-12)).sqrt()
-    others[rows] = spoken * gain[:, None]
+    power = waveforms[rows].square().sum(dim=1) * (pitch if highest_pitch else 1.0)
+    gain = (power / shifted.square().sum(dim=1).clamp_min(1e-12)).sqrt()
+    others[rows] = shifted * gain[:, None]
     return others
 
 
