@@ -1,4 +1,4 @@
-"""Our own models as processors: one pipeline, or the three of them together."""
+"""The trained pipelines as processors: one of them, or their ensemble."""
 
 from __future__ import annotations
 
@@ -12,43 +12,40 @@ from digit_detector.labels import IS_DIGIT, PIPELINES, PRETRAINED
 from digit_detector.processors.base import AudioProcessor
 
 
-class ModelProcessor(AudioProcessor):
-    """One trained pipeline."""
+class _ClassifierProcessor(AudioProcessor):
+    def process_audio(self, audio_data: bytes) -> str:
+        return self.recognise(audio_data)[0]
+
+
+class ModelProcessor(_ClassifierProcessor):
+    """One trained pipeline. Raises the errors of load_classifier."""
 
     def __init__(self, pipeline: str, model_dir: str | Path = PRETRAINED) -> None:
-        """Raises what load_classifier raises."""
         self.classifier = load_classifier(model_dir, pipeline)
 
     @property
     def about(self) -> dict[str, str]:
         return dict(self.classifier.metadata)
 
-    def process_audio(self, audio_data: bytes) -> str:
-        return self.recognise(audio_data)[0]
-
     def recognise(self, audio_data: bytes) -> tuple[str, float | None]:
-        found = self.classifier.predict(audio_data)
-        return str(found["predicted_digit"]) if found["is_digit"] else "", found["confidence"]
+        prediction = self.classifier.predict(audio_data)
+        return str(prediction["predicted_digit"]) if prediction["is_digit"] else "", prediction["confidence"]
 
 
-class EnsembleProcessor(AudioProcessor):
-    """The mean of what the three pipelines say."""
+class EnsembleProcessor(_ClassifierProcessor):
+    """The mean of the probabilities of all pipelines. Raises the errors of load_classifier."""
 
     def __init__(self, model_dir: str | Path = PRETRAINED) -> None:
-        """Raises what load_classifier raises."""
         self.classifiers = [load_classifier(model_dir, pipeline) for pipeline in PIPELINES]
 
     @property
     def about(self) -> dict[str, str]:
         return {"pipelines": ", ".join(PIPELINES)}
 
-    def process_audio(self, audio_data: bytes) -> str:
-        return self.recognise(audio_data)[0]
-
     def recognise(self, audio_data: bytes) -> tuple[str, float | None]:
-        second = load_audio(audio_data)[None]
-        said = [classifier.predict_proba(second) for classifier in self.classifiers]
-        probabilities = np.mean([probabilities[0] for probabilities, _ in said], axis=0)
-        is_digit = float(np.mean([digit_score[0] for _, digit_score in said])) >= IS_DIGIT
+        clip = load_audio(audio_data)[None]
+        outputs = [classifier.predict_proba(clip) for classifier in self.classifiers]
+        probabilities = np.mean([probabilities[0] for probabilities, _ in outputs], axis=0)
+        is_digit = float(np.mean([digit_scores[0] for _, digit_scores in outputs])) >= IS_DIGIT
         digit = int(probabilities.argmax())
         return str(digit) if is_digit else "", float(probabilities[digit])

@@ -103,7 +103,7 @@ def _answer(samples: Floats, select: Sequence[AudioProcessor]) -> _Answers:
 
 def _hide_files(name: str, why: str) -> str:
     """Why a processor is unavailable, without paths of this machine."""
-    if not PROCESSORS[name].ours:
+    if not PROCESSORS[name].is_trained:
         return why
     _log.warning("%s cannot run here: %s", name, why)
     return "the server has no model for it that can be used; its log says more"
