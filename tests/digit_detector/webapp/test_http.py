@@ -441,7 +441,7 @@ def test_every_code_of_a_fault_is_documented():
     for path in WEBAPP.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                place = {"RejectedError": 1, "error_body": 0}.get(node.func.id)
+                place = {"RejectedError": 1, "error_body": 0, "_refuse": 0}.get(node.func.id)
                 if place is not None and isinstance(node.args[place], ast.Constant):
                     raised.add(node.args[place].value)
     rows = re.findall(r"^\| (`.*?) \|", (WEBAPP / "api.md").read_text(encoding="utf-8"), re.MULTILINE)

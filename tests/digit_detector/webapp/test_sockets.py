@@ -537,7 +537,7 @@ def test_half_a_line_of_a_process_that_dies_is_its_end(tmp_path, monkeypatch):
     dying = tmp_path / "dying"
     dying.write_text("#!/bin/sh\necho []; read line; printf '[{\"stream\":'\n", encoding="utf-8")
     dying.chmod(0o755)
-    monkeypatch.setattr("digit_detector.webapp.worker_pool.sys.executable", str(dying))
+    monkeypatch.setattr("digit_detector.webapp.child_process.sys.executable", str(dying))
 
     async def hear():
         hearing = WorkerPool(
