@@ -41,7 +41,7 @@ def test_the_lowest_threshold_that_keeps_what_was_asked():
     assert choose_threshold(heard, {"speech": 2.0, "noise": 1.0}) == 0.51
     assert choose_threshold(heard, {"speech": 6.0, "noise": 0.0}) == 0.36
     assert choose_threshold(heard, {"speech": 0.0}) == 0.61
-    with pytest.raises(DataError, match="ask for more"):
+    with pytest.raises(DataError, match="allow more"):
         choose_threshold(ScoredStreams((), {"speech": (detections(1.0), 1.0)}), {"speech": 0.5})
     assert list_thresholds(heard) == sorted(set(list_thresholds(heard)))
 
@@ -122,7 +122,7 @@ def test_the_same_seed_chooses_the_same(folders: Path, chosen: tuple[Path, str],
         (["--seed", "-1"], "seed"),
         (["--out", "."], "out: . is a folder"),
         (["--out", "digits/7_voice0_0.wav/a.json"], "is a file, expected a folder"),
-        (["--out", "curve.png"], "is where the picture goes"),
+        (["--out", "curve.png"], "is the file of the plot"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_heard(

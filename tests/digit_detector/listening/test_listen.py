@@ -253,7 +253,7 @@ def test_where_a_file_cannot_be_heard_is_said(talk: Path, tmp_path: Path, capsys
     assert listen.main(["--file", str(tmp_path / "nan.wav")]) == 1
     found = capsys.readouterr()
     assert found.out, "what was said before it"
-    assert found.err.endswith(f"nan.wav has NaN or infinite samples, first at frame {3 * rate}: record it anew\n")
+    assert found.err.endswith(f"nan.wav has NaN or infinite samples, first at frame {3 * rate}: record it again\n")
 
 
 @pytest.mark.parametrize(("suffix", "encoding"), [(".ul", "ULAW"), (".al", "ALAW"), (".sln", "PCM_16")])

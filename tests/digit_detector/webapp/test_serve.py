@@ -21,7 +21,7 @@ import soundfile
 
 from digit_detector.audio import MAX_CHANNELS
 from digit_detector.errors import ConfigError, StreamError
-from digit_detector.serve import bound, is_local
+from digit_detector.serve import bind, is_local
 from digit_detector.serve import main as serve
 from digit_detector.webapp.clients import client_address
 from digit_detector.webapp.limits import (
@@ -50,7 +50,7 @@ def running(door: str, *options: str, folder: Path | None = None) -> Iterator[tu
     )  # fmt: skip
     try:
         line = program.stdout.readline()
-        found = re.fullmatch(r"hearing digits at (http://\S+)   \(Ctrl-C ends\)\n", line)
+        found = re.fullmatch(r"serving digits at (http://\S+)   \(Ctrl-C ends\)\n", line)
         assert found, line + (program.communicate(timeout=10)[1] if not line else "")
         yield program, found[1]
     finally:
@@ -96,10 +96,10 @@ def test_it_ends_while_it_hears():
 def test_a_taken_port_is_passed_over_unless_it_was_asked_for():
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
-        with bound(ServerLimits(port=taken), exact=False) as listening:
+        with bind(ServerLimits(port=taken), exact=False) as listening:
             assert taken < listening.getsockname()[1] <= taken + 20
         with pytest.raises(StreamError, match=f"port {taken}: .*--port"):
-            bound(ServerLimits(port=taken), exact=True)
+            bind(ServerLimits(port=taken), exact=True)
 
 
 def test_names_behind_a_proxy_are_allowed():
@@ -142,7 +142,7 @@ def test_what_cannot_be_is_said_in_one_line(
 
 def test_an_address_of_no_machine_is_a_fault_of_the_settings():
     with pytest.raises(ConfigError, match="host"):
-        bound(ServerLimits(host="no.such.host.invalid"), exact=True)
+        bind(ServerLimits(host="no.such.host.invalid"), exact=True)
 
 
 def blocks(language: str) -> list[str]:
