@@ -371,8 +371,8 @@ def spoil(route: Any) -> None:
         ("**/models/detector.json", spoil, "bad_model", "detector.json"),
         ("**/*.wasm", refuse, "not_fetched", "ort-wasm-simd-threaded.wasm"),
         ("**/*.wasm", spoil, "no_wasm", "cannot run the models"),
-        ("**/local/worker.js", cut_off, "no_worker", "could not begin"),
-        ("**/ort.wasm.min.mjs", refuse, "no_worker", "could not begin"),
+        ("**/local/worker.js", cut_off, "no_worker", "could not start"),
+        ("**/ort.wasm.min.mjs", refuse, "no_worker", "could not start"),
     ],
 )
 def test_what_cannot_be_loaded_is_said_and_tried_again(

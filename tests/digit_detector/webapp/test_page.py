@@ -102,7 +102,7 @@ def test_what_is_said_is_shown_in_order(talking: tuple[Any, str], opened: Callab
     assert len(sent) == (0 if local else 1)
     assert page.locator("#digit").inner_text() == shown[-1]
     assert re.search(r"\d+ % sure, \d+ ms after the word", page.locator("#sure").inner_text())
-    assert page.locator("#told").text_content() == WORDS[int(shown[-1])]
+    assert page.locator("#announcement").text_content() == WORDS[int(shown[-1])]
     assert page.locator("#words li").count() == len(shown)
     assert page.locator("#words li strong").first.inner_text() == shown[-1]
 

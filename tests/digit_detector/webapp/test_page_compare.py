@@ -129,7 +129,7 @@ def test_noise_reaches_the_recognisers(chromium: Any, opened: Callable[..., Any]
     picture = page.locator("#logmel").evaluate("canvas => canvas.toDataURL()")
     page.locator("#noise-kind").select_option("pink")
     page.locator("#noise-level").fill("0.5")
-    page.locator("#noise-said", has_text="0.50").wait_for()
+    page.locator("#noise-text", has_text="0.50").wait_for()
     page.locator("#answers tr[data-name=ml_mfcc] .sure").filter(has_not_text=before).wait_for()
     assert page.locator("#logmel").evaluate("canvas => canvas.toDataURL()") != picture
     page.locator("#sweep").click()
