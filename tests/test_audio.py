@@ -340,19 +340,6 @@ def test_hours_are_refused_before_they_fill_the_memory(tmp_path: Path) -> None:
         decode(path)
 
 
-@given(st.binary(max_size=300))
-@settings(max_examples=60, deadline=None)
-def test_random_bytes_never_escape_our_errors(content: bytes) -> None:
-    header = sound_file(tone(8000, 0.05), 8000)
-    for source in (content, header[:44] + content, content + header):
-        try:
-            clip = load_audio(source)
-        except AudioError:
-            continue
-        assert clip.shape == (NUM_SAMPLES,)
-        assert np.isfinite(clip).all()
-
-
 # --- trimmed -------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ import digit_detector
 from digit_detector.audio import ENCODINGS
 from digit_detector.cli.answers import LONG_SECONDS
 from digit_detector.errors import DigitError
-from digit_detector.processors import PROCESSORS, Answer, AudioProcessor, load_processors
+from digit_detector.processors import PROCESSORS, load_processors
 from digit_detector.streaming.config import DetectorConfig
 from digit_detector.streaming.engine import Engine
 from digit_detector.webapp import schemas
@@ -37,7 +37,7 @@ from digit_detector.webapp.limits import ServerLimits
 from digit_detector.webapp.metrics import Metrics
 from digit_detector.webapp.middleware import RequestGuard
 from digit_detector.webapp.model_files import ModelFiles
-from digit_detector.webapp.sessions import Session, Sessions
+from digit_detector.webapp.sessions import Sessions
 from digit_detector.webapp.uploads import ALL, UploadProcessor, check_method
 from digit_detector.webapp.websocket import WebSocketServer
 from digit_detector.webapp.worker_pool import WorkerPool
@@ -132,8 +132,8 @@ def make_app(
         `about` has the metadata of the model file: pipeline, version, training data, accuracy.
         """
         check_method(method)
-        found = processors.get(method)
-        return schemas.ProcessorInfo(**_processor(method).model_dump(), about=found.about if found else {})
+        about = processors[method].about if method in processors else {}
+        return schemas.ProcessorInfo(**_processor(method).model_dump(), about=about)
 
     @app.post(
         "/process_audio", tags=["recordings"], response_model=schemas.Results,
@@ -173,7 +173,7 @@ def make_app(
         note = "only the loudest second was classified: send the recording to /ws for every digit in it"
         return schemas.Results(
             seconds=seconds, note=note if seconds > LONG_SECONDS else None,
-            results=[_make_result(*answer) for answer in answers],
+            results=[schemas.Result(method=name, digit=a.digit, **asdict(a)) for name, a in answers],
         )  # fmt: skip
 
     @app.get("/stats", tags=["recordings"])
@@ -183,7 +183,7 @@ def make_app(
         And of live audio. Times are of the last thousand answers of each recogniser.
         """
         return schemas.Stats(
-            processors={name: _make_counts(processor) for name, processor in processors.items()},
+            processors={name: schemas.Counts(**asdict(each.statistics)) for name, each in processors.items()},
             live=schemas.LiveCounts(streams=pool.streams, digits=pool.digits, seconds=pool.seconds),
         )
 
@@ -192,7 +192,7 @@ def make_app(
         """Counts of one recogniser."""
         if method == ALL:
             raise RejectedError(HTTPStatus.NOT_FOUND, "no_method", "name one method; those of all are at /stats")
-        return _make_counts(uploads.select(method)[0])
+        return schemas.Counts(**asdict(uploads.select(method)[0].statistics))
 
     @app.post("/sessions", status_code=HTTPStatus.CREATED, tags=["sessions"])
     async def create_session(body: schemas.SessionRequest, request: Request) -> schemas.SessionInfo:
@@ -200,12 +200,14 @@ def make_app(
 
         It keeps their audio only with `keep_audio`. Without a stream it is deleted after an hour.
         """
-        return _make_session(sessions.create(body.keep_audio, client_address(request.scope, limits.trusted_proxy)))
+        return schemas.SessionInfo.model_validate(
+            sessions.create(body.keep_audio, client_address(request.scope, limits.trusted_proxy))
+        )
 
     @app.get("/sessions", tags=["sessions"])
     async def list_sessions() -> schemas.SessionList:
         """All open sessions."""
-        return schemas.SessionList(sessions=[_make_session(session) for session in sessions.all()])
+        return schemas.SessionList(sessions=[schemas.SessionInfo.model_validate(session) for session in sessions.all()])
 
     @app.get("/sessions/{session_id}", tags=["sessions"])
     async def session_info(session_id: _SessionId) -> schemas.SessionInfo:
@@ -213,7 +215,7 @@ def make_app(
 
         `digits` are those of all its streams, in order of time.
         """
-        return _make_session(sessions.find(session_id))
+        return schemas.SessionInfo.model_validate(sessions.find(session_id))
 
     @app.get(
         "/sessions/{session_id}/audio", tags=["sessions"], response_class=Response,
@@ -319,21 +321,3 @@ def _list_methods(app: FastAPI, request: Request) -> set[str]:
     """HTTP methods of the routes that match the path of a request."""
     routes = (r for r in app.routes if isinstance(r, Route) and r.matches(request.scope)[0] is not Match.NONE)
     return {method for route in routes for method in route.methods or ()}
-
-
-def _make_result(name: str, answer: Answer) -> schemas.Result:
-    return schemas.Result(
-        method=name, text=answer.text, digit=answer.digit, confidence=answer.confidence,
-        milliseconds=answer.milliseconds, error=answer.error,
-    )  # fmt: skip
-
-
-def _make_counts(processor: AudioProcessor) -> schemas.Counts:
-    return schemas.Counts(**asdict(processor.statistics))
-
-
-def _make_session(session: Session) -> schemas.SessionInfo:
-    return schemas.SessionInfo(
-        id=session.id, created=session.created, keep_audio=session.keep_audio, streams=session.streams,
-        seconds=session.seconds, digits="".join(str(detection.digit) for detection in session.detections),
-    )  # fmt: skip

@@ -41,6 +41,10 @@ class Session:
     detections: list[Detection] = field(default_factory=list)
     recordings: list[Recording] = field(default_factory=list)
 
+    @property
+    def digits(self) -> str:
+        return "".join(str(detection.digit) for detection in self.detections)
+
 
 class Sessions:
     """All open sessions. They end with the server, and may only be used in the thread of its event loop."""

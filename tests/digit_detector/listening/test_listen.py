@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,6 @@ from digit_detector.evaluation.streams import Word, join_with_pauses
 from digit_detector.examples import example_recording
 from digit_detector.labels import model_folder
 from digit_detector.listening.display import Display, bar
-from digit_detector.listening.microphone import read_file
 from digit_detector.streaming.engine import Detection
 from digit_detector.streaming.spotter import find_spotter
 from ml_training.data.tts import VOICES, say
@@ -119,6 +117,10 @@ def test_standard_input_is_a_recording(piped: bool, talk: Path):
         done = subprocess.run([*COMMAND, "--file", "-"], capture_output=True, timeout=60, **source)
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode().splitlines()[-1] == SAID
+    if piped:
+        done = subprocess.run([*COMMAND, "--file", talk, "-"], capture_output=True, timeout=60, **source)
+        lines = [line for line in done.stdout.decode().splitlines() if "known after" not in line]
+        assert lines == [f"{talk}: {SAID}", f"-: {SAID}"]
 
 
 def test_one_trained_pipeline_is_enough_and_told(talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -150,15 +152,6 @@ def test_an_offset_costs_no_digit(fsdd_dir: Path, tmp_path: Path, capsys: pytest
     assert capsys.readouterr().out.splitlines()[-1] == SAID
 
 
-def test_real_time_takes_as_long_as_it_was_spoken(talk: Path):
-    started = time.monotonic()
-    seconds = soundfile.info(talk).duration
-    done = subprocess.run([*COMMAND, "--file", talk, "--realtime"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == SAID
-    assert time.monotonic() - started >= seconds - 0.1
-
-
 def test_ctrl_c_ends_it_quietly(talk: Path):
     with subprocess.Popen(
         [*COMMAND, "--file", talk, "--realtime"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -171,19 +164,13 @@ def test_ctrl_c_ends_it_quietly(talk: Path):
     assert "Traceback" not in errors
 
 
-def test_any_format_and_any_length_is_read(talk: Path, tmp_path: Path):
-    samples, rate = soundfile.read(talk, dtype="float32")
-    for name in ("talk.flac", "talk.ogg"):
-        soundfile.write(tmp_path / name, np.stack([samples, samples], axis=1), rate)
-        pieces = list(read_file(str(tmp_path / name), realtime=False))
-        assert sum(len(piece) for _, piece in pieces) == pytest.approx(len(samples), abs=2000)
-        assert pieces[0][0] == rate
-
-
 @pytest.mark.parametrize(
     ("words", "told", "code"),
     [
         (["--file", "none.wav"], "cannot read none.wav", 1),
+        (["--file", ""], "the name of the file is empty", 1),
+        (["--file", "/dev/zero"], "/dev/zero is a device", 1),
+        (["--file", "-", "-"], "given twice", 2),
         (["--realtime"], "--realtime belongs to --file", 2),
         (["--file", "a.wav", "--device", "1"], "--device and --seconds are for the microphone", 2),
         (["--file", "a.wav", "--thresholds", "none.json"], "none.json", 2),
@@ -254,19 +241,6 @@ def test_where_a_file_cannot_be_heard_is_said(talk: Path, tmp_path: Path, capsys
     found = capsys.readouterr()
     assert found.out, "what was said before it"
     assert found.err.endswith(f"nan.wav has NaN or infinite samples, first at frame {3 * rate}: record it again\n")
-
-
-@pytest.mark.parametrize(("suffix", "encoding"), [(".ul", "ULAW"), (".al", "ALAW"), (".sln", "PCM_16")])
-def test_telephone_recordings_are_detected_in(
-    talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str, encoding: str
-):
-    samples, rate = soundfile.read(talk, dtype="float32")
-    path = tmp_path / f"talk{suffix}"
-    with path.open("wb") as file:
-        soundfile.write(file, samples, rate, format="RAW", subtype=encoding)
-    assert rate == 8000
-    assert listen.main(["--file", str(path)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == SAID
 
 
 def test_channels_that_cancel_and_a_file_that_is_cut_off(

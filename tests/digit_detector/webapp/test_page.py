@@ -229,18 +229,6 @@ def test_a_silent_muted_or_suspended_microphone_is_explained(
         page.locator("#listen-label", has_text="Listen").wait_for()
 
 
-def test_it_reaches_a_server_that_was_gone(
-    talking: tuple[Any, str], opened: Callable[..., Any], serving: Callable[..., Any]
-):
-    with serving() as address:
-        page = opened(talking[0], address, expected="ERR_CONNECTION|WebSocket")
-        listen(page)
-    page.locator("#status", has_text="The server is gone").wait_for(timeout=20_000)
-    with serving(ServerLimits(port=int(address.rstrip("/").rpartition(":")[2]))):
-        page.locator("#status", has_text="Listening").wait_for(timeout=20_000)
-        stop(page)
-
-
 def test_it_waits_for_a_server_that_was_gone_before(
     talking: tuple[Any, str], opened: Callable[..., Any], serving: Callable[..., Any]
 ):
@@ -363,19 +351,6 @@ def test_a_page_that_hears_by_itself_goes_on_without_the_server(
     shown = until_said(page, len(talking[1]), 25)
     assert wrong(talking[1], shown) <= 1
     stop(page)
-
-
-def test_a_server_that_hears_enough_others_says_so(
-    talking: tuple[Any, str], opened: Callable[..., Any], serving: Callable[..., Any]
-):
-    with serving(ServerLimits(port=0, streams=1)) as address:
-        first = opened(talking[0], address)
-        listen(first)
-        page = opened(talking[0], address)
-        page.keyboard.press("Space")
-        page.locator("#problem", has_text="1 streams are open, the limit of this server: try again").wait_for()
-        page.locator("#listen-label", has_text="Listen").wait_for()
-        first.close()  # it would connect again while the server ends
 
 
 def test_a_program_can_find_no_fault_for_those_who_cannot_see_it(

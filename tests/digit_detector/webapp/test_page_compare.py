@@ -62,34 +62,6 @@ def test_recordings_of_all_formats_are_compared(
     assert "1" in page.locator("#stats tbody tr").first.inner_text()
 
 
-def test_a_webm_recording_is_compared(chromium: Any, opened: Callable[..., Any], recording: Path, tmp_path: Path):
-    page = opened(chromium)
-    written = page.evaluate(
-        """async (wav) => {
-            const context = new AudioContext();
-            const bytes = Uint8Array.from(atob(wav), (c) => c.charCodeAt(0));
-            const source = context.createBufferSource();
-            source.buffer = await context.decodeAudioData(bytes.buffer);
-            const into = context.createMediaStreamDestination();
-            source.connect(into);
-            const recorder = new MediaRecorder(into.stream, { mimeType: "audio/webm" });
-            const parts = [];
-            recorder.ondataavailable = ({ data }) => parts.push(data);
-            const whole = new Promise((resolve) => (recorder.onstop = resolve));
-            recorder.start();
-            source.start();
-            source.onended = () => recorder.stop();
-            await whole;
-            const made = new Uint8Array(await new Blob(parts).arrayBuffer());
-            return btoa(Array.from(made, (byte) => String.fromCharCode(byte)).join(""));
-        }""",
-        base64.b64encode(recording.read_bytes()).decode(),
-    )
-    (tmp_path / "seven.webm").write_bytes(base64.b64decode(written))
-    give(page, tmp_path / "seven.webm")
-    assert "7" in answers(page)
-
-
 @pytest.mark.parametrize("place", ["#drop", "footer"])
 def test_a_file_is_dropped_anywhere_on_the_page(chromium: Any, opened: Callable[..., Any], recording: Path, place: str):
     page = opened(chromium)
@@ -105,20 +77,6 @@ def test_a_file_is_dropped_anywhere_on_the_page(chromium: Any, opened: Callable[
     page.dispatch_event(place, "drop", {"dataTransfer": dropped})
     answered(page, "dropped.wav")
     assert answers(page) == ["7"] * 4
-
-
-def test_what_is_no_recording_is_said_to_be_none(chromium: Any, opened: Callable[..., Any], tmp_path: Path):
-    page = opened(chromium, expected="422|Failed to load resource")
-    (tmp_path / "letter.wav").write_bytes(b"Dear Sir or Madam" * 50)
-    page.set_input_files("#file", tmp_path / "letter.wav")
-    page.locator("#problem", has_text="cannot decode letter.wav").wait_for()
-    page.locator("#answers .answer", has_text="failed").first.wait_for()
-    (tmp_path / "long.wav").write_bytes(bytes(9 << 20))
-    page.set_input_files("#file", tmp_path / "long.wav")
-    page.locator("#problem", has_text="up to 8 MB").wait_for()
-    soundfile.write(tmp_path / "talk.wav", np.zeros(50 * 8000), 8000)
-    page.set_input_files("#file", tmp_path / "talk.wav")
-    page.locator("#problem", has_text="talk.wav lasts 50 s: up to 40 s").wait_for()
 
 
 def test_noise_reaches_the_recognisers(chromium: Any, opened: Callable[..., Any], recording: Path):
