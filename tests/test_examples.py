@@ -73,7 +73,7 @@ def test_answer_is_the_same_by_all_four_ways(tiny_models, tiny_folder, tmp_path)
     assert len({row[row.index(" 7 ") :] for row in rows}) == 1
 
 
-def test_without_models_of_ones_own_those_that_ship_answer(tmp_path, monkeypatch, capsys):
+def test_examples_use_the_bundled_models_by_default(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     seven, number = (str(example_recording(name)) for name in ("seven", "phone_number"))
     for script, words, expected in (

@@ -54,7 +54,7 @@ def listen(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
 
 
-def test_what_a_microphone_hears_is_told(home: Path):
+def test_digits_of_a_microphone_are_printed(home: Path):
     done = listen(home, "--seconds", "6")
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("listening to default")

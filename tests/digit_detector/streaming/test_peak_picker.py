@@ -36,7 +36,7 @@ def pick(frames: np.ndarray, in_blocks: bool) -> list[Candidate]:
 
 @settings(max_examples=150, deadline=None)
 @given(frames=posteriors())
-def test_blocks_change_nothing_and_candidates_keep_their_distance_and_reach_the_threshold(frames: np.ndarray):
+def test_skipping_blocks_changes_nothing_and_candidates_are_valid(frames: np.ndarray):
     one_by_one, in_blocks = pick(frames, False), pick(frames, True)
     assert [(c.digit, c.first, c.last, c.frame) for c in in_blocks] == [
         (c.digit, c.first, c.last, c.frame) for c in one_by_one
