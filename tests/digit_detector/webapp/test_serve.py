@@ -51,6 +51,7 @@ def running(door: str, *options: str, folder: Path | None = None) -> Iterator[tu
         line = program.stdout.readline()
         found = re.fullmatch(r"serving digits at (http://\S+)   \(Ctrl-C ends\)\n", line)
         assert found, line + (program.communicate(timeout=10)[1] if not line else "")
+        httpx.get(f"{found[1]}/health", timeout=60)  # answers once the models are loaded
         yield program, found[1]
     finally:
         program.kill()
