@@ -8,8 +8,13 @@ print(processors["ml_cnn"].process_audio(open("seven.wav", "rb").read()))
 from digit_detector.processors.base import Answer, AudioProcessor, Statistics
 from digit_detector.processors.baselines import PocketSphinxProcessor, WhisperProcessor
 from digit_detector.processors.external_api import ExternalAPIProcessor
-from digit_detector.processors.models import EnsembleProcessor, ModelProcessor
-from digit_detector.processors.registry import PROCESSORS, Processors, load_processors
+from digit_detector.processors.registry import (
+    PROCESSORS,
+    EnsembleProcessor,
+    ModelProcessor,
+    Processors,
+    load_processors,
+)
 
 __all__ = [
     "PROCESSORS", "Answer", "AudioProcessor", "EnsembleProcessor", "ExternalAPIProcessor", "ModelProcessor",

@@ -1,4 +1,4 @@
-"""The processors by name, and which of them can run here."""
+"""The trained pipelines as processors; all processors by name, and which of them can run here."""
 
 from __future__ import annotations
 
@@ -7,12 +7,54 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
+from digit_detector.audio import load_audio
+from digit_detector.classifier import load_classifier
 from digit_detector.errors import ConfigError, DigitError, did_you_mean
-from digit_detector.labels import MEL_CNN, MFCC, PRETRAINED, RAW_CNN
+from digit_detector.labels import IS_DIGIT, MEL_CNN, MFCC, PIPELINES, PRETRAINED, RAW_CNN
 from digit_detector.processors.base import AudioProcessor
 from digit_detector.processors.baselines import PocketSphinxProcessor, WhisperProcessor
 from digit_detector.processors.external_api import ExternalAPIProcessor
-from digit_detector.processors.models import EnsembleProcessor, ModelProcessor
+
+
+class _ClassifierProcessor(AudioProcessor):
+    def process_audio(self, audio_data: bytes) -> str:
+        return self.recognise(audio_data)[0]
+
+
+class ModelProcessor(_ClassifierProcessor):
+    """One trained pipeline. Raises the errors of load_classifier."""
+
+    def __init__(self, pipeline: str, model_dir: str | Path = PRETRAINED) -> None:
+        self.classifier = load_classifier(model_dir, pipeline)
+
+    @property
+    def about(self) -> dict[str, str]:
+        return dict(self.classifier.metadata)
+
+    def recognise(self, audio_data: bytes) -> tuple[str, float | None]:
+        prediction = self.classifier.predict(audio_data)
+        return str(prediction["predicted_digit"]) if prediction["is_digit"] else "", prediction["confidence"]
+
+
+class EnsembleProcessor(_ClassifierProcessor):
+    """The mean of the probabilities of all pipelines. Raises the errors of load_classifier."""
+
+    def __init__(self, model_dir: str | Path = PRETRAINED) -> None:
+        self.classifiers = [load_classifier(model_dir, pipeline) for pipeline in PIPELINES]
+
+    @property
+    def about(self) -> dict[str, str]:
+        return {"pipelines": ", ".join(PIPELINES)}
+
+    def recognise(self, audio_data: bytes) -> tuple[str, float | None]:
+        clip = load_audio(audio_data)[None]
+        outputs = [classifier.predict_proba(clip) for classifier in self.classifiers]
+        probabilities = np.mean([probabilities[0] for probabilities, _ in outputs], axis=0)
+        is_digit = float(np.mean([digit_scores[0] for _, digit_scores in outputs])) >= IS_DIGIT
+        digit = int(probabilities.argmax())
+        return str(digit) if is_digit else "", float(probabilities[digit])
 
 
 class Kind(NamedTuple):

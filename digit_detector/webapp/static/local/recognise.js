@@ -1,4 +1,4 @@
-// Digits in whole recordings, as digit_detector/processors/models.py.
+// Digits in whole recordings, as digit_detector/processors/registry.py.
 
 import { clip } from "./clip.js";
 import { Fault } from "./fault.js";
