@@ -1,4 +1,4 @@
-"""python app.py: the page that hears digits."""
+"""python app.py: the web page, as `digits serve`."""
 
 import sys
 

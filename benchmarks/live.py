@@ -41,7 +41,7 @@ from digit_detector.evaluation.streams import (
 from digit_detector.files import write_json
 from digit_detector.labels import LABELS, PRETRAINED
 from digit_detector.model_file import git_commit
-from digit_detector.processors.baselines import NOTHING, WIDE, WhisperTiny, said
+from digit_detector.processors.baselines import NOTHING, WIDE, WhisperTiny, parse_digit
 from digit_detector.spotter_file import FILE
 from digit_detector.streaming.engine import Detection, Engine
 from digit_detector.tune_threshold import NOISE, SPEECH, TITLES, strings_of
@@ -157,7 +157,7 @@ def whisper() -> Listener:
             for segment in segments:
                 for word in segment.words or ():
                     first = at / SAMPLE_RATE + word.start
-                    digits = [int(sign) for sign in word.word if sign.isdigit()] or [said(word.word)]
+                    digits = [int(sign) for sign in word.word if sign.isdigit()] or [parse_digit(word.word)]
                     each = (word.end - word.start) / len(digits)
                     for i, digit in enumerate(digits):
                         if digit != NOTHING:

@@ -1,4 +1,7 @@
-"""Any audio in, one second of speech out: mono float32 at 8 kHz, 8,000 samples. Files are opened by audio_files.py."""
+"""Any audio in, one second of speech out: mono float32 at 8 kHz, exactly 8,000 samples.
+
+The only decoder: training, evaluation and inference use it. audio_files.py opens files.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import os
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +23,7 @@ from digit_detector.audio_files import (
     MAX_CHANNELS,
     MAX_RATE,
     MIN_RATE,
+    AudioFile,
     Blocks,
     Floats,
     Warn,
@@ -31,64 +35,34 @@ from digit_detector.audio_files import (
 from digit_detector.errors import EmptyAudioError, NonFiniteAudioError, SilentAudioError, UndecodableAudioError
 
 __all__ = [
-    "AUDIO_SUFFIXES",
-    "ENCODINGS",
-    "FAINTEST",
-    "LOUDEST",
-    "MAX_CHANNELS",
-    "MAX_RATE",
-    "MAX_SECONDS",
-    "MIN_RATE",
-    "NUM_SAMPLES",
-    "SAMPLE_RATE",
-    "Blocks",
-    "Downmix",
-    "Floats",
-    "Source",
-    "Warn",
-    "as_floats",
-    "decode",
-    "decode_sound",
-    "file_blocks",
-    "is_silent",
-    "list_audio_files",
-    "load_audio",
-    "load_clip",
-    "mono_blocks",
-    "pad_or_trim",
-    "trim_silence",
+    "AUDIO_SUFFIXES", "ENCODINGS", "FAINTEST", "LOUDEST", "MAX_CHANNELS", "MAX_RATE", "MAX_SECONDS", "MIN_RATE",
+    "NUM_SAMPLES", "SAMPLE_RATE", "Blocks", "Downmix", "Floats", "Source", "Warn", "as_floats", "check_array", "decode",
+    "decode_sound", "file_blocks", "is_silent", "list_audio_files", "load_audio", "load_clip", "mono_blocks",
+    "pad_or_trim", "trim_silence",
 ]  # fmt: skip
 
 SAMPLE_RATE = 8000  # Hz
 NUM_SAMPLES = 8000  # one second
-MAX_SECONDS = 3600  # longer recordings are no utterances
+MAX_SECONDS = 3600  # of a recording
 
-FAINTEST = 1e-6  # of full scale, peak to peak; 24 bits resolve 1e-7, and the features nothing smaller
-_LARGE_OFFSET = 0.5  # of the standard deviation
+FAINTEST = 1e-6  # of full scale, peak to peak; 24 bits resolve 1e-7
+_LARGE_OFFSET = 0.5  # of the standard deviation: more than in any clip of FSDD
 _CANCELLED = 0.01  # power of the mean of the channels over that of the loudest, below which they cancel
-_KEPT = 1 << 20  # samples at 8 kHz, 131 s, that are held; of a longer recording its second is decoded once more
+_MAX_KEPT = 1 << 20  # samples at 8 kHz, 131 s, that are held; a longer recording is decoded twice
 _FRAME = SAMPLE_RATE // 100  # 10 ms, the step in which a long clip is searched for its word
-_STRETCH = 512 * _FRAME  # numpy adds up in buffers of 8,192 values: whole ones make sums independent of the blocks
+_STRETCH = 512 * _FRAME  # numpy adds up in buffers of 8,192 values: whole ones make sums independent of the parts
 
 Source = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO | NDArray[Any]
 
 
-class _Recording(Protocol):
-    """A file or an array, whose blocks can be read more than once."""
-
-    name: str
-
-    def blocks(self, max_seconds: float | None = None) -> Blocks: ...
-
-
 def load_audio(source: Source, sample_rate: int | None = None, encoding: str | None = None) -> Floats:
-    """The second of `source` with its word in it: float32 (8000,), mono, 8 kHz; zeros where it is silent.
+    """The second of `source` with most speech: float32 (8000,), mono, 8 kHz; zeros if it is silent.
 
     Args:
         source: a path, the bytes of a file, a binary file object, or an array of samples: (T,), (T, channels) or
             (channels, T), floats around [-1, 1] or integers of full scale.
-        sample_rate: of an array, or of sound without a header, in Hz; 8,000 unless given.
-        encoding: of sound without a header, one of ENCODINGS. Names that end in .ul, .al, .gsm and so on say it.
+        sample_rate: of an array, or of sound without a header, in Hz; 8,000 by default.
+        encoding: of sound without a header, one of ENCODINGS; by default from the suffix of the name (.ul, .al, .gsm).
 
     Memory does not grow with the length of a file. Raises an AudioError that says what is wrong with the audio.
     """
@@ -97,7 +71,7 @@ def load_audio(source: Source, sample_rate: int | None = None, encoding: str | N
 
 def load_clip(source: Source, sample_rate: int | None = None, encoding: str | None = None) -> tuple[Floats, float]:
     """Like `load_audio`, with the length of the whole recording in seconds."""
-    with _opened(source, sample_rate, encoding) as recording:
+    with _open(source, sample_rate, encoding) as recording:
         mix = Downmix()
         second, length = _load_second(recording, mix, None)
         if (channel := mix.loudest_if_cancelled()) is not None:
@@ -109,24 +83,19 @@ def decode(
     source: Source, sample_rate: int | None = None, encoding: str | None = None, max_seconds: float = MAX_SECONDS
 ) -> Floats:
     """Like `load_audio`, in full length: float32 (T,), mono, 8 kHz."""
-    with _opened(source, sample_rate, encoding) as recording:
+    with _open(source, sample_rate, encoding) as recording:
         mix = Downmix()
         parts = list(_resample(recording, mix, None, max_seconds))
         if (channel := mix.loudest_if_cancelled()) is not None:
             parts = list(_resample(recording, mix, channel, max_seconds))
-        if not parts:
-            raise _no_samples(recording.name)
-        samples = np.concatenate(parts)
-        _check_peak(samples.min(), samples.max(), recording.name)
-    if is_silent(samples):
-        return np.zeros_like(samples)
-    offset = Offset()
-    offset.feed(samples)
-    return offset.remove(samples)
+        samples, statistics = np.concatenate([np.zeros(0, dtype=np.float32), *parts]), _Statistics()
+        if len(samples):
+            statistics.feed(samples)
+        return statistics.clean(samples, recording.name)
 
 
 def decode_sound(source: Source) -> Floats:
-    """As `decode`, of what must not be silent. Raises SilentAudioError where it is."""
+    """Like `decode`. Raises SilentAudioError for silence."""
     samples = decode(source)
     if is_silent(samples):
         name = source if isinstance(source, (str, PathLike)) else "the recording"
@@ -135,7 +104,7 @@ def decode_sound(source: Source) -> Floats:
 
 
 def is_silent(samples: Floats) -> bool:
-    """Whether no sample of (T,) differs from the others by more than features resolve."""
+    """Whether the peak-to-peak amplitude of (T,) samples is below FAINTEST."""
     return bool(np.ptp(samples) < FAINTEST)
 
 
@@ -143,7 +112,7 @@ def mono_blocks(
     source: Any, encoding: str | None = None, rate: int | None = None, max_seconds: float | None = None,
     warn: Warn | None = None,
 ) -> Iterator[tuple[int, Floats]]:  # fmt: skip
-    """As `file_blocks`, with the channels mixed to one: (rate, (frames,))."""
+    """Like `file_blocks`, with the channels mixed to one: (rate, (frames,))."""
     mix = Downmix()
     for block_rate, block in file_blocks(source, encoding, rate, max_seconds, warn):
         mono = mix.feed(block)
@@ -164,21 +133,20 @@ def list_audio_files(folder: str | PathLike[str], _seen: set[str] | None = None)
 
 
 def trim_silence(samples: Floats, silence_db: float) -> Floats:
-    """A clip (T,) without its ends that lie so many decibels below its loudest hundredth of a second."""
-    frame = SAMPLE_RATE // 100
-    if len(samples) < frame:
+    """A clip (T,) without its ends that are `silence_db` (negative) below its loudest 10 ms."""
+    if len(samples) < _FRAME:
         return samples
-    frames = samples[: len(samples) // frame * frame].reshape(-1, frame)
+    frames = samples[: len(samples) // _FRAME * _FRAME].reshape(-1, _FRAME)
     energy = np.square(frames).sum(axis=1)
     loud = np.flatnonzero(energy >= energy.max() * 10 ** (silence_db / 10))
-    return samples[max(0, loud[0] - 1) * frame : (loud[-1] + 2) * frame]
+    return samples[max(0, loud[0] - 1) * _FRAME : (loud[-1] + 2) * _FRAME]
 
 
 def pad_or_trim(samples: Floats) -> Floats:
     """Exactly one second, float32 (8000,), of a clip (T,): a copy.
 
-    A shorter clip is centred between zeros: it starts at (8000 - T) // 2. Of a longer one the
-    second with most speech in it is kept.
+    A shorter clip is centred between zeros: it starts at (8000 - T) // 2. Of a longer one the second with most speech
+    is kept.
     """
     length = len(samples)
     if length > NUM_SAMPLES:
@@ -192,8 +160,20 @@ def pad_or_trim(samples: Floats) -> Floats:
     return second
 
 
+def check_array(array: NDArray[Any]) -> None:
+    """Raise UndecodableAudioError for an array that cannot be samples."""
+    if array.ndim not in (1, 2):
+        raise UndecodableAudioError(
+            f"the array has shape {array.shape}: expected (samples,), (samples, channels) or (channels, samples)"
+        )
+    if array.dtype.kind in "iu" and array.itemsize == 8 and array.any():  # numpy's default for a list of integers
+        raise UndecodableAudioError(
+            "whole numbers of 64 bits have no full scale: pass them as np.array(samples, np.int16)"
+        )
+
+
 class Downmix:
-    """The mean of all channels, as long as they do not cancel: a loudspeaker's second wire, or a mid/side mix-up."""
+    """The mean of all channels, unless they cancel (inverted polarity, or mid/side taken for left/right)."""
 
     def __init__(self) -> None:
         self._frames = 0
@@ -216,7 +196,7 @@ class Downmix:
         return mono
 
     def loudest_if_cancelled(self) -> int | None:
-        """The channel with the most power, offsets left out, where the mean has next to none; None otherwise."""
+        """The channel with the most power (without offsets) if the mean has next to none; None otherwise."""
         if not self._frames:
             return None
         power = self._squares / self._frames - np.square(self._sums / self._frames)
@@ -224,35 +204,41 @@ class Downmix:
         return loudest if power[-1] < _CANCELLED * power[loudest] else None
 
 
-class Offset:
-    """The mean of a recording (DC offset), removed where it is large: padded with zeros, it would be two steps.
-
-    Half the standard deviation is more than any clip of FSDD has, so those stay as they are to the bit.
-    """
+class _Statistics:
+    """Length, range and mean of (T,) samples that come in parts."""
 
     def __init__(self) -> None:
-        self._count, self._sum, self._squares = 0, 0.0, 0.0
+        self.count, self._sum, self._squares = 0, 0.0, 0.0
+        self._low, self._high = math.inf, -math.inf
 
-    def feed(self, samples: Floats) -> None:
-        """The next samples (T,)."""
-        exact = samples.astype(np.float64)
-        self._count += len(exact)
+    def feed(self, part: Floats) -> None:
+        exact = part.astype(np.float64)
+        self.count += len(exact)
         self._sum += float(exact.sum())
         self._squares += float(exact @ exact)
+        self._low, self._high = min(self._low, float(part.min())), max(self._high, float(part.max()))
 
-    def remove(self, samples: Floats) -> Floats:
-        """Samples (T,) of the recording without its mean."""
-        mean = self._sum / self._count
-        deviation = math.sqrt(max(0.0, self._squares / self._count - mean * mean))
+    def clean(self, samples: Floats, name: str) -> Floats:
+        """Some of the samples: zeros if all are silent, and without the mean (DC offset) if it is large.
+
+        Padded with zeros, an offset would be two steps. Raises AudioError for no or too loud samples.
+        """
+        if not self.count:
+            raise EmptyAudioError(f"{name} holds no samples: expected a recording of a spoken digit")
+        if not (self._low >= -LOUDEST and self._high <= LOUDEST):  # the resampler overshoots
+            raise NonFiniteAudioError(f"{name} is too loud: expected samples around [-1, 1], {LOUDEST:g} at most")
+        if self._high - self._low < FAINTEST:
+            return np.zeros_like(samples)
+        mean = self._sum / self.count
+        deviation = math.sqrt(max(0.0, self._squares / self.count - mean * mean))
         return samples - np.float32(mean) if abs(mean) > _LARGE_OFFSET * deviation else samples
 
 
 class _WordSearch:
-    """Where the second with the largest sum of frame amplitudes above the background begins, of a clip in parts.
+    """Finds the second with the largest sum of frame amplitudes above the background, in a clip that comes in parts.
 
-    Amplitudes, not energies, so that one click does not outweigh a word; of the first difference,
-    so that hum and offsets do not. Of equally good places the middle one puts the word in the
-    middle.
+    Amplitudes, not energies, so that one click does not outweigh a word; of the first difference, so that hum and
+    offsets do not. Of equally good positions the middle one puts the word in the middle.
     """
 
     def __init__(self) -> None:
@@ -290,53 +276,32 @@ class _WordSearch:
         return int(first_run[len(first_run) // 2]) * _FRAME
 
 
-def _load_second(recording: _Recording, mix: Downmix, channel: int | None) -> tuple[Floats, int]:
+def _load_second(recording: AudioFile | _Array, mix: Downmix, channel: int | None) -> tuple[Floats, int]:
     """The second with the word, and the length of the recording in samples at 8 kHz."""
-    search = _WordSearch()
+    statistics, search = _Statistics(), _WordSearch()
     parts: list[Floats] = []
-    length, kept = 0, True
-    low, high = np.inf, -np.inf
-    offset = Offset()
-    for part in _resample(recording, mix, channel):
-        low, high = min(low, part.min()), max(high, part.max())
-        length += len(part)
-        offset.feed(part)
+    for part in _resample(recording, mix, channel, MAX_SECONDS):
+        statistics.feed(part)
         parts.append(part)
-        if length > _KEPT:
-            kept = False
+        if statistics.count > _MAX_KEPT:
             for each in parts:
                 search.feed(each)
             parts.clear()
-    if not length:
-        raise _no_samples(recording.name)
-    _check_peak(low, high, recording.name)
-    if high - low < FAINTEST:
-        return np.zeros(NUM_SAMPLES, dtype=np.float32), length
-    if kept:
-        return pad_or_trim(offset.remove(np.concatenate(parts))), length
-    second = _excerpt(_resample(recording, Downmix(), channel), search.start(), recording.name)
-    return offset.remove(second), length
+    length = statistics.count
+    if length <= _MAX_KEPT:
+        samples = np.concatenate([np.zeros(0, dtype=np.float32), *parts])
+        return pad_or_trim(statistics.clean(samples, recording.name)), length
+    start, place = search.start(), 0
+    for part in _resample(recording, Downmix(), channel, MAX_SECONDS):
+        parts.append(part[max(0, start - place) : max(0, start + NUM_SAMPLES - place)])
+        place += len(part)
+        if place >= start + NUM_SAMPLES:
+            return statistics.clean(np.concatenate(parts), recording.name), length
+    raise UndecodableAudioError(f"{recording.name} became shorter while it was read: read it again")
 
 
-def _excerpt(parts: Iterator[Floats], start: int, name: str) -> Floats:
-    """The second that begins at sample `start` of parts that follow each other."""
-    second = np.zeros(NUM_SAMPLES, dtype=np.float32)
-    place = -start
-    with contextlib.closing(parts):  # type: ignore[type-var]
-        for part in parts:
-            begin, end = max(0, -place), min(len(part), NUM_SAMPLES - place)
-            if begin < end:
-                second[place + begin : place + end] = part[begin:end]
-            place += len(part)
-            if place >= NUM_SAMPLES:
-                return second
-    raise UndecodableAudioError(f"{name} became shorter while it was read: read it again when nobody writes there")
-
-
-def _resample(
-    recording: _Recording, mix: Downmix, channel: int | None, max_seconds: float = MAX_SECONDS
-) -> Iterator[Floats]:
-    """What a recording holds at 8 kHz, in parts that are not empty; its mean, or the one channel."""
+def _resample(recording: AudioFile | _Array, mix: Downmix, channel: int | None, max_seconds: float) -> Iterator[Floats]:
+    """Non-empty parts (T,) of a recording at 8 kHz: the mean of its channels, or one channel."""
     resampler: Any = None
     for rate, block in recording.blocks(max_seconds):
         mono = mix.feed(block) if channel is None else block[:, min(channel, block.shape[1] - 1)]
@@ -352,18 +317,8 @@ def _resample(
         yield rest
 
 
-def _check_peak(low: float, high: float, name: str) -> None:
-    """Between two samples within bounds a wave may lie beyond them."""
-    if not (low >= -LOUDEST and high <= LOUDEST):
-        raise NonFiniteAudioError(f"{name} is too loud: expected samples around [-1, 1], {LOUDEST:g} at most")
-
-
-def _no_samples(name: str) -> EmptyAudioError:
-    return EmptyAudioError(f"{name} holds no samples: expected a recording of a spoken digit")
-
-
 @contextlib.contextmanager
-def _opened(source: Source, sample_rate: int | None, encoding: str | None) -> Iterator[_Recording]:
+def _open(source: Source, sample_rate: int | None, encoding: str | None) -> Iterator[AudioFile | _Array]:
     if not isinstance(source, np.ndarray):
         with open_audio(source, encoding, sample_rate) as file:
             yield file
@@ -374,7 +329,7 @@ def _opened(source: Source, sample_rate: int | None, encoding: str | None) -> It
 
 
 class _Array:
-    """Samples that are in memory."""
+    """Samples in memory, with the interface of AudioFile."""
 
     name = "the array"
 
@@ -382,14 +337,7 @@ class _Array:
         array = np.asarray(array)  # of a masked array the samples alone
         if array.size == 0:
             raise EmptyAudioError(f"the array of shape {array.shape} is empty: expected samples of a spoken digit")
-        if array.ndim not in (1, 2):
-            raise UndecodableAudioError(
-                f"the array has shape {array.shape}: expected (samples,), (samples, channels) or (channels, samples)"
-            )
-        if array.dtype.kind in "iu" and array.itemsize == 8 and array.any():  # what numpy makes of a list
-            raise UndecodableAudioError(
-                "whole numbers of 64 bits have no full scale: pass them as np.array(samples, np.int16)"
-            )
+        check_array(array)
         if array.ndim == 2 and array.shape[0] < array.shape[1]:
             array = array.T  # channels first: fewer channels than samples
         self._samples, self._rate = as_floats(array).reshape(len(array), -1), rate

@@ -1,7 +1,7 @@
-"""Recordings in files: their first bytes say which container they are, and that alone says which reader opens them.
+"""Recordings in files. The first bytes determine the container, and the container alone determines the reader.
 
-A reader is never left to guess: FFmpeg's 371 demuxers include playlists and session descriptions, which name other
-files and addresses. What is in no list here is refused before any decoder sees it.
+FFmpeg never guesses the format: its 371 demuxers include playlists and session descriptions, which name other files and
+addresses. A container or codec that is not listed here is refused before any decoder sees it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digit_detector.audio_headers import AMR_FRAMES, Header, find_sound, is_marked, read_header
-from digit_detector.audio_streams import Memory, View, name_of, not_audio, open_stream, our_errors
+from digit_detector.audio_streams import Memory, View, as_audio_errors, name_of, not_audio, open_stream
 from digit_detector.errors import (
     ConfigError,
     EmptyAudioError,
@@ -29,24 +29,23 @@ from digit_detector.errors import (
     UndecodableAudioError,
 )
 
-MIN_RATE = 1000  # Hz; no sound that holds speech has a lower one
+MIN_RATE = 1000  # Hz; speech needs more
 MAX_RATE = 768_000  # Hz, the highest rate any audio hardware uses
 MAX_CHANNELS = 8
-MAX_VALUES_PER_SECOND = 8 * 192_000  # rate times channels: what a second of sound may cost
+MAX_VALUES_PER_SECOND = 8 * 192_000  # rate times channels
 MAX_VALUES = 1 << 30  # frames times channels of a clip: an hour at 96 kHz in stereo, and a half more
-LOUDEST = 1e4  # times full scale; what is beyond is no sound
+LOUDEST = 1e4  # times full scale
 
 _BLOCK = 1 << 16  # values decoded at a time: fewer frames where there are more channels
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile's way of saying that a header does not give the length
 
-# Container -> names that libsndfile has for it. The rest of what libsndfile reads (MAT, XI, VOC, PAF, SDS, HTK, ...)
-# is no recording that people have.
+# Container -> libsndfile's names for it. Its other formats (MAT, XI, VOC, PAF, SDS, HTK, ...) are refused.
 _SNDFILE_FORMATS: dict[str, frozenset[str]] = {
     "WAV": frozenset({"WAV", "WAVEX"}), "RF64": frozenset({"RF64"}), "W64": frozenset({"W64"}),
     "AIFF": frozenset({"AIFF"}), "AU": frozenset({"AU"}), "CAF": frozenset({"CAF"}), "FLAC": frozenset({"FLAC"}),
     "Ogg": frozenset({"OGG"}), "MP3": frozenset({"MP3"}),
 }  # fmt: skip
-# Container -> FFmpeg's demuxer; of those above, for what libsndfile cannot read of them (MP3 in WAV, Speex in Ogg).
+# Container -> FFmpeg's demuxer; in those above, for codecs that libsndfile lacks (MP3 in WAV, Speex in Ogg).
 _DEMUXERS = {
     "WAV": "wav", "CAF": "caf", "FLAC": "flac", "Ogg": "ogg", "MP3": "mp3", "Matroska or WebM": "matroska",
     "MP4": "mov", "AAC": "aac", "WMA": "asf", "AMR": "amr",
@@ -67,8 +66,8 @@ class Encoding:
     """Telephone sound without a header, one channel."""
 
     subtype: str  # libsndfile's; "" where FFmpeg reads it
-    rate: int  # Hz, unless another is asked for
-    fixed: bool = False  # whether it has no other
+    rate: int  # Hz, by default
+    fixed: bool = False  # whether it has no other rate
 
 
 ENCODINGS = {
@@ -79,7 +78,7 @@ _SUFFIX_ENCODINGS = {
     ".ul": "mulaw", ".ulaw": "mulaw", ".al": "alaw", ".alaw": "alaw", ".sln": "s16", ".gsm": "gsm", ".g722": "g722",
     ".vox": "vox",
 }  # fmt: skip
-# .raw is not among them: it may be anything, and is read where its encoding is given.
+# Not .raw, which has any encoding: it must be given.
 AUDIO_SUFFIXES = (
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64",
     ".webm", ".m4a", ".mp4", ".aac", ".mka", ".wma", ".amr", ".3gp", *_SUFFIX_ENCODINGS,
@@ -91,22 +90,19 @@ Warn = Callable[[str], None]
 
 
 def file_blocks(
-    source: Any,
-    encoding: str | None = None,
-    rate: int | None = None,
-    max_seconds: float | None = None,
+    source: Any, encoding: str | None = None, rate: int | None = None, max_seconds: float | None = None,
     warn: Warn | None = None,
-) -> Blocks:
+) -> Blocks:  # fmt: skip
     """Blocks (frames, channels) of a recording with their rate in Hz.
 
     Args:
         source: a path, the bytes of a file, or a binary file object.
-        encoding: one of ENCODINGS, of sound without a header; the suffix of a name says it, too.
+        encoding: one of ENCODINGS, of sound without a header; by default from the suffix of the name.
         rate: its rate in Hz.
-        max_seconds: raise TooLongAudioError for more, from the header where it gives the length.
-        warn: is given a sentence where the recording ends before its header says so; None raises TruncatedAudioError.
+        max_seconds: raise TooLongAudioError for more, before decoding if the header has the length.
+        warn: called with a message if the recording is shorter than its header says; None raises TruncatedAudioError.
 
-    Raises an AudioError where it cannot be read, or no further.
+    Raises AudioError for audio that cannot be decoded, also after the first blocks.
     """
     with open_audio(source, encoding, rate) as file:
         yield from file.blocks(max_seconds, warn)
@@ -114,15 +110,15 @@ def file_blocks(
 
 @contextlib.contextmanager
 def open_audio(source: Any, encoding: str | None = None, rate: int | None = None) -> Iterator[AudioFile]:
-    """A recording whose blocks can be read more than once. Raises AudioError, ConfigError."""
+    """Open a recording, whose blocks can be read more than once. Raises AudioError, ConfigError."""
     if encoding is not None and encoding not in ENCODINGS:
         raise ConfigError([f"encoding: expected one of {', '.join(ENCODINGS)}, got {encoding!r}"], "arguments")
     name = name_of(source)
-    with our_errors(name):
+    with as_audio_errors(name):
         raw = encoding or _encoding_of(source)
         stream = open_stream(source, name, is_raw=raw is not None)
     try:
-        with our_errors(name):
+        with as_audio_errors(name):
             file = AudioFile(stream, name, raw, rate, isinstance(stream, io.FileIO))
         yield file
     finally:
@@ -161,19 +157,15 @@ class AudioFile:
 
     def _decoded(self, max_seconds: float | None, warn: Warn | None) -> Blocks:
         header = self._header
-        with our_errors(self.name):
+        with as_audio_errors(self.name):
             if header.fault:
                 raise UndecodableAudioError(f"{self.name} is damaged: {header.fault}; copy or record it again")
             if header.end is not None and header.end > self._length:
                 self._cut_off(f"its header promises {header.end} bytes, and {self._length} are there", warn)
-            reason = ""
-            if self._encoding is None and self._container not in _SNDFILE_FORMATS:
-                demuxer = _DEMUXERS[self._container]
-            elif self._encoding is not None and not self._encoding.subtype:
-                demuxer = "g722"
-            else:
+            reason, is_g722 = "", self._encoding is not None and not self._encoding.subtype
+            demuxer = "g722" if is_g722 else _DEMUXERS.get(self._container, "")
+            if not is_g722 and (self._encoding is not None or self._container in _SNDFILE_FORMATS):
                 reason = yield from self._sndfile_blocks(max_seconds, warn)
-                demuxer = _DEMUXERS.get(self._container, "")
                 if not reason:
                     return
                 if not demuxer:
@@ -187,7 +179,7 @@ class AudioFile:
         warn(message)
 
     def _check_header(self, rate: int, channels: int, seconds: float | None, max_seconds: float | None) -> None:
-        """Refuse what would cost too much, before a sample is decoded."""
+        """Check format and length before a sample is decoded. Raises AudioError."""
         check_format(self.name, rate, channels)
         if seconds is not None and max_seconds is not None:
             check_length(self.name, seconds, rate, channels, max_seconds)
@@ -199,13 +191,13 @@ class AudioFile:
         return View(self._stream, self._start, self._length, self._header.patches)
 
     def _sndfile_blocks(self, max_seconds: float | None, warn: Warn | None) -> Generator[tuple[int, Floats], None, str]:
-        """Returns why libsndfile cannot open it, "" where it could."""
+        """Blocks by libsndfile; returns why it cannot open the file, or ""."""
         import soundfile
 
         view, raw = self._view(), {}
         if self._encoding is not None:
             raw = {"format": "RAW", "subtype": self._encoding.subtype, "samplerate": self._rate, "channels": 1}
-        # By its descriptor where it has one of ours: Ctrl-C cannot pass through the calls back of libsndfile.
+        # By its descriptor if possible: Ctrl-C cannot pass through libsndfile's callbacks.
         direct = self._has_fd and not self._start and not self._header.patches
         self._stream.seek(0)
         opened = self._stream.fileno() if direct else view
@@ -217,7 +209,7 @@ class AudioFile:
                 known = file.frames if 0 < file.frames < _UNKNOWN_FRAMES else None
                 rate, channels = file.samplerate, file.channels
                 self._check_header(rate, channels, None if known is None else known / rate, max_seconds)
-                # Not file.blocks: where a file ends early it fills its last block with what lay in memory.
+                # Not file.blocks: if a file ends early, its last block contains arbitrary memory.
                 while len(block := file.read(max(1, _BLOCK // channels), dtype="float32", always_2d=True)):
                     yield rate, block
                     frames += len(block)
@@ -257,7 +249,7 @@ class AudioFile:
                 if codec is None or codec.name not in _DECODERS:
                     unknown = "" if codec is None else f" ({codec.name})"
                     raise UndecodableAudioError(
-                        f"{self.name} is {self._container} with an audio codec that is not decoded here{unknown}: "
+                        f"{self.name} is {self._container} with an unsupported audio codec{unknown}: "
                         "convert it to WAV or FLAC"
                     )
                 seconds = None
@@ -271,7 +263,7 @@ class AudioFile:
                 for frame in media.decode(track):
                     yield frame.sample_rate, _samples_of(frame)
         except (FFmpegError, ValueError, IndexError) as error:
-            why = getattr(error, "strerror", None) or error  # of FFmpeg's, without a number and the name of a stream
+            why = getattr(error, "strerror", None) or error  # FFmpeg's text, without a number and a stream's name
             raise UndecodableAudioError(f"{self.name} is not audio that can be read: {before}{why}") from error
 
     def _amr_blocks(self, media: Any, track: Any, warn: Warn | None) -> Blocks:
@@ -295,11 +287,11 @@ class AudioFile:
                         yield decoded.sample_rate, _samples_of(decoded)
 
     def _refuse(self, url: str, *_: object) -> BinaryIO:
-        raise UndecodableAudioError(f"{self.name} names another file ({url!r}): expected a recording that is whole")
+        raise UndecodableAudioError(f"{self.name} refers to another file ({url!r}): expected a recording in one file")
 
 
 def check_blocks(blocks: Blocks, name: str, max_seconds: float | None = None) -> Blocks:
-    """The same blocks, as long as their rate, channels, levels and length are those of a recording."""
+    """Yield blocks while their rate, channels, levels and length are valid. Raises AudioError."""
     rate = frames = values = 0
     for block_rate, block in blocks:
         channels = block.shape[1]
@@ -323,7 +315,7 @@ def check_blocks(blocks: Blocks, name: str, max_seconds: float | None = None) ->
 
 
 def check_format(name: str, rate: int, channels: int) -> None:
-    """Raise UndecodableAudioError for a rate or number of channels that no recording of speech has."""
+    """Raise UndecodableAudioError for an invalid rate or number of channels."""
     if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or not MIN_RATE <= rate <= MAX_RATE:
         raise UndecodableAudioError(
             f"{name} has a sample rate of {rate!r}: expected a whole number of Hz from {MIN_RATE} to {MAX_RATE}"
@@ -333,19 +325,15 @@ def check_format(name: str, rate: int, channels: int) -> None:
     if rate * channels > MAX_VALUES_PER_SECOND:
         raise UndecodableAudioError(
             f"{name} has {channels} channels at {rate} Hz: expected {MAX_VALUES_PER_SECOND // channels} Hz at most "
-            "with so many"
+            "with this many channels"
         )
 
 
 def check_length(name: str, seconds: float, rate: int, channels: float, max_seconds: float) -> None:
-    """Raise TooLongAudioError for what is longer, or costs more, than one second is worth to find."""
+    """Raise TooLongAudioError for more seconds than allowed, or more samples than MAX_VALUES."""
     if seconds > max_seconds:
-        if max_seconds < 120:
-            raise TooLongAudioError(f"{name} is longer than {max_seconds:g} s: cut it to the utterance")
-        minutes = f"{max_seconds / 60:.0f}"
-        raise TooLongAudioError(
-            f"{name} is longer than {minutes} minutes: cut it to the utterance, expected about a second"
-        )
+        limit = f"{max_seconds:g} s" if max_seconds < 120 else f"{max_seconds / 60:.0f} minutes"
+        raise TooLongAudioError(f"{name} is longer than {limit}: cut it to the utterance, expected about a second")
     if seconds * rate * channels > MAX_VALUES:
         raise TooLongAudioError(
             f"{name} holds over {MAX_VALUES} samples ({rate} Hz, {channels:g} channels): cut it to the utterance"
@@ -353,7 +341,7 @@ def check_length(name: str, seconds: float, rate: int, channels: float, max_seco
 
 
 def as_floats(array: NDArray[Any]) -> Floats:
-    """Floats as they are, integers of full scale as numbers in [-1, 1). Raises UndecodableAudioError for the rest."""
+    """Convert floats, and integers of full scale, to float32 around [-1, 1]. Raises UndecodableAudioError."""
     if np.issubdtype(array.dtype, np.floating):
         with np.errstate(over="ignore", invalid="ignore"):
             return array.astype(np.float32)
@@ -365,10 +353,10 @@ def as_floats(array: NDArray[Any]) -> Floats:
 
 
 def _bad_level(block: Floats, name: str, before: int) -> tuple[NonFiniteAudioError, int]:
-    """What is wrong with a block, and how many frames of it come before that."""
+    """The error for a block with an invalid level, and the number of valid frames before it."""
     good = int(np.argmin((np.abs(block) <= LOUDEST).all(axis=1)))
     if not np.isfinite(block).all():
-        what = f"has NaN or infinite samples, first at frame {before + good}: record it anew"
+        what = f"has NaN or infinite samples, first at frame {before + good}: record it again"
     else:
         peak = f"{np.abs(block).max():.3g}"
         what = f"is too loud from frame {before + good} on, "
@@ -384,7 +372,7 @@ def _samples_of(frame: Any) -> Floats:
 
 
 def _only(demuxer: str) -> dict[str, str]:
-    """What FFmpeg may use: this demuxer, decoders of the list, no protocol, and few tracks."""
+    """Options that restrict FFmpeg to this demuxer, the listed decoders, no protocol, and few tracks."""
     options = {
         "format_whitelist": _FULL_NAMES.get(demuxer, demuxer),
         "codec_whitelist": ",".join(sorted(_DECODERS)),
@@ -402,6 +390,6 @@ def _checked_rate(encoding: str, rate: int | None) -> int:
 
 
 def _encoding_of(source: Any) -> str | None:
-    """What the suffix of a file's name says of sound without a header."""
+    """The encoding of sound without a header, from the suffix of its file name."""
     name = source if isinstance(source, (str, PathLike)) else getattr(source, "name", None)
     return _SUFFIX_ENCODINGS.get(PurePath(name).suffix.lower()) if isinstance(name, (str, PathLike)) else None

@@ -1,4 +1,4 @@
-"""The first bytes of audio files: which container they are, and where the sound ends by what they say."""
+"""Headers of audio files: the container by its first bytes, and where the audio ends according to the header."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from functools import partial
+from itertools import islice
+from typing import BinaryIO, Literal
 
 HEAD_BYTES = 64  # enough to know a container by
 _FARTHEST = 1 << 62  # bytes; a damaged header may name any place, and a stream takes 63 bits
@@ -40,10 +42,10 @@ AMR_FRAMES: dict[str, tuple[int, tuple[int, ...], range]] = {
 
 @dataclass(frozen=True)
 class Header:
-    """What a header says of its file."""
+    """What a header says about its file."""
 
     end: int | None = None  # smallest length that the header implies, in bytes; None if unknown
-    patches: dict[int, bytes] = field(default_factory=dict)  # place -> what ought to stand there
+    patches: dict[int, bytes] = field(default_factory=dict)  # place -> correct bytes
     fault: str = ""  # why no decoder should see it
 
 
@@ -66,12 +68,12 @@ def container_of(head: bytes) -> str | None:
 
 
 def is_marked(container: str | None) -> bool:
-    """Whether a container is known by bytes that sound without a header does not begin with by chance."""
+    """Whether audio without a header cannot begin like this container by chance."""
     return container is not None and container not in ("MP3", "AAC")
 
 
 def find_sound(stream: BinaryIO) -> tuple[int, str | None]:
-    """Where a file begins behind its ID3 tags, which are not read, and its container."""
+    """Where a file begins after its ID3 tags, which are not read, and its container."""
     start = 0
     head = read_at(stream, 0, HEAD_BYTES)
     while head[:3] == b"ID3" and len(head) >= 10 and max(head[6:10]) < 0x80:
@@ -85,7 +87,7 @@ def find_sound(stream: BinaryIO) -> tuple[int, str | None]:
 
 
 def read_header(stream: BinaryIO, container: str, start: int, length: int) -> Header:
-    """What the header of a file of so many bytes says of its end; Header() where it says nothing."""
+    """The header of a file of `length` bytes; Header() if it says nothing of the end."""
     reader = _READERS.get(container)
     try:
         return Header() if reader is None else reader(stream, start, length)
@@ -94,7 +96,7 @@ def read_header(stream: BinaryIO, container: str, start: int, length: int) -> He
 
 
 def read_at(stream: BinaryIO, place: int, count: int) -> bytes:
-    """So many bytes, or those that are left."""
+    """`count` bytes, or those that are left."""
     if place >= _FARTHEST:
         return b""
     stream.seek(place)
@@ -107,109 +109,94 @@ def read_at(stream: BinaryIO, place: int, count: int) -> bytes:
 def mp4_entries(stream: BinaryIO, start: int, length: int) -> float:
     """How many samples the tables of an MP4 promise.
 
-    FFmpeg makes an entry of 24 bytes for each before it reads one: 80 million of them took 2.9 GB in a file of
-    1,200 bytes. Samples of one size that are all there do not count. Tables that are compressed are infinitely many.
+    FFmpeg allocates 24 bytes for each before it reads one: 80 million of them took 2.9 GB for a file of 1,200 bytes.
+    Samples of one size that fit into the file do not count. Compressed tables count as infinitely many.
     """
     entries = 0.0
-    for place, end in _beside_media(stream, start, length):
+    for kind, place, size in _boxes(stream, start, length):
+        if kind == b"mdat":
+            continue
+        end = min(place + size, length) if size >= 8 else length
         for begin in range(place, end, _WINDOW):
             content = read_at(stream, begin, min(_WINDOW + _TABLE_HEAD, end - begin))
-            for found in _TABLES.finditer(content, 0, min(len(content), _WINDOW + 3)):
-                fields = content[found.end() : found.end() + 12]
-                if found[0] == b"cmov":
+            for table in _TABLES.finditer(content, 0, min(len(content), _WINDOW + 3)):
+                fields = content[table.end() : table.end() + 12]
+                if table[0] == b"cmov":
                     return math.inf
-                if found[0] == b"trun":
+                if table[0] == b"trun":
                     entries += int.from_bytes(fields[4:8])
                     continue
-                size, count = int.from_bytes(fields[4:8]), int.from_bytes(fields[8:12])
-                if found[0] == b"stz2" or not 0 < size * count <= length:
+                size_each, count = int.from_bytes(fields[4:8]), int.from_bytes(fields[8:12])
+                if table[0] == b"stz2" or not 0 < size_each * count <= length:
                     entries += count
     return entries
 
 
-def _beside_media(stream: BinaryIO, start: int, length: int) -> Iterator[tuple[int, int]]:
-    """Where the boxes of an MP4 lie that hold no sound."""
+def _boxes(stream: BinaryIO, start: int, length: int) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, place, size) of the boxes of an MP4; a size below 8 means until the end of the file."""
     place = start
     while length - place >= 8:
         head = read_at(stream, place, 16)
-        size = int.from_bytes(head[:4])
-        if size == 1:
-            size = int.from_bytes(head[8:16])
-        end = min(place + size, length) if size >= 8 else length  # 0: to the end
-        if head[4:8] != b"mdat":
-            yield place, end
-        place = end
+        size = int.from_bytes(head[8:16] if head[:4] == b"\0\0\0\1" else head[:4])
+        yield head[4:8], place, size
+        if size < 8:
+            return
+        place += size
 
 
-def _number(content: bytes, order: str = "big") -> int:
+def _chunks(
+    stream: BinaryIO, place: int, head_bytes: int, order: Literal["big", "little"], align: int
+) -> Iterator[tuple[bytes, int, int]]:
+    """(name, begin, size) of the chunks of a file from `place` on. Heads of 24 bytes (W64) count in the size."""
+    for _ in range(_MOST_CHUNKS):
+        head = read_at(stream, place, head_bytes)
+        if len(head) < head_bytes:
+            return
+        size = int.from_bytes(head[16:], order) - 24 if head_bytes == 24 else int.from_bytes(head[4:], order)
+        place += head_bytes
+        yield head[:4], place, size
+        place += max(0, size) + -size % align
+
+
+def _number(content: bytes, order: Literal["big", "little"] = "big") -> int:
     if not content:
         raise IndexError
-    return int.from_bytes(content, "little" if order == "little" else "big")
+    return int.from_bytes(content, order)
 
 
 def _wav(stream: BinaryIO, start: int, length: int) -> Header:
     head = read_at(stream, start, 12)
-    order = "big" if head[:4] == b"RIFX" else "little"
-    whole = _number(head[4:8], order)
-    place, long_size = start + 12, None
-    for _ in range(_MOST_CHUNKS):
-        chunk = read_at(stream, place, 8)
-        if len(chunk) < 8:
-            break
-        size = _number(chunk[4:], order)
-        if chunk[:4] == b"ds64":
-            long_size = _number(read_at(stream, place + 16, 8), order)
-        if chunk[:4] == b"data":
-            begin = place + 8
+    order: Literal["big", "little"] = "big" if head[:4] == b"RIFX" else "little"
+    whole, long_size = _number(head[4:8], order), None
+    for name, begin, size in _chunks(stream, start + 12, 8, order, 2):
+        if name == b"ds64":
+            long_size = _number(read_at(stream, begin + 8, 8), order)
+        if name == b"data":
             if head[:4] == b"RF64" and size == 0xFFFFFFFF and long_size is not None:
                 size = long_size
             unfinished = start + 8 + whole <= begin or whole >= _PIPED
             if size == 0 and unfinished and begin < length:
-                rest = min(length - begin, _PIPED - 1).to_bytes(4, "little" if order == "little" else "big")
-                return Header(patches={place + 4 - start: rest})
+                return Header(patches={begin - 4 - start: min(length - begin, _PIPED - 1).to_bytes(4, order)})
             return Header(begin + size) if size < _PIPED or size <= length - begin else Header()
-        place += 8 + size + size % 2
     return Header()
 
 
-def _aiff(stream: BinaryIO, start: int, length: int) -> Header:
-    place = start + 12
-    for _ in range(_MOST_CHUNKS):
-        chunk = read_at(stream, place, 8)
-        size = _number(chunk[4:])
-        if chunk[:4] == b"SSND":
-            return Header(place + 8 + size) if size < _PIPED - (1 << 24) else Header()  # sox pipes 0x7F000000
-        place += 8 + size + size % 2
+def _chunk_end(
+    sound: bytes, first: int, head_bytes: int, order: Literal["big", "little"], align: int, unknown: int,
+    stream: BinaryIO, start: int, length: int,
+) -> Header:  # fmt: skip
+    """The end of the chunk `sound`, unless its size is `unknown` or larger, which programs write to pipes."""
+    for name, begin, size in _chunks(stream, start + first, head_bytes, order, align):
+        if name == sound:
+            return Header(begin + size) if size < unknown else Header()
     return Header()
 
 
 def _au(stream: BinaryIO, start: int, length: int) -> Header:
     head = read_at(stream, start, 12)
-    order = "big" if head[:4] == b".snd" else "little"
+    order: Literal["big", "little"] = "big" if head[:4] == b".snd" else "little"
     begin, size = _number(head[4:8], order), _number(head[8:12], order)
     return Header(start + begin + size) if size < _PIPED else Header()
-
-
-def _w64(stream: BinaryIO, start: int, length: int) -> Header:
-    place = start + 40
-    for _ in range(_MOST_CHUNKS):
-        chunk = read_at(stream, place, 24)
-        size = _number(chunk[16:], "little")
-        if chunk[:4] == b"data":
-            return Header(place + size) if size < 1 << 62 else Header()
-        place += max(24, size + -size % 8)
-    return Header()
-
-
-def _caf(stream: BinaryIO, start: int, length: int) -> Header:
-    place = start + 8
-    for _ in range(_MOST_CHUNKS):
-        chunk = read_at(stream, place, 12)
-        size = _number(chunk[4:])
-        if chunk[:4] == b"data":
-            return Header(place + 12 + size) if size < 1 << 62 else Header()  # -1: to the end
-        place += 12 + size
-    return Header()
 
 
 def _matroska(stream: BinaryIO, start: int, length: int) -> Header:
@@ -239,20 +226,14 @@ def _mp4(stream: BinaryIO, start: int, length: int) -> Header:
     if (count := mp4_entries(stream, start, length)) > _MOST_SAMPLES:
         counts = "is compressed" if math.isinf(count) else f"counts {count:.0f} samples"
         return Header(fault=f"its index {counts}, and {length} bytes are there")
-    place = start
-    for _ in range(_MOST_CHUNKS):
-        if length - place < 8:
-            break
-        box = read_at(stream, place, 16)
-        size = _number(box[:4])
-        if size == 1:
-            size = _number(box[8:16])
-        if not box[4:8].isalnum() and not box[4:8].isascii():  # no box: something was appended
-            break
-        if size < 8:  # 0: to the end
+    end = start
+    for kind, place, size in islice(_boxes(stream, start, length), _MOST_CHUNKS):
+        if not kind.isalnum() and not kind.isascii():  # no box: something was appended
+            return Header(place)
+        if size < 8:
             return Header()
-        place += size
-    return Header(place)
+        end = place + size
+    return Header(end)
 
 
 def _asf(stream: BinaryIO, start: int, length: int) -> Header:
@@ -287,6 +268,9 @@ def _ogg(stream: BinaryIO, start: int, length: int) -> Header:
 
 
 _READERS: dict[str, Callable[[BinaryIO, int, int], Header]] = {
-    "WAV": _wav, "RF64": _wav, "AIFF": _aiff, "AU": _au, "W64": _w64, "CAF": _caf, "Matroska or WebM": _matroska,
-    "MP4": _mp4, "WMA": _asf, "MP3": _mp3, "Ogg": _ogg,
+    "WAV": _wav, "RF64": _wav, "AU": _au, "Matroska or WebM": _matroska, "MP4": _mp4, "WMA": _asf, "MP3": _mp3,
+    "Ogg": _ogg,
+    "AIFF": partial(_chunk_end, b"SSND", 12, 8, "big", 2, _PIPED - (1 << 24)),  # sox pipes 0x7F000000
+    "W64": partial(_chunk_end, b"data", 40, 24, "little", 8, 1 << 62),
+    "CAF": partial(_chunk_end, b"data", 8, 12, "big", 1, 1 << 62),  # -1: to the end
 }  # fmt: skip

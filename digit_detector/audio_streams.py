@@ -17,10 +17,7 @@ MAX_PIPE_BYTES = 256 << 20  # of what can be read only once, and is therefore he
 
 
 class Memory(io.BytesIO):
-    """Bytes as a decoder is to see them: reading never fails, and a place before the beginning is the beginning.
-
-    A class of its own, so that nothing of it is called in Python that need not be.
-    """
+    """Bytes for a decoder: seeking before the beginning goes to the beginning. Reading stays that of BytesIO, in C."""
 
     error: BaseException | None = None
 
@@ -33,9 +30,9 @@ class Memory(io.BytesIO):
 
 
 class View:
-    """A stream as a decoder is to see it: without its name, from where its sound begins, its header put right.
+    """A stream for a decoder: from where its audio begins, with a corrected header, and without its name.
 
-    An error while reading is kept, because it cannot pass through a decoder.
+    An error while reading is kept in `error`, because it cannot pass through a decoder.
     """
 
     def __init__(self, stream: BinaryIO, start: int, length: int, patches: dict[int, bytes]) -> None:
@@ -51,16 +48,13 @@ class View:
         except BaseException as error:  # Ctrl-C as well
             self.error = error
             return b""
+        patched = bytearray(content)
         for place, right in self._patches.items():
-            begin = place - self._at
-            if -len(right) < begin < len(content):
-                patched = bytearray(content)
-                for i, byte in enumerate(right):
-                    if 0 <= begin + i < len(patched):
-                        patched[begin + i] = byte
-                content = bytes(patched)
-        self._at += len(content)
-        return content
+            for i, byte in enumerate(right, place - self._at):
+                if 0 <= i < len(patched):
+                    patched[i] = byte
+        self._at += len(patched)
+        return bytes(patched)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length - self._start}[whence]
@@ -72,7 +66,8 @@ class View:
 
 
 @contextlib.contextmanager
-def our_errors(name: str) -> Iterator[None]:
+def as_audio_errors(name: str) -> Iterator[None]:
+    """Raise an AudioError for an error of reading."""
     try:
         yield
     except IsADirectoryError as error:
@@ -88,17 +83,19 @@ def name_of(source: Any) -> str:
         return str(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"the audio ({len(source)} bytes)"
-    return str(getattr(source, "name", "the file object"))
+    name = str(getattr(source, "name", "the file object"))
+    return "standard input" if name == "<stdin>" else name
 
 
 def open_stream(source: Any, name: str, is_raw: bool) -> BinaryIO:
-    """A stream that can be sought and stands at its beginning; `is_raw` of sound without a header.
-
-    Raises OSError, ValueError, AudioError.
-    """
+    """A seekable stream at its beginning; `is_raw`: without a header. Raises OSError, ValueError, AudioError."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return Memory(bytes(source))
     if isinstance(source, (str, PathLike)):
+        if not str(source):
+            raise UndecodableAudioError("the name of the file is empty: expected the path of an audio file")
+        if Path(source).is_char_device() or Path(source).is_block_device():
+            raise UndecodableAudioError(f"{name} is a device: expected an audio file")
         file = Path(source).open("rb", buffering=0)  # noqa: SIM115 (the caller closes it)
         if file.seekable():
             return file
@@ -115,7 +112,7 @@ def open_stream(source: Any, name: str, is_raw: bool) -> BinaryIO:
 
 
 def _read_once(stream: Any, name: str, is_raw: bool) -> BinaryIO:
-    """What can be read only once, in memory; its first bytes are looked at before the rest is waited for."""
+    """Read a stream that cannot be sought into memory; its first bytes are checked before the rest is awaited."""
     content = bytearray()
     checked = False
     while len(content) <= MAX_PIPE_BYTES:
@@ -133,7 +130,7 @@ def _read_once(stream: Any, name: str, is_raw: bool) -> BinaryIO:
 
 
 def not_audio(name: str) -> UndecodableAudioError:
-    """The error for what is in no list of containers."""
+    """The error for an unknown container."""
     return UndecodableAudioError(
         f"{name} is not audio that can be read: it begins like none of {', '.join(CONTAINERS)}. For sound without a "
         "header give its encoding"

@@ -1,4 +1,4 @@
-"""A trained pipeline as one ONNX file, and what it says of a recording. Never imports torch."""
+"""Trained pipelines as ONNX files, and their predictions. Never imports torch."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ class DigitProbability(TypedDict):
 
 
 class Prediction(TypedDict):
-    """One answer."""
+    """The digit in one recording."""
 
     predicted_digit: int
     confidence: float  # probability of the predicted digit
     probabilities: list[float]  # ten, they sum to 1
     top3: list[DigitProbability]  # the most probable first
     is_digit: bool  # digit_score >= IS_DIGIT
-    digit_score: float  # 0 to 1: how probable that is where digits and other sounds are equally frequent
-    seconds: float  # length of the recording; of a longer one the second with most speech in it was looked at
+    digit_score: float  # 0 to 1: its probability if digits and other sounds are equally frequent
+    seconds: float  # length of the recording; only the second with most speech is classified
     inference_ms: float  # from 8,000 samples to probabilities; reading and resampling are not in it
-    model: str  # path of the file that answered
+    model: str  # path of its file
 
 
 @final
 class FilePrediction(Prediction):
-    """One answer of a batch; inference_ms is this clip's share of its batch."""
+    """One prediction of a batch; inference_ms is this clip's share of its batch."""
 
     file: str
 
 
 @final
 class FileError(TypedDict):
-    """Why one file of a batch has no answer."""
+    """Why one file of a batch has no prediction."""
 
     file: str
     error: str
@@ -81,7 +81,7 @@ class Benchmark(TypedDict):
 
 
 class DigitClassifier:
-    """A trained pipeline, ready to answer. Holds no state between calls: threads may share one."""
+    """A trained pipeline in an onnxruntime session. Stateless, so threads may share one."""
 
     def __init__(self, session: Any, model_file: Path, metadata: dict[str, str], threads: int) -> None:
         self.model_file = model_file
@@ -90,67 +90,53 @@ class DigitClassifier:
         self._threads = threads
 
     def predict(self, source: Source, sample_rate: int | None = None, encoding: str | None = None) -> Prediction:
-        """The digit said in `source`: a path, the bytes of a file, a binary file object or an array.
+        """The digit in `source`: a path, the bytes of a file, a binary file object or an array.
 
-        `sample_rate` (Hz) and `encoding` are load_audio's, of arrays and of files without a header. Raises an
-        AudioError that says what is wrong with the audio; digital silence holds no digit, which is no error.
+        `sample_rate` (Hz) and `encoding` are as in load_audio. Raises AudioError; digital silence is no error, but no
+        digit.
         """
         samples, seconds = load_clip(source, sample_rate, encoding)
         started = time.perf_counter()
         (probabilities,), (digit_score,) = self.predict_proba(samples[None])
-        return self._answer(probabilities, digit_score, 1e3 * (time.perf_counter() - started), seconds)
+        return self._make_prediction(probabilities, digit_score, 1e3 * (time.perf_counter() - started), seconds)
 
     def batch_predict(
-        self,
-        files: Iterable[Source],
-        batch_size: int = 32,
-        *,
-        sample_rate: int | None = None,
+        self, files: Iterable[Source], batch_size: int = 32, *, sample_rate: int | None = None,
         encoding: str | None = None,
-    ) -> list[FilePrediction | FileError]:
+    ) -> list[FilePrediction | FileError]:  # fmt: skip
         """One entry for each of `files`, in their order; `batch_size` of them go through the model at once.
 
-        `sample_rate` and `encoding` are as in `predict`, for all of them. A file that cannot be read
-        gives {"file": ..., "error": why} and takes no other with it.
+        `sample_rate` and `encoding` are as in `predict`, for all of them. A file that cannot be read becomes
+        {"file": ..., "error": why}; the others are still predicted.
         """
         if isinstance(files, (str, bytes, os.PathLike)):
             raise ConfigError([f"files: expected a list of files, got one: write [{files!r}]"], "batch_predict")
         if batch_size < 1:
             raise ConfigError([f"batch_size: expected 1 or more, got {batch_size}"], "batch_predict")
         entries: list[FilePrediction | FileError] = []
-        waiting = enumerate(files)
-        while group := list(islice(waiting, batch_size)):
+        remaining = enumerate(files)
+        while group := list(islice(remaining, batch_size)):
             entries += self._predict_group(group, sample_rate, encoding)
         return entries
 
     def _predict_group(
         self, group: Sequence[tuple[int, Source]], sample_rate: int | None, encoding: str | None
     ) -> list[FilePrediction | FileError]:
-        clips: list[Floats] = []
-        seconds: list[float] = []
-        faults: list[str | None] = []
-        for _, source in group:
+        clips: dict[int, tuple[Floats, float]] = {}  # position -> samples, seconds
+        entries: dict[int, FilePrediction | FileError] = {}
+        for position, source in group:
             try:
-                samples, length = load_clip(source, sample_rate, encoding)
-                clips.append(samples)
-                seconds.append(length)
-                faults.append(None)
+                clips[position] = load_clip(source, sample_rate, encoding)
             except DigitError as error:
-                faults.append(str(error))
-        started = time.perf_counter()
-        heard = self.predict_proba(np.stack(clips)) if clips else ((), ())
-        share = 1e3 * (time.perf_counter() - started) / max(1, len(clips))
-        answers = zip(*heard, seconds, strict=True)
-        entries: list[FilePrediction | FileError] = []
-        for (position, source), fault in zip(group, faults, strict=True):
-            file = _file_name(source, position)
-            if fault is None:
-                probabilities, digit_score, length = next(answers)
-                answer = self._answer(probabilities, digit_score, share, length)
-                entries.append(FilePrediction(file=file, **answer))
-            else:
-                entries.append(FileError(file=file, error=fault))
-        return entries
+                entries[position] = FileError(file=_file_name(source, position), error=str(error))
+        if clips:
+            started = time.perf_counter()
+            outputs = self.predict_proba(np.stack([samples for samples, _ in clips.values()]))
+            share = 1e3 * (time.perf_counter() - started) / len(clips)
+            for probabilities, digit_score, (position, (_, seconds)) in zip(*outputs, clips.items(), strict=True):
+                answer = self._make_prediction(probabilities, digit_score, share, seconds)
+                entries[position] = FilePrediction(file=_file_name(dict(group)[position], position), **answer)
+        return [entries[position] for position, _ in group]
 
     def probabilities(self, waveforms: Floats) -> Floats:
         """(N, 8000) float32 seconds as `load_audio` makes them -> (N, 10) probabilities."""
@@ -159,8 +145,8 @@ class DigitClassifier:
     def predict_proba(self, waveforms: Floats) -> tuple[Floats, Floats]:
         """(N, 8000) float32 seconds as `load_audio` makes them -> (N, 10) probabilities and (N,) digit scores.
 
-        A silent one has a digit score of 0 and equal probabilities. Raises NonFiniteAudioError for samples that are
-        none, so that a model whose scores are none is damaged.
+        A silent one has a digit score of 0 and equal probabilities. Raises NonFiniteAudioError for NaN or too loud
+        samples, ModelError if the model fails.
         """
         has_sound = _has_sound(waveforms)
         try:
@@ -172,13 +158,12 @@ class DigitClassifier:
         finite = whole and np.isfinite(logits).all(axis=1) & np.isfinite(digit_scores)
         if not np.all(finite | ~has_sound):
             raise ModelError(
-                f"{self.model_file} is damaged: expected {len(LABELS)} finite scores a clip; export or train it again"
+                f"{self.model_file} is damaged: expected {len(LABELS)} finite scores per clip; export or retrain it"
             )
-        if not has_sound.all():  # what a model makes of silence means nothing
+        if not has_sound.all():  # the model's scores for silence are meaningless
             logits = np.where(has_sound[:, None], logits, np.float32(0))
             digit_scores = np.where(has_sound, digit_scores, np.float32(0))
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True), digit_scores
+        return softmax(logits), digit_scores
 
     def benchmark_speed(self, num_samples: int = 1000, batch_size: int = 32) -> Benchmark:
         """Time `num_samples` clips of noise one by one, and again in batches."""
@@ -207,7 +192,9 @@ class DigitClassifier:
             batch_throughput_per_second=batches * batch_size / batch_seconds, model=str(self.model_file),
         )  # fmt: skip
 
-    def _answer(self, probabilities: Floats, digit_score: float, milliseconds: float, seconds: float) -> Prediction:
+    def _make_prediction(
+        self, probabilities: Floats, digit_score: float, milliseconds: float, seconds: float
+    ) -> Prediction:
         order = np.argsort(-probabilities, kind="stable")
         top3 = [DigitProbability(digit=int(d), probability=float(probabilities[d])) for d in order[:3]]
         return Prediction(
@@ -220,43 +207,45 @@ class DigitClassifier:
 def load_classifier(
     model_dir: str | Path, pipeline: str, threads: int = 1, precision: str = FP32, version: int | None = None
 ) -> DigitClassifier:
-    """The trained `pipeline` of the folder `model_dir`, answering on `threads` CPU threads.
+    """The trained `pipeline` of the folder `model_dir`, on `threads` CPU threads.
 
-    The word "pretrained" stands for the models that come with the package, whatever folders lie around. `precision`
-    "int8" takes the smaller file that `digits export` makes. `version` is the number of one of the versions in the
-    folder; None is the promoted one.
+    "pretrained" means the models that come with the package, whatever folders exist. `precision` "int8" takes the
+    smaller file of `digits export`. `version` is the number of a version in the folder; None is the promoted one.
 
-    Raises ConfigError for a name that is no pipeline, ModelError for a folder, file or version that is
-    missing, damaged or not ours.
+    Raises ConfigError for invalid arguments, ModelError for a folder, file or version that is missing, damaged or not
+    of this package.
     """
+    faults = []
     names = trained_pipelines(model_dir)
     if pipeline not in names:
-        told = f"{pipeline!r}{did_you_mean(str(pipeline), names)}"
-        raise ConfigError([f"pipeline: expected one of {', '.join(names)}, got {told}"])
+        hint = did_you_mean(str(pipeline), names)
+        faults.append(f"pipeline: expected one of {', '.join(names)}, got {pipeline!r}{hint}")
     if not 1 <= threads <= MAX_THREADS:
-        raise ConfigError([f"threads: expected 1 to {MAX_THREADS}, got {threads}"])
+        faults.append(f"threads: expected 1 to {MAX_THREADS}, got {threads}")
     if precision not in FILE_PRECISIONS:
-        raise ConfigError([f"precision: expected one of {', '.join(FILE_PRECISIONS)}, got {precision!r}"])
+        faults.append(f"precision: expected one of {', '.join(FILE_PRECISIONS)}, got {precision!r}")
     if version is not None and (not isinstance(version, int) or version < 1):
-        raise ConfigError([f"version: expected a whole number from 1 on, got {version!r}"])
+        faults.append(f"version: expected a whole number from 1 on, got {version!r}")
+    if faults:
+        raise ConfigError(faults)
     file = model_file(model_dir, pipeline, precision, version)
-    content = _read_shipped(file) if model_dir == PRETRAINED else _read_model(file, model_dir, pipeline, version)
+    content = _read_model(file, model_dir, pipeline, version)
     session = open_session(content, file, threads)
     try:
         metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
         check_metadata(metadata, pipeline, str(file))
         _check_shapes(session, file)
     except UnicodeDecodeError as error:
-        raise ModelError(f"{file} is damaged: its names are no text; copy, export or train it again") from error
+        raise ModelError(f"{file} is damaged: its names are no text; copy, export or retrain it") from error
     if not is_intact(content, metadata):
-        raise ModelError(f"{file} is damaged: its checksum is not that of its export; copy, export or train it again")
+        raise ModelError(f"{file} is damaged: its checksum is not that of its export; copy, export or retrain it")
     classifier = DigitClassifier(session, file, metadata, threads)
     classifier.probabilities(np.linspace(-0.1, 0.1, NUM_SAMPLES, dtype=np.float32)[None])  # a damaged graph fails now
     return classifier
 
 
 def model_file(model_dir: str | Path, pipeline: str, precision: str = FP32, version: int | None = None) -> Path:
-    """Where a pipeline's model lies; see load_classifier."""
+    """The path of a pipeline's model; arguments as in load_classifier."""
     if model_dir == PRETRAINED:
         if version is not None:
             raise ConfigError([f"version: the models that ship have none, got {version}: leave it out"])
@@ -264,20 +253,14 @@ def model_file(model_dir: str | Path, pipeline: str, precision: str = FP32, vers
     folder, name = model_folder(model_dir, pipeline), onnx_name("model", precision)
     if version is None and not (folder / "versions").is_dir():
         return folder / name
-    from digit_detector.versions import promoted_file, version_folder  # a quick start does without
+    from digit_detector.versions import promoted_file, version_folder  # not needed without versions
 
     return promoted_file(folder, name) if version is None else version_folder(folder, version) / name
 
 
-def _read_shipped(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        why = error.strerror or error
-        raise ModelError(f"{file}, which comes with the package, cannot be read: {why}; install it again") from error
-
-
 def _read_model(file: Path, model_dir: str | Path, pipeline: str, version: int | None) -> bytes:
+    if model_dir == PRETRAINED:
+        return _read(file, ", which comes with the package,", "; install it again")
     train, ships = f"train one with train.py --pipeline {pipeline}", f"{PRETRAINED!r} for the models that ship"
     models, folder = Path(model_dir), model_folder(model_dir, pipeline)
     if not models.is_dir():
@@ -295,10 +278,14 @@ def _read_model(file: Path, model_dir: str | Path, pipeline: str, version: int |
     if not file.is_file():
         made = f"{train}; training ends by writing it" if file.name == MODEL_FILE else "make it with digits export"
         raise ModelError(f"{folder} holds no {file.name}, {_content(folder)}: {made}; or name {ships}")
+    return _read(file)
+
+
+def _read(file: Path, what: str = "", advice: str = "") -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
+        raise ModelError(f"{file}{what} cannot be read: {error.strerror or error}{advice}") from error
 
 
 def _content(folder: Path) -> str:
@@ -308,21 +295,27 @@ def _content(folder: Path) -> str:
 
 
 def _check_shapes(session: Any, file: Path) -> None:
-    found = [(node.name, node.type, node.shape[1:]) for node in (*session.get_inputs(), *session.get_outputs())]
+    nodes = [(node.name, node.type, node.shape[1:]) for node in (*session.get_inputs(), *session.get_outputs())]
     shapes = {INPUT_NAME: [NUM_SAMPLES], SCORES_NAME: [len(LABELS)], DIGIT_NAME: []}
-    expected = [(name, "tensor(float)", shape) for name, shape in shapes.items()]
-    if found != expected:
-        shown = "; ".join(f"{name} {kind} ({', '.join(['N', *map(str, rest)])})" for name, kind, rest in found)
+    if nodes != [(name, "tensor(float)", shape) for name, shape in shapes.items()]:
+        shown = "; ".join(f"{name} {kind} ({', '.join(['N', *map(str, rest)])})" for name, kind, rest in nodes)
         raise ModelError(
             f"{file} takes and gives {shown}: expected {INPUT_NAME} (N, {NUM_SAMPLES}), {SCORES_NAME} "
             f"(N, {len(LABELS)}) and {DIGIT_NAME} (N), all float"
         )
 
 
+def softmax(scores: Floats) -> Floats:
+    """(N, C) scores -> (N, C) probabilities."""
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    probabilities: Floats = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
+
+
 def _has_sound(waveforms: Floats) -> NDArray[np.bool_]:
-    """Which of (N, T) are not silent. Raises NonFiniteAudioError for samples that no recording has."""
+    """(N,) whether (N, T) clips are not silent. Raises NonFiniteAudioError for NaN or too loud samples."""
     low, high = waveforms.min(axis=1), waveforms.max(axis=1)
-    bounded = (low >= -LOUDEST) & (high <= LOUDEST)  # NaN is not, either
+    bounded = (low >= -LOUDEST) & (high <= LOUDEST)  # also false for NaN
     if not bounded.all():
         row = int(np.argmin(bounded))
         raise NonFiniteAudioError(

@@ -1,7 +1,7 @@
-"""Every error this package raises on purpose.
+"""The exceptions of this package.
 
-A message says what came, what was expected and what to do. The command line prints it as one
-line and leaves with `exit_code`; a traceback therefore always means a bug of ours.
+A message says what came, what was expected and what to do. The command line prints it as one line and exits with
+`exit_code`; a traceback therefore always means a bug.
 """
 
 import signal
@@ -9,21 +9,21 @@ from collections.abc import Iterable
 
 
 def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
-    """What to add to an error about a mistyped word: ", did you mean `before`mfcc?", or nothing."""
-    import difflib  # only where something was mistyped
+    """A suggestion to append to an error about a misspelt word: ", did you mean `before`mfcc?", or ""."""
+    import difflib  # rarely needed
 
     near = difflib.get_close_matches(word, known, n=1)
     return f", did you mean {before}{near[0]}?" if near else ""
 
 
 class DigitError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all exceptions of this package."""
 
     exit_code = 1
 
 
 class ConfigError(DigitError):
-    """Settings that cannot be meant: every fault is listed, not only the first."""
+    """Invalid settings: every fault is listed, not only the first."""
 
     exit_code = 2
 
@@ -44,7 +44,7 @@ class MissingExtraError(DigitError):
 
 
 class AudioError(DigitError):
-    """Audio that no digit can be heard in."""
+    """Audio that cannot be used."""
 
 
 class EmptyAudioError(AudioError):
@@ -52,11 +52,11 @@ class EmptyAudioError(AudioError):
 
 
 class UndecodableAudioError(AudioError):
-    """Bytes that no decoder at hand reads as audio, or an array of the wrong shape or type."""
+    """Bytes that no available decoder reads, or an array of the wrong shape or type."""
 
 
 class TruncatedAudioError(AudioError):
-    """A recording that ends before its header says so."""
+    """A recording that ends before its header says."""
 
 
 class TooLongAudioError(AudioError):
@@ -68,7 +68,7 @@ class NonFiniteAudioError(AudioError):
 
 
 class SilentAudioError(AudioError):
-    """Digital silence where a sound is needed, as in training data; asked which digit it is, the answer is none."""
+    """Digital silence where sound is needed, as in training data."""
 
 
 class DataError(DigitError):
@@ -80,51 +80,51 @@ class DownloadError(DataError):
 
 
 class TrainingError(DigitError):
-    """Training that cannot go on."""
+    """Training that cannot continue."""
 
 
 class PeerLostError(TrainingError):
-    """Another of the processes that train together is gone or cannot be reached."""
+    """Another process of a distributed training has ended or cannot be reached."""
 
 
 class CheckpointError(TrainingError):
-    """A checkpoint that is missing, damaged, foreign, or could not be written."""
+    """A checkpoint that is missing, damaged, of another model, or could not be written."""
 
 
 class ExportError(DigitError):
-    """An exported model that does not answer like the one it was made from."""
+    """An exported model whose outputs differ from those of the original."""
 
 
 class ModelError(DigitError):
-    """A model folder or file that is missing, damaged or not one of ours."""
+    """A model folder or file that is missing, damaged or not of this package."""
 
 
 class ModelMemoryError(ModelError):
-    """A model that was asked more at once than memory holds."""
+    """An input too large for the available memory."""
 
 
 class BatchError(DigitError):
-    """A folder's answers that cannot be begun, written or gone on with."""
+    """Predictions of a folder that cannot be started, written or resumed."""
 
 
 class StreamError(DigitError):
-    """A live stream that is not there, is there already, or is fed more than can wait."""
+    """A live stream that does not exist, exists already, or is fed faster than it is processed."""
 
 
 class MicrophoneError(DigitError):
-    """A microphone that is not there, may not be used, or gives no sound."""
+    """A microphone that does not exist, may not be used, or is silent."""
 
 
 class ServiceError(DigitError):
-    """A service on the network that does not answer, refuses, or answers what cannot be read."""
+    """A network service that does not answer, refuses, or answers something unreadable."""
 
 
 class ClusterError(DigitError):
-    """A cluster that does not answer, or work that it gave up."""
+    """A cluster that does not answer, or failed work."""
 
 
 class Interrupted(BaseException):
-    """Work stopped because it was asked to; what was done until then is saved."""
+    """Work was stopped by a signal; finished work is saved."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")

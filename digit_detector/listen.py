@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="recordings instead of the microphone: files, folders, - for standard input; ends with their digits",
     )  # fmt: skip
     parser.add_argument(
-        "--example", action="store_true", default=SUPPRESS, help="a telephone number that comes along, as a file"
+        "--example", action="store_true", default=SUPPRESS, help="a bundled recording of a telephone number, as a file"
     )
     parser.add_argument(
         "--encoding", choices=ENCODINGS, default=SUPPRESS, help="of files without a header (default: by their suffix)"
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--rate", type=int, metavar="HZ", default=SUPPRESS, help="of files without a header (default: 8000)"
     )
-    parser.add_argument("--realtime", action="store_true", help="hear the file as fast as it was spoken")
+    parser.add_argument("--realtime", action="store_true", help="read the file in real time")
     parser.add_argument("--device", metavar="NAME", default=SUPPRESS, help="number or name of a microphone")
     parser.add_argument("--list", action="store_true", help="list the microphones")
     parser.add_argument("--json", action="store_true", help="an object for each digit, a line each; then for each file")
@@ -54,11 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=SUPPRESS, help="how long to listen to the microphone")
     args = parser.parse_args(argv)
     if args.list:
-        found = list_microphones()
-        if not found:
+        microphones = list_microphones()
+        if not microphones:
             raise MicrophoneError("there is no microphone: connect one, or listen to a file with --file")
-        for number, name, is_default in found:
-            print(f"{number:3d}  {name}{'  (taken unless told)' if is_default else ''}")
+        for number, name, is_default in microphones:
+            print(f"{number:3d}  {name}{'  (default)' if is_default else ''}")
         return 0
     if "example" in args:
         args.file = [*getattr(args, "file", []), str(example_recording("phone_number"))]
@@ -67,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "file" in args and ("device" in args or "seconds" in args):
         parser.error("--device and --seconds are for the microphone: leave --file out, or them")
     if args.realtime and "file" not in args:
-        parser.error("--realtime belongs to --file: a microphone is never faster")
+        parser.error("--realtime belongs to --file")
+    if "file" in args and args.file.count(STDIN) > 1:
+        parser.error("--file - was given twice: standard input can be read once")
     if "file" in args and STDIN in args.file and sys.stdin.isatty():
         parser.error("--file - reads a recording from standard input, which is a terminal: redirect a file into it")
     pipelines, spotter = getattr(args, "pipeline", None), getattr(args, "spotter", None)
@@ -77,24 +79,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if pipelines is None and (note := missing_note(args.model_dir, detector.engine.pipelines)):
             display.note(note)
         if "file" in args:
-            read = partial(
-                read_file, realtime=args.realtime,
-                encoding=getattr(args, "encoding", None), raw_rate=getattr(args, "rate", None),
-            )  # fmt: skip
+            encoding, rate = getattr(args, "encoding", None), getattr(args, "rate", None)
+            read = partial(read_file, realtime=args.realtime, encoding=encoding, raw_rate=rate)
             return detect_files(detector, args.file, read, display)
         device = args.device if "device" in args else None
         with Microphone(int(device) if device is not None and device.isdecimal() else device) as microphone:
             display.note(f"listening to {microphone.name}; say digits, Ctrl-C ends")
             detect(detector, microphone, display, getattr(args, "seconds", None))
             if microphone.lost:
-                display.note(f"{microphone.lost} pieces of sound were lost: this machine was too busy to hear them")
+                display.note(f"{microphone.lost} pieces of sound were lost: this machine was too busy")
     return 0
 
 
 def detect_files(detector: StreamingDetector, named: Sequence[str], read: Reader, display: Display) -> int:
-    """Print the digits of every recording, as `read` gives its pieces; returns the exit code.
+    """Print the digits of every recording; `read` returns its pieces. Returns the exit code.
 
-    A single one that cannot be read raises its error; of several, it takes no other with it.
+    One that cannot be read raises its error if it is the only one; the others of several are still processed.
     """
     several = len(named) > 1 or os.path.isdir(named[0])
     code = 0
@@ -115,41 +115,38 @@ def detect_files(detector: StreamingDetector, named: Sequence[str], read: Reader
 
 
 def expand(named: Iterable[str]) -> Iterator[tuple[str, DigitError | None]]:
-    """Files as they are named; of folders every recording in and below them. With each its fault, if it has one.
+    """Named files, and every recording below named folders, each with its error if it has one.
 
-    A named pipe is read if it is given itself, and rejected inside a folder, where it may never get a writer.
+    A named pipe is read if it is named, and rejected inside a folder, where it may never get a writer.
     """
     for name in named:
         if not os.path.isdir(name):
             yield name, None
             continue
         try:
-            found = audio_files(Path(name))
+            files = audio_files(Path(name))
         except DataError as error:
             yield name, error
             continue
-        for file in found:
+        for file in files:
             special = file.exists() and not file.is_file()
             yield str(file), AudioError(f"{file} is a pipe or a device: expected an audio file") if special else None
 
 
 def detect(
-    detector: StreamingDetector,
-    pieces: Iterable[tuple[int, Floats]],
-    display: Display,
-    seconds: float | None = None,
+    detector: StreamingDetector, pieces: Iterable[tuple[int, Floats]], display: Display, seconds: float | None = None
 ) -> tuple[str, float]:
     """Show the digits of (rate, samples) pieces until they or `seconds` are over -> the digits, the seconds read."""
-    digits, came = "", 0.0
+    digits, received = "", 0.0
     for rate, piece in pieces:
-        came += len(piece) / rate
+        received += len(piece) / rate
         size = max(1, int(_PIECE * rate))
         for first in range(0, len(piece), size):
             try:
-                found = detector.feed(piece[first : first + size], rate, channels_first=False)
+                detections = detector.feed(piece[first : first + size], rate, channels_first=False)
             except AudioError as error:
                 raise type(error)(f"after {detector.seconds:.1f} s: {error}") from error
-            for detection in found:
+            for detection in detections:
                 digits += str(detection.digit)
                 display.show(detection)
             display.level(detector.level_db, detector.voice, detector.seconds)
@@ -158,4 +155,4 @@ def detect(
     for detection in detector.flush():
         digits += str(detection.digit)
         display.show(detection)
-    return digits, came
+    return digits, received

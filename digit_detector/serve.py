@@ -19,7 +19,7 @@ from digit_detector.streaming.engine import available_pipelines, missing_note
 from digit_detector.streaming.flags import add_detector_flags, read_config
 from digit_detector.webapp.limits import PREFIX, ServerLimits, add_limit_flags, find_misspelt_variables, read_limits
 
-_HIGHEST_TRY = 20  # ports after the usual one that are tried where it is taken
+_MAX_TRIES = 20  # ports that are tried, from the default one on
 
 
 @program
@@ -43,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     app = make_app(limits, config, pipelines, spotter=getattr(args, "spotter", None))
     if "pipeline" not in args and (note := missing_note(limits.model_dir, pipelines)):
         print(note, file=sys.stderr, flush=True)
-    listening = bound(limits, exact="port" in args or bool(os.environ.get(PREFIX + "PORT")))
+    listening = bind(limits, exact="port" in args or bool(os.environ.get(PREFIX + "PORT")))
     address = page_address(listening)
-    print(f"hearing digits at {address}   (Ctrl-C ends)", flush=True)
+    print(f"serving digits at {address}   (Ctrl-C ends)", flush=True)
     if not is_local(limits.host):
         print("every machine that reaches this one can use it: see SECURITY.md", file=sys.stderr, flush=True)
     if "no_browser" not in args and sys.stdout.isatty():
@@ -55,31 +55,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def bound(limits: ServerLimits, exact: bool) -> socket.socket:
-    """A socket at the port of `limits`; unless just that one was asked for, at one of the next where it is taken.
+def bind(limits: ServerLimits, exact: bool) -> socket.socket:
+    """A socket that listens at the port of `limits`, or unless `exact` at one of the next if it is taken.
 
-    Raises ConfigError for an address that is not of this machine, StreamError where no port is free.
+    Raises ConfigError if the address is not of this machine, StreamError if no port is free.
     """
     family = socket.AF_INET6 if ":" in limits.host else socket.AF_INET
-    why: OSError | None = None
-    for port in (limits.port,) if exact else range(limits.port, limits.port + _HIGHEST_TRY):
+    reason: str | None = ""
+    for port in (limits.port,) if exact else range(limits.port, limits.port + _MAX_TRIES):
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux hands it on: who does not read holds no place for ever
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: cuts off clients that do not read
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * limits.unread_seconds)
         try:
             listening.bind((limits.host, port))
-            listening.listen(256)  # who comes before the models are warm waits
+            listening.listen(256)  # early clients wait until the models are loaded
             return listening
         except socket.gaierror as error:
             listening.close()
             raise ConfigError([f"host: {limits.host!r} is no address of this machine ({error.strerror})"]) from error
         except OSError as error:
             listening.close()
-            why = error
-    raise StreamError(
-        f"cannot listen on {limits.host}, port {limits.port}: {why.strerror if why else ''}; name another with --port"
-    )
+            reason = error.strerror
+    raise StreamError(f"cannot listen on {limits.host}, port {limits.port}: {reason}; name another with --port")
 
 
 def is_local(host: str) -> bool:

@@ -44,21 +44,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the lowest threshold within the limits of false alarms; returns the exit code."""
     parser = OneLineParser(
         description="Choose the threshold of the live detector at a number of false alarms an hour, and draw what it "
-        "costs. None of the recordings should be what the models were trained on."
+        "costs. The recordings should not be among those the models were trained on."
     )
     parser.add_argument("--digits", metavar="DIR", nargs="+", required=True, help="recordings of digits, 7_anna_0.wav")
-    parser.add_argument("--noise", metavar="DIR", required=True, help="recordings in which nobody speaks")
+    parser.add_argument("--noise", metavar="DIR", required=True, help="recordings without speech")
     parser.add_argument("--speech", metavar="DIR", required=True, help="recordings of sentences without digits")
-    parser.add_argument("--false_alarms", type=float, default=60.0, help="at most so many an hour of speech")
-    parser.add_argument("--noise_alarms", type=float, default=0.5, help="at most so many an hour of noise")
+    parser.add_argument("--false_alarms", type=float, default=60.0, help="most per hour of speech")
+    parser.add_argument("--noise_alarms", type=float, default=0.5, help="most per hour of noise")
     parser.add_argument("--noise_hours", type=float, default=2.0, help="hours of noise to mix from the recordings")
     parser.add_argument("--model_dir", "--models_dir", metavar="DIR", default=PRETRAINED, help="models that confirm")
     parser.add_argument(
         "--pipeline", nargs="+", metavar="NAME", default=CONFIRMING, help="which of them confirm each word"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the streams that are made of the recordings")
-    parser.add_argument("--spotter", metavar="FILE", default=SUPPRESS, help="another spotter than the one that ships")
-    parser.add_argument("--out", metavar="FILE", default="thresholds.json", help="what to write; a picture lies beside")
+    parser.add_argument("--seed", type=int, default=0, help="of the test streams made of the recordings")
+    parser.add_argument("--spotter", metavar="FILE", default=SUPPRESS, help="a spotter of your own")
+    parser.add_argument("--out", metavar="FILE", default="thresholds.json", help="file to write, with a plot beside it")
     args = parser.parse_args(argv)
     _check(args)
     require("drawing the curve", ("matplotlib",))
@@ -82,26 +82,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     picture = out.with_suffix(".png")
     plot_det(scored, chosen, TITLES, picture)
     counts = scored.score(chosen)
-    write_json(
-        out,
-        {
-            "thresholds": {
-                "spotter_threshold": engine.config.spotter_threshold, "detection_threshold": chosen,
-            },
-            "chosen_on": {
-                "digits": [_short(digits) for digits in args.digits],
-                SPEECH: _short(args.speech),
-                NOISE: _short(args.noise),
-            },
-            "target": {"false_alarms": args.false_alarms, "noise_alarms": args.noise_alarms},
-            "measured": {
-                "accuracy": counts.accuracy, "digits": counts.reference,
-                **{kind: scored.false_alarms_per_hour(kind, chosen) for kind in negatives},
-            },
-            "hours": {kind: hours for kind, (_, hours) in scored.negatives.items()},
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
-    )  # fmt: skip
+    alarms = {kind: scored.false_alarms_per_hour(kind, chosen) for kind in negatives}
+    folders = [_short(digits) for digits in args.digits]
+    write_json(out, {
+        "thresholds": {"spotter_threshold": engine.config.spotter_threshold, "detection_threshold": chosen},
+        "chosen_on": {"digits": folders, SPEECH: _short(args.speech), NOISE: _short(args.noise)},
+        "target": {"false_alarms": args.false_alarms, "noise_alarms": args.noise_alarms},
+        "measured": {"accuracy": counts.accuracy, "digits": counts.reference, **alarms},
+        "hours": {kind: hours for kind, (_, hours) in scored.negatives.items()},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    })  # fmt: skip
     print(format_table(scored, sorted({0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, chosen})))
     print(f"chosen: {chosen:.2f}, in {out}; the curve: {picture}")
     print(f"to use it: digits listen --thresholds {out}" + ("" if out != SHIPPED else " (it is the one that ships)"))
@@ -112,7 +102,7 @@ def _check(args: Namespace) -> None:
     """Raise ConfigError for invalid flags before an hour is spent."""
     faults = unwritable({"out": args.out})
     if Path(args.out).suffix.lower() == ".png":
-        faults.append(f"out: {args.out} is where the picture goes, expected a name like thresholds.json")
+        faults.append(f"out: {args.out} is the file of the plot, expected a name like thresholds.json")
     if not 0.0 < args.noise_hours < math.inf:
         faults.append(f"noise_hours: expected a number above 0, got {args.noise_hours}")
     for name in ("false_alarms", "noise_alarms"):
@@ -130,7 +120,7 @@ def _short(folder: str) -> str:
 
 
 def streams_of(words: Sequence[Word], noises: Sequence[np.ndarray], rng: np.random.Generator) -> list[TestStream]:
-    """Digits with pauses at each of three ratios to the noise, and strings without pauses. Raises DataError."""
+    """Digits with pauses at three signal-to-noise ratios, and strings without pauses. Raises DataError."""
     if len(words) < 10:
         raise DataError(f"{len(words)} recordings of digits are too few: expected ten at least")
     streams = []

@@ -1,8 +1,8 @@
-"""Four ways to hand audio over: a path, bytes, a file object, an array of samples.
+"""Four kinds of input: a path, bytes, a file object, an array of samples.
 
     python examples/answer.py RECORDING [--model_dir models] [--pipeline mfcc]
 
-A web server has bytes, a sound card gives arrays; all go through the same decoder and get the same answer.
+A web server has bytes, a sound card returns arrays; all give the same prediction.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         with args.recording.open("rb") as file:
             answers["file object"] = classifier.predict(file)
         samples, rate = soundfile.read(args.recording, dtype="float32")
-        answers["array"] = classifier.predict(samples, sample_rate=rate)  # an array cannot say its own rate
+        answers["array"] = classifier.predict(samples, sample_rate=rate)  # an array has no rate of its own
     except DigitError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

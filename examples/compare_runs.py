@@ -1,4 +1,4 @@
-"""The figures of all runs in a log folder, one line each: what changed from run to run, and what it brought.
+"""The results of all runs in a log folder, one line each.
 
     python examples/compare_runs.py [train_logs]
 

@@ -1,10 +1,10 @@
-"""A recording of several digits with pauses between them, such as a spoken phone number: what is said, and when.
+"""Digits and their times in a recording with pauses between them, such as a spoken phone number.
 
     python examples/cut_a_long_recording.py RECORDING [--model_dir models] [--pipeline mfcc] [--pause 0.2]
 
-The recording is cut where its level stays near the background for a while, and each piece is answered by itself; one
-that is no digit, a cough say, is told and left out. Digits that run into each other are one piece:
-it is a start, no more.
+The recording is cut where its level stays near the background for a while, and each piece is classified by itself; one
+that is no digit, such as a cough, is left out. Digits without a pause between them are one piece: use `digits listen`
+for those.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def main(argv: list[str] | None = None) -> int:
     for start, end in pieces(samples, args.pause):
         answer = classifier.predict(samples[start:end])
         digit = answer["predicted_digit"]
-        said = f"{digit} {LABELS[digit]:<6} {100 * answer['confidence']:5.1f} %" if answer["is_digit"] else "- no digit"
+        text = f"{digit} {LABELS[digit]:<6} {100 * answer['confidence']:5.1f} %" if answer["is_digit"] else "- no digit"
         if answer["is_digit"]:
             digits.append(str(digit))
-        print(f"{start / SAMPLE_RATE:7.2f} to {end / SAMPLE_RATE:6.2f} s   {said}")
-    print(f"heard: {' '.join(digits) if digits else 'no digit'}")
+        print(f"{start / SAMPLE_RATE:7.2f} to {end / SAMPLE_RATE:6.2f} s   {text}")
+    print(f"digits: {' '.join(digits) or 'none'}")
     return 0
 
 

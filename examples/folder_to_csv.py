@@ -1,8 +1,8 @@
-"""Every recording of a folder into one CSV: file, digit, how sure, whether it is one, and why one has no answer.
+"""Every recording of a folder into one CSV: file, digit, confidence, whether it is a digit, and errors.
 
     python examples/folder_to_csv.py FOLDER answers.csv [--model_dir models] [--pipeline mfcc] [--batch_size 32]
 
-Sub-folders are searched too. Leaves with 1 when a file could not be read; the others are answered all the same.
+Sub-folders are searched too. The exit code is 1 if a file could not be read; the others are still classified.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from digit_detector.audio import AUDIO_SUFFIXES
 from digit_detector.classifier import load_classifier
 from digit_detector.errors import DigitError
 from digit_detector.labels import LABELS, PIPELINES, PRETRAINED
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
                 shares = [f"{p:.6f}" for p in (entry["confidence"], *entry["probabilities"], entry["digit_score"])]
                 row = [entry["file"], entry["predicted_digit"], *shares[:-1], int(entry["is_digit"]), shares[-1], ""]
                 table.writerow(row)
-    print(f"{len(entries) - bad} answers and {bad} errors in {args.csv}")
+    print(f"{count(len(entries) - bad, 'answer')} and {count(bad, 'error')} in {args.csv}")
     return 1 if bad else 0
 
 

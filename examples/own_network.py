@@ -1,4 +1,4 @@
-"""Your own network in the place of a pipeline's: trained, tested, exported and answering like the others.
+"""A network of your own instead of a pipeline's: trained, tested, exported and used like the others.
 
     python examples/own_network.py [--dataset auto] [--data_dir FOLDER] [--epochs 20] [--output own_network]
 

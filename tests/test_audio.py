@@ -85,19 +85,10 @@ def test_path_text_bytes_file_object_and_array_agree(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_audio(samples, 16000), expected)
 
 
-def test_file_object_is_read_from_where_it_stands() -> None:
+def test_file_objects_are_read_from_their_position() -> None:
     file = io.BytesIO(b"header" + sound_file(tone(8000), 8000))
     file.seek(6)
     assert len(decode(file)) == 4000
-
-
-def test_a_pipe_is_read_too() -> None:
-    content = sound_file(tone(8000), 8000)
-    read, write = os.pipe()
-    with os.fdopen(write, "wb") as sender:
-        sender.write(content)
-    with os.fdopen(read, "rb") as pipe:
-        assert len(decode(pipe)) == 4000
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.uint8, np.float64, np.float16])
@@ -234,7 +225,7 @@ def test_bad_audio_has_its_own_error(source: object, error: type[AudioError], wo
         load_audio(source)  # type: ignore[arg-type]
 
 
-def test_what_is_there_of_a_recording_that_ends_early_is_decoded_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_truncated_recordings_are_decoded_on_request(tmp_path: Path) -> None:
     path = tmp_path / "cut.mp3"
     samples = np.random.default_rng(0).normal(0, 0.1, 8000 * 5).astype(np.float32)
     soundfile.write(path, samples, 8000)
@@ -289,7 +280,7 @@ class _FailingDisk(io.BytesIO):
 
 
 @pytest.mark.filterwarnings("error")
-def test_trouble_with_a_stream_is_one_of_our_errors() -> None:
+def test_stream_errors_become_audio_errors() -> None:
     closed = io.BytesIO(sound_file(tone(8000), 8000))
     closed.close()
     with pytest.raises(UndecodableAudioError, match="closed"):
@@ -331,7 +322,7 @@ def test_a_rate_beside_a_file_is_refused() -> None:
         load_audio(sound_file(tone(8000), 8000), 16000)
 
 
-def test_hours_are_refused_before_they_fill_the_memory(tmp_path: Path) -> None:
+def test_too_long_recordings_raise(tmp_path: Path) -> None:
     path = tmp_path / "long.wav"
     with soundfile.SoundFile(path, "w", 1000, 1, "PCM_U8") as file:
         for _ in range(62):
@@ -340,26 +331,11 @@ def test_hours_are_refused_before_they_fill_the_memory(tmp_path: Path) -> None:
         decode(path)
 
 
-@given(st.binary(max_size=300))
-@settings(max_examples=60, deadline=None)
-def test_random_bytes_never_escape_our_errors(content: bytes) -> None:
-    header = sound_file(tone(8000, 0.05), 8000)
-    for source in (content, header[:44] + content, content + header):
-        try:
-            clip = load_audio(source)
-        except AudioError:
-            continue
-        assert clip.shape == (NUM_SAMPLES,)
-        assert np.isfinite(clip).all()
-
-
 # --- trimmed -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("silence_db", "expected"), [(-30.0, (3920, 5680)), (-50.0, (1920, 7680))])
-def test_what_lies_so_far_below_the_loudest_is_cut_off_but_for_a_hundredth_of_a_second(
-    silence_db: float, expected: tuple[int, int]
-) -> None:
+def test_trim_silence_keeps_10_ms(silence_db: float, expected: tuple[int, int]) -> None:
     clip = np.zeros(9000, dtype=np.float32)
     clip[2000:7600] = 0.01  # 40 dB below
     clip[4000:5600] = 1.0
@@ -389,6 +365,6 @@ def test_a_small_offset_stays_as_it_is() -> None:
     np.testing.assert_array_equal(decode(sound), sound)
 
 
-def test_of_a_masked_array_the_samples_are_taken() -> None:
+def test_masked_arrays() -> None:
     sound = 0.3 * tone(8000, 0.4)
     np.testing.assert_array_equal(load_audio(np.ma.masked_greater(sound, 0.1)), load_audio(sound))

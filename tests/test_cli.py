@@ -54,7 +54,7 @@ def test_an_unknown_sub_command_is_one_line_and_code_2(capsys, word, hint):
 
 
 @pytest.mark.parametrize("name", cli.DOORS)
-def test_every_sub_command_has_a_door(name):
+def test_every_sub_command_has_an_entry_point(name):
     assert callable(importlib.import_module(cli.DOORS[name][0]).main)
 
 
@@ -71,14 +71,14 @@ def test_predict_answers(run_digits, tiny_models, tiny_folder):
     assert done.stdout.startswith("7  seven, ")
 
 
-def test_faults_of_a_door_keep_their_line_and_code(run_digits, tiny_models):
+def test_errors_keep_their_line_and_code(run_digits, tiny_models):
     done = run_digits("predict", "nothing.wav", "--models_dir", tiny_models)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: cannot read nothing.wav: No such file or directory\n"
     assert run_digits("predict", "--nonsense").returncode == 2
 
 
-def test_only_the_door_that_is_asked_for_is_imported():
+def test_only_the_requested_command_is_imported():
     code = (
         "import sys; from ml_training import cli; cli.main(['--help']); print([m for m in sys.modules if 'ml_' in m])"
     )

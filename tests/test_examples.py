@@ -73,12 +73,12 @@ def test_answer_is_the_same_by_all_four_ways(tiny_models, tiny_folder, tmp_path)
     assert len({row[row.index(" 7 ") :] for row in rows}) == 1
 
 
-def test_without_models_of_ones_own_those_that_ship_answer(tmp_path, monkeypatch, capsys):
+def test_examples_use_the_bundled_models_by_default(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     seven, number = (str(example_recording(name)) for name in ("seven", "phone_number"))
     for script, words, expected in (
         ("answer.py", [seven], "path         7 "),
-        ("cut_a_long_recording.py", [number], "heard: 4 1 3 5 5 5 0 1 2 7\n"),
+        ("cut_a_long_recording.py", [number], "digits: 4 1 3 5 5 5 0 1 2 7\n"),
         ("folder_to_csv.py", [str(Path(seven).parent), "answers.csv"], "3 answers and 0 errors in answers.csv\n"),
     ):
         assert runpy.run_path(str(EXAMPLES / script))["main"](words) == 0
@@ -93,7 +93,7 @@ def test_folder_to_csv(tiny_models, tmp_path):
     (recordings / "bad.wav").write_bytes(b"no sound")
     (recordings / "notes.txt").write_text("not audio")
     done = run("folder_to_csv.py", recordings, "answers.csv", "--model_dir", tiny_models, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (1, "2 answers and 1 errors in answers.csv\n"), done.stderr
+    assert (done.returncode, done.stdout) == (1, "2 answers and 1 error in answers.csv\n"), done.stderr
     with (tmp_path / "answers.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [Path(row["file"]).name for row in rows] == ["a.wav", "bad.wav", "b.flac"]
@@ -118,7 +118,7 @@ def test_a_recording_too_short_to_cut_holds_no_digit(tiny_models, tmp_path, caps
     soundfile.write(tmp_path / "click.wav", np.array([0.5, -0.5]), 8000)
     main = runpy.run_path(str(EXAMPLES / "cut_a_long_recording.py"))["main"]
     assert main([str(tmp_path / "click.wav"), "--model_dir", str(tiny_models)]) == 0
-    assert capsys.readouterr().out == "heard: no digit\n"
+    assert capsys.readouterr().out == "digits: none\n"
 
 
 def test_cut_a_long_recording(tiny_models, tiny_corpus, tmp_path):
@@ -134,7 +134,7 @@ def test_cut_a_long_recording(tiny_models, tiny_corpus, tmp_path):
     done = run("cut_a_long_recording.py", "number.wav", "--model_dir", tiny_models, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     *pieces, cough, heard = done.stdout.splitlines()
-    assert heard == "heard: 4 0 7 7 1"
+    assert heard == "digits: 4 0 7 7 1"
     assert len(pieces) == len(said)
     assert cough.endswith(" s   - no digit")
 

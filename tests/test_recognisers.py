@@ -11,7 +11,7 @@ from recognisers import Eager, Exported, RecogniserSpec, Sources, recognisers
 
 from digit_detector.audio import SAMPLE_RATE
 from digit_detector.labels import LABELS, PIPELINES
-from digit_detector.processors.baselines import NOTHING, SOUNDS_LIKE, said
+from digit_detector.processors.baselines import NOTHING, SOUNDS_LIKE, parse_digit
 
 # --- transcriptions ------------------------------------------------------------------------------
 
@@ -20,7 +20,7 @@ from digit_detector.processors.baselines import NOTHING, SOUNDS_LIKE, said
 @pytest.mark.parametrize("written", ["{}", " {}.", "{}!", "The {}, please"])
 def test_a_digit_is_found_as_word_and_as_figure(digit: int, written: str) -> None:
     for name in (LABELS[digit], LABELS[digit].capitalize(), LABELS[digit].upper(), str(digit)):
-        assert said(written.format(name)) == digit
+        assert parse_digit(written.format(name)) == digit
 
 
 @pytest.mark.parametrize(
@@ -31,12 +31,12 @@ def test_a_digit_is_found_as_word_and_as_figure(digit: int, written: str) -> Non
     ],
 )  # fmt: skip
 def test_the_first_that_is_or_sounds_like_a_digit_counts(text: str, digit: int) -> None:
-    assert said(text) == digit
+    assert parse_digit(text) == digit
 
 
 @pytest.mark.parametrize("text", ["", " ", "...", "Thank you.", "someone", "sixty", "[BLANK_AUDIO]", "tenor"])
 def test_anything_else_is_no_digit(text: str) -> None:
-    assert said(text) == NOTHING
+    assert parse_digit(text) == NOTHING
 
 
 def test_no_digit_sounds_like_another() -> None:

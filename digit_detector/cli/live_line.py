@@ -1,4 +1,4 @@
-"""One line of a terminal that changes as work goes on."""
+"""A progress line of a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TextIO
 
 
 class LiveLine:
-    """Shows a line on `stream` (default: standard error) over the one before; nothing where that is no terminal."""
+    """Shows a line on `stream` (default: standard error), replacing the previous one; nothing without a terminal."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -23,7 +23,7 @@ class LiveLine:
             self._shown = True
 
     def clear(self) -> None:
-        """Leave the terminal as it was."""
+        """Remove the line."""
         if self._shown:
             self._stream.write(f"\r{'':<{shutil.get_terminal_size().columns - 1}}\r")
             self._stream.flush()

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a hang-up: a wish that a loop grants when its step is done, an exception anywhere else."""
+"""SIGINT, SIGTERM and SIGHUP: a request that a loop serves between two steps, an exception anywhere else."""
 
 from __future__ import annotations
 
@@ -8,49 +8,45 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from digit_detector.errors import Interrupted
 
 STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-GRACE = 2.0  # seconds in which a program that is leaving clears up, whatever else is typed
+GRACE = 2.0  # seconds for clean-up, during which further signals are ignored
 
 
 class StopSignals:
-    """Handles these signals while it is entered; the handlers from before come back afterwards.
+    """Context manager that handles these signals, and restores the previous handlers afterwards.
 
-    Within `deferred` the first signal only sets `signum`; a second one, or any outside, raises
-    Interrupted at once. While that exception is on its way further signals are passed over, so that none
-    breaks into what clears up; after GRACE seconds one ends the process.
-    A hang-up that is ignored (nohup) stays ignored. Python allows handlers in the main thread alone: elsewhere nothing
-    changes.
+    Within `deferred` the first signal only sets `signum`; a second one, or any outside of it, raises Interrupted.
+    While that exception propagates, further signals are ignored for GRACE seconds, so that they do not interrupt
+    clean-up; after that they end the process. An ignored SIGHUP (nohup) stays ignored. Python allows handlers in the
+    main thread only: in others nothing changes.
     """
 
     def __init__(self, unit: str | None = "this step") -> None:
         self.signum: int | None = None
-        self.leaving: int | None = None  # the signal for which Interrupted is on its way
-        self._unit = unit  # unit of work that is finished before the loop stops; None for no message
+        self.leaving: int | None = None  # the signal of the Interrupted that propagates
+        self._unit = unit  # of work that is finished before the loop stops; None for no message
         self._deferring = False
         self._since = 0.0
-        self._before: dict[int, Any] = {}
+        self._previous: dict[int, Any] = {}
         self._terminals: tuple[int, ...] = ()
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            wanted = [s for s in STOPS if s == signal.SIGINT or signal.getsignal(s) != signal.SIG_IGN]
+            handled = [s for s in STOPS if s == signal.SIGINT or signal.getsignal(s) != signal.SIG_IGN]
             self._terminals = tuple(descriptor for descriptor in (1, 2) if os.isatty(descriptor))
-            self._before = {s: signal.signal(s, self._handle) for s in wanted}
+            self._previous = {s: signal.signal(s, self._handle) for s in handled}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, signal.SIG_DFL if handler is None else handler)  # None: it was not Python's
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
 
-    @contextmanager
+    @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
         """Let the first signal set `signum`, which the body polls, instead of raising."""
         self._deferring = True
@@ -61,7 +57,7 @@ class StopSignals:
             raise
         finally:
             self._deferring = False
-        if self.signum is not None:  # it came after the last look
+        if self.signum is not None:  # it came after the last poll
             self._leave(self.signum)
             raise Interrupted(self.signum)
 
@@ -75,25 +71,24 @@ class StopSignals:
                 end_by(signum)
             return
         if signum not in (signal.SIGINT, signal.SIGTERM):
-            self._let_go_of_terminals()
+            self._drop_terminals()
         raises = not self._deferring or self.signum is not None
-        # Also where it raises: Python drops exceptions raised in finalisers, and a later loop still stops.
+        # Also if it raises: Python drops exceptions raised in finalisers, and a later loop still stops.
         self.signum = signum
         if raises:
             self._leave(signum)
             raise Interrupted(signum)
-        # Not print: the signal may have come in the middle of one.
         if self._unit is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # not print: the signal may have interrupted one
                 os.write(2, f"\nstopping after {self._unit}; once more leaves at once\n".encode())
 
-    def _let_go_of_terminals(self) -> None:
+    def _drop_terminals(self) -> None:
         """Redirect output to a terminal that hung up to the null device, so that writing is no error."""
         for descriptor in self._terminals:
             if not os.isatty(descriptor):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, descriptor)
-                os.close(nowhere)
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, descriptor)
+                os.close(null)
 
 
 def end_by(signum: int) -> None:
@@ -103,6 +98,6 @@ def end_by(signum: int) -> None:
 
 
 def ignore_interrupts() -> None:
-    """Let no further Ctrl-C break into the end of a process that was asked to end."""
+    """Ignore Ctrl-C while the process ends."""
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,13 +1,13 @@
-"""Text that came from elsewhere, as a terminal may show it."""
+"""Escaping of text for a terminal."""
 
 from __future__ import annotations
 
 
 def escape_controls(text: str) -> str:
-    """The text on one line, with everything escaped that a terminal would obey instead of show.
+    """The text on one line, with everything escaped that would control a terminal.
 
-    These are control characters (Unicode's Cc, of which ESC begins colours, titles and the clipboard), the marks that
-    turn the direction of writing, and lone surrogates, which stand for bytes of a name that are no text.
+    These are control characters (Unicode's Cc; ESC begins colours, titles and clipboard access), marks that change the
+    direction of writing, and lone surrogates, which stand for bytes of a name that are not valid text.
     """
     return "".join(
         char if char.isprintable() or (char.isspace() and char not in _BREAKS) else ascii(char)[1:-1] for char in text

@@ -1,1 +1,1 @@
-"""Streams of known content, what is found in them, and thresholds that follow from it."""
+"""Test streams of known content, scoring of detections, choice of thresholds."""

@@ -33,24 +33,23 @@ class ScoredStreams:
 
     def score(self, threshold: float) -> Score:
         """Counts over all streams of digits at a threshold."""
-        scores = (score(stream.digits, self.accept(found, threshold)) for stream, found in self.digits)
-        return sum(scores, Score())
+        return sum((score(s.digits, self.accept(detections, threshold)) for s, detections in self.digits), Score())
 
     def false_alarms_per_hour(self, kind: str, threshold: float) -> float:
         """Detections per hour in a kind of audio without digits."""
-        found, hours = self.negatives[kind]
-        return len(self.accept(found, threshold)) / hours
+        detections, hours = self.negatives[kind]
+        return len(self.accept(detections, threshold)) / hours
 
-    def accept(self, found: Sequence[Detection], threshold: float) -> list[Detection]:
-        return accept(found, threshold, self.duplicate_seconds)
+    def accept(self, detections: Sequence[Detection], threshold: float) -> list[Detection]:
+        return accept(detections, threshold, self.duplicate_seconds)
 
 
 def accept(
-    found: Sequence[Detection], threshold: float, duplicate_seconds: float = DetectorConfig.duplicate_seconds
+    detections: Sequence[Detection], threshold: float, duplicate_seconds: float = DetectorConfig.duplicate_seconds
 ) -> list[Detection]:
-    """The detections that an engine of that threshold reports, out of those of one with threshold 0."""
+    """The detections that an engine with a threshold reports, out of those of one with threshold 0."""
     accepted: list[Detection] = []
-    for detection in found:
+    for detection in detections:
         last = accepted[-1] if accepted else None
         if detection.confidence >= threshold and not detection.repeats(last, duplicate_seconds):
             accepted.append(detection)
@@ -67,11 +66,9 @@ def accept_all(engine: Engine) -> Engine:
 
 
 def run(
-    engine: Engine,
-    streams: Sequence[TestStream],
-    negatives: Mapping[str, Floats],
+    engine: Engine, streams: Sequence[TestStream], negatives: Mapping[str, Floats],
     progress: Callable[[float], None] = lambda fraction: None,
-) -> ScoredStreams:
+) -> ScoredStreams:  # fmt: skip
     """Detect at threshold 0 in streams of digits and in (T,) audio without; calls `progress` with the fraction done."""
     engine = accept_all(engine)
     total = sum(len(audio) for audio in (*(stream.samples for stream in streams), *negatives.values()))
@@ -79,13 +76,13 @@ def run(
 
     def detect(samples: Floats) -> list[Detection]:
         nonlocal done
-        detector, found = StreamingDetector(engine=engine), []
+        detector, detections = StreamingDetector(engine=engine), []
         for first in range(0, len(samples), _PROGRESS):
             piece = samples[first : first + _PROGRESS]
-            found += detector.feed(piece)
+            detections += detector.feed(piece)
             done += len(piece)
             progress(done / total)
-        return found + detector.flush()
+        return detections + detector.flush()
 
     return ScoredStreams(
         tuple((stream, detect(stream.samples)) for stream in streams),
@@ -96,8 +93,8 @@ def run(
 
 def list_thresholds(scored: ScoredStreams) -> list[float]:
     """Ascending thresholds at which anything changes, at most STEPS of them."""
-    lists = [found for _, found in scored.digits] + [found for found, _ in scored.negatives.values()]
-    values = np.unique([0.0, *(detection.confidence for found in lists for detection in found)])
+    lists = [each for _, each in scored.digits] + [each for each, _ in scored.negatives.values()]
+    values = np.unique([0.0, *(detection.confidence for detections in lists for detection in detections)])
     if len(values) > STEPS:
         values = np.quantile(values, np.linspace(0.0, 1.0, STEPS))
     return [float(value) for value in values]
@@ -112,10 +109,8 @@ def choose_threshold(scored: ScoredStreams, limits: Mapping[str, float]) -> floa
         threshold = step / 100
         if all(scored.false_alarms_per_hour(kind, threshold) <= limit for kind, limit in limits.items()):
             return threshold
-    found = ", ".join(f"{scored.false_alarms_per_hour(kind, 0.99):.1f} of {kind}" for kind in limits)
-    raise DataError(
-        f"even at a threshold of 0.99 there are more false alarms an hour than asked for ({found}): ask for more"
-    )
+    alarms = ", ".join(f"{scored.false_alarms_per_hour(kind, 0.99):.1f} of {kind}" for kind in limits)
+    raise DataError(f"even at a threshold of 0.99 there are too many false alarms per hour ({alarms}): allow more")
 
 
 def plot_det(scored: ScoredStreams, chosen: float, titles: dict[str, str], path: Path) -> None:

@@ -1,7 +1,4 @@
-"""Streams of known content: recorded words strung together over recorded noise.
-
-Everything random comes from a numpy generator that the caller seeds.
-"""
+"""Test streams of known content: recorded words joined over recorded noise, random from the caller's generator."""
 
 from __future__ import annotations
 
@@ -15,10 +12,10 @@ from numpy.typing import NDArray
 from digit_detector.audio import SAMPLE_RATE, Floats, decode_sound, list_audio_files, trim_silence
 from digit_detector.errors import DataError
 
-TRIM_DB = -30.0  # what lies lower at the ends of a clip is cut off
-EDGE_DB = -25.0  # a word lasts from its first to its last frame within so much of its loudest
+TRIM_DB = -30.0  # below which the ends of a clip are trimmed
+EDGE_DB = -25.0  # relative to its loudest frame, from which on a frame belongs to a word
 WORD_DBFS = -26.0  # rms of every word of a stream
-CROSSFADE = 0.02  # seconds in which words without a pause between them run into each other
+CROSSFADE = 0.02  # seconds, between words without a pause
 _FRAME = SAMPLE_RATE // 100
 
 
@@ -33,7 +30,7 @@ class Word:
 
 @dataclass(frozen=True)
 class LabelledDigit:
-    """A digit as it lies in a stream; seconds."""
+    """A digit in a stream; seconds."""
 
     digit: int
     start: float
@@ -59,10 +56,10 @@ def load_words(folder: Path) -> list[Word]:
     for path in audio_files(folder):
         digit, _, rest = path.stem.partition("_")
         if not (digit.isdecimal() and len(digit) == 1 and rest):
-            raise DataError(f"{path}: expected a name like 7_anna_0.wav, whose first part is the digit that is said")
+            raise DataError(f"{path}: expected a name like 7_anna_0.wav, which begins with the digit")
         samples = trim_silence(decode_sound(path), TRIM_DB)
         if len(samples) < CROSSFADE * SAMPLE_RATE:
-            raise DataError(f"{path} lasts {len(samples) / SAMPLE_RATE:.3f} s: expected a digit that somebody says")
+            raise DataError(f"{path} lasts {len(samples) / SAMPLE_RATE:.3f} s: expected a spoken digit")
         words.append(Word(samples, int(digit), rest.rpartition("_")[0] or rest))
     return words
 
@@ -73,10 +70,11 @@ def load_sounds(folder: Path) -> list[Floats]:
 
 
 def audio_files(folder: Path) -> list[Path]:
-    found = list_audio_files(folder) if folder.is_dir() else []
-    if not found:
+    """The recordings below a folder, sorted. Raises DataError if there are none."""
+    files = list_audio_files(folder) if folder.is_dir() else []
+    if not files:
         raise DataError(f"{folder} holds no recordings: expected a folder with some")
-    return found
+    return files
 
 
 def edges(samples: Floats) -> tuple[int, int]:
@@ -88,24 +86,20 @@ def edges(samples: Floats) -> tuple[int, int]:
 
 
 def join_with_pauses(
-    words: Sequence[Word],
-    noise: Floats,
-    snr_db: float,
-    rng: np.random.Generator,
+    words: Sequence[Word], noise: Floats, snr_db: float, rng: np.random.Generator,
     pauses: tuple[float, float] = (0.15, 2.0),
-) -> TestStream:
-    """Words one after the other with pauses between, all at one level, over noise so many dB below them."""
-    gaps = rng.uniform(*pauses, len(words) + 1)
-    return _strung([[word] for word in words], gaps, noise, snr_db)
+) -> TestStream:  # fmt: skip
+    """Words one after the other with pauses of random length, all at one level, over noise `snr_db` below them."""
+    return _join([[word] for word in words], rng.uniform(*pauses, len(words) + 1), noise, snr_db)
 
 
 def connected(strings: Sequence[Sequence[Word]], noise: Floats, snr_db: float, rng: np.random.Generator) -> TestStream:
     """Strings of words without any pause within, and a second or so between them."""
-    return _strung(strings, rng.uniform(0.8, 2.0, len(strings) + 1), noise, snr_db)
+    return _join(strings, rng.uniform(0.8, 2.0, len(strings) + 1), noise, snr_db)
 
 
-def _strung(strings: Sequence[Sequence[Word]], gaps: NDArray[np.float64], noise: Floats, snr_db: float) -> TestStream:
-    """Strings with so many seconds of nothing before, between and after them."""
+def _join(strings: Sequence[Sequence[Word]], gaps: NDArray[np.float64], noise: Floats, snr_db: float) -> TestStream:
+    """Strings with `gaps` seconds of silence before, between and after them."""
     fade = int(CROSSFADE * SAMPLE_RATE)
     slope = np.linspace(0.0, 1.0, fade, dtype=np.float32)
     level = 10 ** (WORD_DBFS / 20)

@@ -1,4 +1,4 @@
-"""Terminal output of `digits listen`: level, voice activity, the last digits; and a line for each detection."""
+"""Terminal output of `digits listen`: a live line with level, voice activity and digits; a line for each detection."""
 
 from __future__ import annotations
 
@@ -13,98 +13,94 @@ from digit_detector.cli.live_line import LiveLine
 from digit_detector.cli.text import escape_controls
 from digit_detector.streaming.engine import Detection
 
-_EVERY = 0.08  # seconds between two looks of the live line
-_QUIETEST_DB = -70.0
+_INTERVAL = 0.08  # seconds between two updates of the live line
+_MIN_DB = -70.0
 _PARTS = " ▏▎▍▌▋▊▉█"
 _PLAIN = " ##"
-_LAST = 24  # digits that the live line remembers
+_MAX_DIGITS = 24  # in the live line
 
 
 class Display:
-    """A live line on standard error, where that is a terminal, and on standard output a line for each digit."""
+    """The live line on standard error, if that is a terminal, and a line for each digit on standard output."""
 
     def __init__(self, as_json: bool, out: TextIO | None = None, live: TextIO | None = None) -> None:
         self._json = as_json
         self._out = out or sys.stdout
         self._line = LiveLine(live or sys.stderr)
-        self._said: deque[str] = deque(maxlen=_LAST)
+        self._digits: deque[str] = deque(maxlen=_MAX_DIGITS)
         self._due = 0.0
-        encoding = getattr(live or sys.stderr, "encoding", None) or "ascii"
-        self._signs = _PARTS if _can(encoding, _PARTS) else _PLAIN
+        try:
+            _PARTS.encode(getattr(live or sys.stderr, "encoding", None) or "ascii")
+            self._characters = _PARTS
+        except (UnicodeEncodeError, LookupError):
+            self._characters = _PLAIN
 
     def level(self, level_db: float, voice: float, seconds: float) -> None:
         """Show the level in dBFS, the probability of speech, and the seconds processed."""
         now = time.monotonic()
         if not self._line.live or now < self._due:
             return
-        self._due = now + _EVERY
-        loud = bar((level_db - _QUIETEST_DB) / -_QUIETEST_DB, 16, self._signs)
+        self._due = now + _INTERVAL
+        level = bar((level_db - _MIN_DB) / -_MIN_DB, 16, self._characters)
         clock = f"{int(seconds) // 60}:{int(seconds) % 60:02}"
-        line = f"{clock}  level |{loud}|  voice |{bar(voice, 8, self._signs)}|  "
+        line = f"{clock}  level |{level}|  voice |{bar(voice, 8, self._characters)}|  "
         room = shutil.get_terminal_size().columns - 1 - len(line)
-        said = " ".join(self._said)
-        self._line.show(line + said[max(0, len(said) - room) :])  # the newest are the last
+        digits = " ".join(self._digits)
+        self._line.show(line + digits[max(0, len(digits) - room) :])  # the newest are the last
 
     def show(self, detection: Detection) -> None:
         """Print a detection."""
-        self._said.append(str(detection.digit))
-        self._line.clear()
+        self._digits.append(str(detection.digit))
         self._due = 0.0
         if self._json:
-            row = {
-                "digit": detection.digit, "confidence": round(detection.confidence, 4),
-                "start": round(detection.start, 3), "end": round(detection.end, 3), "delay": round(detection.delay, 3),
-            }  # fmt: skip
-            line = json.dumps(row)
+            self._print_json(
+                digit=detection.digit, confidence=round(detection.confidence, 4), start=round(detection.start, 3),
+                end=round(detection.end, 3), delay=round(detection.delay, 3),
+            )  # fmt: skip
         else:
-            line = (
+            self._print(
                 f"{detection.digit}   {100 * detection.confidence:3.0f} %   {detection.start:.2f}-{detection.end:.2f} s"
                 f"   known after {1e3 * detection.delay:.0f} ms"
             )
-        print(line, file=self._out, flush=True)
 
     def summary(self, file: str, digits: str, seconds: float, several: bool) -> None:
         """Print the digits of a recording as its last line, or a line on standard error if there are none."""
-        self._line.clear()
-        self._said.clear()
+        self._digits.clear()
         if self._json:
-            row = {"file": file, "digits": digits, "seconds": round(seconds, 3)}
-            print(json.dumps(row), file=self._out, flush=True)
+            self._print_json(file=file, digits=digits, seconds=round(seconds, 3))
         elif several:
-            print(f"{escape_controls(file)}: {digits or 'no digits'}", file=self._out, flush=True)
+            self._print(f"{escape_controls(file)}: {digits or 'no digits'}")
         elif digits:
-            print(digits, file=self._out, flush=True)
+            self._print(digits)
         if not digits and (self._json or not several):
             self.note(f"no digits in {file}")
 
     def fault(self, file: str, reason: str) -> None:
-        """Say why one of several recordings has no digits."""
+        """Print why one of several recordings has no digits."""
         self.note(f"error: {reason}")
         if self._json:
-            print(json.dumps({"file": file, "error": reason}), file=self._out, flush=True)
+            self._print_json(file=file, error=reason)
 
     def note(self, line: str) -> None:
-        """A line for people, which stays."""
+        """Print a line on standard error."""
         self._line.clear()
-        if sys.stderr is not None:  # closed by 2>&-; print would take standard output in its place
+        if sys.stderr is not None:  # closed by 2>&-; print would take standard output instead
             print(escape_controls(line), file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Clear the live line."""
         self._line.clear()
 
+    def _print(self, line: str) -> None:
+        self._line.clear()
+        print(line, file=self._out, flush=True)
 
-def bar(share: float, width: int, signs: str = _PARTS) -> str:
-    """A bar of so many signs, of which a share from 0 to 1 is filled."""
-    steps = len(signs) - 1
-    filled = round(min(1.0, max(0.0, share)) * width * steps)
-    whole, part = divmod(filled, steps)
-    return (signs[-1] * whole + (signs[part] if part else "")).ljust(width)
+    def _print_json(self, **row: object) -> None:
+        self._print(json.dumps(row))
 
 
-def _can(encoding: str, signs: str) -> bool:
-    try:
-        signs.encode(encoding)
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
+def bar(share: float, width: int, characters: str = _PARTS) -> str:
+    """A bar of `width` characters, of which a share from 0 to 1 is filled."""
+    steps = len(characters) - 1
+    whole, part = divmod(round(min(1.0, max(0.0, share)) * width * steps), steps)
+    return (characters[-1] * whole + (characters[part] if part else "")).ljust(width)

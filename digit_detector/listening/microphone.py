@@ -1,4 +1,4 @@
-"""Where live sound comes from: a microphone, or a file as fast as it can be read or as fast as it was spoken."""
+"""Sources of live sound: a microphone, or a file, as fast as possible or in real time."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from digit_detector.audio import Floats, Warn, mono_blocks
 from digit_detector.errors import MicrophoneError, MissingExtraError
 
-STDIN = "-"  # in the place of a file
+STDIN = "-"  # as the name of a file
 PIECE_SECONDS = 0.032  # of sound that comes at a time
-_PATIENCE = 5.0  # seconds without any sound after which a microphone is taken for gone
-_LATE = 200  # pieces that may wait; what comes beyond is lost, and said to be
+_TIMEOUT = 5.0  # seconds without sound after which a microphone is considered disconnected
+_MAX_WAITING = 200  # pieces; later ones are lost, and counted
 
 
 def read_file(
     path: str, realtime: bool, warn: Warn | None = None, encoding: str | None = None, raw_rate: int | None = None
 ) -> Iterator[tuple[int, Floats]]:
-    """Pieces (frames,) of a recording, or of STDIN, with their rate. Raises an AudioError where it cannot be read.
+    """Pieces (frames,) of a recording, or of STDIN, with their rate. Raises AudioError.
 
-    `encoding` and `raw_rate` are of sound without a header, as in load_audio. `warn` is given a sentence about a
-    recording that ends before its header says so; without it that is an error.
+    `encoding` and `raw_rate` are of sound without a header, as in load_audio. `warn` is called with a message if the
+    recording is shorter than its header says; without it that is an error.
     """
     started, played = time.monotonic(), 0.0
     for rate, block in mono_blocks(sys.stdin.buffer if path == STDIN else path, encoding, raw_rate, warn=warn):
@@ -37,28 +37,28 @@ def read_file(
 
 
 class Microphone:
-    """Pieces of what a microphone hears, at the rate that it has. A context manager and an iterator, without end."""
+    """Endless pieces of a microphone's sound, with its rate. A context manager and an iterator."""
 
     def __init__(self, device: int | str | None = None) -> None:
-        """Raises MissingExtraError without the [mic] extra, MicrophoneError where there is no microphone."""
+        """Raises MissingExtraError without the [mic] extra, MicrophoneError without such a microphone."""
         self._sound = _sounddevice()
-        self._pieces: queue.Queue[Floats] = queue.Queue(maxsize=_LATE)
+        self._pieces: queue.Queue[Floats] = queue.Queue(maxsize=_MAX_WAITING)
         self.lost = 0  # pieces that came while too many waited
         try:
-            found = self._sound.query_devices(device, "input")
-            self.name, self.rate = str(found["name"]), int(found["default_samplerate"])
+            info = self._sound.query_devices(device, "input")
+            self.name, self.rate = str(info["name"]), int(info["default_samplerate"])
             self._stream = self._sound.InputStream(
                 device=device, channels=1, samplerate=self.rate, blocksize=int(PIECE_SECONDS * self.rate),
                 dtype="float32", callback=self._enqueue,
             )  # fmt: skip
         except (self._sound.PortAudioError, ValueError) as error:
-            raise MicrophoneError(_advice(error, device)) from error
+            raise _make_error(error, device) from error
 
     def __enter__(self) -> Microphone:
         try:
             self._stream.start()
         except self._sound.PortAudioError as error:
-            raise MicrophoneError(_advice(error, self.name)) from error
+            raise _make_error(error, self.name) from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -68,10 +68,10 @@ class Microphone:
     def __iter__(self) -> Iterator[tuple[int, Floats]]:
         while True:
             try:
-                yield self.rate, self._pieces.get(timeout=_PATIENCE)
+                yield self.rate, self._pieces.get(timeout=_TIMEOUT)
             except queue.Empty:
                 raise MicrophoneError(
-                    f"no sound came from {self.name} for {_PATIENCE:g} s: see that it is connected and not muted"
+                    f"no sound came from {self.name} for {_TIMEOUT:g} s: check that it is connected and not muted"
                 ) from None
 
     def _enqueue(self, samples: Floats, *_: object) -> None:
@@ -82,17 +82,16 @@ class Microphone:
 
 
 def list_microphones() -> list[tuple[int, str, bool]]:
-    """Number and name of every device that can record, and whether it is the one that is taken unless told."""
+    """Number and name of every device that can record, and whether it is the default."""
     sound = _sounddevice()
     try:
-        usual = sound.default.device[0]
         return [
-            (number, str(device["name"]), number == usual)
+            (number, str(device["name"]), number == sound.default.device[0])
             for number, device in enumerate(sound.query_devices())
             if device["max_input_channels"] > 0
         ]
     except sound.PortAudioError as error:
-        raise MicrophoneError(_advice(error, None)) from error
+        raise _make_error(error, None) from error
 
 
 def _sounddevice() -> Any:
@@ -101,12 +100,11 @@ def _sounddevice() -> Any:
     except ImportError:
         raise MissingExtraError("listening to a microphone", "mic") from None
     except OSError as error:
-        raise MicrophoneError(
-            f"{error}: install PortAudio, on Debian and Ubuntu with apt install libportaudio2"
-        ) from error
+        message = f"{error}: install PortAudio, on Debian and Ubuntu with apt install libportaudio2"
+        raise MicrophoneError(message) from error
     return sounddevice
 
 
-def _advice(error: Exception, device: object) -> str:
-    asked = "no microphone can" if device is None else f"microphone {device!r} cannot"
-    return f"{asked} be used ({error}): connect one, allow access to it, or see digits listen --list"
+def _make_error(error: Exception, device: object) -> MicrophoneError:
+    which = "no microphone can" if device is None else f"microphone {device!r} cannot"
+    return MicrophoneError(f"{which} be used ({error}): connect one, allow access to it, or see digits listen --list")

@@ -1,30 +1,29 @@
-"""What every recogniser of recordings is: bytes in, a digit as text out, with a count of how it went."""
+"""The interface of every recogniser of recordings: bytes in, a digit as text out, with statistics of its calls."""
 
 from __future__ import annotations
 
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from dataclasses import dataclass
 
 import numpy as np
 
 from digit_detector.errors import DigitError
+from digit_detector.labels import NUM_CLASSES
 
-_TIMES = 1000  # of the last calls, from which percentiles are made
+_TIMES = 1000  # of the last calls, from which percentiles are computed
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a processor made of one recording."""
+    """Result of a processor for one recording."""
 
-    text: str  # the digit, or "" where none was heard
+    text: str  # the digit, or "" if there is none
     milliseconds: float
-    confidence: float | None = None  # 0 to 1, of processors that say
-    error: str | None = None  # why there is no answer
+    confidence: float | None = None  # 0 to 1, of processors that have one
+    error: str | None = None  # why there is no result
 
     @property
     def digit(self) -> int | None:
@@ -33,97 +32,81 @@ class Answer:
 
 @dataclass(frozen=True)
 class Statistics:
-    """How the calls until now went; times in ms, of the last thousand that were answered."""
+    """Counts of calls; times in ms, of the last thousand calls without an error."""
 
     calls: int
     errors: int
-    nothing: int  # calls in which no digit was heard
-    digits: tuple[int, ...]  # how often each of the ten was the answer
+    nothing: int  # calls without a digit
+    digits: tuple[int, ...]  # how often each digit was the result
     mean_ms: float
     p50_ms: float
     p95_ms: float
 
 
-@dataclass
-class _Counts:
-    calls: int = 0
-    errors: int = 0
-    nothing: int = 0
-    digits: list[int] = field(default_factory=lambda: [0] * 10)
-    times: deque[float] = field(default_factory=lambda: deque(maxlen=_TIMES))
-
-
 class AudioProcessor(ABC):
-    """A recogniser. A subclass defines `process_audio`, and needs not call `__init__` of this class."""
+    """A recogniser. A subclass defines `process_audio`, and need not call `__init__` of this class."""
 
     name = ""
     title = ""
-    __counts: _Counts
     __lock: threading.Lock
+    __counts: Counter[int | str]  # by digit, or the word "nothing" or "errors"
+    __times: deque[float]  # ms
 
     def __new__(cls, *_: object, **__: object) -> AudioProcessor:
         self = super().__new__(cls)
-        self.__counts, self.__lock = _Counts(), threading.Lock()
+        self.__lock = threading.Lock()
+        self.reset_statistics()
         return self
 
     @property
     def unavailable(self) -> str | None:
-        """Why it cannot run here; None where it can."""
+        """Why it cannot run here; None if it can."""
         return None
 
     @property
     def about(self) -> dict[str, str]:
-        """What its model says of itself."""
+        """Metadata of its model."""
         return {}
 
     @abstractmethod
     def process_audio(self, audio_data: bytes) -> str:
-        """The bytes of a recording -> the digit that is said in it, as text; "" where none is.
+        """The digit in a recording, as text; "" if there is none.
 
-        Raises a DigitError that says why there is no answer.
+        Raises a DigitError that says why there is no result.
         """
 
     def recognise(self, audio_data: bytes) -> tuple[str, float | None]:
-        """The same with a confidence from 0 to 1, where this processor has one."""
+        """`process_audio`, and a confidence from 0 to 1 for processors that have one."""
         return self.process_audio(audio_data), None
 
     def answer(self, audio_data: bytes) -> Answer:
-        """What `recognise` says and how long it took; an error is part of the answer, and counted."""
+        """`recognise`, timed and counted; a DigitError becomes part of the answer."""
         started = time.perf_counter()
         try:
             text, confidence = self.recognise(audio_data)
+            result = Answer(text, 1e3 * (time.perf_counter() - started), confidence)
         except DigitError as error:
-            with self._counting() as counts:
-                counts.errors += 1
-            return Answer("", 1e3 * (time.perf_counter() - started), error=str(error))
-        milliseconds = 1e3 * (time.perf_counter() - started)
-        found = Answer(text, milliseconds, confidence)
-        with self._counting() as counts:
-            counts.times.append(milliseconds)
-            if found.digit is not None and found.digit < len(counts.digits):
-                counts.digits[found.digit] += 1
+            result = Answer("", 1e3 * (time.perf_counter() - started), error=str(error))
+        with self.__lock:
+            if result.error is not None:
+                self.__counts["errors"] += 1
             else:
-                counts.nothing += 1
-        return found
+                self.__counts["nothing" if result.digit is None else result.digit] += 1
+                self.__times.append(result.milliseconds)
+        return result
 
     @property
     def statistics(self) -> Statistics:
         """Of all calls of `answer`."""
         with self.__lock:
-            counts = self.__counts
-            times = np.array(counts.times or [0.0])
+            counts, times = self.__counts, np.array(self.__times or [0.0])
+            digits = tuple(counts[digit] for digit in range(NUM_CLASSES))
             p50, p95 = (float(value) for value in np.percentile(times, (50, 95)))
             return Statistics(
-                counts.calls, counts.errors, counts.nothing, tuple(counts.digits), float(times.mean()), p50, p95
+                counts.total(), counts["errors"], counts["nothing"], digits, float(times.mean()), p50, p95
             )
 
     def reset_statistics(self) -> None:
-        """Count from nothing again."""
+        """Set all counts to zero."""
         with self.__lock:
-            self.__counts = _Counts()
-
-    @contextmanager
-    def _counting(self) -> Iterator[_Counts]:
-        with self.__lock:
-            self.__counts.calls += 1
-            yield self.__counts
+            self.__counts, self.__times = Counter(), deque(maxlen=_TIMES)

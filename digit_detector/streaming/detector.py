@@ -21,14 +21,10 @@ class StreamingDetector:
     """Detects digits in one stream, independent of how its audio is cut into pieces. Thread-safe."""
 
     def __init__(
-        self,
-        model_dir: str | Path = PRETRAINED,
-        pipelines: Sequence[str] | None = None,
-        config: DetectorConfig | None = None,
-        engine: Engine | None = None,
-        spotter: str | Path | None = None,
+        self, model_dir: str | Path = PRETRAINED, pipelines: Sequence[str] | None = None,
+        config: DetectorConfig | None = None, engine: Engine | None = None, spotter: str | Path | None = None,
         thresholds: DetectorConfig | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """`model_dir` and `pipelines` name the classifiers that verify each word, as in load_classifier.
 
         `pipelines` None uses those of CONFIRMING that the folder has. `config` None is the shipped one; load_config
@@ -43,9 +39,9 @@ class StreamingDetector:
     def feed(self, samples: Any, sample_rate: int = SAMPLE_RATE, channels_first: bool | None = None) -> list[Detection]:
         """Process (T,), (T, channels) or (channels, T) samples at `sample_rate` Hz -> the digits decided by them.
 
-        Floats around [-1, 1], or integers of full scale. Of two axes the one longer than 32 is time; where neither is,
-        the longer, if it comes first; else as in earlier pieces, or as `channels_first` says. The rate may change.
-        Raises an AudioError for invalid samples: that piece is skipped, and the stream continues.
+        Floats around [-1, 1], or integers of full scale. Of two axes the one longer than 32 is time; if neither is, the
+        layout is that of earlier pieces, or (T, channels) if T is larger. `channels_first` overrides it. The rate may
+        change. Raises an AudioError for invalid samples: that piece is skipped, and the stream continues.
         """
         with self._lock:
             wave, rate = self._stream.reader.read(samples, sample_rate, channels_first)
@@ -57,10 +53,10 @@ class StreamingDetector:
         Raises UndecodableAudioError if all samples were 32-bit integers that hold 16-bit values.
         """
         with self._lock:
-            found = self._process(self._stream.flush_blocks())
+            detections = self._process(self._stream.flush_blocks())
             ended, self._stream = self._stream, self.engine.new_stream()
             ended.reader.check_scale()
-            return found
+            return detections
 
     def reset(self) -> None:
         """Discard the stream; the next feed begins a new one at second 0."""
@@ -83,14 +79,11 @@ class StreamingDetector:
         return self._stream.voice
 
     def _process(self, blocks: Sequence[Floats]) -> list[Detection]:
-        found: list[Detection] = []
-        for block in blocks:
-            found += self.engine.process([self._stream], [block])[0]
-        return found
+        return [d for block in blocks for d in self.engine.process([self._stream], [block])[0]]
 
 
 def resolve_config(config: DetectorConfig | None, thresholds: DetectorConfig | None) -> DetectorConfig | None:
-    """`config`, or what came by its deprecated name."""
+    """`config`, or the value of its deprecated name."""
     if thresholds is None:
         return config
     warnings.warn("thresholds= is deprecated: pass config=", DeprecationWarning, stacklevel=3)

@@ -68,11 +68,11 @@ class Engine:
                     due_spotter.setdefault(i, []).extend(due)
         while due_spotter:
             rows, numbers = _pop_first(due_spotter)
-            for i, found in zip(rows, self._run_spotter([streams[i] for i in rows], numbers), strict=True):
-                candidates[i] += found
+            for i, new in zip(rows, self._run_spotter([streams[i] for i in rows], numbers), strict=True):
+                candidates[i] += new
         return [
-            [d for c in found if (d := self._verify(stream, c)) is not None] if found else []
-            for stream, found in zip(streams, candidates, strict=True)
+            [detection for candidate in each if (detection := self._verify(stream, candidate)) is not None]
+            for stream, each in zip(streams, candidates, strict=True)
         ]
 
     def _run_vad(self, streams: Sequence[StreamState], numbers: Sequence[int]) -> list[float]:
@@ -130,10 +130,10 @@ class Engine:
 
 def available_pipelines(model_dir: str | Path) -> tuple[str, ...]:
     """The names of CONFIRMING that have a model in the folder. Raises ModelError if none has."""
-    found = tuple(name for name in CONFIRMING if model_file(model_dir, name).is_file())
-    if not found:
-        load_classifier(model_dir, CONFIRMING[0])  # says what is missing, and what to do
-    return found
+    names = tuple(name for name in CONFIRMING if model_file(model_dir, name).is_file())
+    if not names:
+        load_classifier(model_dir, CONFIRMING[0])  # raises
+    return names
 
 
 def missing_note(model_dir: str | Path, pipelines: Sequence[str]) -> str:

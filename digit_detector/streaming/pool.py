@@ -21,15 +21,10 @@ class DetectorPool:
     """Streams by key. `feed` only buffers audio; `run` processes what all streams were fed. Thread-safe."""
 
     def __init__(
-        self,
-        model_dir: str | Path = PRETRAINED,
-        pipelines: Sequence[str] | None = None,
-        config: DetectorConfig | None = None,
-        most_seconds: float = 30.0,
-        engine: Engine | None = None,
-        spotter: str | Path | None = None,
-        thresholds: DetectorConfig | None = None,
-    ) -> None:
+        self, model_dir: str | Path = PRETRAINED, pipelines: Sequence[str] | None = None,
+        config: DetectorConfig | None = None, most_seconds: float = 30.0, engine: Engine | None = None,
+        spotter: str | Path | None = None, thresholds: DetectorConfig | None = None,
+    ) -> None:  # fmt: skip
         """`most_seconds` of audio may be buffered for a stream; see StreamingDetector for the rest."""
         self.engine = engine or Engine(model_dir, pipelines, resolve_config(config, thresholds), spotter)
         self._most = most_seconds * SAMPLE_RATE
@@ -61,22 +56,22 @@ class DetectorPool:
             wave, rate = stream.reader.read(samples, sample_rate, channels_first)
             if sum(map(len, waiting)) + len(wave) * SAMPLE_RATE // rate > self._most:
                 raise StreamError(
-                    f"stream {key!r} is fed faster than it is heard: more than {self._most / SAMPLE_RATE:g} s wait; "
+                    f"stream {key!r} is fed too fast: more than {self._most / SAMPLE_RATE:g} s wait; "
                     "call run, or feed no faster than real time"
                 )
             waiting.extend(stream.split_blocks(stream.resampler.feed(wave, rate)))
 
     def run(self) -> dict[Hashable, list[Detection]]:
         """Process all buffered audio -> the detections of each stream that has any."""
-        found: dict[Hashable, list[Detection]] = {}
+        detections: dict[Hashable, list[Detection]] = {}
         with self._lock:
             while ready := [(key, stream, waiting) for key, (stream, waiting) in self._streams.items() if waiting]:
                 blocks = [waiting.popleft() for _, _, waiting in ready]
                 results = self.engine.process([stream for _, stream, _ in ready], blocks)
-                for (key, _, _), detections in zip(ready, results, strict=True):
-                    if detections:
-                        found.setdefault(key, []).extend(detections)
-        return found
+                for (key, _, _), result in zip(ready, results, strict=True):
+                    if result:
+                        detections.setdefault(key, []).extend(result)
+        return detections
 
     def flush(self, key: Hashable) -> list[Detection]:
         """Process the rest of a stream, close it -> its last detections. Other streams wait for `run`.
@@ -85,19 +80,17 @@ class DetectorPool:
         """
         with self._lock:
             stream, waiting = self._find(key)
-            found: list[Detection] = []
-            for block in (*waiting, *stream.flush_blocks()):
-                found += self.engine.process([stream], [block])[0]
+            blocks = [*waiting, *stream.flush_blocks()]
+            detections = [d for block in blocks for d in self.engine.process([stream], [block])[0]]
             del self._streams[key]
             stream.reader.check_scale()
-            return found
+            return detections
 
     def stream(self, key: Hashable) -> StreamState:
         """The state of a stream: level, voice activity, blocks processed. Raises StreamError."""
         return self._find(key)[0]
 
     def _find(self, key: Hashable) -> tuple[StreamState, deque[Floats]]:
-        found = self._streams.get(key)
-        if found is None:
+        if key not in self._streams:
             raise StreamError(f"no stream {key!r} is open: open it first")
-        return found
+        return self._streams[key]

@@ -17,9 +17,9 @@ from digit_detector.audio import SAMPLE_RATE, Floats
 from digit_detector.spotter_file import BLOCK
 from digit_detector.streaming.config import DetectorConfig
 
-GROUP = 64  # outputs that one matrix computes
-_MOST_MATRICES = 5  # of a rate; 11,025 and 44,100 Hz have as many, whole multiples of 8,000 one
-_HIGHEST_RATE = 192_000  # beyond, matrices become large
+GROUP = 64  # outputs per matrix
+_MOST_MATRICES = 5  # of a rate; 11,025 and 44,100 Hz need 5, whole multiples of 8,000 Hz need 1
+_HIGHEST_RATE = 192_000  # Hz; above it matrices become large
 _EMPTY = np.zeros(0, dtype=np.float32)
 
 
@@ -41,14 +41,14 @@ class Resampler:
             up = SAMPLE_RATE // math.gcd(SAMPLE_RATE, rate)
             simple = up // math.gcd(up, GROUP) <= _MOST_MATRICES and rate <= _HIGHEST_RATE
             self._stream = _Sinc(rate, *self._filter) if simple else _Soxr(rate)
-        made = self._stream.feed(samples)
-        return np.concatenate([before, made]) if len(before) else made
+        output = self._stream.feed(samples)
+        return np.concatenate([before, output]) if len(before) else output
 
     def flush(self) -> Floats:
         """The samples still held back, (T,) at 8 kHz; resets the resampler."""
-        made = _EMPTY if self._stream is None else self._stream.flush()
+        output = _EMPTY if self._stream is None else self._stream.flush()
         self._stream = None
-        return made
+        return output
 
 
 class _Sinc:
@@ -151,7 +151,7 @@ def design_filter(up: int, down: int, flatness: float, attenuation_db: float) ->
 
 
 class _Soxr:
-    """For rates that no sound card has, which would need many matrices or large ones."""
+    """For unusual rates, which would need many or large matrices."""
 
     def __init__(self, rate: int) -> None:
         import soxr

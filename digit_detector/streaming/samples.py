@@ -1,4 +1,4 @@
-"""What a caller feeds, checked: arrays of any type and layout as mono floats."""
+"""Arrays that a stream is fed, of any type and layout, as mono floats."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from digit_detector.audio import LOUDEST, MAX_RATE, MIN_RATE, Downmix, Floats, as_floats
+from digit_detector.audio import LOUDEST, MAX_RATE, MIN_RATE, Downmix, Floats, as_floats, check_array
 from digit_detector.errors import NonFiniteAudioError, UndecodableAudioError
 
-MOST_CHANNELS = 32
+MAX_CHANNELS = 32
 # 32-bit integers whose largest lies between these hold 16-bit values: speech in 16 bits reaches the lower one, and no
-# converter resolves anything below the upper one in 32 (-96 dB).
+# converter resolves anything below the upper one in 32 bits (-96 dB).
 _SPEECH_16_BITS, _FULL_16_BITS = 1 << 10, 1 << 15
 _FRAME = 1024  # samples after which a stream's channels are compared again
-_EMPTY = np.zeros(0, dtype=np.float32)
 
 
 def average_channels(samples: Floats) -> Floats:
@@ -26,10 +25,7 @@ def average_channels(samples: Floats) -> Floats:
 
 
 class StreamDownmix:
-    """The mean of a stream's channels, or the loudest where they cancel, as `Downmix` has it for recordings.
-
-    Each frame takes what the frames before it decide, so the result does not depend on how the stream is cut.
-    """
+    """`Downmix` of a stream: each frame takes what the frames before it decide, however the stream is cut."""
 
     def __init__(self) -> None:
         self._reset(1)
@@ -50,8 +46,7 @@ class StreamDownmix:
         mono = []
         while len(samples):
             piece, samples = samples[: _FRAME - self._length], samples[_FRAME - self._length :]
-            channel = self._channel
-            mono.append(average_channels(piece) if channel is None else piece[:, channel])
+            mono.append(average_channels(piece) if self._channel is None else piece[:, self._channel])
             self._frame.append(piece.copy())
             self._length += len(piece)
             if self._length == _FRAME:
@@ -62,21 +57,21 @@ class StreamDownmix:
 
 
 class SampleReader:
-    """Checks the pieces of one stream. Remembers what earlier ones told of their layout and scale."""
+    """Converts the pieces of one stream. Remembers their layout and scale."""
 
     def __init__(self) -> None:
         self._channels_first: bool | None = None
         self._largest = 0  # magnitude of a 32-bit integer until now
-        self._integers = 0  # how many 32-bit samples came in pieces that were not silent
+        self._integers = 0  # 32-bit samples in pieces that were not silent
         self._downmix = StreamDownmix()
 
     def read(self, samples: object, rate: object, channels_first: bool | None = None) -> tuple[Floats, int]:
-        """`as_samples`, where an array of unclear layout has that of the last piece whose layout was clear."""
+        """`as_samples`; an array without an axis longer than MAX_CHANNELS has the layout of the pieces before it."""
         array = _as_array(samples)
-        if channels_first is None and array.ndim == 2 and array.size:
-            channels_first = has_channels_first(array.shape)
-            if channels_first is None:
+        if array.ndim == 2 and array.size:
+            if channels_first is None and max(array.shape) <= MAX_CHANNELS:
                 channels_first = self._channels_first
+            channels_first = has_channels_first(array.shape) if channels_first is None else channels_first
         wave, checked_rate = as_samples(array, rate, channels_first, self._downmix.feed)
         if array.ndim == 2 and array.size:
             self._channels_first = channels_first
@@ -88,7 +83,7 @@ class SampleReader:
         return wave, checked_rate
 
     def check_scale(self) -> None:
-        """Raise UndecodableAudioError where 32-bit integers came that hold 16-bit values: far too faint."""
+        """Raise UndecodableAudioError for 32-bit integers that hold 16-bit values."""
         if _SPEECH_16_BITS <= self._largest <= _FULL_16_BITS:
             raise UndecodableAudioError(
                 f"the samples are 32-bit integers, but none is larger than {self._largest}: they hold 16-bit values, "
@@ -96,21 +91,23 @@ class SampleReader:
             )
 
 
-def has_channels_first(shape: tuple[int, ...]) -> bool | None:
-    """Whether an array of this shape is (channels, samples), not (samples, channels); None where it may be either.
+def has_channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape is (channels, samples), not (samples, channels).
 
-    Raises UndecodableAudioError where it can be neither.
+    An axis longer than MAX_CHANNELS is time; without one, the longer axis is, if it comes first. Raises
+    UndecodableAudioError for any other shape.
     """
     rows, columns = shape
-    if columns == 1 or rows > columns <= MOST_CHANNELS:
-        return False
-    if columns > MOST_CHANNELS >= rows:
-        return True
-    if min(shape) > MOST_CHANNELS:
+    if min(shape) > MAX_CHANNELS:
         raise UndecodableAudioError(
-            f"samples have shape {shape}: expected (samples, channels) with at most {MOST_CHANNELS} channels"
+            f"samples have shape {shape}: expected (samples, channels) with at most {MAX_CHANNELS} channels"
         )
-    return None
+    if rows <= columns <= MAX_CHANNELS and columns > 1:
+        raise UndecodableAudioError(
+            f"samples have shape {shape}, which may be {rows} samples of {columns} channels or {columns} samples of "
+            f"{rows}: pass channels_first=False or True"
+        )
+    return columns > MAX_CHANNELS
 
 
 def as_samples(
@@ -119,36 +116,23 @@ def as_samples(
 ) -> tuple[Floats, int]:  # fmt: skip
     """(T,), (T, channels) or (channels, T) floats around [-1, 1] or integers of full scale -> (T,) floats, the rate.
 
-    `channels_first` None finds the layout by `has_channels_first`; `downmix` maps (T, channels) to (T,). Raises
-    UndecodableAudioError for a rate, shape or type that cannot be, NonFiniteAudioError for NaN or infinities.
+    `channels_first` None: `has_channels_first` decides; `downmix` maps (T, channels) to (T,). Raises
+    UndecodableAudioError for an invalid rate, shape or type, NonFiniteAudioError for NaN or infinities.
     """
     if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or not MIN_RATE <= rate <= MAX_RATE:
         raise UndecodableAudioError(
             f"sample_rate: expected a whole number of Hz from {MIN_RATE} to {MAX_RATE}, got {rate!r}"
         )
     array = _as_array(samples)
-    if array.dtype.kind in "iu" and array.itemsize == 8 and array.any():  # what numpy makes of a list
-        raise UndecodableAudioError(
-            "whole numbers of 64 bits have no full scale: pass them as np.array(samples, np.int16)"
-        )
-    if array.ndim not in (1, 2):
-        raise UndecodableAudioError(f"samples have shape {array.shape}: expected (samples,) or (samples, channels)")
+    check_array(array)
     if array.size == 0:
-        return _EMPTY, int(rate)
+        return np.zeros(0, dtype=np.float32), int(rate)
     if array.ndim == 2:
-        if channels_first is None:
-            channels_first = has_channels_first(array.shape)
-        if channels_first is None:
-            rows, columns = array.shape
-            raise UndecodableAudioError(
-                f"samples have shape {array.shape}, which may be {rows} samples of {columns} channels or {columns} "
-                f"samples of {rows}: pass channels_first=False or True"
-            )
-        array = array.T if channels_first else array
-        if array.shape[1] > MOST_CHANNELS:
-            raise UndecodableAudioError(f"samples have {array.shape[1]} channels: expected at most {MOST_CHANNELS}")
+        array = array.T if (has_channels_first(array.shape) if channels_first is None else channels_first) else array
+        if array.shape[1] > MAX_CHANNELS:
+            raise UndecodableAudioError(f"samples have {array.shape[1]} channels: expected at most {MAX_CHANNELS}")
     wave = array if array.dtype == np.float32 else as_floats(array)
-    if array.dtype.kind == "f" and not np.abs(wave).max() <= LOUDEST:  # NaN is not, either
+    if array.dtype.kind == "f" and not np.abs(wave).max() <= LOUDEST:  # also for NaN
         bad = np.flatnonzero(~(np.abs(wave) <= LOUDEST))[0]
         raise NonFiniteAudioError(
             f"sample {bad // (wave.size // len(wave))} of this piece is {wave.flat[bad]}: expected numbers around "

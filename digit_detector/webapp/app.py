@@ -23,20 +23,21 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 import digit_detector
+from digit_detector.audio import ENCODINGS
 from digit_detector.cli.answers import LONG_SECONDS
 from digit_detector.errors import DigitError
-from digit_detector.processors import PROCESSORS, Answer, AudioProcessor, load_processors
+from digit_detector.processors import PROCESSORS, load_processors
 from digit_detector.streaming.config import DetectorConfig
 from digit_detector.streaming.engine import Engine
 from digit_detector.webapp import schemas
-from digit_detector.webapp.clients import client_address
-from digit_detector.webapp.downloads import Download, Downloads, wait_for_disconnect
+from digit_detector.webapp.clients import Quota, client_address
+from digit_detector.webapp.downloads import Download, wait_for_disconnect
 from digit_detector.webapp.errors import RejectedError, as_rejection, error_body
 from digit_detector.webapp.limits import ServerLimits
 from digit_detector.webapp.metrics import Metrics
 from digit_detector.webapp.middleware import RequestGuard
 from digit_detector.webapp.model_files import ModelFiles
-from digit_detector.webapp.sessions import Session, Sessions
+from digit_detector.webapp.sessions import Sessions
 from digit_detector.webapp.uploads import ALL, UploadProcessor, check_method
 from digit_detector.webapp.websocket import WebSocketServer
 from digit_detector.webapp.worker_pool import WorkerPool
@@ -48,6 +49,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     "5XX": {"model": schemas.Problem, "description": "busy, or an error of the server"},
 }
 _ABOUT = Path(__file__).with_name("api.md").read_text(encoding="utf-8")  # WebSocket protocol and error codes
+_ENCODING = f"of sound without a header: one of {', '.join(ENCODINGS)}"
 _Method = Annotated[str, InPath(description="one of `/processors`", examples=["ml_cnn"])]
 _ModelName = Annotated[
     str, InPath(description="`silero_vad.onnx`, `spotter.onnx`, or the model of a pipeline", examples=["mel_cnn.onnx"])
@@ -78,10 +80,9 @@ def make_app(
         limits.model_dir, pipelines, config, limits.streams, limits.backlog_seconds, limits.workers,
         limits.worker_seconds, spotter,
     )  # fmt: skip
-    sessions = Sessions(limits.sessions, limits.session_seconds, limits.kept_bytes)
+    sessions = Sessions(limits.sessions, limits.sessions_per_client, limits.session_seconds, limits.kept_bytes)
     uploads = UploadProcessor(processors, limits)
-    downloads = Downloads(limits.downloads_per_client)
-    session_clients: dict[str, str] = {}  # session id -> client that created it
+    downloads = Quota(limits.downloads_per_client)
     sockets = WebSocketServer(pool, sessions, limits)
     metrics = Metrics(pool, sockets, sessions, uploads, downloads)
     started = time.monotonic()
@@ -121,10 +122,7 @@ def make_app(
 
     @app.get("/processors", tags=["recordings"])
     def processor_list() -> schemas.ProcessorList:
-        """All recognisers, and why some are unavailable.
-
-        Their names are the values of `method` in other routes.
-        """
+        """All recognisers, and why some are unavailable; their names are the values of `method`."""
         return schemas.ProcessorList(processors=[_processor(name) for name in methods])
 
     @app.get("/processor_info/{method}", tags=["recordings"])
@@ -134,8 +132,8 @@ def make_app(
         `about` has the metadata of the model file: pipeline, version, training data, accuracy.
         """
         check_method(method)
-        found = processors.get(method)
-        return schemas.ProcessorInfo(**_processor(method).model_dump(), about=found.about if found else {})
+        about = processors[method].about if method in processors else {}
+        return schemas.ProcessorInfo(**_processor(method).model_dump(), about=about)
 
     @app.post(
         "/process_audio", tags=["recordings"], response_model=schemas.Results,
@@ -151,6 +149,8 @@ def make_app(
             ),
         ],
         method: Annotated[str, Form(description="one of /processors, or all", examples=["ml_cnn"])] = ALL,
+        encoding: Annotated[str | None, Form(description=_ENCODING, examples=[None])] = None,
+        rate: Annotated[int | None, Form(description="Hz, of sound without a header", examples=[None])] = None,
     ) -> schemas.Results | Response:
         """Recognise the digit in a recording.
 
@@ -158,9 +158,8 @@ def make_app(
         the name; recognisers get one channel at 8 kHz. A recogniser that fails sets `error`, and the others still
         answer.
         """
-        answering = asyncio.ensure_future(
-            uploads.answer(file, method, client_address(request.scope, limits.trusted_proxy))
-        )
+        client = client_address(request.scope, limits.trusted_proxy)
+        answering = asyncio.ensure_future(uploads.answer(file, method, client, encoding, rate))
         gone = asyncio.ensure_future(wait_for_disconnect(request.receive))
         try:
             await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -171,13 +170,11 @@ def make_app(
             gone.cancel()
             answering.cancel()
             await asyncio.gather(answering, return_exceptions=True)
-        is_long = seconds > LONG_SECONDS
-        note = (
-            "only the loudest second was classified: send the recording to /ws for every digit in it"
-            if is_long
-            else None
-        )
-        return schemas.Results(seconds=seconds, note=note, results=[_make_result(*answer) for answer in answers])
+        note = "only the loudest second was classified: send the recording to /ws for every digit in it"
+        return schemas.Results(
+            seconds=seconds, note=note if seconds > LONG_SECONDS else None,
+            results=[schemas.Result(method=name, digit=a.digit, **asdict(a)) for name, a in answers],
+        )  # fmt: skip
 
     @app.get("/stats", tags=["recordings"])
     def stats() -> schemas.Stats:
@@ -186,7 +183,7 @@ def make_app(
         And of live audio. Times are of the last thousand answers of each recogniser.
         """
         return schemas.Stats(
-            processors={name: _make_counts(processor) for name, processor in processors.items()},
+            processors={name: schemas.Counts(**asdict(each.statistics)) for name, each in processors.items()},
             live=schemas.LiveCounts(streams=pool.streams, digits=pool.digits, seconds=pool.seconds),
         )
 
@@ -195,7 +192,7 @@ def make_app(
         """Counts of one recogniser."""
         if method == ALL:
             raise RejectedError(HTTPStatus.NOT_FOUND, "no_method", "name one method; those of all are at /stats")
-        return _make_counts(uploads.select(method)[0])
+        return schemas.Counts(**asdict(uploads.select(method)[0].statistics))
 
     @app.post("/sessions", status_code=HTTPStatus.CREATED, tags=["sessions"])
     async def create_session(body: schemas.SessionRequest, request: Request) -> schemas.SessionInfo:
@@ -203,22 +200,14 @@ def make_app(
 
         It keeps their audio only with `keep_audio`. Without a stream it is deleted after an hour.
         """
-        client, most = client_address(request.scope, limits.trusted_proxy), limits.sessions_per_client
-        for gone in session_clients.keys() - {session.id for session in sessions.all()}:
-            del session_clients[gone]
-        if sum(other == client for other in session_clients.values()) >= most:
-            raise RejectedError(
-                HTTPStatus.TOO_MANY_REQUESTS, "too_many",
-                f"{most} sessions of your address are open, the limit per client: close one",
-            )  # fmt: skip
-        session = sessions.create(body.keep_audio)
-        session_clients[session.id] = client
-        return _make_session(session)
+        return schemas.SessionInfo.model_validate(
+            sessions.create(body.keep_audio, client_address(request.scope, limits.trusted_proxy))
+        )
 
     @app.get("/sessions", tags=["sessions"])
     async def list_sessions() -> schemas.SessionList:
         """All open sessions."""
-        return schemas.SessionList(sessions=[_make_session(session) for session in sessions.all()])
+        return schemas.SessionList(sessions=[schemas.SessionInfo.model_validate(session) for session in sessions.all()])
 
     @app.get("/sessions/{session_id}", tags=["sessions"])
     async def session_info(session_id: _SessionId) -> schemas.SessionInfo:
@@ -226,7 +215,7 @@ def make_app(
 
         `digits` are those of all its streams, in order of time.
         """
-        return _make_session(sessions.find(session_id))
+        return schemas.SessionInfo.model_validate(sessions.find(session_id))
 
     @app.get(
         "/sessions/{session_id}/audio", tags=["sessions"], response_class=Response,
@@ -241,21 +230,17 @@ def make_app(
 
         The header `X-Truncated: true` means that there was no room for the rest.
         """
-        session = sessions.find(session_id)
-        kept = session.recordings
+        kept = sessions.find(session_id).recordings
         if not 0 <= stream < len(kept):
             raise RejectedError(
-                HTTPStatus.NOT_FOUND,
-                "no_audio",
+                HTTPStatus.NOT_FOUND, "no_audio",
                 f"no audio of stream {stream} was kept: expected one of the first {len(kept)}, "
                 "and keep_audio when the session is created",
-            )
-        size, pieces = sessions.read_wav(session, kept[stream])
-        whole = {} if kept[stream].whole else {"X-Truncated": "true"}
-        headers = {"Cache-Control": "no-store", **whole}
-        return Download(
-            downloads, client_address(request.scope, limits.trusted_proxy), size, pieces, "audio/wav", headers
-        )
+            )  # fmt: skip
+        size, pieces = sessions.read_wav(kept[stream])
+        headers = {"Cache-Control": "no-store"} | ({} if kept[stream].whole else {"X-Truncated": "true"})
+        client = client_address(request.scope, limits.trusted_proxy)
+        return Download(downloads, client, size, pieces, "audio/wav", headers)
 
     @app.delete("/sessions/{session_id}", status_code=HTTPStatus.NO_CONTENT, tags=["sessions"])
     async def close_session(session_id: _SessionId) -> None:
@@ -334,28 +319,5 @@ def make_app(
 
 def _list_methods(app: FastAPI, request: Request) -> set[str]:
     """HTTP methods of the routes that match the path of a request."""
-    routes = (route for route in app.routes if isinstance(route, Route))
-    return {
-        method
-        for route in routes
-        if route.matches(request.scope)[0] is not Match.NONE
-        for method in route.methods or ()
-    }
-
-
-def _make_result(name: str, answer: Answer) -> schemas.Result:
-    return schemas.Result(
-        method=name, text=answer.text, digit=answer.digit, confidence=answer.confidence,
-        milliseconds=answer.milliseconds, error=answer.error,
-    )  # fmt: skip
-
-
-def _make_counts(processor: AudioProcessor) -> schemas.Counts:
-    return schemas.Counts(**asdict(processor.statistics))
-
-
-def _make_session(session: Session) -> schemas.SessionInfo:
-    return schemas.SessionInfo(
-        id=session.id, created=session.created, keep_audio=session.keep_audio, streams=session.streams,
-        seconds=session.seconds, digits="".join(str(detection.digit) for detection in session.detections),
-    )  # fmt: skip
+    routes = (r for r in app.routes if isinstance(r, Route) and r.matches(request.scope)[0] is not Match.NONE)
+    return {method for route in routes for method in route.methods or ()}

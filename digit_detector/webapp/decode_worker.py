@@ -1,7 +1,7 @@
 """Decoder process: a file that crashes or exhausts a decoder only ends this process.
 
-Standard input carries uploads, each a REQUEST and its bytes; standard output one REPLY for each and its payload:
-float32 samples, one channel at 8 kHz, or a JSON error. The first byte, READY, is sent once the decoders are loaded.
+Standard input carries uploads: a line of JSON with its size in bytes, encoding and rate, then the bytes. Standard
+output carries a reply for each: a line of JSON, then float32 samples, one channel at 8 kHz, if it could be decoded.
 """
 
 from __future__ import annotations
@@ -13,24 +13,18 @@ import json
 import os
 import queue
 import signal
-import struct
 import sys
 import threading
 import traceback
 from dataclasses import dataclass
-from http import HTTPStatus
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from digit_detector.audio import SAMPLE_RATE, Floats, decode
-from digit_detector.errors import DigitError
-from digit_detector.webapp.errors import RejectedError, as_rejection
-
-REQUEST = struct.Struct("<I")  # bytes of the upload
-REPLY = struct.Struct("<BBdI")  # DECODED or REFUSED, whether the process ends now, seconds, bytes of the payload
-DECODED, REFUSED = range(2)
-READY = b"+"
+from digit_detector.errors import AudioError, DigitError
+from digit_detector.webapp.child_process import READY
+from digit_detector.webapp.errors import as_rejection
 
 
 @dataclass(frozen=True)
@@ -43,13 +37,9 @@ class DecodeLimits:
     memory_bytes: int  # beyond an idle process
 
 
-def decode_upload(content: bytes, most_seconds: float) -> tuple[Floats, float]:
-    """Decode a recording of any format to one channel (T,) at 8 kHz; also returns its length in seconds.
-
-    Raises AudioError if it is not a recording, or too long.
-    """
-    samples = decode(content, max_seconds=most_seconds)
-    return samples, len(samples) / SAMPLE_RATE
+def decode_upload(content: bytes, most_seconds: float, encoding: str | None = None, rate: int | None = None) -> Floats:
+    """Decode a recording of any format to one channel (T,) at 8 kHz. Raises AudioError, ConfigError."""
+    return decode(content, rate, encoding, max_seconds=most_seconds)
 
 
 def main() -> int:
@@ -58,60 +48,59 @@ def main() -> int:
         signal.signal(sent, signal.SIG_IGN)
     limits = DecodeLimits(**json.loads(sys.argv[1]))
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    uploads: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    uploads: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = queue.SimpleQueue()
     _load_decoders()
     threading.Thread(target=_read, args=(sys.stdin.buffer, uploads), daemon=True).start()
-    with open(os.devnull, "wb") as nowhere:  # libraries must not print into replies or the server's log
+    with open(os.devnull, "wb") as null:  # libraries must not print into replies or the server's log
         for stream in (sys.stdout, sys.stderr):
-            os.dup2(nowhere.fileno(), stream.fileno())
+            os.dup2(null.fileno(), stream.fileno())
     idle = _data_bytes()
     _restrict(idle + limits.memory_bytes)
     out.write(READY)
     out.flush()
     ends = False
     while not ends:
-        content = uploads.get()
+        header, content = uploads.get()
         _allow_cpu(limits.cpu_seconds)
-        kind, seconds, payload, ends = _reply(content, limits)
+        reply, payload = _reply(header, content, limits)
         _allow_cpu(0)
         del content
-        ends = ends or _data_bytes() - idle > limits.memory_bytes // 4  # a library has leaked memory
-        out.write(REPLY.pack(kind, ends, seconds, len(payload)))
-        out.write(payload)
+        # Ends also if a library has leaked memory.
+        ends = reply["ends"] = reply.get("ends", False) or _data_bytes() - idle > limits.memory_bytes // 4
+        out.write(json.dumps({**reply, "size": len(payload)}).encode() + b"\n" + payload)
         out.flush()
         del payload
     return 0
 
 
-def _read(messages: BinaryIO, uploads: queue.SimpleQueue[bytes]) -> None:
+def _read(messages: BinaryIO, uploads: queue.SimpleQueue[tuple[dict[str, Any], bytes]]) -> None:
     """Queue uploads; end the process when standard input ends, even during decoding."""
-    while len(head := messages.read(REQUEST.size)) == REQUEST.size:
-        uploads.put(messages.read(REQUEST.unpack(head)[0]))
+    while line := messages.readline():
+        header = json.loads(line)
+        uploads.put((header, messages.read(header["size"])))
     os._exit(0)
 
 
-def _reply(content: bytes, limits: DecodeLimits) -> tuple[int, float, bytes, bool]:
-    """Return kind, seconds and payload of a reply, and whether the process must end."""
-    log, ends = "", False
+def _reply(header: dict[str, Any], content: bytes, limits: DecodeLimits) -> tuple[dict[str, Any], bytes]:
+    """Return the line and the payload of a reply; "ends" means that the process must not be used again."""
     try:
-        samples, seconds = decode_upload(content, limits.most_seconds)
-        return DECODED, seconds, samples.astype("<f4").tobytes(), False
-    except DigitError as error:
-        refused = as_rejection(error)
+        samples = decode_upload(content, limits.most_seconds, header["encoding"], header["rate"])
+        return {}, samples.astype("<f4").tobytes()
     except MemoryError:
-        refused, ends = _out_of_memory(limits), True
-    except Exception as error:  # a bug: the server logs it, and the client gets `failed`
-        refused, log, ends = as_rejection(DigitError()), "".join(traceback.format_exception(error)), True
-    fault = {"status": refused.status, "code": refused.code, "message": str(refused), "log": log}
-    return REFUSED, 0.0, json.dumps(fault).encode(), ends
+        error, ends, log = _out_of_memory(limits), True, ""
+    except DigitError as raised:
+        error, ends, log = raised, False, ""
+    except Exception as raised:  # a bug: the server logs it, and the client gets `failed`
+        error, ends, log = DigitError(), True, "".join(traceback.format_exception(raised))
+    refused = as_rejection(error)
+    return {"status": refused.status, "code": refused.code, "message": str(refused), "ends": ends, "log": log}, b""
 
 
-def _out_of_memory(limits: DecodeLimits) -> RejectedError:
-    return RejectedError(
-        HTTPStatus.UNPROCESSABLE_ENTITY, "bad_audio",
-        f"the recording takes more than {limits.memory_bytes / 2**20:g} MB of memory to decode: send it as a plain "
-        "WAV of one channel",
-    )  # fmt: skip
+def _out_of_memory(limits: DecodeLimits) -> DigitError:
+    megabytes = limits.memory_bytes / 2**20
+    return AudioError(
+        f"the recording takes more than {megabytes:g} MB of memory to decode: send it as a plain WAV of one channel"
+    )
 
 
 def _load_decoders() -> None:
@@ -123,14 +112,13 @@ def _load_decoders() -> None:
     soundfile.write(wav, np.zeros(1600, dtype=np.float32), 16_000, format="WAV")
     soxr.ResampleStream(16_000, SAMPLE_RATE, 1, dtype="float32", quality="HQ").resample_chunk(np.zeros(16, np.float32))
     decode_upload(wav.getvalue(), 1.0)
-    try:
+    with contextlib.suppress(ImportError):
         import av
-    except ImportError:
-        return
-    wav.seek(0)
-    with av.open(wav, mode="r", format="wav", metadata_errors="ignore") as media:
-        for frame in media.decode(audio=0):
-            frame.to_ndarray()
+
+        wav.seek(0)
+        with av.open(wav, mode="r", format="wav", metadata_errors="ignore") as media:
+            for frame in media.decode(audio=0):
+                frame.to_ndarray()
     with contextlib.suppress(DigitError):  # load the error path too
         decode_upload(b"\x1a\x45\xdf\xa3" + bytes(100), 1.0)
 

@@ -1,37 +1,15 @@
-"""Responses that are sent in small pieces, limited per client."""
+"""A response that is sent in small pieces, and waiting for a client to disconnect."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from digit_detector.webapp.clients import Quota
 from digit_detector.webapp.errors import make_busy_error
-
-
-class Downloads:
-    """Counts downloads in progress."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._open: Counter[str] = Counter()
-
-    def __len__(self) -> int:
-        return sum(list(self._open.values()))  # a copy: /metrics runs in a thread
-
-    def begin(self, client: str) -> None:
-        """Count a download. Raises RejectedError if the client is at its limit."""
-        if self._open[client] >= self._limit:
-            raise make_busy_error(f"{self._limit} downloads of yours are open already")
-        self._open[client] += 1
-
-    def end(self, client: str) -> None:
-        self._open[client] -= 1
-        if not self._open[client]:
-            del self._open[client]
 
 
 class Download(Response):
@@ -41,14 +19,16 @@ class Download(Response):
     """
 
     def __init__(
-        self, downloads: Downloads, client: str, size: int, pieces: Iterator[bytes], media_type: str,
+        self, quota: Quota, client: str, size: int, pieces: Iterator[bytes], media_type: str,
         headers: Mapping[str, str],
     ) -> None:  # fmt: skip
+        """`quota` limits the downloads of a client."""
         super().__init__(media_type=media_type, headers={**headers, "Content-Length": str(size)})
-        self._downloads, self._client, self._size, self._pieces = downloads, client, size, pieces
+        self._quota, self._client, self._size, self._pieces = quota, client, size, pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._downloads.begin(self._client)
+        if not self._quota.take(self._client):
+            raise make_busy_error("as many downloads of your address are open as one client may have")
         disconnected = asyncio.ensure_future(wait_for_disconnect(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -61,7 +41,7 @@ class Download(Response):
                     return
         finally:
             disconnected.cancel()
-            self._downloads.end(self._client)
+            self._quota.give_back(self._client)
 
 
 async def wait_for_disconnect(receive: Receive) -> None:

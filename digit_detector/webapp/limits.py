@@ -29,10 +29,10 @@ class ServerLimits:
 
     host: str = setting("127.0.0.1", "address to listen on; at the default only this machine reaches it")
     port: int = setting(8000, "port; 0 for any that is free. Unless set, the next free one is taken", 0, 65535)
-    allow_host: tuple[str, ...] = setting((), "further host names that the server may be asked by, behind a proxy")
+    allow_host: tuple[str, ...] = setting((), "further host names of the server, behind a proxy")
     allow_origin: tuple[str, ...] = setting((), "further sites whose pages may use it, such as https://example.org")
     trusted_proxy: tuple[str, ...] = setting((), "addresses of proxies whose X-Forwarded-For names the client")
-    model_dir: str = setting(PRETRAINED, "folder of the models that answer")
+    model_dir: str = setting(PRETRAINED, "folder of the models")
 
     workers: int = setting(min(2, os.cpu_count() or 1), "processes that run the networks on live streams", 1, 256)
     worker_seconds: float = setting(5.0, "seconds without a heartbeat, after which a worker is restarted", 0.5)
@@ -52,16 +52,16 @@ class ServerLimits:
     backlog_seconds: float = setting(3.0, "seconds of audio of a stream that may wait for the networks", 0.1)
 
     head_bytes: int = setting(1 << 16, "bytes of a request's head", 1024)
-    head_seconds: int = setting(15, "seconds for a request's head, or the next one of a connection, to come", 1)
+    head_seconds: int = setting(15, "seconds for a request's head to come, also the next one of a connection", 1)
     request_seconds: float = setting(20.0, "seconds within which the rest of a request must come", 0.1)
-    unread_seconds: int = setting(20, "seconds that a client may leave answers unread", 1)
+    unread_seconds: int = setting(20, "seconds that a client may leave responses unread", 1)
 
     upload_bytes: int = setting(8 << 20, "bytes of a request", 1)
     upload_seconds: float = setting(60.0, "seconds of audio in a recording", 0.1)
-    uploads: int = setting(2, "recordings that are answered at once", 1)
+    uploads: int = setting(2, "recordings that are processed at once", 1)
     uploads_waiting: int = setting(32, "recordings that may wait for that", 1)
     uploads_per_client: int = setting(16, "requests with a body at once from one address", 1)
-    bodies_bytes: int = setting(64 << 20, "bytes of requests in answer, all together; a quarter from one address", 1)
+    bodies_bytes: int = setting(64 << 20, "bytes of requests in progress, all together; a quarter from one address", 1)
     decode_cpu_seconds: float = setting(2.0, "seconds of processor time that decoding a recording may take", 0.1)
     decode_seconds: float = setting(10.0, "seconds that decoding a recording may take", 0.1)
     decode_bytes: int = setting(200 << 20, "bytes of memory that decoding a recording may take", 1)
@@ -114,7 +114,6 @@ def _find_invalid(name: str, values: Iterable[str], is_valid: Callable[[str], ob
     return [f"{name}: expected {expected}, got {value!r}" for value in values if not is_valid(value)]
 
 
-_ALIASES = {"model_dir": ("--models_dir",)}
 _EXPECTED = {int: "a whole number", float: "a number"}
 _FIELDS = dataclasses.fields(ServerLimits)
 _KINDS = typing.get_type_hints(ServerLimits)
@@ -128,14 +127,12 @@ def add_limit_flags(parser: argparse.ArgumentParser) -> None:
         "several values are separated by commas. Flags win.",
     )
     for f in _FIELDS:
-        options: dict[str, Any] = {
-            "default": argparse.SUPPRESS, "help": f"{f.metadata['help']} (default: {format_default(f)})",
-        }  # fmt: skip
-        if _is_list(f):
-            options |= {"nargs": "+", "metavar": f.name.rpartition("_")[2].upper()}
-        else:
-            options |= {"metavar": {int: "N", float: "X", str: "TEXT"}[_KINDS[f.name]]}
-        group.add_argument(f"--{f.name}", *_ALIASES.get(f.name, ()), **options)
+        metavar = {int: "N", float: "X", str: "TEXT"}.get(_KINDS[f.name], f.name.rpartition("_")[2].upper())
+        group.add_argument(
+            f"--{f.name}", *(("--models_dir",) if f.name == "model_dir" else ()), default=argparse.SUPPRESS,
+            metavar=metavar, nargs="+" if _is_list(f) else None,
+            help=f"{f.metadata['help']} (default: {format_default(f)})",
+        )  # fmt: skip
 
 
 def format_default(f: dataclasses.Field[Any]) -> str:
@@ -150,17 +147,16 @@ def read_limits(flags: argparse.Namespace, environment: Mapping[str, str]) -> Se
     values: dict[str, Any] = {}
     faults: list[str] = []
     for f in _FIELDS:
-        variable = PREFIX + f.name.upper()
-        if f.name in flags:
-            source, given = f"--{f.name}", getattr(flags, f.name)
-        elif environment.get(variable):
-            source, given = variable, environment[variable]
-        else:
-            continue
+        source, given = f"--{f.name}", getattr(flags, f.name, None)
+        if given is None:
+            source = PREFIX + f.name.upper()
+            given = environment.get(source)
+            if not given:
+                continue
+        kind = _KINDS[f.name]
         if _is_list(f):
             values[f.name] = tuple(given if isinstance(given, list) else given.replace(",", " ").split())
             continue
-        kind = _KINDS[f.name]
         try:
             values[f.name] = kind(given)
         except ValueError:
@@ -168,7 +164,7 @@ def read_limits(flags: argparse.Namespace, environment: Mapping[str, str]) -> Se
     try:
         limits = ServerLimits(**values)
     except ConfigError as error:
-        faults += error.faults
+        raise ConfigError([*faults, *error.faults], "the server's settings") from error
     if faults:
         raise ConfigError(faults, "the server's settings")
     return limits

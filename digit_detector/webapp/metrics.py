@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from digit_detector.webapp.downloads import Downloads
+from digit_detector.webapp.clients import Quota
 from digit_detector.webapp.sessions import Sessions
 from digit_detector.webapp.uploads import UploadProcessor
 from digit_detector.webapp.websocket import WebSocketServer
@@ -19,12 +19,7 @@ class Metrics(Collector):
     """Collects the counts of the services at each scrape."""
 
     def __init__(
-        self,
-        pool: WorkerPool,
-        sockets: WebSocketServer,
-        sessions: Sessions,
-        uploads: UploadProcessor,
-        downloads: Downloads,
+        self, pool: WorkerPool, sockets: WebSocketServer, sessions: Sessions, uploads: UploadProcessor, downloads: Quota
     ) -> None:
         self._pool, self._sockets, self._sessions = pool, sockets, sessions
         self._uploads, self._downloads = uploads, downloads
@@ -52,7 +47,7 @@ class Metrics(Collector):
         yield GaugeMetricFamily("digits_sessions", "open sessions", len(self._sessions))
         yield GaugeMetricFamily("digits_kept_bytes", "audio that sessions keep", self._sessions.kept_bytes)
         yield GaugeMetricFamily("digits_uploads", "recordings in progress or waiting", self._uploads.count)
-        yield GaugeMetricFamily("digits_downloads", "downloads of kept audio in progress", len(self._downloads))
+        yield GaugeMetricFamily("digits_downloads", "downloads of kept audio in progress", self._downloads.total)
         requests = CounterMetricFamily("digits_requests", "requests by route and status", labels=("route", "status"))
         for (route, status), count in sorted(self.requests.items()):
             requests.add_metric((route, str(status)), count)

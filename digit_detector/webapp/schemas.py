@@ -90,6 +90,8 @@ class SessionRequest(BaseModel):
 
 
 class SessionInfo(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
     id: str
     created: datetime
     keep_audio: bool

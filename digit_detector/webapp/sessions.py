@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import struct
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import IO
 
 from digit_detector.streaming.engine import Detection
 from digit_detector.webapp.errors import RejectedError, make_busy_error
 
 _MAX_DIGITS = 10_000  # per session
 _MAX_RECORDINGS = 1000  # per session
-_PENDING = 1 << 14  # bytes of a recording that are buffered before a write
 _CHUNK = 1 << 16  # bytes read at a time
-_log = logging.getLogger("digits.serve")
+_HEADER_BYTES = 44
 
 
 @dataclass(eq=False)
 class Recording:
-    """Kept audio of one stream, 16-bit samples: its place in the file of the session."""
+    """Kept audio of one stream, 16-bit samples."""
 
     rate: int
-    size: int = 0  # bytes
+    audio: bytearray = field(default_factory=bytearray)
     whole: bool = True  # False once audio was dropped for lack of room
-    pending: bytearray = field(default_factory=bytearray)  # not yet written
-    parts: list[tuple[int, int]] = field(default_factory=list)  # (offset in the file, length) in bytes
 
 
 @dataclass(eq=False)
 class Session:
     id: str
     keep_audio: bool
+    client: str  # address that created it
     created: datetime
     used: float  # monotonic seconds
     streams: int = 0
@@ -45,26 +40,35 @@ class Session:
     seconds: float = 0.0
     detections: list[Detection] = field(default_factory=list)
     recordings: list[Recording] = field(default_factory=list)
-    file: IO[bytes] | None = None  # unnamed temporary file with the audio
-    file_size: int = 0
+
+    @property
+    def digits(self) -> str:
+        return "".join(str(detection.digit) for detection in self.detections)
 
 
 class Sessions:
     """All open sessions. They end with the server, and may only be used in the thread of its event loop."""
 
     def __init__(
-        self, most: int, idle_seconds: float, kept_bytes: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._most, self._idle, self._kept, self._clock = most, idle_seconds, kept_bytes, clock
+        self, most: int, most_per_client: int, idle_seconds: float, kept_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._most, self._most_per_client = most, most_per_client
+        self._idle, self._kept, self._clock = idle_seconds, kept_bytes, clock
         self._sessions: dict[str, Session] = {}
         self.kept_bytes = 0  # of audio, in all sessions
 
-    def create(self, keep_audio: bool) -> Session:
-        """Create a session. Raises RejectedError at the limit."""
+    def create(self, keep_audio: bool, client: str = "") -> Session:
+        """Create a session. Raises RejectedError at a limit."""
         self._delete_expired()
+        if sum(session.client == client for session in self._sessions.values()) >= self._most_per_client:
+            raise RejectedError(
+                HTTPStatus.TOO_MANY_REQUESTS, "too_many",
+                f"{self._most_per_client} sessions of your address are open, the limit per client: close one",
+            )  # fmt: skip
         if len(self._sessions) >= self._most:
             raise make_busy_error(f"{self._most} sessions are open, the limit of this server; close one")
-        session = Session(secrets.token_urlsafe(16), keep_audio, datetime.now(UTC), self._clock())
+        session = Session(secrets.token_urlsafe(16), keep_audio, client, datetime.now(UTC), self._clock())
         self._sessions[session.id] = session
         return session
 
@@ -100,99 +104,56 @@ class Sessions:
         session.recordings.append(Recording(rate))
         return session.recordings[-1]
 
-    def end(self, session: Session, recording: Recording | None = None) -> None:
-        """End a stream and its recording."""
+    def end(self, session: Session) -> None:
+        """End a stream."""
         session.open -= 1
         session.used = self._clock()
-        if recording is not None and session.id in self._sessions:
-            self._write(session, recording)
 
     def append_audio(self, session: Session, recording: Recording | None, samples: bytes, rate: int) -> None:
         """Add 16-bit samples to a stream's recording, if it has one, there is room, and the session is open."""
         session.seconds += len(samples) / 2 / rate
-        if recording is not None and session.id in self._sessions:
-            if self.kept_bytes + len(samples) > self._kept:
-                recording.whole = False
-            if recording.whole:
-                recording.pending += samples
-                recording.size += len(samples)
-                self.kept_bytes += len(samples)
-                if len(recording.pending) >= _PENDING:
-                    self._write(session, recording)
-
-    def read_wav(self, session: Session, recording: Recording) -> tuple[int, Iterator[bytes]]:
-        """Return the size of a WAV file with the audio so far, and its bytes in small pieces.
-
-        They end early if the session is closed meanwhile.
-        """
-        self._write(session, recording)
-        parts, size = list(recording.parts), recording.size
-
-        def pieces() -> Iterator[bytes]:
-            yield _wav_header(recording.rate, size)
-            for first, length in parts:
-                for begin in range(first, first + length, _CHUNK):
-                    if session.file is None:
-                        return
-                    session.file.seek(begin)
-                    yield session.file.read(min(_CHUNK, first + length - begin))
-
-        return len(_wav_header(recording.rate, size)) + size, pieces()
+        if recording is None or session.id not in self._sessions:
+            return
+        recording.whole &= self.kept_bytes + len(samples) <= self._kept
+        if recording.whole:
+            recording.audio += samples
+            self.kept_bytes += len(samples)
 
     def append_detections(self, session: Session, detections: list[Detection]) -> None:
         session.detections += detections[: _MAX_DIGITS - len(session.detections)]
 
-    def _write(self, session: Session, recording: Recording) -> None:
-        """Write the buffered audio into the session's file; if the disk is full, that part is lost."""
-        waiting = len(recording.pending)
-        if not waiting:
-            return
-        try:
-            if session.file is None:
-                session.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (closed by _forget)
-            session.file.seek(session.file_size)
-            written = session.file.write(recording.pending)
-            if written < waiting:
-                raise OSError(f"{written} of {waiting} bytes were written")
-        except OSError as error:
-            _log.error("audio of a session could not be kept: %s", error)
-            recording.whole = False
-            recording.size -= waiting
-            self.kept_bytes -= waiting
-        else:
-            if recording.parts and sum(recording.parts[-1]) == session.file_size:
-                first, length = recording.parts[-1]
-                recording.parts[-1] = first, length + waiting
-            else:
-                recording.parts.append((session.file_size, waiting))
-            session.file_size += waiting
-        recording.pending.clear()
+    def read_wav(self, recording: Recording) -> tuple[int, Iterator[bytes]]:
+        """Return the size of a WAV file with the audio so far, and its bytes in small pieces.
 
-    def _is_expired(self, session: Session) -> bool:
-        return not session.open and self._clock() - session.used > self._idle
+        They end early if the session is closed meanwhile.
+        """
+        size = len(recording.audio)
 
-    def _delete_expired(self) -> None:
-        for session in list(self._sessions.values()):
-            if self._is_expired(session):
-                self._delete(session)
+        def pieces() -> Iterator[bytes]:
+            rate = recording.rate
+            # PCM, one channel, Hz, bytes per second and per frame, bits per sample
+            yield struct.pack("<4sI4s4sI", b"RIFF", _HEADER_BYTES - 8 + size, b"WAVE", b"fmt ", 16) + struct.pack(
+                "<HHIIHH4sI", 1, 1, rate, 2 * rate, 2, 16, b"data", size
+            )
+            for first in range(0, size, _CHUNK):
+                yield bytes(recording.audio[first : min(first + _CHUNK, size)])
 
-    def _delete(self, session: Session) -> None:
-        del self._sessions[session.id]
-        self.kept_bytes -= sum(recording.size for recording in session.recordings)
-        if session.file is not None:
-            session.file.close()
-            session.file = None
-        for recording in session.recordings:
-            recording.pending.clear()
+        return _HEADER_BYTES + size, pieces()
 
     def close_all(self) -> None:
         for session in list(self._sessions.values()):
             self._delete(session)
 
+    def _is_expired(self, session: Session) -> bool:
+        return not session.open and self._clock() - session.used > self._idle
 
-def _wav_header(rate: int, size: int) -> bytes:
-    """Header of a WAV file with `size` bytes of 16-bit samples, one channel."""
-    about = struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16)  # PCM, channels, Hz, bytes a second, of a frame, bits
-    return (
-        struct.pack("<4sI4s4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16) + about + struct.pack("<4sI", b"data", size)
-    )
+    def _delete_expired(self) -> None:
+        for session in self._sessions.copy().values():
+            if self._is_expired(session):
+                self._delete(session)
+
+    def _delete(self, session: Session) -> None:
+        del self._sessions[session.id]
+        for recording in session.recordings:
+            self.kept_bytes -= len(recording.audio)
+            recording.audio.clear()

@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
@@ -21,7 +21,9 @@ from digit_detector.webapp.worker_pool import StreamHandle, StreamUpdate, Worker
 
 _MIN_RATE = 4000  # Hz
 _PROTOCOLS = {1: "heard", 2: "status"}  # version that the client asks for -> type of the status messages
-_REFUSED, _TOO_LARGE, _BUSY = 1008, 1009, 1013  # close codes of RFC 6455 and its registry
+_REFUSED: Final = 1008  # close codes of RFC 6455 and its registry
+_TOO_LARGE: Final = 1009
+_BUSY: Final = 1013
 _CHECK_SECONDS = 1.0  # between two checks of how fast audio comes
 _SEND_SECONDS = 2.0  # for a client to take the message that ends the connection
 _EXPECTED = 'expected {"type":"start","sample_rate":48000}, then audio as 16-bit samples, then {"type":"stop"}'
@@ -66,18 +68,16 @@ class WebSocketServer:
         if sum(other.client == client for other in self._open) >= most:
             raise make_busy_error(f"{most} WebSockets of your address are open, as many as one client may have")
         if len(self._open) >= self.limits.connections:
-            idle = next((other for other in self._open if not other.has_stream), None)
+            idle = next((other for other in self._open if other.stream is None), None)
             if idle is None:
                 raise make_busy_error("too many WebSockets are open")
             del self._open[idle]
-            idle.close(
-                make_busy_error("this WebSocket had no stream, and others came: start a stream soon after connecting")
-            )
+            idle.close(make_busy_error("a WebSocket without a stream made room for others: start a stream at once"))
 
     def check_streams(self, client: str) -> None:
         """Raise RejectedError if a client has reached its limit of streams."""
         most = self.limits.streams_per_client
-        if sum(other.client == client and other.has_stream for other in self._open) >= most:
+        if sum(other.client == client and other.stream is not None for other in self._open) >= most:
             raise make_busy_error(f"{most} streams of your address are open, as many as one client may have")
 
     def warn_of_protocol_1(self) -> None:
@@ -99,7 +99,7 @@ class _Connection:
         self._last = self._clock()  # time of the last message
         self._session: Session | None = None
         self._recording: Recording | None = None
-        self._stream: StreamHandle | None = None
+        self.stream: StreamHandle | None = None
         self._stopping = False
         self._started = 0.0  # time at which the stream started
         self._status_type = _PROTOCOLS[1]
@@ -107,12 +107,7 @@ class _Connection:
         self._slack = self._limits.slow_seconds  # seconds for which no audio need come; audio adds to them
         self._ended_by_server: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._second = self._messages = 0  # the current second, and the messages received in it
-        self._updates: list[StreamUpdate] = []
-        self._has_updates = asyncio.Event()
-
-    @property
-    def has_stream(self) -> bool:
-        return self._stream is not None
+        self._updates: asyncio.Queue[StreamUpdate] = asyncio.Queue()
 
     def close(self, why: RejectedError) -> None:
         """Close the WebSocket with this error."""
@@ -145,48 +140,34 @@ class _Connection:
             self._last = self._clock()
             if message["type"] == "websocket.disconnect":
                 return
-            self._rate_limit()
+            second = int(self._last)
+            self._messages = self._messages + 1 if second == self._second else 1
+            self._second, most = second, self._limits.messages_a_second
+            if self._messages > most:
+                raise _refuse("too_many", f"more than {most} messages in a second: send 20 to 100 ms in each")
             if (samples := message.get("bytes")) is not None:
                 self._feed(samples)
             else:
                 await self._on_message(message.get("text") or "")
 
-    def _rate_limit(self) -> None:
-        """Raise RejectedError if more messages came in this second than the limit."""
-        second = int(self._clock())
-        if second != self._second:
-            self._second, self._messages = second, 0
-        self._messages += 1
-        if self._messages > self._limits.messages_a_second:
-            raise RejectedError(
-                _REFUSED, "too_many",
-                f"more than {self._limits.messages_a_second} messages in a second: send 20 to 100 ms in each",
-            )  # fmt: skip
-
     def _feed(self, samples: bytes) -> None:
-        if self._stream is None or self._stopping:
-            raise RejectedError(_REFUSED, "not_started", f"audio came before a stream was started: {_EXPECTED}")
-        if len(samples) % 2:
-            raise RejectedError(
-                _REFUSED, "bad_audio", f"{len(samples)} bytes are no 16-bit samples: expected an even number"
-            )
-        if len(samples) > self._limits.message_bytes:
-            raise RejectedError(
-                _TOO_LARGE, "too_large",
-                f"a message of {len(samples)} bytes: expected {self._limits.message_bytes} at most",
-            )  # fmt: skip
-        seconds = len(samples) / 2 / self._stream.rate
+        limits, size = self._limits, len(samples)
+        if self.stream is None or self._stopping:
+            raise _refuse("not_started", f"audio came before a stream was started: {_EXPECTED}")
+        if size % 2:
+            raise _refuse("bad_audio", f"{size} bytes are no 16-bit samples: expected an even number")
+        if size > limits.message_bytes:
+            message = f"a message of {size} bytes: expected {limits.message_bytes} at most"
+            raise RejectedError(_TOO_LARGE, "too_large", message)
+        seconds = size / 2 / self.stream.rate
         self._fed += seconds
-        self._slack = min(self._limits.slow_seconds, self._slack + seconds / self._limits.min_speed)
-        if self._fed > self._limits.burst_seconds + self._limits.max_speed * (self._clock() - self._started):
-            raise RejectedError(
-                _REFUSED, "too_fast",
-                f"audio came more than {self._limits.max_speed:g} times as fast as it was spoken: "
-                "send it in real time",
-            )  # fmt: skip
-        self._pool.feed(self._stream, samples)
+        self._slack = min(limits.slow_seconds, self._slack + seconds / limits.min_speed)
+        if self._fed > limits.burst_seconds + limits.max_speed * (self._clock() - self._started):
+            faster = f"more than {limits.max_speed:g} times as fast as it was spoken"
+            raise _refuse("too_fast", f"audio came {faster}: send it in real time")
+        self._pool.feed(self.stream, samples)
         if self._session is not None:
-            self._sessions.append_audio(self._session, self._recording, samples, self._stream.rate)
+            self._sessions.append_audio(self._session, self._recording, samples, self.stream.rate)
 
     async def _enforce_timeouts(self) -> None:
         """Raise RejectedError if no message comes for too long, or audio comes too slowly.
@@ -195,109 +176,94 @@ class _Connection:
         """
         limits = self._limits
         while True:
-            timeout = limits.idle_seconds if self._stream else limits.start_seconds
+            timeout = limits.idle_seconds if self.stream else limits.start_seconds
             left = self._last + timeout - self._clock()
             if left <= 0:
-                raise RejectedError(_REFUSED, "idle", f"nothing came for {timeout:g} s: connect again to go on")
+                raise _refuse("idle", f"nothing came for {timeout:g} s: connect again to go on")
             step = min(_CHECK_SECONDS, limits.slow_seconds / 10, left)
             await asyncio.sleep(step)
-            if self._stream is not None and not self._stopping:
+            if self.stream is not None and not self._stopping:
                 self._slack -= min(step, self._clock() - self._started)
             if self._slack <= 0:
-                raise RejectedError(
-                    _REFUSED, "too_slow",
-                    f"audio came less than {limits.min_speed:g} times as fast as it is spoken: send it in real time, "
-                    "silence too, and stop the stream for pauses",
-                )  # fmt: skip
+                slower = f"less than {limits.min_speed:g} times as fast as it is spoken"
+                raise _refuse(
+                    "too_slow",
+                    f"audio came {slower}: send it in real time, silence too, and stop the stream for pauses",
+                )
 
     async def _on_message(self, text: str) -> None:
         try:
             message = json.loads(text) if len(text) <= 1000 else None
         except (ValueError, RecursionError):
             message = None
-        if not isinstance(message, dict):
-            message = {}
+        message = message if isinstance(message, dict) else {}
         kind = message.get("type")
         if kind == "start":
             await self._start(message)
-        elif kind == "stop" and self._stream is not None and not self._stopping:
+        elif kind == "stop" and self.stream is not None and not self._stopping:
             self._stopping = True
-            self._pool.end(self._stream)
+            self._pool.end(self.stream)
         else:
-            raise RejectedError(_REFUSED, "bad_message", f"unknown message: {_EXPECTED}")
+            raise _refuse("bad_message", f"unknown message: {_EXPECTED}")
 
     async def _start(self, message: dict[str, Any]) -> None:
-        if self._stream is not None:
-            raise RejectedError(_REFUSED, "started", "a stream is open already: stop it before the next")
-        rate = message.get("sample_rate")
-        if isinstance(rate, bool) or not isinstance(rate, int) or not _MIN_RATE <= rate <= MAX_RATE:
-            raise RejectedError(
-                _REFUSED, "bad_rate", f"sample_rate: expected a whole number of Hz from {_MIN_RATE} to {MAX_RATE}"
-            )
-        protocol = message.get("protocol", 1)
+        if self.stream is not None:
+            raise _refuse("started", "a stream is open already: stop it before the next")
+        rate, protocol = message.get("sample_rate"), message.get("protocol", 1)
+        if type(rate) is not int or not _MIN_RATE <= rate <= MAX_RATE:
+            raise _refuse("bad_rate", f"sample_rate: expected a whole number of Hz from {_MIN_RATE} to {MAX_RATE}")
         if type(protocol) is not int or protocol not in _PROTOCOLS:
-            raise RejectedError(_REFUSED, "bad_message", f"protocol: expected one of {', '.join(map(str, _PROTOCOLS))}")
+            raise _refuse("bad_message", f"protocol: expected one of {', '.join(map(str, _PROTOCOLS))}")
         if protocol == 1:
             self._sockets.warn_of_protocol_1()
         self._status_type = _PROTOCOLS[protocol]
         self._sockets.check_streams(self.client)
-        self._stream = self._pool.open(rate, self._on_update)
+        self.stream = self._pool.open(rate, self._updates.put_nowait)
         self._stopping, self._started, self._fed = False, self._clock(), 0.0
         if self._session is not None:
             self._recording = self._sessions.begin(self._session, rate)
-        session = self._session.id if self._session else None
-        await self._send({"type": "ready", "sample_rate": rate, "session": session})
-
-    def _on_update(self, update: StreamUpdate) -> None:
-        self._updates.append(update)
-        self._has_updates.set()
+        await self._send("ready", sample_rate=rate, session=self._session.id if self._session else None)
 
     async def _send_updates(self) -> None:
-        """Send digits and status as soon as a worker reports them."""
+        """Send digits and status as soon as a worker reports them; status is skipped if a later one waits."""
         while True:
-            await self._has_updates.wait()
-            self._has_updates.clear()
-            updates, self._updates = self._updates, []
-            detections = [detection for update in updates for detection in update.detections]
-            for detection in detections:
-                await self._send({"type": "digit", **{k: _round(v) for k, v in asdict(detection).items()}})
+            update = await self._updates.get()
+            for detection in update.detections:
+                await self._send("digit", **{name: round(value, 4) for name, value in asdict(detection).items()})
             if self._session is not None:
-                self._sessions.append_detections(self._session, detections)
-            last = updates[-1]
-            if last.fault is not None:
-                raise last.fault
-            await self._send_raw({"type": "websocket.send", "text": self._format_status(last)})
-            if last.ended:
+                self._sessions.append_detections(self._session, update.detections)
+            if update.fault is not None:
+                raise update.fault
+            if self._updates.empty():  # formatted by hand: there are thousands a second, and json.dumps is slower
+                status = (
+                    f'{{"type":"{self._status_type}","frames":{update.chunks},"seconds":{update.seconds:.3f},'
+                    f'"level_db":{update.level_db:.1f},"voice":{update.voice:.3f}}}'
+                )
+                await self._send_raw({"type": "websocket.send", "text": status})
+            if update.ended:
                 self._end_stream(drop=False)
-                await self._send({"type": "stopped", "seconds": _round(last.seconds)})
+                await self._send("stopped", seconds=round(update.seconds, 4))
 
-    def _format_status(self, update: StreamUpdate) -> str:
-        """Formatted by hand: there are thousands a second, and json.dumps is slower."""
-        return (
-            f'{{"type":"{self._status_type}","frames":{update.chunks},"seconds":{update.seconds:.3f},'
-            f'"level_db":{update.level_db:.1f},"voice":{update.voice:.3f}}}'
-        )
-
-    async def _send(self, message: dict[str, Any]) -> None:
-        await self._send_raw({"type": "websocket.send", "text": json.dumps(message)})
+    async def _send(self, kind: str, **values: object) -> None:
+        await self._send_raw({"type": "websocket.send", "text": json.dumps({"type": kind, **values})})
 
     def _end_stream(self, drop: bool) -> None:
-        if self._stream is not None:
+        if self.stream is not None:
             if drop:
-                self._pool.close(self._stream)
-            self._stream = None
+                self._pool.close(self.stream)
+            self.stream = None
             if self._session is not None:
-                self._sessions.end(self._session, self._recording)
+                self._sessions.end(self._session)
 
 
-def _round(value: float) -> float:
-    return round(value, 4)
+def _refuse(code: str, message: str) -> RejectedError:
+    return RejectedError(_REFUSED, code, message)
 
 
 async def _send_rejection(send: Send, rejection: RejectedError) -> None:
     """Send an error message and close the WebSocket."""
-    retry = rejection.code in ("busy", "restarted")
-    code = rejection.status if rejection.status > 1000 else _BUSY if retry else _REFUSED
+    may_retry = rejection.code in ("busy", "restarted")
+    code = rejection.status if rejection.status > 1000 else _BUSY if may_retry else _REFUSED
     message = {"type": "error", **error_body(rejection.code, str(rejection))["error"]}
     with contextlib.suppress(RuntimeError, OSError):  # disconnected, or not reading (TimeoutError)
         async with asyncio.timeout(_SEND_SECONDS):

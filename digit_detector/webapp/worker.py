@@ -24,10 +24,10 @@ from digit_detector.streaming.config import DetectorConfig
 from digit_detector.streaming.engine import Engine
 from digit_detector.streaming.pool import DetectorPool
 from digit_detector.streaming.stream_state import BLOCK_SECONDS
+from digit_detector.webapp.child_process import READY
 
 HEADER = struct.Struct("<BIII")  # kind of message, stream number, sample rate in Hz, bytes that follow
 FEED, END, DROP = range(3)
-HEARTBEAT = b"[]\n"
 _MAX_ROUND_SECONDS = 20.0  # audio of all streams in one round: computing it takes far less than a heartbeat timeout
 _ROUND_SECONDS = 0.016  # wall time: audio of several streams is computed in one batch, which is cheaper
 
@@ -35,7 +35,7 @@ _ROUND_SECONDS = 0.016  # wall time: audio of several streams is computed in one
 @dataclass
 class _Stream:
     rate: int
-    waiting: deque[bytes] = field(default_factory=deque)
+    waiting: list[bytes] = field(default_factory=list)
     chunks: int = 0  # processed so far
     ended: bool = False
 
@@ -61,18 +61,20 @@ class StreamWorker:
 
     def run(self, out: BinaryIO, heartbeat_seconds: float) -> None:
         """Process rounds and write their updates until `read_messages` has returned; write a heartbeat when idle."""
-        wrote = _write(out, HEARTBEAT)
+        line, due = READY, 0.0
         while True:
-            self._wake.wait(max(0.0, wrote + heartbeat_seconds - time.monotonic()))
+            if line != READY or time.monotonic() >= due:
+                out.write(line)
+                out.flush()
+                due = time.monotonic() + heartbeat_seconds
+            self._wake.wait(max(0.0, due - time.monotonic()))
             self._wake.clear()
             if self._closed:
                 return
             started = time.monotonic()
-            updates = self.process_round()
+            line = json.dumps(self.process_round()).encode() + b"\n"
             if self._inbox:
                 self._wake.set()
-            if updates or time.monotonic() >= wrote + heartbeat_seconds:
-                wrote = _write(out, json.dumps(updates).encode() + b"\n")
             time.sleep(max(0.0, _ROUND_SECONDS - (time.monotonic() - started)))
 
     def process_round(self) -> list[dict[str, object]]:
@@ -87,18 +89,20 @@ class StreamWorker:
                 self._drop(number)
                 fed.pop(number, None)
                 continue
-            stream = self._streams.get(number)
-            if stream is None:
-                stream = self._streams[number] = _Stream(rate)
+            if number not in self._streams:
+                self._streams[number] = _Stream(rate)
                 self._pool.open(number)
-            fed[number] = stream
+            stream = fed[number] = self._streams[number]
             if kind == END:
                 stream.ended = True
             else:
                 stream.waiting.append(samples)
         for number, stream in list(fed.items()):
+            stream.chunks += len(stream.waiting)
+            samples = b"".join(stream.waiting)
+            stream.waiting.clear()
             try:
-                self._feed(number, stream)
+                self._pool.feed(number, np.frombuffer(samples, dtype="<i2"), stream.rate)
             except DigitError as error:
                 updates.append({"stream": number, "fault": str(error)})
                 self._drop(number)
@@ -113,27 +117,13 @@ class StreamWorker:
             updates.append({
                 "stream": number, "chunks": stream.chunks, "seconds": position,
                 "level_db": state.energy.level_db, "voice": float(state.voice), "ended": stream.ended,
-                "digits": [[d.digit, d.confidence, d.start, d.end, d.delay] for d in detections],
+                "detections": [[d.digit, d.confidence, d.start, d.end, d.delay] for d in detections],
             })  # fmt: skip
         return updates
-
-    def _feed(self, number: int, stream: _Stream) -> None:
-        if stream.waiting:
-            stream.chunks += len(stream.waiting)
-            samples = np.frombuffer(b"".join(stream.waiting), dtype="<i2")
-            stream.waiting.clear()
-            self._pool.feed(number, samples, stream.rate)
 
     def _drop(self, number: int) -> None:
         if self._streams.pop(number, None) is not None:
             self._pool.close(number)
-
-
-def _write(out: BinaryIO, line: bytes) -> float:
-    """Write and flush a line; returns the monotonic time."""
-    out.write(line)
-    out.flush()
-    return time.monotonic()
 
 
 def main() -> int:

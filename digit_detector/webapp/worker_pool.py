@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
-import os
-import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
 from itertools import count
+from typing import Any
 
 from digit_detector.errors import AudioError, DigitError, StreamError
 from digit_detector.streaming.config import DetectorConfig
 from digit_detector.streaming.engine import Detection
+from digit_detector.webapp.child_process import ChildProcess
 from digit_detector.webapp.errors import RejectedError, as_rejection, make_busy_error
 from digit_detector.webapp.worker import DROP, END, FEED, HEADER
 
-_MAX_LINE_BYTES = 1 << 24  # of one line of updates
-_RETRY_SECONDS = 2.0  # between two attempts to start a process
-_START_SECONDS = 60.0  # for a process to load its models
-_STOP_SECONDS = 5.0  # for a process to end
 _log = logging.getLogger("digits.serve")
 
 
@@ -31,11 +25,11 @@ _log = logging.getLogger("digits.serve")
 class StreamUpdate:
     """State of a stream after a round of its worker, and the digits detected in that round."""
 
-    chunks: int  # processed since the stream began
-    seconds: float  # of audio processed since then
-    level_db: float
-    voice: float  # probability of speech
-    detections: list[Detection]
+    chunks: int = 0  # processed since the stream began
+    seconds: float = 0.0  # of audio processed since then
+    level_db: float = -120.0
+    voice: float = 0.0  # probability of speech
+    detections: list[Detection] = field(default_factory=list)
     ended: bool = False
     fault: RejectedError | None = None
 
@@ -47,7 +41,7 @@ class StreamHandle:
     number: int
     rate: int  # Hz
     on_update: Callable[[StreamUpdate], None]
-    worker: _WorkerProcess
+    worker: _Worker
     sent: list[int] = field(default_factory=list)  # samples of each chunk that is not processed yet
     waiting: int = 0  # sum of `sent`
     chunks: int = 0  # processed
@@ -61,13 +55,12 @@ class WorkerPool:
         backlog_seconds: float, workers: int, worker_seconds: float, spotter: str | None = None,
     ) -> None:  # fmt: skip
         """`backlog_seconds`: unprocessed audio per stream. `worker_seconds`: heartbeat timeout of a worker."""
-        options: dict[str, object] = {
-            "model_dir": model_dir, "pipelines": list(pipelines), "config": asdict(config), "spotter": spotter,
-        }  # fmt: skip
+        options = {"model_dir": model_dir, "pipelines": [*pipelines], "config": asdict(config), "spotter": spotter}
         self._max_streams, self._backlog = max_streams, backlog_seconds
-        self._workers = [_WorkerProcess(options, self._dispatch, worker_seconds) for _ in range(workers)]
+        self._workers = [_Worker(options, self._dispatch, worker_seconds) for _ in range(workers)]
         self._streams: dict[int, StreamHandle] = {}
         self._numbers = count()
+        self.workers = workers
         self.digits = 0
         self.seconds = 0.0
 
@@ -81,11 +74,6 @@ class WorkerPool:
 
     async def stop(self) -> None:
         await asyncio.gather(*(worker.stop() for worker in self._workers))
-
-    @property
-    def workers(self) -> int:
-        """Configured number of workers."""
-        return len(self._workers)
 
     @property
     def workers_alive(self) -> int:
@@ -107,7 +95,7 @@ class WorkerPool:
         alive = [worker for worker in self._workers if worker.is_alive]
         worker = min(alive, key=lambda each: len(each.streams), default=None)
         if worker is None:
-            raise make_restarted_error()
+            raise _make_restarted_error()
         stream = StreamHandle(next(self._numbers) % 2**32, rate, on_update, worker)
         self._streams[stream.number] = worker.streams[stream.number] = stream
         return stream
@@ -119,7 +107,7 @@ class WorkerPool:
         self.seconds += size / stream.rate
         if stream.waiting > self._backlog * stream.rate:
             if not stream.worker.is_alive:
-                raise make_restarted_error()
+                raise _make_restarted_error()
             raise make_busy_error("more streams are open than this machine can process")
         stream.sent.append(size)
         stream.worker.send(FEED, stream, chunk)
@@ -148,24 +136,24 @@ class WorkerPool:
         return self._streams.pop(stream.number, None) is not None
 
 
-class _WorkerProcess:
-    """One worker, seen from the server. One that ends or hangs is restarted, and its streams fail.
+class _Worker:
+    """One worker process and its streams. If it ends or hangs, it is restarted, and its streams fail.
 
     Every line that it writes is a heartbeat. Time during which this process itself was suspended does not count.
     """
 
     def __init__(
-        self, options: dict[str, object], dispatch: Callable[[StreamHandle, StreamUpdate], None], timeout: float
+        self, options: dict[str, Any], dispatch: Callable[[StreamHandle, StreamUpdate], None], timeout: float
     ) -> None:
         """`timeout`: seconds without a heartbeat after which the process is killed."""
         self._heartbeat = min(1.0, timeout / 5)
-        self._options = json.dumps({**options, "heartbeat_seconds": self._heartbeat})
+        command = ("-P", "-m", "digit_detector.webapp.worker")
+        self._child = ChildProcess(command, {**options, "heartbeat_seconds": self._heartbeat})
         self._dispatch, self._timeout = dispatch, timeout
         self.streams: dict[int, StreamHandle] = {}
         self.restarts = 0
-        self._process: Process | None = None
         self._running: asyncio.Task[None] | None = None
-        self._is_ready = self._stopping = False
+        self._is_ready = False
         self._silent = 0.0  # seconds since the last heartbeat
 
     @property
@@ -175,92 +163,51 @@ class _WorkerProcess:
 
     async def start(self) -> None:
         """Raises StreamError if the process does not start."""
-        await self._start()
+        await self._child.start()
+        self._is_ready = True
         self._running = asyncio.ensure_future(self._run())
 
     async def stop(self) -> None:
-        self._stopping = True
         if self._running is not None:
-            if self._process is not None and self._process.stdin is not None:
-                self._process.stdin.close()
-            await asyncio.wait([self._running], timeout=_STOP_SECONDS)
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
-        await self._kill()
+        await self._child.stop()
 
     def send(self, kind: int, stream: StreamHandle, samples: bytes = b"") -> None:
-        if self._process is not None and self._process.stdin is not None and not self._process.stdin.is_closing():
-            self._process.stdin.write(HEADER.pack(kind, stream.number, stream.rate, len(samples)) + samples)
-
-    async def _start(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "digit_detector.webapp.worker", self._options, stdin=PIPE, stdout=PIPE,
-            limit=_MAX_LINE_BYTES, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )  # fmt: skip
-        assert self._process.stdout is not None
-        try:
-            async with asyncio.timeout(_START_SECONDS):
-                is_up = bool(await self._process.stdout.readline())
-        except TimeoutError:
-            is_up = False
-        except asyncio.CancelledError:
-            await self._kill()
-            raise
-        if not is_up:
-            await self._kill()
-            raise StreamError(f"a worker process could not start (exit code {self._process.returncode})")
-        self._is_ready, self._silent = True, 0.0
+        if not self._child.has_ended and not self._child.requests.is_closing():
+            self._child.requests.write(HEADER.pack(kind, stream.number, stream.rate, len(samples)) + samples)
 
     async def _run(self) -> None:
-        """Read updates; restart the process whenever it ends, until `stop`."""
-        assert self._process is not None
+        """Read updates; restart the process whenever it ends."""
         while True:
-            watching = asyncio.ensure_future(self._watch_heartbeat(self._process))
+            watching = asyncio.ensure_future(self._watch_heartbeat())
             try:
-                await self._read_updates(self._process)
+                while (line := await self._child.replies.readline()).endswith(b"\n"):  # half a line: it was killed
+                    self._silent = 0.0
+                    for row in json.loads(line):
+                        stream = self.streams.get(row.pop("stream"))
+                        if stream is not None:  # otherwise it was closed meanwhile
+                            self._dispatch(stream, _parse_update(row))
             finally:
                 watching.cancel()
                 self._is_ready = False
-            if self._stopping:
-                return
-            code = await self._process.wait()
-            _log.error("a worker process ended (exit code %s); it is restarted", code)
+            _log.error("a worker process ended (exit code %s); it is restarted", await self._child.kill())
             for stream in list(self.streams.values()):
-                self._dispatch(stream, _make_failure(make_restarted_error()))
-            while True:
-                try:
-                    await self._start()
-                    break
-                except (StreamError, OSError) as error:
-                    _log.error("%s; retrying", error)
-                    await asyncio.sleep(_RETRY_SECONDS)
+                self._dispatch(stream, _make_failure(_make_restarted_error()))
+            await self._child.restart()
+            self._is_ready, self._silent = True, 0.0
             self.restarts += 1
 
-    async def _read_updates(self, process: Process) -> None:
-        assert process.stdout is not None
-        while (line := await process.stdout.readline()).endswith(b"\n"):  # a killed process may leave half a line
-            self._silent = 0.0
-            for row in json.loads(line):
-                stream = self.streams.get(row["stream"])
-                if stream is not None:  # otherwise it was closed meanwhile
-                    self._dispatch(stream, _parse_update(row))
-
-    async def _watch_heartbeat(self, process: Process) -> None:
+    async def _watch_heartbeat(self) -> None:
         """Kill the process after `timeout` seconds without a heartbeat."""
         while self._silent < self._timeout:
             await asyncio.sleep(self._heartbeat)
             self._silent += self._heartbeat  # counted, not read from the clock: it stands still with this process
         _log.error("a worker process sent no heartbeat for %g s: it is killed", self._timeout)
-        process.kill()
-
-    async def _kill(self) -> None:
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
+        await self._child.kill()
 
 
-def make_restarted_error() -> RejectedError:
+def _make_restarted_error() -> RejectedError:
     """For the streams of a worker that has ended or hangs."""
     return RejectedError(
         HTTPStatus.SERVICE_UNAVAILABLE, "restarted",
@@ -268,14 +215,11 @@ def make_restarted_error() -> RejectedError:
     )  # fmt: skip
 
 
-def _parse_update(row: dict[str, object]) -> StreamUpdate:
+def _parse_update(row: dict[str, Any]) -> StreamUpdate:
     if "fault" in row:
-        return _make_failure(AudioError(str(row["fault"])))
-    return StreamUpdate(
-        row["chunks"], row["seconds"], row["level_db"], row["voice"],  # type: ignore[arg-type]
-        [Detection(*detection) for detection in row["digits"]], bool(row["ended"]),  # type: ignore[attr-defined]
-    )  # fmt: skip
+        return _make_failure(AudioError(row["fault"]))
+    return StreamUpdate(**{**row, "detections": [Detection(*values) for values in row["detections"]]})
 
 
 def _make_failure(error: DigitError) -> StreamUpdate:
-    return StreamUpdate(0, 0.0, -120.0, 0.0, [], True, as_rejection(error))
+    return StreamUpdate(ended=True, fault=as_rejection(error))

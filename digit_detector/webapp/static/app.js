@@ -119,11 +119,11 @@ function showDigit({ digit, confidence, start: from, end }) {
   const delay = Math.max(0, buffer.seconds - end); // until it is displayed, including the round trip
   byId("digit").textContent = digit;
   byId("sure").textContent = `${percent(confidence)} sure, ${Math.round(1000 * delay)} ms after the word`;
-  byId("told").textContent = NAMES[digit];
+  byId("announcement").textContent = NAMES[digit];
   byId("strip").append(String(digit));
   updateButtons();
   view.word({ digit, start: from, end });
-  addWord({ name: `${digit}, said at ${clock(from)}`, samples: buffer.word(from, end), rate: buffer.rate, label: String(digit), confidence, delay });
+  addWord({ name: `${digit}, at ${clock(from)}`, samples: buffer.word(from, end), rate: buffer.rate, label: String(digit), confidence, delay });
 }
 
 /** Add a word to the history and compare the recognisers on it. */

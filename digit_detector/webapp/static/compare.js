@@ -4,7 +4,7 @@ import { clip } from "./local/clip.js";
 import { KINDS, makeNoise, mixed } from "./noise.js";
 import { play } from "./wav.js";
 
-const AT_FIRST = ["ml_mfcc", "ml_cnn", "ml_raw", "ensemble"]; // the others are slow, or ask a service elsewhere
+const AT_FIRST = ["ml_mfcc", "ml_cnn", "ml_raw", "ensemble"]; // the others are slow, or send the recording to a service
 const LEVELS = Array.from({ length: 11 }, (_, n) => n / 20);
 
 /** All recognisers on one word, with or without noise. */
@@ -91,8 +91,8 @@ export class Compare {
     const { samples, rate, file } = word;
     const asFile = !samples && this._processors.answerFile; // the server knows formats that this browser does not
     if (!samples) {
-      const who = asFile ? "so the server decodes it, without noise" : "and no sound is sent to the server";
-      this._onproblem(`This browser cannot decode ${word.name}, ${who}. A WAV file works everywhere.`);
+      const how = asFile ? "so the server decodes it, without noise" : "and no sound is sent to the server";
+      this._onproblem(`This browser cannot decode ${word.name}, ${how}. A WAV file works everywhere.`);
       if (!asFile) return;
     }
     const sound = samples && this._mixed(this.level);
@@ -116,13 +116,13 @@ export class Compare {
   }
 
   _row({ name, title, available, reason, detail }) {
-    const ask = make("input", { type: "checkbox", checked: available && this._selected.has(name), disabled: !available, "aria-label": `Ask: ${title}` });
-    ask.onchange = () => {
-      if (ask.checked) this._selected.add(name);
+    const box = make("input", { type: "checkbox", checked: available && this._selected.has(name), disabled: !available, "aria-label": `Use: ${title}` });
+    box.onchange = () => {
+      if (box.checked) this._selected.add(name);
       else this._selected.delete(name);
       this._update();
     };
-    const row = make("tr", {}, make("td", {}, ask));
+    const row = make("tr", {}, make("td", {}, box));
     row.dataset.name = name;
     if (!available) {
       row.className = "off";
@@ -147,7 +147,7 @@ export class Compare {
 
   _showNoise() {
     const level = this.level;
-    byId("noise-said").textContent = level === 0 ? "none" : `${level.toFixed(2)} of the word's peak`;
+    byId("noise-text").textContent = level === 0 ? "none" : `${level.toFixed(2)} of the word's peak`;
   }
 
   /** Each recogniser at each level of the noise, and where it first errs. */

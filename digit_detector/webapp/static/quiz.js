@@ -42,7 +42,7 @@ export class Quiz {
     if (digit === word.label) this._right++;
     const result = await this._processors().answer("ensemble", sound, word.rate);
     const outcome = result.error ? "could not answer" : result.text ? `heard ${result.text}` : "heard no digit";
-    const verdict = digit === word.label ? `Yes, ${word.label}.` : `It was told as ${word.label}, you said ${digit}.`;
+    const verdict = digit === word.label ? `Yes, ${word.label}.` : `It was detected as ${word.label}, you chose ${digit}.`;
     byId("quiz-said").textContent = `${verdict} The three together ${outcome}. You: ${this._right} of ${this._count}.`;
   }
 

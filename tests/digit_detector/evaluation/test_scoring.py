@@ -128,7 +128,7 @@ def test_noise_is_as_loud_as_said():
     assert levels.max() - levels.min() > 10
 
 
-def test_a_name_without_a_digit_is_told(tiny_folder, tmp_path):
+def test_file_names_must_begin_with_a_digit(tiny_folder, tmp_path):
     assert {word.digit for word in load_words(tiny_folder)} == set(range(10))
     (tmp_path / "seven_anna_0.wav").write_bytes((tiny_folder / "7_speaker0_0.wav").read_bytes())
     with pytest.raises(DataError, match="expected a name like"):

@@ -31,7 +31,7 @@ def stream(count: int) -> TestStream:
     return TestStream(np.zeros(8000, dtype=np.float32), tuple(LabelledDigit(7, i + 0.5, i + 1.0) for i in range(count)))
 
 
-def test_the_lowest_threshold_that_keeps_what_was_asked():
+def test_the_lowest_threshold_within_the_limits_is_chosen():
     heard = ScoredStreams(
         ((stream(4), detections(0.9, 0.7, 0.4, 0.2)),),
         {"speech": (detections(0.6, 0.5, 0.3), 0.5), "noise": (detections(0.35), 2.0)},
@@ -41,7 +41,7 @@ def test_the_lowest_threshold_that_keeps_what_was_asked():
     assert choose_threshold(heard, {"speech": 2.0, "noise": 1.0}) == 0.51
     assert choose_threshold(heard, {"speech": 6.0, "noise": 0.0}) == 0.36
     assert choose_threshold(heard, {"speech": 0.0}) == 0.61
-    with pytest.raises(DataError, match="ask for more"):
+    with pytest.raises(DataError, match="allow more"):
         choose_threshold(ScoredStreams((), {"speech": (detections(1.0), 1.0)}), {"speech": 0.5})
     assert list_thresholds(heard) == sorted(set(list_thresholds(heard)))
 
@@ -69,7 +69,7 @@ def run_command(root: Path, folder: Path, *words: str) -> subprocess.CompletedPr
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
-def test_what_passes_a_threshold_is_what_a_detector_of_it_reports(folders: Path):
+def test_accept_equals_a_detector_with_that_threshold(folders: Path):
     sound = np.concatenate([word.samples for word in load_words(folders / "digits")])
     config = load_config()
     found = run(Engine(config=config), [TestStream(sound, ())], {}).digits[0][1]
@@ -122,10 +122,10 @@ def test_the_same_seed_chooses_the_same(folders: Path, chosen: tuple[Path, str],
         (["--seed", "-1"], "seed"),
         (["--out", "."], "out: . is a folder"),
         (["--out", "digits/7_voice0_0.wav/a.json"], "is a file, expected a folder"),
-        (["--out", "curve.png"], "is where the picture goes"),
+        (["--out", "curve.png"], "is the file of the plot"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_is_heard(
+def test_invalid_flags_are_reported_first(
     words: list[str], told: str, folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(folders)

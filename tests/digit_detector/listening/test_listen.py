@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,6 @@ from digit_detector.evaluation.streams import Word, join_with_pauses
 from digit_detector.examples import example_recording
 from digit_detector.labels import model_folder
 from digit_detector.listening.display import Display, bar
-from digit_detector.listening.microphone import read_file
 from digit_detector.streaming.engine import Detection
 from digit_detector.streaming.spotter import find_spotter
 from ml_training.data.tts import VOICES, say
@@ -43,7 +41,7 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_a_file_is_told_line_by_line(talk: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_file_prints_a_line_per_digit(talk: Path, capsys: pytest.CaptureFixture[str]):
     assert listen.main(["--file", str(talk)]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     assert "".join(line[0] for line in lines) == SAID
@@ -51,7 +49,7 @@ def test_a_file_is_told_line_by_line(talk: Path, capsys: pytest.CaptureFixture[s
     assert last == SAID
 
 
-def test_json_is_an_object_a_line(talk: Path, capsys: pytest.CaptureFixture[str]):
+def test_json_is_one_object_per_line(talk: Path, capsys: pytest.CaptureFixture[str]):
     assert listen.main(["--file", str(talk), "--json"]) == 0
     *rows, whole = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert whole == {"file": str(talk), "digits": SAID, "seconds": round(soundfile.info(talk).duration, 3)}
@@ -66,7 +64,7 @@ def silence(tmp_path: Path) -> Path:
     return tmp_path / "silence.wav"
 
 
-def test_that_nothing_was_heard_is_said(silence: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_file_without_digits_says_so(silence: Path, capsys: pytest.CaptureFixture[str]):
     assert listen.main(["--file", str(silence)]) == 0
     assert capsys.readouterr() == ("", f"no digits in {silence}\n")
     assert listen.main(["--file", str(silence), "--json"]) == 0
@@ -75,7 +73,7 @@ def test_that_nothing_was_heard_is_said(silence: Path, capsys: pytest.CaptureFix
     assert said.err == f"no digits in {silence}\n"
 
 
-def test_several_files_and_folders_are_told_apart(talk: Path, silence: Path, capsys: pytest.CaptureFixture[str]):
+def test_several_files_and_folders(talk: Path, silence: Path, capsys: pytest.CaptureFixture[str]):
     (silence.parent / "notes.txt").write_text("no recording")
     (silence.parent / "damaged.wav").write_bytes(b"RIFF")
     assert listen.main(["--file", str(talk), str(silence.parent), "--file", str(talk)]) == 1
@@ -102,7 +100,7 @@ def test_a_folder_without_recordings_is_an_error(silence: Path, capsys: pytest.C
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names and no pipes in folders")
-def test_a_folder_may_hold_pipes_folders_and_names_that_a_terminal_obeys(silence: Path):
+def test_folders_with_pipes_and_control_characters_in_names(silence: Path):
     silence.rename(silence.parent / "a\nb\x1b[31m.wav")
     (silence.parent / "folder.wav").mkdir()
     os.mkfifo(silence.parent / "pipe.wav")
@@ -119,9 +117,13 @@ def test_standard_input_is_a_recording(piped: bool, talk: Path):
         done = subprocess.run([*COMMAND, "--file", "-"], capture_output=True, timeout=60, **source)
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode().splitlines()[-1] == SAID
+    if piped:
+        done = subprocess.run([*COMMAND, "--file", talk, "-"], capture_output=True, timeout=60, **source)
+        lines = [line for line in done.stdout.decode().splitlines() if "known after" not in line]
+        assert lines == [f"{talk}: {SAID}", f"-: {SAID}"]
 
 
-def test_one_trained_pipeline_is_enough_and_told(talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_one_trained_pipeline_is_enough(talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = model_folder(tmp_path, "mfcc")
     folder.mkdir()
     shutil.copy(model_file("pretrained", "mfcc"), folder / "model.onnx")
@@ -131,7 +133,7 @@ def test_one_trained_pipeline_is_enough_and_told(talk: Path, tmp_path: Path, cap
     assert said.err == f"{tmp_path} has no mel_cnn, no raw_cnn: words are confirmed by mfcc alone\n"
 
 
-def test_another_spotter_may_be_named(talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_spotter_can_be_named(talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     shutil.copy(find_spotter(), tmp_path / "own.onnx")
     assert listen.main(["--file", str(talk), "--spotter", str(tmp_path / "own.onnx")]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == SAID
@@ -140,7 +142,7 @@ def test_another_spotter_may_be_named(talk: Path, tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.real_data
-def test_an_offset_costs_no_digit(fsdd_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_an_offset_loses_no_digit(fsdd_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     files = {file.name: file for file in fsdd_dir.rglob("*.wav")}
     clips = [soundfile.read(files[f"{digit}_george_0.wav"], dtype="float32")[0] for digit in SAID]
     pause = np.zeros(2400, dtype=np.float32)
@@ -150,16 +152,7 @@ def test_an_offset_costs_no_digit(fsdd_dir: Path, tmp_path: Path, capsys: pytest
     assert capsys.readouterr().out.splitlines()[-1] == SAID
 
 
-def test_real_time_takes_as_long_as_it_was_spoken(talk: Path):
-    started = time.monotonic()
-    seconds = soundfile.info(talk).duration
-    done = subprocess.run([*COMMAND, "--file", talk, "--realtime"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == SAID
-    assert time.monotonic() - started >= seconds - 0.1
-
-
-def test_ctrl_c_ends_it_quietly(talk: Path):
+def test_ctrl_c_ends_without_a_traceback(talk: Path):
     with subprocess.Popen(
         [*COMMAND, "--file", talk, "--realtime"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -171,26 +164,20 @@ def test_ctrl_c_ends_it_quietly(talk: Path):
     assert "Traceback" not in errors
 
 
-def test_any_format_and_any_length_is_read(talk: Path, tmp_path: Path):
-    samples, rate = soundfile.read(talk, dtype="float32")
-    for name in ("talk.flac", "talk.ogg"):
-        soundfile.write(tmp_path / name, np.stack([samples, samples], axis=1), rate)
-        pieces = list(read_file(str(tmp_path / name), realtime=False))
-        assert sum(len(piece) for _, piece in pieces) == pytest.approx(len(samples), abs=2000)
-        assert pieces[0][0] == rate
-
-
 @pytest.mark.parametrize(
     ("words", "told", "code"),
     [
         (["--file", "none.wav"], "cannot read none.wav", 1),
+        (["--file", ""], "the name of the file is empty", 1),
+        (["--file", "/dev/zero"], "/dev/zero is a device", 1),
+        (["--file", "-", "-"], "given twice", 2),
         (["--realtime"], "--realtime belongs to --file", 2),
         (["--file", "a.wav", "--device", "1"], "--device and --seconds are for the microphone", 2),
         (["--file", "a.wav", "--thresholds", "none.json"], "none.json", 2),
         (["--file", "a.wav", "--model_dir", "none"], "no folder none", 1),
     ],
 )
-def test_what_cannot_be_is_one_line(words: list[str], told: str, code: int, tmp_path: Path):
+def test_errors_are_one_line(words: list[str], told: str, code: int, tmp_path: Path):
     done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == code
     assert told in done.stderr
@@ -198,7 +185,7 @@ def test_what_cannot_be_is_one_line(words: list[str], told: str, code: int, tmp_
 
 
 @pytest.mark.parametrize("name", ["no such microphone", "99", "²"])
-def test_a_microphone_that_is_not_there_is_one_line(name: str):
+def test_a_missing_microphone_is_one_line(name: str):
     done = subprocess.run([*COMMAND, "--device", name], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
@@ -238,7 +225,7 @@ def test_the_newest_digits_are_seen_in_a_narrow_terminal(monkeypatch: pytest.Mon
         assert shown.endswith(seen)
 
 
-def test_it_needs_no_standard_error(talk: Path):
+def test_standard_error_may_be_closed(talk: Path):
     done = subprocess.run(
         ["sh", "-c", 'exec "$@" 2>&-', "sh", *COMMAND, "--file", talk], capture_output=True, text=True, timeout=60
     )
@@ -246,27 +233,14 @@ def test_it_needs_no_standard_error(talk: Path):
     assert done.stdout.splitlines()[-1] == SAID
 
 
-def test_where_a_file_cannot_be_heard_is_said(talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_invalid_samples_are_reported_with_their_frame(talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     samples, rate = soundfile.read(talk, dtype="float32")
     samples[3 * rate] = np.nan
     soundfile.write(tmp_path / "nan.wav", samples, rate, subtype="FLOAT")
     assert listen.main(["--file", str(tmp_path / "nan.wav")]) == 1
     found = capsys.readouterr()
     assert found.out, "what was said before it"
-    assert found.err.endswith(f"nan.wav has NaN or infinite samples, first at frame {3 * rate}: record it anew\n")
-
-
-@pytest.mark.parametrize(("suffix", "encoding"), [(".ul", "ULAW"), (".al", "ALAW"), (".sln", "PCM_16")])
-def test_telephone_recordings_are_detected_in(
-    talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str, encoding: str
-):
-    samples, rate = soundfile.read(talk, dtype="float32")
-    path = tmp_path / f"talk{suffix}"
-    with path.open("wb") as file:
-        soundfile.write(file, samples, rate, format="RAW", subtype=encoding)
-    assert rate == 8000
-    assert listen.main(["--file", str(path)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == SAID
+    assert found.err.endswith(f"nan.wav has NaN or infinite samples, first at frame {3 * rate}: record it again\n")
 
 
 def test_channels_that_cancel_and_a_file_that_is_cut_off(
@@ -282,7 +256,7 @@ def test_channels_that_cancel_and_a_file_that_is_cut_off(
     assert "talk.wav is cut off: its header promises" in found.err
 
 
-def test_no_microphone_in_the_list_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_an_empty_list_of_microphones_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(listen, "list_microphones", list)
     assert listen.main(["--list"]) == 1
     assert "there is no microphone" in capsys.readouterr().err
@@ -297,12 +271,12 @@ def test_bars(share: float, shown: str):
     assert bar(0.5, 4, " ##") == "##  "
 
 
-def test_the_example_is_the_telephone_number_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bundled_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert listen.main(["--example"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "4135550127"
 
 
-def test_sound_without_a_header_is_told_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_without_a_header_take_encoding_and_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples, rate = soundfile.read(example_recording("phone_number"), dtype="int16")
     (tmp_path / "call.raw").write_bytes(samples.astype("<i2").tobytes())
     assert listen.main(["--file", str(tmp_path / "call.raw"), "--encoding", "s16", "--rate", str(rate)]) == 0

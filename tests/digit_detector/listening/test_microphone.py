@@ -54,7 +54,7 @@ def listen(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
 
 
-def test_what_a_microphone_hears_is_told(home: Path):
+def test_digits_of_a_microphone_are_printed(home: Path):
     done = listen(home, "--seconds", "6")
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("listening to default")
@@ -66,9 +66,9 @@ def test_what_a_microphone_hears_is_told(home: Path):
 
 def test_microphones_are_listed_and_chosen_by_name(home: Path):
     listed = listen(home, "--list")
-    assert "default  (taken unless told)" in listed.stdout
+    assert "default  (default)" in listed.stdout
     done = listen(home, "--device", "talk", "--seconds", "1")
     assert "listening to talk" in done.stderr or "microphone 'talk'" in done.stderr
     done = listen(home, "--device", "none of them")
     assert done.returncode == 1
-    assert "see digits listen --list" in done.stderr
+    assert "digits listen --list" in done.stderr

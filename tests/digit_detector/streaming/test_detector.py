@@ -68,7 +68,7 @@ def test_digits_with_pauses_come_out_in_order(engine: Engine, stream: TestStream
         assert 0.0 < detection.delay < 0.5
 
 
-def test_connected_digits_are_told_apart(engine: Engine, words: list[Word]):
+def test_connected_digits_are_detected(engine: Engine, words: list[Word]):
     rng = np.random.default_rng(3)
     voice = words[:10]
     strings = [[voice[d] for d in (4, 4, 3, 6, 3, 1, 2)], [voice[d] for d in (7, 7, 9, 0)]]
@@ -79,7 +79,7 @@ def test_connected_digits_are_told_apart(engine: Engine, words: list[Word]):
 
 
 @pytest.mark.parametrize("sizes", [[1], [7, 131, 1, 999], [256], [255], [20_000_000], [0, 160]])
-def test_pieces_make_no_difference(sizes: list[int], engine: Engine, stream: TestStream):
+def test_results_do_not_depend_on_the_pieces(sizes: list[int], engine: Engine, stream: TestStream):
     sound = stream.samples[: 8000 * (6 if sizes == [1] else 20)]
     assert heard(engine, sound, sizes) == heard(engine, sound, [1600])
 
@@ -115,14 +115,7 @@ def test_an_offset_changes_nothing(rate: int, engine: Engine, stream: TestStream
     assert [d.confidence for d in offset] == pytest.approx([d.confidence for d in plain], abs=0.01)
 
 
-@pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
-def test_hardly_a_word_is_lost_to_another_rate(rate: int, engine: Engine, stream: TestStream):
-    at_8k = score(stream.digits, heard(engine, stream.samples, [1600]))
-    there = soxr.resample(stream.samples, 8000, rate, quality="VHQ")
-    assert score(stream.digits, heard(engine, there, [rate // 10], rate)).correct >= at_8k.correct - 1
-
-
-def test_sound_that_is_too_faint_for_its_type_is_refused(engine: Engine, stream: TestStream):
+def test_16_bit_values_in_32_bit_integers_are_rejected(engine: Engine, stream: TestStream):
     wrong = (stream.samples[: 8000 * 2] * 32_768).astype(np.int32)
     detector, pool = StreamingDetector(engine=engine), DetectorPool(engine=engine)
     with pytest.raises(UndecodableAudioError, match="hold 16-bit values"):
@@ -139,7 +132,7 @@ def test_sound_that_is_too_faint_for_its_type_is_refused(engine: Engine, stream:
     assert (detector.seconds, len(pool)) == (0.0, 0)
 
 
-def test_two_rows_of_few_samples_are_two_channels_where_that_is_said(engine: Engine, stream: TestStream):
+def test_channels_first_resolves_an_unclear_layout(engine: Engine, stream: TestStream):
     sound = stream.samples[: 8000 * 6]
     expected = heard(engine, sound, [1600])
     detector = StreamingDetector(engine=engine)
@@ -162,7 +155,7 @@ def own_spotter(tmp_path: Path) -> Path:
     return tmp_path / "own.onnx"
 
 
-def test_a_spotter_of_ones_own_is_taken_and_checked(own_spotter: Path, engine: Engine, stream: TestStream):
+def test_own_spotters_are_loaded_and_checked(own_spotter: Path, engine: Engine, stream: TestStream):
     assert load_spotter(own_spotter).metadata["created"].startswith("2001")
     sound = stream.samples[: 8000 * 10]
     detector = StreamingDetector(spotter=str(own_spotter))
@@ -183,7 +176,7 @@ def test_a_spotter_of_ones_own_is_taken_and_checked(own_spotter: Path, engine: E
             StreamingDetector(spotter=bad)
 
 
-def test_the_pipelines_of_a_folder_confirm(tmp_path: Path, stream: TestStream):
+def test_the_pipelines_of_a_folder_are_used(tmp_path: Path, stream: TestStream):
     with pytest.raises(ModelError, match="train"):
         StreamingDetector(tmp_path)
     folder = model_folder(tmp_path, "mfcc")
@@ -203,7 +196,7 @@ def test_types_and_channels_of_the_same_sound(engine: Engine, stream: TestStream
         assert [d.digit for d in heard(engine, other, [1600])] == expected
 
 
-def test_flush_tells_the_last_word_and_begins_anew(engine: Engine, words: list[Word]):
+def test_flush_reports_the_last_word_and_restarts(engine: Engine, words: list[Word]):
     detector = StreamingDetector(engine=engine)
     sound = np.concatenate([np.zeros(4000, dtype=np.float32), words[7].samples])
     for _ in range(2):
@@ -223,7 +216,7 @@ def test_reset_forgets(engine: Engine, words: list[Word]):
 
 
 @pytest.mark.parametrize("bad", [np.array([0.1, np.nan]), np.array([np.inf]), np.zeros((2, 2, 2)), np.array(["x"])])
-def test_bad_sound_is_refused_and_the_stream_goes_on(bad: np.ndarray, engine: Engine, stream: TestStream):
+def test_invalid_samples_raise_and_the_stream_continues(bad: np.ndarray, engine: Engine, stream: TestStream):
     sound = stream.samples[: 8000 * 10]
     detector = StreamingDetector(engine=engine)
     found = detector.feed(sound[:40_000])
@@ -233,7 +226,7 @@ def test_bad_sound_is_refused_and_the_stream_goes_on(bad: np.ndarray, engine: En
     assert found == heard(engine, sound, [1600])
 
 
-def test_an_hour_of_silence_of_clipping_and_of_hum(engine: Engine):
+def test_silence_clipping_and_hum_have_no_digits(engine: Engine):
     hour = 3600 * 8000
     detector = StreamingDetector(engine=engine)
     assert detector.feed(np.zeros(hour, dtype=np.float32)) + detector.flush() == []
@@ -242,13 +235,6 @@ def test_an_hour_of_silence_of_clipping_and_of_hum(engine: Engine):
     for sound in (clipped, hum, np.full(60 * 8000, 1.0, dtype=np.float32)):
         assert detector.feed(sound) == []
     assert detector.flush() == []
-
-
-def test_clipped_words_are_still_heard(engine: Engine, stream: TestStream):
-    loud = np.clip(stream.samples[: 8000 * 20] * 20, -1, 1)
-    plain = heard(engine, stream.samples[: 8000 * 20], [1600])
-    found = heard(engine, loud, [1600])
-    assert len({(d.digit, round(d.end)) for d in found} & {(d.digit, round(d.end)) for d in plain}) >= len(plain) // 2
 
 
 def test_threads_may_feed_and_flush_one_detector(engine: Engine, stream: TestStream):
@@ -274,7 +260,7 @@ def test_threads_may_feed_and_flush_one_detector(engine: Engine, stream: TestStr
     assert detector.feed(sound) + detector.flush() == heard(engine, sound, [1600])
 
 
-def test_what_is_kept_does_not_grow(engine: Engine):
+def test_memory_does_not_grow(engine: Engine):
     import tracemalloc
 
     detector = StreamingDetector(engine=engine)
@@ -289,7 +275,7 @@ def test_what_is_kept_does_not_grow(engine: Engine):
     assert after - before < 100_000
 
 
-def test_a_pool_hears_what_single_detectors_hear(engine: Engine, stream: TestStream):
+def test_a_pool_equals_single_detectors(engine: Engine, stream: TestStream):
     pool = DetectorPool(engine=engine)
     parts = {key: stream.samples[key * 24_000 : key * 24_000 + 80_000] for key in range(5)}
     found: dict[int, list[Detection]] = {key: [] for key in parts}
@@ -320,7 +306,7 @@ def test_ending_one_stream_loses_nothing_of_another(engine: Engine, stream: Test
     assert [(d.digit, d.end) for d in found] == expected
 
 
-def test_a_pool_refuses_what_cannot_be(engine: Engine):
+def test_a_pool_rejects_invalid_calls(engine: Engine):
     pool = DetectorPool(engine=engine, most_seconds=2.0)
     pool.open("a")
     with pytest.raises(StreamError, match="open already"):
@@ -330,7 +316,7 @@ def test_a_pool_refuses_what_cannot_be(engine: Engine):
     with pytest.raises(NonFiniteAudioError):
         pool.feed("a", np.full(100, np.nan))
     pool.feed("a", np.zeros(8000))
-    with pytest.raises(StreamError, match="faster than it is heard"):
+    with pytest.raises(StreamError, match="too fast"):
         pool.feed("a", np.zeros(16_000))
     assert pool.run() == {}
     pool.feed("a", np.zeros(16_000))
@@ -339,7 +325,7 @@ def test_a_pool_refuses_what_cannot_be(engine: Engine):
         pool.close("a")
 
 
-def test_thresholds_decide_what_is_told(stream: TestStream):
+def test_thresholds_and_pipelines_are_checked(stream: TestStream):
     sound = stream.samples[: 8000 * 20]
     strict = StreamingDetector(config=replace(load_config(), detection_threshold=1.0))
     assert strict.feed(sound) + strict.flush() == []
@@ -349,7 +335,7 @@ def test_thresholds_decide_what_is_told(stream: TestStream):
         StreamingDetector(pipelines="mfcc")
 
 
-def test_listening_loads_nothing_heavy(stream: TestStream, tmp_path):
+def test_detection_imports_nothing_heavy(stream: TestStream, tmp_path):
     np.save(tmp_path / "sound.npy", stream.samples[: 8000 * 10])
     code = f"""
 import sys, numpy as np

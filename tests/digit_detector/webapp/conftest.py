@@ -14,7 +14,7 @@ import pytest
 import soundfile
 import soxr
 
-from digit_detector.serve import bound
+from digit_detector.serve import bind
 from digit_detector.webapp.app import make_app
 from digit_detector.webapp.limits import ServerLimits
 from digit_detector.webapp.server import make_server, page_address
@@ -25,7 +25,7 @@ from ml_training.data.tts import VOICES, say
 def _serving(settings: ServerLimits | None = None, **options: object) -> Iterator[str]:
     """The address of a server that runs meanwhile."""
     settings = settings or ServerLimits(port=0)
-    with bound(settings, exact=True) as listening:
+    with bind(settings, exact=True) as listening:
         server = make_server(make_app(settings, **options), settings)
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()

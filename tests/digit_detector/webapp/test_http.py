@@ -1,4 +1,4 @@
-"""The HTTP interface, asked as any client would ask it."""
+"""The HTTP interface, from the outside."""
 
 import ast
 import contextlib
@@ -19,7 +19,11 @@ import soundfile
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from digit_detector.errors import ConfigError
+from digit_detector.classifier import model_file
+from digit_detector.labels import PRETRAINED
+from digit_detector.streaming.config import load_config
+from digit_detector.streaming.engine import CONFIRMING
+from digit_detector.streaming.spotter import find_spotter
 from digit_detector.webapp.app import make_app
 from digit_detector.webapp.limits import ServerLimits
 from ml_training.data.tts import VOICES, say
@@ -46,7 +50,7 @@ def fault(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, said["code"]
 
 
-def test_a_recording_is_answered_by_all_or_by_one(server, seven):
+def test_a_recording_is_classified_by_all_methods_or_one(server, seven):
     wav = recording(seven)
     said = httpx.post(f"{server}/process_audio", files={"file": wav}).json()
     assert said["seconds"] == pytest.approx(len(seven) / 8000)
@@ -56,40 +60,28 @@ def test_a_recording_is_answered_by_all_or_by_one(server, seven):
     assert [(r["method"], r["digit"], r["text"]) for r in one] == [("ml_cnn", 7, "7")]
     assert 0.5 < one[0]["confidence"] <= 1.0
     assert one[0]["milliseconds"] > 0
+    long = {"file": recording(np.concatenate([seven, np.zeros(16_000)]))}
+    assert "second" in httpx.post(f"{server}/process_audio", files=long, data={"method": "ml_cnn"}).json()["note"]
+    raw = {"file": recording(seven, "RAW", subtype="ULAW")}
+    for form, expected in (({"encoding": "mulaw", "rate": "8000"}, 200), ({"encoding": "mp5"}, 422), ({}, 422)):
+        answer = httpx.post(f"{server}/process_audio", files=raw, data={"method": "ml_cnn", **form})
+        assert answer.status_code == expected, answer.text
+        assert expected != 200 or answer.json()["results"][0]["digit"] == 7
 
 
-def test_that_but_one_second_was_looked_at_is_noted(server, seven):
-    wav = recording(np.concatenate([seven, np.zeros(16_000)]))
-    found = httpx.post(f"{server}/process_audio", files={"file": wav}, data={"method": "ml_cnn"}).json()
-    assert found["note"].startswith("only the loudest second was classified")
-
-
-@pytest.mark.parametrize("kind", ["FLAC", "OGG", "MP3"])
-def test_formats_are_told_by_their_bytes(server, seven, kind):
-    import soxr
-
-    content = recording(soxr.resample(seven, 8000, 16_000), kind, 16_000)
-    found = httpx.post(f"{server}/process_audio", files={"file": ("what.ever", content)}, data={"method": "ml_cnn"})
-    assert found.json()["results"][0]["digit"] == 7
-
-
-def test_each_call_is_counted(serving, seven):
+def test_calls_and_requests_are_counted(serving, seven):
     with serving() as address:
         httpx.post(f"{address}/process_audio", files={"file": recording(seven)}, data={"method": "ml_raw"})
         counts = httpx.get(f"{address}/stats/ml_raw").json()
         assert (counts["calls"], sum(counts["digits"]) + counts["nothing"]) == (1, 1)
         assert httpx.get(f"{address}/stats").json()["processors"]["ml_raw"] == counts
+        httpx.get(f"{address}/health", headers={"Host": "evil.example"})
         metrics = httpx.get(f"{address}/metrics").text
+        assert 'digits_requests_total{route="other",status="421"} 1.0' in metrics
         assert 'digits_requests_total{route="/process_audio",status="200"} 1.0' in metrics
 
 
-def test_refused_requests_are_counted_too(serving):
-    with serving() as address:
-        httpx.get(f"{address}/health", headers={"Host": "evil.example"})
-        assert 'digits_requests_total{route="other",status="421"} 1.0' in httpx.get(f"{address}/metrics").text
-
-
-def test_what_there_is_and_what_cannot_run_is_told(server):
+def test_unavailable_processors_have_a_reason(server):
     processors = {p["name"]: p for p in httpx.get(f"{server}/processors").json()["processors"]}
     assert processors["ml_cnn"]["available"]
     assert not processors["external_api"]["available"]
@@ -110,11 +102,12 @@ def test_what_there_is_and_what_cannot_run_is_told(server):
         (recording(np.zeros(8000)), None),
         (recording(np.zeros((100, 12))), "bad_audio"),
         (recording(np.full(8000, np.nan, dtype=np.float32), subtype="FLOAT"), "bad_audio"),
+        (recording(np.ones(9))[:24] + (2_000_000_000).to_bytes(4, "little") + recording(np.ones(9))[28:], "bad_audio"),
         (recording(np.zeros(61 * 8000)), "too_long"),
         (recording(np.zeros(4_000_000), "FLAC"), "too_long"),  # eight minutes in a few kilobytes
     ],
 )  # fmt: skip
-def test_what_is_no_recording_is_refused(server, content, code):
+def test_invalid_recordings_are_rejected(server, content, code):
     response = httpx.post(f"{server}/process_audio", files={"file": content}, data={"method": "ml_cnn"})
     if code is None:  # silence is a recording without a digit
         (result,) = response.json()["results"]
@@ -123,22 +116,7 @@ def test_what_is_no_recording_is_refused(server, content, code):
         assert fault(response)[1] == code
 
 
-def test_a_wav_whose_header_promises_gigabytes_is_heard_as_far_as_it_goes(server, seven):
-    content = bytearray(recording(seven))
-    content[4:8] = content[40:44] = (0x7FFFFFF0).to_bytes(4, "little")
-    response = httpx.post(f"{server}/process_audio", files={"file": bytes(content)}, data={"method": "ml_cnn"})
-    assert response.status_code in (200, 422)
-
-
-def test_hours_of_sound_do_not_pass_for_seconds_of_a_rate_that_none_has(server, seven):
-    content = bytearray(recording(seven))
-    content[24:28] = (2_000_000_000).to_bytes(4, "little")
-    response = httpx.post(f"{server}/process_audio", files={"file": bytes(content)}, data={"method": "ml_cnn"})
-    assert fault(response) == (422, "bad_audio")
-    assert "a sample rate of 2000000000: expected" in response.text
-
-
-def test_a_body_is_bounded_whether_its_length_is_told_or_not(serving):
+def test_bodies_are_limited_with_and_without_a_length(serving):
     with serving(ServerLimits(port=0, upload_bytes=100_000)) as address:
         told = httpx.post(f"{address}/process_audio", files={"file": b"x" * 200_000})
         assert fault(told) == (413, "too_large")
@@ -155,7 +133,7 @@ def test_a_body_is_bounded_whether_its_length_is_told_or_not(serving):
         assert httpx.get(f"{address}/health").status_code == 200
 
 
-def test_a_request_that_never_ends_is_given_up(serving):
+def test_requests_that_never_end_time_out(serving):
     with serving(ServerLimits(port=0, request_seconds=0.5)) as address:
         host, port = address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as link:
@@ -168,7 +146,7 @@ def test_a_request_that_never_ends_is_given_up(serving):
 
 
 @pytest.mark.parametrize("before", [0, 1])
-def test_a_head_that_trickles_is_given_up(serving, before):
+def test_slow_heads_time_out(serving, before):
     with serving(ServerLimits(port=0, head_seconds=1)) as address:
         host, port = address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as link:
@@ -180,18 +158,10 @@ def test_a_head_that_trickles_is_given_up(serving, before):
                 pytest.fail("nobody hung up")
 
 
-def test_a_head_without_end_is_refused(server):
-    host, port = server.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as link, contextlib.suppress(ConnectionError):
-        link.sendall(b"GET / HTTP/1.1\r\n")
-        for _ in range(1000):
-            link.sendall(b"X-More: " + b"x" * 10_000 + b"\r\n")
-        pytest.fail("ten million bytes were taken")
-
-
-def test_only_its_own_names_and_pages_may_ask(serving, server):
-    assert fault(httpx.get(f"{server}/health", headers={"Host": "evil.example"})) == (421, "wrong_host")
-    for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
+def test_only_own_host_names_and_origins_are_allowed(serving, server):
+    for host in ("evil.example", "", "[:::::]", "[", "a b", "127.0.0.1:1:1"):
+        assert fault(httpx.get(f"{server}/health", headers={"Host": host})) == (421, "wrong_host")
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:1", "http://[", "http://[:::::]", "", "//"):
         refused = httpx.post(f"{server}/sessions", json={}, headers={"Origin": origin})
         assert fault(refused) == (403, "wrong_origin")
     own = httpx.post(f"{server}/sessions", json={}, headers={"Origin": server})
@@ -199,16 +169,6 @@ def test_only_its_own_names_and_pages_may_ask(serving, server):
     assert httpx.delete(f"{server}/sessions/{own.json()['id']}").status_code == 204
     with serving(ServerLimits(port=0, allow_host=("digits.example",))) as address:
         assert httpx.get(f"{address}/health", headers={"Host": "digits.example"}).status_code == 200
-
-
-@pytest.mark.parametrize("host", ["", "[:::::]", "[", "a b", "127.0.0.1:1:1"])
-def test_what_is_no_name_is_refused(server, host):
-    assert fault(httpx.get(f"{server}/health", headers={"Host": host})) == (421, "wrong_host")
-
-
-@pytest.mark.parametrize("origin", ["http://[", "http://[:::::]", "", "//"])
-def test_what_is_no_page_is_refused(server, origin):
-    assert fault(httpx.post(f"{server}/sessions", json={}, headers={"Origin": origin})) == (403, "wrong_origin")
 
 
 @pytest.mark.parametrize(
@@ -220,13 +180,13 @@ def test_what_is_no_page_is_refused(server, origin):
         ("text/plain", b"x"),
     ],
 )  # fmt: skip
-def test_what_is_no_form_is_refused(server, kind, content):
+def test_invalid_forms_are_rejected(server, kind, content):
     refused = httpx.post(f"{server}/process_audio", content=content, headers={"Content-Type": kind})
     assert fault(refused)[1] == "bad_request"
     assert refused.status_code in (400, 422)
 
 
-def test_answers_forbid_what_the_page_does_not_need(server):
+def test_responses_have_security_headers(server):
     for path in ("/", "/health", "/nowhere", "/models/mfcc.onnx"):
         headers = httpx.get(f"{server}{path}").headers
         assert "default-src 'self'" in headers["content-security-policy"]
@@ -261,7 +221,7 @@ HANDSHAKE = (
     ],
     ids=lambda value: None if isinstance(value, int) else repr(value[:20]),
 )
-def test_every_refusal_of_a_request_carries_the_headers_of_an_answer(server, request_head, status):
+def test_rejections_have_security_headers(server, request_head, status):
     host = server.removeprefix("http://")
     sent = request_head.format(host=host, path="/ws", version="12", more="")
     with socket.create_connection(host.split(":"), timeout=10) as link:
@@ -279,7 +239,7 @@ def test_every_refusal_of_a_request_carries_the_headers_of_an_answer(server, req
     assert "server" not in headers
 
 
-def test_connections_and_uploads_of_one_address_are_bounded(serving):
+def test_connections_and_uploads_are_limited_per_client(serving):
     with serving(ServerLimits(port=0, connections_per_client=2, uploads_per_client=2)) as address:
         host = address.removeprefix("http://")
         upload = (
@@ -312,7 +272,7 @@ def test_connections_and_uploads_of_one_address_are_bounded(serving):
             assert b" 200 " in honest.recv(10_000).split(b"\r\n")[0]
 
 
-def test_the_oldest_idle_connection_makes_room_for_a_new_one(serving):
+def test_the_oldest_idle_connection_makes_room(serving):
     with serving(ServerLimits(port=0, connections=2, head_seconds=600)) as address:
         host = address.removeprefix("http://")
         with contextlib.ExitStack() as links:
@@ -322,7 +282,7 @@ def test_the_oldest_idle_connection_makes_room_for_a_new_one(serving):
                 assert idle[0].recv(1) == b""
 
 
-def test_sessions_of_one_address_are_bounded(serving):
+def test_sessions_are_limited_per_client_and_in_total(serving):
     with serving(ServerLimits(port=0, sessions_per_client=1)) as address:
         made = httpx.post(f"{address}/sessions", json={}).json()["id"]
         assert fault(httpx.post(f"{address}/sessions", json={})) == (429, "too_many")
@@ -331,9 +291,11 @@ def test_sessions_of_one_address_are_bounded(serving):
             assert other.post(f"{address}/sessions", json={}).status_code == 201
         httpx.delete(f"{address}/sessions/{made}")
         assert httpx.post(f"{address}/sessions", json={}).status_code == 201
+    with serving(ServerLimits(port=0, sessions=2)) as address:
+        assert [httpx.post(f"{address}/sessions", json={}).status_code for _ in range(3)] == [201, 201, 503]
 
 
-def test_pages_of_allowed_origins_may_ask(serving):
+def test_allowed_origins(serving):
     with serving(ServerLimits(port=0, allow_origin=("https://digits.example",))) as address:
         allowed = httpx.post(f"{address}/sessions", json={}, headers={"Origin": "https://digits.example"})
         assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (201, "https://digits.example")
@@ -356,7 +318,7 @@ def test_files_outside_the_page_are_not_served(server):
             assert b" 404 " in link.recv(1000).split(b"\r\n")[0], path
 
 
-def test_sessions_come_and_go(server):
+def test_sessions_are_created_and_deleted(server):
     made = httpx.post(f"{server}/sessions", json={"keep_audio": False}).json()
     assert (made["digits"], made["streams"], made["keep_audio"]) == ("", 0, False)
     assert made["id"] in [s["id"] for s in httpx.get(f"{server}/sessions").json()["sessions"]]
@@ -368,40 +330,20 @@ def test_sessions_come_and_go(server):
     assert fault(httpx.post(f"{server}/sessions", json={"keep": True})) == (422, "bad_request")
 
 
-def test_there_is_an_end_to_sessions(serving):
-    with serving(ServerLimits(port=0, sessions=2)) as address:
-        codes = [httpx.post(f"{address}/sessions", json={}).status_code for _ in range(3)]
-        assert codes == [201, 201, 503]
-
-
-def test_models_are_the_ones_that_the_server_answers_with(server):
-    from digit_detector.classifier import model_file
-    from digit_detector.labels import PRETRAINED
-    from digit_detector.streaming.config import load_config
-    from digit_detector.streaming.engine import CONFIRMING
-
+def test_models_are_those_of_the_server(server, serving, tmp_path):
     assert httpx.get(f"{server}/models/mel_cnn.onnx").content == model_file(PRETRAINED, "mel_cnn").read_bytes()
     shown = httpx.get(f"{server}/models/detector.json").json()
     assert shown["config"] == json.loads(json.dumps(dataclasses.asdict(load_config())))
     assert shown["pipelines"] == list(CONFIRMING)
     assert len(shown["earlier"]) == 6 * 2 * 8  # convolutions, frames of a block, frames that each hears but itself
     assert fault(httpx.get(f"{server}/models/other.onnx")) == (404, "no_model")
-
-
-def test_a_spotter_of_ones_own_is_the_one_that_the_page_fetches(serving, seven, tmp_path):
-    from digit_detector.streaming.spotter import find_spotter
-
-    own = tmp_path / "own.onnx"
-    shutil.copy(find_spotter(), own)
+    shutil.copy(find_spotter(), own := tmp_path / "own.onnx")
     with serving(ServerLimits(port=0), spotter=str(own), methods=("ml_mfcc",)) as address:
         own.write_bytes(b"other")
         assert httpx.get(f"{address}/models/spotter.onnx").content == b"other"
 
 
-def test_a_folder_with_some_models_tells_nothing_of_itself(serving, seven, tmp_path):
-    from digit_detector.classifier import model_file
-    from digit_detector.labels import PRETRAINED
-
+def test_paths_of_broken_models_are_hidden(serving, seven, tmp_path):
     for pipeline in ("mfcc", "raw_cnn"):
         (tmp_path / f"{pipeline}_classifier").mkdir()
         shutil.copy(model_file(PRETRAINED, pipeline), tmp_path / f"{pipeline}_classifier" / "model.onnx")
@@ -417,7 +359,7 @@ def test_a_folder_with_some_models_tells_nothing_of_itself(serving, seven, tmp_p
         assert "ONNX" not in told
 
 
-def test_a_fault_of_ours_shows_no_internals(serving, monkeypatch):
+def test_bugs_show_no_internals(serving, monkeypatch):
     def broken(*_: object) -> None:
         raise RuntimeError("/secret/path")
 
@@ -431,32 +373,16 @@ def test_a_fault_of_ours_shows_no_internals(serving, monkeypatch):
         assert 'digits_requests_total{route="/sessions",status="500"} 1.0' in httpx.get(f"{address}/metrics").text
 
 
-def test_settings_that_cannot_be_are_refused():
-    with pytest.raises(ConfigError, match=r"2 faults in the server's settings: port: .*; streams: "):
-        ServerLimits(streams=0, port=70_000)
-
-
-def test_every_code_of_a_fault_is_documented():
+def test_error_codes_are_documented():
     raised = {"not_found", "method_not_allowed"}  # which come from the framework
     for path in WEBAPP.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                place = {"RejectedError": 1, "error_body": 0}.get(node.func.id)
+                place = {"RejectedError": 1, "error_body": 0, "_refuse": 0}.get(node.func.id)
                 if place is not None and isinstance(node.args[place], ast.Constant):
                     raised.add(node.args[place].value)
     rows = re.findall(r"^\| (`.*?) \|", (WEBAPP / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(re.findall(r"[a-z_]+", " ".join(rows))) == raised
-
-
-def test_an_empty_file_is_refused_as_the_schema_says(server):
-    schema = httpx.get(f"{server}/openapi.json").json()
-    route = schema["paths"]["/process_audio"]["post"]
-    form = schema["components"]["schemas"][
-        route["requestBody"]["content"]["multipart/form-data"]["schema"]["$ref"].rpartition("/")[2]
-    ]
-    assert form["properties"]["file"]["minLength"] == 1
-    assert "empty" in route["responses"]["422"]["description"]
-    assert fault(httpx.post(f"{server}/process_audio", files={"file": b""})) == (422, "bad_audio")
 
 
 SCHEMA = schemathesis.openapi.from_dict(make_app(methods=("ml_mfcc",)).openapi())
@@ -467,7 +393,7 @@ SCHEMA = schemathesis.openapi.from_dict(make_app(methods=("ml_mfcc",)).openapi()
     max_examples=25, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
-def test_every_route_keeps_to_its_description(server, case):
+def test_routes_match_their_schema(server, case):
     response = case.call(base_url=server)
     # No schema can say which bytes are a recording.
     valid_is_accepted = [positive_data_acceptance] if case.path == "/process_audio" else []

@@ -143,7 +143,7 @@ def hear(page: Any, samples: np.ndarray, rate: int = 8000, sizes: Sequence[int] 
 
 
 @pytest.mark.browser
-def test_recordings_are_cut_as_python_cuts_them(page: Any, clips: list[tuple[np.ndarray, int]]):
+def test_clips_equal_those_of_python(page: Any, clips: list[tuple[np.ndarray, int]]):
     there = page.evaluate(CUT, [[packed(samples), rate] for samples, rate in clips])
     for (samples, rate), second in zip(clips, there, strict=True):
         here = load_audio(samples, rate)
@@ -167,7 +167,7 @@ def apart(here: np.ndarray, there: np.ndarray) -> float:
 
 
 @pytest.mark.browser
-def test_processors_answer_as_pythons_do(page: Any, clips: list[tuple[np.ndarray, int]]):
+def test_processors_equal_those_of_python(page: Any, clips: list[tuple[np.ndarray, int]]):
     processors = load_processors(OURS)
     there = page.evaluate(ANSWER, [[packed(samples), rate] for samples, rate in clips])
     texts = set()
@@ -186,7 +186,7 @@ def test_processors_answer_as_pythons_do(page: Any, clips: list[tuple[np.ndarray
 
 @pytest.mark.browser
 @pytest.mark.parametrize("sizes", [(256,), (7, 131, 1, 999), (255,), (8000,), (31, 32)])
-def test_a_stream_is_heard_as_python_hears_it_however_it_is_cut(page: Any, sound: np.ndarray, sizes: Sequence[int]):
+def test_detections_equal_those_of_python(page: Any, sound: np.ndarray, sizes: Sequence[int]):
     samples = sound[: 8000 * (40 if sizes == (256,) else 8)]
     expected = heard_here(samples)
     told = hear(page, samples, 8000, sizes)
@@ -205,7 +205,7 @@ def test_a_stream_is_heard_as_python_hears_it_however_it_is_cut(page: Any, sound
 
 @pytest.mark.browser
 @pytest.mark.parametrize("rate", [11_025, 16_000, 44_100, 48_000])
-def test_any_rate_gives_the_same_digits_on_an_offset_too(page: Any, sound: np.ndarray, rate: int):
+def test_detections_equal_at_any_rate_and_offset(page: Any, sound: np.ndarray, rate: int):
     samples = as_floats(0.5 * soxr.resample(sound[: 8000 * 15], 8000, rate, quality="HQ") + 0.3)
     expected = heard_here(samples, rate)
     told = hear(page, samples, rate, [rate // 40])
@@ -218,7 +218,7 @@ def test_any_rate_gives_the_same_digits_on_an_offset_too(page: Any, sound: np.nd
 
 
 @pytest.mark.browser
-def test_nothing_is_sent_once_the_models_are_there(chromium: Any, server: str, sound: np.ndarray):
+def test_nothing_is_sent_after_the_models_are_loaded(chromium: Any, server: str, sound: np.ndarray):
     context = chromium.new_context()
     asked: list[Any] = []
     sockets: list[Any] = []
@@ -256,7 +256,7 @@ def test_several_streams_and_recordings_at_once_do_not_mix(page: Any, sound: np.
 
 
 @pytest.mark.browser
-def test_the_list_says_who_answers_here(page: Any):
+def test_the_list_of_local_processors(page: Any):
     rows = page.evaluate(
         '() => import("/local/processors.js").then(({ LocalProcessors }) => new LocalProcessors().list())'
     )
@@ -283,16 +283,6 @@ def test_the_benchmark_measures_answers_and_streams(chromium: Any, server: str, 
     page.close()
 
 
-@pytest.mark.browser
-@pytest.mark.bench
-def test_a_word_is_answered_within_40_ms(page: Any, spoken: list[np.ndarray]):
-    words = [Word(as_floats(trim_silence(clip, -30)), i % 10, "voice") for i, clip in enumerate(spoken)]
-    for rate in (8000, 48_000):
-        rows = web_local.answers(page, words, rate)
-        for name in OURS:
-            assert rows[name]["p50_ms"] < web_local.FLOOR_MS, (rate, name)
-
-
 SILENCE = np.zeros(4000)
 BAD = {
     "empty": (np.zeros(0), 8000, "no samples"),
@@ -306,7 +296,7 @@ BAD = {
 
 @pytest.mark.browser
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_wrong_with_a_recording_is_its_answer(page: Any, name: str):
+def test_invalid_recordings_have_an_error(page: Any, name: str):
     samples, rate, why = BAD[name]
     for answer in page.evaluate(ANSWER, [[packed(samples), rate]])[0]:
         assert (answer["text"], answer["confidence"]) == ("", None)
@@ -323,7 +313,7 @@ def test_silence_holds_no_digit(page: Any):
 
 
 @pytest.mark.browser
-def test_what_is_wrong_with_live_sound_closes_the_stream(page: Any, sound: np.ndarray):
+def test_invalid_live_samples_close_the_stream(page: Any, sound: np.ndarray):
     for samples, rate, why in ((np.array([0.1, np.inf]), 8000, "expected numbers"), (SILENCE, 800, "from 1000")):
         told = hear(page, samples, rate)
         assert [fault["code"] for fault in told["faults"]] == ["bad_audio"]
@@ -332,7 +322,7 @@ def test_what_is_wrong_with_live_sound_closes_the_stream(page: Any, sound: np.nd
 
 
 @pytest.mark.browser
-def test_sound_faster_than_it_is_heard_ends_the_stream(page: Any):
+def test_audio_faster_than_processing_ends_the_stream(page: Any):
     told = page.evaluate(
         """async () => {
             const { LocalSession } = await import("/local/local_session.js");
@@ -365,17 +355,17 @@ def spoil(route: Any) -> None:
 @pytest.mark.parametrize(
     ("address", "how", "code", "why"),
     [
-        ("**/models/spotter.onnx", refuse, "not_fetched", "the server said 503"),
+        ("**/models/spotter.onnx", refuse, "not_fetched", "the server answered 503"),
         ("**/models/silero_vad.onnx", cut_off, "not_fetched", "see that the server runs"),
         ("**/models/mel_cnn.onnx", spoil, "bad_model", "mel_cnn.onnx is damaged"),
         ("**/models/detector.json", spoil, "bad_model", "detector.json"),
         ("**/*.wasm", refuse, "not_fetched", "ort-wasm-simd-threaded.wasm"),
         ("**/*.wasm", spoil, "no_wasm", "cannot run the models"),
-        ("**/local/worker.js", cut_off, "no_worker", "could not begin"),
-        ("**/ort.wasm.min.mjs", refuse, "no_worker", "could not begin"),
+        ("**/local/worker.js", cut_off, "no_worker", "could not start"),
+        ("**/ort.wasm.min.mjs", refuse, "no_worker", "could not start"),
     ],
 )
-def test_what_cannot_be_loaded_is_said_and_tried_again(
+def test_failed_loading_is_reported_and_retried(
     fresh: Any, sound: np.ndarray, address: str, how: Callable[[Any], None], code: str, why: str
 ):
     fresh.context.route(address, how)

@@ -1,4 +1,4 @@
-"""Uploads: decoded in processes that can be ended, clients by turns. No upload costs another client its answer."""
+"""Uploads: decoded in child processes within limits, with clients in turns."""
 
 import asyncio
 import contextlib
@@ -21,11 +21,12 @@ import pytest
 import soundfile
 
 from digit_detector.audio import decode
-from digit_detector.webapp.decode_pool import DecodeWorker
-from digit_detector.webapp.decode_worker import READY, REQUEST, DecodeLimits
+from digit_detector.webapp.child_process import READY
+from digit_detector.webapp.clients import FairPool, Quota
+from digit_detector.webapp.decode_worker import DecodeLimits
 from digit_detector.webapp.errors import RejectedError
-from digit_detector.webapp.fair_pool import ByteBudget, FairPool
 from digit_detector.webapp.limits import ServerLimits
+from digit_detector.webapp.uploads import DecodeWorker
 
 ODD_DECODER = """
 import ctypes, os, socket, sys, time
@@ -33,7 +34,7 @@ from digit_detector.webapp import decode_worker
 
 usual = decode_worker.decode_upload
 
-def decode_upload(content, most_seconds):
+def decode_upload(content, most_seconds, *options):
     what = content[:4]
     if what == b"spin":
         while True:
@@ -56,7 +57,7 @@ def decode_upload(content, most_seconds):
         print("x" * 100_000, flush=True)
         os.write(1, b"y" * 100_000)
         what = content[4:]
-    return usual(content.removeprefix(b"talk"), most_seconds)
+    return usual(content.removeprefix(b"talk"), most_seconds, *options)
 
 decode_worker.decode_upload = decode_upload
 sys.exit(decode_worker.main())
@@ -98,8 +99,7 @@ async def fault(worker: DecodeWorker, content: bytes) -> RejectedError:
 
 async def pid(worker: DecodeWorker) -> int:
     await worker.recover()
-    assert worker._process is not None
-    return worker._process.pid
+    return worker.child.pid
 
 
 # --- one process ---------------------------------------------------------------------------------
@@ -118,29 +118,21 @@ def coded(container: str, codec: str) -> bytes:
     return file.getvalue()
 
 
-def test_a_worker_decodes_as_everything_else_does():
+def test_one_process_decodes_uploads_as_the_package_does(odd: None):
     async def use(worker: DecodeWorker) -> None:
         first = await pid(worker)
         for content in (
             wav(), wav(kind="FLAC", rate=44_100, channels=2), wav(kind="OGG", rate=48_000),
             wav(kind="MP3", rate=16_000), coded("webm", "libopus"), coded("mp4", "aac"), coded("adts", "aac"),
         ):  # fmt: skip
-            samples, seconds = await worker.decode(content)
-            np.testing.assert_array_equal(samples, decode(content))
-            assert seconds == pytest.approx(0.5, abs=0.1)
+            np.testing.assert_array_equal(await worker.decode(content), decode(content))
             assert await pid(worker) == first
-
-    in_a_worker(use)
-
-
-def test_one_process_decodes_one_upload_after_the_other(odd: None):
-    async def use(worker: DecodeWorker) -> None:
-        first = await pid(worker)
+        refused = await fault(worker, wav(61))
+        assert (refused.status, refused.code) == (413, "too_long")
         for _ in range(20):
             await worker.decode(wav(20, "FLAC", 48_000))
             assert (await fault(worker, b"RIFF")).code == "bad_audio"
-        samples, _ = await worker.decode(b"talk" + wav())  # what a library prints is no part of the reply
-        assert len(samples) == 4000
+        assert len(await worker.decode(b"talk" + wav())) == 4000  # what a library prints is no part of the reply
         assert await pid(worker) == first
 
     in_a_worker(use)
@@ -155,33 +147,33 @@ def test_one_process_decodes_one_upload_after_the_other(odd: None):
         pytest.param(b"hoar", {}, "more than 100 MB of memory", marks=unix),
     ],
 )
-def test_an_upload_that_asks_too_much_costs_its_process_alone(odd: None, content: bytes, limits: dict, said: str):
+def test_an_upload_that_exceeds_a_limit_ends_only_its_process(odd: None, content: bytes, limits: dict, said: str):
     async def use(worker: DecodeWorker) -> None:
         before = await pid(worker)
         refused = await fault(worker, content)
         assert (refused.status, refused.code) == (422, "bad_audio")
         assert said in str(refused)
         assert await pid(worker) != before
-        assert len((await worker.decode(wav()))[0]) == 4000
+        assert len(await worker.decode(wav())) == 4000
 
     in_a_worker(use, dataclasses.replace(LIMITS, **limits))
 
 
 @unix
 @pytest.mark.parametrize("content", [b"open/etc/hostname", b"port", b"file1"])
-def test_no_file_or_socket_is_opened_whatever_an_upload_asks(odd: None, content: bytes):
+def test_decoders_cannot_open_files_or_sockets(odd: None, content: bytes):
     async def use(worker: DecodeWorker) -> None:
         refused = await fault(worker, content)
         assert refused.code in ("failed", "bad_audio")
         assert "hostname" not in str(refused)
         assert "Traceback" not in str(refused)
         await worker.recover()
-        assert len((await worker.decode(wav()))[0]) == 4000
+        assert len(await worker.decode(wav())) == 4000
 
     in_a_worker(use)
 
 
-def test_who_stops_waiting_ends_the_process(odd: None):
+def test_cancelling_ends_the_process(odd: None):
     async def use(worker: DecodeWorker) -> None:
         before = await pid(worker)
         waiting = asyncio.ensure_future(worker.decode(b"wait"))
@@ -190,12 +182,12 @@ def test_who_stops_waiting_ends_the_process(odd: None):
         with pytest.raises(asyncio.CancelledError):
             await waiting
         assert await pid(worker) != before
-        assert len((await worker.decode(wav()))[0]) == 4000
+        assert len(await worker.decode(wav())) == 4000
 
     in_a_worker(use)
 
 
-def test_who_stops_waiting_for_what_is_nearly_done_costs_no_process(odd: None):
+def test_cancelling_shortly_before_the_end_keeps_the_process(odd: None):
     async def use(worker: DecodeWorker) -> None:
         before = await pid(worker)
         waiting = asyncio.ensure_future(worker.decode(b"soon"))
@@ -204,40 +196,30 @@ def test_who_stops_waiting_for_what_is_nearly_done_costs_no_process(odd: None):
         with pytest.raises(asyncio.CancelledError):
             await waiting
         assert await pid(worker) == before
-        assert len((await worker.decode(wav()))[0]) == 4000
+        assert len(await worker.decode(wav())) == 4000
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("digit_detector.webapp.decode_pool._GRACE", 60.0)
+        patch.setattr("digit_detector.webapp.uploads._GRACE", 60.0)
         in_a_worker(use)
 
 
-def test_a_process_ends_with_the_server_also_in_the_middle_of_an_upload():
+def test_a_decoder_ends_with_the_server_even_while_decoding():
     command = [sys.executable, "-P", "-c", ODD_DECODER, json.dumps(dataclasses.asdict(LIMITS))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        assert process.stdout.read(1) == READY
-        process.stdin.write(REQUEST.pack(4) + b"wait")
+        assert process.stdout.readline() == READY
+        process.stdin.write(b'{"size": 4, "encoding": null, "rate": null}\nwait')
         process.stdin.close()
         assert process.wait(timeout=60) == 0
 
 
-def test_a_process_that_ended_while_it_was_idle_is_not_blamed_on_the_next_upload(odd: None):
+def test_a_decoder_that_ended_while_idle_is_restarted(odd: None):
     async def use(worker: DecodeWorker) -> None:
-        assert worker._process is not None
-        worker._process.kill()
-        await worker._process.wait()
+        await worker.child.kill()
         assert (await fault(worker, wav())).code == "busy"
         await worker.recover()
-        assert len((await worker.decode(wav()))[0]) == 4000
-
-    in_a_worker(use)
-
-
-def test_length_is_bounded_before_it_is_decoded():
-    async def use(worker: DecodeWorker) -> None:
-        refused = await fault(worker, wav(61))
-        assert (refused.status, refused.code) == (413, "too_long")
+        assert len(await worker.decode(wav())) == 4000
 
     in_a_worker(use)
 
@@ -245,7 +227,7 @@ def test_length_is_bounded_before_it_is_decoded():
 # --- turns ---------------------------------------------------------------------------------------
 
 
-def test_clients_are_served_by_turns():
+def test_clients_take_turns():
     async def use() -> list[str]:
         pool, served = FairPool(["only"], waiting=10), []
 
@@ -266,7 +248,7 @@ def test_clients_are_served_by_turns():
     assert asyncio.run(use()) == ["a", "b", "c", "a", "a", "a"]
 
 
-def test_one_client_never_has_all():
+def test_one_client_never_holds_all_items():
     async def use() -> None:
         pool = FairPool([1, 2, 3], waiting=3)
         for _ in range(2):
@@ -290,28 +272,15 @@ def test_one_client_never_has_all():
     asyncio.run(use())
 
 
-def test_a_turn_that_came_too_late_is_passed_on():
-    async def use() -> None:
-        pool = FairPool(["only"], waiting=2)
-        item = await pool.take("a")
-        gone, next_one = asyncio.ensure_future(pool.take("b")), asyncio.ensure_future(pool.take("c"))
-        await asyncio.sleep(0)
-        pool.give_back("a", item)
-        gone.cancel()  # before it saw that it was its turn
-        assert await asyncio.wait_for(next_one, 5) == "only"
-
-    asyncio.run(use())
-
-
-def test_bytes_are_bounded_for_each_client_and_for_all():
-    budget = ByteBudget(most=100, most_each=60)
-    budget.take("a", 60)
-    for client, size in (("a", 1), ("b", 41)):
-        with pytest.raises(RejectedError, match="are being received"):
-            budget.take(client, size)
-    budget.take("b", 40)
+def test_quotas_limit_each_client_and_the_total():
+    budget = Quota(each=60, total=100)
+    assert budget.take("a", 60)
+    assert not budget.take("a", 1)
+    assert not budget.take("b", 41)
+    assert budget.take("b", 40)
     budget.give_back("a", 60)
-    budget.take("b", 20)
+    assert budget.take("b", 20)
+    assert budget.total == 60
 
 
 # --- the server ----------------------------------------------------------------------------------
@@ -353,16 +322,26 @@ def odd_server(serving: Callable[..., Any]) -> Iterator[str]:
             yield address
 
 
-def test_who_hangs_up_frees_the_place(odd_server: str):
+def test_disconnecting_and_crashing_uploads_free_their_place(odd_server: str):
     for _ in range(2):  # one is decoded and one waits; both go
         with sent(odd_server, b"wait"), sent(odd_server, b"wait"):
             wait_for_uploads(odd_server, 2)
         wait_for_uploads(odd_server, 0)
-    assert post(odd_server, wav()).status_code == 200
+    for _ in range(3):
+        refused = post(odd_server, b"null")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "bad_audio")
+        assert "/" not in refused.json()["error"]["message"]
+    codes: list[int] = []
+    threads = [threading.Thread(target=lambda: codes.append(post(odd_server, wav()).status_code)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert codes == [200] * 8
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="there is no 127.0.0.2 here")
-def test_the_uploads_of_one_address_keep_no_other_waiting(odd_server: str):
+def test_uploads_of_one_client_do_not_block_others(odd_server: str):
     with contextlib.ExitStack() as links:
         for _ in range(4):
             links.enter_context(sent(odd_server, b"wait", "127.0.0.2"))
@@ -370,15 +349,7 @@ def test_the_uploads_of_one_address_keep_no_other_waiting(odd_server: str):
         assert [post(odd_server, wav()).status_code for _ in range(3)] == [200] * 3
 
 
-def test_a_decoder_that_fails_is_replaced_behind_the_server(odd_server: str):
-    for _ in range(3):
-        refused = post(odd_server, b"null")
-        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "bad_audio")
-        assert "/" not in refused.json()["error"]["message"]
-    assert post(odd_server, wav()).status_code == 200
-
-
-def test_who_reads_nothing_is_cut_off(serving: Callable[..., Any]):
+def test_clients_that_do_not_read_are_disconnected(serving: Callable[..., Any]):
     """The largest file of the page is more than a socket takes at once."""
     tcp = Path("/proc/net/tcp")
     if not tcp.exists():
@@ -403,17 +374,7 @@ def test_who_reads_nothing_is_cut_off(serving: Callable[..., Any]):
         assert came < size
 
 
-def test_many_at_once_are_all_answered(server: str):
-    codes: list[int] = []
-    threads = [threading.Thread(target=lambda: codes.append(post(server, wav()).status_code)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert codes == [200] * 8
-
-
-def test_a_body_that_is_missing_or_empty_is_refused_and_declared(server: str):
+def test_missing_and_empty_bodies_are_rejected(server: str):
     kind = {"Content-Type": "multipart/form-data; boundary=b"}
     for asked in (
         {}, {"content": b""}, {"content": b"", "headers": kind}, {"content": b"--b--\r\n", "headers": kind},
@@ -427,7 +388,7 @@ def test_a_body_that_is_missing_or_empty_is_refused_and_declared(server: str):
     assert form["properties"]["file"]["minLength"] == 1
 
 
-def test_requests_that_are_being_received_are_bounded_together(serving: Callable[..., Any]):
+def test_bodies_of_all_requests_are_limited_together(serving: Callable[..., Any]):
     with serving(ServerLimits(port=0, upload_bytes=100_000, bodies_bytes=100_000), methods=("ml_mfcc",)) as address:
         host, port = address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=30) as link:
@@ -446,7 +407,7 @@ def test_requests_that_are_being_received_are_bounded_together(serving: Callable
 
 
 @pytest.mark.parametrize("clients", [["a"], ["a", "a"], ["a", "b"]])
-def test_a_request_that_is_cancelled_as_its_turn_comes_takes_no_item(clients: list[str]):
+def test_a_request_cancelled_at_its_turn_takes_no_item(clients: list[str]):
     """Its future is cancelled at once, and it leaves the queue a step of the event loop later."""
 
     async def use() -> None:

@@ -1,4 +1,4 @@
-// What a model hears of a recording: one second at 8 kHz, as digit_detector/audio.py cuts it.
+// The second of a recording that models classify, at 8 kHz, as in digit_detector/audio.py.
 
 import { Fault } from "./fault.js";
 import { RECORDINGS, Resampler } from "./resampler.js";
@@ -14,7 +14,7 @@ const MOST_SECONDS = 3600;
 
 /**
  * A recording of any rate -> Float32Array (8000) with its word in it, zeros where it is silent.
- * Throws a Fault that says what is wrong with it.
+ * Throws a Fault for an invalid recording.
  */
 export function clip(samples, rate) {
   checkRate(rate, LEAST_RATE);

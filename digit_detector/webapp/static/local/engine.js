@@ -21,10 +21,10 @@ export class Engine {
     return engine;
   }
 
-  /** Run every network once: the first time takes far longer, and should not be when the first word is said. */
+  /** Run every network once: the first run takes far longer, and should not delay the first word. */
   async warmUp() {
-    await this.voice.hear(new Float32Array(BLOCK), this.voice.begin());
-    await this.spotter.hear(new Float32Array(BLOCK), this.spotter.begin());
+    await this.voice.run(new Float32Array(BLOCK), this.voice.begin());
+    await this.spotter.run(new Float32Array(BLOCK), this.spotter.begin());
     for (const classify of this.classifiers) await classify(new Float32Array(SECOND));
   }
 
@@ -36,22 +36,22 @@ export class Engine {
   async process(stream, block) {
     const spotting = [];
     for (const number of stream.push(block)) {
-      const { voice, state } = await this.voice.hear(stream.block(number), stream.vadState ?? this.voice.begin());
+      const { voice, state } = await this.voice.run(stream.block(number), stream.vadState ?? this.voice.begin());
       stream.vadState = state;
       spotting.push(...stream.onVad(number, voice));
     }
     const candidates = [];
     for (const number of spotting) {
       stream.spotterState ??= this.spotter.begin();
-      const output = await this.spotter.hear(stream.block(number), stream.spotterState);
+      const output = await this.spotter.run(stream.block(number), stream.spotterState);
       candidates.push(...stream.onSpotter(number, output.probabilities, output.durations));
     }
-    const found = [];
+    const detections = [];
     for (const candidate of candidates) {
       const detection = await this.verify(stream, candidate);
-      if (detection) found.push(detection);
+      if (detection) detections.push(detection);
     }
-    return found;
+    return detections;
   }
 
   /** The detection of a candidate whose confidence reaches the detection threshold, or null. */
@@ -73,9 +73,9 @@ export class Engine {
     const end = (candidate.last * HOP) / SAMPLE_RATE;
     const known = ((Math.floor(candidate.frame / FRAMES) + 1) * FRAMES * HOP) / SAMPLE_RATE;
     const start = Math.max(0, (candidate.first * HOP) / SAMPLE_RATE);
-    const found = { digit, confidence, start, end, delay: known - end };
-    if (repeats(found, stream.lastDetection, config.duplicate_seconds)) return null;
-    stream.lastDetection = found;
-    return found;
+    const detection = { digit, confidence, start, end, delay: known - end };
+    if (repeats(detection, stream.lastDetection, config.duplicate_seconds)) return null;
+    stream.lastDetection = detection;
+    return detection;
   }
 }

@@ -44,7 +44,7 @@ async function download(url) {
     );
   }
   const mend = answer.status === 404 ? "it has none, let another answer" : "install the server again, or use another mode";
-  throw new Fault("not_fetched", `${url.pathname} could not be fetched (the server said ${answer.status}): ${mend}`);
+  throw new Fault("not_fetched", `${url.pathname} could not be fetched (the server answered ${answer.status}): ${mend}`);
 }
 
 function runtime() {
@@ -81,7 +81,7 @@ function unusable(name, error) {
     : new Fault("bad_model", `${name} is damaged or no model (${reason}): reload the page, or install the server again`);
 }
 
-async function run(model, name, feeds) {
+async function infer(model, name, feeds) {
   try {
     return await model.run(feeds);
   } catch (error) {
@@ -94,18 +94,18 @@ async function run(model, name, feeds) {
 export function detector() {
   return once("detector.json", async () => {
     const content = await download(new URL("detector.json", MODELS));
-    let found;
+    let detector;
     try {
-      found = JSON.parse(new TextDecoder().decode(content));
+      detector = JSON.parse(new TextDecoder().decode(content));
     } catch {
-      found = undefined;
+      detector = undefined;
     }
-    const limits = found?.config;
+    const limits = detector?.config;
     const known = ["spotter_threshold", "detection_threshold"].every((name) => limits?.[name] >= 0 && limits[name] <= 1);
-    if (!known || !found.pipelines?.length || !found.earlier?.length) {
+    if (!known || !detector.pipelines?.length || !detector.earlier?.length) {
       throw new Fault("bad_model", "detector.json is not what the detector needs: reload the page");
     }
-    return found;
+    return detector;
   });
 }
 
@@ -116,16 +116,16 @@ export async function voiceActivity() {
   return {
     begin: () => ({ inner: new Float32Array(VOICE_STATE), context: new Float32Array(CONTEXT) }),
     /** The next block (256) after a state -> its probability and the state after. */
-    async hear(block, { inner, context }) {
+    async run(block, { inner, context }) {
       const sound = new Float32Array(CONTEXT + block.length);
       sound.set(context);
       sound.set(block, CONTEXT);
-      const said = await run(model, name, {
+      const outputs = await infer(model, name, {
         input: new ort.Tensor("float32", sound, [1, sound.length]),
         state: new ort.Tensor("float32", inner, [2, 1, VOICE_STATE / 2]),
         sr: RATE,
       });
-      return { voice: said.output.data[0], state: { inner: said.stateN.data, context: sound.slice(-CONTEXT) } };
+      return { voice: outputs.output.data[0], state: { inner: outputs.stateN.data, context: sound.slice(-CONTEXT) } };
     },
   };
 }
@@ -138,30 +138,30 @@ export async function spotter() {
     detector(),
     session(name, inputs, ["probabilities", "durations", "state_after", "taken"]),
   ]);
-  const [, state, heard] = inputs.map((input) => model.inputMetadata[model.inputNames.indexOf(input)].shape);
-  const size = state[1], channels = heard[2];
+  const [, state, earlierInput] = inputs.map((input) => model.inputMetadata[model.inputNames.indexOf(input)].shape);
+  const size = state[1], channels = earlierInput[2];
   const blocks = Math.ceil(Math.max(...earlier.map(([, back]) => back)) / FRAMES); // of the ring of what was taken
   const rows = FRAMES * (1 + Math.max(...earlier.map(([convolution]) => convolution))); // of a block
-  if (heard[1] !== earlier.length) throw new Fault("bad_model", `${name} is of another version: reload the page`);
+  if (earlierInput[1] !== earlier.length) throw new Fault("bad_model", `${name} is of another version: reload the page`);
   return {
     begin: () => ({ front: new Float32Array(size), taken: new Float32Array(blocks * rows * channels), at: 0 }),
     /** The next block (256) after a state, which is moved on -> (2, 10) probabilities and (2) durations in frames. */
-    async hear(block, state) {
+    async run(block, state) {
       const frames = new Float32Array(earlier.length * channels);
       earlier.forEach(([convolution, back], n) => {
         const at = (state.at - Math.ceil(back / FRAMES) + blocks) % blocks;
         const row = at * rows + convolution * FRAMES + (back % FRAMES);
         frames.set(state.taken.subarray(row * channels, (row + 1) * channels), n * channels);
       });
-      const said = await run(model, name, {
+      const outputs = await infer(model, name, {
         sound: new ort.Tensor("float32", block, [1, block.length]),
         state: new ort.Tensor("float32", state.front, [1, size]),
         earlier: new ort.Tensor("float32", frames, [1, earlier.length, channels]),
       });
-      state.front = said.state_after.data;
-      state.taken.set(said.taken.data, state.at * rows * channels);
+      state.front = outputs.state_after.data;
+      state.taken.set(outputs.taken.data, state.at * rows * channels);
       state.at = (state.at + 1) % blocks;
-      return { probabilities: said.probabilities.data, durations: said.durations.data };
+      return { probabilities: outputs.probabilities.data, durations: outputs.durations.data };
     },
   };
 }
@@ -172,8 +172,8 @@ export async function classifier(pipeline) {
   const model = await session(name, ["waveform"], ["logits", "digit_score"]);
   return async (second) => {
     if (isSilent(second)) return { probabilities: Array(LABELS).fill(1 / LABELS), digitScore: 0 };
-    const said = await run(model, name, { waveform: new ort.Tensor("float32", second, [1, SECOND]) });
-    return { probabilities: softmax(said.logits.data), digitScore: said.digit_score.data[0] };
+    const outputs = await infer(model, name, { waveform: new ort.Tensor("float32", second, [1, SECOND]) });
+    return { probabilities: softmax(outputs.logits.data), digitScore: outputs.digit_score.data[0] };
   };
 }
 

@@ -1,6 +1,6 @@
 // Digits in whole recordings, answered in the browser: no sound leaves it. Has the interface of ServerProcessors.
 
-import { ask } from "./worker_client.js";
+import { call } from "./worker_client.js";
 
 const TITLES = {
   ml_mfcc: "MFCC and a dense network",
@@ -28,7 +28,7 @@ export class LocalProcessors {
       return failed(`${name} cannot answer in the browser: expected one of ${Object.keys(TITLES).join(", ")}`);
     }
     try {
-      return await ask("answer", name, samples.slice(), sampleRate);
+      return await call("answer", name, samples.slice(), sampleRate);
     } catch (fault) {
       return failed(fault.message);
     }

@@ -94,14 +94,14 @@ export class StreamState {
 
   /** Take a block's posteriors and durations -> the candidates that it decides. */
   onSpotter(number, probabilities, durations) {
-    const found = [];
+    const candidates = [];
     for (let i = 0; i < FRAMES; i++) {
       const size = probabilities.length / FRAMES;
       const posteriors = Array.from(probabilities.subarray(i * size, (i + 1) * size));
       const candidate = this.peaks.push(number * FRAMES + i, posteriors, durations[i]);
-      if (candidate) found.push(candidate);
+      if (candidate) candidates.push(candidate);
     }
-    return found;
+    return candidates;
   }
 
   block(number) {

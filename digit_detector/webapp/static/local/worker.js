@@ -1,6 +1,6 @@
-// The thread that computes, so that the page never waits. It is asked for one thing after the other; see worker_client.js.
+// The thread that computes, so that the page never waits. Calls run one after the other; see worker_client.js.
 
-import { answer } from "./answering.js";
+import { answer } from "./recognise.js";
 import { LEAST_RATE, LOUDEST, checkRate } from "./clip.js";
 import { Engine } from "./engine.js";
 import { Fault } from "./fault.js";
@@ -19,18 +19,18 @@ const calls = {
   },
 
   async feed(number, samples) {
-    const strange = samples.findIndex((sample) => !(Math.abs(sample) <= LOUDEST));
-    if (strange >= 0) {
-      throw new Fault("bad_audio", `the sound holds ${samples[strange]}: expected numbers around -1 to 1; start again`);
+    const bad = samples.findIndex((sample) => !(Math.abs(sample) <= LOUDEST));
+    if (bad >= 0) {
+      throw new Fault("bad_audio", `the sound holds ${samples[bad]}: expected numbers around -1 to 1; start again`);
     }
     const stream = streams.get(number);
-    return hear(stream, stream.feed(samples));
+    return process(stream, stream.feed(samples));
   },
 
   async stop(number) {
     const stream = streams.get(number);
     streams.delete(number);
-    return hear(stream, stream.flush());
+    return process(stream, stream.flush());
   },
 
   async close(number) {
@@ -38,19 +38,19 @@ const calls = {
   },
 };
 
-async function hear(stream, blocks) {
+async function process(stream, blocks) {
   const digits = [];
   for (const block of blocks) digits.push(...(await engine.process(stream, block)));
   return { seconds: stream.seconds, level_db: stream.energy.levelDb, voice: stream.voice, digits };
 }
 
-onmessage = ({ data: { id, call, args } }) => {
+onmessage = ({ data: { id, name, args } }) => {
   last = last.then(async () => {
     try {
-      postMessage({ id, result: await calls[call](...args) });
+      postMessage({ id, result: await calls[name](...args) });
     } catch (error) {
       const known = error instanceof Fault;
-      const message = known ? error.message : `hearing in the browser failed (${error}): reload the page`;
+      const message = known ? error.message : `recognition in the browser failed (${error}): reload the page`;
       postMessage({ id, fault: { code: known ? error.code : "failed", message } });
     }
   });
