@@ -13,9 +13,9 @@ from digit_detector.errors import ClusterError, ConfigError
 from ml_training.config import TrainConfig, to_dict
 from ml_training.scale.cluster import cluster, cores_of, quiet
 from ml_training.tuning.objective import ObjectiveFn
-from ml_training.tuning.space import Choices, Space, parse_space, with_values
+from ml_training.tuning.space import Space, import_optuna, parse_space, with_values
 from ml_training.tuning.spec import DIRECTIONS, QUALITIES, SearchSpec
-from ml_training.tuning.study import STUDY, check_fingerprint, import_optuna, make_sampler, suggest
+from ml_training.tuning.study import STUDY, check_fingerprint, make_sampler, suggest
 
 MAX_FAILURES = 8
 _METRIC = "value"
@@ -139,26 +139,11 @@ def try_one(config: dict[str, Any], spec: dict[str, Any], folder: str) -> None:
 def _study(results: Any, spec: SearchSpec, space: Space) -> Any:
     """The results of Ray's trials as a study, in memory."""
     import optuna
-    from optuna.distributions import (
-        BaseDistribution,
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
-
-    def distribution(name: str) -> BaseDistribution:
-        values = space[name]
-        if isinstance(values, Choices):
-            return CategoricalDistribution(values.to_json())
-        if values.whole:
-            return IntDistribution(int(values.low), int(values.high), log=values.log, step=int(values.step or 1))
-        return FloatDistribution(values.low, values.high, log=values.log, step=values.step)
 
     study = optuna.create_study(study_name=STUDY, directions=[cast(Any, DIRECTIONS[spec.objectives[0]])])
-    kinds = {name: distribution(name) for name in space}
     for result in results:
         values = json.loads(result.config["values"])
-        params = {n: json.dumps(v) if isinstance(space[n], Choices) else v for n, v in values.items()}
+        params = {n: json.dumps(v) if hasattr(space[n], "choices") else v for n, v in values.items()}
         frame = result.metrics_dataframe
         rows = [] if frame is None else frame.to_dict("records")
         # A trial that was started again tells its steps again.
@@ -169,7 +154,7 @@ def _study(results: Any, spec: SearchSpec, space: Space) -> Any:
         epochs = int(last["epochs"]) if ended else len(steps)
         study.add_trial(
             optuna.trial.create_trial(
-                state=optuna.trial.TrialState[_state(ended, fault)], params=params, distributions=kinds,
+                state=optuna.trial.TrialState[_state(ended, fault)], params=params, distributions=space,
                 values=[float(last[_METRIC])] if ended else None, intermediate_values=steps,
                 user_attrs={"epochs": epochs, "most": _most(spec, values), **({"fault": fault} if fault else {})},
             )

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from digit_detector.errors import ConfigError, TrainingError
-from digit_detector.files import write_json
-from ml_training.config import TrainConfig, to_dict
+from ml_training.config import TrainConfig
 from ml_training.data.feature_cache import Cache, use_cache
 from ml_training.evaluation.cross_validation import load_unchanged
 from ml_training.evaluation.process_pool import Worker
@@ -24,20 +22,10 @@ if TYPE_CHECKING:
     import optuna
 
 
-@dataclass(frozen=True)
-class TrialEnd:
-    """How a trial ended."""
-
-    state: str  # COMPLETE, PRUNED or FAIL, as Optuna names them
-    values: tuple[float, ...] = ()  # of the objectives, of a complete trial
-    steps: int = 0  # epochs or folds
-    fault: str = ""
-
-
 def run_trial(
     spec: SearchSpec, study: optuna.Study, number: int, objective: ObjectiveFn, on_step: Callable[[int, float], None]
-) -> TrialEnd:
-    """Train what trial `number` proposes and tell the study how it ended.
+) -> None:
+    """Train with the settings of trial `number` and tell the study how it ended.
 
     `on_step` gets each step (epoch or fold, from 1) and the accuracy there. Raises Interrupted, after a checkpoint that
     the trial continues from.
@@ -46,13 +34,9 @@ def run_trial(
 
     frozen = study.get_trials(deepcopy=False)[number]
     if frozen.state.is_finished():  # its process died after it had told the study
-        steps = len(frozen.intermediate_values)
-        return TrialEnd(frozen.state.name, tuple(frozen.values or ()), steps, frozen.user_attrs.get("fault", ""))
-    trial = load_trial(study, number)
-    values = read_values(frozen, parse_space(spec.space))
-    reported = max(frozen.intermediate_values, default=0)
-    folder = spec.trial_folder(number)
-    last_step = 0
+        return
+    trial, folder = load_trial(study, number), spec.trial_folder(number)
+    reported, last_step = max(frozen.intermediate_values, default=0), 0
 
     def report(step: int, accuracy: float) -> None:
         nonlocal last_step
@@ -63,39 +47,26 @@ def run_trial(
             if trial.should_prune():
                 raise optuna.TrialPruned
 
+    state, values, attributes = "COMPLETE", None, dict[str, Any]()
     try:
-        config = TrainConfig(**with_values(to_dict(TrainConfig(**spec.config)), values))
+        config = TrainConfig(**with_values(spec.config, read_values(frozen.params, parse_space(spec.space))))
         trial.set_user_attr("most", objective.count_epochs(config))
         result = objective(dataclasses.replace(config, keep_checkpoints="1"), folder, report)
+        values, attributes = list(result.values), {"epochs": result.epochs, **result.details}
     except optuna.TrialPruned:
-        trial.set_user_attr("epochs", last_step * objective.epochs_of_a_step(config))
-        end = TrialEnd("PRUNED", steps=last_step)
+        state, attributes = "PRUNED", {"epochs": last_step * objective.epochs_of_a_step(config)}
     except (ConfigError, TrainingError) as error:
-        trial.set_user_attr("epochs", last_step)
-        trial.set_user_attr("fault", str(error))
-        end = TrialEnd("FAIL", steps=last_step, fault=str(error))
-    else:
-        for name, value in {"epochs": result.epochs, **result.details}.items():
-            trial.set_user_attr(name, value)
-        end = TrialEnd("COMPLETE", result.values, last_step)
-    study.tell(trial, list(end.values) or None, state=optuna.trial.TrialState[end.state])
-    write_json(folder / "trial.json", {"number": number, "settings": values})
+        state, attributes = "FAIL", {"epochs": last_step, "fault": str(error)}
+    for name, value in attributes.items():
+        trial.set_user_attr(name, value)
+    study.tell(trial, values, state=optuna.trial.TrialState[state])
     for path in folder.rglob("*.pt"):  # a trial that has ended is never resumed
         path.unlink(missing_ok=True)
-    return end
 
 
-@dataclass(frozen=True)
-class TrialJob:
-    """A trial for a worker process."""
-
-    spec: SearchSpec
-    number: int
-
-
-def run_trial_in_worker(worker: Worker, job: TrialJob) -> TrialEnd:
+def run_trial_in_worker(worker: Worker, job: tuple[SearchSpec, int]) -> None:
     """The same in a worker process. Sends (number, step, accuracy), and lines to show."""
-    spec, kept = job.spec, worker.kept
+    (spec, number), kept = job, worker.kept
     config = TrainConfig(**spec.config)
     with use_cache(Cache() if config.cache else None), cpu_threads(config.threads):
         corpus = load_unchanged(worker, config, spec.data_hash)
@@ -103,7 +74,7 @@ def run_trial_in_worker(worker: Worker, job: TrialJob) -> TrialEnd:
             pipeline = get_pipeline(config.pipeline)
             kept["objective"] = ObjectiveFn(pipeline, corpus, spec.objectives, spec.folds, worker.stop, worker.send)
             kept["study"] = open_study(spec)
-        return run_trial(
-            spec, kept["study"], job.number, kept["objective"],
-            lambda step, accuracy: worker.send((job.number, step, accuracy)),
+        run_trial(
+            spec, kept["study"], number, kept["objective"],
+            lambda step, accuracy: worker.send((number, step, accuracy)),
         )  # fmt: skip

@@ -96,7 +96,7 @@ def test_a_search_ends_right_though_a_node_is_killed(nodes: Any, tiny_folder: Pa
     process = start("tune.py", [*words, "--workers", "2", "--pruner", "none"], nodes, tmp_path)
     kill_when(process, nodes, lambda: bool(list((tmp_path / "tuning").rglob("checkpoint_epoch_*.pt"))))
     out, _ = done(process)
-    assert "5 trials: 5 to the end, 0 given up, 0 failed" in out
+    assert "5 trials: 5 completed, 0 pruned, 0 failed" in out
     best = TrainConfig(**load_config(tmp_path / "tuning" / "best.json"))
     assert best.epochs == 6
     assert (tmp_path / "tuning" / "tuning_report.html").is_file()
