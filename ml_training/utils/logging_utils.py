@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -114,10 +115,11 @@ class _FileHandler(logging.FileHandler):
         self._console = console
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging calls it so)
-        logging.getLogger("ml_training").removeHandler(self)
+        self.setLevel(sys.maxsize)
         with contextlib.suppress(OSError):
             self.close()
-        self._console.print(f"warning: {self.baseFilename} ends here, it cannot be written", style="bold yellow")
+        line = f"warning: {self.baseFilename} ends here, it cannot be written: {sys.exception()}"
+        self._console.print(line, style="bold yellow", markup=False)
 
 
 class _ScreenHandler(logging.Handler):
