@@ -52,13 +52,13 @@ def write_report(
     low = max(0, min(95, 5 * math.floor(20 * min((r.test.interval[0] for r in results), default=0.0))))
     scores = [_score(result) for result in results]
     names = [pipeline_title(result.pipeline) for result in results]
-    tables = [_with_titles(table, names) for table in (by_digit(scores), by_speaker(scores, limit=None))]
+    tables = (by_digit(scores), by_speaker(scores, limit=None)) if results else ()
     headline = f"{plural(len(results), 'digit recogniser')} trained on {data.name}"
     write_page(
         path, "training.html", headline=headline if results else f"Nothing finished training on {data.name}",
         data=data, views=[_view(result, i, low) for i, result in enumerate(results)], missed_by=missed_by,
         winners=[pipeline_title(r.pipeline) for r in winners], winner=winners[0] if winners else None,
-        summary=_summary(results, names), breakdowns=tables if results else [], axis_low=low, labels=LABELS,
+        summary=_summary(results, names), breakdowns=tables, axis_low=low, labels=LABELS,
         failures={pipeline_title(name): message for name, message in (failures or {}).items()},
         total_seconds=sum(r.train_seconds for r in results), duration=duration, size=size,
     )  # fmt: skip
@@ -92,18 +92,14 @@ def _keep_units(value: Any) -> Any:
 
 def gather_versions() -> dict[str, str]:
     """Versions of the package, the commit, Python, libraries and the machine. Imports none of them."""
-    versions = {
-        "streaming-digit-detector": __version__,
-        "git commit": git_commit(),
-        "Python": platform.python_version(),
-    }
+    versions = {"streaming-digit-detector": __version__, "git commit": git_commit()}
     for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "not installed"
     processor = f"{platform.machine()}, {os.cpu_count()} logical cores"
-    return {**versions, "platform": platform.platform(), "processor": processor}
+    return {**versions, "Python": platform.python_version(), "platform": platform.platform(), "processor": processor}
 
 
 def duration(seconds: float) -> str:
@@ -134,11 +130,9 @@ def _score(result: PipelineResult) -> ModelScore:
     test = result.test
     by_name = {name: Count(*counts) for name, counts in test.accuracy_by_speaker().items()}
     by_label = {str(digit): Count(*counts) for digit, counts in test.accuracy_by_digit().items()}
-    return ModelScore(result.pipeline, "", Count(test.clips - test.errors, test.clips), by_name, by_label)
-
-
-def _with_titles(table: Table, names: Sequence[str]) -> Table:
-    return Table(table.title.replace(" (mean over seeds)", ""), (table.header[0], *names), table.rows)
+    return ModelScore(
+        pipeline_title(result.pipeline), "", Count(test.clips - test.errors, test.clips), by_name, by_label
+    )
 
 
 def _summary(results: Sequence[PipelineResult], names: Sequence[str]) -> Table:

@@ -183,42 +183,41 @@ def tables_of(result: ProtocolResult) -> list[Table]:
 
 
 def by_digit(scores: Sequence[ModelScore]) -> Table:
-    names = {str(d): f"{d} {word}" for d, word in enumerate(LABELS)}
-    keys = [d for d in names if any(d in s.by_digit for s in scores)]
-    return _breakdown("By digit, clips right (mean over seeds)", "digit", scores, lambda s: s.by_digit, keys, names)
+    names = {str(d): f"{d} {word}" for d, word in enumerate(LABELS) if any(str(d) in s.by_digit for s in scores)}
+    return _breakdown("digit", scores, [s.by_digit for s in scores], names)
 
 
 def by_speaker(scores: Sequence[ModelScore], limit: int | None = MAX_SPEAKERS) -> Table:
     """Speakers by name; of more than MAX_SPEAKERS the first `limit`, those with most errors first."""
-    keys = sorted({name for s in scores for name in s.by_speaker})
-    title = "By speaker, clips right (mean over seeds)"
-    if len(keys) > MAX_SPEAKERS:
-        title += f"; the {limit} of {len(keys)} with most errors" if limit else "; most errors first"
-        wrong = {key: sum(c.clips - c.right for s in scores if (c := s.by_speaker.get(key))) for key in keys}
-        keys = sorted(keys, key=lambda key: (-wrong[key], key))[:limit]
-    return _breakdown(title, "speaker", scores, lambda s: s.by_speaker, keys)
+    names = sorted({name for s in scores for name in s.by_speaker})
+    note = ""
+    if len(names) > MAX_SPEAKERS:
+        note = f"; the {limit} of {len(names)} with most errors" if limit else "; most errors first"
+        wrong = {n: sum(c.clips - c.right for s in scores if (c := s.by_speaker.get(n))) for n in names}
+        names = sorted(names, key=lambda name: (-wrong[name], name))[:limit]
+    return _breakdown("speaker", scores, [s.by_speaker for s in scores], {name: name for name in names}, note)
 
 
 def _breakdown(
-    title: str, group: str, scores: Sequence[ModelScore], counts: Callable[[ModelScore], Mapping[str, Count]],
-    keys: Sequence[str], names: Mapping[str, str] | None = None,
+    group: str, scores: Sequence[ModelScore], counts: Sequence[Mapping[str, Count]], names: Mapping[str, str],
+    note: str = "",
 ) -> Table:  # fmt: skip
     def cell(key: str, pipeline: str) -> str:
-        own = [counts(s)[key] for s in scores if s.pipeline == pipeline and key in counts(s)]
+        own = [c[key] for s, c in zip(scores, counts, strict=True) if s.pipeline == pipeline and key in c]
         if not own:
             return "-"
         share = statistics.fmean(count.accuracy for count in own)
         return Cell(f"{percent(share)} of {own[0].clips}", shade=0.6 * tint(1 - share))
 
-    return _matrix(title, group, keys, pipelines_in(scores), cell, names)
+    mean = " (mean over seeds)" if any(s.seed for s in scores) else ""
+    return _matrix(f"By {group}, clips right{mean}{note}", group, names, pipelines_in(scores), cell)
 
 
 def _matrix(
-    title: str, corner: str, keys: Iterable[Any], pipelines: Sequence[str], cell: Callable[[Any, str], str],
-    names: Mapping[Any, str] | None = None,
-) -> Table:  # fmt: skip
-    """A row for each key, a column for each pipeline."""
-    rows = tuple((names[key] if names else key, *(cell(key, pipeline) for pipeline in pipelines)) for key in keys)
+    title: str, corner: str, names: Mapping[Any, str], pipelines: Sequence[str], cell: Callable[[Any, str], str]
+) -> Table:
+    """A row for each key of `names`, a column for each pipeline."""
+    rows = tuple((name, *(cell(key, pipeline) for pipeline in pipelines)) for key, name in names.items())
     return Table(title, (corner, *pipelines), rows)
 
 
@@ -231,12 +230,10 @@ def _scores(result: ProtocolResult) -> Table:
             rows.append((pipeline, s.seed, errors, percent(s.all.accuracy), f"{interval(s.all)} %"))
         if len(own) > 1:
             errors = f"{statistics.fmean(s.all.clips - s.all.right for s in own):.2f} of {own[0].all.clips}"
-            rows.append((pipeline, f"mean of {len(own)}", errors, _mean_and_spread([s.all.accuracy for s in own]), ""))
+            shares = [s.all.accuracy for s in own]
+            spread = _with_deviation(statistics.fmean(shares), _deviation(shares))
+            rows.append((pipeline, f"mean of {len(own)}", errors, spread, ""))
     return Table("Errors and accuracy", ("pipeline", "seed", "errors", "accuracy", "95 % interval"), tuple(rows))
-
-
-def _mean_and_spread(shares: Sequence[float]) -> str:
-    return _with_deviation(statistics.fmean(shares), _deviation(shares))
 
 
 def _with_deviation(mean: float, deviation: float) -> str:
@@ -246,18 +243,15 @@ def _with_deviation(mean: float, deviation: float) -> str:
 def _loso(result: ProtocolResult) -> Table:
     pipelines = pipelines_in(result.scores)
     spreads = {p: spread_of([s for s in result.scores if s.pipeline == p]) for p in pipelines}
-    speakers = sorted({name for s in result.scores for name in s.by_speaker})
-
-    def cell(name: str, pipeline: str) -> str:
-        known = spreads[pipeline].by_speaker
-        return _with_deviation(*known[name]) if name in known else "-"
-
+    speakers = {name: name for name in sorted({name for s in result.scores for name in s.by_speaker})}
     title = f"Accuracy on the speaker left out, {plural(len(result.seeds), 'seed')} (± is one standard deviation)"
-    table = _matrix(title, "left out", speakers, pipelines, cell)
-    over = [100 * spreads[p].over_speakers for p in pipelines]
+    unknown = (math.nan, math.nan)
+    table = _matrix(
+        title, "left out", speakers, pipelines, lambda n, p: _with_deviation(*spreads[p].by_speaker.get(n, unknown))
+    )
     rows = [
         ("mean ± over seeds", *(_with_deviation(spreads[p].mean, spreads[p].over_seeds) for p in pipelines)),
-        ("± over speakers", *(f"{value:.1f}" if math.isfinite(value) else "-" for value in over)),
+        ("± over speakers", *(_number(100 * spreads[p].over_speakers, ".1f") for p in pipelines)),
     ]
     folds = (result.details or {}).get("folds", ())
     errors = {p: [f["ece"] for f in folds if f["pipeline"] == p] for p in pipelines}
@@ -272,10 +266,10 @@ def _cv(result: ProtocolResult) -> Table:
     for pipeline in pipelines_in(result.scores):
         shares = list(fold_shares(result, pipeline).values())
         own = [s.all for s in result.scores if s.pipeline == pipeline]
-        over_seeds = _deviation([count.accuracy for count in own])
+        over_seeds = _deviation([100 * count.accuracy for count in own])
         rows.append((
-            pipeline, _mean_and_spread(shares), f"{percent(min(shares))} to {percent(max(shares))}",
-            f"± {100 * over_seeds:.1f}" if math.isfinite(over_seeds) else "-",
+            pipeline, _with_deviation(statistics.fmean(shares), _deviation(shares)),
+            f"{percent(min(shares))} to {percent(max(shares))}", _number(over_seeds, ".1f", before="± "),
             f"{statistics.fmean(c.clips - c.right for c in own):.1f} of {own[0].clips}",
             f"{interval(mean_count(own))} %",
         ))  # fmt: skip
@@ -289,9 +283,7 @@ def _by_fold(result: ProtocolResult) -> Table:
     pipelines = pipelines_in(result.scores)
     shares = {pipeline: fold_shares(result, pipeline) for pipeline in pipelines}
     names = {key: f"seed {key[0]}, fold {key[1]}" for own in shares.values() for key in own}
-    return _matrix(
-        "By fold, clips right", "fold", names, pipelines, lambda key, p: percent(shares[p].get(key, math.nan)), names
-    )
+    return _matrix("By fold, clips right", "fold", names, pipelines, lambda k, p: percent(shares[p].get(k, math.nan)))
 
 
 def comparison(result: ProtocolResult) -> list[Table]:
@@ -303,24 +295,25 @@ def comparison(result: ProtocolResult) -> list[Table]:
     for pair in against["pairs"]:
         name = pair["pipeline"] + (f" against {pair['other']}" if pair["other"] != pair["pipeline"] else "")
         between = "one fold has no interval"
-        if _is_finite(pair["low"]):
+        if pair["low"] is not None and math.isfinite(pair["low"]):
             between = f"{100 * pair['low']:+.2f} to {100 * pair['high']:+.2f}"
-        p = _p_value(pair["t_test"])
+        t, p = _number(pair["t"], ".2f"), _p_value(pair["t_test"])
         rows.append((
             name, f"{100 * pair['difference']:+.2f} points ({between})",
-            f"{pair['t']:.2f}, p = {p}" if _is_finite(pair["t"]) else "-" if p == "-" else f"p = {p}",
+            f"{t}, p = {p}" if t != "-" else "-" if p == "-" else f"p = {p}",
             f"{pair['only_this']} and {pair['only_other']}, p = {_p_value(pair['mcnemar'])}",
         ))  # fmt: skip
     head = ("pipeline", "difference (95 % interval)", "corrected t over folds", "McNemar: right by one alone")
     return [Table(f"Compared with {against['with']} of {against['created']}", head, tuple(rows))]
 
 
-def _is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def _number(value: float | None, form: str, before: str = "") -> str:
+    """A number, or "-" for None, infinity or NaN."""
+    return "-" if value is None or not math.isfinite(value) else f"{before}{value:{form}}"
 
 
 def _p_value(value: float | None) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+    return _number(value, ".3f" if value is not None and value >= 0.001 else ".1e")
 
 
 def _conditions(result: ProtocolResult) -> list[Table]:

@@ -1,16 +1,18 @@
-"""The training report: one file that loads nothing, complete, accessible, and safe whatever the names in it are."""
+"""The training report: one file that loads nothing, complete, and safe whatever the names in it are.
+
+test_in_a_browser.py looks at structure, contrast and layout.
+"""
 
 from __future__ import annotations
 
 import base64
+import html
 import io
 import re
 import sys
 import wave
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,49 +25,19 @@ from ml_training.report.page import MAX_PLAYERS, duration, gather_versions, outl
 from ml_training.results import DataSummary, PipelineResult, SkippedClip
 
 MakeResult = Callable[..., PipelineResult]
-VOID = {"meta", "link", "br", "img", "input", "hr"}
-BLOCKS = {"p", "li", "dt", "dd", "th", "td", "h1", "h2", "h3", "caption", "strong", "div"}
 EVIL = '<script>alert("x")</script>&amp;\'"'
 
 
-class Page(HTMLParser):
-    """The elements and the text of a page; raises where tags are not nested properly."""
+class Page:
+    """The source of a page, and its text with white space as one space."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
         self.raw = path.read_text(encoding="utf-8")
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.words: list[str] = []
-        self._open: list[str] = []
-        self.feed(self.raw)
-        self.close()
-        assert not self._open, f"never closed: {self._open}"
+        body = re.sub(r"</?(bdi|b|code|strong|span|a)\b[^>]*>", "", self.raw.partition("</style>")[2])
+        self.text = " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_startendtag(tag, attrs)
-        if tag not in VOID:
-            self._open.append(tag)
-        if tag in BLOCKS:
-            self.words.append(" ")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open, f"</{tag}> closes nothing"
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self._open:
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        """All that can be read, white space as one space."""
-        return " ".join("".join(self.words).split())
-
-    def all(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.elements if name == tag]
+    def sources(self, tag: str, kind: str) -> list[str]:
+        return re.findall(rf'<{tag}\b[^>]* src="data:{kind};base64,([^"]*)"', self.raw)
 
 
 @pytest.fixture
@@ -86,53 +58,11 @@ def page(results: list[PipelineResult], write: Write) -> Page:
 
 
 def test_loads_nothing_and_runs_nothing(page: Page) -> None:
-    for tag, attributes in page.elements:
-        assert tag not in {"script", "iframe", "object", "embed", "base", "form"}
-        for name, value in attributes.items():
-            assert not name.startswith("on")
-            if name in {"src", "href", "srcset", "poster", "action", "xlink:href"}:
-                assert value.startswith(("#", "data:")), (tag, name, value[:60])
-    assert not re.search(r"https?:|[\"'(]//|url\(|@import", page.raw)
-    (policy,) = [m["content"] for m in page.all("meta") if "http-equiv" in m]
-    assert policy.startswith("default-src 'none'")
-
-
-def test_accessible_structure(page: Page) -> None:
-    assert page.raw.lstrip().lower().startswith("<!doctype html>")
-    assert page.all("html")[0]["lang"] == "en"
-    assert "prefers-color-scheme: dark" in page.raw
-    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
-    assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in pairwise(levels))
-    ids = [a["id"] for _, a in page.elements if "id" in a]
-    assert len(ids) == len(set(ids))
-    for _, attributes in page.elements:
-        assert set(attributes.get("aria-labelledby", "").split()) <= set(ids)
-        if attributes.get("href", "").startswith("#"):
-            assert attributes["href"][1:] in ids
-    assert len(page.all("caption")) == len(page.all("table")) > 0
-    assert all(th.get("scope") in {"col", "row", "colgroup"} for th in page.all("th"))
-    assert all(img["alt"] for img in page.all("img"))
-    assert all(audio["aria-label"] for audio in page.all("audio"))
-    assert all("tabindex" in div for div in page.all("div") if div.get("class") == "scroll")
-
-
-def test_contrast_in_both_palettes(page: Page) -> None:
-    def luminance(colour: str) -> float:
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    def contrast(one: str, other: str) -> float:
-        low, high = sorted((luminance(one), luminance(other)))
-        return (high + 0.05) / (low + 0.05)
-
-    blocks = re.findall(r":root {(.*?)}", page.raw, re.S)
-    for palette in [dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block)) for block in blocks][:2]:
-        for ground in ("paper", "card"):
-            assert all(contrast(palette[ink], palette[ground]) >= 4.5 for ink in ("ink", "muted", "link"))
-            assert all(contrast(palette[f"p{own}"], palette[ground]) >= 3 for own in range(5))
-        assert all(contrast(palette[f"{kind}-ink"], palette[kind]) >= 7 for kind in ("loud", "bad"))
+    assert not re.search(r"https?:|[\"'(]//|url\(|@import|<(script|iframe|object|embed|base|form)\b| on\w+=", page.raw)
+    addresses = re.findall(r' (?:src|href|srcset|poster|action)="([^"]*)"', page.raw)
+    assert addresses
+    assert all(address.startswith(("#", "data:")) for address in addresses)
+    assert re.search(r"Content-Security-Policy\" content=\"default-src 'none'", page.raw)
 
 
 def test_figures(page: Page) -> None:
@@ -148,18 +78,16 @@ def test_figures(page: Page) -> None:
 
 
 def test_learning_curves_are_svg_images(page: Page) -> None:
-    images = [img["src"] for img in page.all("img")]
-    assert len(images) == 3
-    for source in images:
-        drawing = base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).decode()
-        assert "lowest validation loss, epoch 10" in drawing
+    drawings = [base64.b64decode(source).decode() for source in page.sources("img", r"image/svg\+xml")]
+    assert len(drawings) == 3
+    assert all("lowest validation loss, epoch 10" in drawing for drawing in drawings)
 
 
 def test_one_result_is_not_compared_and_equals_share_the_first_place(make_result: MakeResult, write: Write) -> None:
     single = write([make_result("mfcc", 4)])
     assert "1 digit recogniser trained on" in single.text
     assert "Most accurate" not in single.text
-    assert not single.all("strong")
+    assert "<td><strong>" not in single.raw
     equals = write([make_result("mfcc", 2), make_result("mel_cnn", 2), make_result("raw_cnn", 3)])
     assert "Most accurate: MFCC + dense network and log-mel + 2D CNN, with 2 of 150" in equals.text
 
@@ -214,7 +142,7 @@ def test_nothing_trained_is_still_a_report(write: Write) -> None:
     assert "Nothing finished training on Free Spoken Digit Dataset" in page.text
     assert "2 of 2 pipelines failed" in page.text
     assert "0123456789abcdef" in page.text
-    assert not page.all("audio")
+    assert "<audio" not in page.raw
 
 
 def test_skipped_clips_have_reasons(results: list[PipelineResult], summary: DataSummary, write: Write) -> None:
@@ -241,10 +169,11 @@ def test_players_play_the_misclassified_clips_in_order(make_result: MakeResult, 
     result = make_result("mfcc", 5)
     page = write([result, make_result("mel_cnn", 5)])
     test = result.test
-    for i, player, samples in zip(test.mistakes(), page.all("audio"), result.mistake_waveforms, strict=False):
-        assert "controls" in player
-        assert player["aria-label"].startswith(f"{test.files[i]}: ")
-        with wave.open(io.BytesIO(base64.b64decode(player["src"].removeprefix("data:audio/wav;base64,")))) as file:
+    labels = re.findall('<audio controls [^>]*aria-label="([^"]*)"', page.raw)
+    players = zip(test.mistakes(), labels, page.sources("audio", "audio/wav"), result.mistake_waveforms, strict=False)
+    for i, label, source, samples in players:
+        assert label.startswith(f"{test.files[i]}: ")
+        with wave.open(io.BytesIO(base64.b64decode(source))) as file:
             assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (8000, 1, 2)
             played = np.frombuffer(file.readframes(8000), dtype="<i2").astype(float)
         assert np.corrcoef(played, samples)[0, 1] > 0.999
@@ -259,7 +188,7 @@ def test_players_play_the_misclassified_clips_in_order(make_result: MakeResult, 
 
 def test_players_are_capped(make_result: MakeResult, write: Write) -> None:
     page = write([make_result("mfcc", MAX_PLAYERS + 10)])
-    assert len(page.all("audio")) == MAX_PLAYERS
+    assert page.raw.count("<audio") == MAX_PLAYERS
     assert f"70 clips of 150, {MAX_PLAYERS} of them here; the other 10 " in page.text
 
 
@@ -277,7 +206,6 @@ def test_names_are_text_whatever_is_in_them(make_result: MakeResult, summary: Da
     test = replace(result.test, files=tuple(f"{i}{EVIL}\udcff" for i in range(150)), protocol=EVIL)
     data = replace(summary, name=EVIL, split=EVIL, data_hash=EVIL, speakers=(EVIL,), parts={EVIL: 3})
     page = write([replace(result, test=test, stopped=EVIL, model_file=EVIL)], data)
-    assert not page.all("script")
     assert "<script" not in page.raw
     assert page.text.count(EVIL) >= 10
     assert rf"{EVIL}\udcff" in page.text

@@ -56,23 +56,13 @@ def test_all_plots_are_written_and_nothing_else(results: list[PipelineResult], t
         assert len(np.unique(picture)) > 20
 
 
-def test_history_shows_both_curves_and_the_best_epoch(results: list[PipelineResult], tmp_path: Path) -> None:
-    plot_training_history(results[0].history, tmp_path / "h.png", "MFCC")
-    picture = pixels(tmp_path / "h.png")
-    assert coloured(picture, rgb(COLOURS[0])) > 500  # validation
-    assert coloured(picture, rgb(COLOURS[1])) > 50  # the mark
-    before = (tmp_path / "h.png").read_bytes()
-    plot_training_history(results[0].history[:5], tmp_path / "h.png", "MFCC")
-    assert (tmp_path / "h.png").read_bytes() != before
-
-
-def test_short_histories(results: list[PipelineResult], tmp_path: Path) -> None:
+def test_history_shows_curve_and_best_epoch(results: list[PipelineResult], tmp_path: Path) -> None:
     curve, mark = [], []
-    for kept in (0, 1, 2):
+    for kept in (0, 1, 2, 20):
         plot_training_history(results[0].history[:kept], tmp_path / "h.png", "MFCC")
         curve.append(coloured(pixels(tmp_path / "h.png"), rgb(COLOURS[0])))
         mark.append(coloured(pixels(tmp_path / "h.png"), rgb(COLOURS[1])))
-    assert curve[0] < curve[2]
+    assert curve[0] < curve[2] < curve[3]
     assert mark[0] == 0 < mark[1]  # of a single epoch one sees the mark
 
 
@@ -97,17 +87,13 @@ def test_confusion_colours_mistakes_apart(
     plot_confusion_matrix(make_result("mfcc", 0).test, tmp_path / "none.png", "MFCC")
     plot_confusion_matrix(make_result("mfcc", 150).test, tmp_path / "all.png", "MFCC")
     right, wrong = [109, 161, 203], [222, 144, 114]  # 60 % of the blue and of the red on white
+    nothing = Evaluation("none", (), (), np.zeros(0, np.int64), np.zeros((0, 10), np.float32))
+    plot_confusion_matrix(nothing, tmp_path / "nothing.png", "MFCC")
     none, every = pixels(tmp_path / "none.png"), pixels(tmp_path / "all.png")
     assert coloured(none, right) > 10_000
     assert coloured(none, wrong) < 100
     assert coloured(every, wrong) > 10_000
     assert coloured(every, right) < 100
-
-
-def test_confusion_of_nothing(tmp_path: Path) -> None:
-    nothing = Evaluation("none", (), (), np.zeros(0, np.int64), np.zeros((0, 10), np.float32))
-    plot_confusion_matrix(nothing, tmp_path / "c.png", "MFCC")
-    assert (tmp_path / "c.png").exists()
 
 
 def test_comparison_of_one_two_and_five(make_result: MakeResult, tmp_path: Path) -> None:
