@@ -73,11 +73,11 @@ def write_search_report(search: SearchResult, path: Path) -> None:
 
 
 def _values(search: SearchResult, trial: FrozenTrial | None) -> list[str]:
-    pairs = zip(search.spec.directions, trial.values, strict=True) if trial is not None and _is_complete(trial) else ()
+    pairs = zip(search.spec.directions, trial.values, strict=True) if trial is not None and is_complete(trial) else ()
     return [percent(value, 2) if direction == "maximize" else f"{value:.3g}" for direction, value in pairs]
 
 
-def _is_complete(trial: FrozenTrial) -> bool:
+def is_complete(trial: FrozenTrial) -> bool:
     """Whether it has values; the last report of a pruned trial is not its value."""
     return trial.state.name == "COMPLETE" and all(map(np.isfinite, trial.values))
 
@@ -102,7 +102,7 @@ def _range(values: Any) -> str:
 
 def _trials(search: SearchResult) -> Table:
     names = list(search.spec.space)
-    ranked = sorted(search.trials, key=lambda t: (-t.values[0] if _is_complete(t) else 1.0, t.number))
+    ranked = sorted(search.trials, key=lambda t: (-t.values[0] if is_complete(t) else 1.0, t.number))
     rows = []
     for trial in ranked[:MAX_ROWS]:
         fault, epochs = trial.user_attrs.get("fault"), trial.user_attrs.get("epochs", 0)
@@ -126,7 +126,7 @@ def plot_search(search: SearchResult, folder: Path) -> list[tuple[str, Path]]:
     plots = [("History", _history), ("Intermediate values", _intermediate_values)]
     if search.importances:
         plots.append(("Importance", _importance))
-    if any(map(_is_complete, search.trials)):
+    if any(map(is_complete, search.trials)):
         plots.append(("Slices", _slices))
         if len(search.spec.objectives) > 1:
             plots.append(("Pareto front", _front))
@@ -146,10 +146,10 @@ def _history(search: SearchResult) -> Any:
     """The value of each trial (of pruned trials the last one reported) and the best so far."""
     figure = new_figure(8.4, 3.8, "History")
     axes = figure.subplots()
-    pruned = [t for t in search.trials if t.intermediate_values and not _is_complete(t)]
+    pruned = [t for t in search.trials if t.intermediate_values and not is_complete(t)]
     last = [100 * t.intermediate_values[max(t.intermediate_values)] for t in pruned]
     axes.plot([t.number for t in pruned], last, "x", color=MUTED, ms=5, alpha=0.7, label="pruned")
-    done = list(filter(_is_complete, search.trials))
+    done = list(filter(is_complete, search.trials))
     if done:
         ends = np.array([100 * t.values[0] for t in done])
         axes.plot([t.number for t in done], ends, "o", color=COLOURS[0], ms=6, alpha=0.85, label="completed")
@@ -168,7 +168,7 @@ def _intermediate_values(search: SearchResult) -> Any:
         steps, is_best = trial.intermediate_values, trial == search.best
         axes.plot(
             list(steps), [100 * share for share in steps.values()], "-" if len(steps) > 1 else "o", ms=3,
-            color=COLOURS[1] if is_best else COLOURS[0] if _is_complete(trial) else MUTED,
+            color=COLOURS[1] if is_best else COLOURS[0] if is_complete(trial) else MUTED,
             lw=2.4 if is_best else 1.0, alpha=1.0 if is_best else 0.45, zorder=3 if is_best else 2,
         )  # fmt: skip
     axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
@@ -192,7 +192,7 @@ def _importance(search: SearchResult) -> Any:
 
 def _slices(search: SearchResult) -> Any:
     """The value of every completed trial against each setting."""
-    space, done = search.spec.space, list(filter(_is_complete, search.trials))
+    space, done = search.spec.space, list(filter(is_complete, search.trials))
     lines = -(-len(space) // COLUMNS)
     figure = new_figure(10.2, 0.9 + 2.5 * lines, f"Slices: {_axis(search)}; darker is later")
     panels = list(figure.subplots(lines, COLUMNS, squeeze=False).flat)
@@ -220,7 +220,7 @@ def _front(search: SearchResult) -> Any:
     """Both objectives of all trials; the trials that no other beats in both are joined."""
     figure = new_figure(8.4, 4.4, "Pareto front")
     axes = figure.subplots()
-    done, front = ([(t.values[1], 100 * t.values[0], t.number) for t in trials if _is_complete(t)]
+    done, front = ([(t.values[1], 100 * t.values[0], t.number) for t in trials if is_complete(t)]
                    for trials in (search.trials, search.front))  # fmt: skip
     axes.plot([x for x, _, _ in done], [y for _, y, _ in done], "o", color=MUTED, ms=5, alpha=0.7)
     front.sort()

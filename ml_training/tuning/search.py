@@ -25,8 +25,7 @@ from ml_training.evaluation.cross_validation import load_unchanged
 from ml_training.evaluation.job_progress import JobProgress
 from ml_training.evaluation.process_pool import CRASHED, Outcome, Worker, run_jobs
 from ml_training.pipelines import get_pipeline
-from ml_training.pipelines.base import Pipeline
-from ml_training.report.tuning import SearchResult, write_search_report
+from ml_training.report.tuning import SearchResult, is_complete, write_search_report
 from ml_training.training.setup import cpu_threads
 from ml_training.tuning.objective import ObjectiveFn
 from ml_training.tuning.space import grid, import_optuna, parse_space, with_values
@@ -43,28 +42,22 @@ Report = Callable[[str], None]
 Backend = Callable[[SearchSpec, Report], Any]  # returns a study of Optuna
 
 
-def tune(
-    spec: SearchSpec, say: Report = lambda line: None, *, corpus: Corpus | None = None,
-    pipeline: Pipeline | None = None, backend: Backend | None = None,
-) -> SearchResult:  # fmt: skip
+def tune(spec: SearchSpec, say: Report = lambda line: None, *, backend: Backend | None = None) -> SearchResult:
     """Search until there are `spec.trials` trials, those of an earlier call included.
 
-    `corpus` replaces the recordings that the config names, `pipeline` that of the registry; both for one worker only.
     `backend` runs the trials elsewhere and returns the study. Raises ConfigError if the output holds another search,
     DataError without usable recordings, TrainingError if no trial can be run, MissingExtraError without Optuna,
     Interrupted after Ctrl-C or SIGTERM: the same spec goes on.
     """
-    import_optuna()
     config, began = TrainConfig(**spec.config), time.perf_counter()
-    workers = 1 if corpus is not None or pipeline is not None else spec.workers
     with use_cache(Cache(report=say) if config.cache else None), StopSignals() as signals:
-        corpus = load_corpus(config, report=say) if corpus is None else corpus
+        corpus = load_corpus(config, report=say)
         trials = spec.trials
         if spec.sampler == "grid":
             points = math.prod(map(len, grid(spec.space).values()))
             trials = min(trials, points)
             say(f"the grid has {points} points: {trials} trials")
-        spec = SearchSpec(**{**vars(spec), "trials": trials, "data_hash": corpus.data_hash})
+        spec = dataclasses.replace(spec, trials=trials, data_hash=corpus.data_hash)
         if backend is not None:
             return _summarise(backend(spec, say), spec, time.perf_counter() - began, corpus)
         study = open_study(spec)
@@ -73,16 +66,13 @@ def tune(
         say(f"{how}, {existing} already done, {spec.workers} at once, in {spec.output}")
         with JobProgress(trials, say, completed=existing) as progress:
             run = _Run(spec, study, progress, existing)
-            try:
-                if workers > 1:
-                    run.in_processes(signals)
-                else:
-                    chosen = get_pipeline(config.pipeline) if pipeline is None else pipeline
-                    with cpu_threads(config.threads):
-                        run.here(ObjectiveFn(chosen, corpus, spec.objectives, spec.folds, signals, say))
-            finally:  # best.json and the report of an interrupted search too
-                result = _summarise(study, spec, time.perf_counter() - began, corpus)
-        return result
+            if spec.workers > 1:
+                run.in_processes(signals)
+            else:
+                pipeline = get_pipeline(config.pipeline)
+                with cpu_threads(config.threads):
+                    run.here(ObjectiveFn(pipeline, corpus, spec.objectives, spec.folds, signals, say))
+        return _summarise(study, spec, time.perf_counter() - began, corpus)
 
 
 def run_trial(
@@ -152,7 +142,7 @@ class _Run:
 
     def here(self, objective: ObjectiveFn) -> None:
         """Run the trials one after another in this process."""
-        for number in self._claim():
+        for _, number in self._jobs():
             run_trial(self._spec, self._study, number, objective, partial(self._show_step, number))
             self._end(number)
 
@@ -165,10 +155,11 @@ class _Run:
                 trial = load_trial(self._study, number)
                 trial.set_user_attr("fault", CRASHED)
                 self._study.tell(trial, state=import_optuna().trial.TrialState.FAIL)
-            elif outcome.error is not None and signals.signum is None:
-                raise TrainingError(f"trial {number}: {outcome.error}; the same command goes on")
-            if outcome.error in (None, CRASHED):
-                self._end(number)
+            elif outcome.error is not None:
+                if signals.signum is None:
+                    raise TrainingError(f"trial {number}: {outcome.error}; the same command goes on")
+                return
+            self._end(number)
 
         def show(message: str | tuple[int, int, float]) -> None:
             if isinstance(message, str):
@@ -176,13 +167,12 @@ class _Run:
             else:
                 self._show_step(*message)
 
-        jobs = ((self._spec, number) for number in self._claim())
-        run_jobs(run_trial_in_worker, jobs, self._spec.workers, signals, show, end)
+        run_jobs(run_trial_in_worker, self._jobs(), self._spec.workers, signals, show, end)
 
-    def _claim(self) -> Iterator[int]:
+    def _jobs(self) -> Iterator[tuple[SearchSpec, int]]:
         for number in claim_trials(self._study, self._spec, self._locks):
             self._progress.update(number, str(number))
-            yield number
+            yield self._spec, number
 
     def _show_step(self, number: int, step: int, accuracy: float) -> None:
         self._progress.update(number, f"{number} at {step}, {100 * accuracy:.1f} %")
@@ -198,6 +188,7 @@ class _Run:
             "COMPLETE": ", ".join(map(format_value, self._spec.objectives, trial.values or ())),
         }[trial.state.name]  # fmt: skip
         self._progress.report(f"trial {number}: {how} ({self._ended} of {self._spec.trials})")
+        _write_configs(self._study, self._spec)
 
 
 def format_value(objective: str, value: float) -> str:
@@ -210,11 +201,10 @@ def format_value(objective: str, value: float) -> str:
 # --- results -------------------------------------------------------------------------------------
 
 
-def _summarise(study: optuna.Study, spec: SearchSpec, seconds: float, corpus: Corpus) -> SearchResult:
-    """Write the configurations of the best trial and of the front, and the report."""
-    trials = study.get_trials(deepcopy=False)
-    front = [t for t in study.best_trials if t.values] if len(spec.objectives) > 1 else []
-    completed = [t for t in trials if t.state.name == "COMPLETE" and all(map(math.isfinite, t.values))]
+def _write_configs(study: optuna.Study, spec: SearchSpec) -> tuple[FrozenTrial | None, list[FrozenTrial]]:
+    """Write the configurations of the best trial and of the Pareto front; returns these trials."""
+    front = study.best_trials if len(spec.objectives) > 1 else []
+    completed = [t for t in study.get_trials(deepcopy=False) if is_complete(t)]
     best = max(completed, key=lambda t: (t.values[0], *(-v for v in t.values[1:]), -t.number), default=None)
     for path in spec.folder.glob("pareto_*.json"):  # a later trial may be better in both
         path.unlink(missing_ok=True)
@@ -222,10 +212,16 @@ def _summarise(study: optuna.Study, spec: SearchSpec, seconds: float, corpus: Co
         write_json(spec.folder / f"pareto_{trial.number}.json", trial_config(spec, trial))
     if best:
         write_json(spec.folder / BEST, trial_config(spec, best))
-    config = trial_config(spec, best) if best else {}
+    return best, front
+
+
+def _summarise(study: optuna.Study, spec: SearchSpec, seconds: float, corpus: Corpus) -> SearchResult:
+    """Write configurations and report."""
+    best, front = _write_configs(study, spec)
     result = SearchResult(
-        spec, corpus.name, corpus.synthetic, tuple(trials), best, tuple(front), config, _importances(study), seconds
-    )
+        spec, corpus.name, corpus.synthetic, tuple(study.get_trials(deepcopy=False)), best, tuple(front),
+        trial_config(spec, best) if best else {}, _importances(study), seconds,
+    )  # fmt: skip
     write_search_report(result, spec.folder / REPORT)
     return result
 
