@@ -14,7 +14,7 @@ from ml_training.report.tables import Cell, Table, percent, pipeline_title, pipe
 from ml_training.results import Count, ProtocolResult
 
 # Protocols whose figures say most about unknown voices, the first one most; others come after them.
-HEADLINES = ("strangers", "loso", "cv", "official")
+HEADLINES = ("unseen_speakers", "strangers", "loso", "cv", "official")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def _mean_scores(result: ProtocolResult) -> dict[str, Count]:
 
 def _overview(sections: Sequence[Section]) -> Table:
     names = pipelines_in(score for section in sections for score in section.result.scores)
-    names = [name for name in names if name in PIPELINES] or names
+    own = {*PIPELINES, *(model.pipeline for section in sections for model in section.result.models)}
+    names = [name for name in names if name in own] or names
     rows = []
     for section in sections:
         if section.result.curves or section.result.reliability or section.result.rejections:  # have other tables

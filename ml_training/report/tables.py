@@ -17,8 +17,9 @@ MAX_SPEAKERS = 15  # rows; of more, those with most errors
 _CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]")
 _TITLES = {
     "official": "Official test part", "cv": "Cross-validation", "loso": "Leave one speaker out",
-    "strangers": "Strangers", "noise": "Noise and other changes", "calibration": "Calibration",
-    "rejection": "Not a digit", "comparison": "Beside other recognisers",
+    "strangers": "Strangers", "unseen_speakers": "Unseen speakers", "noise": "Noise and other changes",
+    "calibration": "Calibration", "rejection": "Not a digit",
+    "comparison": "Beside other recognisers",
 }  # fmt: skip
 
 

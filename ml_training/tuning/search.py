@@ -67,11 +67,11 @@ def tune(spec: SearchSpec, say: Report = lambda line: None, *, backend: Backend 
         with JobProgress(trials, say, completed=existing) as progress:
             run = _Run(spec, study, progress, existing)
             if spec.workers > 1:
-                run.in_processes(signals)
+                run.in_worker_processes(signals)
             else:
                 pipeline = get_pipeline(config.pipeline)
                 with cpu_threads(config.threads):
-                    run.here(ObjectiveFn(pipeline, corpus, spec.objectives, spec.folds, signals, say))
+                    run.in_this_process(ObjectiveFn(pipeline, corpus, spec.objectives, spec.folds, signals, say))
         return _summarise(study, spec, time.perf_counter() - began, corpus)
 
 
@@ -86,7 +86,7 @@ def run_trial(
     import optuna
 
     frozen = study.get_trials(deepcopy=False)[number]
-    if frozen.state.is_finished():  # its process died after it had told the study
+    if frozen.state.is_finished():  # its process ended after the study knew
         return
     trial, folder = load_trial(study, number), spec.trial_folder(number)
     reported, last_step = max(frozen.intermediate_values, default=0), 0
@@ -140,13 +140,13 @@ class _Run:
         self._spec, self._study, self._progress, self._ended = spec, study, progress, ended
         self._locks: dict[int, FileLock] = {}
 
-    def here(self, objective: ObjectiveFn) -> None:
+    def in_this_process(self, objective: ObjectiveFn) -> None:
         """Run the trials one after another in this process."""
         for _, number in self._jobs():
             run_trial(self._spec, self._study, number, objective, partial(self._show_step, number))
             self._end(number)
 
-    def in_processes(self, signals: StopSignals) -> None:
+    def in_worker_processes(self, signals: StopSignals) -> None:
         """Run the trials in worker processes."""
 
         def end(outcome: Outcome[tuple[SearchSpec, int]]) -> None:

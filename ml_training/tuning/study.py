@@ -26,7 +26,7 @@ FINGERPRINT = "plan"  # name of the attribute of the study that says what was se
 
 
 def open_study(spec: SearchSpec) -> Study:
-    """The study in the database or in the journal of the output folder; a new one if there is none.
+    """The study in the database or in the journal of the output folder; a new one if neither has it.
 
     Raises ConfigError if that study has another fingerprint, TrainingError if it cannot be opened.
     """
@@ -145,8 +145,8 @@ def claim_trials(study: Study, spec: SearchSpec, locks: dict[int, FileLock]) -> 
         with FileLock(spec.folder / "study.lock"):
             trials = study.get_trials(deepcopy=False)
             unfinished = [t.number for t in trials if t.state.name == "RUNNING" and t.number not in locks]
-            here = [n for n in unfinished if not spec.storage or spec.trial_folder(n).exists()]
-            number = next((n for n in here if _lock(spec, n, locks)), None)
+            own = [n for n in unfinished if not spec.storage or spec.trial_folder(n).exists()]
+            number = next((n for n in own if _lock(spec, n, locks)), None)
             if number is None:
                 if len(trials) >= spec.trials:
                     return
