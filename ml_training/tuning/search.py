@@ -101,8 +101,9 @@ def run_trial(
                 raise optuna.TrialPruned
 
     state, values, attributes = "COMPLETE", None, dict[str, Any]()
+    settings = read_values(frozen.params, parse_space(spec.space))
     try:
-        config = TrainConfig(**with_values(spec.config, read_values(frozen.params, parse_space(spec.space))))
+        config = TrainConfig(**with_values(spec.config, settings))
         trial.set_user_attr("most", objective.count_epochs(config))
         result = objective(dataclasses.replace(config, keep_checkpoints="1"), folder, report)
         values, attributes = list(result.values), {"epochs": result.epochs, **result.details}
@@ -113,6 +114,7 @@ def run_trial(
     for name, value in attributes.items():
         trial.set_user_attr(name, value)
     study.tell(trial, values, state=optuna.trial.TrialState[state])
+    write_json(folder / "trial.json", {"number": number, "settings": settings})
     for path in folder.rglob("*.pt"):  # a trial that has ended is never resumed
         path.unlink(missing_ok=True)
 

@@ -57,6 +57,7 @@ def test_the_best_is_a_configuration_that_training_takes(searched: tuple[Path, S
     assert (best.epochs, best.pipeline) == (3, "mfcc")
     assert result.best.values == [max(trial[3][0] for trial in read_trials(output) if trial[3])]
     assert result.best.values[0] > 0.2
+    assert len(list(output.rglob("trial.json"))) == 8
     assert not list(output.rglob("*.pt"))
 
 
