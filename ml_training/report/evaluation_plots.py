@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -170,7 +171,7 @@ def plot_speakers_left_out(result: ProtocolResult, path: Path) -> None:
             axes.plot([column + place] * len(shares), shares, "o", color=colour, ms=6, alpha=0.75)
         mean = 100 * tables.spread_of(own).mean
         axes.axhline(mean, color=colour, lw=1.3, ls="--", label=f"{pipeline_title(pipeline)}, mean {mean:.1f} %")
-    turn = {"rotation": 25, "ha": "right"} if max(map(len, speakers)) > 12 else {}
+    turn: dict[str, Any] = {"rotation": 25, "ha": "right"} if max(map(len, speakers)) > 12 else {}
     axes.set_xticks(range(len(speakers)), [drawable(name) for name in speakers], parse_math=False, **turn)
     dress(axes, "Accuracy on the speaker left out, % (points: seeds)", grid="y", legend="best")
     save(figure, path)
