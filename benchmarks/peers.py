@@ -437,7 +437,6 @@ def plot_accuracy(result: PeersResult, path: Path) -> None:
         dress(axes, f"{name}, % right")
     panels[-1].legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
     head(figure, PLOTS[path.name] + "; the larger, the more megabytes")
-    figure.subplots_adjust(left=0.06, right=1 - 1.9 / width, top=0.84, bottom=0.12, wspace=0.14)
     save(figure, path)
 
 
@@ -462,7 +461,6 @@ def plot_batches(result: PeersResult, path: Path) -> None:
     axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
     lines = ", ".join(f"{style} {count} thread{'s' * (count != '1')}" for count, style in styles.items())
     head(figure, f"{PLOTS[path.name]}: {lines}")
-    figure.subplots_adjust(left=0.08, right=0.78, top=0.84, bottom=0.12)
     save(figure, path)
 
 

@@ -1,41 +1,39 @@
-"""The training report: one HTML file that loads nothing, for a person to read and to pass on.
-
-This module turns results into what the page shows; how it looks is in report_template.html.
-"""
+"""HTML report of a training: one file that loads nothing. templates/training.html says how it looks."""
 
 from __future__ import annotations
 
 import base64
 import importlib.metadata
+import io
 import json
 import math
 import os
 import platform
+import re
 import statistics
-import subprocess
+import wave
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from digit_detector.audio import SAMPLE_RATE
 from digit_detector.errors import MissingExtraError
 from digit_detector.files import write_atomically
-from digit_detector.labels import LABELS, PIPELINE_TITLES
+from digit_detector.labels import LABELS
+from digit_detector.model_file import git_commit
 from ml_training import __version__
-from ml_training.config import to_dict
-from ml_training.report.parts import Chart, draw_curves, listenable_wav, outline
-from ml_training.results import DataSummary, Evaluation, PipelineResult
-from ml_training.utils.visualization import colour_index, tint
+from ml_training.config import flat, to_dict
+from ml_training.report.tables import Cell, Table, by_digit, by_speaker, percent, pipeline_title, plural
+from ml_training.results import Count, DataSummary, ModelScore, PipelineResult
+from ml_training.utils.visualization import colour_index, draw_training_history, svg_uri, tint
 
 MAX_PLAYERS = 60  # a pipeline; more would make the file too heavy to pass on
-MAX_ROWS = 12  # speakers shown before the rest is folded away
 PACKAGES = ("torch", "numpy", "onnxruntime", "onnx", "soundfile", "soxr", "matplotlib", "jinja2")
-NBSP = "\N{NO-BREAK SPACE}"  # between a number and its unit
-COUNT_WORDS = {1: "One", 2: "Two", 3: "Three", 4: "Four", 5: "Five"}
 
 
 def write_report(
@@ -43,115 +41,65 @@ def write_report(
 ) -> None:
     """Write the report of a run; `failures` maps the pipelines that failed to their messages.
 
-    Raises MissingExtraError without jinja2, TrainingError where the file cannot be written.
+    Raises MissingExtraError without jinja2 or matplotlib, TrainingError where the file cannot be written.
     """
-    page = render_report(results, data, failures or {}, gather_versions(), datetime.now().astimezone())
-    # A file name that is no UTF-8 reaches us as lone surrogates, which no encoding takes.
-    write_atomically(path, page.encode("utf-8", errors="backslashreplace"))
-
-
-def render_report(
-    results: Sequence[PipelineResult],
-    data: DataSummary,
-    failures: Mapping[str, str],
-    versions: Mapping[str, str],
-    written: datetime,
-) -> str:
-    """The page as text. Raises MissingExtraError without jinja2."""
     missed_by: dict[str, list[str]] = {}
     for result in results:
         for i in result.test.mistakes():
-            missed_by.setdefault(result.test.files[i], []).append(title_of(result.pipeline))
-    axis_low = _axis_low(results)
-    return render_page(
-        "report_template.html",
-        headline=_headline(results, data),
-        data=data,
-        parts=[Share(n, sum(data.parts.values()), name) for name, n in data.parts.items()],
-        views=[_view(result, i, axis_low, missed_by) for i, result in enumerate(results)],
-        winners=[title_of(r.pipeline) for r in _winners(results)],
-        winner=next(iter(_winners(results)), None),
-        rows=_summary_rows(results),
-        axis_low=axis_low,
-        digits=_by_digit(results),
-        speakers=_by_speaker(results),
-        max_rows=MAX_ROWS,
-        labels=LABELS,
-        failures={title_of(name): message for name, message in failures.items()},
-        versions=versions,
-        written=date_of(written),
-        total_seconds=sum(r.train_seconds for r in results),
-        percent=percent,
-        percent_short=lambda share: f"{100 * share:.0f}{NBSP}%",
-        duration=duration,
-        size=size,
-        plural=plural,
-    )
+            missed_by.setdefault(result.test.files[i], []).append(pipeline_title(result.pipeline))
+    least = min(map(_error_share, results), default=math.inf)
+    winners = [r for r in results if _error_share(r) == least < math.inf]
+    low = max(0, min(95, 5 * math.floor(20 * min((r.test.interval[0] for r in results), default=0.0))))
+    scores = [_score(result) for result in results]
+    names = [pipeline_title(result.pipeline) for result in results]
+    tables = (by_digit(scores), by_speaker(scores, limit=None)) if results else ()
+    headline = f"{plural(len(results), 'digit recogniser')} trained on {data.name}"
+    write_page(
+        path, "training.html", headline=headline if results else f"Nothing finished training on {data.name}",
+        data=data, views=[_view(result, i, low) for i, result in enumerate(results)], missed_by=missed_by,
+        winners=[pipeline_title(r.pipeline) for r in winners], winner=winners[0] if winners else None,
+        summary=_summary(results, names), breakdowns=tables, axis_low=low, labels=LABELS,
+        failures={pipeline_title(name): message for name, message in (failures or {}).items()},
+        total_seconds=sum(r.train_seconds for r in results), duration=duration, size=size,
+    )  # fmt: skip
 
 
-def render_page(template: str, **values: Any) -> str:
-    """A template of this folder, filled in. Raises MissingExtraError without jinja2."""
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Fill in a template and write it, atomically. Raises MissingExtraError without jinja2, TrainingError."""
     try:
         import jinja2
     except ImportError as error:
         raise MissingExtraError("the report", "train") from error
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(
-            lambda name: (resources.files("ml_training.report") / "templates" / name).read_text(encoding="utf-8")
-        ),
+        finalize=_keep_units, loader=jinja2.PackageLoader("ml_training.report"),
     )  # fmt: skip
-    return environment.get_template(template).render(**values)
+    now = datetime.now().astimezone()
+    page = environment.get_template(template).render(
+        **values, written=f"{now.day} {now:%B %Y, %H:%M} (UTC{now:%z})", versions=gather_versions(),
+        percent=percent, plural=plural,
+    )  # fmt: skip
+    # A file name that is not UTF-8 arrives as lone surrogates, which no encoding takes.
+    write_atomically(path, page.encode("utf-8", errors="backslashreplace"))
 
 
-def date_of(written: datetime) -> str:
-    """A moment as a person reads it."""
-    return f"{written.day} {written:%B %Y, %H:%M} (UTC{written:%z})"  # %-d is no format on Windows
+def _keep_units(value: Any) -> Any:
+    """Text whose numbers stay in one line with their per cent sign."""
+    if isinstance(value, str) and not hasattr(value, "__html__"):
+        return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", value)
+    return value
 
 
 def gather_versions() -> dict[str, str]:
-    """What this run stood on: package, commit, Python, libraries, machine. Imports none of them."""
-    found = {"streaming-digit-detector": __version__, "git commit": _git_commit(), "Python": platform.python_version()}
+    """Versions of the package, the commit, Python, libraries and the machine. Imports none of them."""
+    versions = {"streaming-digit-detector": __version__, "git commit": git_commit()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    found["platform"] = platform.platform()
-    found["processor"] = f"{platform.machine()}, {os.cpu_count()} logical cores"
-    return found
-
-
-def _git_commit() -> str:
-    """The commit of the checkout this file belongs to, if it belongs to one."""
-    here = Path(__file__).resolve()
-
-    def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(here.parent), *words], capture_output=True, text=True, timeout=10, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        # Fails where the package lies in an environment inside somebody else's checkout.
-        git("ls-files", "--error-unmatch", here.name)
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + (" with uncommitted changes" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return "none (not run from a checkout)"
-
-
-# --- words and numbers ---------------------------------------------------------------------------
-
-
-def title_of(pipeline: str) -> str:
-    """The name a person reads."""
-    return PIPELINE_TITLES.get(pipeline, pipeline)
-
-
-def percent(share: float) -> str:
-    """0.98667 as '98.67 %', never broken at the space."""
-    return f"{100 * share:.2f}{NBSP}%" if math.isfinite(share) else "-"
+            versions[name] = "not installed"
+    processor = f"{platform.machine()}, {os.cpu_count()} logical cores"
+    return {**versions, "Python": platform.python_version(), "platform": platform.platform(), "processor": processor}
 
 
 def duration(seconds: float) -> str:
@@ -159,150 +107,60 @@ def duration(seconds: float) -> str:
     if not math.isfinite(seconds):
         return "-"
     if seconds < 100:
-        return f"{seconds:.1f}{NBSP}s" if seconds < 10 else f"{seconds:.0f}{NBSP}s"
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}{NBSP}min {rest:02d}{NBSP}s"
-    return f"{minutes // 60}{NBSP}h {minutes % 60:02d}{NBSP}min"
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def size(count: float) -> str:
     """Bytes as kB or MB (powers of ten)."""
     if not math.isfinite(count):
         return "-"
-    if count < 1e6:
-        return f"{count / 1e3:.0f}{NBSP}kB"
-    return f"{count / 1e6:.2f}{NBSP}MB" if count < 1e8 else f"{count / 1e6:,.0f}{NBSP}MB"
+    return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:.{2 if count < 1e8 else 0}f} MB"
 
 
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
-
-
-def _headline(results: Sequence[PipelineResult], data: DataSummary) -> str:
-    if not results:
-        return f"Nothing finished training on {data.name}"
-    noun = "recogniser" if len(results) == 1 else "recognisers"
-    return f"{COUNT_WORDS.get(len(results), str(len(results)))} digit {noun} trained on {data.name}"
+# --- tables --------------------------------------------------------------------------------------
 
 
 def _error_share(result: PipelineResult) -> float:
     return result.test.errors / result.test.clips if result.test.clips else math.inf
 
 
-def _winners(results: Sequence[PipelineResult]) -> list[PipelineResult]:
-    least = min(map(_error_share, results), default=math.inf)
-    return [r for r in results if _error_share(r) == least and math.isfinite(least)]
+def _score(result: PipelineResult) -> ModelScore:
+    test = result.test
+    by_name = {name: Count(*counts) for name, counts in test.accuracy_by_speaker().items()}
+    by_label = {str(digit): Count(*counts) for digit, counts in test.accuracy_by_digit().items()}
+    return ModelScore(
+        pipeline_title(result.pipeline), "", Count(test.clips - test.errors, test.clips), by_name, by_label
+    )
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the summary: a value for each pipeline, and which of them are the best."""
-
-    name: str
-    values: tuple[str, ...]
-    best: frozenset[int]
-
-
-def _summary_rows(results: Sequence[PipelineResult]) -> list[Row]:
-    def row(name: str, show: Callable[[PipelineResult], str], rank: Callable[[PipelineResult], float] | None) -> Row:
+def _summary(results: Sequence[PipelineResult], names: Sequence[str]) -> Table:
+    def row(
+        name: str, show: Callable[[PipelineResult], str], rank: Callable[[PipelineResult], float] | None = None
+    ) -> tuple[str, ...]:
         ranks = [value if math.isfinite(value) else math.inf for value in map(rank, results)] if rank else []
-        best = {i for i, value in enumerate(ranks) if value == min(ranks)} if len(set(ranks)) > 1 else set()
-        return Row(name, tuple(map(show, results)), frozenset(best))
+        best = min(ranks) if len(set(ranks)) > 1 else None
+        return (name, *(Cell(show(r), best=best is not None and ranks[i] == best) for i, r in enumerate(results)))
 
-    return [
+    rows = (
         row("Errors on the test part", lambda r: f"{r.test.errors} of {r.test.clips}", _error_share),
-        row("Accuracy", lambda r: percent(r.test.accuracy), _error_share),
-        row("95 % interval", lambda r: " to ".join(f"{100 * x:.1f}" for x in r.test.interval) + f"{NBSP}%", None),
+        row("Accuracy", lambda r: percent(r.test.accuracy, 2), _error_share),
+        row("95 % interval", lambda r: " to ".join(f"{100 * x:.1f}" for x in r.test.interval) + " %"),
         row("Parameters", lambda r: f"{r.parameters:,}", lambda r: r.parameters),
         row("Model file", lambda r: size(r.model_bytes), lambda r: r.model_bytes),
         row("Latency of one clip", lambda r: f"{r.latency_ms:.2f} ms", lambda r: r.latency_ms),
         row("Training time", lambda r: duration(r.train_seconds), lambda r: r.train_seconds),
-        # Of the process until then, so whoever comes first has least: no rank.
-        row("Peak memory of the run so far", lambda r: size(1e6 * r.peak_memory_mb), None),
-        row("Best epoch", lambda r: f"{r.best_epoch} of {len(r.history)}", None),
-        row("Stopped because", lambda r: r.stopped, None),
-    ]
-
-
-def _axis_low(results: Sequence[PipelineResult]) -> int:
-    """Where the accuracy axis starts, in percent: the next multiple of five below every interval."""
-    low = min((r.test.interval[0] for r in results), default=0.0)
-    return max(0, min(95, 5 * math.floor(20 * low)))
-
-
-@dataclass(frozen=True)
-class Share:
-    """`right` of `clips`."""
-
-    right: int
-    clips: int
-    name: str = ""
-
-    @property
-    def share(self) -> float:
-        return self.right / self.clips if self.clips else math.nan
-
-    @property
-    def percent(self) -> str:
-        return f"{100 * self.share:.1f}{NBSP}%".replace(".0", "")
-
-    @property
-    def miss_tint(self) -> float:
-        return tint(1 - self.share) if self.clips else 0.0
-
-
-@dataclass(frozen=True)
-class Breakdown:
-    """One digit's or speaker's line: a share for each pipeline, None where it had no such clip."""
-
-    name: str
-    shares: tuple[Share | None, ...]
-
-    @property
-    def errors(self) -> int:
-        return sum(s.clips - s.right for s in self.shares if s)
-
-
-def _by_digit(results: Sequence[PipelineResult]) -> list[Breakdown]:
-    tables = [{d: Share(*s) for d, s in r.test.accuracy_by_digit().items()} for r in results]
-    rows = [Breakdown(f"{d} {name}", tuple(table.get(d) for table in tables)) for d, name in enumerate(LABELS)]
-    return [row for row in rows if any(row.shares)]
-
-
-def _by_speaker(results: Sequence[PipelineResult]) -> list[Breakdown]:
-    """By name; the most misheard first where there are so many that some are folded away."""
-    tables = [{name: Share(*s) for name, s in r.test.accuracy_by_speaker().items()} for r in results]
-    names = sorted({name for table in tables for name in table})
-    rows = [Breakdown(name, tuple(table.get(name) for table in tables)) for name in names]
-    return rows if len(rows) <= MAX_ROWS else sorted(rows, key=lambda row: -row.errors)
+        # Of the whole process so far: the first pipeline has the least, so it is not ranked.
+        row("Peak memory of the run so far", lambda r: size(1e6 * r.peak_memory_mb)),
+        row("Best epoch", lambda r: f"{r.best_epoch} of {len(r.history)}"),
+        row("Stopped because", lambda r: r.stopped),
+    )
+    best = ", the best of each line in bold" if len(results) > 1 else ""
+    return Table(f"Summary{best}. Latency is the median for one clip on one thread.", ("", *names), rows)
 
 
 # --- one pipeline --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One count of a confusion matrix; alpha is how strongly it is coloured."""
-
-    count: int
-    right: bool
-    alpha: float
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A clip that was misheard, with its picture and its sound."""
-
-    file: str
-    speaker: str
-    said: int
-    heard: int
-    confidence: float
-    said_probability: float
-    others: tuple[str, ...]  # the other pipelines that missed it too
-    outline: str
-    wav: str  # base64
 
 
 @dataclass(frozen=True)
@@ -312,78 +170,45 @@ class View:
     result: PipelineResult
     title: str
     colour: int
-    dot: float  # places on the accuracy axis, percent of its length
-    low: float
-    high: float
-    charts: tuple[Chart, ...]
-    confusion: list[list[Cell]]
+    strip: tuple[float, float, float]  # accuracy and its interval, places in percent of the axis
+    curves: str  # address of an SVG image
+    shades: list[list[float]]  # of the confusion matrix
     confused: list[str]
-    mistakes: list[Mistake]
+    mistakes: list[tuple[int, str, str]]  # index in the test part, outline, WAV file in base64
     settings: dict[str, str]
-
-    @property
-    def epoch_seconds(self) -> float:
-        """The median epoch."""
-        return statistics.median([r.seconds for r in self.result.history] or [math.nan])
+    epoch_seconds: float  # median
 
 
-def _view(result: PipelineResult, position: int, axis_low: int, missed_by: Mapping[str, list[str]]) -> View:
-    test, title = result.test, title_of(result.pipeline)
-    low, high = test.interval
-    dot, low, high = ((100 * x - axis_low) / (100 - axis_low) * 100 for x in (test.accuracy, low, high))
-    return View(
-        result=result,
-        title=title,
-        colour=colour_index(result.pipeline, position),
-        dot=dot if math.isfinite(dot) else 0.0,
-        low=low,
-        high=high,
-        charts=draw_curves(result.history, result.best_epoch),
-        confusion=_cells(test),
-        confused=_confused(test),
-        mistakes=_mistakes(result, title, missed_by),
-        settings=_flat(to_dict(result.config)),
-    )
-
-
-def _cells(test: Evaluation) -> list[list[Cell]]:
-    totals = np.maximum(test.confusion.sum(axis=1), 1)
-    return [
-        [Cell(int(n), said == heard, tint(n / totals[said])) for heard, n in enumerate(row)]
-        for said, row in enumerate(test.confusion)
-    ]
-
-
-def _confused(test: Evaluation) -> list[str]:
-    """The most frequent confusions, in words."""
-    pairs = [(int(n), s, h) for (s, h), n in np.ndenumerate(test.confusion) if s != h and n]
-    return [f"{LABELS[s]} heard as {LABELS[h]}, {n}\u00d7" for n, s, h in sorted(pairs, key=lambda p: -p[0])[:3]]
-
-
-def _mistakes(result: PipelineResult, title: str, missed_by: Mapping[str, list[str]]) -> list[Mistake]:
+def _view(result: PipelineResult, position: int, axis_low: int) -> View:
     test = result.test
-    return [
-        Mistake(
-            file=test.files[i],
-            speaker=test.speakers[i],
-            said=int(test.labels[i]),
-            heard=int(test.predicted[i]),
-            confidence=float(test.probabilities[i].max()),
-            said_probability=float(test.probabilities[i, test.labels[i]]),
-            others=tuple(name for name in missed_by[test.files[i]] if name != title),
-            outline=outline(samples),
-            wav=base64.b64encode(listenable_wav(samples)).decode(),
-        )
-        for i, samples in zip(test.mistakes()[:MAX_PLAYERS], result.mistake_waveforms, strict=False)
-    ]
+    dot, low, high = ((100 * x - axis_low) / (100 - axis_low) * 100 for x in (test.accuracy, *test.interval))
+    shares = test.confusion / np.maximum(test.confusion.sum(axis=1, keepdims=True), 1)
+    pairs = sorted((-int(n), t, p) for (t, p), n in np.ndenumerate(test.confusion) if t != p and n)
+    clips = zip(test.mistakes()[:MAX_PLAYERS], result.mistake_waveforms, strict=False)
+    return View(
+        result=result, title=pipeline_title(result.pipeline), colour=colour_index(result.pipeline, position),
+        strip=(dot if math.isfinite(dot) else 0.0, low, high),
+        curves=svg_uri(draw_training_history(result.history)),
+        shades=[[tint(float(share)) for share in row] for row in shares],
+        confused=[f"{LABELS[t]} as {LABELS[p]}, {-n}×" for n, t, p in pairs[:3]],
+        mistakes=[(i, outline(samples), base64.b64encode(to_wav(samples)).decode()) for i, samples in clips],
+        settings={n: v if isinstance(v, str) else json.dumps(v) for n, v in flat(to_dict(result.config))},
+        epoch_seconds=statistics.median([r.seconds for r in result.history] or [math.nan]),
+    )  # fmt: skip
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as one level, values as JSON writes them."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, str) else json.dumps(value)
-    return flat
+def to_wav(samples: NDArray[np.float32]) -> bytes:
+    """A clip (T,) as a 16-bit WAV file, its loudest sample at 90 % of full scale."""
+    peak = float(np.abs(samples).max(initial=0.0))
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
+        file.writeframes(np.round(samples * (0.9 * 32767 / peak if peak else 0.0)).astype("<i2").tobytes())
+    return buffer.getvalue()
+
+
+def outline(samples: NDArray[np.float32], bars: int = 80) -> str:
+    """A clip (T,) as an SVG path of upright strokes, `bars` wide and 32 high."""
+    peaks = np.array([np.abs(part).max(initial=0.0) for part in np.array_split(samples, bars)])
+    heights = np.maximum(0.5, 15 * peaks / (peaks.max() or 1.0))
+    return "".join(f"M{x}.5 {16 - h:.1f}v{2 * h:.1f}" for x, h in enumerate(heights))

@@ -1,23 +1,39 @@
-"""What a ProtocolResult says, as tables of words: for the terminal, the report and docs/results.md alike."""
+"""Results as tables of text: for the terminal, the reports and docs/results.md alike."""
 
 from __future__ import annotations
 
 import math
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from digit_detector.labels import LABELS, PIPELINES
-from ml_training.results import Count, Curve, ModelScore, Point, ProtocolResult, Rejection, Reliability
+from digit_detector.labels import LABELS, PIPELINE_TITLES, PIPELINES
+from ml_training.results import Count, Curve, ModelScore, Point, ProtocolResult
+from ml_training.utils.visualization import tint
 
-_UNSEEN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]")
 MAX_SPEAKERS = 15  # rows; of more, those with most errors
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]")
+_TITLES = {
+    "official": "Official test part", "cv": "Cross-validation", "loso": "Leave one speaker out",
+    "strangers": "Strangers", "unseen_speakers": "Unseen speakers", "noise": "Noise and other changes",
+    "calibration": "Calibration", "rejection": "Not a digit",
+    "comparison": "Beside other recognisers",
+}  # fmt: skip
 
 
-def _one_line(cell: str) -> str:
-    """A name may hold what ends a line, or moves a terminal: that is told as Python writes it."""
-    return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], cell)
+class Cell(str):
+    """The text of a cell; on a page also in bold, shaded (0 to 1) or a link to a section."""
+
+    best: bool
+    shade: float
+    link: str
+
+    def __new__(cls, text: str, best: bool = False, shade: float = 0.0, link: str = "") -> Cell:
+        cell = super().__new__(cls, text)
+        cell.best, cell.shade, cell.link = best, shade, link
+        return cell
 
 
 @dataclass(frozen=True)
@@ -30,11 +46,9 @@ class Table:
 
     def text(self) -> str:
         """Aligned columns for a terminal."""
-        every = [tuple(map(_one_line, row)) for row in (self.header, *self.rows)]
-        widths = [max(map(len, column)) for column in zip(*every, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in every
-        ]
+        rows = [tuple(map(_one_line, row)) for row in (self.header, *self.rows)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ("  ".join(c.ljust(width) for c, width in zip(row, widths, strict=True)).rstrip() for row in rows)
         return "\n".join([self.title, *(f"  {line}" for line in lines)])
 
     def markdown(self) -> str:
@@ -45,69 +59,20 @@ class Table:
         return "\n".join([f"*{self.title}*", "", line(self.header), ruler, *map(line, self.rows)])
 
 
-def tables_of(result: ProtocolResult) -> list[Table]:
-    """Every table of a result, the most telling one first."""
-    if result.protocol == "comparison":
-        return [_comparison(result)]
-    if result.protocol == "loso":
-        return [_loso(result), *comparison(result), _by_digit(result)]
-    if result.protocol == "cv":
-        return [_cv(result), *comparison(result), _by_fold(result), _by_digit(result), _by_speaker(result)]
-    if result.curves:
-        return _conditions(result)
-    if result.reliability:
-        return [_calibration(result)]
-    if result.rejections:
-        return [_rejection(result)]
-    return [_scores(result), _by_digit(result), _by_speaker(result)]
+def _one_line(cell: str) -> str:
+    """Control characters, which could move a terminal's cursor, as Python escapes them."""
+    return _CONTROL.sub(lambda match: repr(match[0])[1:-1], cell)
 
 
-def title_of(result: ProtocolResult) -> str:
-    """The heading of a result."""
-    noises = (result.details or {}).get("noise_folder")
-    titles = {
-        "official": "Official test part", "cv": "Cross-validation", "loso": "Leave one speaker out",
-        "unseen_speakers": "Unseen speakers",
-        "noise": "Noise and other changes", "calibration": "Calibration", "rejection": "Not a digit",
-        "comparison": "Beside other recognisers",
-    }  # fmt: skip
-    name = titles.get(result.protocol, result.protocol)
-    return f"{name}: {result.data}" + (f", backgrounds from {noises}" if noises else "")
+# --- words and numbers, the same in every report -------------------------------------------------
 
 
-def provenance(result: ProtocolResult) -> str:
-    """With what a result was made, in one line."""
-    parts = [
-        f"protocol {result.protocol}", f"seeds {', '.join(result.seeds) or 'none'}",
-        f"data {result.data}, hash {result.data_hash[:12]}" + (" (synthetic speech)" if result.synthetic else ""),
-        f"version {result.version}", f"commit {short(result.git_commit)}", result.created,
-    ]  # fmt: skip
-    details = result.details or {}
-    if "noise_seed" in details:
-        parts.insert(2, f"noise seed {details['noise_seed']}")
-    if result.models:
-        parts.append(
-            "models " + ", ".join(f"{m.pipeline} {m.sha256[:8]} (commit {short(m.git_commit)})" for m in result.models)
-        )
-    return "; ".join(parts)
+def percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %" if math.isfinite(share) else "-"
 
 
-def short(commit: str) -> str:
-    """A commit in twelve signs, its '-dirty' kept."""
-    name, sign, rest = commit.partition("-")
-    return name[:12] + sign + rest
-
-
-def pipelines_of(
-    items: Iterable[ModelScore] | Iterable[Curve] | Iterable[Reliability] | Iterable[Rejection],
-) -> list[str]:
-    """The pipelines that occur, in the order of the registry, others after them."""
-    names = dict.fromkeys(item.pipeline for item in items)
-    return sorted(names, key=lambda name: PIPELINES.index(name) if name in PIPELINES else len(PIPELINES))
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if math.isfinite(share) else "-"
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def interval(count: Count) -> str:
@@ -115,29 +80,151 @@ def interval(count: Count) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f}"
 
 
+def pipeline_title(name: str) -> str:
+    return PIPELINE_TITLES.get(name, name)
+
+
+def title_of(result: ProtocolResult) -> str:
+    """The heading of a result."""
+    noises = (result.details or {}).get("noise_folder")
+    name = _TITLES.get(result.protocol, result.protocol)
+    return f"{name}: {result.data}" + (f", backgrounds from {noises}" if noises else "")
+
+
+def provenance(result: ProtocolResult) -> str:
+    """Protocol, seeds, data, code and models of a result, in one line."""
+    noise_seed = (result.details or {}).get("noise_seed")
+    models = [f"{m.pipeline} {m.sha256[:8]} (commit {short(m.git_commit)})" for m in result.models]
+    return "; ".join([
+        f"protocol {result.protocol}", f"seeds {', '.join(result.seeds) or 'none'}",
+        *([] if noise_seed is None else [f"noise seed {noise_seed}"]),
+        f"data {result.data}, hash {result.data_hash[:12]}" + (" (synthetic speech)" if result.synthetic else ""),
+        f"version {result.version}", f"commit {short(result.git_commit)}", result.created,
+        *([f"models {', '.join(models)}"] if models else []),
+    ])  # fmt: skip
+
+
+def short(commit: str) -> str:
+    """A commit in twelve characters, its '-dirty' kept."""
+    name, sign, rest = commit.partition("-")
+    return name[:12] + sign + rest
+
+
+# --- statistics ----------------------------------------------------------------------------------
+
+
+def pipelines_in(items: Iterable[Any]) -> list[str]:
+    """The pipelines of scores, curves, ... in the order of the registry, others after them."""
+    names = dict.fromkeys(item.pipeline for item in items)
+    return sorted(names, key=lambda name: PIPELINES.index(name) if name in PIPELINES else len(PIPELINES))
+
+
 def mean_count(counts: Sequence[Count]) -> Count:
-    """The counts of several models on the same clips as that of an average one: no more clips than there are."""
+    """The counts of several models on the same clips as the count of an average model."""
     return Count(statistics.fmean(c.right for c in counts), counts[0].clips)
 
 
-def merged(curves: Sequence[Curve]) -> dict[str, list[Point]]:
+def average_curves(curves: Sequence[Curve]) -> dict[str, list[Point]]:
     """Curves of one kind: pipeline -> its points, averaged over seeds."""
-    found: dict[str, list[Point]] = {}
-    for pipeline in pipelines_of(curves):
-        own = [curve.points for curve in curves if curve.pipeline == pipeline]
-        found[pipeline] = [
-            Point(same[0].severity, same[0].label, mean_count([p.count for p in same]))
-            for same in zip(*own, strict=True)
-        ]
-    return found
+    averaged = {}
+    for pipeline in pipelines_in(curves):
+        points = zip(*(curve.points for curve in curves if curve.pipeline == pipeline), strict=True)
+        averaged[pipeline] = [Point(p[0].severity, p[0].label, mean_count([q.count for q in p])) for p in points]
+    return averaged
 
 
-# --- one protocol each ---------------------------------------------------------------------------
+def fold_shares(result: ProtocolResult, pipeline: str) -> dict[tuple[int, str], float]:
+    """(seed, what was left out) -> share right, of each fold of a pipeline."""
+    folds = [fold for fold in (result.details or {}).get("folds", ()) if fold["pipeline"] == pipeline]
+    return {(fold["seed"], fold["left_out"]): fold["right"] / fold["clips"] for fold in folds}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Leave-one-speaker-out of one pipeline: shares right, 0 to 1; deviations are NaN for a single value."""
+
+    by_speaker: dict[str, tuple[float, float]]  # mean and standard deviation over seeds
+    mean: float  # over speakers, then seeds
+    over_seeds: float  # standard deviation of that mean over seeds
+    over_speakers: float  # standard deviation of the speakers' means over seeds
+
+
+def spread_of(scores: Sequence[ModelScore]) -> Spread:
+    """Mean and spread of the folds of one pipeline, one score a seed."""
+    speakers = sorted({name for s in scores for name in s.by_speaker})
+    shares = {n: [s.by_speaker[n].accuracy for s in scores if n in s.by_speaker] for n in speakers}
+    means = {name: statistics.fmean(values) for name, values in shares.items()}
+    by_seed = [statistics.fmean(c.accuracy for c in s.by_speaker.values()) for s in scores]
+    by_speaker = {name: (means[name], _deviation(values)) for name, values in shares.items()}
+    return Spread(by_speaker, statistics.fmean(by_seed), _deviation(by_seed), _deviation(list(means.values())))
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def tables_of(result: ProtocolResult) -> list[Table]:
+    """Every table of a result, the most important one first."""
+    if result.protocol == "comparison":
+        return [_comparison(result)]
+    if result.protocol == "loso":
+        return [_loso(result), *comparison(result), by_digit(result.scores)]
+    if result.protocol == "cv":
+        return [_cv(result), *comparison(result), _by_fold(result), by_digit(result.scores), by_speaker(result.scores)]
+    if result.curves:
+        return _conditions(result)
+    if result.reliability:
+        return [_calibration(result)]
+    if result.rejections:
+        return [_rejection(result)]
+    return [_scores(result), by_digit(result.scores), by_speaker(result.scores)]
+
+
+def by_digit(scores: Sequence[ModelScore]) -> Table:
+    names = {str(d): f"{d} {word}" for d, word in enumerate(LABELS) if any(str(d) in s.by_digit for s in scores)}
+    return _breakdown("digit", scores, [s.by_digit for s in scores], names)
+
+
+def by_speaker(scores: Sequence[ModelScore], limit: int | None = MAX_SPEAKERS) -> Table:
+    """Speakers by name; of more than MAX_SPEAKERS the first `limit`, those with most errors first."""
+    names = sorted({name for s in scores for name in s.by_speaker})
+    note = ""
+    if len(names) > MAX_SPEAKERS:
+        note = f"; the {limit} of {len(names)} with most errors" if limit else "; most errors first"
+        wrong = {n: sum(c.clips - c.right for s in scores if (c := s.by_speaker.get(n))) for n in names}
+        names = sorted(names, key=lambda name: (-wrong[name], name))[:limit]
+    return _breakdown("speaker", scores, [s.by_speaker for s in scores], {name: name for name in names}, note)
+
+
+def _breakdown(
+    group: str, scores: Sequence[ModelScore], counts: Sequence[Mapping[str, Count]], names: Mapping[str, str],
+    note: str = "",
+) -> Table:  # fmt: skip
+    def cell(key: str, pipeline: str) -> str:
+        own = [c[key] for s, c in zip(scores, counts, strict=True) if s.pipeline == pipeline and key in c]
+        if not own:
+            return "-"
+        share = statistics.fmean(count.accuracy for count in own)
+        return Cell(f"{percent(share)} of {own[0].clips}", shade=0.6 * tint(1 - share))
+
+    mean = " (mean over seeds)" if any(s.seed for s in scores) else ""
+    return _matrix(f"By {group}, clips right{mean}{note}", group, names, pipelines_in(scores), cell)
+
+
+def _matrix(
+    title: str, corner: str, names: Mapping[Any, str], pipelines: Sequence[str], cell: Callable[[Any, str], str]
+) -> Table:
+    """A row for each key of `names`, a column for each pipeline."""
+    rows = tuple((name, *(cell(key, pipeline) for pipeline in pipelines)) for key, name in names.items())
+    return Table(title, (corner, *pipelines), rows)
 
 
 def _scores(result: ProtocolResult) -> Table:
     rows = []
-    for pipeline in pipelines_of(result.scores):
+    for pipeline in pipelines_in(result.scores):
         own = [s for s in result.scores if s.pipeline == pipeline]
         for s in own:
             errors = f"{s.all.clips - s.all.right} of {s.all.clips}"
@@ -145,139 +232,63 @@ def _scores(result: ProtocolResult) -> Table:
         if len(own) > 1:
             errors = f"{statistics.fmean(s.all.clips - s.all.right for s in own):.2f} of {own[0].all.clips}"
             shares = [s.all.accuracy for s in own]
-            spread = f"{percent(statistics.fmean(shares))} ± {100 * statistics.stdev(shares):.1f}"
+            spread = _with_deviation(statistics.fmean(shares), _deviation(shares))
             rows.append((pipeline, f"mean of {len(own)}", errors, spread, ""))
     return Table("Errors and accuracy", ("pipeline", "seed", "errors", "accuracy", "95 % interval"), tuple(rows))
 
 
-def _by_digit(result: ProtocolResult) -> Table:
-    names = {str(d): f"{d} {word}" for d, word in enumerate(LABELS)}
-    there = [d for d in names if any(d in s.by_digit for s in result.scores)]
-    return _breakdown("By digit, clips right (mean over seeds)", "digit", result.scores, "by_digit", there, names)
-
-
-def _by_speaker(result: ProtocolResult) -> Table:
-    names = sorted({name for s in result.scores for name in s.by_speaker})
-    title = "By speaker, clips right (mean over seeds)"
-    if len(names) > MAX_SPEAKERS:
-        wrong = {n: sum(_errors(s.by_speaker.get(n)) for s in result.scores) for n in names}
-        title += f"; the {MAX_SPEAKERS} of {len(names)} with most errors"
-        names = sorted(names, key=lambda n: (-wrong[n], n))[:MAX_SPEAKERS]
-    return _breakdown(title, "speaker", result.scores, "by_speaker", names, {n: n for n in names})
-
-
-def _errors(count: Count | None) -> float:
-    return count.clips - count.right if count else 0
-
-
-def _breakdown(
-    title: str, what: str, scores: Sequence[ModelScore], field: str, keys: Sequence[str], names: Mapping[str, str]
-) -> Table:
-    pipelines = pipelines_of(scores)
-    rows = []
-    for key in keys:
-        cells = []
-        for pipeline in pipelines:
-            own = [getattr(s, field)[key] for s in scores if s.pipeline == pipeline and key in getattr(s, field)]
-            share = statistics.fmean(c.accuracy for c in own) if own else math.nan
-            cells.append(f"{percent(share)} of {own[0].clips}" if own else "-")
-        rows.append((names[key], *cells))
-    return Table(title, (what, *pipelines), tuple(rows))
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Leave-one-speaker-out of one pipeline: shares right, 0 to 1."""
-
-    by_speaker: dict[str, tuple[float, float]]  # mean over seeds, standard deviation over seeds
-    mean: float  # over speakers, then seeds
-    over_seeds: float  # standard deviation of that mean over seeds; NaN for one seed
-    over_speakers: float  # standard deviation of the speakers' means over seeds; NaN for one speaker
-
-
-def spread_of(scores: Sequence[ModelScore]) -> Spread:
-    """Mean and spread of the folds of one pipeline, one score a seed."""
-
-    def deviation(values: Sequence[float]) -> float:
-        return statistics.stdev(values) if len(values) > 1 else math.nan
-
-    speakers = sorted({name for s in scores for name in s.by_speaker})
-    shares = {n: [s.by_speaker[n].accuracy for s in scores if n in s.by_speaker] for n in speakers}
-    means = {n: statistics.fmean(values) for n, values in shares.items()}
-    by_seed = [statistics.fmean(c.accuracy for c in s.by_speaker.values()) for s in scores]
-    return Spread(
-        {n: (means[n], deviation(shares[n])) for n in speakers}, statistics.fmean(by_seed), deviation(by_seed),
-        deviation(list(means.values())),
-    )  # fmt: skip
+def _with_deviation(mean: float, deviation: float) -> str:
+    return percent(mean) + (f" ± {100 * deviation:.1f}" if math.isfinite(deviation) else "")
 
 
 def _loso(result: ProtocolResult) -> Table:
-    pipelines = pipelines_of(result.scores)
+    pipelines = pipelines_in(result.scores)
     spreads = {p: spread_of([s for s in result.scores if s.pipeline == p]) for p in pipelines}
-    speakers = sorted({name for s in result.scores for name in s.by_speaker})
-
-    def cell(mean: float, deviation: float) -> str:
-        return percent(mean) + (f" ± {100 * deviation:.1f}" if math.isfinite(deviation) else "")
-
+    speakers = {name: name for name in sorted({name for s in result.scores for name in s.by_speaker})}
+    title = f"Accuracy on the speaker left out, {plural(len(result.seeds), 'seed')} (± is one standard deviation)"
+    unknown = (math.nan, math.nan)
+    table = _matrix(
+        title, "left out", speakers, pipelines, lambda n, p: _with_deviation(*spreads[p].by_speaker.get(n, unknown))
+    )
     rows = [
-        (name, *(cell(*spreads[p].by_speaker[name]) if name in spreads[p].by_speaker else "-" for p in pipelines))
-        for name in speakers
+        ("mean ± over seeds", *(_with_deviation(spreads[p].mean, spreads[p].over_seeds) for p in pipelines)),
+        ("± over speakers", *(_number(100 * spreads[p].over_speakers, ".1f") for p in pipelines)),
     ]
-    rows.append(("mean ± over seeds", *(cell(spreads[p].mean, spreads[p].over_seeds) for p in pipelines)))
-    over = [100 * spreads[p].over_speakers for p in pipelines]
-    rows.append(("± over speakers", *(f"{value:.1f}" if math.isfinite(value) else "-" for value in over)))
     folds = (result.details or {}).get("folds", ())
     errors = {p: [f["ece"] for f in folds if f["pipeline"] == p] for p in pipelines}
     if all(errors.values()):
         rows.append(("calibration error, mean of folds", *(percent(statistics.fmean(errors[p])) for p in pipelines)))
-    count = plural(len(result.seeds), "seed")
-    return Table(f"Accuracy on the speaker left out, {count} (± is one standard deviation)",
-                 ("left out", *pipelines), tuple(rows))  # fmt: skip
-
-
-def fold_shares(result: ProtocolResult, pipeline: str) -> dict[tuple[int, str], float]:
-    """(seed, what was left out) -> share right, of a result whose folds tell."""
-    folds = (result.details or {}).get("folds", ())
-    own = [fold for fold in folds if fold["pipeline"] == pipeline]
-    return {(fold["seed"], fold["left_out"]): fold["right"] / fold["clips"] for fold in own}
+    return Table(title, table.header, (*table.rows, *rows))
 
 
 def _cv(result: ProtocolResult) -> Table:
     """Mean, spread and extremes of the folds of each pipeline, all seeds together."""
     rows = []
-    for pipeline in pipelines_of(result.scores):
+    for pipeline in pipelines_in(result.scores):
         shares = list(fold_shares(result, pipeline).values())
-        own = [s for s in result.scores if s.pipeline == pipeline]
-        by_seed = [s.all.accuracy for s in own]
-        errors = statistics.fmean(s.all.clips - s.all.right for s in own)
+        own = [s.all for s in result.scores if s.pipeline == pipeline]
+        over_seeds = _deviation([100 * count.accuracy for count in own])
         rows.append((
-            pipeline, f"{percent(statistics.fmean(shares))} ± {100 * statistics.stdev(shares):.1f}",
-            f"{percent(min(shares))} to {percent(max(shares))}",
-            f"± {100 * statistics.stdev(by_seed):.1f}" if len(by_seed) > 1 else "-",
-            f"{errors:.1f} of {own[0].all.clips}", f"{interval(mean_count([s.all for s in own]))} %",
+            pipeline, _with_deviation(statistics.fmean(shares), _deviation(shares)),
+            f"{percent(min(shares))} to {percent(max(shares))}", _number(over_seeds, ".1f", before="± "),
+            f"{statistics.fmean(c.clips - c.right for c in own):.1f} of {own[0].clips}",
+            f"{interval(mean_count(own))} %",
         ))  # fmt: skip
-    head = ("pipeline", "mean of folds", "worst and best fold", "over seeds", "errors a seed", "95 % interval of clips")
-    return Table(f"Accuracy on {_folds_of(result)} (± is one standard deviation)", head, tuple(rows))
-
-
-def _folds_of(result: ProtocolResult) -> str:
     names = {fold["left_out"] for fold in (result.details or {}).get("folds", ())}
-    return f"{plural(len(names), 'fold')}, {plural(len(result.seeds), 'seed')}"
+    counts = f"{plural(len(names), 'fold')}, {plural(len(result.seeds), 'seed')}"
+    head = ("pipeline", "mean of folds", "worst and best fold", "over seeds", "errors a seed", "95 % interval of clips")
+    return Table(f"Accuracy on {counts} (± is one standard deviation)", head, tuple(rows))
 
 
 def _by_fold(result: ProtocolResult) -> Table:
-    pipelines = pipelines_of(result.scores)
+    pipelines = pipelines_in(result.scores)
     shares = {pipeline: fold_shares(result, pipeline) for pipeline in pipelines}
-    keys = list(dict.fromkeys(key for own in shares.values() for key in own))
-    rows = [
-        (f"seed {seed}, fold {name}", *(percent(shares[p].get((seed, name), math.nan)) for p in pipelines))
-        for seed, name in keys
-    ]
-    return Table("By fold, clips right", ("fold", *pipelines), tuple(rows))
+    names = {key: f"seed {key[0]}, fold {key[1]}" for own in shares.values() for key in own}
+    return _matrix("By fold, clips right", "fold", names, pipelines, lambda k, p: percent(shares[p].get(k, math.nan)))
 
 
 def comparison(result: ProtocolResult) -> list[Table]:
-    """This result against an earlier one, where somebody asked for that."""
+    """The comparison of a result with an earlier one, if there is one."""
     against = (result.details or {}).get("compared")
     if against is None:
         return []
@@ -285,41 +296,32 @@ def comparison(result: ProtocolResult) -> list[Table]:
     for pair in against["pairs"]:
         name = pair["pipeline"] + (f" against {pair['other']}" if pair["other"] != pair["pipeline"] else "")
         between = "one fold has no interval"
-        if _finite(pair["low"]):
+        if pair["low"] is not None and math.isfinite(pair["low"]):
             between = f"{100 * pair['low']:+.2f} to {100 * pair['high']:+.2f}"
-        p = _p(pair["t_test"])
+        t, p = _number(pair["t"], ".2f"), _p_value(pair["t_test"])
         rows.append((
             name, f"{100 * pair['difference']:+.2f} points ({between})",
-            f"{pair['t']:.2f}, p = {p}" if _finite(pair["t"]) else "-" if p == "-" else f"p = {p}",
-            f"{pair['only_this']} and {pair['only_other']}, p = {_p(pair['mcnemar'])}",
+            f"{t}, p = {p}" if t != "-" else "-" if p == "-" else f"p = {p}",
+            f"{pair['only_this']} and {pair['only_other']}, p = {_p_value(pair['mcnemar'])}",
         ))  # fmt: skip
-    head = (
-        "pipeline",
-        "difference (95 % interval)",
-        "corrected t over folds",
-        "McNemar: right by one alone",
-    )
+    head = ("pipeline", "difference (95 % interval)", "corrected t over folds", "McNemar: right by one alone")
     return [Table(f"Compared with {against['with']} of {against['created']}", head, tuple(rows))]
 
 
-def _finite(value: float | None) -> bool:
-    """Whether there is such a number: JSON keeps none that is infinite, and one fold has no spread."""
-    return value is not None and math.isfinite(value)
+def _number(value: float | None, form: str, before: str = "") -> str:
+    """A number, or "-" for None, infinity or NaN."""
+    return "-" if value is None or not math.isfinite(value) else f"{before}{value:{form}}"
 
 
-def _p(value: float | None) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+def _p_value(value: float | None) -> str:
+    return _number(value, ".3f" if value is not None and value >= 0.001 else ".1e")
 
 
 def _conditions(result: ProtocolResult) -> list[Table]:
     tables = []
     for kind in dict.fromkeys(curve.kind for curve in result.curves):
         curves = [curve for curve in result.curves if curve.kind == kind]
-        points = merged(curves)
+        points = average_curves(curves)
         rows = [
             (same[0].label, *(f"{percent(p.count.accuracy)} ({interval(p.count)})" for p in same))
             for same in zip(*points.values(), strict=True)
@@ -330,34 +332,30 @@ def _conditions(result: ProtocolResult) -> list[Table]:
 
 def _calibration(result: ProtocolResult) -> Table:
     rows = []
+    before = {(r.pipeline, r.seed): r for r in result.reliability if r.when == "before"}
     for after in (r for r in result.reliability if r.when == "after"):
-        before = next(
-            r for r in result.reliability if (r.pipeline, r.seed, r.when) == (after.pipeline, after.seed, "before")
-        )
-        rows.append((
-            after.pipeline, after.seed, f"{after.temperature:.3f}", percent(before.ece), percent(after.ece),
-            f"{before.nll:.3f}", f"{after.nll:.3f}",
-        ))  # fmt: skip
+        first = before[after.pipeline, after.seed]
+        errors = (percent(first.ece), percent(after.ece), f"{first.nll:.3f}", f"{after.nll:.3f}")
+        rows.append((after.pipeline, after.seed, f"{after.temperature:.3f}", *errors))
     header = ("pipeline", "seed", "temperature", "error before", "error after", "NLL before", "NLL after")
     return Table("Expected calibration error and negative log likelihood", header, tuple(rows))
 
 
 def _rejection(result: ProtocolResult) -> Table:
-    """Clips that pass for digits, by kind and threshold; means over seeds."""
-    pipelines = pipelines_of(result.rejections)
+    """Clips accepted as digits, by kind and threshold; means over seeds."""
+    pipelines = pipelines_in(result.rejections)
     rows = []
     for kind in dict.fromkeys(r.kind for r in result.rejections):
         same = [r for r in result.rejections if r.kind == kind]
+        by_pipeline = [[r for r in same if r.pipeline == pipeline] for pipeline in pipelines]
+        name = f"{kind} ({same[0].clips:,})"
         for threshold in same[0].accepted:
-            cells = []
-            for pipeline in pipelines:
-                shares = [r.accepted[threshold].accuracy for r in same if r.pipeline == pipeline]
-                cells.append(percent(statistics.fmean(shares)))
-            rows.append((f"{kind} ({same[0].clips:,})", threshold, *cells))
-        areas = (statistics.fmean(r.area for r in same if r.pipeline == p) for p in pipelines)
+            means = (statistics.fmean(r.accepted[threshold].accuracy for r in own) for own in by_pipeline)
+            rows.append((name, threshold, *map(percent, means)))
         if kind != "digits":
-            rows.append((f"{kind} ({same[0].clips:,})", "area under ROC", *(f"{area:.3f}" for area in areas)))
-    title = "Share of clips that pass for digits, where the threshold lets so many digits pass (mean over seeds)"
+            areas = (statistics.fmean(r.area for r in own) for own in by_pipeline)
+            rows.append((name, "area under ROC", *(f"{area:.3f}" for area in areas)))
+    title = "Share of clips accepted as digits, at thresholds that accept this share of the digits (mean over seeds)"
     return Table(title, ("clips", "threshold", *pipelines), tuple(rows))
 
 

@@ -13,9 +13,9 @@ from digit_detector.errors import ClusterError, ConfigError
 from ml_training.config import TrainConfig, to_dict
 from ml_training.scale.cluster import MAX_FAILURES, last_line, quiet, ray_cluster
 from ml_training.tuning.objective import ObjectiveFn
-from ml_training.tuning.space import Choices, Space, parse_space, with_values
+from ml_training.tuning.space import Space, import_optuna, parse_space, with_values
 from ml_training.tuning.spec import DIRECTIONS, SearchSpec
-from ml_training.tuning.study import STUDY, check_fingerprint, import_optuna, make_sampler, suggest
+from ml_training.tuning.study import STUDY, check_fingerprint, make_sampler, suggest
 
 _METRIC = "value"
 
@@ -121,7 +121,7 @@ def _study(results: Any, spec: SearchSpec, space: Space) -> Any:
     study = optuna.create_study(study_name=STUDY, directions=[cast(Any, DIRECTIONS[spec.objectives[0]])])
     for result in results:
         values = json.loads(result.config["values"])
-        study.enqueue_trial({n: json.dumps(v) if isinstance(space[n], Choices) else v for n, v in values.items()})
+        study.enqueue_trial({n: json.dumps(v) if hasattr(space[n], "choices") else v for n, v in values.items()})
         trial = study.ask()
         suggest(trial, space)
         frame, last = result.metrics_dataframe, result.metrics or {}

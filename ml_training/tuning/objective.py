@@ -15,8 +15,7 @@ from digit_detector.model_file import model_metadata
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.deploy.export import export_onnx
-from ml_training.evaluation.cross_validation import RESULT, load_fold, plan_folds, train_fold
-from ml_training.evaluation.cross_validation import Plan as FoldPlan
+from ml_training.evaluation.cross_validation import RESULT, Plan, load_fold, plan_folds, train_fold
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import EpochRecord
 from ml_training.training.callbacks import Unobserved
@@ -28,7 +27,7 @@ from ml_training.training.trainer import train_model
 from ml_training.training.training_data import PARITY_CLIPS, TrainingData, fitted_temperature, load_training_data
 from ml_training.utils.visualization import best_record
 
-_LATENCY_CLIPS = 300
+LATENCY_CLIPS = 300
 
 
 @dataclass(frozen=True)
@@ -73,78 +72,64 @@ class ObjectiveFn:
         return config.resolved(self.pipeline.name, self.pipeline.recipe).epochs or 0
 
     def _validate(self, config: TrainConfig, folder: Path, report: Report) -> TrialResult:
-        material = self._material(config)
-        own = dataclasses.replace(material.config, **_free_settings(config)).resolved(
-            self.pipeline.name, self.pipeline.recipe
-        )
-        identity = RunIdentity(self.pipeline.name, own, material.corpus.data_hash, material.corpus.synthetic)
+        data = self._training_data(config)
+        # Settings that do not affect the division of the clips are the trial's own.
+        free = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in DATA}
+        own = dataclasses.replace(data.config, **free).resolved(self.pipeline.name, self.pipeline.recipe)
+        identity = RunIdentity(self.pipeline.name, own, data.corpus.data_hash, data.corpus.synthetic)
         store = CheckpointStore(folder, identity)
         if store.epochs() or (folder / INTERRUPTED).exists():
             own = dataclasses.replace(own, resume="latest")
-        train = material.part(material.split.train, seldom=not own.augmenting.enabled)
+        train = data.part(data.split.train, seldom=not own.augmenting.enabled)
+        validation = data.part(data.split.validation)
         model = build_model(self.pipeline, own, train)
         observer = _EpochReports(report)
         with self.stop.deferred():
-            training = train_model(
-                model,
-                train,
-                material.part(material.split.validation),
-                own,
-                store=store,
-                observer=observer,
-                stop=self.stop,
-            )
+            training = train_model(model, train, validation, own, store=store, observer=observer, stop=self.stop)
         observer.epoch(training.history, False)  # those before a restart, if none came after it
         best = best_record(training.history)
         values = [best.validation_accuracy]
-        details: dict[str, Any] = {"best_epoch": training.best_epoch, "validation_loss": best.validation_loss}
         if len(self.objectives) > 1:
             load_weights(model, training.best_weights, folder)
-            values.append(self._measure_cost(model.cpu(), material, folder, best))
+            values.append(self._measure_cost(model.cpu(), data, folder, best))
+        details = {"best_epoch": training.best_epoch, "validation_loss": best.validation_loss}
         return TrialResult(tuple(values), len(training.history), details)
 
-    def _measure_cost(self, model: DigitModel, material: TrainingData, folder: Path, best: EpochRecord) -> float:
-        temperature, _ = fitted_temperature(model, self.pipeline, material)
+    def _measure_cost(self, model: DigitModel, data: TrainingData, folder: Path, best: EpochRecord) -> float:
+        temperature, _ = fitted_temperature(model, self.pipeline, data)
         model.temperature.fill_(temperature)
         metadata = model_metadata(
-            pipeline=self.pipeline.name, data=material.corpus.name, data_hash=material.corpus.data_hash,
-            synthetic=material.corpus.synthetic, split=material.split.name, accuracy=best.validation_accuracy,
+            pipeline=self.pipeline.name, data=data.corpus.name, data_hash=data.corpus.data_hash,
+            synthetic=data.corpus.synthetic, split=data.split.name, accuracy=best.validation_accuracy,
             tested_on="its validation part", epoch=best.epoch, temperature=temperature,
         )  # fmt: skip
-        place = model_folder(folder, self.pipeline.name) / MODEL_FILE
-        export_onnx(model, place, metadata, material.real_clips(PARITY_CLIPS))
+        path = model_folder(folder, self.pipeline.name) / MODEL_FILE
+        export_onnx(model, path, metadata, data.real_clips(PARITY_CLIPS))
         if self.objectives[1] == "size":
-            return place.stat().st_size / 1000
-        return float(load_classifier(folder, self.pipeline.name).benchmark_speed(_LATENCY_CLIPS)["p50_ms"])
+            return path.stat().st_size / 1000
+        return float(load_classifier(folder, self.pipeline.name).benchmark_speed(LATENCY_CLIPS)["p50_ms"])
 
     def _cross_validate(self, config: TrainConfig, folder: Path, report: Report) -> TrialResult:
         correct = clips = epochs = 0
         for step, fold in enumerate(self._folds(config), 1):
-            found = load_fold(fold, folder, self.say) or train_fold(
+            result = load_fold(fold, folder, self.say) or train_fold(
                 fold, self.corpus, folder, self.stop, False, self.say, lambda number, share: None
             )
-            correct += found["test"]["clips"] - found["test"]["errors"]
-            clips += found["test"]["clips"]
-            epochs += found["epochs"]
+            correct += result["test"]["clips"] - result["test"]["errors"]
+            clips += result["test"]["clips"]
+            epochs += result["epochs"]
             report(step, correct / clips)
         return TrialResult((correct / clips,), epochs, {"folds": step, "result": RESULT})
 
     def _folds(self, config: TrainConfig) -> list[Any]:
-        plan = FoldPlan(self.folds if self.objectives[0] == "cv" else None, seeds=(config.seed,))
+        plan = Plan(self.folds if self.objectives[0] == "cv" else None, seeds=(config.seed,))
         return plan_folds(self.corpus, [self.pipeline], config, plan)
 
-    def _material(self, config: TrainConfig) -> TrainingData:
+    def _training_data(self, config: TrainConfig) -> TrainingData:
         key = tuple(getattr(config, name) for name in DATA)
         if key not in self._prepared:  # one at a time: memory
-            self._prepared = {
-                key: load_training_data(config, self.corpus, self.say, self.say)
-            }  # one takes enough memory
+            self._prepared = {key: load_training_data(config, self.corpus, self.say, self.say)}
         return self._prepared[key]
-
-
-def _free_settings(config: TrainConfig) -> dict[str, Any]:
-    """Settings that do not affect the division of the clips."""
-    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in DATA}
 
 
 class _EpochReports(Unobserved):

@@ -1,40 +1,35 @@
-"""A search: from its request to the best configuration and a report."""
+"""A search: from its specification to the best configuration and a report."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from digit_detector.cli.signals import StopSignals
-from digit_detector.errors import TrainingError
+from digit_detector.errors import ConfigError, TrainingError
 from digit_detector.files import write_json
 from ml_training.config import TrainConfig, to_dict
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.feature_cache import Cache, use_cache
-from ml_training.evaluation.process_pool import CRASHED, JobProgress, Outcome, run_jobs
+from ml_training.evaluation.cross_validation import load_unchanged
+from ml_training.evaluation.process_pool import CRASHED, JobProgress, Outcome, Worker, run_jobs
 from ml_training.pipelines import get_pipeline
-from ml_training.pipelines.base import Pipeline
-from ml_training.report.tuning import SearchPage, TrialRow, write_search_report
+from ml_training.report.tuning import SearchResult, is_complete, write_search_report
 from ml_training.training.setup import cpu_threads
 from ml_training.tuning.objective import ObjectiveFn
-from ml_training.tuning.space import Choices, Range, grid_size, parse_space, with_values
-from ml_training.tuning.spec import COSTS, QUALITIES, UNITS, SearchSpec, TuneRequest
-from ml_training.tuning.study import (
-    TrialClaims,
-    import_optuna,
-    load_trial,
-    open_study,
-    read_values,
-    select_completed,
-)  # fmt: skip
-from ml_training.tuning.trial import TrialEnd, TrialJob, run_trial, run_trial_in_worker
+from ml_training.tuning.space import grid, import_optuna, parse_space, with_values
+from ml_training.tuning.spec import QUALITIES, UNITS, SearchSpec
+from ml_training.tuning.study import claim_trials, load_trial, open_study, read_values
 
 if TYPE_CHECKING:
     import optuna
@@ -46,215 +41,206 @@ Report = Callable[[str], None]
 Backend = Callable[[SearchSpec, Report], Any]  # returns a study of Optuna
 
 
-@dataclass(frozen=True)
-class TuneOutcome:
-    """What a search led to."""
+def tune(spec: SearchSpec, say: Report = lambda line: None, *, backend: Backend | None = None) -> SearchResult:
+    """Search until there are `spec.trials` trials, those of an earlier call included.
 
-    trials: int
-    completed: int
-    pruned: int
-    failed: int
-    best: Path | None  # configuration of the best trial; None where none was completed
-    values: tuple[float, ...]  # of it
-    settings: Mapping[str, Any]  # its values of what was searched
-    front: tuple[Path, ...]  # configurations of the Pareto front, of two objectives
-    epochs: int
-    most_epochs: int  # that all trials had taken without pruning
-    seconds: float
-    report: Path
-    faults: tuple[str, ...] = field(default=())
-
-
-def tune(
-    request: TuneRequest,
-    say: Report = lambda line: None,
-    *,
-    corpus: Corpus | None = None,
-    pipeline: Pipeline | None = None,
-    backend: Backend | None = None,
-) -> TuneOutcome:
-    """Search until there are as many trials as were asked for; what is there already counts.
-
-    `corpus` takes the place of the recordings that the request's config names, `pipeline` that of the registry's; both
-    for one worker alone. `backend` runs the trials elsewhere and returns the study. Raises ConfigError where the output
-    holds another search, DataError without usable recordings, TrainingError where no trial can be tried,
-    MissingExtraError without Optuna, Interrupted after Ctrl-C or SIGTERM: the same request goes on.
+    `backend` runs the trials elsewhere and returns the study. Raises ConfigError if the output holds another search,
+    DataError without usable recordings, TrainingError if no trial can be run, MissingExtraError without Optuna,
+    Interrupted after Ctrl-C or SIGTERM: the same spec goes on.
     """
-    import_optuna()
-    config, began = request.config, time.perf_counter()
-    own = corpus is not None or pipeline is not None
+    config, began = TrainConfig(**spec.config), time.perf_counter()
     with use_cache(Cache(report=say) if config.cache else None), StopSignals() as signals:
-        corpus = load_corpus(config, report=say) if corpus is None else corpus
-        pipeline = get_pipeline(config.pipeline) if pipeline is None else pipeline
-        space = parse_space(request.space)
-        trials = request.trials
-        if request.sampler == "grid" and grid_size(space) < trials:
-            trials = grid_size(space)
-            say(f"the grid has {trials} points: so many trials")
-        spec = SearchSpec(
-            config=to_dict(config), space=dict(request.space), trials=trials, sampler=request.sampler,
-            pruner=request.pruner, objectives=request.objectives, folds=request.folds, seed=config.seed,
-            data_hash=corpus.data_hash, output=request.output, storage=request.storage, workers=request.workers,
-        )  # fmt: skip
+        corpus = load_corpus(config, report=say)
+        trials = spec.trials
+        if spec.sampler == "grid":
+            points = math.prod(map(len, grid(spec.space).values()))
+            trials = min(trials, points)
+            say(f"the grid has {points} points: {trials} trials")
+        spec = dataclasses.replace(spec, trials=trials, data_hash=corpus.data_hash)
         if backend is not None:
-            study = backend(spec, say)
-            return _summarise(study, spec, space, time.perf_counter() - began, corpus)
+            return _summarise(backend(spec, say), spec, time.perf_counter() - began, corpus)
         study = open_study(spec)
         existing = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-        how = f"{trials} trials of {config.pipeline} by {request.sampler}, pruned by {request.pruner}"
-        say(f"{how}, {existing} already there, {request.workers} at once, in {request.output}")
-        with contextlib.ExitStack() as stack:
-            progress = stack.enter_context(JobProgress(trials, say, completed=existing))
-            stack.callback(lambda: _write_configs(study, spec, space))
-            claims = stack.enter_context(contextlib.closing(TrialClaims(study, spec)))
-            lines = _TrialLines(spec, existing, progress)
-            if request.workers > 1 and not own:
-                _run_in_processes(spec, study, claims, signals, lines)
+        how = f"{trials} trials of {config.pipeline} by {spec.sampler}, pruned by {spec.pruner}"
+        say(f"{how}, {existing} already done, {spec.workers} at once, in {spec.output}")
+        with JobProgress(trials, say, completed=existing) as progress:
+            run = _Run(spec, study, progress, existing)
+            if spec.workers > 1:
+                run.in_worker_processes(signals)
             else:
-                stack.enter_context(cpu_threads(config.threads))
-                objective = ObjectiveFn(pipeline, corpus, spec.objectives, spec.folds, signals, say)
-                for number in claims:
-                    lines.show_step(number)
-                    lines.end(number, run_trial(spec, study, number, objective, partial(lines.show_step, number)))
-                    claims.release(number)
-        return _summarise(study, spec, space, time.perf_counter() - began, corpus)
+                pipeline = get_pipeline(config.pipeline)
+                with cpu_threads(config.threads):
+                    run.in_this_process(ObjectiveFn(pipeline, corpus, spec.objectives, spec.folds, signals, say))
+        return _summarise(study, spec, time.perf_counter() - began, corpus)
 
 
-def _run_in_processes(
-    spec: SearchSpec, study: optuna.Study, claims: TrialClaims, signals: StopSignals, lines: _TrialLines
+def run_trial(
+    spec: SearchSpec, study: optuna.Study, number: int, objective: ObjectiveFn, on_step: Callable[[int, float], None]
 ) -> None:
-    def start() -> Iterator[TrialJob]:
-        for number in claims:
-            lines.show_step(number)
-            yield TrialJob(spec, number)
+    """Train with the settings of trial `number` and tell the study how it ended.
 
-    def end(outcome: Outcome[TrialJob]) -> None:
-        number, result = outcome.job.number, outcome.result
-        if outcome.error == CRASHED:
-            trial = load_trial(study, number)
-            trial.set_user_attr("fault", CRASHED)
-            study.tell(trial, state=import_optuna().trial.TrialState.FAIL)
-            result = TrialEnd("FAIL", fault=CRASHED)
-        elif outcome.error is not None and signals.signum is None:
-            raise TrainingError(f"trial {number}: {outcome.error}; the same command goes on")
-        if result is not None:
-            lines.end(number, result)
-        claims.release(number)
+    `on_step` gets each step (epoch or fold, from 1) and the accuracy there. Raises Interrupted, after a checkpoint that
+    the trial continues from.
+    """
+    import optuna
 
-    run_jobs(run_trial_in_worker, start(), spec.workers, signals, lines.show, end)
+    frozen = study.get_trials(deepcopy=False)[number]
+    if frozen.state.is_finished():  # its process ended after the study knew
+        return
+    trial, folder = load_trial(study, number), spec.trial_folder(number)
+    reported, last_step = max(frozen.intermediate_values, default=0), 0
+
+    def report(step: int, accuracy: float) -> None:
+        nonlocal last_step
+        last_step = step
+        on_step(step, accuracy)
+        if len(spec.objectives) == 1 and step > reported:  # earlier ones were reported before a restart
+            trial.report(accuracy, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+    state, values, attributes = "COMPLETE", None, dict[str, Any]()
+    settings = read_values(frozen.params, parse_space(spec.space))
+    try:
+        config = TrainConfig(**with_values(spec.config, settings))
+        trial.set_user_attr("most", objective.count_epochs(config))
+        result = objective(dataclasses.replace(config, keep_checkpoints="1"), folder, report)
+        values, attributes = list(result.values), {"epochs": result.epochs, **result.details}
+    except optuna.TrialPruned:
+        state, attributes = "PRUNED", {"epochs": last_step * objective.epochs_of_a_step(config)}
+    except (ConfigError, TrainingError) as error:
+        state, attributes = "FAIL", {"epochs": last_step, "fault": str(error)}
+    for name, value in attributes.items():
+        trial.set_user_attr(name, value)
+    study.tell(trial, values, state=optuna.trial.TrialState[state])
+    write_json(folder / "trial.json", {"number": number, "settings": settings})
+    for path in folder.rglob("*.pt"):  # a trial that has ended is never resumed
+        path.unlink(missing_ok=True)
 
 
-class _TrialLines:
-    """A line for each trial that ends, and the progress of those that run."""
+def run_trial_in_worker(worker: Worker, job: tuple[SearchSpec, int]) -> None:
+    """The same in a worker process. Sends (number, step, accuracy), and lines to show."""
+    (spec, number), kept = job, worker.kept
+    config = TrainConfig(**spec.config)
+    with use_cache(Cache() if config.cache else None), cpu_threads(config.threads):
+        corpus = load_unchanged(worker, config, spec.data_hash)
+        if "objective" not in kept:
+            pipeline = get_pipeline(config.pipeline)
+            kept["objective"] = ObjectiveFn(pipeline, corpus, spec.objectives, spec.folds, worker.stop, worker.send)
+            kept["study"] = open_study(spec)
+        run_trial(
+            spec, kept["study"], number, kept["objective"],
+            lambda step, accuracy: worker.send((number, step, accuracy)),
+        )  # fmt: skip
 
-    def __init__(self, spec: SearchSpec, ended: int, progress: JobProgress) -> None:
-        self._spec, self._ended, self._progress = spec, ended, progress
 
-    def show(self, message: str | tuple[int, int, float]) -> None:
-        """Show a message of a worker process."""
-        if isinstance(message, str):
-            self._progress.report(message)
-        else:
-            self.show_step(*message)
+class _Run:
+    """The trials of this command, with a line for each that ends."""
 
-    def show_step(self, number: int, step: int = 0, accuracy: float = 0.0) -> None:
-        self._progress.update(number, f"{number} at {step}, {100 * accuracy:.1f} %" if step else str(number))
+    def __init__(self, spec: SearchSpec, study: optuna.Study, progress: JobProgress, ended: int) -> None:
+        self._spec, self._study, self._progress, self._ended = spec, study, progress, ended
+        self._locks: dict[int, FileLock] = {}
 
-    def end(self, number: int, end: TrialEnd) -> None:
+    def in_this_process(self, objective: ObjectiveFn) -> None:
+        """Run the trials one after another in this process."""
+        for _, number in self._jobs():
+            run_trial(self._spec, self._study, number, objective, partial(self._show_step, number))
+            self._end(number)
+
+    def in_worker_processes(self, signals: StopSignals) -> None:
+        """Run the trials in worker processes."""
+
+        def end(outcome: Outcome[tuple[SearchSpec, int]]) -> None:
+            number = outcome.job[1]
+            if outcome.error == CRASHED:
+                trial = load_trial(self._study, number)
+                trial.set_user_attr("fault", CRASHED)
+                self._study.tell(trial, state=import_optuna().trial.TrialState.FAIL)
+            elif outcome.error is not None:
+                if signals.signum is None:
+                    raise TrainingError(f"trial {number}: {outcome.error}; the same command goes on")
+                return
+            self._end(number)
+
+        def show(message: str | tuple[int, int, float]) -> None:
+            if isinstance(message, str):
+                self._progress.report(message)
+            else:
+                self._show_step(*message)
+
+        run_jobs(run_trial_in_worker, self._jobs(), self._spec.workers, signals, show, end)
+
+    def _jobs(self) -> Iterator[tuple[SearchSpec, int]]:
+        for number in claim_trials(self._study, self._spec, self._locks):
+            self._progress.update(number, str(number))
+            yield self._spec, number
+
+    def _show_step(self, number: int, step: int, accuracy: float) -> None:
+        self._progress.update(number, f"{number} at {step}, {100 * accuracy:.1f} %")
+
+    def _end(self, number: int) -> None:
+        self._locks.pop(number).release()
         self._ended += 1
         self._progress.update(number, None, 1)
+        trial = self._study.get_trials(deepcopy=False)[number]
         how = {
-            "PRUNED": f"given up after {end.steps}", "FAIL": f"failed: {end.fault}",
-            "COMPLETE": ", ".join(map(format_value, self._spec.objectives, end.values)),
-        }[end.state]  # fmt: skip
+            "PRUNED": f"pruned after {len(trial.intermediate_values)}",
+            "FAIL": f"failed: {trial.user_attrs.get('fault', '')}",
+            "COMPLETE": ", ".join(map(format_value, self._spec.objectives, trial.values or ())),
+        }[trial.state.name]  # fmt: skip
         self._progress.report(f"trial {number}: {how} ({self._ended} of {self._spec.trials})")
+        _write_configs(self._study, self._spec)
 
 
 def format_value(objective: str, value: float) -> str:
     """A value of an objective with its unit."""
     if objective in QUALITIES:
         return f"{100 * value:.2f} % right ({objective})"
-    assert objective in COSTS
     return f"{value:.3f} {UNITS[objective]} {objective}"
 
 
-# --- what came of it -----------------------------------------------------------------------------
+# --- results -------------------------------------------------------------------------------------
 
 
-def _write_configs(
-    study: optuna.Study, spec: SearchSpec, space: Mapping[str, Choices | Range]
-) -> tuple[FrozenTrial | None, list[FrozenTrial]]:
-    """Write the configurations of the best trial and of the front; those trials."""
-    done = select_completed(study.get_trials(deepcopy=False))
-    if not done:
-        return None, []
-    folder = spec.folder
-    best = max(done, key=lambda t: (t.values[0], *(-value for value in t.values[1:]), -t.number))
-    write_json(folder / BEST, trial_config(spec, space, best))
-    front = [] if len(spec.objectives) == 1 else sorted(study.best_trials, key=lambda t: -t.values[0])
-    there = {folder / f"pareto_{trial.number}.json" for trial in front}
-    for path in set(folder.glob("pareto_*.json")) - there:  # a later trial is better at both
+def _write_configs(study: optuna.Study, spec: SearchSpec) -> tuple[FrozenTrial | None, list[FrozenTrial]]:
+    """Write the configurations of the best trial and of the Pareto front; returns these trials."""
+    front = study.best_trials if len(spec.objectives) > 1 else []
+    completed = [t for t in study.get_trials(deepcopy=False) if is_complete(t)]
+    best = max(completed, key=lambda t: (t.values[0], *(-v for v in t.values[1:]), -t.number), default=None)
+    for path in spec.folder.glob("pareto_*.json"):  # a later trial may be better in both
         path.unlink(missing_ok=True)
     for trial in front:
-        write_json(folder / f"pareto_{trial.number}.json", trial_config(spec, space, trial))
+        write_json(spec.folder / f"pareto_{trial.number}.json", trial_config(spec, trial))
+    if best:
+        write_json(spec.folder / BEST, trial_config(spec, best))
     return best, front
 
 
-def trial_config(spec: SearchSpec, space: Mapping[str, Choices | Range], trial: FrozenTrial) -> dict[str, Any]:
+def _summarise(study: optuna.Study, spec: SearchSpec, seconds: float, corpus: Corpus) -> SearchResult:
+    """Write configurations and report."""
+    best, front = _write_configs(study, spec)
+    result = SearchResult(
+        spec, corpus.name, corpus.synthetic, tuple(study.get_trials(deepcopy=False)), best, tuple(front),
+        trial_config(spec, best) if best else {}, _importances(study), seconds,
+    )  # fmt: skip
+    write_search_report(result, spec.folder / REPORT)
+    return result
+
+
+def trial_config(spec: SearchSpec, trial: FrozenTrial) -> dict[str, Any]:
     """What train.py --config takes: the settings that are not defaults, and those of the trial."""
-    plain = json.loads(json.dumps(to_dict(TrainConfig())))
-    base = {k: v for k, v in json.loads(json.dumps(spec.config)).items() if v != plain[k] or k == "pipeline"}
-    return with_values(base, read_values(trial, dict(space)))
+    plain, own = (json.loads(json.dumps(values)) for values in (to_dict(TrainConfig()), spec.config))
+    base = {name: value for name, value in own.items() if value != plain[name] or name == "pipeline"}
+    return with_values(base, read_values(trial.params, parse_space(spec.space)))
 
 
-def _summarise(
-    study: optuna.Study, spec: SearchSpec, space: Mapping[str, Choices | Range], seconds: float, corpus: Corpus
-) -> TuneOutcome:
-    trials = study.get_trials(deepcopy=False)
-    folder = spec.folder
-    best, front = _write_configs(study, spec, space)
-    states = [trial.state.name for trial in trials]
-    epochs = sum(trial.user_attrs.get("epochs", 0) for trial in trials)
-    most = sum(trial.user_attrs.get("most", 0) for trial in trials)
-    ended = select_completed(trials)  # the last report of a trial that was given up is no value of it
-    rows = [
-        TrialRow(
-            t.number, t.state.name.lower(), tuple(t.values) if t in ended else (), read_values(t, dict(space)),
-            dict(t.intermediate_values), t.user_attrs.get("epochs", 0), t.user_attrs.get("fault", ""),
-        )
-        for t in trials
-    ]  # fmt: skip
-    page = SearchPage(
-        pipeline=spec.config["pipeline"], data=corpus.name, synthetic=corpus.synthetic, objectives=spec.objectives,
-        directions=spec.directions, sampler=spec.sampler, pruner=spec.pruner,
-        seed=spec.seed, rows=tuple(rows), space=dict(spec.space), importances=_importances(study, len(spec.objectives)),
-        best=best.number if best else None, front=tuple(t.number for t in front), epochs=epochs, most_epochs=most,
-        config=trial_config(spec, space, best) if best else {},
-        logarithmic=tuple(name for name, values in space.items() if isinstance(values, Range) and values.log),
-    )  # fmt: skip
-    write_search_report(page, folder / REPORT)
-    faults = tuple(dict.fromkeys(row.fault for row in rows if row.fault))
-    return TuneOutcome(
-        trials=len(trials), completed=states.count("COMPLETE"), pruned=states.count("PRUNED"),
-        failed=states.count("FAIL"), best=folder / BEST if best else None, values=tuple(best.values) if best else (),
-        settings=read_values(best, dict(space)) if best else {},
-        front=tuple(folder / f"pareto_{t.number}.json" for t in front), epochs=epochs, most_epochs=most,
-        seconds=seconds, report=folder / REPORT, faults=faults,
-    )  # fmt: skip
+def _importances(study: optuna.Study) -> dict[str, float]:
+    """Importance of each setting for the first objective, by PED-ANOVA; none of too few trials."""
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-
-def _importances(study: optuna.Study, objectives: int) -> dict[str, float]:
-    """How much each setting decides the first objective, by PED-ANOVA; none where too few trials tell."""
-    import warnings
-
-    import optuna
-
-    target = None if objectives == 1 else (lambda trial: trial.values[0])
-    with warnings.catch_warnings():
+    target = None if len(study.directions) == 1 else (lambda trial: trial.values[0])
+    with warnings.catch_warnings(), contextlib.suppress(ValueError, RuntimeError):
         warnings.simplefilter("ignore")
-        with contextlib.suppress(ValueError, RuntimeError):
-            found = optuna.importance.get_param_importances(
-                study, evaluator=optuna.importance.PedAnovaImportanceEvaluator(), target=target
-            )
-            return {name: float(share) for name, share in found.items()}
+        shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), target=target)
+        return {name: float(share) for name, share in shares.items()}
     return {}

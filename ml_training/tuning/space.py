@@ -1,4 +1,4 @@
-"""A search space: which settings may be which, declared in a JSON file.
+"""A search space, declared in a JSON file: setting -> the values it may take.
 
 {"learning_rate": {"from": 0.001, "to": 0.02, "scale": "log"},   any number between, on a logarithmic scale
  "width": {"from": 0.5, "to": 1.5, "step": 0.25},                these five
@@ -12,108 +12,72 @@ import dataclasses
 import json
 import math
 import typing
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from digit_detector.errors import ConfigError, did_you_mean
+import numpy as np
+
+from digit_detector.errors import ConfigError, MissingExtraError, did_you_mean
 from ml_training.config import NAMED, AugmentationConfig, TrainConfig
 
-SPACES = NAMED / "spaces"  # those that come along
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+SPACES = NAMED / "spaces"  # those of the package
 PREFIX = "augmentation."
 GRID_POINTS = 5  # of a range without steps
 MAX_GRID = 100_000
-# What a search must not touch: what its trials are compared by, and what changes no result.
+# Settings that trials are compared by, or that change no result.
 FIXED = frozenset({
     "pipeline", "dataset", "data_dir", "data_url", "extra_dir", "split", "held_out_speaker", "fold", "models_dir",
     "log_dir", "validation_share", "device", "threads", "cache", "waveforms", "keep_checkpoints", "resume", "promote",
     "mlflow", "words_dir", "teacher_dir", "augmentation", "augmentation.noise_dir", "compile",
 })  # fmt: skip
-_RANGE = {"from", "to", "scale", "step"}
 
-Value = Any  # what JSON can say
-
-
-@dataclass(frozen=True)
-class Choices:
-    """One of some values."""
-
-    values: tuple[Value, ...]
-
-    def grid(self) -> list[Value]:
-        return list(self.values)
-
-    def to_json(self) -> tuple[str, ...]:
-        """Each value as JSON text, which Optuna takes as a category."""
-        return tuple(json.dumps(value) for value in self.values)
+Space = dict[str, "BaseDistribution"]  # setting, with its prefix -> its values; categories are JSON texts
 
 
-@dataclass(frozen=True)
-class Range:
-    """A number between two, both included."""
-
-    low: float
-    high: float
-    log: bool = False
-    step: float | None = None
-    whole: bool = False
-
-    def grid(self) -> list[Value]:
-        if self.step is not None:
-            count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
-            found = [self.low + self.step * i for i in range(count)]
-        elif self.log:
-            ratio = self.high / self.low
-            found = [self.low * ratio ** (i / (GRID_POINTS - 1)) for i in range(GRID_POINTS)]
-        else:
-            found = [self.low + (self.high - self.low) * i / (GRID_POINTS - 1) for i in range(GRID_POINTS)]
-        if self.whole:
-            return list(dict.fromkeys(round(value) for value in found))
-        return [float(f"{value:.12g}") for value in found]
-
-
-Space = dict[str, Choices | Range]  # setting, with its prefix -> what it may be
-
-
-def find_space(typed: str) -> Path:
-    """The file that is meant: one at this path, or else one that comes along, by its name."""
-    path = Path(typed).expanduser()
+def find_space(name: str) -> Path:
+    """The file at this path, or else the space of the package with this name."""
+    path = Path(name).expanduser()
     named = SPACES / f"{path.stem}.json"
     is_name = path.parent in (Path(), Path("configs/spaces")) and path.suffix in ("", ".json")
     return named if is_name and named.is_file() and not path.is_file() else path
 
 
-def load_space(typed: str) -> Space:
-    """Read a search space. Raises ConfigError that lists every fault."""
-    path = find_space(typed)
+def load_space(name: str) -> dict[str, Any]:
+    """Read and check a search space; returns the JSON object. Raises ConfigError that lists every fault."""
+    path = find_space(name)
     try:
         declared = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        there = ", ".join(sorted(file.stem for file in SPACES.glob("*.json")))
-        raise ConfigError([f"cannot read it: {error} (by name there is {there})"], str(path)) from error
-    return parse_space(declared, str(path))
+        names = ", ".join(sorted(file.stem for file in SPACES.glob("*.json")))
+        raise ConfigError([f"cannot read it: {error} (named spaces: {names})"], str(path)) from error
+    parse_space(declared, str(path))
+    return dict(declared)
 
 
 def parse_space(declared: Any, source: str = "search space") -> Space:
     """The space that decoded JSON declares. Raises ConfigError that lists every fault."""
-    if not isinstance(declared, dict) or not declared:
+    if not isinstance(declared, Mapping) or not declared:
         raise ConfigError([f"expected a JSON object of settings to search, got {json.dumps(declared)[:60]}"], source)
+    import_optuna()
     faults: list[str] = []
     space: Space = {}
     known = settings()
-    for name, what in declared.items():
+    for name, values in declared.items():
         if name not in known:
-            hint = did_you_mean(name, known)
-            faults.append(f"unknown setting {name!r}{hint}" if hint else f"unknown setting {name!r}")
+            faults.append(f"unknown setting {name!r}{did_you_mean(name, known)}")
         elif name in FIXED:
             faults.append(f"{name}: cannot be searched, because trials are compared by it or it changes no result")
         else:
-            found = _one(name, what, known[name], faults)
-            if found is not None:
-                space[name] = found
-    for name, values in space.items():
-        faults += _impossible(name, values)
+            try:
+                space[name] = _parse_values(values, {*typing.get_args(known[name]), known[name]})
+            except ValueError as error:
+                faults.append(f"{name}: {error}")
+    faults += [fault for name, values in space.items() for fault in _config_faults(name, values)]
     if faults:
         raise ConfigError(faults, source)
     return space
@@ -121,53 +85,50 @@ def parse_space(declared: Any, source: str = "search space") -> Space:
 
 def settings() -> dict[str, Any]:
     """Every setting, those of augmentation with their prefix -> its type."""
-    found: dict[str, Any] = {}
+    types: dict[str, Any] = {}
     for cls, prefix in ((TrainConfig, ""), (AugmentationConfig, PREFIX)):
         hints = typing.get_type_hints(cls)
-        found |= {prefix + field.name: hints[field.name] for field in dataclasses.fields(cls)}
-    return found
+        types |= {prefix + field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    return types
 
 
-def _one(name: str, what: Any, hint: Any, faults: list[str]) -> Choices | Range | None:
-    if isinstance(what, list):
-        if not what or len({json.dumps(value) for value in what}) < len(what):
-            faults.append(f"{name}: expected one value or more, none of them twice, got {json.dumps(what)[:80]}")
-            return None
-        return Choices(tuple(what))
-    if not isinstance(what, dict) or not {"from", "to"} <= what.keys() or not what.keys() <= _RANGE:
-        faults.append(
-            f'{name}: expected a list of values, or {{"from": LOW, "to": HIGH}} with "scale": "log" or "step", '
-            f"got {json.dumps(what)[:80]}"
-        )
-        return None
-    kinds = {*typing.get_args(hint), hint}
-    whole = int in kinds and float not in kinds
-    numbers = [what[key] for key in ("from", "to", "step") if key in what]
-    good = all(isinstance(n, (int, float)) and not isinstance(n, bool) and math.isfinite(n) for n in numbers)
-    if not kinds & {int, float} or not good:
-        faults.append(f"{name}: expected a list of values, or two numbers for a setting that is one")
-        return None
-    low, high, step, scale = what["from"], what["to"], what.get("step"), what.get("scale", "linear")
-    own = []
-    if not low < high:
-        own.append(f"from {low} to {high} holds nothing: expected the smaller number first")
-    if scale not in ("linear", "log"):
-        own.append(f"scale {scale!r}: expected 'linear' or 'log'")
-    if scale == "log" and (low <= 0 or step is not None):
-        own.append("a logarithmic scale needs numbers above 0 and no step")
-    if step is not None and not 0 < step <= high - low:
-        own.append(f"step {step}: expected a number above 0, at most {high - low:g}")
-    if whole and any(n != int(n) for n in numbers):
-        own.append("expected whole numbers")
-    faults += [f"{name}: {fault}" for fault in own]
-    return None if own else Range(low, high, scale == "log", step, whole)
+def _parse_values(declared: Any, types: set[Any]) -> BaseDistribution:
+    """Raises ValueError that says what is wrong."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    got = f"got {json.dumps(declared)[:80]}"
+    if isinstance(declared, list):
+        texts = [json.dumps(value) for value in declared]
+        if not texts or len(set(texts)) < len(texts):
+            raise ValueError(f"expected one value or more, none of them twice, {got}")
+        return CategoricalDistribution(texts)
+    scale = declared.get("scale", "linear") if isinstance(declared, dict) else None
+    if scale not in ("linear", "log") or not {"from", "to"} <= declared.keys() <= {"from", "to", "scale", "step"}:
+        form = '{"from": LOW, "to": HIGH} with "scale": "log" or "step": NUMBER'
+        raise ValueError(f"expected a list of values, or {form}, {got}")
+    low, high, step = declared["from"], declared["to"], declared.get("step")
+    numbers = [number for number in (low, high, step) if number is not None]
+    if not types & {int, float} or not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
+        raise ValueError(f"expected a list of values, or two numbers for a setting that is a number, {got}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about steps that do not reach the upper end
+        if float in types:
+            return _with_several_values(FloatDistribution(low, high, log=scale == "log", step=step))
+        if any(number != int(number) for number in numbers):
+            raise ValueError(f"expected whole numbers, {got}")
+        return _with_several_values(IntDistribution(low, high, log=scale == "log", step=1 if step is None else step))
 
 
-def _impossible(name: str, values: Choices | Range) -> list[str]:
-    """What TrainConfig says of the extremes, each by itself."""
-    tried = values.values if isinstance(values, Choices) else (values.low, values.high)
+def _with_several_values(values: BaseDistribution) -> BaseDistribution:
+    if values.single():
+        raise ValueError("expected a range of more than one value")
+    return values
+
+
+def _config_faults(name: str, values: Any) -> list[str]:
+    """The faults that TrainConfig finds in each value, of a range in its ends."""
     faults = []
-    for value in tried:
+    for value in map(json.loads, values.choices) if hasattr(values, "choices") else (values.low, values.high):
         try:
             TrainConfig(**with_values({}, {name: value}))
         except ConfigError as error:
@@ -177,16 +138,37 @@ def _impossible(name: str, values: Choices | Range) -> list[str]:
     return list(dict.fromkeys(faults))
 
 
-def with_values(base: Mapping[str, Any], values: Mapping[str, Value]) -> dict[str, Any]:
-    """Settings of TrainConfig, as its keyword arguments, with searched ones over them."""
-    found = dict(base)
+def with_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of TrainConfig: `base`, with searched values over them."""
     inner = {name.removeprefix(PREFIX): value for name, value in values.items() if name.startswith(PREFIX)}
-    found |= {name: value for name, value in values.items() if not name.startswith(PREFIX)}
+    merged = {**base, **{name: value for name, value in values.items() if not name.startswith(PREFIX)}}
     if inner:
-        found["augmentation"] = {**(found.get("augmentation") or {}), **inner}
-    return found
+        merged["augmentation"] = {**(merged.get("augmentation") or {}), **inner}
+    return merged
 
 
-def grid_size(space: Space) -> int:
-    """Number of combinations of all settings."""
-    return math.prod(len(values.grid()) for values in space.values())
+def grid(declared: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The values of each setting that a grid search tries; their combinations are its trials."""
+    return {name: _grid_values(values, declared[name]) for name, values in parse_space(declared).items()}
+
+
+def _grid_values(values: Any, declared: Any) -> list[Any]:
+    if isinstance(declared, list):
+        return list(values.choices)
+    if declared.get("step") is not None:
+        points = values.low + values.step * np.arange(round((values.high - values.low) / values.step) + 1)
+    else:
+        points = (np.geomspace if values.log else np.linspace)(values.low, values.high, GRID_POINTS)
+    whole = isinstance(values.step, int)
+    return list(dict.fromkeys(round(point) if whole else float(f"{point:.12g}") for point in points))
+
+
+def import_optuna() -> Any:
+    """Optuna without its log. Raises MissingExtraError."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise MissingExtraError("a search", "tune") from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    return optuna

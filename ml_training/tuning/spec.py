@@ -1,15 +1,15 @@
-"""The request for a search, checked before anything heavy is loaded, and what its processes share of it."""
+"""What to search: checked before anything heavy is loaded, and shared by all processes of a search."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from digit_detector.errors import ConfigError
-from ml_training.config import TrainConfig
+from ml_training.config import TrainConfig, to_dict
 from ml_training.tuning.space import MAX_GRID, parse_space
 
 SAMPLERS = ("tpe", "random", "grid")
@@ -17,14 +17,14 @@ PRUNERS = ("median", "halving", "none")
 QUALITIES = ("validation", "cv", "loso")
 COSTS = ("latency", "size")
 DIRECTIONS = {**dict.fromkeys(QUALITIES, "maximize"), **dict.fromkeys(COSTS, "minimize")}
-UNITS = {**dict.fromkeys(QUALITIES, "%"), "latency": "ms", "size": "kB"}
+UNITS = {"latency": "ms", "size": "kB"}
 
 
 @dataclass(frozen=True)
-class TuneRequest:
-    """What to search, how, and where it goes."""
+class SearchSpec:
+    """A search as plain values. Raises ConfigError that lists every fault."""
 
-    config: TrainConfig  # settings that all trials share; names one pipeline
+    config: Mapping[str, Any]  # settings of TrainConfig that all trials share; they name one pipeline
     space: Mapping[str, Any]  # as JSON declares it
     trials: int = 50
     sampler: str = SAMPLERS[0]
@@ -34,50 +34,36 @@ class TuneRequest:
     workers: int = 1
     output: str = "tuning"
     storage: str = ""  # address of a database; "" for a journal in `output`
+    data_hash: str = ""  # of the recordings, once they are loaded
 
     def __post_init__(self) -> None:
-        faults: list[str] = []
-        for check in (lambda: check_objectives(self.objectives), lambda: parse_space(self.space)):
-            try:
-                check()
-            except ConfigError as error:
-                faults += error.faults
-        if self.config.pipeline == "all":
-            faults.append("pipeline: a search is for one: name it with --pipeline")
-        if self.config.split != "official" and self.objectives[:1] != ("validation",):
-            faults.append(f"split: objective {self.objectives[0]!r} decides it, leave it out")
-        if self.config.resume is not None or self.config.fold or self.config.held_out_speaker:
+        config = TrainConfig(**self.config)
+        object.__setattr__(self, "config", to_dict(config))
+        faults = _objective_faults(self.objectives)
+        try:
+            parse_space(self.space)
+        except ConfigError as error:
+            faults += error.faults
+        if config.pipeline == "all":
+            faults.append("pipeline: a search is for one pipeline: name it with --pipeline")
+        if config.split != "official" and self.objectives[:1] != ("validation",):
+            faults.append(f"split: objective {' '.join(self.objectives[:1])!r} decides it, leave it out")
+        if config.resume is not None or config.fold or config.held_out_speaker:
             faults.append("resume, fold, held_out_speaker: a search decides these, leave them out")
-        if self.sampler not in SAMPLERS:
-            faults.append(f"sampler: expected one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
-        if self.pruner not in PRUNERS:
-            faults.append(f"pruner: expected one of {', '.join(PRUNERS)}, got {self.pruner!r}")
-        if not 1 <= self.trials <= MAX_GRID:
-            faults.append(f"trials: expected a number from 1 to {MAX_GRID}, got {self.trials}")
-        if not 1 <= self.workers <= 256:
-            faults.append(f"workers: expected a number from 1 to 256, got {self.workers}")
-        if not 2 <= self.folds <= 1000:
-            faults.append(f"folds: expected a number from 2 to 1000, got {self.folds}")
+        for name, value, names in (("sampler", self.sampler, SAMPLERS), ("pruner", self.pruner, PRUNERS)):
+            if value not in names:
+                faults.append(f"{name}: expected one of {', '.join(names)}, got {value!r}")
+        for name, number, least, most in (
+            ("trials", self.trials, 1, MAX_GRID), ("workers", self.workers, 1, 256), ("folds", self.folds, 2, 1000),
+        ):  # fmt: skip
+            if not least <= number <= most:
+                faults.append(f"{name}: expected a number from {least} to {most}, got {number}")
         if faults:
             raise ConfigError(faults)
 
-
-@dataclass(frozen=True)
-class SearchSpec:
-    """A search as plain values, the same for every process that works on it."""
-
-    config: Mapping[str, Any]  # settings that all trials share
-    space: Mapping[str, Any]  # as JSON declares it
-    trials: int
-    sampler: str
-    pruner: str
-    objectives: tuple[str, ...]
-    folds: int
-    seed: int
-    data_hash: str
-    output: str
-    storage: str  # address of a database, or "" for a journal in `output`
-    workers: int
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
 
     @property
     def folder(self) -> Path:
@@ -105,18 +91,13 @@ class SearchSpec:
         return plain
 
 
-def check_objectives(names: Sequence[str]) -> None:
-    """Raises ConfigError where these cannot be searched for together."""
-    faults = [
-        f"objective: expected some of {', '.join(DIRECTIONS)}, got {name}" for name in names if name not in DIRECTIONS
-    ]
-    qualities = [name for name in names if name in QUALITIES]
-    if not faults and (len(qualities) != 1 or names[0] not in QUALITIES or len(names) > 2):
-        faults.append(
-            f"objective: expected one of {', '.join(QUALITIES)}, alone or followed by one of {', '.join(COSTS)}, got "
-            f"{' '.join(names) or 'none'}"
-        )
-    if not faults and len(names) > 1 and names[0] != "validation":
-        faults.append(f"objective: {names[1]} is measured of the one model that 'validation' trains, got {names[0]!r}")
-    if faults:
-        raise ConfigError(faults)
+def _objective_faults(names: tuple[str, ...]) -> list[str]:
+    unknown = [f"objective: expected some of {', '.join(DIRECTIONS)}, got {n}" for n in names if n not in DIRECTIONS]
+    if unknown:
+        return unknown
+    if not names or names[0] not in QUALITIES or any(n not in COSTS for n in names[1:]) or len(names) > 2:
+        expected = f"one of {', '.join(QUALITIES)}, alone or followed by one of {', '.join(COSTS)}"
+        return [f"objective: expected {expected}, got {' '.join(names) or 'none'}"]
+    if len(names) > 1 and names[0] != "validation":
+        return [f"objective: {names[1]} is measured on the model that 'validation' trains, got {names[0]!r}"]
+    return []

@@ -1,16 +1,17 @@
-"""Made-up but plausible results, for whatever draws or writes them."""
+"""Made-up but plausible results, for plots and reports."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from digit_detector.labels import MEL_CNN, MFCC, PIPELINES, RAW_CNN
 from ml_training.config import AugmentationConfig, TrainConfig
-from ml_training.results import DataSummary, EpochRecord, Evaluation, PipelineResult
+from ml_training.results import Count, DataSummary, EpochRecord, Evaluation, ModelScore, PipelineResult, ProtocolResult
 
 SPEAKERS = ("george", "jackson", "lucas")
 
@@ -28,15 +29,15 @@ def curve(epochs: int, best: int) -> tuple[EpochRecord, ...]:
 
 
 def made_up(pipeline: str, errors: int, *, speakers: tuple[str, ...] = SPEAKERS, epochs: int = 20) -> PipelineResult:
-    """A result with `errors` wrong answers, each one digit too high; the i-th misheard clip is a tone of its own."""
+    """A result with `errors` wrong answers, each one digit too high; each misclassified clip is another tone."""
     rows = [(d, s, i) for s in speakers for d in range(10) for i in range(5)]
     labels = np.array([d for d, _, _ in rows], dtype=np.int64)
-    heard = labels.copy()
+    predicted = labels.copy()
     wrong = np.linspace(0, len(rows) - 1, errors).astype(int) if errors else np.array([], dtype=int)
-    heard[wrong] = (labels[wrong] + 1) % 10
+    predicted[wrong] = (labels[wrong] + 1) % 10
     probabilities = np.full((len(rows), 10), 0.01, dtype=np.float32)
     probabilities[np.arange(len(rows)), labels] += 0.1
-    probabilities[np.arange(len(rows)), heard] += np.linspace(0.6, 0.9, len(rows), dtype=np.float32)
+    probabilities[np.arange(len(rows)), predicted] += np.linspace(0.6, 0.9, len(rows), dtype=np.float32)
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     time = np.arange(8000) / 8000
     tones = [0.01 * np.sin(2 * np.pi * (200 + 20 * n) * time) * np.hanning(8000) for n in range(errors)]
@@ -53,9 +54,29 @@ def made_up(pipeline: str, errors: int, *, speakers: tuple[str, ...] = SPEAKERS,
     )  # fmt: skip
 
 
+def protocol_result(protocol: str, scores: tuple[ModelScore, ...] | None = None, **changes: Any) -> ProtocolResult:
+    """An evaluation of two pipelines with three seeds, or of `scores`."""
+    by_speaker = {"ann": Count(45, 50), "<b>ben</b>": Count(40, 50)}
+    if scores is None:
+        scores = tuple(
+            ModelScore(p, s, Count(85, 100), by_speaker, {"1": Count(85, 100)}) for p in (MFCC, MEL_CNN) for s in "012"
+        )
+    values = {
+        "protocol": protocol, "definition": "made up", "data": "people", "data_hash": "0123456789abcdef",
+        "synthetic": False, "clips": 100, "speakers": 2, "seeds": ("0", "1", "2"), "version": "1.2.3",
+        "git_commit": "a" * 40 + "-dirty", "created": "2030-01-02T03:04:05+00:00", "scores": scores,
+    }  # fmt: skip
+    return ProtocolResult(**{**values, **changes})
+
+
 @pytest.fixture
 def make_result() -> Callable[..., PipelineResult]:
     return made_up
+
+
+@pytest.fixture
+def make_protocol_result() -> Callable[..., ProtocolResult]:
+    return protocol_result
 
 
 @pytest.fixture(scope="session")

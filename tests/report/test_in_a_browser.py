@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,14 @@ from digit_detector.labels import PIPELINES
 from ml_training.report.evaluation import write_evaluation_report
 from ml_training.report.evaluation_plots import plot_result
 from ml_training.report.page import write_report
-from ml_training.report.tuning import SearchPage, TrialRow, write_search_report
+from ml_training.report.tuning import SearchResult, write_search_report
 from ml_training.results import Count, Curve, DataSummary, ModelScore, PipelineResult, Point, ProtocolResult
+from ml_training.tuning.space import parse_space
+from ml_training.tuning.spec import SearchSpec
 
 pytestmark = pytest.mark.browser
 
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--mute-audio", "--autoplay-policy=no-user-gesture-required"]
 FAULTS = ("moderate", "serious", "critical")
 VOICES = tuple(f"en-gb-x-gbclan+grandma{n}" for n in range(6))
 PLACES = [(390, "light"), (390, "dark"), (1180, "light"), (1180, "dark")]
@@ -47,7 +49,7 @@ def browser() -> Iterator[Any]:
     if chromium is None:
         pytest.skip("no chromium here")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         yield browser
         browser.close()
 
@@ -61,50 +63,55 @@ def training(folder: Path, make_result: Callable[..., PipelineResult]) -> None:
     write_report(results, data, folder / "report.html")
 
 
-def scored(protocol: str, **changes: Any) -> ProtocolResult:
-    rights = dict(zip(PIPELINES, (850, 947, 921), strict=True))
+def evaluation(folder: Path, _: Callable[..., PipelineResult]) -> None:
     scores = tuple(
         ModelScore(
             pipeline, seed, Count(right, 1000), {voice: Count(right // 6, 1000 // 6) for voice in VOICES},
             {str(digit): Count(right // 10, 100) for digit in range(10)},
         )
-        for pipeline, right in rights.items() for seed in ("0", "1", "2")
+        for pipeline, right in zip(PIPELINES, (850, 947, 921), strict=True) for seed in ("0", "1", "2")
     )  # fmt: skip
-    return ProtocolResult(
-        protocol=protocol, definition="Recordings and speakers never trained on", data="strangers", data_hash="0" * 40,
-        synthetic=False, clips=1000, speakers=6, seeds=("0", "1", "2"), version="0.1.0", git_commit="0" * 40,
-        created="2030-01-01T00:00:00+00:00", scores=scores, **changes,
-    )  # fmt: skip
-
-
-def evaluation(folder: Path, _: Callable[..., PipelineResult]) -> None:
     points = tuple(Point(db, f"{db:g} dB", Count(900 + db, 1000)) for db in (20, 10, 0, -5))
     curves = tuple(
         Curve("white", "White noise", "signal-to-noise ratio over the word, dB", p, "0", points) for p in PIPELINES
     )
-    results = [scored("official"), scored("unseen_speakers"), replace(scored("noise"), curves=curves)]
+    results = [
+        ProtocolResult(
+            protocol=protocol, definition="Recordings and speakers never trained on", data="strangers",
+            data_hash="0" * 40, synthetic=False, clips=1000, speakers=6, seeds=("0", "1", "2"), version="0.1.0",
+            git_commit="0" * 40, created="2030-01-01T00:00:00+00:00", scores=scores, curves=own,
+        )
+        for protocol, own in (("official", ()), ("strangers", ()), ("noise", curves))
+    ]  # fmt: skip
     pages = [(result, plot_result(result, folder / "plots", result.protocol)) for result in results]
     write_evaluation_report(pages, folder / "report.html")
 
 
 def tuning(folder: Path, _: Callable[..., PipelineResult]) -> None:
+    optuna_trial = pytest.importorskip("optuna.trial")
     space = {"learning_rate": {"from": 0.0003, "to": 0.03, "scale": "log"}, "augmentation.noise_probability": [0, 0.5]}
-    rows = [
-        TrialRow(n, "complete", (0.9 + n / 200,), {"learning_rate": 0.001 * n + 0.001,
-                 "augmentation.noise_probability": 0.5}, {1: 0.5, 2: 0.9 + n / 200}, 2)
-        for n in range(9)
+    spec = SearchSpec(config={"pipeline": "mel_cnn"}, space=space)
+
+    def trial(number: int, state: str, value: float | None, steps: dict[int, float], **attributes: Any) -> Any:
+        made = optuna_trial.create_trial(
+            state=optuna_trial.TrialState[state], value=value, intermediate_values=steps, user_attrs=attributes,
+            params={"learning_rate": 0.001 * number + 0.001, "augmentation.noise_probability": "0.5"},
+            distributions=parse_space(space),
+        )  # fmt: skip
+        made.number = number
+        return made
+
+    trials = [
+        trial(n, "COMPLETE", 0.9 + n / 200, {1: 0.5, 2: 0.9 + n / 200}, epochs=2, most=2) for n in range(9)
     ]  # fmt: skip
-    rows += [
-        TrialRow(9, "pruned", (), rows[0].settings, {1: 0.3}, 1),
-        TrialRow(10, "fail", (), rows[0].settings, {}, 0, "the loss became nan in epoch 1: lower learning_rate"),
-    ]
-    page = SearchPage(
-        pipeline="mel_cnn", data="Free Spoken Digit Dataset", synthetic=False, objectives=("validation",),
-        directions=("maximize",), sampler="tpe", pruner="median", seed=0, rows=tuple(rows), space=space,
-        importances={"learning_rate": 0.2, "augmentation.noise_probability": 0.8}, best=8, front=(8,), epochs=19,
-        most_epochs=22, config={"pipeline": "mel_cnn", "learning_rate": 0.009}, logarithmic=("learning_rate",),
-    )  # fmt: skip
-    write_search_report(page, folder / "report.html")
+    fault = "the loss became nan in epoch 1: lower learning_rate"
+    trials += [trial(9, "PRUNED", None, {1: 0.3}, epochs=1, most=2), trial(10, "FAIL", None, {}, most=2, fault=fault)]
+    importances = {"learning_rate": 0.2, "augmentation.noise_probability": 0.8}
+    config = {"pipeline": "mel_cnn", "learning_rate": 0.009}
+    result = SearchResult(
+        spec, "Free Spoken Digit Dataset", False, tuple(trials), trials[8], (trials[8],), config, importances
+    )
+    write_search_report(result, folder / "report.html")
 
 
 @pytest.mark.parametrize("write", [training, evaluation, tuning], ids=lambda write: write.__name__)
@@ -116,8 +123,10 @@ def test_nothing_is_cut_off_broken_or_out_of_reach(
     write(tmp_path, make_result)
     for width, scheme in PLACES:
         tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        asked: list[str] = []
-        tab.on("request", lambda request, asked=asked: asked.append(request.url))
+        requests: list[str] = []
+        complaints: list[str] = []
+        tab.on("request", lambda request, requests=requests: requests.append(request.url))
+        tab.on("console", lambda message, complaints=complaints: complaints.append(message.text))
         tab.goto((tmp_path / "report.html").as_uri())
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         assert tab.evaluate(BROKEN) == [], (width, scheme)
@@ -129,7 +138,11 @@ def test_nothing_is_cut_off_broken_or_out_of_reach(
         for plot in tab.locator("img.plot").all()[:1]:
             light = float(np.asarray(image.open(io.BytesIO(plot.screenshot())).convert("L")).mean())
             assert light > 200 if scheme == "light" else light < 80, "a plot is as light as its page"
-        assert [url for url in asked if not url.startswith("data:")] == [(tmp_path / "report.html").as_uri()]
+        if write is training:
+            play = "async () => { const a = document.querySelector('audio'); await a.play(); return a.duration }"
+            assert tab.evaluate(play) == pytest.approx(1.0, abs=0.01)
+        assert [url for url in requests if not url.startswith("data:")] == [(tmp_path / "report.html").as_uri()]
+        assert not complaints
         tab.close()
 
 
@@ -146,8 +159,8 @@ def test_each_report_begins_with_what_came_out(
     assert opened(evaluation) == "Log-mel + 2D CNN gets 94.7 % of the digits right"
     rows = tab.locator("#overview tbody tr")
     assert rows.count() == 2  # of noise there are curves
-    assert rows.nth(1).locator(".wins").inner_text() == "94.7\N{NO-BREAK SPACE}%"
-    assert "Unseen speakers: strangers; 1,000 clips, the mean of 3 seeds" in tab.locator(".lede").inner_text()
+    assert rows.nth(1).locator("strong").inner_text() == "94.7\N{NO-BREAK SPACE}%"
+    assert "Strangers: strangers; 1,000 clips, the mean of 3 seeds" in tab.locator(".lede").inner_text()
     assert opened(tuning) == "94.00 % of the validation clips right: the best of 11 trials"
     table = tab.locator("table").first.locator("tbody tr").all_inner_texts()
     assert [row.split("\t") for row in table] == [

@@ -1,22 +1,15 @@
-"""What results look like as words."""
+"""Results as tables of text."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
 
 import pytest
 
 from ml_training.report import tables
 from ml_training.results import Count, ModelCard, ModelScore, ProtocolResult, Rejection
 
-
-def result(*scores: ModelScore, **changes: object) -> ProtocolResult:
-    values = {
-        "protocol": "strangers", "definition": "made up", "data": "people", "data_hash": "0123456789abcdef",
-        "synthetic": False, "clips": 100, "speakers": 2, "seeds": ("0", "1"), "version": "1.2.3",
-        "git_commit": "a" * 40 + "-dirty", "created": "2030-01-02T03:04:05+00:00", "scores": scores,
-    }  # fmt: skip
-    return ProtocolResult(**{**values, **changes})  # type: ignore[arg-type]
+MakeProtocolResult = Callable[..., ProtocolResult]
 
 
 def score(pipeline: str, seed: str, right: int) -> ModelScore:
@@ -25,8 +18,9 @@ def score(pipeline: str, seed: str, right: int) -> ModelScore:
     return ModelScore(pipeline, seed, Count(right, 100), by_speaker, {"7": Count(right, 100)})
 
 
-def test_each_seed_and_their_mean_have_a_row() -> None:
-    shown, digits, speakers = tables.tables_of(result(score("mel_cnn", "0", 90), score("mel_cnn", "1", 96)))
+def test_each_seed_and_their_mean_have_a_row(make_protocol_result: MakeProtocolResult) -> None:
+    scores = (score("mel_cnn", "0", 90), score("mel_cnn", "1", 96))
+    shown, digits, speakers = tables.tables_of(make_protocol_result("strangers", scores))
     assert shown.rows == (
         ("mel_cnn", "0", "10 of 100", "90.0 %", "82.6 to 94.5 %"),
         ("mel_cnn", "1", "4 of 100", "96.0 %", "90.2 to 98.4 %"),
@@ -37,13 +31,14 @@ def test_each_seed_and_their_mean_have_a_row() -> None:
 
 
 def test_pipelines_keep_their_order() -> None:
-    found = tables.pipelines_of([score("own", "0", 1), score("raw_cnn", "0", 1), score("mfcc", "0", 1)])
+    found = tables.pipelines_in([score("own", "0", 1), score("raw_cnn", "0", 1), score("mfcc", "0", 1)])
     assert found == ["mfcc", "raw_cnn", "own"]
 
 
-def test_of_many_speakers_those_with_most_errors_are_shown() -> None:
+def test_of_many_speakers_those_with_most_errors_are_shown(make_protocol_result: MakeProtocolResult) -> None:
     crowd = {f"p{i:02d}": Count(10 - i % 10, 10) for i in range(30)}
-    (_, _, speakers) = tables.tables_of(result(ModelScore("mfcc", "0", Count(165, 300), crowd, {})))
+    scores = (ModelScore("mfcc", "0", Count(165, 300), crowd, {}),)
+    (_, _, speakers) = tables.tables_of(make_protocol_result("strangers", scores))
     assert len(speakers.rows) == tables.MAX_SPEAKERS
     assert [row[0] for row in speakers.rows[:4]] == ["p09", "p19", "p29", "p08"]
     assert "the 15 of 30 with most errors" in speakers.title
@@ -58,14 +53,14 @@ def test_a_name_of_several_lines_takes_one() -> None:
     assert table.markdown().splitlines()[4:] == ["| ann\\nbea\\x1b[2J | 1 |", "| مى\u200cروم\\| | 2 |"]
 
 
-def test_provenance_names_protocol_seeds_data_and_code() -> None:
+def test_provenance_names_protocol_seeds_data_and_code(make_protocol_result: MakeProtocolResult) -> None:
     card = ModelCard("mfcc", "0", "m", "f" * 64, "FSDD", "h", "official", "1", "c" * 40, 1.0)
-    line = tables.provenance(result(models=(card,), details={"noise_seed": 5}))
-    for part in ("protocol strangers", "seeds 0, 1", "noise seed 5", "hash 0123456789ab;", "version 1.2.3",
+    line = tables.provenance(make_protocol_result("strangers", models=(card,), details={"noise_seed": 5}))
+    for part in ("protocol strangers", "seeds 0, 1, 2", "noise seed 5", "hash 0123456789ab;", "version 1.2.3",
                  "commit aaaaaaaaaaaa-dirty", "mfcc ffffffff (commit cccccccccccc)"):  # fmt: skip
         assert part in line
     assert "synthetic" not in line
-    assert "(synthetic speech)" in tables.provenance(dataclasses.replace(result(), synthetic=True))
+    assert "(synthetic speech)" in tables.provenance(make_protocol_result("strangers", synthetic=True))
 
 
 def test_the_same_table_in_the_terminal_and_in_markdown() -> None:
@@ -80,7 +75,7 @@ def test_a_mean_model_has_no_more_clips_than_there_are() -> None:
     assert Count(93, 100).interval < mean.interval < Count(94, 100).interval
 
 
-def test_what_passes_for_a_digit_has_a_row_for_each_kind_and_threshold() -> None:
+def test_rejection_has_a_row_for_each_kind_and_threshold(make_protocol_result: MakeProtocolResult) -> None:
     def found(pipeline: str, seed: str, kind: str, passed: int, area: float) -> Rejection:
         accepted = {"95%": Count(passed, 1000), "score 0.5": Count(passed // 2, 1000)}
         return Rejection(pipeline, seed, kind, 1000, area, accepted, ((0.0, 0.5), (1.0, 1.0)))
@@ -90,7 +85,7 @@ def test_what_passes_for_a_digit_has_a_row_for_each_kind_and_threshold() -> None
         found("mfcc", "0", "digits", 950, 0.5), found("mfcc", "0", "words", 200, 0.8),
         found("mfcc", "1", "digits", 950, 0.5), found("mfcc", "1", "words", 300, 0.7),
     )  # fmt: skip
-    (table,) = tables.tables_of(result(protocol="rejection", rejections=rejections))
+    (table,) = tables.tables_of(make_protocol_result("rejection", rejections=rejections))
     assert table.header == ("clips", "threshold", "mfcc", "raw_cnn")
     assert table.rows == (
         ("digits (1,000)", "95%", "95.0 %", "95.0 %"),
@@ -99,4 +94,4 @@ def test_what_passes_for_a_digit_has_a_row_for_each_kind_and_threshold() -> None
         ("words (1,000)", "score 0.5", "12.5 %", "5.0 %"),
         ("words (1,000)", "area under ROC", "0.750", "0.900"),
     )
-    assert tables.title_of(result(protocol="rejection")) == "Not a digit: people"
+    assert tables.title_of(make_protocol_result("rejection")) == "Not a digit: people"

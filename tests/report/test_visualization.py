@@ -1,10 +1,9 @@
-"""Plots: that they are drawn whatever the figures are, fast, and without matplotlib's global state."""
+"""Plots of a training: drawn whatever the figures are, without matplotlib's global state."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -53,27 +52,17 @@ def test_all_plots_are_written_and_nothing_else(results: list[PipelineResult], t
     for path in (tmp_path / "plots").iterdir():
         picture = pixels(path)
         assert picture.shape[1] > 600
-        assert (picture[:5] == 255).all()  # no transparent, no dark edge
+        assert (picture[:, :3] == 255).all()  # neither a transparent nor a dark edge
         assert len(np.unique(picture)) > 20
 
 
-def test_history_shows_both_curves_and_the_best_epoch(results: list[PipelineResult], tmp_path: Path) -> None:
-    plot_training_history(results[0].history, tmp_path / "h.png", "MFCC")
-    picture = pixels(tmp_path / "h.png")
-    assert coloured(picture, rgb(COLOURS[0])) > 500  # validation
-    assert coloured(picture, rgb(COLOURS[1])) > 50  # the mark
-    before = (tmp_path / "h.png").read_bytes()
-    plot_training_history(results[0].history[:5], tmp_path / "h.png", "MFCC")
-    assert (tmp_path / "h.png").read_bytes() != before
-
-
-def test_short_histories(results: list[PipelineResult], tmp_path: Path) -> None:
+def test_history_shows_curve_and_best_epoch(results: list[PipelineResult], tmp_path: Path) -> None:
     curve, mark = [], []
-    for kept in (0, 1, 2):
+    for kept in (0, 1, 2, 20):
         plot_training_history(results[0].history[:kept], tmp_path / "h.png", "MFCC")
         curve.append(coloured(pixels(tmp_path / "h.png"), rgb(COLOURS[0])))
         mark.append(coloured(pixels(tmp_path / "h.png"), rgb(COLOURS[1])))
-    assert curve[0] < curve[2]
+    assert curve[0] < curve[2] < curve[3]
     assert mark[0] == 0 < mark[1]  # of a single epoch one sees the mark
 
 
@@ -82,10 +71,12 @@ def test_diverged_epochs_are_gaps(results: list[PipelineResult], tmp_path: Path)
     plot_training_history(broken, tmp_path / "some.png", "MFCC")
     plot_training_history(broken[:3], tmp_path / "all.png", "MFCC")
     assert best_record(broken).epoch == best_record(results[0].history).epoch == 10
+    records = [EpochRecord(e, 1.0, 0.5, loss, 0.5, 0.1, 1.0) for e, loss in ((1, 2.0), (2, 1.0), (3, 1.0))]
+    assert best_record(records).epoch == 2
 
 
 @pytest.mark.parametrize("title", ["$x_{", "100 % – Zahlwörter 数字", r"\frac", ""])
-def test_titles_are_no_formulas(title: str, results: list[PipelineResult], tmp_path: Path) -> None:
+def test_titles_are_not_formulas(title: str, results: list[PipelineResult], tmp_path: Path) -> None:
     plot_training_history(results[0].history, tmp_path / "h.png", title)
     assert (tmp_path / "h.png").stat().st_size > 10_000
 
@@ -96,17 +87,13 @@ def test_confusion_colours_mistakes_apart(
     plot_confusion_matrix(make_result("mfcc", 0).test, tmp_path / "none.png", "MFCC")
     plot_confusion_matrix(make_result("mfcc", 150).test, tmp_path / "all.png", "MFCC")
     right, wrong = [109, 161, 203], [222, 144, 114]  # 60 % of the blue and of the red on white
+    nothing = Evaluation("none", (), (), np.zeros(0, np.int64), np.zeros((0, 10), np.float32))
+    plot_confusion_matrix(nothing, tmp_path / "nothing.png", "MFCC")
     none, every = pixels(tmp_path / "none.png"), pixels(tmp_path / "all.png")
     assert coloured(none, right) > 10_000
     assert coloured(none, wrong) < 100
     assert coloured(every, wrong) > 10_000
     assert coloured(every, right) < 100
-
-
-def test_confusion_of_nothing(tmp_path: Path) -> None:
-    nothing = Evaluation("none", (), (), np.zeros(0, np.int64), np.zeros((0, 10), np.float32))
-    plot_confusion_matrix(nothing, tmp_path / "c.png", "MFCC")
-    assert (tmp_path / "c.png").exists()
 
 
 def test_comparison_of_one_two_and_five(make_result: MakeResult, tmp_path: Path) -> None:
@@ -121,20 +108,12 @@ def test_comparison_of_one_two_and_five(make_result: MakeResult, tmp_path: Path)
     assert heights == sorted(set(heights))
 
 
-def test_tint_shows_one_in_a_hundred_and_stays_readable() -> None:
-    assert tint(0.0) == 0.0
-    assert 0.15 < tint(0.01) < tint(0.5) < tint(1.0) <= 0.6
-
-
 def test_pipelines_keep_their_colours() -> None:
     assert [colour_index(name, 4) for name in PIPELINES] == [0, 1, 2]
     assert colour_index("fourth", 0) == 3
     assert 0 <= colour_index("many", 99) < len(COLOURS)
-
-
-def test_best_record_takes_the_first_of_equals() -> None:
-    records = [EpochRecord(e, 1.0, 0.5, loss, 0.5, 0.1, 1.0) for e, loss in ((1, 2.0), (2, 1.0), (3, 1.0))]
-    assert best_record(records).epoch == 2
+    assert tint(0.0) == 0.0
+    assert 0.15 < tint(0.01) < tint(0.5) < tint(1.0) <= 0.6  # dark text stays readable
 
 
 def test_threads_draw_the_same_picture(results: list[PipelineResult], tmp_path: Path) -> None:
@@ -175,15 +154,3 @@ def test_a_folder_that_cannot_be_made(results: list[PipelineResult], tmp_path: P
     (tmp_path / "plots").write_text("a file", encoding="utf-8")
     with pytest.raises(TrainingError, match="could not write"):
         plot_training_history(results[0].history, tmp_path / "plots" / "h.png", "x")
-
-
-@pytest.mark.bench
-def test_history_is_redrawn_in_a_quarter_of_a_second(make_result: MakeResult, tmp_path: Path) -> None:
-    history = make_result("mfcc", 1, epochs=200).history
-    plot_training_history(history, tmp_path / "h.png", "the first call imports")
-    seconds = []
-    for _ in range(5):
-        start = time.process_time()
-        plot_training_history(history, tmp_path / "h.png", "MFCC")
-        seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.25  # of the processor: others may be at work

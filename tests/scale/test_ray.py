@@ -87,7 +87,7 @@ def test_a_search_completes(cluster: Any, tiny_folder: Path, tmp_path: Path) -> 
         lambda: bool(list((tmp_path / "tuning").rglob("checkpoint_epoch_*.pt"))),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "5 trials: 5 to the end, 0 given up, 0 failed" in done.stdout
+    assert "5 trials: 5 completed, 0 pruned, 0 failed" in done.stdout
     assert TrainConfig(**load_config(tmp_path / "tuning" / "best.json")).epochs == 6
     assert (tmp_path / "tuning" / "tuning_report.html").is_file()
 
