@@ -28,7 +28,7 @@ from ml_training.deploy.export import Network, answers, network_of, sealed
 from ml_training.deploy.quantise import METHODS, Judges, halved, in_8_bits, inner_nodes, judged, quantised
 from ml_training.results import Floats, Ints
 from ml_training.training.checkpoint import load_checkpoint
-from ml_training.training.export_job import Trained, config_of
+from ml_training.training.export_job import TrainedCheckpoint, config_of
 from ml_training.training.training_data import TrainingData, load_training_data
 
 WHERE = ("data_dir", "extra_dir", "words_dir")
@@ -127,7 +127,7 @@ def main() -> int:
         checkpoint = load_checkpoint(Path(name))
         if material is None or material.corpus.data_hash != checkpoint["data_hash"]:
             material = load_training_data(config_of(name, checkpoint, where), None, print, print)
-        trained = Trained(name, checkpoint, material)
+        trained = TrainedCheckpoint(name, checkpoint, material)
         network, calibration, judges = network_of(trained.model), trained.calibration(), trained.judges()
         int8 = quantised(network, calibration, judges)
         files = {"fp32": sealed(network.proto, {}), "int8": sealed(int8.proto, {})}

@@ -36,7 +36,7 @@ from ml_training.results import EpochRecord
 from ml_training.training.checkpoint import FREE_SETTINGS, CheckpointStore, load_weights
 from ml_training.training.classification import build_model, predict_probabilities, run_identity, train_model
 from ml_training.training.trainer import NullCallback
-from ml_training.training.training_data import PARITY_CLIPS, fitted_temperature, load_training_data
+from ml_training.training.training_data import PARITY_CLIPS, fit_temperature, load_training_data
 
 Report = Callable[[str], None]
 PER_FOLD = ("held_out_speaker", "fold", "seed")  # settings that differ from fold to fold
@@ -161,9 +161,9 @@ def _train_fold(
         )
     model = model.cpu()
     load_weights(model, training.best_weights, folder)
-    temperature, _ = fitted_temperature(model, fold.pipeline, material)
+    temperature, _ = fit_temperature(model, fold.pipeline, material)
     model.temperature.fill_(temperature)
-    test = material.tested(lambda waveforms: predict_probabilities(model, torch.from_numpy(waveforms)))
+    test = material.evaluate(lambda waveforms: predict_probabilities(model, torch.from_numpy(waveforms)))
     fit = calibration(test.probabilities, test.labels)
     mixed = material.corpus
     found = {

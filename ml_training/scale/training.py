@@ -77,8 +77,7 @@ def _ending(config: TrainConfig, job: str) -> Path:
 def train_part(task: dict[str, Any]) -> None:
     """What each worker does, called by Ray: the first rank as `runner.run`, the others as `runner.run_worker`."""
     from ml_training.training.distributed import process_group
-    from ml_training.training.experiment import run, run_worker
-    from ml_training.training.summary import summary_table
+    from ml_training.training.experiment import run, run_worker, summary_table
 
     config = TrainConfig(**task["config"])
     if _begun_by(config, task["job"]):

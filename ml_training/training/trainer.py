@@ -20,7 +20,7 @@ import copy
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol, cast
 
 import torch
@@ -32,12 +32,13 @@ from ml_training.results import EpochRecord
 from ml_training.training.checkpoint import CheckpointStore, Weights
 from ml_training.training.distributed import SingleProcess
 from ml_training.training.gradients import compute_gradients
-from ml_training.training.schedules import PLATEAU_PATIENCE, WARM_UP, Schedule
+from ml_training.training.schedules import WARM_UP, Progress, Schedule
 from ml_training.training.seeding import CPU, deterministic, step_seed
 from ml_training.training.task import Task
 
 MAX_ROLLBACKS = 3
 _CUDA_CHECK = 16  # steps between checks of the loss on a GPU: each check waits for it
+_STATEFUL = ("model", "averaged", "optimizer", "grad_scaler")
 
 State = dict[str, Any]
 
@@ -99,50 +100,8 @@ class StopFlag(Protocol):
     def signum(self) -> int | None: ...
 
 
-@dataclass
-class Progress:
-    """Position and counters of a training, plain numbers as checkpoints hold them."""
-
-    epoch: int = 0  # whole epochs done
-    step: int = 0  # steps done in the next one
-    updates: int = 0  # optimizer steps in all, for the warm-up of the averaged weights
-    best_epoch: int = 0
-    best_loss: float = math.inf
-    best_accuracy: float = 0.0
-    plateau_halvings: int = 0
-    plateau_since: int = 0  # epoch of the last better loss or halving
-    rollbacks: int = 0
-    micro_batch: int = 0  # clips of a step that fit into memory; 0: no limit known
-    validation_batch: int = 0  # the same in validation
-    seconds: float = 0.0
-    epoch_seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def records(self) -> tuple[EpochRecord, ...]:
-        return tuple(EpochRecord(**record) for record in self.history)
-
-    def finish_epoch(self, record: EpochRecord) -> bool:
-        """Count an epoch; whether it is the best so far (lowest validation loss, then highest accuracy)."""
-        self.epoch, self.step = record.epoch, 0
-        self.seconds += record.seconds - self.epoch_seconds
-        self.epoch_seconds = 0.0
-        self.history.append(asdict(record))
-        loss, accuracy = record.validation_loss, record.validation_accuracy
-        better = math.isnan(loss) or (loss, -accuracy) < (self.best_loss, -self.best_accuracy)
-        if better:
-            self.best_epoch, self.best_loss, self.best_accuracy = record.epoch, loss, accuracy
-            self.plateau_since = record.epoch
-        elif record.epoch - self.plateau_since >= PLATEAU_PATIENCE:
-            self.plateau_since = record.epoch
-            self.plateau_halvings += 1
-        return better
-
-
 class _Diverged(Exception):  # noqa: N818 (handled in this module)
-    def __init__(self, step: int, loss: float) -> None:
-        self.step = step
-        self.loss = loss
+    """The loss of a step (from 1) is not finite: args are the step and the loss."""
 
 
 class Trainer:
@@ -153,16 +112,9 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        task: Task,
-        options: TrainerOptions,
-        *,
-        store: CheckpointStore | None = None,
-        callback: Callback | None = None,
-        stop: StopFlag | None = None,
-        group: SingleProcess | None = None,
-    ) -> None:
+        self, model: nn.Module, task: Task, options: TrainerOptions, *, store: CheckpointStore | None = None,
+        callback: Callback | None = None, stop: StopFlag | None = None, group: SingleProcess | None = None,
+    ) -> None:  # fmt: skip
         self.task, self.options, self.store, self.stop = task, options, store, stop
         self.callback = callback or NullCallback()
         self.group = group or SingleProcess()
@@ -191,16 +143,16 @@ class Trainer:
         batch, CheckpointError when a checkpoint cannot be written or read, Interrupted after a stop signal,
         PeerLostError when another rank is gone.
         """
-        with deterministic(self.options.compile):
-            try:
+        try:
+            with deterministic(self.options.compile):
                 return self._run()
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                raise TrainingError(
-                    f"not enough memory to train even with the smallest batch ({' '.join(str(error).split())[:120]}): "
-                    "use a smaller --batch_size, fewer recordings or another --device"
-                ) from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"not enough memory to train even with the smallest batch ({' '.join(str(error).split())[:120]}): "
+                "use a smaller --batch_size, fewer recordings or another --device"
+            ) from error
 
     def _run(self) -> Training:
         self._start()
@@ -280,15 +232,11 @@ class Trainer:
                 loss = float(self._check_losses(step + 1).mean())
                 self.callback.step(progress.epoch + 1, step + 1, steps, loss, self._accuracy(), self._rate(step))
         validation_loss, validation_accuracy = self._validate(steps)
+        seconds = progress.epoch_seconds + time.perf_counter() - started
         record = EpochRecord(
-            epoch=progress.epoch + 1,
-            train_loss=float(self.losses[:steps].mean()),
-            train_accuracy=self._accuracy(),
-            validation_loss=validation_loss,
-            validation_accuracy=validation_accuracy,
-            learning_rate=self._rate(steps - 1),
-            seconds=progress.epoch_seconds + time.perf_counter() - started,
-        )
+            progress.epoch + 1, float(self.losses[:steps].mean()), self._accuracy(), validation_loss,
+            validation_accuracy, self._rate(steps - 1), seconds,
+        )  # fmt: skip
         better = progress.finish_epoch(record)
         self.losses.zero_()
         self.counts.zero_()
@@ -366,8 +314,8 @@ class Trainer:
 
     def _roll_back(self, diverged: _Diverged) -> None:
         epoch, rollbacks, micro_batch = self.progress.epoch + 1, self.progress.rollbacks, self.progress.micro_batch
-        rate = self._rate(diverged.step - 1)
-        where = f"the loss became {diverged.loss} in epoch {epoch}, step {diverged.step}, at learning rate {rate:.3g}"
+        step, loss = diverged.args
+        where = f"the loss became {loss} in epoch {epoch}, step {step}, at learning rate {self._rate(step - 1):.3g}"
         if rollbacks == MAX_ROLLBACKS:
             raise TrainingError(
                 f"{where}, after {MAX_ROLLBACKS} attempts with a smaller rate: use a smaller --learning_rate, "
@@ -394,13 +342,11 @@ class Trainer:
 
     def _capture(self) -> State:
         """A copy on the CPU of everything that decides how training goes on."""
+        parts = {name: getattr(self, name).state_dict() for name in _STATEFUL}
         state: State = copy_to_cpu(
             {
-                "model": self.model.state_dict(),
-                "averaged": self.averaged.state_dict(),
+                **parts,
                 "best": self.best,
-                "optimizer": self.optimizer.state_dict(),
-                "grad_scaler": self.grad_scaler.state_dict(),
                 "losses": self.losses,
                 "counts": self.counts,
                 "progress": asdict(self.progress),
@@ -410,21 +356,18 @@ class Trainer:
 
     def _restore(self, state: State) -> None:
         state = copy_to_cpu(state)  # the optimizer keeps the tensors it gets
-        self.model.load_state_dict(state["model"])
-        self.averaged.load_state_dict(state["averaged"])
+        for name in _STATEFUL:
+            if name != "grad_scaler" or (state[name] and self.grad_scaler.is_enabled()):  # neither on a CPU
+                getattr(self, name).load_state_dict(state[name])
         self.best = state["best"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        if state["grad_scaler"] and self.grad_scaler.is_enabled():  # neither on a CPU
-            self.grad_scaler.load_state_dict(state["grad_scaler"])
         self.losses.copy_(state["losses"])
         self.counts.copy_(state["counts"])
         self.progress = Progress(**state["progress"])
 
     def _save_best(self) -> None:
-        progress = self.progress
+        figures = {"loss": self.progress.best_loss, "accuracy": self.progress.best_accuracy}
         if self.store is not None:
-            figures = {"loss": progress.best_loss, "accuracy": progress.best_accuracy}
-            self.store.save_best(progress.best_epoch, self.best, figures)
+            self.store.save_best(self.progress.best_epoch, self.best, figures)
 
 
 def make_optimizer(model: nn.Module, options: TrainerOptions) -> torch.optim.Optimizer:

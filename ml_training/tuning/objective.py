@@ -25,7 +25,7 @@ from ml_training.training.checkpoint import CheckpointStore, load_weights
 from ml_training.training.classification import build_model, run_identity, train_model
 from ml_training.training.export_job import DATA
 from ml_training.training.trainer import NullCallback
-from ml_training.training.training_data import PARITY_CLIPS, TrainingData, fitted_temperature, load_training_data
+from ml_training.training.training_data import PARITY_CLIPS, TrainingData, fit_temperature, load_training_data
 from ml_training.utils.visualization import best_record
 
 _LATENCY_CLIPS = 300
@@ -104,7 +104,7 @@ class ObjectiveFn:
         return TrialResult(tuple(values), len(training.history), details)
 
     def _measure_cost(self, model: DigitModel, material: TrainingData, folder: Path, best: EpochRecord) -> float:
-        temperature, _ = fitted_temperature(model, self.pipeline, material)
+        temperature, _ = fit_temperature(model, self.pipeline, material)
         model.temperature.fill_(temperature)
         metadata = model_metadata(
             pipeline=self.pipeline.name, data=material.corpus.name, data_hash=material.corpus.data_hash,

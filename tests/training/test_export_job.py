@@ -207,7 +207,7 @@ def test_recordings_that_it_did_not_learn_from_are_refused(trained: Path, export
     assert outcome.exit_code == 1
     assert not outcome.files
     (reason,) = outcome.failures.values()
-    assert "learnt from recordings of hash bursts of no, but bursts has hash others, of t" in reason
+    assert "was trained on recordings of hash bursts of no, but bursts has hash others, of t" in reason
     assert "--data_dir" in reason
     assert (trained / "models/mfcc_classifier/model.onnx").read_bytes() == before
     assert not (trained / "models/mfcc_classifier/model_int8.onnx").exists()
@@ -237,7 +237,7 @@ def test_settings_that_are_none_any_more_are_told(trained: Path, exports: Any) -
     content["config"]["wormholes"] = 3
     torch.save(content, trained / BEST)
     (reason,) = exports(trained / BEST).failures.values()
-    assert "was written by version 0.1.0, whose settings version 0.1.0 does not take (" in reason
+    assert "was written by version 0.1.0, whose settings version 0.1.0 does not accept (" in reason
     assert "wormholes" in reason
 
 

@@ -59,7 +59,7 @@ def test_a_network_says_of_features_what_it_says_of_the_clips(
     clips = tiny.bursts(30)
     model = built(pipeline, clips)
     with use_cache(Cache(tmp_path)):
-        features = precomputed_features.features_of(model, clips, answering)
+        features = precomputed_features.compute_features(model, clips, answering)
     assert features is not None
     if answering:
         heard, of_features = (
@@ -78,7 +78,7 @@ def built(pipeline: str, clips: Clips) -> Any:
 
 def test_a_network_of_waveforms_has_none(tiny: ModuleType) -> None:
     clips = tiny.bursts(30)
-    assert precomputed_features.features_of(built(RAW_CNN, clips), clips, answering=True) is None
+    assert precomputed_features.compute_features(built(RAW_CNN, clips), clips, answering=True) is None
 
 
 def test_other_clips_another_mode_and_another_front_end_have_other_entries(tiny: ModuleType, tmp_path: Path) -> None:
@@ -86,13 +86,13 @@ def test_other_clips_another_mode_and_another_front_end_have_other_entries(tiny:
     model = built(MFCC, clips)
     with use_cache(kept := Cache(tmp_path)):
         for asked in ((model, clips, True), (model, clips, True)):
-            precomputed_features.features_of(*asked)
+            precomputed_features.compute_features(*asked)
         assert (kept.hits, kept.misses) == (1, 1)
-        precomputed_features.features_of(model, tiny.bursts(30, seed=1), True)
-        precomputed_features.features_of(model, clips, False)
+        precomputed_features.compute_features(model, tiny.bursts(30, seed=1), True)
+        precomputed_features.compute_features(model, clips, False)
         name, table = next((n, b) for n, b in model.named_buffers() if n not in model.state_dict())
         table.mul_(1.001)
-        precomputed_features.features_of(model, clips, True)
+        precomputed_features.compute_features(model, clips, True)
     assert (kept.hits, kept.misses) == (1, 4), name
 
 
@@ -102,8 +102,8 @@ def test_clips_on_disk_have_their_features_there(tiny: ModuleType, tmp_path: Pat
     rows = MappedRows(clips.waveforms.numpy(), torch.arange(30).numpy())
     on_disk = Clips(rows, clips.lengths, clips.labels)
     with use_cache(Cache(tmp_path)):
-        found = precomputed_features.features_of(model, on_disk, answering=True)
-        expected = precomputed_features.features_of(model, clips, answering=True)
+        found = precomputed_features.compute_features(model, on_disk, answering=True)
+        expected = precomputed_features.compute_features(model, clips, answering=True)
     assert isinstance(found, MappedRows)
     assert isinstance(expected, torch.Tensor)
     assert torch.equal(found.select(torch.arange(30) > 27)[:], expected[28:])

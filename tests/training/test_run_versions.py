@@ -22,8 +22,7 @@ from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.training.checkpoint import BEST, load_checkpoint
 from ml_training.training.distillation import teacher_files
-from ml_training.training.experiment import RunOutcome, run
-from ml_training.training.summary import summary_table
+from ml_training.training.experiment import RunOutcome, run, summary_table
 
 TINY = Path(__file__).with_name("tiny.py")
 OWN = ("best_model.pt", "model.onnx")
@@ -159,7 +158,7 @@ def test_no_version_teaches_beside_the_promoted_one(twice: tuple[Path, list[RunO
     pipeline = folder / "models" / "mfcc_classifier"
     assert teacher_files(str(folder / "models")) == [pipeline / BEST]
     assert teacher_files(str(version_folder(pipeline, 1))) == [version_folder(pipeline, 1) / BEST]
-    with pytest.raises(DataError, match="holds no best_model"):
+    with pytest.raises(DataError, match="has no best_model"):
         teacher_files(str(folder / "logs_0"))
 
 

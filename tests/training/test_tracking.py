@@ -98,7 +98,7 @@ def test_a_server_that_is_not_there_is_told_before_anything_is_trained(tiny: Mod
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{taken.getsockname()[1]}"  # where nobody listens
-        with pytest.raises(TrainingError, match=rf"cannot reach MLflow at {address} .*: look at --mlflow"):
+        with pytest.raises(TrainingError, match=rf"cannot reach MLflow at {address} .*: check --mlflow"):
             trained(tiny, tmp_path, address)
     assert not (tmp_path / "models").exists()
 
