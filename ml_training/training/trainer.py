@@ -204,7 +204,7 @@ class Trainer:
             self._restore(state)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"the checkpoint does not fit this version's network ({str(error).splitlines()[0]}): "
+                f"the checkpoint does not fit this version or network ({str(error).splitlines()[0]}): "
                 "start a new training without --resume"
             ) from error
         self.epoch_end = state.get("epoch_end") or self._capture()
