@@ -1,4 +1,4 @@
-"""What is wrong with arguments and data is said before torch is loaded, which takes seconds."""
+"""Errors in arguments and data are reported before torch is loaded, which takes seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# Runs a door in this process as the console command does; says which of the heavy modules are there at its end.
+# Runs a command as the console script does; prints which of the heavy modules are loaded at its end.
 CODE = """
 import sys
 from ml_training import cli
@@ -76,11 +76,5 @@ def test_faults_of_arguments_and_data_need_no_torch(desk: Path, words: str, code
     assert (done.returncode, done.stdout) == (code, "[]\n"), done.stderr
     (line,) = done.stderr.splitlines()
     assert said in line
-    assert sorted(path.name for path in desk.iterdir()) == [
-        "bad.json",
-        "empty",
-        "good",
-        "names",
-        "space.json",
-        "table.csv",
-    ]
+    names = ["bad.json", "empty", "good", "names", "space.json", "table.csv"]
+    assert sorted(path.name for path in desk.iterdir()) == names

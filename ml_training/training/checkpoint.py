@@ -58,12 +58,9 @@ class CheckpointStore:
     """The checkpoints of one training in one folder; the best weights go to the file `best`, by default in it too."""
 
     def __init__(
-        self,
-        folder: Path,
-        identity: RunIdentity,
-        report: Callable[[str], None] = lambda line: None,
+        self, folder: Path, identity: RunIdentity, report: Callable[[str], None] = lambda line: None,
         best: Path | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.folder, self.identity, self.report = folder, identity, report
         self.best = best or folder / BEST
         self.interrupted = folder / INTERRUPTED
@@ -85,7 +82,8 @@ class CheckpointStore:
         path = self.folder / f"checkpoint_epoch_{epoch:03d}.pt"
         self._save(path, {"kind": "epoch", "epoch": epoch, "step": 0, "state": dict(state)})
         old = [] if self.keep == "all" else list(self.epochs().values())[: -int(self.keep)]
-        self._remove([self.interrupted, *old])
+        for superseded in (self.interrupted, *old):
+            superseded.unlink(missing_ok=True)
         return path
 
     def save_interrupted(self, epoch: int, step: int, state: Mapping[str, Any]) -> Path:
@@ -163,21 +161,12 @@ class CheckpointStore:
             )
 
     def _drop(self, paths: Iterable[Path], why: str) -> None:
-        existing = [path for path in paths if path.exists()]
-        self._remove(existing)
-        if existing:
+        if existing := [path for path in paths if path.exists()]:
+            for path in existing:
+                path.unlink()
             names = " ... ".join(dict.fromkeys([existing[0].name, existing[-1].name]))
             count = f"{len(existing)} checkpoint{'s' * (len(existing) > 1)}"
             self.report(f"removed {count} {why} from {self.folder} ({names})")
-
-    def _remove(self, paths: Iterable[Path]) -> None:
-        for path in paths:
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                raise CheckpointError(
-                    f"cannot remove old checkpoint {path}: {error.strerror or error}. Change --models_dir"
-                ) from error
 
     def _save(self, path: Path, content: Mapping[str, Any]) -> None:
         own = self.identity

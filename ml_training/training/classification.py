@@ -101,16 +101,9 @@ class ClassificationTask(Task):
 
 
 def train_model(
-    model: nn.Module,
-    train: Clips,
-    validation: Clips,
-    config: TrainConfig,
-    *,
-    store: CheckpointStore | None = None,
-    callback: Callback | None = None,
-    stop: StopFlag | None = None,
-    group: SingleProcess | None = None,
-) -> Training:
+    model: nn.Module, train: Clips, validation: Clips, config: TrainConfig, *, store: CheckpointStore | None = None,
+    callback: Callback | None = None, stop: StopFlag | None = None, group: SingleProcess | None = None,
+) -> Training:  # fmt: skip
     """Train `model` in place as the resolved `config` says, resuming from `store` if config.resume is set.
 
     All ranks of a `group` call this with the same clips and settings; only rank 0 has a `store`. Raises what

@@ -52,15 +52,6 @@ class ExportRequest:
     executorch: bool = False  # write a program for ExecuTorch too
     where: Mapping[str, str] = field(default_factory=dict)  # of WHERE, instead of what the checkpoint says
 
-    def __post_init__(self) -> None:
-        faults = [f"precision: expected some of {', '.join(FILE_PRECISIONS)}, got {p}"
-                  for p in self.precisions if p not in FILE_PRECISIONS]  # fmt: skip
-        faults += [f"{name}: expected one of {', '.join(WHERE)}" for name in self.where if name not in WHERE]
-        if not (self.checkpoints and self.precisions):
-            faults.append("expected a checkpoint and a precision at least")
-        if faults:
-            raise ConfigError(faults)
-
 
 @dataclass(frozen=True)
 class Exported:

@@ -186,8 +186,6 @@ class Trainer:
         progress = self.progress
         return self.schedule.rate(progress.epoch, step, progress.plateau_halvings) * 0.5**progress.rollbacks
 
-    # --- start and resume ---
-
     def _start(self) -> None:
         state: State | None = None
         if self.store is not None and self.options.resume is not None:
@@ -216,8 +214,6 @@ class Trainer:
             self.callback.note(f"resuming at {where} of {self.options.epochs} epochs")
         if self.best:  # best_model.pt may be of a later epoch, or gone
             self._save_best()
-
-    # --- one epoch ---
 
     def _train_epoch(self) -> None:
         started, progress, options = time.perf_counter(), self.progress, self.options
@@ -310,8 +306,6 @@ class Trainer:
             raise _Diverged(steps, loss)
         return loss, accuracy
 
-    # --- rollback and stop ---
-
     def _roll_back(self, diverged: _Diverged) -> None:
         epoch, rollbacks, micro_batch = self.progress.epoch + 1, self.progress.rollbacks, self.progress.micro_batch
         step, loss = diverged.args
@@ -337,8 +331,6 @@ class Trainer:
             self.store.save_interrupted(progress.epoch, progress.step, {**self._capture(), "epoch_end": self.epoch_end})
         self.group.barrier()  # torchrun ends all ranks when one leaves
         raise Interrupted(signum)
-
-    # --- state ---
 
     def _capture(self) -> State:
         """A copy on the CPU of everything that decides how training goes on."""
