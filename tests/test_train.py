@@ -178,7 +178,7 @@ def torchrun(*words: str, cwd: Path, python: tuple[str, ...] = ()) -> subprocess
 @pytest.mark.scale
 @pytest.mark.skipif(os.name == "nt", reason="signals of another kind")
 def test_two_processes_are_stopped_and_resumed_with_the_printed_command(recordings: Path, tmp_path: Path) -> None:
-    """SIGTERM to torchrun, which passes it on; then the command that the last line of ours says."""
+    """SIGTERM to torchrun, which passes it on; then the command that our last line prints."""
     words = flags(recordings, tmp_path, "--epochs", "400", "--patience", "0", "--scheduler", "plateau")
     with torchrun(*words, cwd=tmp_path) as process:
         assert process.stdout is not None
@@ -200,7 +200,7 @@ def test_two_processes_are_stopped_and_resumed_with_the_printed_command(recordin
 
 
 @pytest.mark.scale
-@pytest.mark.skipif(sys.platform != "linux", reason="children are found elsewhere")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_processes_restarted_by_torchrun_resume(recordings: Path, tmp_path: Path) -> None:
     words = flags(recordings, tmp_path, "--epochs", "12", "--patience", "0")
     with torchrun(*words, cwd=tmp_path, python=("--max_restarts", "1")) as process:

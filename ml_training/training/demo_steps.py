@@ -85,7 +85,7 @@ class _Demo:
     def training(self) -> str:
         """Each pipeline learns for a few epochs, is tested and becomes a model.onnx."""
         config = self._config(self.models, self.logs, pipeline="all")
-        outcome = self._outcome = run(config, corpus=self.corpus, resume_command="demo.py anew")
+        outcome = self._outcome = run(config, corpus=self.corpus, resume_command="demo.py again")
         _check(not outcome.failures, "; ".join(f"{name}: {why}" for name, why in outcome.failures.items()))
         for result in outcome.results:
             _check(len(result.history) == EPOCHS, f"{result.pipeline} trained {len(result.history)} epochs")

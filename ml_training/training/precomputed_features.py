@@ -27,7 +27,7 @@ AT_ONCE = 256  # clips
 
 
 def with_features(model: nn.Module, clips: Clips, config: TrainConfig, answering: bool) -> Clips:
-    """Clips with the features that `model`, still on the CPU, would compute anew each time; unchanged without any.
+    """Clips with the features that `model`, still on the CPU, would compute again each time; unchanged without any.
 
     `answering` is for validation. In training, features change if clips are augmented or shown to a teacher.
     """

@@ -1,7 +1,7 @@
 """Finished trainings in MLflow, if --mlflow asks for it.
 
 MLflow is an extra of its own, [mlflow], imported only when a run asks for it. It sends usage reports to its makers
-unless it is told not to: here it is told.
+unless the environment forbids it, as done here.
 """
 
 from __future__ import annotations

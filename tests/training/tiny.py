@@ -3,7 +3,7 @@
     python tiny.py FOLDER ACTION EPOCH STEP
 
 trains in FOLDER and, when that step is done, sends itself the signal ACTION or, for full_disk,
-allows itself no file above a few bytes. Leaves with the exit code a door would.
+allows itself no file above a few bytes. Exits with the code of a command.
 """
 
 from __future__ import annotations
