@@ -2,7 +2,7 @@
 
     python benchmarks/ablation.py --work FOLDER [--seeds 0 1 2] [--rows NAME ...] [--update-docs]
 
-A short recipe (--epochs, 12 by default), judged by two speakers of FSDD left out in turn and by iitg_digits, which a
+A short recipe (--epochs, 12 by default), tested on two speakers of FSDD left out in turn and by iitg_digits, which a
 model of all six speakers answers. $DIGIT_DATA_DIR and $DIGIT_CORPORA_DIR say where both lie. Every training is one run
 of ml_training/train.py in a folder of its own: one that is finished is not repeated, one that was stopped goes on from
 its checkpoint. Several commands with different --rows may share --work. --update-docs writes docs/ablation.md from
@@ -55,27 +55,27 @@ ADDITIONS: dict[str, dict[str, Any]] = {
     "cutmix": {"augmentation": {"cutmix_probability": 0.3}},
 }
 ROWS = {**GROUPS, **ADDITIONS}
-JUDGES = (*SPEAKERS, "iitg_digits")
+TEST_SETS = (*SPEAKERS, "iitg_digits")
 
 
-def judge(row: str, seed: int, judged_by: str, epochs: int, work: Path) -> float:
+def run_row(row: str, seed: int, test_set: str, epochs: int, work: Path) -> float:
     """Per cent that a model of one row and seed gets right of a speaker left out, or of iitg_digits."""
-    folder = work / f"{row.replace(' ', '_')}_seed{seed}_{judged_by}"
+    folder = work / f"{row.replace(' ', '_')}_seed{seed}_{test_set}"
     settings = {**ROWS[row], "pipeline": PIPELINE, "dataset": "fsdd", "seed": seed, "epochs": epochs, "patience": 0}
-    if judged_by in SPEAKERS:
-        settings |= {"split": "speaker", "held_out_speaker": judged_by}
+    if test_set in SPEAKERS:
+        settings |= {"split": "speaker", "held_out_speaker": test_set}
     done = folder / "result.json"
     if done.exists():
-        found: dict[str, Any] = json.loads(done.read_text())
-        if found["settings"] != settings:
+        results: dict[str, Any] = json.loads(done.read_text())
+        if results["settings"] != settings:
             sys.exit(f"{done} is of other settings: name another --work")
-        return float(found["accuracy"])
+        return float(results["accuracy"])
     train(folder, settings)
-    if judged_by in SPEAKERS:
+    if test_set in SPEAKERS:
         summary = max((folder / "train_logs").glob(f"metrics_summary_{PIPELINE}_*.json"))  # one resumed has several
         accuracy = 100 * float(json.loads(summary.read_text())["test"]["accuracy"])
     else:
-        accuracy = accuracy_on(folder / "models", judged_by)
+        accuracy = accuracy_on(folder / "models", test_set)
     done.write_text(json.dumps({"settings": settings, "accuracy": accuracy, "commit": head()}))
     return accuracy
 
@@ -93,23 +93,23 @@ def accuracy_on(models: Path, name: str) -> float:
 
 
 def finished(work: Path) -> dict[str, dict[str, dict[int, float]]]:
-    """row -> judge -> seed -> per cent, of the rows that are finished for the same seeds by every judge."""
-    found: dict[str, dict[str, dict[int, float]]] = {}
+    """row -> test set -> seed -> per cent, of the rows that are finished for the same seeds for every test set."""
+    results: dict[str, dict[str, dict[int, float]]] = {}
     for row in ROWS:
-        figures: dict[str, dict[int, float]] = {judged_by: {} for judged_by in JUDGES}
+        figures: dict[str, dict[int, float]] = {test_set: {} for test_set in TEST_SETS}
         for path in work.glob(f"{row.replace(' ', '_')}_seed*/result.json"):
-            seed, judged_by = path.parent.name.removeprefix(f"{row.replace(' ', '_')}_seed").split("_", 1)
-            figures[judged_by][int(seed)] = json.loads(path.read_text())["accuracy"]
-        if figures[JUDGES[0]] and len({frozenset(seeds) for seeds in figures.values()}) == 1:
-            found[row] = figures
-    return found
+            seed, test_set = path.parent.name.removeprefix(f"{row.replace(' ', '_')}_seed").split("_", 1)
+            figures[test_set][int(seed)] = json.loads(path.read_text())["accuracy"]
+        if figures[TEST_SETS[0]] and len({frozenset(seeds) for seeds in figures.values()}) == 1:
+            results[row] = figures
+    return results
 
 
-def page(found: Mapping[str, Mapping[str, Mapping[int, float]]], epochs: int, commits: Sequence[str]) -> str:
+def page(results: Mapping[str, Mapping[str, Mapping[int, float]]], epochs: int, commits: Sequence[str]) -> str:
     """docs/ablation.md as text."""
-    if WHOLE not in found:
+    if WHOLE not in results:
         sys.exit(f"the row {WHOLE!r} is not finished: the others are compared with it")
-    seeds = sorted(found[WHOLE][JUDGES[0]])
+    seeds = sorted(results[WHOLE][TEST_SETS[0]])
     lines = [
         "# What each thing is worth", "",
         f"`{PIPELINE}` by a short recipe ({epochs} epochs), seeds {', '.join(map(str, seeds))}: per cent right, mean ± "
@@ -120,11 +120,11 @@ def page(found: Mapping[str, Mapping[str, Mapping[int, float]]], epochs: int, co
         f"typed; {datetime.now(UTC):%Y-%m-%d}, commit {', '.join(commits)}.", "",
     ]  # fmt: skip
     for title, rows in (("Taken away", GROUPS), ("Added or changed", {WHOLE: {}, **ADDITIONS})):
-        there = [row for row in rows if row in found and sorted(found[row][JUDGES[0]]) == seeds]
+        there = [row for row in rows if row in results and sorted(results[row][TEST_SETS[0]]) == seeds]
         if there == [WHOLE]:
             continue
         lines += [f"## {title}", "", f"| | {' | '.join([*SPEAKERS, 'both', 'iitg_digits'])} |", "|---|---|---|---|---|"]
-        lines += [f"| {row} | {' | '.join(cells(found[row], found[WHOLE], row != WHOLE))} |" for row in there]
+        lines += [f"| {row} | {' | '.join(cells(results[row], results[WHOLE], row != WHOLE))} |" for row in there]
         lines.append("")
     return "\n".join(lines)
 
@@ -155,10 +155,10 @@ def main() -> int:
     if arguments.rows and not os.environ.get("DIGIT_CORPORA_DIR"):  # said before hours of training, not after
         sys.exit("$DIGIT_CORPORA_DIR is not set: expected the folder that holds iitg_digits")
     work = arguments.work.resolve()
-    asked = [(row, seed, judged_by) for seed in arguments.seeds for row in arguments.rows for judged_by in JUDGES]
-    for number, (row, seed, judged_by) in enumerate(asked, 1):
-        accuracy = judge(row, seed, judged_by, arguments.epochs, work)
-        print(f"{number} of {len(asked)}: {row}, seed {seed}, {judged_by}: {accuracy:.1f} %", flush=True)
+    jobs = [(row, seed, test_set) for seed in arguments.seeds for row in arguments.rows for test_set in TEST_SETS]
+    for number, (row, seed, test_set) in enumerate(jobs, 1):
+        accuracy = run_row(row, seed, test_set, arguments.epochs, work)
+        print(f"{number} of {len(jobs)}: {row}, seed {seed}, {test_set}: {accuracy:.1f} %", flush=True)
     if arguments.update_docs:
         results = [json.loads(path.read_text()) for path in work.glob("*/result.json")]
         PAGE.write_text(

@@ -31,12 +31,12 @@ add_train_flags(parser)
 config = train_config_from(parser.parse_args(sys.argv[1:]))
 from digit_detector.errors import Interrupted
 from ml_training.training import experiment, trainer
-step = trainer._Loop._step
+step = trainer.Trainer._step
 def first(self, *words):
     step(self, *words)
     print(time.perf_counter() - began, flush=True)
     raise KeyboardInterrupt
-trainer._Loop._step = first
+trainer.Trainer._step = first
 try:
     experiment.run(config)
 except Interrupted:

@@ -36,7 +36,7 @@ from ml_training.deploy.quantise import (
 )
 from ml_training.results import Floats, Ints
 from ml_training.training.checkpoint import load_checkpoint
-from ml_training.training.export_job import Trained, config_of
+from ml_training.training.export_job import TrainedCheckpoint, config_of
 from ml_training.training.training_data import TrainingData, load_training_data
 
 WHERE = ("data_dir", "extra_dir", "words_dir")
@@ -135,7 +135,7 @@ def main() -> int:
         checkpoint = load_checkpoint(Path(name))
         if data is None or data.corpus.data_hash != checkpoint["data_hash"]:
             data = load_training_data(config_of(name, checkpoint, where), None, print, print)
-        trained = Trained(name, checkpoint, data)
+        trained = TrainedCheckpoint(name, checkpoint, data)
         network, calibration, holdout = convert_network(trained.model), trained.calibration(), trained.judges()
         int8 = quantize(network, calibration, holdout)
         files = {"fp32": serialize(network.proto, {}), "int8": serialize(int8.proto, {})}

@@ -28,8 +28,8 @@ from ml_training.data.splits import split_corpus
 from ml_training.metrics import Calibration, fit_logit_temperature, log_softmax, measure_calibration
 from ml_training.pipelines import get_pipeline
 from ml_training.results import Floats, Ints
-from ml_training.training.checkpoint import BEST, load_checkpoint
-from ml_training.training.setup import load_weights, predict
+from ml_training.training.checkpoint import BEST, load_checkpoint, load_weights
+from ml_training.training.classification import predict
 
 Logits = tuple[NDArray[np.float32], Ints]
 

@@ -13,7 +13,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from digit_detector.cli.parser import OneLineParser
 from digit_detector.cli.program import program
@@ -21,7 +21,7 @@ from ml_training.data.feature_cache import FOLDER_VARIABLE, Cache, Entry
 
 ACTIONS = {
     "list": "every entry, the one used last first; --check reads all of each and removes what is damaged",
-    "limit": "let all entries together take so many bytes (2GB, 500MB) and remove the oldest beyond that",
+    "limit": "limit the size of all entries together (2GB, 500MB) and remove the oldest beyond that",
     "clear": "remove every entry",
 }
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -29,27 +29,26 @@ _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 @program
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one action; returns the exit code, 1 where an entry was damaged."""
-    flags = OneLineParser(
-        description="Decoded recordings, synthetic voices and features that were made once and serve every later run. "
-        f"They lie in ${FOLDER_VARIABLE}, or where this system keeps what can be made again."
+    """Run one action; returns the exit code, 1 if an entry was damaged."""
+    parser = OneLineParser(
+        description="The cache of decoded recordings, synthetic voices and features, in "
+        f"${FOLDER_VARIABLE} or the system's cache folder."
     )
     described = "; ".join(f"{name}: {what}" for name, what in ACTIONS.items())
-    flags.add_argument("action", nargs="?", default="list", choices=ACTIONS, metavar="ACTION", help=described)
-    flags.add_argument("size", nargs="?", metavar="SIZE", help="of limit")
-    flags.add_argument("--check", action="store_true", help="of list: read every byte")
-    flags.add_argument("--json", action="store_true", help="JSON instead of lines")
-    args = flags.parse_args(argv)
-    if (args.size is None) == (args.action == "limit"):
-        flags.error(
-            "limit takes a size, as in: limit 2GB" if args.action == "limit" else f"{args.action} takes no size"
-        )
+    parser.add_argument("action", nargs="?", default="list", choices=ACTIONS, metavar="ACTION", help=described)
+    parser.add_argument("size", nargs="?", metavar="SIZE", help="of limit")
+    parser.add_argument("--check", action="store_true", help="of list: read every byte")
+    parser.add_argument("--json", action="store_true", help="JSON instead of lines")
+    args = parser.parse_args(argv)
+    limits = args.action == "limit"
+    if (args.size is None) == limits:
+        parser.error("limit takes a size, as in: limit 2GB" if limits else f"{args.action} takes no size")
     if args.check and args.action != "list":
-        flags.error("--check belongs to list")
+        parser.error("--check belongs to list")
     cache = Cache()
     if args.action == "list":
         return _list(cache, args.check, args.json)
-    removed = cache.clear() if args.action == "clear" else cache.set_limit(_bytes(args.size, flags))
+    removed = cache.set_limit(_bytes(args.size, parser)) if limits else cache.clear()
     if args.json:
         print(json.dumps({"removed": [_row(entry) for entry in removed], "limit": cache.limit}))
     else:
@@ -66,26 +65,22 @@ def _list(cache: Cache, check: bool, as_json: bool) -> int:
     if as_json:
         listing = {"folder": str(cache.folder), "limit": cache.limit, "entries": [_row(entry) for entry in entries]}
         print(json.dumps(listing, indent=2))
-    else:
-        print("\n".join(_lines(cache, entries)))
-    return 1 if damaged else 0
-
-
-def _lines(cache: Cache, entries: Sequence[Entry]) -> Iterator[str]:
+        return int(bool(damaged))
     for entry in entries:
         fault = f"   damaged, removed: {entry.fault}" if entry.fault else ""
-        yield f"{format_size(entry.bytes):>10}   used {_ago(entry.used):<12}   {entry.path.name}{fault}"
+        print(f"{format_size(entry.bytes):>10}   used {_ago(entry.used):<12}   {entry.path.name}{fault}")
     kept = _count([entry for entry in entries if not entry.fault], "kept")
-    yield f"{cache.folder}: {kept}, limit {format_size(cache.limit)}"
+    print(f"{cache.folder}: {kept}, limit {format_size(cache.limit)}")
+    return int(bool(damaged))
 
 
 def format_size(count: float) -> str:
     """A number of bytes for people: 3.2 GB."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit in ("bytes", "kB") else f"{count:.1f} {unit}"
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.1f} MB" if unit == "MB" else f"{count:.0f} {unit}"
         count /= 1000
-    raise AssertionError
+    return f"{count:.1f} GB"
 
 
 def _count(entries: Sequence[Entry], what: str) -> str:
@@ -94,9 +89,8 @@ def _count(entries: Sequence[Entry], what: str) -> str:
 
 
 def _row(entry: Entry) -> dict[str, object]:
-    return {
-        "file": str(entry.path), "kind": entry.kind, "bytes": entry.bytes, "used": entry.used, "fault": entry.fault
-    }  # fmt: skip
+    names = ("kind", "bytes", "used", "fault")
+    return {"file": str(entry.path), **{name: getattr(entry, name) for name in names}}
 
 
 def _ago(moment: float) -> str:
@@ -106,10 +100,10 @@ def _ago(moment: float) -> str:
     return f"{minutes / 60:.0f} h ago" if minutes < 48 * 60 else f"{minutes / 60 / 24:.0f} days ago"
 
 
-def _bytes(typed: str, flags: OneLineParser) -> int:
-    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([kmgt]b)?", typed.strip().lower())
+def _bytes(text: str, parser: OneLineParser) -> int:
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([kmgt]b)?", text.strip().lower())
     if match is None:
-        flags.error(f"limit {typed!r} is no size: expected a number of bytes, or one with kB, MB, GB or TB")
+        parser.error(f"limit {text!r} is no size: expected a number of bytes, or one with kB, MB, GB or TB")
     return int(float(match[1]) * _UNITS[match[2] or ""])
 
 

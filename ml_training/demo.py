@@ -1,4 +1,4 @@
-"""The whole chain, small: recordings, three pipelines, an interruption, answers, plots; then what passed.
+"""Entry point: the whole chain in small, and what passed.
 
 python ml_training/demo.py             on real recordings, downloaded if there are none yet
 python ml_training/demo.py --synthetic on synthesised speech
@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", default="demo_output", help="folder for everything it writes")
     args = parser.parse_args(argv)
     require("the demo", ("torch",))
-    from ml_training.training.demo_steps import demonstrate
+    from ml_training.training.demo_steps import run_demo
 
-    return demonstrate(args.output, synthetic=args.synthetic)
+    return run_demo(args.output, synthetic=args.synthetic)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train the pipelines: the door behind `python ml_training/train.py` and `digits train`."""
+"""Entry point `python ml_training/train.py` and `digits train`: train the pipelines."""
 
 from __future__ import annotations
 
@@ -40,33 +40,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_cluster_flags(parser)
     with print_on_local_rank_zero():
         namespace = parser.parse_args(words)
-        asked = {name: vars(namespace).pop(name) for name in CV_FLAGS if name in namespace}
-        machines = {name: vars(namespace).pop(name) for name in CLUSTER_FLAGS if name in namespace}
+        cv = {name: vars(namespace).pop(name) for name in CV_FLAGS if name in namespace}
+        cluster = {name: vars(namespace).pop(name) for name in CLUSTER_FLAGS if name in namespace}
         config = train_config_from(namespace)
-        if asked and "cv" not in asked:
-            parser.error(f"{', '.join(f'--{name}' for name in asked)} belong to --cv")
-        if machines and machines.get("engine") != "ray":
-            parser.error(f"{', '.join(f'--{name}' for name in machines)} belong to --engine ray")
-        if asked and "mlflow" in namespace:
-            parser.error("--cv tells its folds to no MLflow: leave --mlflow out, or --cv")
-        if machines and asked:
+        if cv and "cv" not in cv:
+            parser.error(f"{', '.join(f'--{name}' for name in cv)} belong to --cv")
+        if cluster and cluster.get("engine") != "ray":
+            parser.error(f"{', '.join(f'--{name}' for name in cluster)} belong to --engine ray")
+        if cv and "mlflow" in namespace:
+            parser.error("--cv does not log its folds to MLflow: leave --mlflow out, or --cv")
+        if cluster and cv:
             parser.error("--cv trains on this machine: leave --engine ray out, or --cv")
-        check_models_dir(config.models_dir, () if asked else config.pipelines)
+        check_models_dir(config.models_dir, () if cv else config.pipelines)
         require("training", NEEDED)
-        if not machines:  # others see other folders
+        if not cluster:  # its machines have other folders
             check_before_training(config)
-    if machines:
-        return _train_on_cluster(config, machines)
-    place = torchrun_rank()
-    if asked:
-        if place is not None:
+    if cluster:
+        return _train_on_cluster(config, cluster)
+    rank = torchrun_rank()
+    if cv:
+        if rank is not None:
             parser.error("--cv trains folds in processes of its own: leave torchrun out")
-        return _cross_validate(config, asked)
-    if place is not None and place.restarts and config.resume is None:  # torchrun --max_restarts
+        return _cross_validate(config, cv)
+    if rank is not None and rank.restarts and config.resume is None:  # torchrun --max_restarts
         config = dataclasses.replace(config, resume="latest")
     from ml_training.training.distributed import process_group
-    from ml_training.training.experiment import run, run_worker
-    from ml_training.training.summary import summary_table
+    from ml_training.training.experiment import run, run_worker, summary_table
 
     command = resume_command(words)
     with process_group(config, command) as group:
@@ -79,9 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_before_training(config: TrainConfig) -> None:
-    """Raise ConfigError for folders that nothing can be written into, DataError for recordings that will not do."""
-    faults = unusable({"models_dir": config.models_dir, "log_dir": config.log_dir})
-    if faults:
+    """Raise ConfigError for folders that cannot be written to, DataError for unusable recordings."""
+    if faults := unusable({"models_dir": config.models_dir, "log_dir": config.log_dir}):
         raise ConfigError(faults)
     from ml_training.data.dataset_loader import check_data  # --help and missing extras need no numpy
 
@@ -107,10 +105,10 @@ def _add_cluster_flags(parser: OneLineParser) -> None:
         help="of the cluster (default: $RAY_ADDRESS, or one of this machine)")  # fmt: skip
 
 
-def _train_on_cluster(config: TrainConfig, machines: dict[str, Any]) -> int:
+def _train_on_cluster(config: TrainConfig, flags: dict[str, Any]) -> int:
     from ml_training.scale.training import train_on_cluster
 
-    table, code = train_on_cluster(config, machines.get("workers", 2), machines.get("ray_address", ""))
+    table, code = train_on_cluster(config, flags.get("workers", 2), flags.get("ray_address", ""))
     print(table)
     return code
 
@@ -123,34 +121,31 @@ def _folds(typed: str) -> int | None:
     return int(typed)
 
 
-def _cross_validate(config: TrainConfig, asked: dict[str, Any]) -> int:
+def _cross_validate(config: TrainConfig, flags: dict[str, Any]) -> int:
     from ml_training.evaluation.command import Request, evaluate, summary
     from ml_training.evaluation.protocols import CV, LOSO
 
-    folds = asked["cv"]
+    def report(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    folds, keep = flags["cv"], "keep_models" in flags
+    request = Request(
+        protocols=(CV if folds else LOSO,), config=config, seeds=tuple(flags.get("seeds", (config.seed,))),
+        folds=folds or 2, jobs=flags.get("jobs"), compare=flags.get("compare"),
+        keep_models=keep, retrain_thrown=keep,
+        output=str(Path(config.log_dir) / "cross_validation"),
+    )  # fmt: skip
     try:
-        outcome = evaluate(
-            Request(
-                protocols=(CV if folds else LOSO,), config=config, seeds=tuple(asked.get("seeds", (config.seed,))),
-                folds=folds or 2, jobs=asked.get("jobs"), compare=asked.get("compare"),
-                keep_models="keep_models" in asked, retrain_thrown="keep_models" in asked,
-                output=str(Path(config.log_dir) / "cross_validation"),
-            ),
-            report=_say,
-        )  # fmt: skip
+        outcome = evaluate(request, report=report)
     except Interrupted:
-        _say("stopped; the same command continues where it was")
+        report("stopped; the same command continues where it was")
         raise
     print(summary(outcome))
     return 0
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def resume_command(words: Sequence[str]) -> str:
-    """What to type to go on with a run that was started with these words."""
+    """The command line that resumes a run started with these words."""
     kept: list[str] = []
     after_resume = False
     for word in words:
@@ -158,16 +153,16 @@ def resume_command(words: Sequence[str]) -> str:
         if not is_resume and not (after_resume and (word.isdigit() or word == "latest")):
             kept.append(word)
         after_resume = is_resume
-    is_digits = sys.argv[0].startswith("digits ")  # as the console command names its doors
+    is_digits = sys.argv[0].startswith("digits ")  # as the console command names its entry points
     script = [sys.argv[0]] if Path(sys.argv[0]).name == "train.py" else ["-m", "ml_training.train"]
-    if (place := torchrun_rank()) is not None:
-        start = ["torchrun"] if shutil.which("torchrun") else [_python(), "-m", "torch.distributed.run"]
-        # How several machines find each other is known to who started them.
-        where = ["--standalone"] if place.machines == 1 else ["...", "--nnodes", str(place.machines)]
-        start += [*where, "--nproc_per_node", str(place.local_world_size)]
-        start += ["--no-python", "digits", "train"] if is_digits else script
-    else:
+    if (rank := torchrun_rank()) is None:
         start = ["digits", "train"] if is_digits else [_python(), *script]
+    else:
+        start = ["torchrun"] if shutil.which("torchrun") else [_python(), "-m", "torch.distributed.run"]
+        # How several machines find each other only their user knows.
+        where = ["--standalone"] if rank.machines == 1 else ["...", "--nnodes", str(rank.machines)]
+        start += [*where, "--nproc_per_node", str(rank.local_world_size)]
+        start += ["--no-python", "digits", "train"] if is_digits else script
     return shlex.join([*start, *kept, "--resume"])
 
 

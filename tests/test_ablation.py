@@ -1,4 +1,4 @@
-"""benchmarks/ablation.py goes on where it was, and its page says what was found."""
+"""benchmarks/ablation.py goes on where it was, and its page shows the results."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def test_every_row_is_a_setting_that_trains(ablation: dict[str, Any], tmp_path: 
 
 
 def finish(ablation: dict[str, Any], work: Path, row: str, seed: int, figures: dict[str, float]) -> None:
-    for judged_by, accuracy in figures.items():
-        folder = work / f"{row.replace(' ', '_')}_seed{seed}_{judged_by}"
+    for test_set, accuracy in figures.items():
+        folder = work / f"{row.replace(' ', '_')}_seed{seed}_{test_set}"
         folder.mkdir(parents=True)
         settings = {**ablation["ROWS"][row], "pipeline": "mel_cnn", "dataset": "fsdd", "seed": seed}
         settings |= {"epochs": 12, "patience": 0}
-        if judged_by != "iitg_digits":
-            settings |= {"split": "speaker", "held_out_speaker": judged_by}
+        if test_set != "iitg_digits":
+            settings |= {"split": "speaker", "held_out_speaker": test_set}
         (folder / "result.json").write_text(json.dumps({"settings": settings, "accuracy": accuracy, "commit": "abc"}))
 
 
@@ -42,9 +42,9 @@ def test_what_is_finished_is_not_trained_again_and_other_settings_are_refused(
     ablation: dict[str, Any], tmp_path: Path
 ) -> None:
     finish(ablation, tmp_path, "without noise", 0, {"george": 81.0, "nicolas": 79.0, "iitg_digits": 85.5})
-    assert ablation["judge"]("without noise", 0, "george", 12, tmp_path) == 81.0
+    assert ablation["run_row"]("without noise", 0, "george", 12, tmp_path) == 81.0
     with pytest.raises(SystemExit, match="other settings"):
-        ablation["judge"]("without noise", 0, "george", 13, tmp_path)
+        ablation["run_row"]("without noise", 0, "george", 13, tmp_path)
 
 
 def test_the_page_compares_finished_rows_with_everything(ablation: dict[str, Any], tmp_path: Path) -> None:
@@ -70,6 +70,6 @@ def test_of_a_training_that_was_resumed_the_last_summary_counts(
             text = json.dumps({"test": {"accuracy": accuracy}})
             (folder / "train_logs" / f"metrics_summary_mel_cnn_{time}.json").write_text(text)
 
-    monkeypatch.setitem(ablation["judge"].__globals__, "train", train)
-    monkeypatch.setitem(ablation["judge"].__globals__, "head", lambda: "abc")
-    assert ablation["judge"]("everything", 0, "george", 12, tmp_path) == 75.0
+    monkeypatch.setitem(ablation["run_row"].__globals__, "train", train)
+    monkeypatch.setitem(ablation["run_row"].__globals__, "head", lambda: "abc")
+    assert ablation["run_row"]("everything", 0, "george", 12, tmp_path) == 75.0

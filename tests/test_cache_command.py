@@ -1,4 +1,4 @@
-"""The door of the cache, after a real training filled one."""
+"""digits cache, after a real training filled it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def trained(run_door: Door, tiny_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def listed(run_door: Door, folder: Path) -> dict[str, object]:
+def list_cache(run_door: Door, folder: Path) -> dict[str, object]:
     found: dict[str, object] = json.loads(run_door("cache.py", "--json", DIGIT_CACHE_DIR=str(folder)).stdout)
     return found
 
 
-def test_a_training_fills_it_and_the_door_lists_bounds_checks_and_clears_it(run_door: Door, trained: Path) -> None:
+def test_a_training_fills_it_and_the_command_lists_limits_checks_and_clears_it(run_door: Door, trained: Path) -> None:
     done = run_door("cache.py", DIGIT_CACHE_DIR=str(trained))
     assert (done.returncode, done.stderr) == (0, "")
     *entries, last = done.stdout.splitlines()
@@ -38,7 +38,7 @@ def test_a_training_fills_it_and_the_door_lists_bounds_checks_and_clears_it(run_
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    (trained / "foreign-1").mkdir()  # of somebody else: neither listed nor removed
+    (trained / "foreign-1").mkdir()  # not an entry: neither listed nor removed
     done = run_door("cache.py", "list", "--check", DIGIT_CACHE_DIR=str(trained))
     assert done.returncode == 1
     assert "damaged, removed: features has another checksum" in done.stdout
@@ -47,14 +47,14 @@ def test_a_training_fills_it_and_the_door_lists_bounds_checks_and_clears_it(run_
 
     done = run_door("cache.py", "limit", "1MB", DIGIT_CACHE_DIR=str(trained))
     assert done.returncode == 0
-    left = listed(run_door, trained)
+    left = list_cache(run_door, trained)
     assert left["limit"] == 10**6
     assert sum(entry["bytes"] for entry in left["entries"]) <= 10**6  # type: ignore[attr-defined]
 
     done = run_door("cache.py", "clear", DIGIT_CACHE_DIR=str(trained))
     assert (done.returncode, done.stderr) == (0, "")
     assert "removed" in done.stdout
-    assert listed(run_door, trained)["entries"] == []
+    assert list_cache(run_door, trained)["entries"] == []
     assert {path.name for path in trained.iterdir()} == {"foreign-1", "limit"}
 
 
@@ -68,7 +68,7 @@ def test_a_training_fills_it_and_the_door_lists_bounds_checks_and_clears_it(run_
         (["empty"], "choose from"),
     ],
 )
-def test_what_cannot_be_meant_is_one_line(run_door: Door, tmp_path: Path, words: list[str], expected: str) -> None:
+def test_impossible_words_are_one_line(run_door: Door, tmp_path: Path, words: list[str], expected: str) -> None:
     done = run_door("cache.py", *words, DIGIT_CACHE_DIR=str(tmp_path))
     assert done.returncode == 2
     assert expected in done.stderr

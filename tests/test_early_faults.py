@@ -1,4 +1,4 @@
-"""What is wrong with arguments and data is said before torch is loaded, which takes seconds."""
+"""Errors in arguments and data are reported before torch is loaded, which takes seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# Runs a door in this process as the console command does; says which of the heavy modules are there at its end.
+# Runs a command as the console script does; prints which of the heavy modules are loaded at its end.
 CODE = """
 import sys
 from ml_training import cli
@@ -37,7 +37,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         ("train --pipeline nosuch", 2, "got 'nosuch'"),
         ("train --nosuch 3", 2, "unknown argument --nosuch"),
@@ -67,7 +67,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("train-spotter --data_dir empty", 1, "empty holds no recordings"),
     ],
 )  # fmt: skip
-def test_faults_of_arguments_and_data_need_no_torch(desk: Path, words: str, code: int, said: str) -> None:
+def test_faults_of_arguments_and_data_need_no_torch(desk: Path, words: str, code: int, message: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "DIGIT_DATA_DIR"}
     done = subprocess.run(
         [sys.executable, "-c", CODE, *words.split()],
@@ -75,12 +75,6 @@ def test_faults_of_arguments_and_data_need_no_torch(desk: Path, words: str, code
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (code, "[]\n"), done.stderr
     (line,) = done.stderr.splitlines()
-    assert said in line
-    assert sorted(path.name for path in desk.iterdir()) == [
-        "bad.json",
-        "empty",
-        "good",
-        "names",
-        "space.json",
-        "table.csv",
-    ]
+    assert message in line
+    names = ["bad.json", "empty", "good", "names", "space.json", "table.csv"]
+    assert sorted(path.name for path in desk.iterdir()) == names

@@ -42,12 +42,11 @@ from ml_training.metrics import measure_calibration
 from ml_training.pipelines.base import Pipeline
 from ml_training.registry import is_registered
 from ml_training.results import Count, EpochRecord, Misclassified, ModelScore, ProtocolResult
-from ml_training.training.callbacks import Unobserved
-from ml_training.training.checkpoint import FREE_SETTINGS, INTERRUPTED, CheckpointStore, RunIdentity
-from ml_training.training.precomputed_features import build_model
-from ml_training.training.setup import cpu_threads, load_weights, predict_probabilities
-from ml_training.training.trainer import train_model
-from ml_training.training.training_data import PARITY_CLIPS, fitted_temperature, load_training_data
+from ml_training.training.checkpoint import FREE_SETTINGS, CheckpointStore, load_weights
+from ml_training.training.classification import build_model, predict_probabilities, run_identity, train_model
+from ml_training.training.seeding import cpu_threads
+from ml_training.training.trainer import NullCallback
+from ml_training.training.training_data import PARITY_CLIPS, fit_temperature, load_training_data
 
 Report = Callable[[str], None]
 RESULT = "fold.json"
@@ -76,7 +75,7 @@ class Fold:
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that decides the figures, as it comes back from JSON."""
-        run = RunIdentity(self.pipeline.name, self.config, self.data_hash)
+        run = run_identity(self.pipeline.name, self.config, self.data_hash)
         settings = {k: v for k, v in to_dict(self.config).items() if k not in FREE_SETTINGS}
         augmentation = {k: v for k, v in (settings.pop("augmentation") or {}).items() if k != "noise_dir"}
         values = {
@@ -100,7 +99,7 @@ class Fold:
         return f"{self.pipeline.name}, seed {self.config.seed}, {what}"
 
 
-class _EpochLines(Unobserved):
+class _EpochLines(NullCallback):
     """Calls `on_epoch` with the number and validation accuracy of each epoch, `report` with notes."""
 
     def __init__(self, fold: Fold, report: Report, on_epoch: Callable[[int, float], None]) -> None:
@@ -143,21 +142,21 @@ def train_fold(
     folder = work / fold.folder
     data, pipeline = load_training_data(fold.config, corpus, report, report), fold.pipeline.name
     config, split, mixed = fold.config, data.split, data.corpus
-    store = CheckpointStore(folder, RunIdentity(pipeline, config, mixed.data_hash, corpus.synthetic))
-    if store.epochs() or (folder / INTERRUPTED).exists():
+    store = CheckpointStore(folder, run_identity(pipeline, config, mixed.data_hash, corpus.synthetic))
+    if store.resumable:
         config = dataclasses.replace(config, resume="latest")
     train = data.part(split.train, seldom=not config.augmenting.enabled)
     model = build_model(fold.pipeline, config, train)
     observer = _EpochLines(fold, report, on_epoch)
     with stop.deferred():
         training = train_model(
-            model, train, data.part(split.validation), config, store=store, observer=observer, stop=stop
+            model, train, data.part(split.validation), config, store=store, callback=observer, stop=stop
         )
     model = model.cpu()
     load_weights(model, training.best_weights, folder)
-    temperature, _ = fitted_temperature(model, fold.pipeline, data)
+    temperature, _ = fit_temperature(model, fold.pipeline, data)
     model.temperature.fill_(temperature)
-    test = data.tested(lambda waveforms: predict_probabilities(model, torch.from_numpy(waveforms)))
+    test = data.evaluate(lambda waveforms: predict_probabilities(model, torch.from_numpy(waveforms)))
     fit = measure_calibration(test.probabilities, test.labels)
     validated = {mixed.speakers[i] for i in split.validation if mixed.labels[i] != NOT_A_DIGIT}
     result = {

@@ -65,8 +65,7 @@ def train_on_cluster(config: TrainConfig, workers: int, address: str) -> tuple[s
 def train_worker(task: dict[str, Any]) -> None:
     """Train as one process of the group. Rank 0 writes the figures to task["result"], Ray keeps none."""
     from ml_training.training.distributed import process_group
-    from ml_training.training.experiment import run, run_worker
-    from ml_training.training.summary import summary_table
+    from ml_training.training.experiment import run, run_worker, summary_table
 
     config, result = TrainConfig(**task["config"]), Path(task["result"])
     if result.exists():  # started again after a machine was lost

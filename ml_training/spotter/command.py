@@ -22,7 +22,7 @@ from ml_training.spotter.data import load_spotter_data
 from ml_training.spotter.export import export_spotter
 from ml_training.spotter.scene import Scene
 from ml_training.spotter.training import CHECKPOINT, SpotterConfig, Told, batch, train_spotter
-from ml_training.training.setup import cpu_threads
+from ml_training.training.seeding import cpu_threads
 
 _LINES = 10  # reports, a line each, where no terminal shows a live one
 

@@ -27,7 +27,7 @@ from ml_training.spotter.model import Spotter
 from ml_training.spotter.scene import Scene, heard
 from ml_training.spotter.strings import SAMPLES, String, joined_string, spoken_string
 from ml_training.spotter.targets import cost, said_right, stacked, targets
-from ml_training.training.callbacks import StopRequest
+from ml_training.training.trainer import StopFlag
 
 CHECKPOINT = "checkpoint.pt"
 FRAMES = SAMPLES // HOP
@@ -87,7 +87,7 @@ def train_spotter(
     folder: Path,
     report: Callable[[Told], None],
     scene: Scene | None = None,
-    stop: StopRequest | None = None,
+    stop: StopFlag | None = None,
 ) -> Spotter:
     """The trained network with averaged weights. Checkpoints lie in `folder`, from which a later call goes on.
 

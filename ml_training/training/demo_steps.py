@@ -1,4 +1,4 @@
-"""What demo.py shows: the real parts of this package on few clips and few epochs, one step after the other."""
+"""The steps of demo.py: the real parts of this package on few clips for few epochs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,11 @@ import math
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import soundfile
-import torch
 from torch import Tensor, nn
 
 import ml_training
@@ -31,250 +27,189 @@ from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.tts import synthesize_digits
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel, Pipeline
-from ml_training.results import Floats
-from ml_training.training.checkpoint import BEST, INTERRUPTED, load_checkpoint
+from ml_training.training.checkpoint import BEST, INTERRUPTED, load_checkpoint, weights_hash
 from ml_training.training.experiment import RunOutcome, run
 
 EPOCHS = 6
-LIGHTLY = {"speed": (0.9, 1.1), "noise_probability": 0.2}  # so few epochs cannot learn what varies much
-CLIPS_OF_A_DIGIT = 48
-MAX_SPEAKERS = 16
+AUGMENTATION = {"speed": (0.9, 1.1), "noise_probability": 0.2}  # so few epochs cannot learn much variation
+CLIPS = 480
+VOICES = 16
 CHANCE = 1 / len(LABELS)
 
 
-class _Failed(Exception):  # noqa: N818 (it is a finding)
-    """A step that did not come out as it must."""
-
-
-@dataclasses.dataclass
-class _Row:
-    step: str
-    passed: bool
-    found: str
-    seconds: float
-
-
-def demonstrate(output: str | Path, synthetic: bool) -> int:
-    """Run every step, print what each does and finds, then the table; 0 when all passed."""
-    show = _Demonstration(Path(output), synthetic)
-    steps: list[tuple[str, str, Callable[[], str]]] = [
-        ("recordings", show.why_recordings, show.recordings),
-        ("training", "Each pipeline learns for a few epochs, is tested and becomes a model.onnx.", show.training),
-        ("checkpoints", "Every epoch left one behind, and the best is kept apart.", show.checkpoints),
-        ("interruption", "Ctrl-C in mid-epoch, then --resume, must lead to the very same weights.", show.resume),
-        ("plots and report", "Curves, confusion matrices, a comparison and a report for people.", show.plots),
-        ("answers", "Each model hears test clips, alone and in a batch with a broken file in it.", show.answers),
-        ("the program", "inference.py, as you would call it, on one recording.", show.program),
-    ]
-    rows: list[_Row] = []
-    for number, (name, why, step) in enumerate(steps, 1):
-        print(f"\n[{number}/{len(steps)}] {name}: {why}", flush=True)
-        started = time.perf_counter()
+def run_demo(output: str | Path, synthetic: bool) -> int:
+    """Run every step, print its outcome, then a table; 0 when all passed."""
+    demo = _Demo(Path(output), synthetic)
+    names = ("recordings", "training", "checkpoints", "interruption", "plots", "answers", "program")
+    lines, started, passed = [], time.perf_counter(), 0
+    for number, name in enumerate(names, 1):
+        step, began = getattr(demo, name), time.perf_counter()
+        print(f"\n[{number}/{len(names)}] {name}: {step.__doc__}", flush=True)
         try:
-            passed, found = True, step()
-        except (_Failed, DigitError) as error:
-            passed, found = False, str(error)
-        except Exception as error:  # a bug in one step must not hide what the others find
-            passed, found = False, f"{type(error).__name__}: {error}".splitlines()[0]
-        rows.append(_Row(name, passed, found, time.perf_counter() - started))
-        print(f"      {'passed' if passed else 'FAILED'}: {found}", flush=True)
-    print(_table(rows, show.output))
-    return 0 if all(row.passed for row in rows) else 1
+            verdict, result = "passed", step()
+            passed += 1
+        except (AssertionError, DigitError) as error:
+            verdict, result = "FAILED", str(error)
+        except Exception as error:  # a bug in one step must not hide the results of the others
+            verdict, result = "FAILED", f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"      {verdict}: {result}", flush=True)
+        lines.append(f"{verdict}  {name:<12}  {time.perf_counter() - began:5.1f} s  {result}")
+    seconds = time.perf_counter() - started
+    end = f"{passed} of {len(names)} passed in {seconds:.0f} s; everything is in {demo.output}"
+    print("\n".join(["", *lines, "", end]))
+    return int(passed < len(names))
 
 
-def _table(rows: list[_Row], output: Path) -> str:
-    width = max(len(row.step) for row in rows)
-    lines = [f"{'passed' if r.passed else 'FAILED'}  {r.step:<{width}}  {r.seconds:5.1f} s  {r.found}" for r in rows]
-    passed, seconds = sum(row.passed for row in rows), sum(row.seconds for row in rows)
-    return "\n".join(["", *lines, "", f"{passed} of {len(rows)} passed in {seconds:.0f} s; everything is in {output}"])
-
-
-class _Demonstration:
-    """The steps, each of which returns what it found; later ones use what earlier ones left."""
+class _Demo:
+    """Each step returns its result or raises; later steps use what earlier ones left."""
 
     def __init__(self, output: Path, synthetic: bool) -> None:
         self.output, self.synthetic = output, synthetic
         self.models, self.logs = output / "models", output / "train_logs"
         self._corpus: Corpus | None = None
         self._outcome: RunOutcome | None = None
-        self.why_recordings = (
-            "Speech synthesis says the ten digits in a few voices."
-            if synthetic
-            else "Real people saying digits: your folder, the cache or a download; synthetic speech without them."
-        )
-
-    # --- steps ---
 
     def recordings(self) -> str:
+        """Your folder, the cache or a download of people saying digits; synthesised speech without them."""
         if self.synthetic:
-            corpus = synthesize_digits(voices=MAX_SPEAKERS, takes=CLIPS_OF_A_DIGIT // MAX_SPEAKERS)
+            corpus = synthesize_digits(voices=VOICES, takes=CLIPS // len(LABELS) // VOICES)
         else:
-            corpus = _part_of(load_corpus(TrainConfig(), report=lambda line: print(f"      {line}", flush=True)))
+            corpus = reduce_corpus(load_corpus(TrainConfig(), report=lambda line: print(f"      {line}", flush=True)))
         self._corpus = corpus
-        _demand(len(corpus) >= 100, f"only {len(corpus)} clips")
-        _demand(set(corpus.labels) == set(range(10)), "not every digit occurs")
-        _demand(bool(np.isfinite(corpus.waveforms).all()), "samples that are no numbers")
+        _check(len(corpus) >= 100, f"only {len(corpus)} clips")
+        _check(set(corpus.labels) == set(range(len(LABELS))), "not every digit occurs")
+        _check(bool(np.isfinite(corpus.waveforms).all()), "samples that are not finite")
         kind = "" if corpus.synthetic else "real recordings, "
         return f"{kind}{corpus.name}: {len(corpus)} clips of {len(set(corpus.speakers))} speakers"
 
     def training(self) -> str:
+        """Each pipeline learns for a few epochs, is tested and becomes a model.onnx."""
         config = self._config(self.models, self.logs, pipeline="all")
-        outcome = self._outcome = run(config, corpus=self.corpus, resume_command="demo.py anew")
-        _demand(not outcome.failures, "; ".join(f"{name}: {why}" for name, why in outcome.failures.items()))
+        outcome = self._outcome = run(config, corpus=self.corpus, resume_command="demo.py again")
+        _check(not outcome.failures, "; ".join(f"{name}: {why}" for name, why in outcome.failures.items()))
         for result in outcome.results:
-            _demand(len(result.history) == EPOCHS, f"{result.pipeline} trained {len(result.history)} epochs")
-            _demand(result.test.interval[0] > CHANCE, f"{result.pipeline} is no better than guessing")
+            _check(len(result.history) == EPOCHS, f"{result.pipeline} trained {len(result.history)} epochs")
+            _check(result.test.interval[0] > CHANCE, f"{result.pipeline} is no better than guessing")
         accuracies = ", ".join(f"{r.pipeline} {100 * r.test.accuracy:.0f} %" for r in outcome.results)
-        return f"right after {EPOCHS} epochs: {accuracies}; guessing: {100 * CHANCE:.0f} %"
+        return f"accuracy after {EPOCHS} epochs: {accuracies}; guessing: {100 * CHANCE:.0f} %"
 
     def checkpoints(self) -> str:
+        """Every epoch left one, and the best is kept apart."""
         for pipeline in PIPELINES:
             folder = model_folder(self.models, pipeline)
-            found = sorted(folder.glob("checkpoint_epoch_*.pt"))
-            _demand(len(found) == EPOCHS, f"{len(found)} checkpoints in {folder}, expected {EPOCHS}")
-            for path in (*found, folder / BEST):
+            paths = sorted(folder.glob("checkpoint_epoch_*.pt"))
+            _check(len(paths) == EPOCHS, f"{len(paths)} checkpoints in {folder}, expected {EPOCHS}")
+            for path in (*paths, folder / BEST):
                 load_checkpoint(path)
-        _demand((model_folder(self.models, MFCC) / "scaler.pkl").is_file(), "scaler.pkl is missing")
+        _check((model_folder(self.models, MFCC) / "scaler.pkl").is_file(), "scaler.pkl is missing")
         return f"{EPOCHS} epochs and the best of each pipeline read back"
 
-    def resume(self) -> str:
+    def interruption(self) -> str:
+        """Ctrl-C in mid-epoch, then --resume, must lead to the same weights."""
         models, logs = self.output / "interrupted" / "models", self.output / "interrupted" / "train_logs"
-        folder = model_folder(models, MFCC)
-        config = self._config(models, logs, pipeline=MFCC)
-        interrupted = _with_ctrl_c(get_pipeline(MFCC), clips=len(self.corpus))  # more than an epoch, less than two
+        folder, config = model_folder(models, MFCC), self._config(models, logs, pipeline=MFCC)
+        interrupted = interrupt_training(get_pipeline(MFCC), clips=len(self.corpus))  # between one and two epochs
         try:
             run(config, corpus=self.corpus, pipelines=[interrupted], resume_command="the demo does it now")
+            _check(False, "training was not interrupted")
         except Interrupted:
             stopped = load_checkpoint(folder / INTERRUPTED)
-        else:
-            raise _Failed("training was not interrupted")
         run(dataclasses.replace(config, resume="latest"), corpus=self.corpus)
-        resumed = load_checkpoint(folder / BEST)["weights"]
-        straight = load_checkpoint(model_folder(self.models, MFCC) / BEST)["weights"]
-        _demand(resumed.keys() == straight.keys(), "the resumed run has other weights by name")
-        differing = [name for name, value in straight.items() if not torch.equal(value, resumed[name])]
-        _demand(not differing, f"{len(differing)} of {len(straight)} weights differ, first {differing[:1]}")
-        where = f"epoch {stopped['epoch'] + 1}, step {stopped['step']}"
-        return f"stopped after {where}, went on, and ended with the same weights bit for bit"
+        files = (folder / BEST, model_folder(self.models, MFCC) / BEST)
+        resumed, straight = (weights_hash(load_checkpoint(path)["weights"]) for path in files)
+        _check(resumed == straight, "the weights differ")
+        return f"stopped after epoch {stopped['epoch'] + 1}, step {stopped['step']}; resumed to the same weights"
 
     def plots(self) -> str:
+        """Curves, confusion matrices, a comparison, logs and a report."""
         plots = self.logs / "plots"
         names = [f"{kind}_{p}.png" for kind in ("training_history", "confusion_matrix") for p in PIPELINES]
         for name in (*names, "model_comparison.png", "training_report.html"):
-            _demand((plots / name).is_file() and (plots / name).stat().st_size > 1000, f"{plots / name} is missing")
+            _check((plots / name).is_file() and (plots / name).stat().st_size > 1000, f"{plots / name} is missing")
         for pattern in ("experiment_*.log", "experiment_*.jsonl", "metrics_summary_*.json", "config_*.json"):
-            _demand(any(self.logs.glob(pattern)), f"no {pattern} in {self.logs}")
+            _check(any(self.logs.glob(pattern)), f"no {pattern} in {self.logs}")
         return f"open {plots / 'training_report.html'} in a browser"
 
     def answers(self) -> str:
-        waveforms, labels = self._test_clips()
-        lines = []
+        """Each model answers test clips, alone and in a batch with a broken file in it."""
+        (waveforms, labels), speeds = self._test_clips(), []
         for pipeline in PIPELINES:
             classifier = load_classifier(self.models, pipeline)
-            entries = classifier.batch_predict([b"no sound at all", *waveforms], batch_size=16)
-            _demand("error" in entries[0], "a broken file was taken for speech")
-            heard = [entry["predicted_digit"] for entry in entries if "error" not in entry]
-            _demand(len(heard) == len(labels), "an answer is missing from the batch")
+            broken, *entries = classifier.batch_predict([b"no sound at all", *waveforms], batch_size=16)
+            _check("error" in broken, "a broken file was accepted")
+            digits = [entry.get("predicted_digit") for entry in entries]
             alone = classifier.predict(waveforms[0])
-            _demand(alone["predicted_digit"] == heard[0], "alone and in a batch the same clip gets two answers")
-            _demand(math.isclose(sum(alone["probabilities"]), 1, abs_tol=1e-4), "probabilities do not sum to 1")
-            speed = classifier.benchmark_speed(num_samples=100)
-            print(
-                f"      {PIPELINE_TITLES[pipeline]:<24} heard {labels[0]} as {heard[0]}; "
-                f"{np.mean(np.array(heard) == labels):4.0%} of {len(labels)}, {speed['p50_ms']:.2f} ms a clip"
-            )
-            lines.append(f"{pipeline} {speed['p50_ms']:.1f} ms")
-        return ", ".join(lines) + " a clip"
+            _check(alone["predicted_digit"] == digits[0], "a clip gets another answer in a batch")
+            _check(math.isclose(sum(alone["probabilities"]), 1, abs_tol=1e-4), "probabilities do not sum to 1")
+            speed, accuracy = classifier.benchmark_speed(num_samples=100)["p50_ms"], np.mean(np.array(digits) == labels)
+            title = PIPELINE_TITLES[pipeline]
+            print(f"      {title:<24} accuracy {accuracy:4.0%} of {len(labels)} clips, {speed:.2f} ms a clip")
+            speeds.append(f"{pipeline} {speed:.1f} ms")
+        return ", ".join(speeds) + " a clip"
 
     def program(self) -> str:
+        """inference.py, as you would call it, on one recording."""
         (samples, *_), (digit, *_) = self._test_clips()
-        with tempfile.TemporaryDirectory() as folder:
-            audio = str(Path(folder) / f"{digit}.wav")
-            soundfile.write(audio, samples, SAMPLE_RATE)
-            script = Path(ml_training.__file__).with_name("inference.py")
-            command = [
-                sys.executable,
-                str(script),
-                "--model_dir",
-                str(self.models),
-                "--pipeline",
-                MFCC,
-                "--audio",
-                audio,
-            ]
-            done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=60)
-        _demand(done.returncode == 0, f"it left with {done.returncode}: {done.stderr.strip()}")
+        audio, script = self.output / f"{digit}.wav", Path(ml_training.__file__).with_name("inference.py")
+        soundfile.write(audio, samples, SAMPLE_RATE)
+        words = ["--model_dir", str(self.models), "--pipeline", MFCC, "--audio", str(audio), "--json"]
+        done = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, timeout=60)
+        _check(done.returncode == 0, f"it exited with {done.returncode}: {done.stderr.strip()}")
         answer = json.loads(done.stdout)
         expected = load_classifier(self.models, MFCC).predict(samples)["predicted_digit"]
-        _demand(answer["predicted_digit"] == expected, "the program answers otherwise than the library")
-        return f"said {digit}, heard {expected}, {100 * answer['confidence']:.0f} % sure"
-
-    # --- what they share ---
+        _check(answer["predicted_digit"] == expected, "the program answers differently from the library")
+        return f"digit {digit}, predicted {expected}, confidence {100 * answer['confidence']:.0f} %"
 
     @property
     def corpus(self) -> Corpus:
-        if self._corpus is None:
-            raise _Failed("there are no recordings to do it with")
+        assert self._corpus is not None, "there are no recordings"
         return self._corpus
 
     def _config(self, models: Path, logs: Path, pipeline: str) -> TrainConfig:
         return TrainConfig(
             pipeline=pipeline, dataset="synthetic" if self.synthetic else "auto", models_dir=str(models),
-            log_dir=str(logs), epochs=EPOCHS, batch_size=32, keep_checkpoints="all",
-            augmentation=LIGHTLY,
-            threads=1,  # batches this small gain little from a second one, and lose much on a busy machine
+            log_dir=str(logs), epochs=EPOCHS, batch_size=32, keep_checkpoints="all", augmentation=AUGMENTATION,
+            threads=1,  # small batches gain little from a second one
         )  # fmt: skip
 
-    def _test_clips(self) -> tuple[Floats, list[int]]:
-        """Up to 40 clips of the test part."""
-        if self._outcome is None or not self._outcome.results:
-            raise _Failed("no model was trained")
-        place = {file: position for position, file in enumerate(self.corpus.files)}
+    def _test_clips(self) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], list[int]]:
+        """Up to 40 clips of the test part, and their digits."""
+        assert self._outcome is not None, "no model was trained"
+        assert self._outcome.results, "no model was trained"
+        positions = {file: position for position, file in enumerate(self.corpus.files)}
         files = self._outcome.results[0].test.files
-        chosen = [place[file] for file in files[:: max(1, len(files) // 40)]][:40]
+        chosen = [positions[file] for file in files[:: max(1, len(files) // 40)]][:40]
         return self.corpus.waveforms[chosen], self.corpus.labels[chosen].tolist()
 
 
-def _demand(holds: bool, otherwise: str) -> None:
+def _check(holds: bool, message: str) -> None:
     if not holds:
-        raise _Failed(otherwise)
+        raise AssertionError(message)
 
 
-def _part_of(corpus: Corpus) -> Corpus:
-    """A few takes of each digit by a few speakers; of FSDD, a quarter of them from its test part."""
-    speakers = sorted(set(corpus.speakers))[:MAX_SPEAKERS]
-    takes = CLIPS_OF_A_DIGIT // len(speakers)
-    limits = {True: max(1, takes // 4), False: takes - max(1, takes // 4) if corpus.official_split else takes}
-    taken: Counter[tuple[str, int, bool]] = Counter()
-    chosen = []
-    for position in np.argsort(corpus.indices, kind="stable"):
-        speaker, digit = corpus.speakers[position], int(corpus.labels[position])
-        test = corpus.official_split and bool(corpus.official_test[position])
-        if speaker in speakers and taken[speaker, digit, test] < limits[test]:
-            taken[speaker, digit, test] += 1
-            chosen.append(int(position))
-    chosen.sort()
+def reduce_corpus(corpus: Corpus) -> Corpus:
+    """CLIPS of the clips, chosen at random with a fixed seed."""
+    chosen = np.sort(np.random.default_rng(0).permutation(len(corpus))[:CLIPS])
     waveforms = corpus.waveforms[chosen]
+    columns = {name: getattr(corpus, name)[chosen] for name in ("lengths", "labels", "indices")}
+    names = ("speakers", "files", *(("parts",) if corpus.parts else ()))
+    columns |= {name: tuple(getattr(corpus, name)[i] for i in chosen) for name in names}
+    data_hash = hashlib.sha256(waveforms.tobytes()).hexdigest()
     return dataclasses.replace(
-        corpus, name=f"part of {corpus.name}", waveforms=waveforms, lengths=corpus.lengths[chosen],
-        labels=corpus.labels[chosen], speakers=tuple(corpus.speakers[i] for i in chosen),
-        indices=corpus.indices[chosen], files=tuple(corpus.files[i] for i in chosen),
-        data_hash=hashlib.sha256(waveforms.tobytes()).hexdigest(),
-        parts=tuple(corpus.parts[i] for i in chosen) if corpus.parts else (),
-    )  # fmt: skip
+        corpus, name=f"part of {corpus.name}", waveforms=waveforms, data_hash=data_hash, **columns
+    )
 
 
-def _with_ctrl_c(pipeline: Pipeline, clips: int) -> Pipeline:
-    """The same pipeline, but once its model has heard so many training clips, this process gets a Ctrl-C."""
+def interrupt_training(pipeline: Pipeline, clips: int) -> Pipeline:
+    """The pipeline with a model that sends this process Ctrl-C once it was trained on `clips` clips."""
 
     def build(*width: float) -> DigitModel:
-        model = pipeline.build(*width)
-        heard = 0
+        model, seen = pipeline.build(*width), 0
 
         def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            nonlocal heard
-            before, heard = heard, heard + len(inputs[0]) * module.training
-            if before < clips <= heard:
+            nonlocal seen
+            before, seen = seen, seen + len(inputs[0]) * module.training
+            if before < clips <= seen:
                 signal.raise_signal(signal.SIGINT)
 
         model.register_forward_pre_hook(count)

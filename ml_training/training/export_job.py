@@ -1,4 +1,4 @@
-"""From a checkpoint to files that answer: what the export door asks for, from request to what was written."""
+"""Checkpoints to ONNX, int8 and ExecuTorch files, each compared with its network before it is written."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from ml_training.deploy.quantise import HoldoutSet, quantize, softmax
 from ml_training.pipelines.base import Pipeline
 from ml_training.registry import get_pipeline, trained_as
 from ml_training.results import Evaluation, Floats
-from ml_training.training.checkpoint import BEST, Checkpoint, load_checkpoint
-from ml_training.training.setup import load_weights, predict, predict_probabilities
-from ml_training.training.training_data import PARITY_CLIPS, TrainingData, fitted_temperature, load_training_data
+from ml_training.training.checkpoint import BEST, Checkpoint, load_checkpoint, load_weights
+from ml_training.training.classification import predict, predict_probabilities
+from ml_training.training.training_data import PARITY_CLIPS, TrainingData, fit_temperature, load_training_data
 from ml_training.utils.temporary import clear_half_written, temporary_folder
 
 CALIBRATION_CLIPS = 300
 EXECUTORCH = "executorch"  # a kind of file beside FILE_PRECISIONS, computed in fp32
-WHERE = ("dataset", "data_dir", "data_url", "extra_dir", "words_dir")  # settings that say where recordings lie
+WHERE = ("dataset", "data_dir", "data_url", "extra_dir", "words_dir")  # settings that locate the recordings
 DATA = (  # settings that decide what a training learns from
     *WHERE, "split", "held_out_speaker", "validation_share", "seed", "synthetic_share", "synthetic_voices",
     "negative_share",
@@ -44,41 +44,32 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """Which checkpoints, as what, and where to."""
+    """Which checkpoints to export, in which precisions, and where to."""
 
     checkpoints: tuple[str, ...]
     precisions: tuple[str, ...] = FILE_PRECISIONS
     output: str | None = None  # folder of models to write into; None: beside each checkpoint
-    executorch: bool = False  # write a program for ExecuTorch, too
-    where: Mapping[str, str] = field(default_factory=dict)  # of WHERE, in the place of what the checkpoint says
-
-    def __post_init__(self) -> None:
-        faults = [f"precision: expected some of {', '.join(FILE_PRECISIONS)}, got {p}"
-                  for p in self.precisions if p not in FILE_PRECISIONS]  # fmt: skip
-        faults += [f"{name}: expected one of {', '.join(WHERE)}" for name in self.where if name not in WHERE]
-        if not (self.checkpoints and self.precisions):
-            faults.append("expected a checkpoint and a precision at least")
-        if faults:
-            raise ConfigError(faults)
+    executorch: bool = False  # write a program for ExecuTorch too
+    where: Mapping[str, str] = field(default_factory=dict)  # of WHERE, instead of what the checkpoint says
 
 
 @dataclass(frozen=True)
 class Exported:
-    """One file that answers."""
+    """One exported file."""
 
     checkpoint: str
     pipeline: str
     precision: str  # of FILE_PRECISIONS, or EXECUTORCH
     file: Path
     size: int  # bytes
-    errors: int  # of the clips of the test part
+    errors: int  # in the clips of the test part
     clips: int
     compared: str  # with the trained network
 
 
 @dataclass(frozen=True)
 class ExportOutcome:
-    """What an export led to."""
+    """The files of an export and what failed."""
 
     files: tuple[Exported, ...]
     failures: Mapping[str, str]  # checkpoint and precision -> why there is no file
@@ -89,68 +80,62 @@ class ExportOutcome:
 
 
 def export(
-    request: ExportRequest,
-    report: Report = lambda line: None,
-    *,
-    corpus: Corpus | None = None,
+    request: ExportRequest, report: Report = lambda line: None, *, corpus: Corpus | None = None,
     pipelines: Mapping[str, Pipeline] | None = None,
-) -> ExportOutcome:
-    """Write each checkpoint in each precision. A file that cannot be made is named in the outcome; the others go on.
+) -> ExportOutcome:  # fmt: skip
+    """Write each checkpoint in each precision. A file that fails is named in the outcome; the others go on.
 
-    `corpus` takes the place of the recordings that the checkpoints learnt from, `pipelines` that of the registry.
-    Raises CheckpointError for a checkpoint that is missing, damaged or foreign, and ConfigError where two would become
-    one file.
+    `corpus` replaces the recordings of the trainings. Raises CheckpointError for a checkpoint that is missing, damaged
+    or foreign, and ConfigError if two would become one file.
     """
     if request.output is not None:
         check_not_shipped(request.output, "output")
     checkpoints = {name: load_checkpoint(Path(name)) for name in request.checkpoints}
-    places = [_place(name, found, request.output, FP32) for name, found in checkpoints.items()]
-    twice = sorted({str(place) for place in places if places.count(place) > 1})
-    if twice:
-        raise ConfigError([f"output: several checkpoints would become {place}" for place in twice])
-    if faults := [fault for place in places for fault in unwritable({"output": place})]:
+    paths = [_path(name, checkpoint, request.output, FP32) for name, checkpoint in checkpoints.items()]
+    twice = sorted({str(path) for path in paths if paths.count(path) > 1})
+    faults = [f"output: several checkpoints would become {path}" for path in twice]
+    if faults := faults or [fault for path in paths for fault in unwritable({"output": path})]:
         raise ConfigError(faults)
     files: list[Exported] = []
     failures: dict[str, str] = {}
-    known: dict[tuple[Any, ...], TrainingData] = {}
+    loaded: dict[tuple[Any, ...], TrainingData] = {}
     for name, checkpoint in checkpoints.items():
         try:
             config = config_of(name, checkpoint, request.where)
-            asked = tuple(getattr(config, setting) for setting in DATA)
-            if asked not in known:
-                known = {asked: load_training_data(config, corpus, report, report)}  # those before need no more room
-            trained = Trained(name, checkpoint, known[asked], pipelines)
+            key = tuple(getattr(config, setting) for setting in DATA)
+            if key not in loaded:
+                loaded = {key: load_training_data(config, corpus, report, report)}  # one at a time: memory
+            trained = TrainedCheckpoint(name, checkpoint, loaded[key], pipelines)
         except DigitError as error:
             failures[name] = str(error)
             continue
         for precision in (*request.precisions, *([EXECUTORCH] if request.executorch else [])):
             try:
-                place = _place(name, checkpoint, request.output, precision)
-                files.append(_put(trained, precision, place, _version_of(name, request.output), report))
+                files.append(_export_file(trained, precision, request.output, report))
             except DigitError as error:
                 failures[f"{name} as {precision}"] = str(error)
     return ExportOutcome(tuple(files), failures)
 
 
 def config_of(name: str, checkpoint: Checkpoint, where: Mapping[str, str]) -> TrainConfig:
-    """The settings of the training that left a checkpoint, with the places of the recordings changed.
+    """The settings of a checkpoint's training, with other locations of the recordings.
 
-    Raises CheckpointError where this version does not take them.
+    Raises CheckpointError if this version does not accept them.
     """
-    said = {**checkpoint["config"], "teacher_dir": None, "resume": None}
+    settings = {**checkpoint["config"], "teacher_dir": None, "resume": None}
     if checkpoint["synthetic"]:
-        said["dataset"] = "synthetic"  # also where it was a makeshift
+        settings["dataset"] = "synthetic"  # also if it was a fallback
     try:
-        return TrainConfig(**{**said, **where})
+        return TrainConfig(**{**settings, **where})
     except (TypeError, ConfigError) as error:
         raise CheckpointError(
             f"{name} was written by version {checkpoint['package_version']}, whose settings version {__version__} does "
-            f"not take ({error}): export it with that version, or train anew"
+            f"not accept ({error}): export it with that version, or retrain"
         ) from error
 
 
-def _place(name: str, checkpoint: Checkpoint, output: str | None, precision: str) -> Path:
-    """Where a file goes: a best model's under the name that answers, another's under its own; see load_classifier."""
+def _path(name: str, checkpoint: Checkpoint, output: str | None, precision: str) -> Path:
+    """Where a file goes: that of a best model is named model, others like their checkpoint; see load_classifier."""
     path = Path(name)
     stem = path.stem if output is None and checkpoint["kind"] != "best" else "model"
     folder = path.parent if output is None else model_folder(output, checkpoint["pipeline"])
@@ -158,7 +143,7 @@ def _place(name: str, checkpoint: Checkpoint, output: str | None, precision: str
 
 
 def _version_of(name: str, output: str | None) -> tuple[Path, int] | None:
-    """The pipeline's folder and the version to which files of a checkpoint belong that are written beside it."""
+    """The pipeline's folder and version that files written beside a checkpoint belong to."""
     path = Path(name).absolute()
     if output is not None or path.name != BEST:
         return None
@@ -168,97 +153,88 @@ def _version_of(name: str, output: str | None) -> tuple[Path, int] | None:
     return (path.parent, same[-1]) if same else None
 
 
-def _put(trained: Trained, precision: str, place: Path, version: tuple[Path, int] | None, report: Report) -> Exported:
-    """Write a file, into the version that it was made of where there is one."""
-    clear_half_written(place.parent)
-    if version is None:
-        return trained.export(precision, place)
+def _export_file(trained: TrainedCheckpoint, precision: str, output: str | None, report: Report) -> Exported:
+    """Write a file, into the version of its checkpoint if it has one."""
+    path = _path(trained.name, trained.checkpoint, output, precision)
+    clear_half_written(path.parent)
+    if (version := _version_of(trained.name, output)) is None:
+        return trained.export(precision, path)
     folder, number = version
-    with temporary_folder() as made:
-        exported = trained.export(precision, made / place.name)
-        if not version_store.add_file(folder, number, place.name, exported.file.read_bytes(), report):
-            report(f"version {number} keeps the {place.name} that it has; --output writes another elsewhere")
-    return replace(exported, file=place, size=place.stat().st_size)
+    with temporary_folder() as work:
+        exported = trained.export(precision, work / path.name)
+        if not version_store.add_file(folder, number, path.name, exported.file.read_bytes(), report):
+            report(f"version {number} keeps the {path.name} that it has; --output writes another one")
+    return replace(exported, file=path, size=path.stat().st_size)
 
 
-class Trained:
-    """A network out of a checkpoint, and the recordings that it learnt from.
+class TrainedCheckpoint:
+    """The network of a checkpoint and the recordings it was trained on.
 
     Raises DataError for other recordings, CheckpointError for weights of another network.
     """
 
     def __init__(
-        self,
-        name: str,
-        checkpoint: Checkpoint,
-        material: TrainingData,
+        self, name: str, checkpoint: Checkpoint, data: TrainingData,
         pipelines: Mapping[str, Pipeline] | None = None,
-    ) -> None:
-        if material.corpus.data_hash != checkpoint["data_hash"]:
+    ) -> None:  # fmt: skip
+        if data.corpus.data_hash != checkpoint["data_hash"]:
             raise DataError(
-                f"{name} learnt from recordings of hash {checkpoint['data_hash'][:12]}, but {material.corpus.name} has "
-                f"hash {material.corpus.data_hash[:12]}: name the folders of its training with "
+                f"{name} was trained on recordings of hash {checkpoint['data_hash'][:12]}, but {data.corpus.name} has "
+                f"hash {data.corpus.data_hash[:12]}: name the folders of its training with "
                 "--data_dir, --extra_dir and --words_dir"
             )
-        self.name, self.checkpoint, self.material = name, checkpoint, material
         try:
-            self.pipeline = (
-                get_pipeline(trained_as(checkpoint)) if pipelines is None else pipelines[checkpoint["pipeline"]]
-            )
+            spec = trained_as(checkpoint)
+            self.pipeline = get_pipeline(spec) if pipelines is None else pipelines[checkpoint["pipeline"]]
         except (ConfigError, KeyError) as error:
             expected = error if pipelines is None else f"expected one of {', '.join(pipelines) or 'none'}"
             raise CheckpointError(f"{name} is of pipeline {checkpoint['pipeline']!r}: {expected}") from error
+        self.name, self.checkpoint, self.data = name, checkpoint, data
         self.model = self.pipeline.model(checkpoint["config"].get("width", 1.0))
         weights = checkpoint["weights"] if checkpoint["kind"] == "best" else checkpoint["state"]["averaged"]
         load_weights(self.model, weights, name)
         self.model.eval()
-        if float(self.model.temperature) == 1.0:  # fitted at the end of training alone
-            self.model.temperature.fill_(fitted_temperature(self.model, self.pipeline, material)[0])
+        if float(self.model.temperature) == 1.0:  # it is fitted only at the end of training
+            self.model.temperature.fill_(fit_temperature(self.model, self.pipeline, data)[0])
 
-    def export(self, precision: str, place: Path) -> Exported:
-        """Write it, compared with the network. Raises ExportError where it answers otherwise."""
-        material, model = self.material, self.model
+    def export(self, precision: str, path: Path) -> Exported:
+        """Write a file, compared with the network. Raises ExportError if their outputs differ."""
+        data, model = self.data, self.model
         if precision != INT8:
             write = export_onnx if precision == FP32 else export_executorch
-            test = material.tested(lambda waveforms: predict_probabilities(model, torch.from_numpy(waveforms)))
-            difference = write(model, place, self._metadata(test), material.real_clips(PARITY_CLIPS))
+            test = data.evaluate(lambda waveforms: predict_probabilities(model, torch.from_numpy(waveforms)))
+            difference = write(model, path, self._metadata(test), data.real_clips(PARITY_CLIPS))
             compared = f"largest difference {difference:.1e}"
         else:
             int8 = quantize(convert_network(model), self.calibration(), self.judges())
             content = int8.proto.SerializeToString()
-            test = material.tested(lambda waveforms: softmax(run_model(content, waveforms)[0]))
+            test = data.evaluate(lambda waveforms: softmax(run_model(content, waveforms)[0]))
             compared = str(int8.report)
             layers = f"{int8.layers} layer{'s' * (int8.layers > 1)}"
-            told = f"{layers}, {int8.method} of {CALIBRATION_CLIPS} training clips; {compared}"
-            write_atomically(place, serialize(int8.proto, self._metadata(test, precision=INT8, calibration=told)))
-        return Exported(
-            self.name, self.pipeline.name, precision, place, place.stat().st_size, test.errors, test.clips, compared
-        )
+            calibration = f"{layers}, {int8.method} of {CALIBRATION_CLIPS} training clips; {compared}"
+            write_atomically(path, serialize(int8.proto, self._metadata(test, precision=INT8, calibration=calibration)))
+        size = path.stat().st_size
+        return Exported(self.name, self.pipeline.name, precision, path, size, test.errors, test.clips, compared)
 
     def _metadata(self, test: Evaluation, **more: str) -> dict[str, str]:
-        said = self.checkpoint
-        return self.material.metadata(
-            self.pipeline.name, test, float(self.model.temperature), epoch=said["epoch"],
-            version=said["package_version"], commit=said.get("git_commit", "unknown"), **more,
+        checkpoint = self.checkpoint
+        return self.data.metadata(
+            self.pipeline.name, test, float(self.model.temperature), epoch=checkpoint["epoch"],
+            version=checkpoint["package_version"], commit=checkpoint.get("git_commit", "unknown"), **more,
         )  # fmt: skip
 
     def calibration(self) -> Floats:
         """Clips of the training part, with and without a digit, each once."""
-        train = np.unique(self.material.split.train)
-        chosen = np.random.default_rng(self.material.config.seed).permutation(train)[:CALIBRATION_CLIPS]
-        waveforms: Floats = self.material.corpus.waveforms[chosen]
+        train = np.unique(self.data.split.train)
+        chosen = np.random.default_rng(self.data.config.seed).permutation(train)[:CALIBRATION_CLIPS]
+        waveforms: Floats = self.data.corpus.waveforms[chosen]
         return waveforms
 
     def judges(self) -> HoldoutSet:
-        """The validation part, and digits of the training part where it has fewer than are compared with."""
-        split, material = self.material.split, self.material
-        missing = max(0, PARITY_CLIPS - len(material.digits(split.validation)))
-        chosen = np.concatenate([split.validation, material.digits(split.train)[:missing]])
-        part = material.part(chosen)
-        heard = predict(self.model, part.waveforms)
-        return HoldoutSet(
-            part.waveforms[:].numpy(),
-            part.labels.numpy(),
-            heard.scores.softmax(1).numpy(),
-            heard.digit.sigmoid().numpy(),
-        )
+        """The hold-out set of quantization: the validation part, filled up with digits of the training part."""
+        split, data = self.data.split, self.data
+        missing = max(0, PARITY_CLIPS - len(data.digits(split.validation)))
+        part = data.part(np.concatenate([split.validation, data.digits(split.train)[:missing]]))
+        outputs = predict(self.model, part.waveforms)
+        probabilities, presence = outputs.scores.softmax(1).numpy(), outputs.digit.sigmoid().numpy()
+        return HoldoutSet(part.waveforms[:].numpy(), part.labels.numpy(), probabilities, presence)

@@ -1,7 +1,7 @@
 """Features that do not change, computed once: for validation always, for training without augmentation.
 
-The cache in use keeps them for later runs. With a cache and without, they are computed in the same cases and the same
-batches, so that a run gives the same bits.
+The feature cache keeps them for later runs. With and without a cache they are computed in the same cases and batches,
+so that a run gives the same bits.
 """
 
 from __future__ import annotations
@@ -19,60 +19,46 @@ from ml_training.config import TrainConfig
 from ml_training.data import feature_cache
 from ml_training.data.feature_cache import Block, Key
 from ml_training.pipelines import base, features
-from ml_training.pipelines.base import DigitModel, Pipeline
-from ml_training.training.setup import CPU, Clips, MappedRows, Rows, step_seed
+from ml_training.pipelines.base import DigitModel
+from ml_training.training.batches import Clips, MappedRows, Rows
+from ml_training.training.seeding import CPU
 
 AT_ONCE = 256  # clips
 
 
-def build_model(pipeline: Pipeline, config: TrainConfig, train: Clips) -> DigitModel:
-    """A fresh model of a pipeline, its weights decided by the seed, its features by the training clips."""
-    torch.manual_seed(step_seed(config.seed, 0, 0))
-    model = pipeline.model(config.width)
-    model.configure(config.augmenting)
-    fit_statistics(model, train)
-    return model
-
-
 def with_features(model: nn.Module, clips: Clips, config: TrainConfig, answering: bool) -> Clips:
-    """Clips with the features that `model`, still on the CPU, would compute anew for them each time; or as they are.
+    """Clips with the features that `model`, still on the CPU, would compute again each time; unchanged without any.
 
-    `answering` is for validation. In training, features change where clips are augmented or taught about by others.
+    `answering` is for validation. In training, features change if clips are augmented or shown to a teacher.
     """
     changing = config.augmenting.enabled or config.teacher_dir is not None
     if not isinstance(model, DigitModel) or (not answering and (changing or model.varies)):
         return clips
-    return replace(clips, features=features_of(model, clips, answering))
+    return replace(clips, features=compute_features(model, clips, answering))
 
 
 def fit_statistics(model: DigitModel, train: Clips) -> None:
-    """Let a model learn the normalisation of its features, if it has one, from training clips."""
+    """Fit the feature normalization of a model, if it has one, on training clips."""
     found = None
     if type(model).fit_features is not DigitModel.fit_features:
-        found = features_of(model, train, answering=False)
+        found = compute_features(model, train, answering=False)
     if found is not None:
         model.fit_features(found[:])
     elif type(model).fit_statistics is not DigitModel.fit_statistics:
         model.fit_statistics(train.waveforms[:])
 
 
-def features_for_training(model: nn.Module, waveforms: Tensor) -> Tensor | None:
-    """(B, 8000) new clips -> (B, ...) features beside those that were precomputed."""
-    assert isinstance(model, DigitModel)
-    return model.features(waveforms, answering=False)
-
-
-def features_of(model: DigitModel, clips: Clips, answering: bool) -> Rows | None:
-    """(N, ...) features of clips, memory-mapped where these are; None of no clips or where the model has none."""
-    if not len(clips) or _few(model, clips, 0, 1, answering) is None:
+def compute_features(model: DigitModel, clips: Clips, answering: bool) -> Rows | None:
+    """(N, ...) features, memory-mapped if the clips are; None without clips or for a model without features."""
+    if not len(clips) or _compute_some(model, clips, 0, 1, answering) is None:
         return None
 
     def key() -> Key:
-        return {"clips": _content_hash(clips.waveforms), "answering": answering, **front_end(model)}
+        return {"clips": _content_hash(clips.waveforms), "answering": answering, **front_end_key(model)}
 
     def blocks() -> Iterator[Block]:
         for start in range(0, len(clips), AT_ONCE):
-            found = _few(model, clips, start, start + AT_ONCE, answering)
+            found = _compute_some(model, clips, start, start + AT_ONCE, answering)
             assert found is not None
             yield {"features": found.numpy()}
 
@@ -83,31 +69,28 @@ def features_of(model: DigitModel, clips: Clips, answering: bool) -> Rows | None
     return mapped if isinstance(clips.waveforms, MappedRows) else mapped[:]
 
 
-def front_end(model: DigitModel) -> dict[str, str]:
-    """What decides the features of a clip: code, tables, and what computes them."""
+def front_end_key(model: DigitModel) -> dict[str, str]:
+    """Everything that decides the features of a clip: code, tables, torch version, CPU, threads."""
     own = [kind.__module__ for kind in type(model).__mro__ if issubclass(kind, DigitModel)]
     inner = [type(module).__module__ for module in model.modules() if not type(module).__module__.startswith("torch.")]
     modules = sorted({*own, *inner, base.__name__, features.__name__, __name__})
-    tables = hashlib.sha256()
-    learnt = model.state_dict().keys()
+    tables, learnt = hashlib.sha256(), model.state_dict().keys()
     for name, table in model.named_buffers():
         if name not in learnt:
             tables.update(f"{name} {tuple(table.shape)} {table.dtype}\n".encode())
             tables.update(table.detach().cpu().contiguous().numpy().tobytes())
     return {
         "model": f"{type(model).__module__}.{type(model).__qualname__}",
-        "code": feature_cache.source_hash(*modules),
-        "tables": tables.hexdigest(),
-        # The last bits depend on these.
+        "code": feature_cache.source_hash(*modules), "tables": tables.hexdigest(),
         "torch": f"{torch.__version__} {torch.backends.cpu.get_cpu_capability()} {sys.platform}",
         "threads": str(torch.get_num_threads()),
-    }
+    }  # fmt: skip
 
 
 @torch.no_grad()
-def _few(model: DigitModel, clips: Clips, start: int, end: int, answering: bool) -> Tensor | None:
+def _compute_some(model: DigitModel, clips: Clips, start: int, end: int, answering: bool) -> Tensor | None:
     mode = model.training
-    model.eval()  # a mode of training may vary them
+    model.eval()  # features may be random in training mode
     try:
         return model.features(clips.waveforms[start:end].to(CPU), answering)
     finally:
@@ -115,7 +98,7 @@ def _few(model: DigitModel, clips: Clips, start: int, end: int, answering: bool)
 
 
 def _content_hash(waveforms: Rows) -> str:
-    """SHA-256 of the values, wherever they lie."""
+    """SHA-256 of the values, in memory or on disk."""
     digest = hashlib.sha256(f"{len(waveforms)}\n".encode())
     for start in range(0, len(waveforms), AT_ONCE):
         digest.update(waveforms[start : start + AT_ONCE].cpu().contiguous().numpy().data)

@@ -1,7 +1,7 @@
-"""What a finished training tells MLflow where that was asked for. Nothing else here knows of it.
+"""Finished trainings in MLflow, if --mlflow asks for it.
 
-MLflow is an extra of its own, [mlflow], and is imported only when a run asks for it. It sends reports of its use to its
-makers unless it is told not to: here it is told.
+MLflow is an extra of its own, [mlflow], imported only when a run asks for it. It sends usage reports to its makers
+unless the environment forbids it, as done here.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from digit_detector.errors import ConfigError, DigitError, MissingExtraError, TrainingError
 from digit_detector.labels import model_folder
@@ -29,37 +28,18 @@ EXPERIMENT = "spoken digits"
 NEEDED = ("mlflow", "sqlalchemy", "alembic")
 DATABASE = "mlflow.db"  # in log_dir, and beside it
 ARTEFACTS = "mlflow_artifacts"
-_BATCH = 500  # figures at once; MLflow takes a thousand of all kinds
+_BATCH = 500  # metrics per request; MLflow accepts a thousand
 _NO_REPORTS = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}  # its own is a quarter hour
-
-
-@dataclass(frozen=True)
-class TrackedRun:
-    """What is told of one training."""
-
-    name: str
-    model: str  # that it is a version of
-    parameters: Mapping[str, str]
-    tags: Mapping[str, str]
-    figures: Sequence[tuple[str, float, int]]  # name, value, epoch
-    files: Sequence[tuple[Path, str]]  # file, folder among the run's files
-
-
-class Tracker(Protocol):
-    """Who keeps such runs."""
-
-    def log(self, run: TrackedRun) -> str:
-        """Keep a run and register its model; returns what people may look for. Raises TrainingError."""
+_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}  # by default a quarter hour
 
 
 def track(tracker: Tracker, result: PipelineResult, config: TrainConfig, logger: RunLogger) -> dict[str, str]:
-    """Tell a tracker of a run; a failure, named, where it did not take it. The models are there all the same."""
+    """Log a training; returns the failure by name if the tracker refuses it. The models exist all the same."""
     folder = model_folder(config.models_dir, result.pipeline)
     try:
         assert result.version is not None
         version = read_version(folder, result.version)
-        where = tracker.log(tracked(result, version, folder, Path(config.log_dir) / "plots"))
+        where = tracker.log(result, version, version_folder(folder, version.number), Path(config.log_dir) / "plots")
     except DigitError as error:
         logger.fail(f"{result.pipeline}: {error}", error, pipeline=result.pipeline)
         return {f"{result.pipeline} in MLflow": str(error)}
@@ -67,114 +47,86 @@ def track(tracker: Tracker, result: PipelineResult, config: TrainConfig, logger:
     return {}
 
 
-def tracked(result: PipelineResult, version: Version, folder: Path, plots: Path) -> TrackedRun:
-    """What a training and the version it became come to; `folder` is the pipeline's, in `plots` lie pictures."""
-    origin = version.provenance
-    figures = [
-        (name, value, record.epoch)
-        for record in result.history
-        for name, value in vars(record).items()
-        if name != "epoch" and math.isfinite(value)
-    ]
-    last = {
-        "test_accuracy": result.test.accuracy, "test_errors": result.test.errors, "test_clips": result.test.clips,
-        "best_epoch": result.best_epoch, "parameters": result.parameters, "model_bytes": result.model_bytes,
-        "latency_ms": result.latency_ms, "train_seconds": result.train_seconds, "temperature": result.temperature,
-    }  # fmt: skip
-    figures += [(name, float(value), len(result.history)) for name, value in last.items() if math.isfinite(value)]
-    place = version_folder(folder, version.number)
-    pictures = (plots / f"{kind}_{result.pipeline}.png" for kind in ("training_history", "confusion_matrix"))
-    return TrackedRun(
-        name=f"{result.pipeline} {version.number}", model=f"digits-{result.pipeline}",
-        parameters={name: str(value) for name, value in flat(origin.settings)},
-        tags={
-            "version": str(version.number), "parent": str(version.parent), "git_commit": origin.git_commit,
-            "data": origin.data, "data_hash": origin.data_hash, "split": origin.split, "folder": str(place.absolute()),
-        },
-        figures=figures,
-        files=[
-            *((path, "model") for path in sorted(place.iterdir())),
-            *((path, "plots") for path in pictures if path.is_file()),
-        ],
-    )  # fmt: skip
-
-
 def tracker_at(address: str, log_dir: Path) -> Tracker:
-    """MLflow at an address, or in a file of `log_dir` for the word of the setting.
+    """MLflow at an address, or in a file of `log_dir` for the word "here".
 
-    Raises ConfigError where MLflow is not installed, TrainingError where nothing answers at the address.
+    Raises ConfigError if MLflow is not installed, TrainingError if it cannot be reached.
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError([str(MissingExtraError(f"mlflow ({', '.join(missing)})", "mlflow"))])
     if address == MLFLOW_HERE:
-        try:
-            log_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TrainingError(
-                f"cannot make {log_dir}: {error.strerror or error}; choose another --log_dir"
-            ) from error
         address = f"sqlite:///{(log_dir / DATABASE).absolute().as_posix()}"
-    return _Mlflow(address, (log_dir / ARTEFACTS).absolute())
+    return Tracker(address, (log_dir / ARTEFACTS).absolute())
 
 
-class _Mlflow:
+class Tracker:
+    """MLflow's client of one database or server."""
+
     def __init__(self, address: str, artefacts: Path) -> None:
         self.address = address
-        with self._talking("reach"):
+        with self._quiet("reach"):
             from mlflow.tracking import MlflowClient
 
             self.client = MlflowClient(tracking_uri=address, registry_uri=address)
-            found = self.client.get_experiment_by_name(EXPERIMENT)
-            place = artefacts.as_uri() if address.startswith("sqlite") else None  # a server has a place of its own
-            self.experiment = found.experiment_id if found else self.client.create_experiment(EXPERIMENT, place)
+            experiment = self.client.get_experiment_by_name(EXPERIMENT)
+            place = artefacts.as_uri() if address.startswith("sqlite") else None  # a server has its own
+            created = None if experiment else self.client.create_experiment(EXPERIMENT, place)
+            self.experiment = created or experiment.experiment_id
 
-    def log(self, run: TrackedRun) -> str:
-        with self._talking("log to"):
+    def log(self, result: PipelineResult, version: Version, files: Path, plots: Path) -> str:
+        """Store a training and register the version it became, with its `files`; returns their identifiers.
+
+        Raises TrainingError.
+        """
+        client, origin, model = self.client, version.provenance, f"digits-{result.pipeline}"
+        tags = {
+            "version": str(version.number), "parent": str(version.parent), "git_commit": origin.git_commit,
+            "data": origin.data, "data_hash": origin.data_hash, "split": origin.split, "folder": str(files.absolute()),
+        }  # fmt: skip
+        with self._quiet("log to"):
             from mlflow.entities import Metric, Param, RunTag
 
-            info = self.client.create_run(self.experiment, run_name=run.name).info
-            ended = "FAILED"
+            info = client.create_run(self.experiment, run_name=f"{result.pipeline} {version.number}").info
+            status = "FAILED"
             try:
+                parameters = [Param(name, str(value)) for name, value in flat(origin.settings)]
+                client.log_batch(info.run_id, params=parameters, tags=[RunTag(*tag) for tag in tags.items()])
                 now = int(time.time() * 1000)
-                self.client.log_batch(
-                    info.run_id,
-                    params=[Param(name, value) for name, value in run.parameters.items()],
-                    tags=[RunTag(name, value) for name, value in run.tags.items()],
-                )
-                metrics = [Metric(name, value, now, step) for name, value, step in run.figures]
+                metrics = [Metric(name, value, now, epoch) for name, value, epoch in list_metrics(result)]
                 for start in range(0, len(metrics), _BATCH):
-                    self.client.log_batch(info.run_id, metrics=metrics[start : start + _BATCH])
-                for path, folder in run.files:
-                    self.client.log_artifact(info.run_id, str(path), folder)
-                registered = self._register(run, info)
-                ended = "FINISHED"
+                    client.log_batch(info.run_id, metrics=metrics[start : start + _BATCH])
+                for path in sorted(files.iterdir()):
+                    client.log_artifact(info.run_id, str(path), "model")
+                for kind in ("training_history", "confusion_matrix"):
+                    if (path := plots / f"{kind}_{result.pipeline}.png").is_file():
+                        client.log_artifact(info.run_id, str(path), "plots")
+                registered = self._register(model, info, tags)
+                status = "FINISHED"
             finally:
-                self.client.set_terminated(info.run_id, ended)
-        return f"run {info.run_id}, {run.model} {registered} at {self.address}"
+                client.set_terminated(info.run_id, status)
+        return f"run {info.run_id}, {model} version {registered} at {self.address}"
 
-    def _register(self, run: TrackedRun, info: Any) -> str:
+    def _register(self, model: str, info: Any, tags: Mapping[str, str]) -> str:
         from mlflow.exceptions import MlflowException
 
         try:
-            self.client.create_registered_model(run.model)
+            self.client.create_registered_model(model)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         source = f"{info.artifact_uri}/model"
-        made = self.client.create_model_version(
-            run.model, source, info.run_id, tags=dict(run.tags), await_creation_for=None
-        )
-        return f"version {made.version}"
+        added = self.client.create_model_version(model, source, info.run_id, tags=dict(tags), await_creation_for=None)
+        return str(added.version)
 
     @contextlib.contextmanager
-    def _talking(self, what: str) -> Iterator[None]:
-        """Without MLflow's chatter, and with errors of ours."""
+    def _quiet(self, action: str) -> Iterator[None]:
+        """Silence MLflow's log, and turn its errors into TrainingError."""
         os.environ.update(_NO_REPORTS)
-        for name, value in _PATIENCE.items():
+        for name, value in _RETRIES.items():
             os.environ.setdefault(name, value)
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
-        logging.getLogger("alembic").setLevel(logging.ERROR)
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -182,5 +134,15 @@ class _Mlflow:
         except Exception as error:  # of MLflow, SQLAlchemy or requests, which share no narrower base
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise TrainingError(
-                f"cannot {what} MLflow at {self.address} ({reason}): look at --mlflow, or train without it"
+                f"cannot {action} MLflow at {self.address} ({reason}): check --mlflow, or train without it"
             ) from error
+
+
+def list_metrics(result: PipelineResult) -> list[tuple[str, float, int]]:
+    """Name, value and epoch of the learning curves and of the test figures; no NaN."""
+    curves = [(k, v, record.epoch) for record in result.history for k, v in vars(record).items() if k != "epoch"]
+    names = ("best_epoch", "parameters", "model_bytes", "latency_ms", "train_seconds", "temperature")
+    last = {f"test_{name}": getattr(result.test, name) for name in ("accuracy", "errors", "clips")}
+    last |= {name: getattr(result, name) for name in names}
+    metrics = [*curves, *((name, float(value), len(result.history)) for name, value in last.items())]
+    return [metric for metric in metrics if math.isfinite(metric[1])]

@@ -1,9 +1,9 @@
-"""The recordings of a run, divided: what its pipelines learn from and are judged by, and what models say of it."""
+"""The recordings of a run: split, with synthetic voices and negatives added, and what model files say of them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,79 +25,82 @@ from ml_training.data.tts import mix_synthetic_voices, resolve_synthetic_share
 from ml_training.metrics import fit_logit_temperature
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import DataSummary, Evaluation, Floats, Ints
-from ml_training.training.setup import Clips, MappedRows, predict
+from ml_training.training.batches import Clips, MappedRows
+from ml_training.training.classification import predict
 
+PARITY_CLIPS = 300  # clips on which an exported file is compared with its network
 _AT_ONCE = 2048  # clips in memory while models are tested
-_PLENTY = 0.25  # of the memory that is left: so much may clips take
-PARITY_CLIPS = 300  # on so many a file is held against its network
+_MEMORY_SHARE = 0.25  # of the available memory, that clips may take
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A corpus with everything that joins it, and which of its clips are for what."""
+    """A corpus with everything added to it, and its split."""
 
-    config: TrainConfig  # with what only the recordings could settle
+    config: TrainConfig  # with the settings that depend on the recordings
     corpus: Corpus
     split: Split
     summary: DataSummary
-    recordings_hash: str  # of the recordings, without synthetic voices among them
-    tested_on: str  # what the test part is of: the recordings, without synthetic voices among the training clips
+    recordings_hash: str  # of the recordings, without synthetic voices
+    tested_on: str  # name of the recordings in the test part
 
     def part(self, chosen: Ints, seldom: bool = False) -> Clips:
         """Some of the clips as tensors.
 
-        Memory-mapped waveforms stay on disk where settings say so, where memory is short, and where few of them will
-        be read, `seldom`.
+        Memory-mapped waveforms stay on disk if settings say so, if memory is short, or if few of them will be read
+        (`seldom`).
         """
-        corpus, waveforms = self.corpus, self.corpus.waveforms
-        lengths, labels = (torch.from_numpy(column[chosen]) for column in (corpus.lengths, corpus.labels))
-        if isinstance(waveforms, np.memmap) and _stays_on_disk(waveforms.nbytes, self.config.waveforms, seldom):
+        waveforms = self.corpus.waveforms
+        lengths, labels = (torch.from_numpy(column[chosen]) for column in (self.corpus.lengths, self.corpus.labels))
+        if isinstance(waveforms, np.memmap) and self._stays_on_disk(seldom):
             return Clips(MappedRows(waveforms, chosen), lengths, labels)
         return Clips(torch.from_numpy(take(waveforms, chosen)), lengths, labels)
 
+    def _stays_on_disk(self, seldom: bool) -> bool:
+        storage, available = self.config.waveforms, available_memory()
+        if storage != "auto" or seldom:
+            return storage != "memory"
+        return available is not None and self.corpus.waveforms.nbytes > _MEMORY_SHARE * available
+
     def digits(self, chosen: Ints) -> Ints:
-        """Those of the clips in which a digit is said."""
+        """Those of the clips that hold a digit."""
         digits: Ints = chosen[self.corpus.labels[chosen] != NOT_A_DIGIT]
         return digits
 
-    def tested(self, answer: Callable[[Floats], Floats]) -> Evaluation:
-        """What somebody who gives (N, 10) probabilities for (N, 8000) waveforms makes of the test part."""
+    def _test_parts(self) -> Iterator[Ints]:
+        for start in range(0, max(1, len(self.split.test)), _AT_ONCE):
+            yield self.split.test[start : start + _AT_ONCE]
+
+    def evaluate(self, predict_proba: Callable[[Floats], Floats]) -> Evaluation:
+        """The test part under a function from (N, 8000) waveforms to (N, 10) probabilities."""
         corpus, chosen = self.corpus, self.split.test
         return Evaluation(
             protocol=f"the {self.split.name} split of {self.tested_on}",
-            files=tuple(corpus.files[i] for i in chosen),
-            speakers=tuple(corpus.speakers[i] for i in chosen),
+            files=tuple(corpus.files[i] for i in chosen), speakers=tuple(corpus.speakers[i] for i in chosen),
             labels=corpus.labels[chosen],
-            probabilities=np.concatenate(
-                [
-                    answer(take(corpus.waveforms, chosen[i : i + _AT_ONCE]))
-                    for i in range(0, max(1, len(chosen)), _AT_ONCE)
-                ]
-            ),
-        )
+            probabilities=np.concatenate([predict_proba(take(corpus.waveforms, part)) for part in self._test_parts()]),
+        )  # fmt: skip
 
     @cached_property
     def test_hash(self) -> str:
         """SHA-256 of the samples and labels of the test part, in any order: figures of one hash can be compared."""
-        corpus, chosen = self.corpus, self.split.test
         clips: list[bytes] = []
-        for first in range(0, len(chosen), _AT_ONCE):
-            part = chosen[first : first + _AT_ONCE]
-            pairs = zip(corpus.labels[part], take(corpus.waveforms, part), strict=True)
+        for part in self._test_parts():
+            pairs = zip(self.corpus.labels[part], take(self.corpus.waveforms, part), strict=True)
             clips += [hashlib.sha256(b"%d " % label + samples.tobytes()).digest() for label, samples in pairs]
         return hashlib.sha256(b"".join(sorted(clips))).hexdigest()
 
-    def real_clips(self, count: int, first: str = "test") -> Floats:
-        """(count, 8000), or all there are: of one part first, then of the others; synthetic voices come last."""
-        names = [first, *(name for name in ("test", "validation", "train") if name != first)]
-        clips = np.concatenate([self.digits(getattr(self.split, name)) for name in names])[:count]
+    def real_clips(self, count: int) -> Floats:
+        """(count, 8000) digits, or all: of the test part first, then validation, then training (synthetic last)."""
+        parts = (self.split.test, self.split.validation, self.split.train)
+        clips = np.concatenate([self.digits(part) for part in parts])[:count]
         waveforms: Floats = take(self.corpus.waveforms, clips)
         return waveforms
 
     def metadata(self, pipeline: str, test: Evaluation, temperature: float, **more: Any) -> dict[str, str]:
-        """What a file of a model that learnt from this says of itself; `more` as in model_metadata."""
+        """Metadata for the file of a model trained on this data; `more` as in model_metadata."""
         corpus = self.corpus
         return model_metadata(
             pipeline=pipeline, data=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic,
@@ -107,10 +110,10 @@ class TrainingData:
         )  # fmt: skip
 
 
-def load_training_data(config: TrainConfig, corpus: Corpus | None, say: Say, warn: Say) -> TrainingData:
-    """What `config` names, divided and with all that joins it; `corpus` takes the place of the recordings it names.
+def load_training_data(config: TrainConfig, corpus: Corpus | None, say: Report, warn: Report) -> TrainingData:
+    """The data of `config`, split, with everything added; `corpus` replaces the recordings it names.
 
-    Raises DataError without usable recordings, or where speech is to be synthesised and cannot be.
+    Raises DataError without usable recordings, or if speech is to be synthesised and cannot be.
     """
     if corpus is None:
         corpus = load_corpus(config, report=lambda line: warn(line) if line.startswith("!!!") else say(line))
@@ -119,9 +122,9 @@ def load_training_data(config: TrainConfig, corpus: Corpus | None, say: Say, war
     config = resolve_synthetic_share(config, corpus)
     split = split_corpus(corpus, config, report=warn)
     tested_on, recordings_hash = corpus.name, " ".join(corpus.recordings)
-    corpus, split = mix_synthetic_voices(corpus, split, config, report=warn)
-    digits, parts = corpus, split.parts
-    corpus, split, negatives = mix_negatives(corpus, split, config)
+    digits, split = mix_synthetic_voices(corpus, split, config, report=warn)
+    parts = split.parts
+    corpus, split, negatives = mix_negatives(digits, split, config)
     summary = DataSummary(
         name=corpus.name, data_hash=corpus.data_hash, synthetic=corpus.synthetic, clips=len(digits),
         speakers=tuple(sorted(set(digits.speakers))), hours=digits.hours, split=split.name, parts=parts,
@@ -131,29 +134,22 @@ def load_training_data(config: TrainConfig, corpus: Corpus | None, say: Say, war
 
 
 def _check_levels(corpus: Corpus) -> None:
-    """Raise DataError for a clip that the loader of recordings would have left out: one makes every weight NaN."""
-    loudest = np.zeros(len(corpus), np.float32)
+    """Raise DataError for a clip that the loader would have left out: one makes every weight NaN."""
     for start in range(0, len(corpus), _AT_ONCE):
-        clips = take(corpus.waveforms, slice(start, start + _AT_ONCE))
-        loudest[start : start + _AT_ONCE] = np.maximum(clips.max(axis=1), -clips.min(axis=1))
-    bad = np.flatnonzero(~(loudest <= LOUDEST))  # NaN among them
-    if len(bad):
-        raise DataError(
-            f"{corpus.name}: {corpus.files[bad[0]]} has samples of {loudest[bad[0]]:.2g} times full scale, expected -1 "
-            f"to 1{f', and {len(bad) - 1} more' if len(bad) > 1 else ''}: leave it out"
-        )
+        peaks = np.abs(take(corpus.waveforms, slice(start, start + _AT_ONCE))).max(axis=1)
+        bad = np.flatnonzero(~(peaks <= LOUDEST))  # NaN among them
+        if len(bad):
+            raise DataError(
+                f"{corpus.name}: {corpus.files[start + bad[0]]} has samples of {peaks[bad[0]]:.2g} times full scale, "
+                "expected -1 to 1: leave it out"
+            )
 
 
-def _stays_on_disk(nbytes: int, where: str, seldom: bool) -> bool:
-    if where != "auto" or seldom:
-        return where != "memory"
-    left = available_memory()
-    return left is not None and nbytes > _PLENTY * left
+def fit_temperature(model: DigitModel, pipeline: Pipeline, data: TrainingData) -> tuple[float, int]:
+    """The temperature that divides a trained model's scores, fitted on the digits of the validation part; their number.
 
-
-def fitted_temperature(model: DigitModel, pipeline: Pipeline, material: TrainingData) -> tuple[float, int]:
-    """What to divide a trained model's scores by, fitted on the digits of the validation part; and their number."""
-    validation = material.part(material.digits(material.split.validation))
+    (Guo et al., On calibration of modern neural networks, 2017.)
+    """
+    validation = data.part(data.digits(data.split.validation))
     scores = predict(model, validation.waveforms).scores.numpy()
-    power = pipeline.temperature_power
-    return fit_logit_temperature(scores, validation.labels.numpy(), power), len(validation)
+    return fit_logit_temperature(scores, validation.labels.numpy(), pipeline.temperature_power), len(validation)

@@ -18,13 +18,11 @@ from ml_training.deploy.export import export_onnx
 from ml_training.evaluation.cross_validation import RESULT, Plan, load_fold, plan_folds, train_fold
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import EpochRecord
-from ml_training.training.callbacks import Unobserved
-from ml_training.training.checkpoint import INTERRUPTED, CheckpointStore, RunIdentity
+from ml_training.training.checkpoint import CheckpointStore, load_weights
+from ml_training.training.classification import build_model, run_identity, train_model
 from ml_training.training.export_job import DATA
-from ml_training.training.precomputed_features import build_model
-from ml_training.training.setup import load_weights
-from ml_training.training.trainer import train_model
-from ml_training.training.training_data import PARITY_CLIPS, TrainingData, fitted_temperature, load_training_data
+from ml_training.training.trainer import NullCallback
+from ml_training.training.training_data import PARITY_CLIPS, TrainingData, fit_temperature, load_training_data
 from ml_training.utils.visualization import best_record
 
 LATENCY_CLIPS = 300
@@ -76,16 +74,16 @@ class ObjectiveFn:
         # Settings that do not affect the division of the clips are the trial's own.
         free = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in DATA}
         own = dataclasses.replace(data.config, **free).resolved(self.pipeline.name, self.pipeline.recipe)
-        identity = RunIdentity(self.pipeline.name, own, data.corpus.data_hash, data.corpus.synthetic)
+        identity = run_identity(self.pipeline.name, own, data.corpus.data_hash, data.corpus.synthetic)
         store = CheckpointStore(folder, identity)
-        if store.epochs() or (folder / INTERRUPTED).exists():
+        if store.resumable:
             own = dataclasses.replace(own, resume="latest")
         train = data.part(data.split.train, seldom=not own.augmenting.enabled)
         validation = data.part(data.split.validation)
         model = build_model(self.pipeline, own, train)
         observer = _EpochReports(report)
         with self.stop.deferred():
-            training = train_model(model, train, validation, own, store=store, observer=observer, stop=self.stop)
+            training = train_model(model, train, validation, own, store=store, callback=observer, stop=self.stop)
         observer.epoch(training.history, False)  # those before a restart, if none came after it
         best = best_record(training.history)
         values = [best.validation_accuracy]
@@ -96,7 +94,7 @@ class ObjectiveFn:
         return TrialResult(tuple(values), len(training.history), details)
 
     def _measure_cost(self, model: DigitModel, data: TrainingData, folder: Path, best: EpochRecord) -> float:
-        temperature, _ = fitted_temperature(model, self.pipeline, data)
+        temperature, _ = fit_temperature(model, self.pipeline, data)
         model.temperature.fill_(temperature)
         metadata = model_metadata(
             pipeline=self.pipeline.name, data=data.corpus.name, data_hash=data.corpus.data_hash,
@@ -132,7 +130,7 @@ class ObjectiveFn:
         return self._prepared[key]
 
 
-class _EpochReports(Unobserved):
+class _EpochReports(NullCallback):
     """Reports each epoch once, those before a restart too."""
 
     def __init__(self, report: Report) -> None:

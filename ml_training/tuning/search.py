@@ -25,7 +25,7 @@ from ml_training.evaluation.cross_validation import load_unchanged
 from ml_training.evaluation.process_pool import CRASHED, JobProgress, Outcome, Worker, run_jobs
 from ml_training.pipelines import get_pipeline
 from ml_training.report.tuning import SearchResult, is_complete, write_search_report
-from ml_training.training.setup import cpu_threads
+from ml_training.training.seeding import cpu_threads
 from ml_training.tuning.objective import ObjectiveFn
 from ml_training.tuning.space import grid, import_optuna, parse_space, with_values
 from ml_training.tuning.spec import QUALITIES, UNITS, SearchSpec

@@ -2,7 +2,7 @@
 
     python ddp_run.py FOLDER [resume] [EPOCH STEP RANK ACTION]
 
-leaves weights_RANK.pt of every rank and told.json of rank 0 in FOLDER. When that step is done, that rank sends itself
+leaves weights_RANK.pt of every rank and result.json of rank 0 in FOLDER. When that step is done, that rank sends itself
 the signal ACTION, or raises for "fault".
 """
 
@@ -21,8 +21,8 @@ import torch
 from digit_detector.cli.program import program
 from digit_detector.cli.signals import StopSignals
 from digit_detector.errors import Interrupted
+from ml_training.training.classification import train_model
 from ml_training.training.distributed import process_group
-from ml_training.training.trainer import train_model
 
 
 class Watch(tiny.At):
@@ -59,7 +59,7 @@ def main(argv: object = None) -> int:
         store = None if group.rank else tiny.store(Path(folder), settings)
         try:
             training = train_model(
-                model, train, validation, settings, store=store, observer=watch, stop=signals, group=group
+                model, train, validation, settings, store=store, callback=watch, stop=signals, group=group
             )
         except Interrupted:
             print("stopped", group.rank)
@@ -67,7 +67,7 @@ def main(argv: object = None) -> int:
     torch.save(model.state_dict(), Path(folder) / f"weights_{group.rank}.pt")
     if group.rank == 0:
         history = [dataclasses.asdict(record) | {"seconds": 0} for record in training.history]
-        (Path(folder) / "told.json").write_text(json.dumps({"notes": watch.lines, "history": history}))
+        (Path(folder) / "result.json").write_text(json.dumps({"notes": watch.lines, "history": history}))
     return 0
 
 

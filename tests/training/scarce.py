@@ -64,19 +64,19 @@ def main() -> int:
         WideModel(True)(torch.zeros(2, 8000)).scores.sum().backward()  # what torch loads for that is loaded before
         return WideModel(kind == "norm", int(megabytes))
 
-    told: dict[str, object] = {"notes": watch.lines}
+    result: dict[str, object] = {"notes": watch.lines}
     settings = tiny.config(epochs=2, negative_share=0.25, resume=resume)
     try:
         with StopSignals() as signals, signals.deferred():
-            training = tiny.train(settings, Path(folder), build, others=30, observer=watch, stop=signals)
+            training = tiny.train(settings, Path(folder), build, others=30, callback=watch, stop=signals)
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
-        told["history"] = [dataclasses.asdict(record) | {"seconds": 0} for record in training.history]
+        result["history"] = [dataclasses.asdict(record) | {"seconds": 0} for record in training.history]
         torch.save(training.best_weights, Path(folder) / "weights.pt")
     except Interrupted as stopped:
-        told["stopped"] = stopped.exit_code
+        result["stopped"] = stopped.exit_code
     except TrainingError as error:
-        told["error"] = str(error)
-    print(json.dumps(told))
+        result["error"] = str(error)
+    print(json.dumps(result))
     return 0
 
 

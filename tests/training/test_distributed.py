@@ -1,4 +1,4 @@
-"""Two ranks under torchrun: equal weights, a stop that all obey, resume, and what is said when one is lost."""
+"""Two ranks under torchrun: equal weights, a stop that all obey, resume, and the error when one is lost."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from digit_detector.errors import TrainingError
+from ml_training.training.classification import train_model
 from ml_training.training.distributed import SingleProcess
-from ml_training.training.trainer import train_model
 
 pytest.importorskip("torch.distributed.run")
 pytestmark = pytest.mark.skipif(os.name == "nt" or not torch.distributed.is_available(), reason="torch without gloo")
@@ -36,8 +36,8 @@ def start(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def trained(folder: Path, *words: str) -> dict[str, Any]:
     done = start(folder, *words)
     assert done.returncode == 0, done.stderr
-    told: dict[str, Any] = json.loads((folder / "told.json").read_text())
-    return told
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
 
 
 def weights(folder: Path, rank: int) -> dict[str, torch.Tensor]:
@@ -57,13 +57,13 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
 
 
 def test_ranks_learn_and_end_with_the_same_weights(both: tuple[Path, dict[str, Any]]) -> None:
-    folder, told = both
+    folder, result = both
     first, second = weights(folder, 0), weights(folder, 1)
     statistics = {name for name in first if "running" in name or "num_batches" in name}  # rank 0's at each forward pass
     assert all(torch.equal(first[name], second[name]) for name in first.keys() - statistics)
-    losses = [record["train_loss"] for record in told["history"]]
+    losses = [record["train_loss"] for record in result["history"]]
     assert losses[-1] < losses[0]
-    assert told["history"][-1]["validation_accuracy"] > 0.5
+    assert result["history"][-1]["validation_accuracy"] > 0.5
 
 
 @pytest.mark.scale
@@ -74,9 +74,9 @@ def test_a_stop_signal_of_one_rank_stops_both_and_resume_gives_the_same_bits(
     assert stopped.returncode != 0
     assert sorted(line for line in stopped.stdout.splitlines() if "stopped" in line) == ["stopped 0", "stopped 1"]
     assert (tmp_path / "checkpoint_interrupted.pt").exists()
-    told = trained(tmp_path, "resume")
-    assert [note[:19] for note in told["notes"]] == ["resuming at epoch 2"]
-    assert told["history"] == both[1]["history"]
+    result = trained(tmp_path, "resume")
+    assert [note[:19] for note in result["notes"]] == ["resuming at epoch 2"]
+    assert result["history"] == both[1]["history"]
     expected, found = weights(both[0], 0), weights(tmp_path, 0)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 

@@ -1,4 +1,4 @@
-"""A real run in a process of its own that is asked to end: by many Ctrl-C at once, and by a terminal that is closed."""
+"""A run in a process of its own: many Ctrl-C at once, and a terminal that is closed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def log_of(folder: Path) -> str:
     return log.read_text(encoding="utf-8")
 
 
-def test_five_interrupts_within_25_ms_stop_it_as_one_does(tmp_path: Path) -> None:
+def test_five_interrupts_within_25_ms_act_as_one(tmp_path: Path) -> None:
     with subprocess.Popen(
         [*COMMAND, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -30,28 +30,28 @@ def test_five_interrupts_within_25_ms_stop_it_as_one_does(tmp_path: Path) -> Non
             for _ in range(5):
                 process.send_signal(signal.SIGINT)
                 time.sleep(0.005)
-            said, _ = process.communicate(timeout=120)
+            printed, _ = process.communicate(timeout=120)
         finally:
             process.kill()
-    assert process.returncode == 130, said
-    assert "stopped; to go on: the same again" in said
+    assert process.returncode == 130, printed
+    assert "stopped; to go on: the same again" in printed
     for word in ("failed", "Traceback", "Bad file descriptor", "KeyboardInterrupt"):
-        assert word not in said + log_of(tmp_path)
+        assert word not in printed + log_of(tmp_path)
 
 
-def test_a_terminal_that_is_closed_leaves_a_checkpoint_and_a_word_in_the_log(tmp_path: Path) -> None:
+def test_a_closed_terminal_leaves_a_checkpoint_and_a_line_in_the_log(tmp_path: Path) -> None:
     pty = pytest.importorskip("pty")
-    ours, theirs = pty.openpty()
+    own_end, its_end = pty.openpty()
     with subprocess.Popen(
-        [*COMMAND, str(tmp_path), "terminal"], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+        [*COMMAND, str(tmp_path), "terminal"], stdin=its_end, stdout=its_end, stderr=its_end, start_new_session=True
     ) as process:
-        os.close(theirs)
+        os.close(its_end)
         try:
             seen = b""
             while b"mfcc epoch" not in seen:
-                seen += os.read(ours, 4096)  # an OSError where it ended by itself
+                seen += os.read(own_end, 4096)  # an OSError where it ended by itself
         finally:
-            os.close(ours)  # the system hangs up
+            os.close(own_end)  # the system hangs up
         try:
             assert process.wait(timeout=120) == 129
         finally:

@@ -14,9 +14,10 @@ from ml_training.config import AugmentationConfig, TrainConfig
 from ml_training.data.feature_cache import FOLDER_VARIABLE, Cache, use_cache
 from ml_training.pipelines import get_pipeline
 from ml_training.training import precomputed_features
-from ml_training.training.checkpoint import BEST
+from ml_training.training.batches import Clips, MappedRows
+from ml_training.training.checkpoint import BEST, weights_hash
+from ml_training.training.classification import build_model, predict_batches
 from ml_training.training.experiment import run
-from ml_training.training.setup import Clips, MappedRows, predict_by, weights_hash
 
 
 @pytest.fixture
@@ -58,37 +59,40 @@ def test_a_network_says_of_features_what_it_says_of_the_clips(
     clips = tiny.bursts(30)
     model = built(pipeline, clips)
     with use_cache(Cache(tmp_path)):
-        features = precomputed_features.features_of(model, clips, answering)
+        features = precomputed_features.compute_features(model, clips, answering)
     assert features is not None
     if answering:
-        heard, of_features = predict_by(30, model, clips.waveforms), predict_by(30, model, features, precomputed=True)
-        assert torch.equal(heard.scores, of_features.scores)
-        assert torch.equal(heard.digit, of_features.digit)
+        outputs, of_features = (
+            predict_batches(model, clips.waveforms, 30),
+            predict_batches(model, features, 30, precomputed=True),
+        )
+        assert torch.equal(outputs.scores, of_features.scores)
+        assert torch.equal(outputs.digit, of_features.digit)
 
 
 def built(pipeline: str, clips: Clips) -> Any:
     config = TrainConfig(augmentation=AugmentationConfig(enabled=False))
     found = get_pipeline(pipeline)
-    return precomputed_features.build_model(found, config.resolved(pipeline, found.recipe), clips)
+    return build_model(found, config.resolved(pipeline, found.recipe), clips)
 
 
 def test_a_network_of_waveforms_has_none(tiny: ModuleType) -> None:
     clips = tiny.bursts(30)
-    assert precomputed_features.features_of(built(RAW_CNN, clips), clips, answering=True) is None
+    assert precomputed_features.compute_features(built(RAW_CNN, clips), clips, answering=True) is None
 
 
 def test_other_clips_another_mode_and_another_front_end_have_other_entries(tiny: ModuleType, tmp_path: Path) -> None:
     clips = tiny.bursts(30)
     model = built(MFCC, clips)
     with use_cache(kept := Cache(tmp_path)):
-        for asked in ((model, clips, True), (model, clips, True)):
-            precomputed_features.features_of(*asked)
+        for _ in range(2):
+            precomputed_features.compute_features(model, clips, True)
         assert (kept.hits, kept.misses) == (1, 1)
-        precomputed_features.features_of(model, tiny.bursts(30, seed=1), True)
-        precomputed_features.features_of(model, clips, False)
+        precomputed_features.compute_features(model, tiny.bursts(30, seed=1), True)
+        precomputed_features.compute_features(model, clips, False)
         name, table = next((n, b) for n, b in model.named_buffers() if n not in model.state_dict())
         table.mul_(1.001)
-        precomputed_features.features_of(model, clips, True)
+        precomputed_features.compute_features(model, clips, True)
     assert (kept.hits, kept.misses) == (1, 4), name
 
 
@@ -98,8 +102,8 @@ def test_clips_on_disk_have_their_features_there(tiny: ModuleType, tmp_path: Pat
     rows = MappedRows(clips.waveforms.numpy(), torch.arange(30).numpy())
     on_disk = Clips(rows, clips.lengths, clips.labels)
     with use_cache(Cache(tmp_path)):
-        found = precomputed_features.features_of(model, on_disk, answering=True)
-        expected = precomputed_features.features_of(model, clips, answering=True)
+        found = precomputed_features.compute_features(model, on_disk, answering=True)
+        expected = precomputed_features.compute_features(model, clips, answering=True)
     assert isinstance(found, MappedRows)
     assert isinstance(expected, torch.Tensor)
     assert torch.equal(found.select(torch.arange(30) > 27)[:], expected[28:])

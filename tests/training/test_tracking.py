@@ -1,4 +1,4 @@
-"""Trainings told to MLflow: into a database, to a server, and what happens without one."""
+"""Trainings in MLflow: in a database, on a server, and without either."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def test_without_the_package_nothing_is_trained_and_the_error_names_the_extra(
     with pytest.raises(ConfigError, match=r"mlflow.* needs the \[mlflow\] extra.*pip install"):
         tracker_at("here", tmp_path)
     assert train.main(["--mlflow", "--dataset", "synthetic"]) == 2
-    said = capsys.readouterr().err
-    assert len(said.splitlines()) == 1
-    assert 'pip install -e ".[mlflow]"' in said
+    printed = capsys.readouterr().err
+    assert len(printed.splitlines()) == 1
+    assert 'pip install -e ".[mlflow]"' in printed
     assert not Path("models").exists()
 
 
@@ -98,7 +98,7 @@ def test_a_server_that_is_not_there_is_told_before_anything_is_trained(tiny: Mod
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{taken.getsockname()[1]}"  # where nobody listens
-        with pytest.raises(TrainingError, match=rf"cannot reach MLflow at {address} .*: look at --mlflow"):
+        with pytest.raises(TrainingError, match=rf"cannot reach MLflow at {address} .*: check --mlflow"):
             trained(tiny, tmp_path, address)
     assert not (tmp_path / "models").exists()
 
