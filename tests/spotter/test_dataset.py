@@ -1,0 +1,281 @@
+"""Words, utterances, scenes and frame targets of the spotter's training data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE
+from digit_detector.errors import DataError
+from digit_detector.evaluation.streams import edges
+from digit_detector.spotter_file import HOP
+from ml_training.data.augmentation.noise import load_backgrounds
+from ml_training.data.corpus import NOT_A_DIGIT, Corpus
+from ml_training.data.tts import VOICES, say
+from ml_training.spotter.dataset import (
+    JOIN_STYLES,
+    SAMPLES,
+    SENTENCES,
+    WORD_AUGMENTATION,
+    AcousticScene,
+    LabelledClips,
+    SpotterData,
+    WordBank,
+    augment_words,
+    corrupt_words,
+    join_utterances,
+    join_words,
+    load_spotter_data,
+    noise_bursts,
+    render_scene,
+    split_utterance,
+)
+from ml_training.spotter.model import BACKGROUND, SpotterOutput
+from ml_training.spotter.targets import (
+    IGNORE_INDEX,
+    TARGET_WINDOW,
+    Digit,
+    frame_recall_and_false_rate,
+    frame_targets,
+    spotter_loss,
+)
+
+PLAIN = AcousticScene(
+    equaliser_db=0.0, tilt_db=0.0, reverb_probability=0.0, band_probability=0.0, telephone_probability=0.0,
+    noise_probability=1.0, noise_only_probability=0.0, peak_dbfs=(0.0, 0.0),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def clips(tiny_corpus: Corpus) -> LabelledClips:
+    rows = slice(40, 60)  # speaker0 and speaker1
+    return LabelledClips(
+        tiny_corpus.waveforms[rows], tiny_corpus.lengths[rows], tiny_corpus.speakers[rows], tiny_corpus.labels[rows]
+    )
+
+
+@pytest.fixture(scope="module")
+def noise_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("noise")
+    for seed in (0, 1):
+        soundfile.write(folder / f"{seed}.wav", 0.1 * np.random.default_rng(seed).standard_normal(20_000), SAMPLE_RATE)
+    return folder
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def test_variants_but_the_first_have_another_voice(clips: LabelledClips) -> None:
+    config = replace(
+        WORD_AUGMENTATION, speed=(1.0, 1.0), tract_probability=1.0, pitch_probability=1.0, trim_probability=0.0
+    )
+    bank, again = (augment_words(clips, 2, 0, config) for _ in range(2))
+    assert np.array_equal(bank.samples, again.samples)
+    assert clips.labels is not None
+    assert bank.labels.tolist() == clips.labels.tolist() * 2
+    first, length = clips.waveforms[3], int(clips.lengths[3])
+    clip = first[(NUM_SAMPLES - length) // 2 :][:length]
+    similarity = [np.correlate(bank.word(i) / np.linalg.norm(bank.word(i)), clip, "full").max() for i in (3, 23)]
+    assert similarity[0] > 0.99 * np.linalg.norm(clip)
+    assert similarity[1] < 0.9 * np.linalg.norm(clip)
+    assert sorted(map(len, bank.speaker_rows)) == [20, 20]
+
+
+def test_words_are_scaled_and_have_their_edges(clips: LabelledClips) -> None:
+    bank = augment_words(clips, 2, 0)
+    assert len(bank) == 40
+    for i in range(len(bank)):
+        word = bank.word(i)
+        frames = word[: len(word) // 80 * 80].reshape(-1, 80)
+        assert np.sqrt(np.square(frames).mean(axis=1).max()) == pytest.approx(1.0, abs=0.02)
+        assert tuple(bank.edges[i]) == edges(word)
+
+
+def test_silent_clips_are_left_out() -> None:
+    rng = np.random.default_rng(0)
+    silent, loud = np.zeros(4000, dtype=np.float32), rng.normal(0, 0.1, 4000).astype(np.float32)
+    assert WordBank.from_clips([silent, loud], np.array([1, 2]), np.array([0, 0])).labels.tolist() == [2]
+
+
+def test_corrupted_words_are_not_digits(clips: LabelledClips) -> None:
+    bank = augment_words(clips, 1, 0)
+    corrupted = corrupt_words(bank, 5.0, 0)
+    assert len(corrupted) == 100
+    assert set(corrupted.labels) == {NOT_A_DIGIT}
+    assert set(corrupted.speakers) == set(bank.speakers)
+    whole = bank.sizes.mean()
+    assert 0.2 < (corrupted.sizes < 0.6 * whole).mean() < 0.6  # cut off; the others last as long as a word
+    reverse = [word[::-1] for word in map(bank.word, range(len(bank)))]
+    likeness = [
+        max(np.correlate(word, other, "valid" if len(word) >= len(other) else "full").max() for other in reverse)
+        / np.square(word).sum()
+        for word in map(corrupted.word, range(len(corrupted)))
+    ]
+    assert (np.array(likeness) > 0.9).mean() > 0.15  # turned round
+
+
+def test_bursts_of_noise_last_as_long_as_words(noise_dir: Path) -> None:
+    bursts = noise_bursts(load_backgrounds(str(noise_dir)), 20, 0)
+    assert set(bursts.labels) == {NOT_A_DIGIT}
+    assert len(bursts) == 40
+    assert 0.08 * SAMPLE_RATE < bursts.sizes.min() < bursts.sizes.max() < 1.1 * SAMPLE_RATE
+
+
+def test_recorded_words_and_noise_are_used_and_hashed(tiny_corpus: Corpus, noise_dir: Path, tmp_path: Path) -> None:
+    for i, clip in enumerate(say([(VOICES[0], "kitchen"), (VOICES[1], "garden")], seed=0)):
+        soundfile.write(tmp_path / f"word{i}_speaker{i}_0.wav", clip, SAMPLE_RATE)
+    rows, words = np.arange(20), str(tmp_path)
+    plain, spoken, noisy = (
+        load_spotter_data(tiny_corpus, rows, each, noise, variants=1, voices=1)
+        for each, noise in ((None, None), (words, None), (words, str(noise_dir)))
+    )
+    assert len({data.data_hash for data in (plain, spoken, noisy)}) == 3
+    assert [len(data.pool.fillers) for data in (plain, spoken, noisy)] == [2, 4, 5]
+    assert [len(data.noises) for data in (plain, spoken, noisy)] == [1, 1, 2]
+    with pytest.raises(DataError):
+        load_spotter_data(tiny_corpus, rows, str(tmp_path / "nowhere"), None, variants=1, voices=1)
+
+
+# --- utterances ----------------------------------------------------------------------------------
+
+
+def test_joined_words_have_the_shares_of_their_styles(spotter_data: SpotterData) -> None:
+    rng = np.random.default_rng(0)
+    utterances = [join_words(spotter_data.pool, rng) for _ in range(400)]
+    without = sum(not utterance.digits for utterance in utterances) / len(utterances)
+    assert without == pytest.approx(sum(style.share for style in JOIN_STYLES if style.fillers == 1.0), abs=0.08)
+    digits = [digit for utterance in utterances for digit in utterance.digits]
+    words = sum(len(utterance.active) for utterance in utterances)
+    assert 0.4 < len(digits) / words < 0.65
+    counts = np.bincount([digit.label for digit in digits], minlength=10) / len(digits)
+    assert np.allclose(counts, 0.1, atol=0.03)
+    overlaps = [
+        before[1] > after[0]
+        for utterance in utterances
+        for before, after in zip(utterance.active, utterance.active[1:], strict=False)
+    ]
+    assert 0.3 < np.mean(overlaps) < 0.95
+
+
+def test_digits_lie_where_an_utterance_says(spotter_data: SpotterData) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        utterance = join_words(spotter_data.pool, rng)
+        assert len(utterance.samples) == SAMPLES
+        assert [digit.offset for digit in utterance.digits] == sorted(digit.offset for digit in utterance.digits)
+        silent = np.ones(SAMPLES, dtype=bool)
+        for first, last in utterance.active:
+            silent[first:last] = False
+        assert not utterance.samples[silent].any()
+        for label, onset, offset in utterance.digits:
+            assert 0 <= label < 10
+            assert onset < offset
+            inside = utterance.samples[max(0, onset) : max(0, offset)]
+            assert len(inside) <= 400 or np.abs(inside).max() > 0.1
+
+
+def test_an_utterance_is_split_where_its_words_begin() -> None:
+    tone = np.sin(np.arange(6000) * 0.3).astype(np.float32)
+    utterance = split_utterance(tone, np.array([0, 2000, 4000]), [4, NOT_A_DIGIT, 7])
+    assert utterance is not None
+    assert [digit.label for digit in utterance.digits] == [4, 7]
+    assert abs(utterance.digits[1].onset - 4000) <= 80
+    assert split_utterance(tone, np.array([0, 2000]), [1, 2, 3]) is None
+    assert split_utterance(tone, np.array([0, 100, 4000]), [1, 2, 3]) is None
+
+
+def test_synthetic_utterances_are_digits_or_sentences(spotter_data: SpotterData) -> None:
+    utterances = spotter_data.tts_utterances
+    assert len(utterances) > 80
+    assert 0.25 < np.mean([not utterance.digits for utterance in utterances]) < 0.6
+    joined = join_utterances(utterances, np.random.default_rng(3))
+    assert len(joined.samples) == SAMPLES
+    assert all(b[0] - a[1] >= 0.1 * SAMPLE_RATE for a, b in zip(joined.active, joined.active[1:], strict=False))
+
+
+def test_sentences_have_no_digit() -> None:
+    words = {word for sentence in SENTENCES for word in sentence.lower().split()}
+    assert len(SENTENCES) == 36
+    assert not words & {"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "oh"}
+
+
+# --- scenes --------------------------------------------------------------------------------------
+
+
+def speech(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A tone in the middle of silence, and where it is."""
+    active = torch.zeros(count, SAMPLES, dtype=torch.bool)
+    active[:, 8000:16_000] = True
+    tone = torch.sin(0.7 * torch.arange(SAMPLES))
+    return tone * active, active
+
+
+@pytest.mark.parametrize("snr_db", [20.0, 3.0, -2.0])
+def test_a_scene_has_the_snr_asked_for(spotter_data: SpotterData, snr_db: float) -> None:
+    torch.manual_seed(0)
+    clean, active = speech(8)
+    sound, _ = render_scene(clean, active, spotter_data.noises, replace(PLAIN, snr_db=(snr_db, snr_db)))
+    gain = (sound * clean).sum(dim=1) / clean.square().sum(dim=1)  # least squares
+    noise = sound - gain[:, None] * clean
+    level = (gain[:, None] * clean).square().sum(dim=1) / active.sum(dim=1)
+    measured = 10 * torch.log10(level / noise.square().mean(dim=1))
+    assert measured.median().item() == pytest.approx(snr_db, abs=0.7)
+    assert (measured - snr_db).abs().max() < 2.0
+
+
+def test_a_scene_varies_every_utterance_and_stays_in_range(spotter_data: SpotterData) -> None:
+    torch.manual_seed(0)
+    clean, active = speech(400)
+    sound, noise_only = render_scene(clean, active, spotter_data.noises, AcousticScene())
+    assert sound.shape == clean.shape
+    assert torch.isfinite(sound).all()
+    assert torch.equal(sound, (sound * 2**15).round() / 2**15)
+    assert noise_only.float().mean().item() == pytest.approx(AcousticScene().noise_only_probability, abs=0.05)
+    peaks = sound.abs().amax(dim=1)
+    assert peaks.max() == 1.0
+    assert peaks.min() < 0.02
+    tone = (sound * clean).sum(dim=1).abs() / (clean.norm(dim=1) * sound.norm(dim=1))
+    assert tone[noise_only].max() < 0.3
+    quiet = sound[:, :4000].abs().amax(dim=1) < 1e-3
+    assert 0.05 < quiet[~noise_only].float().mean() < 0.35  # without noise
+    reverberant = replace(PLAIN, noise_probability=0.0, reverb_probability=1.0, direct_db=(0.0, 0.0))
+    assert render_scene(clean[:1], active[:1], spotter_data.noises, reverberant)[0][0, 16_050:16_200].abs().max() > 0.02
+    loud = replace(PLAIN, noise_probability=0.0, peak_dbfs=(3.0, 3.0))
+    assert (render_scene(clean[:1], active[:1], spotter_data.noises, loud)[0].abs() == 1.0).sum() > 1000  # clipped
+
+
+# --- targets -------------------------------------------------------------------------------------
+
+
+def test_frames_after_a_digit_have_it_as_their_target() -> None:
+    classes, durations = frame_targets([Digit(7, 4000, 8000)], 128)
+    since = ((np.arange(128) + 1) * HOP - 8000) / SAMPLE_RATE
+    target = (since >= TARGET_WINDOW[0]) & (since < TARGET_WINDOW[1])
+    assert (classes[target] == 7).all()
+    assert set(classes[~target].tolist()) == {BACKGROUND, IGNORE_INDEX}
+    assert (classes[since < -0.1] == BACKGROUND).all()
+    first = np.flatnonzero(target)[0]
+    assert np.expm1(durations[first]) == pytest.approx(((first + 1) * HOP - 4000) / HOP, rel=1e-5)
+    assert (frame_targets([Digit(7, -3000, 500)], 128)[0] != 7).all()  # most of it lies before the utterance
+    both, _ = frame_targets([Digit(7, 4000, 8000), Digit(3, 8000, 9200)], 128)
+    assert {7, 3} <= set(both.tolist())  # the window of the first is kept while the second ends
+
+
+def test_the_loss_counts_labelled_frames_alone() -> None:
+    classes = torch.tensor([[7, BACKGROUND, IGNORE_INDEX, BACKGROUND]])
+    right = torch.full((1, 4, BACKGROUND + 1), -10.0)
+    right[0, [0, 1, 2, 3], [7, BACKGROUND, 2, 5]] = 10.0
+    output, durations = SpotterOutput(right, torch.zeros(1, 4)), torch.zeros(1, 4)
+    assert frame_recall_and_false_rate(output, classes) == (1.0, 0.5)
+    loss = spotter_loss(output, classes, durations)
+    right[0, 2] = 0.0
+    assert spotter_loss(output, classes, durations) == loss  # the ignored frame
+    longer = spotter_loss(output, classes, torch.tensor([[1.0, 9.0, 9.0, 9.0]]))
+    assert (longer - loss).item() == pytest.approx(0.05 * 0.5, abs=1e-4)  # of the digit's frame only
+    nothing = torch.full((1, 4), BACKGROUND)
+    assert torch.isfinite(spotter_loss(output, nothing, durations))
