@@ -7,11 +7,11 @@ T samples and drawn from torch's global generator.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -70,15 +70,6 @@ has any, hold on I am looking for it, thanks a lot for calling see you later
 SENTENCES = tuple(_SENTENCES.split(","))
 
 
-class LabelledClips(NamedTuple):
-    """N clips, each centred in its second."""
-
-    waveforms: Floats  # (N, 8000)
-    lengths: Ints  # (N,) samples before padding
-    speakers: Sequence[str]  # N
-    labels: Ints | None = None  # (N,) digits; None where no clip is one
-
-
 @dataclass(frozen=True, eq=False)
 class WordBank:
     """N words in one array, each scaled so that its loudest 10 ms have an RMS of one."""
@@ -119,29 +110,32 @@ class WordBank:
 
 
 def _peak_rms(word: Floats) -> float:
-    frames = word[: max(1, len(word) // _FRAME) * _FRAME].reshape(max(1, len(word) // _FRAME), -1)
+    count = max(1, len(word) // _FRAME)
+    frames = word[: count * _FRAME].reshape(count, -1)
     return float(np.sqrt(np.square(frames, dtype=np.float64).mean(axis=1).max()))
 
 
 def augment_words(
-    clips: LabelledClips, variants: int, seed: int, config: AugmentationConfig = WORD_AUGMENTATION
-) -> WordBank:
-    """`variants` words of each clip; all but the first have another vocal tract and pitch."""
-    speakers = np.unique(clips.speakers, return_inverse=True)[1]
-    labels = np.full(len(speakers), NOT_A_DIGIT) if clips.labels is None else clips.labels
+    waveforms: Floats, lengths: Ints, speakers: Sequence[str], labels: Ints | None, variants: int, seed: int,
+    config: AugmentationConfig = WORD_AUGMENTATION,
+) -> WordBank:  # fmt: skip
+    """`variants` words of each clip (N, 8000); all but the first have another vocal tract and pitch.
+
+    Clips are centred and `lengths` (N,) samples long; `labels` None: none is a digit.
+    """
+    same_voice = replace(config, tract_probability=0.0, pitch_probability=0.0, trim_probability=0.0)
+    numbers = np.unique(speakers, return_inverse=True)[1]
+    if labels is None:
+        labels = np.full(len(lengths), NOT_A_DIGIT)
+
+    def variants_of_clips() -> Iterator[Floats]:
+        for take, first in itertools.product(range(variants), range(0, len(lengths), _BATCH)):
+            clips, sizes = (torch.from_numpy(np.array(each[first : first + _BATCH])) for each in (waveforms, lengths))
+            yield from augment(clips, sizes, config if take else same_voice).numpy()
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        words = _augmented(clips, variants, config)
-        return WordBank.from_clips(words, np.tile(labels, variants), np.tile(speakers, variants))
-
-
-def _augmented(clips: LabelledClips, variants: int, config: AugmentationConfig) -> Iterator[Floats]:
-    same_voice = replace(config, tract_probability=0.0, pitch_probability=0.0, trim_probability=0.0)
-    for take in range(variants):
-        for first in range(0, len(clips.lengths), _BATCH):
-            rows = slice(first, first + _BATCH)
-            waveforms = torch.from_numpy(np.array(clips.waveforms[rows]))
-            yield from augment(waveforms, torch.from_numpy(clips.lengths[rows]), config if take else same_voice).numpy()
+        return WordBank.from_clips(variants_of_clips(), np.tile(labels, variants), np.tile(numbers, variants))
 
 
 def corrupt_words(bank: WordBank, share: float, seed: int) -> WordBank:
@@ -162,16 +156,21 @@ def corrupt_words(bank: WordBank, share: float, seed: int) -> WordBank:
 def noise_bursts(noise: Backgrounds, count: int, seed: int) -> WordBank:
     """Non-digits: excerpts of recorded noise as long as a word, augmented as words are."""
     rng = np.random.default_rng(seed)
-    slope = np.linspace(0.0, 1.0, 80, dtype=np.float32)
     clips = np.zeros((count, NUM_SAMPLES), dtype=np.float32)
     lengths = rng.integers(int(0.12 * SAMPLE_RATE), int(0.8 * SAMPLE_RATE), size=count)
     for row, which, length in zip(clips, rng.integers(len(noise.starts), size=count), lengths, strict=True):
         begin = int(noise.starts[which]) + int(rng.integers(int(noise.choices[which])))
         clip = noise.samples[begin : begin + length].numpy().copy()
-        clip[:80] *= slope
-        clip[-80:] *= slope[::-1]
-        row[(NUM_SAMPLES - length) // 2 :][:length] = clip
-    return augment_words(LabelledClips(clips, lengths, [str(i % 50) for i in range(count)]), 2, seed)
+        row[(NUM_SAMPLES - length) // 2 :][:length] = _fade(clip, 80, 80)
+    return augment_words(clips, lengths, [str(i % 50) for i in range(count)], None, 2, seed)
+
+
+def _fade(word: Floats, fade_in: int, fade_out: int) -> Floats:
+    """Fade the ends of (T,) in place, over at most T samples each."""
+    fade_in, fade_out = min(fade_in, len(word)), min(fade_out, len(word))
+    word[:fade_in] *= np.linspace(0.0, 1.0, fade_in + 1, dtype=np.float32)[1:]
+    word[len(word) - fade_out :] *= np.linspace(1.0, 0.0, fade_out + 1, dtype=np.float32)[:-1]
+    return word
 
 
 class Utterance(NamedTuple):
@@ -202,14 +201,18 @@ JOIN_STYLES = (
 
 
 @dataclass(frozen=True, eq=False)
-class WordPool:
-    """Word banks with the share of the digits, or of the other words, that each gives."""
+class SpotterData:
+    """What training utterances and their noise are drawn from, each with its share."""
 
     digits: Sequence[tuple[WordBank, float]]
-    fillers: Sequence[tuple[WordBank, float]]
+    fillers: Sequence[tuple[WordBank, float]]  # words that are not digits, and other sounds
+    tts_utterances: Sequence[Utterance]
+    noises: Sequence[tuple[Backgrounds, float]]
+    data_hash: str
+    name: str
 
     def draw_speaker(self, digits: bool, rng: np.random.Generator) -> tuple[WordBank, Ints]:
-        """A word bank and the rows of one of its speakers."""
+        """A bank of digits or fillers and the rows of one of its speakers."""
         banks = self.digits if digits else self.fillers
         bank = banks[_draw([share for _, share in banks], rng)][0]
         return bank, bank.speaker_rows[int(rng.integers(len(bank.speaker_rows)))]
@@ -219,11 +222,11 @@ def _draw(shares: Sequence[float], rng: np.random.Generator) -> int:
     return int(rng.choice(len(shares), p=np.array(shares) / sum(shares)))
 
 
-def join_words(pool: WordPool, rng: np.random.Generator) -> Utterance:
+def join_words(data: SpotterData, rng: np.random.Generator) -> Utterance:
     """An utterance of single words in a random style."""
     style = JOIN_STYLES[_draw([style.share for style in JOIN_STYLES], rng)]
     utterance = Utterance(np.zeros(SAMPLES, dtype=np.float32), [], [])
-    speakers = {digits: pool.draw_speaker(digits, rng) for digits in (True, False)}
+    speakers = {digits: data.draw_speaker(digits, rng) for digits in (True, False)}
     one_speaker = rng.random() < style.one_speaker
     pace = np.sort(rng.uniform(*style.gap, 2))  # the speaker's own range of gaps
     level_db, fade_in = 0.0, 0
@@ -231,18 +234,15 @@ def join_words(pool: WordPool, rng: np.random.Generator) -> Utterance:
     while at < SAMPLES:
         digits = rng.random() >= style.fillers
         if not one_speaker:
-            speakers[digits] = pool.draw_speaker(digits, rng)
+            speakers[digits] = data.draw_speaker(digits, rng)
             level_db = rng.uniform(-_LEVEL_DB, _LEVEL_DB)
         bank, rows = speakers[digits]
         i = int(rng.choice(rows))
         onset, offset = bank.edges[i].tolist()
         gap = max(int(rng.uniform(*pace) * SAMPLE_RATE), -offset // 2)
         word = bank.word(i) * np.float32(10 ** ((level_db + rng.normal(0.0, 1.0)) / 20))
-        if gap < 0:
-            word = word[: offset + gap + _CROSSFADE]
-        fade_in, fade_out = min(fade_in, len(word)), min(_CROSSFADE, max(0, -gap), len(word))
-        word[:fade_in] *= np.linspace(0.0, 1.0, fade_in + 1, dtype=np.float32)[1:]
-        word[len(word) - fade_out :] *= np.linspace(1.0, 0.0, fade_out + 1, dtype=np.float32)[:-1]
+        fade_out = min(_CROSSFADE, max(0, -gap))
+        word = _fade(word[: offset + gap + _CROSSFADE] if gap < 0 else word, fade_in, fade_out)
         label = [Digit(int(bank.labels[i]), onset, min(offset, len(word)))] if digits else []
         _add(utterance, Utterance(word, label, [(0, len(word))]), at)
         at, fade_in = at + offset + gap, fade_out
@@ -270,42 +270,35 @@ def _add(target: Utterance, part: Utterance, at: int) -> None:
 
 def split_utterance(samples: Floats, begins: Ints, labels: Sequence[int]) -> Utterance | None:
     """The utterance of (T,) samples whose words begin at `begins` (N,); None where they do not fit `labels`."""
-    bounds = [*begins.tolist(), len(samples)]
-    if len(begins) != len(labels) or any(last - first < SAMPLE_RATE // 20 for first, last in pairwise(bounds)):
+    bounds = list(itertools.pairwise([*begins.tolist(), len(samples)]))
+    if len(bounds) != len(labels) or min(last - first for first, last in bounds) < SAMPLE_RATE // 20:
         return None
-    digits = []
-    for label, (first, last) in zip(labels, pairwise(bounds), strict=True):
-        onset, offset = edges(samples[first:last])
-        if label != NOT_A_DIGIT:
-            digits.append(Digit(label, first + onset, first + offset))
+    words = [(label, first, *edges(samples[first:last])) for label, (first, last) in zip(labels, bounds, strict=True)]
+    digits = [Digit(label, first + onset, first + offset) for label, first, onset, offset in words if label >= 0]
     return Utterance(samples / np.float32(_peak_rms(samples)), digits, [(0, len(samples))])
 
 
 def synthesise_utterances(seed: int, voices: int) -> list[Utterance]:
     """Strings of digits with some other words between them, and sentences without digits, in many voices."""
     rng = np.random.default_rng(seed)
-    texts, labels = [], []
+    texts = []
     for i in range(min(_MAX_TTS_UTTERANCES, 48 * voices)):
-        if rng.random() < _TTS_SENTENCES:
-            words = _draw_sentence(rng)
-            labels.append([NOT_A_DIGIT] * len(words))
-        else:
+        if rng.random() >= _TTS_SENTENCES:
             fillers = rng.random(int(rng.integers(2, 8))) < _TTS_FILLERS
-            labels.append([NOT_A_DIGIT if filler else int(rng.integers(len(LABELS))) for filler in fillers])
-            words = [str(rng.choice(WORDS)) if label == NOT_A_DIGIT else LABELS[label] for label in labels[-1]]
-        texts.append((VOICES[i % voices], " ".join(words)))
-    spoken = zip(say_in_one(texts, seed), labels, strict=True)
-    utterances = [split_utterance(samples, begins, each) for (samples, begins), each in spoken]
-    return [utterance for utterance in utterances if utterance is not None]
-
-
-def _draw_sentence(rng: np.random.Generator) -> list[str]:
-    if rng.random() < 0.3:
-        return [str(word) for word in rng.choice(WORDS, int(rng.integers(3, 8)))]
-    words = SENTENCES[int(rng.integers(len(SENTENCES)))].split()
-    for i in np.flatnonzero(rng.random(len(words)) < 0.15):  # sentences vary
-        words[i] = str(rng.choice(WORDS))
-    return words
+            words = [str(rng.choice(WORDS if filler else LABELS)) for filler in fillers]
+        elif rng.random() < 0.3:
+            words = [str(word) for word in rng.choice(WORDS, int(rng.integers(3, 8)))]
+        else:
+            sentence = SENTENCES[int(rng.integers(len(SENTENCES)))].split()
+            words = [str(rng.choice(WORDS)) if rng.random() < 0.15 else word for word in sentence]
+        texts.append((VOICES[i % voices], words))
+    spoken = say_in_one([(voice, " ".join(words)) for voice, words in texts], seed)
+    utterances = []
+    for (samples, begins), (_, words) in zip(spoken, texts, strict=True):
+        labels = [LABELS.index(word) if word in LABELS else NOT_A_DIGIT for word in words]
+        if (utterance := split_utterance(samples, begins, labels)) is not None:
+            utterances.append(utterance)
+    return utterances
 
 
 @dataclass(frozen=True)
@@ -372,17 +365,6 @@ def noise_excerpts(noises: Sequence[tuple[Backgrounds, float]], count: int, size
     return excerpts / excerpts.square().mean(dim=1, keepdim=True).sqrt().clamp_min(0.03)
 
 
-@dataclass(frozen=True, eq=False)
-class SpotterData:
-    """What training utterances are drawn from."""
-
-    pool: WordPool
-    tts_utterances: Sequence[Utterance]
-    noises: Sequence[tuple[Backgrounds, float]]
-    data_hash: str
-    name: str
-
-
 def load_spotter_data(
     corpus: Corpus, rows: Ints, words_dir: str | None, noise_dir: str | None, seed: int = 0, variants: int = 16,
     voices: int = 300,
@@ -391,18 +373,18 @@ def load_spotter_data(
 
     Raises DataError where a folder cannot be used, MissingExtraError without speech synthesis.
     """
-    speakers = [corpus.speakers[i] for i in rows]
-    clips = LabelledClips(np.asarray(corpus.waveforms[rows]), corpus.lengths[rows], speakers, corpus.labels[rows])
-    recorded = augment_words(clips, variants, seed)
-    tts = cached_digits(seed, voices, 2)
-    synthetic = augment_words(LabelledClips(tts.waveforms, tts.lengths, tts.speakers, tts.labels), 2, seed + 1)
+    speakers, tts = [corpus.speakers[i] for i in rows], cached_digits(seed, voices, 2)
+    recorded = augment_words(
+        corpus.waveforms[rows], corpus.lengths[rows], speakers, corpus.labels[rows], variants, seed
+    )  # fmt: skip
+    synthetic = augment_words(tts.waveforms, tts.lengths, tts.speakers, tts.labels, 2, seed + 1)
     words = cached_negatives(seed, max(1, voices // 2))
     hashes = [corpus.data_hash, hashlib.sha256(rows.tobytes()).hexdigest(), tts.data_hash, words.data_hash]
-    bank = augment_words(LabelledClips(words.waveforms, words.lengths, words.speakers), 2, seed + 2)
+    bank = augment_words(words.waveforms, words.lengths, words.speakers, None, 2, seed + 2)
     fillers = [(corrupt_words(recorded, 0.33, seed), 0.2), (bank, 0.35)]
     if words_dir is not None:
         words = recorded_negatives(words_dir)
-        bank = augment_words(LabelledClips(words.waveforms, words.lengths, words.speakers), variants, seed + 3)
+        bank = augment_words(words.waveforms, words.lengths, words.speakers, None, variants, seed + 3)
         fillers += [(bank, 0.4), (corrupt_words(bank, 1.0, seed + 4), 0.2)]
         hashes.append(words.data_hash)
     noises = [(generated_backgrounds(), 0.3)]
@@ -411,8 +393,7 @@ def load_spotter_data(
         fillers.append((noise_bursts(noises[1][0], 375 * variants, seed + 5), 0.4))
         hashes.append(noises[1][0].data_hash)
     return SpotterData(
-        pool=WordPool([(recorded, 0.7), (synthetic, 0.3)], fillers),
-        tts_utterances=synthesise_utterances(seed, voices), noises=noises,
+        digits=[(recorded, 0.7), (synthetic, 0.3)], fillers=fillers, tts_utterances=synthesise_utterances(seed, voices),
+        noises=noises, name=corpus.name,
         data_hash=hashlib.sha256("\n".join([*hashes, f"{variants} {voices} {seed}"]).encode()).hexdigest(),
-        name=corpus.name,
     )  # fmt: skip

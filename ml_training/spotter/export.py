@@ -19,29 +19,20 @@ from onnx import TensorProto, compose, helper
 from torch import Tensor, nn
 from torch.nn import functional
 
+from digit_detector import spotter_file
 from digit_detector.audio import Floats
 from digit_detector.errors import ConfigError, ExportError
 from digit_detector.files import write_atomically
-from digit_detector.spotter_file import (
-    BLOCK,
-    BLOCK_NAME,
-    DILATIONS_KEY,
-    DURATIONS_NAME,
-    EARLIER_NAME,
-    FRAMES,
-    KERNEL,
-    PROBABILITIES_NAME,
-    STATE_AFTER_NAME,
-    STATE_NAME,
-    TAKEN_NAME,
-    earlier_frames,
-)
+from digit_detector.spotter_file import BLOCK, DILATIONS_KEY, FRAMES, KERNEL, earlier_frames
 from digit_detector.streaming.spotter import load_spotter
 from ml_training.deploy.export import TOLERANCE, graph_of, sealed
 from ml_training.spotter.model import BACKGROUND, ResidualBlock, Spotter
 
 _MERGED_KEYS = ("data", "data_hash", "steps", "seed", "git_commit", DILATIONS_KEY)
-_INPUT_STATES, _OUTPUT_STATES = (STATE_NAME, EARLIER_NAME), (STATE_AFTER_NAME, TAKEN_NAME)
+_BLOCK = spotter_file.BLOCK_NAME
+_OUTPUTS = (spotter_file.PROBABILITIES_NAME, spotter_file.DURATIONS_NAME)
+_INPUT_STATES = (spotter_file.STATE_NAME, spotter_file.EARLIER_NAME)
+_OUTPUT_STATES = (spotter_file.STATE_AFTER_NAME, spotter_file.TAKEN_NAME)
 
 
 class StreamingStep(nn.Module):
@@ -56,8 +47,8 @@ class StreamingStep(nn.Module):
         super().__init__()
         self.spotter = spotter
         self.projection, self.projection_bias = _fold_pointwise(spotter.projection)
-        assert spotter.head.bias is not None
-        self.head, self.head_bias = spotter.head.weight[:, :, 0].T.contiguous(), spotter.head.bias
+        self.head = spotter.head.weight[:, :, 0].T.contiguous()
+        self.head_bias = spotter.head.get_parameter("bias")
         self.blocks: list[tuple[Tensor, Tensor, Tensor, int]] = []
         biases = []
         for block, dilation in zip(spotter.blocks, spotter.dilations, strict=True):
@@ -94,11 +85,8 @@ class StreamingStep(nn.Module):
 def _fold_norm(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Scale and bias (C,) of a batch norm in evaluation mode."""
     assert isinstance(norm, nn.BatchNorm1d)
-    mean, variance = norm.running_mean, norm.running_var
-    assert mean is not None
-    assert variance is not None
-    scale = norm.weight / (variance + norm.eps).sqrt()
-    return scale, norm.bias - mean * scale
+    scale = norm.weight / (norm.get_buffer("running_var") + norm.eps).sqrt()
+    return scale, norm.bias - norm.get_buffer("running_mean") * scale
 
 
 def _fold_pointwise(layers: nn.Sequential) -> tuple[Tensor, Tensor]:
@@ -121,8 +109,7 @@ def export_spotter(model: Spotter, path: Path, metadata: Mapping[str, str], soun
         torch.zeros(2, BLOCK), torch.zeros(2, model.stem_state_size),
         torch.zeros(2, len(earlier_frames(model.dilations)), step.biases.shape[-1]),
     )  # fmt: skip
-    inputs = [BLOCK_NAME, *_INPUT_STATES]
-    proto = graph_of(step, examples, inputs, [PROBABILITIES_NAME, DURATIONS_NAME, *_OUTPUT_STATES])
+    proto = graph_of(step, examples, [_BLOCK, *_INPUT_STATES], [*_OUTPUTS, *_OUTPUT_STATES])
     content = sealed(proto, {**metadata, DILATIONS_KEY: ",".join(map(str, model.dilations))})
     blocks = sound[: len(sound) // BLOCK * BLOCK].reshape(-1, 1, BLOCK)
     with torch.no_grad():
@@ -159,7 +146,7 @@ def join_spotters(files: Sequence[Path], path: Path) -> None:
 def _average(protos: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
     """One graph of all networks; its states are theirs, one after the other."""
     shapes = [_shapes(proto) for proto in protos]
-    channels = sorted({shape[EARLIER_NAME][2] for shape in shapes})
+    channels = sorted({shape[_INPUT_STATES[1]][2] for shape in shapes})
     if len(channels) > 1:
         raise ConfigError([f"join: expected networks of as many channels, got {channels}"], "train-spotter")
 
@@ -175,10 +162,10 @@ def _average(protos: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
     for number, proto in enumerate(protos):
         graph = compose.add_prefix(proto, f"{number}_").graph
         for node in graph.node:  # all take the same block
-            node.input[:] = [BLOCK_NAME if name == f"{number}_{BLOCK_NAME}" else name for name in node.input]
+            node.input[:] = [_BLOCK if name == f"{number}_{_BLOCK}" else name for name in node.input]
         nodes += graph.node
         weights += graph.initializer
-    nodes += [helper.make_node("Mean", of_each(name), [name]) for name in (PROBABILITIES_NAME, DURATIONS_NAME)]
+    nodes += [helper.make_node("Mean", of_each(name), [name]) for name in _OUTPUTS]
     nodes += [helper.make_node("Concat", of_each(name), [name], axis=1) for name in _OUTPUT_STATES]
 
     def describe(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:

@@ -82,7 +82,7 @@ def make_batch(
     utterances = [
         join_utterances(data.tts_utterances, rng)
         if data.tts_utterances and rng.random() < config.tts_share
-        else join_words(data.pool, rng)
+        else join_words(data, rng)
         for _ in range(config.batch_size)
     ]
     active = torch.zeros(config.batch_size, SAMPLES, dtype=torch.bool)

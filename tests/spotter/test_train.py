@@ -14,7 +14,7 @@ from digit_detector.errors import CheckpointError, Interrupted
 from digit_detector.spotter_file import BLOCK, FRAMES, HOP, spotter_metadata
 from digit_detector.streaming.spotter import load_spotter
 from ml_training import train_spotter as command
-from ml_training.spotter.dataset import SAMPLES, AcousticScene, SpotterData, WordPool, join_words
+from ml_training.spotter.dataset import SAMPLES, AcousticScene, SpotterData, join_words
 from ml_training.spotter.export import export_spotter
 from ml_training.spotter.targets import frame_targets
 from ml_training.spotter.train import Report, SpotterConfig, make_batch, train_spotter
@@ -23,8 +23,8 @@ CLEAN = AcousticScene(snr_db=(20.0, 40.0), noise_only_probability=0.05, peak_dbf
 
 
 def test_a_trained_spotter_spots_digits_in_a_stream(spotter_data: SpotterData, tmp_path: Path) -> None:
-    pool = WordPool(spotter_data.pool.digits[:1], spotter_data.pool.fillers[1:])  # of the tiny corpus alone
-    data = replace(spotter_data, pool=pool, tts_utterances=[])
+    digits, fillers = spotter_data.digits[:1], spotter_data.fillers[1:]  # without synthetic digits
+    data = replace(spotter_data, digits=digits, fillers=fillers, tts_utterances=[])
     reports: list[Report] = []
     model = train_spotter(data, SpotterConfig(steps=120, batch_size=4), tmp_path, reports.append, CLEAN)
     assert reports[-1].loss < 1.5
@@ -32,7 +32,7 @@ def test_a_trained_spotter_spots_digits_in_a_stream(spotter_data: SpotterData, t
     export_spotter(model, file, spotter_metadata("tiny", "tiny", 120, 0), np.zeros(8 * BLOCK, dtype=np.float32))
     spotter, rng = load_spotter(file), np.random.default_rng(5)
     recalled, false = [], []
-    for utterance in (join_words(pool, rng) for _ in range(12)):
+    for utterance in (join_words(data, rng) for _ in range(12)):
         states = [spotter.initial_state()]
         sound = (0.2 * utterance.samples).reshape(-1, 1, BLOCK)
         posteriors = np.concatenate([spotter(block, states)[0][0] for block in sound])  # (F, 10)
