@@ -24,13 +24,12 @@ from digit_detector.labels import PIPELINES
 from ml_training.config import TrainConfig
 from ml_training.data.augmentation import augment
 from ml_training.pipelines import get_pipeline
-from ml_training.training.callbacks import Unobserved
-from ml_training.training.precomputed_features import build_model
-from ml_training.training.setup import Clips
-from ml_training.training.trainer import _Loop
+from ml_training.training.batches import Clips
+from ml_training.training.classification import build_model, train_model
+from ml_training.training.trainer import NullCallback
 
 LIMIT = 0.5
-CLIPS = 512
+WARM_UP = 3  # steps that are not counted
 
 
 def noisy_words(clips: int) -> Clips:
@@ -45,28 +44,34 @@ def noisy_words(clips: int) -> Clips:
     return Clips(waveforms, lengths, torch.arange(clips) % 10)
 
 
+class Watch(NullCallback):
+    """Seconds of each step of a training and, in turns with them, of augmentation alone."""
+
+    def __init__(self, clips: Clips, config: TrainConfig) -> None:
+        self.clips, self.config = clips, config
+        self.alone: list[float] = []
+        self.whole: list[float] = []
+        self.started = time.perf_counter()
+
+    def step(self, epoch: int, step: int, steps: int, loss: float, accuracy: float, rate: float) -> None:
+        ended = time.perf_counter()
+        chosen = torch.randperm(len(self.clips))[: self.config.batch_size]
+        with torch.no_grad():
+            augment(self.clips.waveforms[chosen], self.clips.lengths[chosen], self.config.augmenting)
+        self.whole.append(ended - self.started)
+        self.started = time.perf_counter()
+        self.alone.append(self.started - ended)
+
+
 def measure(name: str, changes: dict[str, Any], steps: int) -> tuple[float, float]:
     """Median seconds of augmentation alone and of the whole step."""
     pipeline = get_pipeline(name)
-    config = TrainConfig(pipeline=name, device="cpu").resolved(name, pipeline.recipe)
-    augmentation = dataclasses.replace(config.augmenting, **changes)
-    config = dataclasses.replace(config, augmentation=augmentation)
-    clips = noisy_words(CLIPS)
-    loop = _Loop(build_model(pipeline, config, clips), clips, clips, config, None, Unobserved(), None)
-    loop.model.train()
-    alone, whole = [], []
-    for step in range(-3, steps):  # the first three warm up
-        chosen = torch.randperm(CLIPS)[: loop.batch_size]
-        began = time.perf_counter()
-        with torch.no_grad():
-            augment(clips.waveforms[chosen], clips.lengths[chosen], augmentation)
-        between = time.perf_counter()
-        loop._step(max(0, step) % loop.steps, chosen)
-        ended = time.perf_counter()
-        if step >= 0:
-            alone.append(between - began)
-            whole.append(ended - between)
-    return statistics.median(alone), statistics.median(whole)
+    config = TrainConfig(pipeline=name, device="cpu", epochs=1).resolved(name, pipeline.recipe)
+    config = dataclasses.replace(config, augmentation=dataclasses.replace(config.augmenting, **changes))
+    clips = noisy_words((WARM_UP + steps) * (config.batch_size or 0))
+    watch = Watch(clips, config)
+    train_model(build_model(pipeline, config, clips), clips, noisy_words(10), config, callback=watch)
+    return statistics.median(watch.alone[WARM_UP:]), statistics.median(watch.whole[WARM_UP:])
 
 
 def main() -> int:

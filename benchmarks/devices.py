@@ -29,10 +29,9 @@ from ml_training.config import TrainConfig
 from ml_training.data.augmentation.noise import generated_backgrounds
 from ml_training.evaluation.speed import machine
 from ml_training.pipelines import get_pipeline
-from ml_training.training.objective import Objective
-from ml_training.training.precomputed_features import build_model
-from ml_training.training.setup import Clips, choose_device, cpu_threads
-from ml_training.training.trainer import train_model
+from ml_training.training.batches import Clips, count_negatives
+from ml_training.training.classification import build_model, train_model
+from ml_training.training.seeding import choose_device, cpu_threads
 
 STEPS = 24  # of an epoch
 FP32 = "float32"
@@ -96,7 +95,7 @@ def measured(pipeline: str, batch: int, variant: Variant, device: torch.device, 
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     epochs = train_model(model, train, validation, config).history[1:]
-    clips = Objective(train, config, device).clips(batch)
+    clips = batch + count_negatives(batch, config.negative_share)
     step = statistics.median(record.seconds for record in epochs) / STEPS
     return Speed(clips / step, 1000 * step, torch.cuda.max_memory_allocated(device) / 1e6 if on_gpu else None)
 

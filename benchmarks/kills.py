@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from trainings import ROOT
 
-from ml_training.training.setup import weights_hash
+from ml_training.training.checkpoint import weights_hash
 
 EPOCHS = 4
 WORDS: dict[str, list[str]] = {

@@ -24,16 +24,16 @@ from digit_detector.cli.torchrun_env import torchrun_rank
 from digit_detector.labels import MEL_CNN, PIPELINES
 from ml_training.config import TrainConfig
 from ml_training.pipelines import get_pipeline
-from ml_training.training.callbacks import Unobserved
+from ml_training.training.batches import Clips
+from ml_training.training.classification import build_model, train_model
 from ml_training.training.distributed import process_group
-from ml_training.training.precomputed_features import build_model
-from ml_training.training.setup import Clips, cpu_threads
-from ml_training.training.trainer import train_model
+from ml_training.training.seeding import cpu_threads
+from ml_training.training.trainer import NullCallback
 
 WARM_UP = 4  # steps that count for nothing
 
 
-class Watch(Unobserved):
+class Watch(NullCallback):
     """When each step was done."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ def one_process(pipeline: str, clips: int, steps: int) -> None:
     with cpu_threads(1), process_group(config, "the same again") as group:
         train = noise(batch * (WARM_UP + steps))
         model = build_model(row, config, train)
-        train_model(model, train, noise(20), config, observer=watch, group=group)
+        train_model(model, train, noise(20), config, callback=watch, group=group)
     if group.rank == 0:
         print(json.dumps([b - a for a, b in zip(watch.times[WARM_UP - 1 :], watch.times[WARM_UP:], strict=False)]))
 

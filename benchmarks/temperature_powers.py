@@ -28,8 +28,8 @@ from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.data.splits import split_corpus
 from ml_training.pipelines import get_pipeline
-from ml_training.training.checkpoint import BEST, load_checkpoint
-from ml_training.training.setup import load_weights, predict
+from ml_training.training.checkpoint import BEST, load_checkpoint, load_weights
+from ml_training.training.classification import predict
 
 Scored = tuple[NDArray[np.float32], NDArray[np.int64]]
 

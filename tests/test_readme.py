@@ -41,7 +41,8 @@ from ml_training.data.tts import VOICES, say
 from ml_training.deploy import version_store
 from ml_training.flags import add_train_flags, train_config_from
 from ml_training.pipelines import get_pipeline
-from ml_training.training.checkpoint import CheckpointStore, RunIdentity
+from ml_training.training.checkpoint import CheckpointStore
+from ml_training.training.classification import run_identity
 from ml_training.training.experiment import run
 from ml_training.tuning.space import parse_space
 
@@ -206,7 +207,7 @@ def desk(tmp_path, tiny_folder, tiny_models, monkeypatch):
         for name, digit in itertools.product(names, range(10)):
             shutil.copyfile(tiny_folder / f"{digit}_speaker2_1.wav", tmp_path / folder / f"{name.format(digit)}.wav")
     config = TrainConfig().resolved(MFCC, get_pipeline(MFCC).recipe)
-    store = CheckpointStore(tmp_path / "teachers" / "mfcc_classifier", RunIdentity(MFCC, config, "made up"))
+    store = CheckpointStore(tmp_path / "teachers" / "mfcc_classifier", run_identity(MFCC, config, "made up"))
     store.save_best(1, get_pipeline(MFCC).build().state_dict(), {})
     (tmp_path / "my_config.json").write_text(next(b.text for b in BLOCKS if b.language == "json"), encoding="utf-8")
     (tmp_path / "space.json").write_text(next(b.text for b in BLOCKS if is_space(b)), encoding="utf-8")

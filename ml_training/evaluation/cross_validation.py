@@ -29,7 +29,7 @@ from ml_training.evaluation.protocols import CV, KEPT, LOSO, TestClips, new_resu
 from ml_training.pipelines import PIPELINE_REGISTRY
 from ml_training.pipelines.base import Pipeline
 from ml_training.results import Count, ModelScore, ProtocolResult
-from ml_training.training.setup import cpu_threads
+from ml_training.training.seeding import cpu_threads
 
 Report = Callable[[str], None]
 EVERY = "every speaker"

@@ -33,11 +33,9 @@ from ml_training.deploy.export import export_onnx
 from ml_training.evaluation.protocols import KEPT, THROWN
 from ml_training.pipelines.base import Pipeline
 from ml_training.results import EpochRecord
-from ml_training.training.callbacks import Unobserved
-from ml_training.training.checkpoint import FREE_SETTINGS, INTERRUPTED, CheckpointStore, RunIdentity
-from ml_training.training.precomputed_features import build_model
-from ml_training.training.setup import load_weights, predict_probabilities
-from ml_training.training.trainer import train_model
+from ml_training.training.checkpoint import FREE_SETTINGS, CheckpointStore, load_weights
+from ml_training.training.classification import build_model, predict_probabilities, run_identity, train_model
+from ml_training.training.trainer import NullCallback
 from ml_training.training.training_data import PARITY_CLIPS, fitted_temperature, load_training_data
 
 Report = Callable[[str], None]
@@ -63,7 +61,7 @@ class Fold:
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that decides the fold's figures, as JSON gives it back."""
-        run = RunIdentity(self.pipeline.name, self.config, self.data_hash)
+        run = run_identity(self.pipeline.name, self.config, self.data_hash)
         deciding = {k: v for k, v in to_dict(self.config).items() if k not in FREE_SETTINGS}
         augmentation = {k: v for k, v in (deciding.pop("augmentation") or {}).items() if k != "noise_dir"}
         values = {
@@ -112,7 +110,7 @@ def finished(fold: Fold, work: Path, report: Report, with_model: bool = False) -
     return None
 
 
-class EpochLines(Unobserved):
+class EpochLines(NullCallback):
     """An observer that tells `epoch` of each epoch's number, and `report` what is to be noted."""
 
     def __init__(self, what: str, report: Report, epoch: Callable[[int, float], None]) -> None:
@@ -150,16 +148,16 @@ def _train_fold(
 ) -> dict[str, Any]:  # fmt: skip
     material = load_training_data(fold.config, corpus, report, report)
     config, split = fold.config, material.split
-    identity = RunIdentity(fold.pipeline.name, config, material.corpus.data_hash, corpus.synthetic)
+    identity = run_identity(fold.pipeline.name, config, material.corpus.data_hash, corpus.synthetic)
     store = CheckpointStore(folder, identity)
-    if store.epochs() or (folder / INTERRUPTED).exists():
+    if store.resumable:
         config = dataclasses.replace(config, resume="latest")
     train = material.part(split.train, seldom=not config.augmenting.enabled)
     model = build_model(fold.pipeline, config, train)
     observer = EpochLines(str(fold), report, epoch)
     with stop.deferred():
         training = train_model(
-            model, train, material.part(split.validation), config, store=store, observer=observer, stop=stop
+            model, train, material.part(split.validation), config, store=store, callback=observer, stop=stop
         )
     model = model.cpu()
     load_weights(model, training.best_weights, folder)

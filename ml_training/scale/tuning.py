@@ -104,7 +104,7 @@ def try_one(config: dict[str, Any], spec: dict[str, Any], folder: str) -> None:
     from ml_training.data.dataset_loader import load_corpus
     from ml_training.data.feature_cache import Cache, use_cache
     from ml_training.pipelines import get_pipeline
-    from ml_training.training.setup import cpu_threads
+    from ml_training.training.seeding import cpu_threads
 
     base = TrainConfig(**spec["config"])
     values = json.loads(config["values"])

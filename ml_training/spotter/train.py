@@ -41,8 +41,8 @@ from ml_training.spotter.dataset import (
 from ml_training.spotter.export import export_spotter
 from ml_training.spotter.model import Spotter
 from ml_training.spotter.targets import frame_recall_and_false_rate, frame_targets, spotter_loss
-from ml_training.training.callbacks import StopRequest
-from ml_training.training.setup import cpu_threads
+from ml_training.training.trainer import StopFlag
+from ml_training.training.seeding import cpu_threads
 
 CHECKPOINT = "checkpoint.pt"
 FRAMES = SAMPLES // HOP
@@ -105,7 +105,7 @@ def train_spotter(
     folder: Path,
     report: Callable[[Report], None],
     scene: AcousticScene | None = None,
-    stop: StopRequest | None = None,
+    stop: StopFlag | None = None,
 ) -> Spotter:
     """The trained network with averaged weights; checkpoints go to `folder`, from which a later call resumes.
 

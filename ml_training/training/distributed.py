@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from digit_detector.cli.torchrun_env import print_on_local_rank_zero, torchrun_rank
 from digit_detector.errors import ConfigError, DataError, DigitError, PeerLostError
 from ml_training.config import TrainConfig
-from ml_training.training.setup import choose_device, choose_precision
+from ml_training.training.seeding import choose_device, choose_precision
 
 _TIMEOUT = timedelta(hours=1)  # rank 0 may load recordings, or test and export a model, while the others wait
 
@@ -35,9 +35,9 @@ class SingleProcess:
         """The module whose backward pass averages gradients over all ranks."""
         return model
 
-    def reduce_step(self, loss: Tensor, correct: Tensor, signum: int | None) -> tuple[Tensor, Tensor, int | None]:
-        """() loss and () correct digits of this rank's share -> mean loss, sum of correct, stop signal of any rank."""
-        return loss, correct, signum
+    def reduce_step(self, loss: Tensor, counts: Tensor, signum: int | None) -> tuple[Tensor, Tensor, int | None]:
+        """() loss and (2,) counts of this rank's share -> mean loss, sum of counts, stop signal of any rank."""
+        return loss, counts, signum
 
     @contextlib.contextmanager
     def local_rank_zero_first(self) -> Iterator[None]:
@@ -69,13 +69,13 @@ class ProcessGroup(SingleProcess):
     def wrap(self, model: nn.Module) -> nn.Module:
         return nn.parallel.DistributedDataParallel(model)
 
-    def reduce_step(self, loss: Tensor, correct: Tensor, signum: int | None) -> tuple[Tensor, Tensor, int | None]:
-        totals = torch.stack([loss.double(), correct.double(), torch.zeros_like(loss, dtype=torch.float64)]).cpu()
+    def reduce_step(self, loss: Tensor, counts: Tensor, signum: int | None) -> tuple[Tensor, Tensor, int | None]:
+        totals = torch.cat([loss[None].double(), counts.double()]).cpu()
         largest = torch.tensor(signum or 0)
         dist.all_reduce(totals)
         dist.all_reduce(largest, dist.ReduceOp.MAX)
-        mean_loss, all_correct = (totals[0] / self.world_size).float(), totals[1].long()
-        return mean_loss.to(loss.device), all_correct.to(loss.device), int(largest) or None
+        mean_loss, all_counts = (totals[0] / self.world_size).float(), totals[1:].long()
+        return mean_loss.to(loss.device), all_counts.to(loss.device), int(largest) or None
 
     @contextlib.contextmanager
     def local_rank_zero_first(self) -> Iterator[None]:

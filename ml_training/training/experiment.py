@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pickle
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,22 +35,14 @@ from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.report.page import gather_versions, write_report
 from ml_training.results import DataSummary, EpochRecord, Evaluation, PipelineResult
-from ml_training.training.checkpoint import BEST, FREE_SETTINGS, CheckpointStore, RunIdentity, teachers_hash
-from ml_training.training.distillation import Teachers
+from ml_training.training.batches import Clips
+from ml_training.training.checkpoint import BEST, FREE_SETTINGS, CheckpointStore, load_weights, weights_hash
+from ml_training.training.classification import build_model, predict_probabilities, run_identity, train_model
+from ml_training.training.distillation import EnsembleTeacher, teachers_hash
 from ml_training.training.distributed import SingleProcess
-from ml_training.training.precomputed_features import build_model
-from ml_training.training.setup import (
-    Clips,
-    choose_device,
-    choose_precision,
-    cpu_threads,
-    load_weights,
-    peak_memory_mb,
-    predict_probabilities,
-    weights_hash,
-)
+from ml_training.training.seeding import choose_device, choose_precision, cpu_threads
 from ml_training.training.tracking import track, tracker_at
-from ml_training.training.trainer import Training, train_model
+from ml_training.training.trainer import Training
 from ml_training.training.training_data import PARITY_CLIPS, TrainingData, fitted_temperature, load_training_data
 from ml_training.utils.logging_utils import RunLogger
 from ml_training.utils.temporary import clear_half_written, temporary_folder
@@ -195,11 +189,11 @@ def _meet_teachers(config: TrainConfig, logger: RunLogger) -> None:
         raise ConfigError(
             [f"models_dir {config.models_dir} lies in teacher_dir {config.teacher_dir}: a model would teach itself"]
         )
-    teachers = Teachers(config.teacher_dir, torch.device("cpu"))
-    if config.negative_share and teachers.of_digits_alone:
+    teachers = EnsembleTeacher(config.teacher_dir, torch.device("cpu"))
+    if config.negative_share and teachers.without_negatives:
         raise ConfigError(
             [
-                f"teacher {teachers.of_digits_alone[0]} has heard digits alone and cannot tell whether there is one: "
+                f"teacher {teachers.without_negatives[0]} has heard digits alone and cannot tell whether there is one: "
                 "train it with a negative_share above 0, or its student without: --negative_share 0"
             ]
         )
@@ -313,7 +307,7 @@ class _PipelineRun:
 
     def _store(self, made: Path) -> CheckpointStore:
         corpus = self.material.corpus
-        identity = RunIdentity(self.name, self.config, corpus.data_hash, corpus.synthetic)
+        identity = run_identity(self.name, self.config, corpus.data_hash, corpus.synthetic)
         return CheckpointStore(self.folder, identity, self._say, best=made / BEST)
 
     def _train(self, model: DigitModel, train: Clips, store: CheckpointStore) -> Training:
@@ -324,7 +318,7 @@ class _PipelineRun:
             validation = self.material.part(self.material.split.validation)
             training = train_model(
                 model, train, validation, self.config,
-                store=store, observer=view, stop=self.signals, group=self.group,
+                store=store, callback=view, stop=self.signals, group=self.group,
             )  # fmt: skip
             self.trained = True
             view.catch_up(training.history)  # a resumed run may have had nothing left to train
@@ -404,3 +398,13 @@ class _PipelineRun:
 
 def _plots(config: TrainConfig) -> Path:
     return Path(config.log_dir) / "plots"
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process ever held, in MB; NaN where the system does not tell (Windows)."""
+    if sys.platform == "win32":
+        return math.nan
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -26,8 +26,8 @@ from ml_training.deploy.quantise import Judges, quantised, softmax
 from ml_training.pipelines import PIPELINE_REGISTRY
 from ml_training.pipelines.base import Pipeline
 from ml_training.results import Evaluation, Floats
-from ml_training.training.checkpoint import BEST, Checkpoint, load_checkpoint
-from ml_training.training.setup import load_weights, predict, predict_probabilities
+from ml_training.training.checkpoint import BEST, Checkpoint, load_checkpoint, load_weights
+from ml_training.training.classification import predict, predict_probabilities
 from ml_training.training.training_data import PARITY_CLIPS, TrainingData, fitted_temperature, load_training_data
 from ml_training.utils.temporary import clear_half_written, temporary_folder
 

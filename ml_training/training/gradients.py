@@ -1,82 +1,85 @@
-"""Gradients of one training step, accumulated over micro-batches where memory does not hold the batch."""
+"""Gradients of one training step, accumulated over micro-batches when memory does not hold the batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from digit_detector.memory import halving
-from ml_training.training.gradient_accumulation import LEAST, RunningStatistics, parts_of
-from ml_training.training.objective import Objective
+from ml_training.training.task import Task
+
+MIN_CLIPS = 2  # of a micro-batch: one clip has no batch statistics
 
 
-class Gradients:
-    """Computes the gradients of a step's loss into `model.parameters()`.
+def micro_batches(clips: int, limit: int) -> int:
+    """How many micro-batches of at most `limit` clips a batch needs; one may have a clip more, none has only one."""
+    return max(1, min(-(-clips // limit), clips // MIN_CLIPS))
+
+
+def compute_gradients(
+    model: nn.Module, network: nn.Module, task: Task, step: int, seed: int, limit: int, dtype: torch.dtype | None,
+    scaler: torch.amp.GradScaler, on_split: Callable[[int, int], None],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Put the gradients of a step into `model.parameters()`; returns () loss and (2,) counts.
 
     `network` is `model`, or what torch.compile or DistributedDataParallel made of it; the latter never splits a batch,
-    for all ranks would have to split it alike.
+    for all ranks would have to split it alike. `limit` is how many clips memory is known to hold, 0 for all;
+    `on_split` is called with each number that was too many and the next one. The result depends on the step, `seed` and
+    the number of micro-batches, not on failed attempts.
     """
+    parameters = list(model.parameters())
+    norms = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+    clips = max(MIN_CLIPS, task.clips(step))
 
-    def __init__(
-        self,
-        model: nn.Module,
-        network: nn.Module,
-        objective: Objective,
-        dtype: torch.dtype | None,
-        scaler: torch.amp.GradScaler,
-    ) -> None:
-        self.model, self.network, self.objective = model, network, objective
-        self.may_split = not isinstance(network, nn.parallel.DistributedDataParallel)
-        self.dtype, self.scaler = dtype, scaler
-        self.statistics = RunningStatistics(model)
-
-    def take(
-        self,
-        chosen: Tensor,
-        seed: int,
-        at_once: int,
-        told: Callable[[int, int], None],
-    ) -> tuple[Tensor, Tensor]:
-        """() loss of a step and () how many of its digits were right.
-
-        `at_once` is how many clips memory is known to hold, 0 for all; `told` is called with each number that was too
-        much, and the next. The result depends on `chosen`, `seed` and the number of parts, not on earlier attempts.
-        """
-        if not self.may_split:
-            return self._of(chosen, seed, 1)
-        self.statistics.keep()
-        most = max(LEAST, self.objective.clips(len(chosen)))
-        known = min(at_once or most, most)
-
-        def fewer(clips: int, then: int) -> None:
-            self.statistics.put_back()
-            told(clips, then)
-
-        found, _ = halving(
-            lambda size: self._of(chosen, seed, parts_of(most, size)),
-            known,
-            LEAST,
-            fewer,
-        )
-        return found
-
-    def _of(self, chosen: Tensor, seed: int, parts: int) -> tuple[Tensor, Tensor]:
+    def attempt(size: int) -> tuple[Tensor, Tensor]:
         torch.manual_seed(seed)
-        for parameter in self.model.parameters():
+        for parameter in parameters:
             parameter.grad = None
-        batch = self.objective.batch(chosen)
-        cut = batch.parts(parts) if parts > 1 else [batch]
-        kind = batch.labels.device.type
-        losses, right = [], []
-        with self.statistics.moved_by(parts):
-            for part in cut:
-                with torch.autocast(kind, dtype=self.dtype, enabled=self.dtype is not None):
-                    precomputed = {"precomputed": True} if part.precomputed else {}
-                    heard = self.network(part.waveforms, **precomputed)
-                loss = self.objective.loss(heard, part)
+        count = micro_batches(clips, size)
+        batch = task.batch(step)
+        losses, counts = [], []
+        with shared_momentum(norms, count):
+            for part in task.split(batch, count) if count > 1 else [batch]:
+                device = parameters[0].device.type
+                with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
+                    outputs = task.forward(network, part)
+                loss, counted = task.loss(outputs, part)
                 losses.append(loss.detach())
-                right.append((heard.scores[: len(part.labels)].argmax(dim=1) == part.labels).sum())
-                torch.autograd.backward(self.scaler.scale(loss))
-        return torch.stack(losses).sum(), torch.stack(right).sum()
+                counts.append(counted)
+                torch.autograd.backward(scaler.scale(loss))
+        return torch.stack(losses).sum(), torch.stack(counts).sum(dim=0)
+
+    if isinstance(network, nn.parallel.DistributedDataParallel):
+        return attempt(clips)
+    statistics = [buffer for layer in norms for buffer in layer.buffers()]
+    saved = [buffer.clone() for buffer in statistics]
+
+    def split(too_many: int, fewer: int) -> None:
+        with torch.no_grad():
+            for buffer, value in zip(statistics, saved, strict=True):
+                buffer.copy_(value)
+        on_split(too_many, fewer)
+
+    return halving(attempt, min(limit or clips, clips), MIN_CLIPS, split)[0]
+
+
+@contextlib.contextmanager
+def shared_momentum(norms: Sequence[_BatchNorm], count: int) -> Iterator[None]:
+    """Let `count` micro-batches together move the running statistics of batch norms as far as one batch would.
+
+    Each is normalised by its own mean and variance: that micro-batches lead to other weights than a whole batch is due
+    to this, to dropout and to rounding alone.
+    """
+    before = [layer.momentum for layer in norms]
+    for layer in norms:
+        if layer.momentum is not None and count > 1:  # None is the mean of all batches
+            layer.momentum = 1 - (1 - layer.momentum) ** (1 / count)
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(norms, before, strict=True):
+            layer.momentum = momentum

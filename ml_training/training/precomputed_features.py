@@ -19,19 +19,11 @@ from ml_training.config import TrainConfig
 from ml_training.data import feature_cache
 from ml_training.data.feature_cache import Block, Key
 from ml_training.pipelines import base, features
-from ml_training.pipelines.base import DigitModel, Pipeline
-from ml_training.training.setup import CPU, Clips, MappedRows, Rows, step_seed
+from ml_training.pipelines.base import DigitModel
+from ml_training.training.batches import Clips, MappedRows, Rows
+from ml_training.training.seeding import CPU
 
 AT_ONCE = 256  # clips
-
-
-def build_model(pipeline: Pipeline, config: TrainConfig, train: Clips) -> DigitModel:
-    """A fresh model of a pipeline, its weights decided by the seed, its features by the training clips."""
-    torch.manual_seed(step_seed(config.seed, 0, 0))
-    model = pipeline.model(config.width)
-    model.configure(config.augmenting)
-    fit_statistics(model, train)
-    return model
 
 
 def with_features(model: nn.Module, clips: Clips, config: TrainConfig, answering: bool) -> Clips:
@@ -54,12 +46,6 @@ def fit_statistics(model: DigitModel, train: Clips) -> None:
         model.fit_features(found[:])
     elif type(model).fit_statistics is not DigitModel.fit_statistics:
         model.fit_statistics(train.waveforms[:])
-
-
-def features_for_training(model: nn.Module, waveforms: Tensor) -> Tensor | None:
-    """(B, 8000) new clips -> (B, ...) features beside those that were precomputed."""
-    assert isinstance(model, DigitModel)
-    return model.features(waveforms, answering=False)
 
 
 def features_of(model: DigitModel, clips: Clips, answering: bool) -> Rows | None:

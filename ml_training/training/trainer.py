@@ -1,8 +1,17 @@
-"""The training loop: tensors in memory, one seed per step, averaged weights, exact resume.
+"""The training loop of the digit classifiers and of the streaming spotter.
 
-Everything random in a step follows from (seed, epoch, step, number of rollbacks), and the learning
-rate from the same numbers, so a checkpoint needs no generator state: a run that was killed and
-resumed ends with the same bits as one that never stopped (same machine, same number of threads).
+A `Task` (task.py) supplies batch k of an epoch, the forward pass, the loss and the validation. `Trainer` does the rest:
+learning-rate schedule, AdamW with weight decay on matrices alone, gradient clipping, mixed precision, micro-batches
+when memory is short, averaged (EMA) weights, rollback when the loss is not finite, stop signals, checkpoints, resume.
+
+    options = TrainerOptions(epochs=80, steps_per_epoch=100, learning_rate=4e-3, weight_decay=0.02, resume="latest")
+    store = CheckpointStore(folder, RunIdentity("spotter", settings, data_hash))
+    training = Trainer(model, task, options, store=store, callback=callback, stop=signals).run()
+    model.load_state_dict(training.best_weights)
+
+A checkpoint is written after every epoch and, with a stop signal, after the current step. Everything random in a step
+and its learning rate follow from (seed, epoch, step, rollbacks), so a checkpoint needs no generator state: a run that
+was killed and resumed ends with the same bits as one that never stopped (same machine, same number of threads).
 """
 
 from __future__ import annotations
@@ -10,49 +19,54 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import asdict, dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from digit_detector.errors import CheckpointError, Interrupted, TrainingError
 from digit_detector.memory import halving, is_out_of_memory
-from ml_training.config import TrainConfig
-from ml_training.data.corpus import NOT_A_DIGIT
 from ml_training.results import EpochRecord
-from ml_training.training.callbacks import Observer, StopRequest, Unobserved
-from ml_training.training.checkpoint import CheckpointStore
+from ml_training.training.checkpoint import CheckpointStore, Weights
 from ml_training.training.distributed import SingleProcess
-from ml_training.training.gradients import Gradients
-from ml_training.training.objective import Objective, validation_loss
-from ml_training.training.precomputed_features import features_for_training, with_features
-from ml_training.training.progress import Progress
-from ml_training.training.schedules import Schedule
-from ml_training.training.setup import (
-    EVALUATION_BATCH,
-    Clips,
-    Weights,
-    choose_device,
-    choose_precision,
-    compiled,
-    copied,
-    deterministic,
-    make_optimizer,
-    predict_by,
-    step_seed,
-)
+from ml_training.training.gradients import compute_gradients
+from ml_training.training.schedules import PLATEAU_PATIENCE, WARM_UP, Schedule
+from ml_training.training.seeding import CPU, deterministic, step_seed
+from ml_training.training.task import Task
 
 MAX_ROLLBACKS = 3
-_CUDA_CHECK = 16  # steps between looks at the loss on a GPU: each look waits for it
+_CUDA_CHECK = 16  # steps between checks of the loss on a GPU: each check waits for it
 
 State = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class TrainerOptions:
+    """Settings of one training."""
+
+    epochs: int
+    steps_per_epoch: int
+    learning_rate: float  # peak
+    weight_decay: float = 0.0
+    total_steps: int | None = None  # for a shorter last epoch; None: epochs * steps_per_epoch
+    optimizer: str = "adamw"  # or "adam"
+    scheduler: str = "cosine"  # one of config.SCHEDULERS
+    warm_up: float = WARM_UP  # share of all steps, of the cosine schedule
+    clip_norm: float = 5.0  # largest gradient norm; 0: no clipping
+    ema_decay: float = 0.99  # of the averaged weights; 0: no averaging
+    patience: int = 0  # epochs without a better validation loss before stopping; 0: never
+    seed: int = 0
+    resume: str | None = None  # "latest" or an epoch of the store
+    compile: bool = False
+    device: torch.device = CPU
+    dtype: torch.dtype | None = None  # of mixed precision; None: float32
+
+
+@dataclass(frozen=True)
 class Training:
-    """How a training ended."""
+    """The outcome of a training."""
 
     history: tuple[EpochRecord, ...]
     best_epoch: int
@@ -61,306 +75,318 @@ class Training:
     seconds: float  # of all sessions together
 
 
-class _Diverged(Exception):  # noqa: N818 (it is handled here)
+class Callback(Protocol):
+    """Follows a training. Epochs and steps count from 1."""
+
+    def step(self, epoch: int, step: int, steps: int, loss: float, accuracy: float, rate: float) -> None:
+        return
+
+    def epoch(self, history: Sequence[EpochRecord], better: bool) -> None:
+        return
+
+    def note(self, line: str) -> None:
+        return
+
+
+class NullCallback(Callback):
+    """Ignores everything; a base for callbacks that need some of the methods."""
+
+
+class StopFlag(Protocol):
+    """The number of the signal that asks a training to stop, None without one."""
+
+    @property
+    def signum(self) -> int | None: ...
+
+
+@dataclass
+class Progress:
+    """Position and counters of a training, plain numbers as checkpoints hold them."""
+
+    epoch: int = 0  # whole epochs done
+    step: int = 0  # steps done in the next one
+    updates: int = 0  # optimizer steps in all, for the warm-up of the averaged weights
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    best_accuracy: float = 0.0
+    plateau_halvings: int = 0
+    plateau_since: int = 0  # epoch of the last better loss or halving
+    rollbacks: int = 0
+    micro_batch: int = 0  # clips of a step that fit into memory; 0: no limit known
+    validation_batch: int = 0  # the same in validation
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def records(self) -> tuple[EpochRecord, ...]:
+        return tuple(EpochRecord(**record) for record in self.history)
+
+    def finish_epoch(self, record: EpochRecord) -> bool:
+        """Count an epoch; whether it is the best so far (lowest validation loss, then highest accuracy)."""
+        self.epoch, self.step = record.epoch, 0
+        self.seconds += record.seconds - self.epoch_seconds
+        self.epoch_seconds = 0.0
+        self.history.append(asdict(record))
+        loss, accuracy = record.validation_loss, record.validation_accuracy
+        better = math.isnan(loss) or (loss, -accuracy) < (self.best_loss, -self.best_accuracy)
+        if better:
+            self.best_epoch, self.best_loss, self.best_accuracy = record.epoch, loss, accuracy
+            self.plateau_since = record.epoch
+        elif record.epoch - self.plateau_since >= PLATEAU_PATIENCE:
+            self.plateau_since = record.epoch
+            self.plateau_halvings += 1
+        return better
+
+
+class _Diverged(Exception):  # noqa: N818 (handled in this module)
     def __init__(self, step: int, loss: float) -> None:
         self.step = step
         self.loss = loss
 
 
-# --- the loop ------------------------------------------------------------------------------------
+class Trainer:
+    """Trains `model` in place; validated, chosen as best and kept are its averaged weights.
 
-
-def train_model(
-    model: nn.Module,
-    train: Clips,
-    validation: Clips,
-    config: TrainConfig,
-    *,
-    store: CheckpointStore | None = None,
-    observer: Observer | None = None,
-    stop: StopRequest | None = None,
-    group: SingleProcess | None = None,
-) -> Training:
-    """Train `model` in place as the resolved `config` says, going on from `store` if config.resume asks for it.
-
-    Validated, chosen as best (lowest validation loss, then highest accuracy) and kept are the averaged weights.
-    A batch that memory does not hold is taken in parts whose gradients add up. All ranks of a `group` call this with
-    the same clips and settings and end with the same weights; only rank 0 has a `store`, and all resume from it.
-    Raises TrainingError when the loss stays NaN or infinite after three rollbacks or memory is too small for any batch,
-    CheckpointError when a checkpoint cannot be written or read, Interrupted when `stop` says so, PeerLostError when
-    another rank is gone.
+    All ranks of a `group` train the same model with the same options and end with the same weights; only rank 0 has a
+    `store`, and all resume from it.
     """
-    with deterministic(config.compile):
-        try:
-            return _Loop(model, train, validation, config, store, observer or Unobserved(), stop, group).run()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise TrainingError(
-                f"not enough memory to train, however few clips at once ({' '.join(str(error).split())[:120]}): try "
-                f"--batch_size {max(2, (config.batch_size or 4) // 2)}, fewer recordings or another --device"
-            ) from error
 
-
-class _Loop:
     def __init__(
         self,
         model: nn.Module,
-        train: Clips,
-        validation: Clips,
-        config: TrainConfig,
-        store: CheckpointStore | None,
-        observer: Observer,
-        stop: StopRequest | None,
+        task: Task,
+        options: TrainerOptions,
+        *,
+        store: CheckpointStore | None = None,
+        callback: Callback | None = None,
+        stop: StopFlag | None = None,
         group: SingleProcess | None = None,
     ) -> None:
-        if None in (config.epochs, config.batch_size, config.learning_rate, config.weight_decay):
-            raise TypeError("train_model needs a resolved configuration: config.resolved(pipeline, recipe)")
-        assert config.epochs
-        assert config.batch_size
-        assert config.learning_rate
-        digits, judges = (int((clips.labels != NOT_A_DIGIT).sum()) for clips in (train, validation))
-        if digits < 2 or not judges:
-            raise TrainingError(
-                f"training needs 2 clips of digits and validation 1 at least, got {digits} and {judges}: "
-                "use more recordings or another --validation_share"
-            )
-        self.config, self.epochs = config, config.epochs
-        self.store, self.observer, self.stop = store, observer, stop
+        self.task, self.options, self.store, self.stop = task, options, store, stop
+        self.callback = callback or NullCallback()
         self.group = group or SingleProcess()
         self.stop_signal: int | None = None  # the one that all ranks have seen
-        self.device = choose_device(config)
-        self.dtype = choose_precision(config, self.device)
-        validation = with_features(model, validation, config, answering=True)
-        train = with_features(model, train, config, answering=False)
-        self.model = model.to(self.device)
-        self.validation = validation.to(self.device)
-        features = partial(features_for_training, model)
-        self.objective = Objective(train, config, self.device, features)
-        self.batch_size = config.batch_size
-        whole, rest = divmod(digits, self.batch_size)
-        least = 2 * self.group.world_size  # one clip a rank has no batch statistics
-        if (most := min(digits, self.batch_size)) < least:
-            raise TrainingError(
-                f"{self.group.world_size} processes need {least} digits in a batch, got {most}: "
-                "use a larger --batch_size, more recordings or fewer processes"
-            )
-        self.steps = whole + (rest >= least or not whole)
-        self.schedule = Schedule(config.scheduler, config.learning_rate, self.epochs, self.steps)
-        self.optimizer = make_optimizer(model, config)
-        self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
-        network = compiled(model) if config.compile else self.group.wrap(self.model)
-        self.gradients = Gradients(self.model, network, self.objective, self.dtype, self.grad_scaler)
-        self.averaged = copy.deepcopy(model)
-        self.averaged.eval()
+        self.total_steps = options.total_steps or options.epochs * options.steps_per_epoch
+        self.schedule = Schedule(
+            options.scheduler, options.learning_rate, options.epochs, options.steps_per_epoch, self.total_steps,
+            options.warm_up,
+        )  # fmt: skip
+        device = options.device
+        self.model = model.to(device)
+        self.optimizer = make_optimizer(model, options)
+        self.grad_scaler = torch.amp.GradScaler(device.type, enabled=options.dtype is torch.float16)
+        self.network = cast(nn.Module, torch.compile(model)) if options.compile else self.group.wrap(model)
+        self.averaged = copy.deepcopy(model).eval()
         self.best: Weights = {}
         self.progress = Progress()
-        self.losses = torch.zeros(self.steps, device=self.device)
-        self.right = torch.zeros((), dtype=torch.int64, device=self.device)
-        self.good: State = {}
+        self.losses = torch.zeros(options.steps_per_epoch, device=device)
+        self.counts = torch.zeros(2, dtype=torch.int64, device=device)
+        self.epoch_end: State = {}  # what a rollback returns to
 
     def run(self) -> Training:
-        self._begin()
-        while (ended := self._ended()) is None:
+        """Train to the end, resuming as `options.resume` says.
+
+        Raises TrainingError when the loss stays NaN or infinite after three rollbacks or memory is too small for any
+        batch, CheckpointError when a checkpoint cannot be written or read, Interrupted after a stop signal,
+        PeerLostError when another rank is gone.
+        """
+        with deterministic(self.options.compile):
             try:
-                self._one_epoch()
+                return self._run()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise TrainingError(
+                    f"not enough memory to train even with the smallest batch ({' '.join(str(error).split())[:120]}): "
+                    "use a smaller --batch_size, fewer recordings or another --device"
+                ) from error
+
+    def _run(self) -> Training:
+        self._start()
+        while (stopped := self._reason_to_end()) is None:
+            try:
+                self._train_epoch()
             except _Diverged as diverged:
                 self._roll_back(diverged)
-        if (signum := self._stopping()) is not None:
+        if (signum := self._signal()) is not None:
             raise Interrupted(signum)
-        return Training(self.progress.records, self.progress.best_epoch, self.best, ended, self.progress.seconds)
+        progress = self.progress
+        return Training(progress.records, progress.best_epoch, self.best, stopped, progress.seconds)
 
-    def _ended(self) -> str | None:
-        return self.progress.ended(self.epochs, self.config.patience)
+    def _reason_to_end(self) -> str | None:
+        done, patience = self.progress.epoch, self.options.patience
+        if patience and done and done - self.progress.best_epoch >= patience:
+            return f"no better validation loss for {patience} epochs"
+        return "all epochs done" if done >= self.options.epochs else None
 
-    def _stopping(self) -> int | None:
-        """The signal after which to stop; ranks take the same decision after the same step."""
+    def _signal(self) -> int | None:
+        """The stop signal; ranks learn of it after the same step."""
         if self.group.world_size > 1:
             return self.stop_signal
         return None if self.stop is None else self.stop.signum
 
-    def _begin(self) -> None:
+    def _steps(self) -> int:
+        """Steps of the current epoch."""
+        return min(self.options.steps_per_epoch, self.total_steps - self.progress.epoch * self.options.steps_per_epoch)
+
+    def _rate(self, step: int) -> float:
+        progress = self.progress
+        return self.schedule.rate(progress.epoch, step, progress.plateau_halvings) * 0.5**progress.rollbacks
+
+    # --- start and resume ---
+
+    def _start(self) -> None:
         state: State | None = None
-        if self.store is not None and self.config.resume is not None:
-            if (checkpoint := self.store.resume(self.config.resume)) is not None:
+        if self.store is not None and self.options.resume is not None:
+            if (checkpoint := self.store.resume(self.options.resume)) is not None:
                 state = checkpoint["state"]
             else:
-                self.observer.note(f"nothing to resume in {self.store.folder}: training starts anew")
+                self.callback.note(f"nothing to resume in {self.store.folder}: starting a new training")
         elif self.store is not None:
             self.store.start_anew()
-        if (state := self.group.broadcast_state(state)) is not None:
-            self._go_on_from(state)
+        if (state := self.group.broadcast_state(state)) is None:
+            self.epoch_end = self._capture()
             return
-        self.good = self._capture()
-
-    def _go_on_from(self, state: State) -> None:
         try:
             self._restore(state)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"the checkpoint does not fit this version's network ({str(error).splitlines()[0]}): "
-                "start anew without --resume"
+                "start a new training without --resume"
             ) from error
-        self.good = state.get("good") or self._capture()
+        self.epoch_end = state.get("epoch_end") or self._capture()
         done, step = self.progress.epoch, self.progress.step
-        if (ended := self._ended()) is not None:
-            self.observer.note(f"already finished after epoch {done} ({ended}): nothing left to train")
+        if (stopped := self._reason_to_end()) is not None:
+            self.callback.note(f"already finished after epoch {done} ({stopped}): nothing left to train")
         else:
-            where = f"epoch {done + 1}, step {step + 1} of {self.steps}" if step else f"epoch {done + 1}"
-            self.observer.note(f"resuming at {where} of {self.epochs} epochs")
+            where = f"epoch {done + 1}" + (f", step {step + 1} of {self._steps()}" if step else "")
+            self.callback.note(f"resuming at {where} of {self.options.epochs} epochs")
         if self.best:  # best_model.pt may be of a later epoch, or gone
             self._save_best()
 
     # --- one epoch ---
 
-    def _one_epoch(self) -> None:
-        began, progress = time.perf_counter(), self.progress
-        order = self._order()
+    def _train_epoch(self) -> None:
+        started, progress, options = time.perf_counter(), self.progress, self.options
+        self.task.start_epoch(progress.epoch, step_seed(options.seed, progress.epoch + 1, -1, progress.rollbacks))
         self.model.train()
-        rate = 0.0
-        for step in range(progress.step, self.steps):
-            if (signum := self._stopping()) is not None:
-                self._interrupt(signum, began)
-            rate = self._step(step, order[step * self.batch_size : (step + 1) * self.batch_size])
-            if self.device.type == "cpu" or step % _CUDA_CHECK == 0 or step + 1 == self.steps:
-                self._look(step + 1, rate)
-        validation_loss, validation_accuracy = self._validate()
-        seconds = progress.epoch_seconds + time.perf_counter() - began
+        steps = self._steps()
+        for step in range(progress.step, steps):
+            if (signum := self._signal()) is not None:
+                self._interrupt(signum, started)
+            self._step(step)
+            if options.device.type == "cpu" or step % _CUDA_CHECK == 0 or step + 1 == steps:
+                loss = float(self._check_losses(step + 1).mean())
+                self.callback.step(progress.epoch + 1, step + 1, steps, loss, self._accuracy(), self._rate(step))
+        validation_loss, validation_accuracy = self._validate(steps)
         record = EpochRecord(
             epoch=progress.epoch + 1,
-            train_loss=float(self.losses.mean()),
-            train_accuracy=int(self.right) / self._seen(self.steps),
+            train_loss=float(self.losses[:steps].mean()),
+            train_accuracy=self._accuracy(),
             validation_loss=validation_loss,
             validation_accuracy=validation_accuracy,
-            learning_rate=rate,
-            seconds=seconds,
+            learning_rate=self._rate(steps - 1),
+            seconds=progress.epoch_seconds + time.perf_counter() - started,
         )
-        self._finish_epoch(record)
+        better = progress.finish_epoch(record)
+        self.losses.zero_()
+        self.counts.zero_()
+        if better:
+            self.best = copy_to_cpu(self.averaged.state_dict())
+        self.epoch_end = self._capture()
+        if self.store is not None:
+            if better:
+                self._save_best()
+            self.store.save_epoch(record.epoch, self.epoch_end)
+        self.callback.epoch(progress.records, better)
 
-    def _step(self, step: int, chosen: Tensor) -> float:
-        progress, config = self.progress, self.config
-        rank, ranks = self.group.rank, self.group.world_size
-        seed = step_seed(config.seed, progress.epoch + 1, step, progress.rollbacks) + rank
-        rate = self.schedule.rate(progress.epoch, step, progress.plateau_halvings) * 0.5**progress.rollbacks
+    def _step(self, step: int) -> None:
+        progress, options = self.progress, self.options
+        seed = step_seed(options.seed, progress.epoch + 1, step, progress.rollbacks) + self.group.rank
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        loss, right = self.gradients.take(chosen[rank::ranks], seed, progress.at_once, self._too_much)
-        if ranks > 1:
+            group["lr"] = self._rate(step)
+        loss, counts = compute_gradients(
+            self.model, self.network, self.task, step, seed, progress.micro_batch, options.dtype, self.grad_scaler,
+            self._on_split,
+        )  # fmt: skip
+        if self.group.world_size > 1:
             signum = None if self.stop is None else self.stop.signum
-            loss, right, self.stop_signal = self.group.reduce_step(loss, right, signum)
-        if config.clip_norm > 0:
+            loss, counts, self.stop_signal = self.group.reduce_step(loss, counts, signum)
+        if options.clip_norm > 0:
             self.grad_scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+            nn.utils.clip_grad_norm_(self.model.parameters(), options.clip_norm)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
-        self._average()
+        warm_up = (1 + progress.updates) / (10 + progress.updates)
+        update_average(self.averaged, self.model, min(options.ema_decay, warm_up))
         self.losses[step] = loss
-        self.right += right
+        self.counts += counts
+        progress.updates += 1
         progress.step = step + 1
-        return rate
 
-    def _too_much(self, clips: int, fewer: int) -> None:
-        self.progress.at_once = fewer
-        self.observer.note(
+    def _on_split(self, clips: int, fewer: int) -> None:
+        self.progress.micro_batch = fewer
+        self.callback.note(
             f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}: not enough memory for {clips} clips at "
-            f"once, going on with {fewer} whose gradients add up to the same batch (batch norm sees {fewer})"
+            f"once, continuing with micro-batches of {fewer} (batch norm sees {fewer})"
         )
 
-    def _average(self) -> None:
-        """Move the averaged weights towards the current ones, faster in the first steps."""
-        done = self.progress.updates
-        decay = min(self.config.ema_decay, (1 + done) / (10 + done))
-        self.progress.updates = done + 1
-        with torch.no_grad():
-            now, mean = self.model.state_dict(), self.averaged.state_dict()
-            floating = [name for name, value in now.items() if value.is_floating_point()]
-            torch._foreach_lerp_([mean[n] for n in floating], [now[n] for n in floating], 1.0 - decay)
-            for name in now.keys() - set(floating):
-                mean[name].copy_(now[name])
-
-    def _checked_losses(self, done: int) -> Tensor:
-        """(done,) losses of this epoch so far. Raises _Diverged at the first that is no number."""
+    def _check_losses(self, done: int) -> Tensor:
+        """(done,) losses of this epoch so far. Raises _Diverged at the first that is not finite."""
         losses = self.losses[:done].cpu()
         if not bool(losses.isfinite().all()):
             first = int((~losses.isfinite()).nonzero()[0])
             raise _Diverged(first + 1, float(losses[first]))
         return losses
 
-    def _look(self, done: int, rate: float) -> None:
-        losses = self._checked_losses(done)
-        accuracy = int(self.right) / self._seen(done)
-        self.observer.step(self.progress.epoch + 1, done, self.steps, float(losses.mean()), accuracy, rate)
+    def _accuracy(self) -> float:
+        correct, clips = self.counts.tolist()
+        return correct / clips if clips else 0.0
 
-    def _seen(self, steps: int) -> int:
-        return min(steps * self.batch_size, len(self.objective.digits))
-
-    def _order(self) -> Tensor:
-        generator = torch.Generator()
-        generator.manual_seed(step_seed(self.config.seed, self.progress.epoch + 1, -1, self.progress.rollbacks))
-        return torch.randperm(len(self.objective.digits), generator=generator).to(self.device)
-
-    def _validate(self) -> tuple[float, float]:
-        if self.group.rank:  # rank 0 validates, the others wait
-            loss, accuracy = self.group.broadcast(0.0, 0.0)
-            if not math.isfinite(loss):
-                raise _Diverged(self.steps, loss)
-            return loss, accuracy
-        labels, precomputed = self.validation.labels, self.validation.features
-        judged = self.validation.waveforms if precomputed is None else precomputed
-        usual = self.progress.heard_at_once or max(1, min(EVALUATION_BATCH, len(judged)))
-        heard, self.progress.heard_at_once = halving(
-            lambda at_once: predict_by(at_once, self.averaged, judged, precomputed is not None), usual, 1,
-            lambda clips, fewer: self.observer.note(
-                f"not enough memory to validate {clips} clips at once: going on with {fewer}"
-            ),
-        )  # fmt: skip
-        is_digit = labels != NOT_A_DIGIT
-        right = heard.scores[is_digit].argmax(dim=1) == labels[is_digit]
-        loss = validation_loss(heard, labels, self.config.label_smoothing)
-        loss, accuracy = self.group.broadcast(loss, float(right.double().mean()))
+    def _validate(self, steps: int) -> tuple[float, float]:
+        """Loss and accuracy; rank 0 validates, the others wait. NaN without validation."""
+        if not self.task.validation_batch:
+            return math.nan, math.nan
+        figures = 0.0, 0.0
+        if self.group.rank == 0:
+            figures, self.progress.validation_batch = halving(
+                lambda size: self.task.validate(self.averaged, size),
+                self.progress.validation_batch or self.task.validation_batch, 1,
+                lambda clips, fewer: self.callback.note(
+                    f"not enough memory to validate {clips} clips at once: continuing with {fewer}"
+                ),
+            )  # fmt: skip
+        loss, accuracy = self.group.broadcast(*figures)
         if not math.isfinite(loss):
-            raise _Diverged(self.steps, loss)
+            raise _Diverged(steps, loss)
         return loss, accuracy
 
-    # --- between epochs ---
-
-    def _finish_epoch(self, record: EpochRecord) -> None:
-        better = self.progress.finish_epoch(record)
-        self.losses.zero_()
-        self.right.zero_()
-        if better:
-            self.best = copied(self.averaged.state_dict())
-        self.good = self._capture()
-        if self.store is not None:
-            if better:
-                self._save_best()
-            self.store.save_epoch(record.epoch, self.good)
-        self.observer.epoch(self.progress.records, better)
+    # --- rollback and stop ---
 
     def _roll_back(self, diverged: _Diverged) -> None:
-        epoch, step, rollbacks = self.progress.epoch + 1, diverged.step, self.progress.rollbacks
-        rate = self.schedule.rate(epoch - 1, step - 1, self.progress.plateau_halvings) * 0.5**rollbacks
-        where = f"the loss became {diverged.loss} in epoch {epoch}, step {step}, at learning rate {rate:.3g}"
+        epoch, rollbacks, micro_batch = self.progress.epoch + 1, self.progress.rollbacks, self.progress.micro_batch
+        rate = self._rate(diverged.step - 1)
+        where = f"the loss became {diverged.loss} in epoch {epoch}, step {diverged.step}, at learning rate {rate:.3g}"
         if rollbacks == MAX_ROLLBACKS:
             raise TrainingError(
-                f"{where}, after {MAX_ROLLBACKS} attempts with a smaller rate: try a smaller --learning_rate, "
+                f"{where}, after {MAX_ROLLBACKS} attempts with a smaller rate: use a smaller --learning_rate, "
                 "a smaller --clip_norm or --precision fp32, and look for broken recordings"
             )
-        at_once = self.progress.at_once
-        self._restore(self.good)
-        self.progress.rollbacks, self.progress.at_once = rollbacks + 1, at_once
-        self.observer.note(
+        self._restore(self.epoch_end)
+        self.progress.rollbacks, self.progress.micro_batch = rollbacks + 1, micro_batch
+        self.callback.note(
             f"{where}: going back to the end of epoch {epoch - 1}, learning rates halved "
             f"(attempt {rollbacks + 1} of {MAX_ROLLBACKS})"
         )
 
-    def _interrupt(self, signum: int, began: float) -> None:
-        self.progress.epoch_seconds += time.perf_counter() - began
-        self.progress.seconds += time.perf_counter() - began
-        if self.store is not None and (self.progress.step or not self.progress.epoch):
-            self._checked_losses(self.progress.step)
-            state = {**self._capture(), "good": self.good}
-            self.store.save_interrupted(self.progress.epoch, self.progress.step, state)
+    def _interrupt(self, signum: int, started: float) -> None:
+        progress, seconds = self.progress, time.perf_counter() - started
+        progress.epoch_seconds += seconds
+        progress.seconds += seconds
+        if self.store is not None and (progress.step or not progress.epoch):
+            self._check_losses(progress.step)
+            self.store.save_interrupted(progress.epoch, progress.step, {**self._capture(), "epoch_end": self.epoch_end})
         self.group.barrier()  # torchrun ends all ranks when one leaves
         raise Interrupted(signum)
 
@@ -368,7 +394,7 @@ class _Loop:
 
     def _capture(self) -> State:
         """A copy on the CPU of everything that decides how training goes on."""
-        state: State = copied(
+        state: State = copy_to_cpu(
             {
                 "model": self.model.state_dict(),
                 "averaged": self.averaged.state_dict(),
@@ -376,14 +402,14 @@ class _Loop:
                 "optimizer": self.optimizer.state_dict(),
                 "grad_scaler": self.grad_scaler.state_dict(),
                 "losses": self.losses,
-                "right": self.right,
+                "counts": self.counts,
                 "progress": asdict(self.progress),
             }
         )
         return state
 
     def _restore(self, state: State) -> None:
-        state = copied(state)  # the optimiser keeps what it is given
+        state = copy_to_cpu(state)  # the optimizer keeps the tensors it gets
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
         self.best = state["best"]
@@ -391,7 +417,7 @@ class _Loop:
         if state["grad_scaler"] and self.grad_scaler.is_enabled():  # neither on a CPU
             self.grad_scaler.load_state_dict(state["grad_scaler"])
         self.losses.copy_(state["losses"])
-        self.right.copy_(state["right"])
+        self.counts.copy_(state["counts"])
         self.progress = Progress(**state["progress"])
 
     def _save_best(self) -> None:
@@ -399,3 +425,35 @@ class _Loop:
         if self.store is not None:
             figures = {"loss": progress.best_loss, "accuracy": progress.best_accuracy}
             self.store.save_best(progress.best_epoch, self.best, figures)
+
+
+def make_optimizer(model: nn.Module, options: TrainerOptions) -> torch.optim.Optimizer:
+    """AdamW or Adam; biases and normalization weights (vectors) do not decay."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
+    return kind([group for group in groups if group["params"]], lr=options.learning_rate, fused=True)
+
+
+@torch.no_grad()
+def update_average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move averaged weights towards the current ones; integers (counters of batch norms) are copied."""
+    mean, now = averaged.state_dict(), model.state_dict()
+    floating = [name for name, value in now.items() if value.is_floating_point()]
+    torch._foreach_lerp_([mean[n] for n in floating], [now[n] for n in floating], 1.0 - decay)
+    for name in now.keys() - set(floating):
+        mean[name].copy_(now[name])
+
+
+def copy_to_cpu(value: Any) -> Any:
+    """A deep copy whose tensors are on the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {k: copy_to_cpu(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(copy_to_cpu(v) for v in value)
+    return value

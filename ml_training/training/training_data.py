@@ -25,7 +25,8 @@ from ml_training.data.splits import Split, split_corpus
 from ml_training.data.synthetic_voices import settled, with_synthetic_voices
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import DataSummary, Evaluation, Floats, Ints
-from ml_training.training.setup import Clips, MappedRows, predict
+from ml_training.training.batches import Clips, MappedRows
+from ml_training.training.classification import predict
 
 _AT_ONCE = 2048  # clips in memory while models are tested
 _PLENTY = 0.25  # of the memory that is left: so much may clips take

@@ -21,12 +21,10 @@ from ml_training.evaluation.folds import RESULT, finished, train_fold
 from ml_training.evaluation.protocols import THROWN
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import EpochRecord
-from ml_training.training.callbacks import Unobserved
-from ml_training.training.checkpoint import INTERRUPTED, CheckpointStore, RunIdentity
+from ml_training.training.checkpoint import CheckpointStore, load_weights
+from ml_training.training.classification import build_model, run_identity, train_model
 from ml_training.training.export_job import DATA
-from ml_training.training.precomputed_features import build_model
-from ml_training.training.setup import load_weights
-from ml_training.training.trainer import train_model
+from ml_training.training.trainer import NullCallback
 from ml_training.training.training_data import PARITY_CLIPS, TrainingData, fitted_temperature, load_training_data
 from ml_training.utils.visualization import best_record
 
@@ -79,9 +77,9 @@ class ObjectiveFn:
         own = dataclasses.replace(material.config, **_free_settings(config)).resolved(
             self.pipeline.name, self.pipeline.recipe
         )
-        identity = RunIdentity(self.pipeline.name, own, material.corpus.data_hash, material.corpus.synthetic)
+        identity = run_identity(self.pipeline.name, own, material.corpus.data_hash, material.corpus.synthetic)
         store = CheckpointStore(folder, identity)
-        if store.epochs() or (folder / INTERRUPTED).exists():
+        if store.resumable:
             own = dataclasses.replace(own, resume="latest")
         train = material.part(material.split.train, seldom=not own.augmenting.enabled)
         model = build_model(self.pipeline, own, train)
@@ -93,7 +91,7 @@ class ObjectiveFn:
                 material.part(material.split.validation),
                 own,
                 store=store,
-                observer=observer,
+                callback=observer,
                 stop=self.stop,
             )
         observer.epoch(training.history, False)  # those before a restart, if none came after it
@@ -149,7 +147,7 @@ def _free_settings(config: TrainConfig) -> dict[str, Any]:
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in DATA}
 
 
-class _EpochReports(Unobserved):
+class _EpochReports(NullCallback):
     """Reports each epoch once, those before a restart too."""
 
     def __init__(self, report: Report) -> None:

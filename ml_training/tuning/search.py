@@ -23,7 +23,7 @@ from ml_training.evaluation.process_pool import CRASHED, Outcome, run_jobs
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import Pipeline
 from ml_training.report.tuning import SearchPage, TrialRow, write_search_report
-from ml_training.training.setup import cpu_threads
+from ml_training.training.seeding import cpu_threads
 from ml_training.tuning.objective import ObjectiveFn
 from ml_training.tuning.space import Choices, Range, grid_size, parse_space, with_values
 from ml_training.tuning.spec import COSTS, QUALITIES, UNITS, SearchSpec, TuneRequest

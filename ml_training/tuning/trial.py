@@ -14,7 +14,7 @@ from ml_training.data.feature_cache import Cache, use_cache
 from ml_training.evaluation.cross_validation import load_unchanged
 from ml_training.evaluation.process_pool import Worker
 from ml_training.pipelines import get_pipeline
-from ml_training.training.setup import cpu_threads
+from ml_training.training.seeding import cpu_threads
 from ml_training.tuning.objective import ObjectiveFn
 from ml_training.tuning.space import parse_space, with_values
 from ml_training.tuning.spec import SearchSpec

@@ -21,8 +21,8 @@ import torch
 from digit_detector.cli.program import program
 from digit_detector.cli.signals import StopSignals
 from digit_detector.errors import Interrupted
+from ml_training.training.classification import train_model
 from ml_training.training.distributed import process_group
-from ml_training.training.trainer import train_model
 
 
 class Watch(tiny.At):
@@ -59,7 +59,7 @@ def main(argv: object = None) -> int:
         store = None if group.rank else tiny.store(Path(folder), settings)
         try:
             training = train_model(
-                model, train, validation, settings, store=store, observer=watch, stop=signals, group=group
+                model, train, validation, settings, store=store, callback=watch, stop=signals, group=group
             )
         except Interrupted:
             print("stopped", group.rank)

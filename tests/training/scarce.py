@@ -68,7 +68,7 @@ def main() -> int:
     settings = tiny.config(epochs=2, negative_share=0.25, resume=resume)
     try:
         with StopSignals() as signals, signals.deferred():
-            training = tiny.train(settings, Path(folder), build, others=30, observer=watch, stop=signals)
+            training = tiny.train(settings, Path(folder), build, others=30, callback=watch, stop=signals)
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
         told["history"] = [dataclasses.asdict(record) | {"seconds": 0} for record in training.history]
         torch.save(training.best_weights, Path(folder) / "weights.pt")

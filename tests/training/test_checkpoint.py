@@ -17,7 +17,8 @@ from digit_detector.errors import CheckpointError
 from digit_detector.files import write_durably
 from ml_training.config import TrainConfig
 from ml_training.data.augmentation.noise import load_backgrounds
-from ml_training.training.checkpoint import BEST, FORMAT, INTERRUPTED, load_checkpoint, teachers_hash
+from ml_training.training.checkpoint import BEST, FORMAT, INTERRUPTED, load_checkpoint
+from ml_training.training.distillation import teachers_hash
 
 STATE = {"model": {"weight": torch.arange(1000.0)}}
 
@@ -133,7 +134,7 @@ def test_a_named_epoch_that_is_not_there_lists_those_that_are(tiny: ModuleType, 
     store = tiny.store(tmp_path, tiny.config())
     for epoch in (4, 5):
         store.save_epoch(epoch, STATE)
-    with pytest.raises(CheckpointError, match=r"no checkpoint of epoch 2 .*epochs there: 4, 5"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint of epoch 2 .*available: 4, 5"):
         store.resume("2")
     assert store.resume("04")["epoch"] == 4
     assert list(store.epochs()) == [4]
@@ -152,7 +153,7 @@ def test_other_settings_and_data_are_refused_by_name(tiny: ModuleType, tmp_path:
     for part in (
         "learning_rate was 0.01, is 0.5", "seed was 0, is 1", "negative_share was 0.0, is 0.5",
         "augmentation.noise_probability was 0.8, is 0.5",
-        "data hash was 0123456789ab, is ffffffffffff", "start anew without --resume",
+        "hash of data was 0123456789ab, is ffffffffffff", "without --resume",
     ):  # fmt: skip
         assert part in str(raised.value)
 
@@ -190,7 +191,7 @@ def test_other_teachers_are_refused_wherever_they_lie(tiny: ModuleType, tmp_path
         (taught, alone, f"hash of teacher_dir was {hashed}, is none"),
         (taught, replace(taught, teacher_share=0.5), r"teacher_share was 0\.7, is 0\.5"),
     ):
-        with pytest.raises(CheckpointError, match=f"belong to another run: {message}. Give the old"):
+        with pytest.raises(CheckpointError, match=f"belong to another run: {message}. Use the same"):
             resume(then, now)
     tiny.store(tmp_path / "student", taught).save_epoch(1, STATE)
     best("one/more", 1.0)
@@ -261,7 +262,7 @@ def test_weights_alone_are_nothing_to_go_on_from(tiny: ModuleType, tmp_path: Pat
     store = tiny.store(tmp_path, tiny.config())
     store.save_best(2, {"weight": torch.ones(3)}, {"loss": 0.5, "accuracy": 0.9})
     (tmp_path / BEST).rename(tmp_path / "checkpoint_epoch_002.pt")
-    with pytest.raises(CheckpointError, match="holds weights alone"):
+    with pytest.raises(CheckpointError, match="no training state"):
         store.resume("2")
     with pytest.raises(CheckpointError, match="can be read"):
         store.resume("latest")

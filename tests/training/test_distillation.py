@@ -19,10 +19,9 @@ from ml_training.data.corpus import NOT_A_DIGIT
 from ml_training.pipelines import get_pipeline
 from ml_training.pipelines.base import DigitModel
 from ml_training.training import distillation as teachers
-from ml_training.training.callbacks import Unobserved
 from ml_training.training.checkpoint import BEST
-from ml_training.training.distillation import Teachers
-from ml_training.training.trainer import Training
+from ml_training.training.distillation import EnsembleTeacher
+from ml_training.training.trainer import NullCallback, Training
 
 CPU = torch.device("cpu")
 OTHERS = 30
@@ -76,7 +75,7 @@ def test_several_give_their_mean(tiny: ModuleType, tmp_path: Path, count: int) -
     clips = tiny.bursts(7).waveforms
     with torch.no_grad():
         outputs = torch.stack([model.logits(clips) for model in models])
-    digits, presence = Teachers(str(tmp_path), CPU).predict_proba(clips)
+    digits, presence = EnsembleTeacher(str(tmp_path), CPU).predict_proba(clips)
     torch.testing.assert_close(digits, outputs[:, :, :10].softmax(dim=2).mean(dim=0))
     torch.testing.assert_close(presence, outputs[:, :, 10].sigmoid().mean(dim=0))
     torch.testing.assert_close(digits.sum(dim=1), torch.ones(7))
@@ -87,7 +86,7 @@ def test_their_temperature_plays_no_part(tiny: ModuleType, tmp_path: Path) -> No
     kept(tiny, tiny_model(tiny, 0), tmp_path / "plain")
     kept(tiny, tiny_model(tiny, 0, temperature=4.0), tmp_path / "hot")
     clips = tiny.bursts(7).waveforms
-    plain, hot = (Teachers(str(tmp_path / name), CPU) for name in ("plain", "hot"))
+    plain, hot = (EnsembleTeacher(str(tmp_path / name), CPU) for name in ("plain", "hot"))
     assert [float(each.models[0].temperature) for each in (plain, hot)] == [1.0, 4.0]
     torch.testing.assert_close(hot.predict_proba(clips), plain.predict_proba(clips), rtol=0, atol=0)
 
@@ -102,7 +101,7 @@ def test_each_pipeline_can_teach(tiny: ModuleType, tmp_path: Path, name: str) ->
     clips = tiny.bursts(4).waveforms
     with torch.no_grad():
         outputs = model.logits(clips)
-    digits, presence = Teachers(str(tmp_path), CPU).predict_proba(clips)
+    digits, presence = EnsembleTeacher(str(tmp_path), CPU).predict_proba(clips)
     torch.testing.assert_close(digits, outputs[:, :10].softmax(dim=1))
     torch.testing.assert_close(presence, outputs[:, 10].sigmoid())
 
@@ -119,8 +118,8 @@ def test_all_in_and_below_the_folder_teach_and_nothing_else(
         kept(tiny, tiny_model(tiny, 0), tmp_path / place)
     tiny.store(tmp_path / "taught", tiny.config()).save_epoch(1, {})
     (tmp_path / "taught" / "model.onnx").write_bytes(b"")
-    assert len(Teachers(str(tmp_path / "taught"), CPU).models) == 3
-    assert len(Teachers("~/taught", CPU).models) == 3
+    assert len(EnsembleTeacher(str(tmp_path / "taught"), CPU).models) == 3
+    assert len(EnsembleTeacher("~/taught", CPU).models) == 3
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -128,8 +127,8 @@ def test_a_folder_without_models_is_an_error_of_the_data(tmp_path: Path, there: 
     folder = tmp_path / "none"
     if there:
         folder.mkdir()
-    with pytest.raises(DataError, match=r"teacher_dir .*none holds no best_model\.pt: expected a folder of trained"):
-        Teachers(str(folder), CPU)
+    with pytest.raises(DataError, match=r"teacher_dir .*none has no best_model\.pt: expected a folder of trained"):
+        EnsembleTeacher(str(folder), CPU)
 
 
 def cut(path: Path) -> None:
@@ -152,7 +151,7 @@ def without_weights(path: Path) -> None:
     [
         (cut, r"best_model\.pt is damaged or no checkpoint"),
         (foreign, r"best_model\.pt is not a checkpoint of this program"),
-        (without_weights, r"best_model\.pt holds no weights to teach with: expected a best_model\.pt of this program"),
+        (without_weights, r"best_model\.pt has no weights to teach with: expected a best_model\.pt of this program"),
     ],
 )
 def test_a_file_that_cannot_teach_says_why(
@@ -161,13 +160,13 @@ def test_a_file_that_cannot_teach_says_why(
     kept(tiny, tiny_model(tiny, 0), tmp_path / "good")
     spoil(kept(tiny, tiny_model(tiny, 1), tmp_path / "bad"))
     with pytest.raises(CheckpointError, match=message):
-        Teachers(str(tmp_path), CPU)
+        EnsembleTeacher(str(tmp_path), CPU)
 
 
 def test_weights_of_another_network_are_named(tiny: ModuleType, tmp_path: Path) -> None:
     kept(tiny, tiny_model(tiny, 0), tmp_path)  # says mfcc and is none
     with pytest.raises(CheckpointError, match=rf"the weights in .*{BEST} do not fit this network"):
-        Teachers(str(tmp_path), CPU)
+        EnsembleTeacher(str(tmp_path), CPU)
 
 
 def test_an_unknown_pipeline_cannot_teach(tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +174,7 @@ def test_an_unknown_pipeline_cannot_teach(tiny: ModuleType, tmp_path: Path, monk
     content = torch.load(path, weights_only=True)
     monkeypatch.setattr(teachers, "load_checkpoint", lambda path: {**content, "pipeline": "wavelets"})
     with pytest.raises(CheckpointError, match=rf"{BEST} cannot teach: .*got 'wavelets'"):
-        Teachers(str(tmp_path), CPU)
+        EnsembleTeacher(str(tmp_path), CPU)
 
 
 # --- what is learnt ------------------------------------------------------------------------------
@@ -213,7 +212,7 @@ def test_a_student_believes_its_teacher_more_than_what_was_said(
 def test_their_share_decides_how_much_is_theirs(
     tiny: ModuleType, contrary: DigitModel, tmp_path: Path, negative_share: float
 ) -> None:
-    class First(Unobserved):
+    class First(NullCallback):
         loss = 0.0
 
         def step(self, epoch: int, step: int, steps: int, loss: float, accuracy: float, rate: float) -> None:
@@ -223,7 +222,7 @@ def test_their_share_decides_how_much_is_theirs(
         """The loss of the first step, which the same weights took whoever taught, and what came of it."""
         first = First()
         config = tiny.config(epochs=1, negative_share=negative_share, **changes)
-        training = tiny.train(config, others=OTHERS, observer=first)
+        training = tiny.train(config, others=OTHERS, callback=first)
         return first.loss, training
 
     def trained_by(share: float) -> tuple[float, Training]:
@@ -243,10 +242,10 @@ def test_they_hear_what_the_student_hears_and_stay_as_they_are(
 ) -> None:
     by_student: list[Tensor] = []
     by_teachers: list[Tensor] = []
-    there: list[Teachers] = []
-    hear = Teachers.predict_proba
+    there: list[EnsembleTeacher] = []
+    hear = EnsembleTeacher.predict_proba
 
-    def listening(self: Teachers, waveforms: Tensor) -> tuple[Tensor, Tensor]:
+    def listening(self: EnsembleTeacher, waveforms: Tensor) -> tuple[Tensor, Tensor]:
         there[:] = [self]
         by_teachers.append(waveforms.clone())
         return hear(self, waveforms)
@@ -258,7 +257,7 @@ def test_they_hear_what_the_student_hears_and_stay_as_they_are(
             scores: Tensor = super().logits(waveforms)
             return scores
 
-    monkeypatch.setattr(Teachers, "predict_proba", listening)
+    monkeypatch.setattr(EnsembleTeacher, "predict_proba", listening)
     kept(tiny, contrary, tmp_path)
     before = copy.deepcopy(contrary.state_dict())
     tiny.train(tiny.config(epochs=2, negative_share=0.25, teacher_dir=str(tmp_path)), build=Listening, others=OTHERS)

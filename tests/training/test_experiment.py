@@ -25,8 +25,8 @@ from ml_training.config import TrainConfig, load_config
 from ml_training.data.corpus import Corpus
 from ml_training.data.splits import split_corpus
 from ml_training.training.checkpoint import BEST, load_checkpoint
+from ml_training.training.classification import predict
 from ml_training.training.experiment import RunOutcome, run
-from ml_training.training.setup import predict
 
 PNG = b"\x89PNG"
 

@@ -14,9 +14,10 @@ from ml_training.config import AugmentationConfig, TrainConfig
 from ml_training.data.feature_cache import FOLDER_VARIABLE, Cache, use_cache
 from ml_training.pipelines import get_pipeline
 from ml_training.training import precomputed_features
-from ml_training.training.checkpoint import BEST
+from ml_training.training.batches import Clips, MappedRows
+from ml_training.training.checkpoint import BEST, weights_hash
+from ml_training.training.classification import build_model, predict_batches
 from ml_training.training.experiment import run
-from ml_training.training.setup import Clips, MappedRows, predict_by, weights_hash
 
 
 @pytest.fixture
@@ -61,7 +62,10 @@ def test_a_network_says_of_features_what_it_says_of_the_clips(
         features = precomputed_features.features_of(model, clips, answering)
     assert features is not None
     if answering:
-        heard, of_features = predict_by(30, model, clips.waveforms), predict_by(30, model, features, precomputed=True)
+        heard, of_features = (
+            predict_batches(model, clips.waveforms, 30),
+            predict_batches(model, features, 30, precomputed=True),
+        )
         assert torch.equal(heard.scores, of_features.scores)
         assert torch.equal(heard.digit, of_features.digit)
 
@@ -69,7 +73,7 @@ def test_a_network_says_of_features_what_it_says_of_the_clips(
 def built(pipeline: str, clips: Clips) -> Any:
     config = TrainConfig(augmentation=AugmentationConfig(enabled=False))
     found = get_pipeline(pipeline)
-    return precomputed_features.build_model(found, config.resolved(pipeline, found.recipe), clips)
+    return build_model(found, config.resolved(pipeline, found.recipe), clips)
 
 
 def test_a_network_of_waveforms_has_none(tiny: ModuleType) -> None:

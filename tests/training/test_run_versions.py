@@ -20,7 +20,8 @@ from digit_detector.errors import DataError
 from digit_detector.versions import numbers, read_promotions, read_version, state_of, version_folder
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
-from ml_training.training.checkpoint import BEST, load_checkpoint, teacher_files
+from ml_training.training.checkpoint import BEST, load_checkpoint
+from ml_training.training.distillation import teacher_files
 from ml_training.training.experiment import RunOutcome, run
 from ml_training.training.summary import summary_table
 

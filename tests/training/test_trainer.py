@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from digit_detector.errors import CheckpointError, ConfigError, Interrupted, TrainingError
-from ml_training.training.callbacks import Unobserved
-from ml_training.training.checkpoint import BEST, INTERRUPTED, load_checkpoint
-from ml_training.training.trainer import Training
+from ml_training.training.checkpoint import BEST, INTERRUPTED, CheckpointStore, RunIdentity, load_checkpoint
+from ml_training.training.task import Task
+from ml_training.training.trainer import NullCallback, Trainer, TrainerOptions, Training
 
 
 def same_weights(first: Training, second: Training) -> bool:
@@ -43,7 +43,7 @@ class StopAfter:
         return signal.SIGTERM if self.looks < 0 else None
 
 
-class Notes(Unobserved):
+class Notes(NullCallback):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
@@ -113,7 +113,7 @@ def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(tiny: Module
     assert ended.returncode == 1
     assert len(ended.stderr.splitlines()) == 1
     assert "cannot write checkpoint" in ended.stderr
-    assert "--resume goes on from it" in ended.stderr
+    assert "--resume continues from it" in ended.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         BEST, "checkpoint_epoch_001.pt", "checkpoint_epoch_002.pt",
     ]  # fmt: skip
@@ -148,7 +148,7 @@ def test_resuming_an_earlier_epoch_forgets_the_later_ones(tiny: ModuleType, tmp_
 def test_a_finished_run_says_so_and_returns_what_it_had(tiny: ModuleType, tmp_path: Path) -> None:
     whole = tiny.train(tiny.config(), tmp_path)
     notes = Notes()
-    again = tiny.train(tiny.config(resume="latest"), tmp_path, observer=notes)
+    again = tiny.train(tiny.config(resume="latest"), tmp_path, callback=notes)
     assert notes.lines == ["already finished after epoch 4 (all epochs done): nothing left to train"]
     assert same_weights(whole, again)
     assert again.history == whole.history
@@ -156,8 +156,8 @@ def test_a_finished_run_says_so_and_returns_what_it_had(tiny: ModuleType, tmp_pa
 
 def test_nothing_to_resume_is_said(tiny: ModuleType, tmp_path: Path) -> None:
     notes = Notes()
-    tiny.train(tiny.config(resume="latest", epochs=1), tmp_path, observer=notes)
-    assert notes.lines == [f"nothing to resume in {tmp_path}: training starts anew"]
+    tiny.train(tiny.config(resume="latest", epochs=1), tmp_path, callback=notes)
+    assert notes.lines == [f"nothing to resume in {tmp_path}: starting a new training"]
 
 
 def test_best_model_is_written_again_when_it_is_gone(tiny: ModuleType, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_checkpoint_of_another_network_is_refused(tiny: ModuleType, tmp_path: 
 def test_nan_goes_back_one_epoch_with_half_the_rate(tiny: ModuleType) -> None:
     notes = Notes()
     plain = tiny.train(tiny.config())
-    training = tiny.train(tiny.config(), build=lambda: tiny.DivergingModel((3, 2, 0)), observer=notes)
+    training = tiny.train(tiny.config(), build=lambda: tiny.DivergingModel((3, 2, 0)), callback=notes)
     assert len(notes.lines) == 1
     assert "the loss became nan in epoch 3, step 3" in notes.lines[0]
     assert "going back to the end of epoch 2" in notes.lines[0]
@@ -204,7 +204,7 @@ def test_nan_four_times_is_a_clear_error(tiny: ModuleType, tmp_path: Path) -> No
     bad = [(2, 1, attempt) for attempt in range(4)]
     notes = Notes()
     with pytest.raises(TrainingError, match=r"became nan in epoch 2, step 2, at learning rate .*after 3 attempts"):
-        tiny.train(tiny.config(), tmp_path, build=lambda: tiny.DivergingModel(*bad), observer=notes)
+        tiny.train(tiny.config(), tmp_path, build=lambda: tiny.DivergingModel(*bad), callback=notes)
     assert len(notes.lines) == 3
     assert load_checkpoint(tmp_path / "checkpoint_epoch_001.pt")["epoch"] == 1
 
@@ -236,13 +236,13 @@ def test_plateau_halves_the_rate_when_validation_gets_no_better(tiny: ModuleType
 def test_a_last_batch_of_one_clip_is_left_out_and_any_other_kept(tiny: ModuleType) -> None:
     steps: list[int] = []
 
-    class Steps(Unobserved):
+    class Steps(NullCallback):
         def step(self, epoch: int, step: int, steps_: int, loss: float, accuracy: float, rate: float) -> None:
             steps.append(steps_)
 
     for clips in (81, 82):
         config = tiny.config(epochs=1)
-        tiny.train_model(tiny.TinyModel(), tiny.bursts(clips), tiny.bursts(20), config, observer=Steps())
+        tiny.train_model(tiny.TinyModel(), tiny.bursts(clips), tiny.bursts(20), config, callback=Steps())
     assert steps == [5] * 5 + [6] * 6
 
 
@@ -324,3 +324,41 @@ def test_with_clips_that_are_no_digits_resuming_gives_the_same_bits(tiny: Module
     resumed = tiny.train(replace(config, resume="latest"), tmp_path, others=30)
     assert same_weights(whole, resumed)
     assert curve(whole) == curve(resumed)
+
+
+# --- a task of another kind ----------------------------------------------------------------------
+
+
+class Regression(Task):
+    """Fits a line to points made anew for each step; no validation."""
+
+    def start_epoch(self, epoch: int, seed: int) -> None:
+        self.epoch = epoch
+
+    def batch(self, step: int) -> torch.Tensor:
+        return torch.randn(8, 1)
+
+    def forward(self, network: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = network(batch)
+        return outputs
+
+    def loss(self, outputs: torch.Tensor, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        errors = (outputs - 3.0 * batch).abs()
+        return errors.square().mean(), torch.tensor([int((errors < 0.5).sum()), len(batch)])
+
+
+def test_another_task_without_validation_and_with_a_shorter_last_epoch(tiny: ModuleType, tmp_path: Path) -> None:
+    def train(stop: StopAfter | None = None, folder: str = "whole") -> Training:
+        torch.manual_seed(0)
+        options = TrainerOptions(3, 40, 0.1, total_steps=100, clip_norm=0.0, ema_decay=0.9, resume="latest")
+        store = CheckpointStore(tmp_path / folder, RunIdentity("line", {"steps": 100}, "none"))
+        return Trainer(torch.nn.Linear(1, 1), Regression(), options, store=store, stop=stop).run()
+
+    whole = train()
+    assert whole.best_epoch == len(whole.history) == 3
+    assert whole.history[-1].train_accuracy == 1.0
+    assert float(whole.best_weights["weight"]) == pytest.approx(3.0, abs=0.1)
+    with pytest.raises(Interrupted):
+        train(StopAfter(95), "stopped")
+    assert load_checkpoint(tmp_path / "stopped" / INTERRUPTED)["step"] == 15
+    assert same_weights(whole, train(folder="stopped"))

@@ -27,10 +27,11 @@ from ml_training.config import AugmentationConfig, Recipe, TrainConfig
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline
 from ml_training.results import SkippedClip
-from ml_training.training.callbacks import Unobserved
-from ml_training.training.checkpoint import CheckpointStore, RunIdentity
-from ml_training.training.setup import Clips, step_seed
-from ml_training.training.trainer import Training, train_model
+from ml_training.training.batches import Clips
+from ml_training.training.checkpoint import CheckpointStore
+from ml_training.training.classification import run_identity, train_model
+from ml_training.training.seeding import step_seed
+from ml_training.training.trainer import NullCallback, Training
 
 DATA_HASH = "0123456789abcdef"
 AUGMENTATION = AugmentationConfig(  # a burst that moved would be another digit, a noise that comes and goes is a burst
@@ -112,7 +113,7 @@ def config(**changes: Any) -> TrainConfig:
 
 
 def store(folder: Path, settings: TrainConfig, **kwargs: Any) -> CheckpointStore:
-    return CheckpointStore(folder, RunIdentity("mfcc", settings, DATA_HASH), **kwargs)
+    return CheckpointStore(folder, run_identity("mfcc", settings, DATA_HASH), **kwargs)
 
 
 def train(
@@ -132,7 +133,7 @@ def train(
     return train_model(build(), both(81, others), both(20, others, seed=1), settings, **kwargs)
 
 
-class At(Unobserved):
+class At(NullCallback):
     """Does something when one step is done."""
 
     def __init__(self, epoch: int, step: int, action: Any) -> None:
@@ -154,7 +155,7 @@ def main() -> int:
 
     try:
         with StopSignals() as signals, signals.deferred():
-            train(config(), Path(folder), observer=At(int(epoch), int(step), act), stop=signals)
+            train(config(), Path(folder), callback=At(int(epoch), int(step), act), stop=signals)
     except Interrupted as stopped:
         return stopped.exit_code
     except CheckpointError as error:
