@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -145,46 +144,38 @@ def join_spotters(files: Sequence[Path], path: Path) -> None:
 
 def _average(protos: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
     """One graph of all networks; its states are theirs, one after the other."""
-    shapes = [_shapes(proto) for proto in protos]
-    channels = sorted({shape[_INPUT_STATES[1]][2] for shape in shapes})
+    channels = sorted({_shapes(proto)[_INPUT_STATES[1]][2] for proto in protos})
     if len(channels) > 1:
         raise ConfigError([f"join: expected networks of as many channels, got {channels}"], "train-spotter")
+    merged = copy.deepcopy(protos[0])
+    graph = merged.graph
+    for part in (graph.node, graph.initializer, graph.value_info):
+        del part[:]
 
     def of_each(name: str) -> list[str]:
         return [f"{number}_{name}" for number in range(len(protos))]
 
-    nodes: list[onnx.NodeProto] = []
-    weights: list[onnx.TensorProto] = []
     for name in _INPUT_STATES:
-        sizes = [shape[name][1] for shape in shapes]
-        weights.append(helper.make_tensor(f"{name}_sizes", TensorProto.INT64, [len(sizes)], sizes))
-        nodes.append(helper.make_node("Split", [name, f"{name}_sizes"], of_each(name), axis=1))
+        sizes = [_shapes(proto)[name][1] for proto in protos]
+        graph.initializer.append(helper.make_tensor(f"{name}_sizes", TensorProto.INT64, [len(sizes)], sizes))
+        graph.node.append(helper.make_node("Split", [name, f"{name}_sizes"], of_each(name), axis=1))
     for number, proto in enumerate(protos):
-        graph = compose.add_prefix(proto, f"{number}_").graph
-        for node in graph.node:  # all take the same block
+        network = compose.add_prefix(proto, f"{number}_").graph
+        for node in network.node:  # all take the same block
             node.input[:] = [_BLOCK if name == f"{number}_{_BLOCK}" else name for name in node.input]
-        nodes += graph.node
-        weights += graph.initializer
-    nodes += [helper.make_node("Mean", of_each(name), [name]) for name in _OUTPUTS]
-    nodes += [helper.make_node("Concat", of_each(name), [name], axis=1) for name in _OUTPUT_STATES]
-
-    def describe(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-        batch, *rest = shapes[0][value.name]
+        graph.node.extend(network.node)
+        graph.initializer.extend(network.initializer)
+    graph.node.extend(helper.make_node("Mean", of_each(name), [name]) for name in _OUTPUTS)
+    graph.node.extend(helper.make_node("Concat", of_each(name), [name], axis=1) for name in _OUTPUT_STATES)
+    for value in (*graph.input, *graph.output):
         if value.name in _INPUT_STATES + _OUTPUT_STATES:
-            rest[0] = sum(shape[value.name][1] for shape in shapes)
-        return helper.make_tensor_value_info(value.name, TensorProto.FLOAT, [batch, *rest])
-
-    first = protos[0].graph
-    inputs, outputs = [describe(value) for value in first.input], [describe(value) for value in first.output]
-    graph = helper.make_graph(nodes, "spotters", inputs, outputs, weights)
-    proto = helper.make_model(graph, opset_imports=list(protos[0].opset_import), ir_version=protos[0].ir_version)
-    onnx.checker.check_model(proto)
-    return proto
+            size = sum(_shapes(proto)[value.name][1] for proto in protos)
+            value.type.tensor_type.shape.dim[1].dim_value = size
+    onnx.checker.check_model(merged)
+    return merged
 
 
-def _shapes(proto: onnx.ModelProto) -> dict[str, list[Any]]:
-    """Shapes of the inputs and outputs; the first axis is a name because it is free."""
-    return {
-        value.name: [dim.dim_value or dim.dim_param for dim in value.type.tensor_type.shape.dim]
-        for value in (*proto.graph.input, *proto.graph.output)
-    }
+def _shapes(proto: onnx.ModelProto) -> dict[str, list[int]]:
+    """Shapes of the inputs and outputs; the first axis, which is free, is 0."""
+    values = (*proto.graph.input, *proto.graph.output)
+    return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -56,8 +57,9 @@ def spotter_loss(output: SpotterOutput, classes: Tensor, log_durations: Tensor) 
     return loss
 
 
-def frame_recall_and_false_rate(output: SpotterOutput, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """Share of digit frames classified as their digit, and share of background frames classified as any digit."""
+def count_frames(output: SpotterOutput, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """(2,) digit frames classified as their digit and all of them; (2,) background frames classified as any and all."""
     predicted = output.logits.argmax(dim=2)
     digit, background = (classes >= 0) & (classes < BACKGROUND), classes == BACKGROUND
-    return (predicted == classes)[digit].float().mean(), (predicted != BACKGROUND)[background].float().mean()
+    right, wrong = digit & (predicted == classes), background & (predicted != BACKGROUND)
+    return torch.stack([right.sum(), digit.sum()]), torch.stack([wrong.sum(), background.sum()])

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,31 +16,31 @@ import pytest
 import torch
 
 from digit_detector.errors import CheckpointError, Interrupted
-from digit_detector.spotter_file import BLOCK, FRAMES, HOP, spotter_metadata
+from digit_detector.spotter_file import BLOCK, HOP, spotter_metadata
 from digit_detector.streaming.spotter import load_spotter
 from ml_training import train_spotter as command
 from ml_training.spotter.dataset import SAMPLES, AcousticScene, SpotterData, join_words
 from ml_training.spotter.export import export_spotter
+from ml_training.spotter.model import Spotter
 from ml_training.spotter.targets import frame_targets
-from ml_training.spotter.train import Report, SpotterConfig, make_batch, train_spotter
+from ml_training.spotter.train import Batch, SpotterConfig, SpotterTask, train_spotter
 
 CLEAN = AcousticScene(snr_db=(20.0, 40.0), noise_only_probability=0.05, peak_dbfs=(-20.0, -3.0))
+TINY = ["--dataset", "synthetic", "--voices", "1", "--variants", "1", "--batch_size", "2"]
 
 
 def test_a_trained_spotter_spots_digits_in_a_stream(spotter_data: SpotterData, tmp_path: Path) -> None:
     digits, fillers = spotter_data.digits[:1], spotter_data.fillers[1:]  # without synthetic digits
     data = replace(spotter_data, digits=digits, fillers=fillers, tts_utterances=[])
-    reports: list[Report] = []
-    model = train_spotter(data, SpotterConfig(steps=120, batch_size=4), tmp_path, reports.append, CLEAN)
-    assert reports[-1].loss < 1.5
+    model = train_spotter(SpotterTask(data, SpotterConfig(steps=120, batch_size=4, scene=CLEAN)), tmp_path)
     file = tmp_path / "spotter.onnx"
     export_spotter(model, file, spotter_metadata("tiny", "tiny", 120, 0), np.zeros(8 * BLOCK, dtype=np.float32))
     spotter, rng = load_spotter(file), np.random.default_rng(5)
     recalled, false = [], []
     for utterance in (join_words(data, rng) for _ in range(12)):
         states = [spotter.initial_state()]
-        sound = (0.2 * utterance.samples).reshape(-1, 1, BLOCK)
-        posteriors = np.concatenate([spotter(block, states)[0][0] for block in sound])  # (F, 10)
+        blocks = (0.2 * utterance.samples).reshape(-1, 1, BLOCK)
+        posteriors = np.concatenate([spotter(block, states)[0][0] for block in blocks])  # (F, 10)
         classes, _ = frame_targets(utterance.digits, SAMPLES // HOP)
         digit = (classes >= 0) & (classes < 10)
         recalled += (posteriors.argmax(axis=1) == classes)[digit].tolist()
@@ -44,58 +49,60 @@ def test_a_trained_spotter_spots_digits_in_a_stream(spotter_data: SpotterData, t
     assert np.mean(false) < 0.05
 
 
+def batch_of(data: SpotterData, seed: int = 0, **settings: float) -> Batch:
+    torch.manual_seed(seed)
+    scene = replace(CLEAN, noise_only_probability=settings.pop("noise_only", 0.0))
+    return SpotterTask(data, replace(SpotterConfig(batch_size=3, scene=scene), **settings)).batch(0)
+
+
 def test_a_batch_follows_from_its_seed(spotter_data: SpotterData) -> None:
-    config = SpotterConfig(batch_size=3)
-    a, b, c = (make_batch(spotter_data, config, AcousticScene(), np.random.default_rng(seed)) for seed in (5, 5, 6))
-    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-    assert not torch.equal(a[0], c[0])
-    sound, classes, log_durations = a
+    sound, classes, log_durations = first = batch_of(spotter_data)
     assert sound.shape == (3, SAMPLES)
     assert classes.shape == log_durations.shape == (3, SAMPLES // HOP)
-    assert SAMPLES % (HOP * FRAMES) == 0
+    assert all(torch.equal(x, y) for x, y in zip(first, batch_of(spotter_data), strict=True))
+    assert not torch.equal(sound, batch_of(spotter_data, seed=1)[0])
 
 
 def test_noise_alone_has_no_target(spotter_data: SpotterData) -> None:
-    noise = replace(CLEAN, noise_only_probability=1.0)
-    _, classes, _ = make_batch(spotter_data, SpotterConfig(batch_size=8), noise, np.random.default_rng(0))
-    assert (classes == 10).all()
-    config, always = SpotterConfig(batch_size=8, tts_share=1.0), replace(CLEAN, noise_only_probability=0.0)
-    _, classes, _ = make_batch(replace(spotter_data, tts_utterances=[]), config, always, np.random.default_rng(0))
-    assert (classes < 10).any()  # joined words where nothing is synthesised
+    assert (batch_of(spotter_data, noise_only=1.0)[1] == 10).all()
+    sentences = replace(spotter_data, tts_utterances=[u for u in spotter_data.tts_utterances if not u.digits])
+    assert (batch_of(sentences, tts_share=1.0)[1] == 10).all()
+    assert (batch_of(replace(spotter_data, tts_utterances=[]), tts_share=1.0)[1] < 10).any()  # joined words instead
 
 
 class StopAfter:
-    """Stops a training at the given look."""
+    """Stops a training at a step."""
 
-    def __init__(self, looks: int) -> None:
-        self.looks = looks
+    def __init__(self, step: int) -> None:
+        self.checks, self.step = -1, step
 
     @property
     def signum(self) -> int | None:
-        self.looks -= 1
-        return 2 if self.looks <= 0 else None
+        self.checks += 1
+        return signal.SIGTERM if self.checks >= self.step else None
+
+
+def equal(a: Spotter, b: Spotter) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
 def test_a_training_that_was_stopped_ends_with_the_same_weights(spotter_data: SpotterData, tmp_path: Path) -> None:
-    config, reports = SpotterConfig(steps=6, batch_size=2), list[Report]()
-    whole = train_spotter(spotter_data, config, tmp_path / "whole", lambda report: None)
+    task = SpotterTask(spotter_data, SpotterConfig(steps=6, batch_size=2))
+    whole = train_spotter(task, tmp_path / "whole")
     with pytest.raises(Interrupted):
-        train_spotter(spotter_data, config, tmp_path / "parts", reports.append, stop=StopAfter(3))
-    assert reports[-1].step == 3
-    parts = train_spotter(spotter_data, config, tmp_path / "parts", reports.append)
-    assert reports[-1].step == 6
-    for name, weight in whole.state_dict().items():
-        assert torch.equal(weight, parts.state_dict()[name]), name
-
-
-def test_checkpoints_of_other_settings_and_damaged_ones_are_refused(spotter_data: SpotterData, tmp_path: Path) -> None:
-    config = SpotterConfig(steps=1, batch_size=2)
-    train_spotter(spotter_data, config, tmp_path, lambda report: None)
-    with pytest.raises(CheckpointError, match="other settings"):
-        train_spotter(spotter_data, replace(config, seed=1), tmp_path, lambda report: None)
-    (tmp_path / "checkpoint.pt").write_bytes(b"PK")
+        train_spotter(task, tmp_path / "parts", stop=StopAfter(3))
+    assert equal(whole, train_spotter(task, tmp_path / "parts"))
+    assert equal(whole, train_spotter(task, tmp_path / "parts"))  # nothing is left to train
+    with pytest.raises(CheckpointError, match="seed was 0, is 1"):
+        train_spotter(SpotterTask(spotter_data, replace(task.config, seed=1)), tmp_path / "parts")
+    with pytest.raises(CheckpointError, match="hash of data"):
+        train_spotter(SpotterTask(replace(spotter_data, data_hash="other"), task.config), tmp_path / "parts")
+    (tmp_path / "parts" / "checkpoint_epoch_001.pt").write_bytes(b"PK")
     with pytest.raises(CheckpointError, match="damaged"):
-        train_spotter(spotter_data, config, tmp_path, lambda report: None)
+        train_spotter(task, tmp_path / "parts")
+    torch.save({"identity": "0.1"}, tmp_path / "whole" / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match="another --work"):
+        train_spotter(task, tmp_path / "whole")
 
 
 @pytest.mark.parametrize("words", [["--out", "."], ["--work", "file"], ["--voices", "0"], ["--threads", "0"]])
@@ -110,10 +117,32 @@ def test_faults_are_reported_before_training(
 
 def test_the_command_trains_and_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "spotter.onnx"
-    words = ["--dataset", "synthetic", "--voices", "1", "--variants", "1", "--steps", "2", "--batch_size", "2"]
-    assert command.main([*words, "--work", str(tmp_path / "work"), "--out", str(out)]) == 0
+    assert command.main([*TINY, "--steps", "2", "--work", str(tmp_path / "work"), "--out", str(out)]) == 0
     session = onnxruntime.InferenceSession(out.read_bytes())
     assert session.get_modelmeta().custom_metadata_map["steps"] == "2"
     assert [value.name for value in session.get_inputs()] == ["sound", "state", "earlier"]
     assert [value.name for value in session.get_outputs()] == ["probabilities", "durations", "state_after", "taken"]
     assert "step 2 of 2" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_killed_command_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "ml_training.train_spotter", *TINY, "--steps", "110"]
+
+    def weights(name: str, kill: bool) -> bytes:
+        arguments = [*words, "--work", str(tmp_path / name), "--out", str(tmp_path / f"{name}.onnx")]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        if kill:
+            process = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
+            while process.poll() is None and not (tmp_path / name / "checkpoint_epoch_001.pt").exists():
+                time.sleep(0.05)
+            process.kill()
+            process.wait()
+            assert not (tmp_path / f"{name}.onnx").exists()
+        done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert ("resuming" in done.stderr) == kill
+        graph = torch.load(tmp_path / name / "best_model.pt", weights_only=True)["weights"]
+        return b"".join(value.numpy().tobytes() for value in graph.values())
+
+    assert weights("whole", kill=False) == weights("killed", kill=True)
