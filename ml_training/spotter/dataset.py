@@ -72,12 +72,10 @@ SENTENCES = tuple(_SENTENCES.split(","))
 
 @dataclass(frozen=True, eq=False)
 class WordBank:
-    """N words in one array, each scaled so that its loudest 10 ms have an RMS of one."""
+    """N words, each scaled so that its loudest 10 ms have an RMS of one."""
 
-    samples: NDArray[np.float16]  # (S,); 16 bits because there are many
-    starts: Ints  # (N,) first sample of each
-    sizes: Ints  # (N,) samples
-    edges: Ints  # (N, 2) onset and offset of each, in samples from its start
+    words: list[NDArray[np.float16]]  # (T,) each; 16 bits because there are many
+    edges: Ints  # (N, 2) onset and offset of each
     labels: Ints  # (N,) digits or NOT_A_DIGIT
     speakers: Ints  # (N,) numbers
 
@@ -88,20 +86,16 @@ class WordBank:
         for i, clip in enumerate(clips):
             word = trim_silence(np.asarray(clip, dtype=np.float32), _SILENCE_DB)
             if (level := _peak_rms(word)) > 1e-5:
-                words.append(word / np.float32(level))
+                words.append((word / level).astype(np.float16))
                 rows.append(i)
-        sizes = np.array([len(word) for word in words], dtype=np.int64)
-        return cls(
-            samples=np.concatenate(words).astype(np.float16), starts=np.cumsum(sizes) - sizes, sizes=sizes,
-            edges=np.array([edges(word) for word in words]), labels=labels[rows], speakers=speakers[rows],
-        )  # fmt: skip
+        bounds = np.array([edges(word.astype(np.float32)) for word in words])
+        return cls(words, bounds, labels[rows], speakers[rows])
 
     def __len__(self) -> int:
-        return len(self.starts)
+        return len(self.words)
 
     def word(self, i: int) -> Floats:
-        start = self.starts[i]
-        return self.samples[start : start + self.sizes[i]].astype(np.float32)
+        return self.words[i].astype(np.float32)
 
     @cached_property
     def speaker_rows(self) -> list[Ints]:
@@ -148,7 +142,7 @@ def corrupt_words(bank: WordBank, share: float, seed: int) -> WordBank:
         torch.manual_seed(seed)
         for batch in (rows[first : first + _BATCH] for first in range(0, len(rows), _BATCH)):
             waveforms = torch.from_numpy(np.stack([pad_or_trim(bank.word(i)) for i in batch]))
-            lengths = torch.from_numpy(bank.sizes[batch].clip(max=NUM_SAMPLES))
+            lengths = torch.tensor([min(len(bank.words[i]), NUM_SAMPLES) for i in batch])
             clips += list(spoil(waveforms, lengths, torch.from_numpy(kinds[batch]), None, CORRUPTIONS)[0].numpy())
     return WordBank.from_clips(clips, np.full(len(clips), NOT_A_DIGIT), bank.speakers[rows])
 
@@ -302,21 +296,15 @@ def synthesise_utterances(seed: int, voices: int) -> list[Utterance]:
 
 
 @dataclass(frozen=True)
-class AcousticScene:
-    """How the sound of utterances is varied; shares are of utterances."""
+class AcousticScene(AugmentationConfig):
+    """Augmentation of utterances; settings of voice, place, level and mixing do not apply."""
 
-    noise_probability: float = 0.8
-    snr_db: tuple[float, float] = (-2.0, 35.0)  # of the speech while it is active
-    noise_only_probability: float = 0.14
-    equaliser_db: float = 6.0
+    snr_db: tuple[float, float] = (-2.0, 35.0)  # over active speech
     tilt_db: float = 3.0
     reverb_probability: float = 0.25
-    rt60: tuple[float, float] = (0.15, 0.6)
-    direct_db: tuple[float, float] = (0.0, 15.0)
     band_probability: float = 0.15
-    band_low_hz: tuple[float, float] = (50.0, 400.0)
-    band_high_hz: tuple[float, float] = (2500.0, 4000.0)
     telephone_probability: float = 0.1
+    noise_only_probability: float = 0.14
     peak_dbfs: tuple[float, float] = (-42.0, 3.0)  # what exceeds 0 is clipped
 
 
@@ -344,7 +332,7 @@ def render_scene(
     telephone = _chosen(like, scene.telephone_probability)
     spectra *= telephone_band(points, telephone)
     sound: Tensor = torch.fft.irfft(spectra, n=points)[:, :size]
-    sound = coarse(sound, telephone, _uniform(like, (-24.0, 0.0)), mu_law=True)
+    sound = coarse(sound, telephone, _uniform(like, scene.peak_db), mu_law=True)
     peak = torch.exp(_uniform(like, scene.peak_dbfs) * _NEPERS)
     sound *= (peak / sound.abs().amax(dim=1).clamp_min(1e-6))[:, None]
     return sound.clamp_(-1.0, 1.0).mul_(2**15).round_().div_(2**15), noise_only

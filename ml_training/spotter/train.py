@@ -107,18 +107,18 @@ def train_spotter(
 
     Raises CheckpointError where those are damaged or of other settings or data, Interrupted after a stop signal.
     """
-    config, data = task.config, task.data
-    options = TrainerOptions(
-        epochs=math.ceil(config.steps / EPOCH), steps_per_epoch=EPOCH, total_steps=config.steps, seed=config.seed,
-        learning_rate=config.learning_rate, weight_decay=config.weight_decay, warm_up=0.05, clip_norm=2.0,
-        ema_decay=0.998, resume="latest",
-    )  # fmt: skip
+    config = task.config
     torch.manual_seed(config.seed)
     model = Spotter()
     try:
         if (old := work / "checkpoint.pt").exists():
             raise CheckpointError(f"{old} was written by version 0.1 and cannot be resumed.")
-        store = CheckpointStore(work, RunIdentity("spotter", asdict(config), data.data_hash), _print)
+        store = CheckpointStore(work, RunIdentity("spotter", asdict(config), task.data.data_hash), _print)
+        options = TrainerOptions(
+            epochs=math.ceil(config.steps / EPOCH), steps_per_epoch=EPOCH, total_steps=config.steps, seed=config.seed,
+            learning_rate=config.learning_rate, weight_decay=config.weight_decay, warm_up=0.05, clip_norm=2.0,
+            ema_decay=0.998, resume="latest" if store.resumable else None,
+        )  # fmt: skip
         training = Trainer(model, task, options, store=store, callback=callback, stop=stop).run()
     except CheckpointError as error:
         raise CheckpointError(f"{error} To start a new training, remove {work} or use another --work.") from error
@@ -135,8 +135,8 @@ def train_and_export(
     """
     faults = unwritable({"out": out, "work": work / "checkpoint.pt"})
     for name, least in _LEAST.items():
-        if (number := getattr(config, name)) < least:
-            faults.append(f"{name}: expected a whole number from {least} on, got {number}")
+        if (value := getattr(config, name)) < least:
+            faults.append(f"{name}: expected a whole number from {least} on, got {value}")
     if faults:
         raise ConfigError(faults, "train-spotter")
     corpus = load_corpus(corpus_config, report=_print)
@@ -147,39 +147,39 @@ def train_and_export(
         data = dataset.load_spotter_data(
             corpus, rows, corpus_config.words_dir, noise_dir, config.seed, config.variants, config.voices
         )  # fmt: skip
-        task, line = SpotterTask(data, config), LiveLine()
+        task = SpotterTask(data, config)
+        progress = _Progress(task)
         try:
             with signals.deferred():
-                model = train_spotter(task, work, _ProgressLine(task, line), signals)
+                model = train_spotter(task, work, progress, signals)
         finally:
-            line.clear()
+            progress.line.clear()
         metadata = spotter_metadata(data.name, data.data_hash, config.steps, config.seed)
         difference = export_spotter(model, out, metadata, task.batch(0)[0][:4].reshape(-1).numpy())
     _print(f"{out}: {out.stat().st_size / 1000:.0f} kB, differs from the network by at most {difference:.1g}")
 
 
-class _ProgressLine(NullCallback):
-    """Shows progress in a live line on a terminal, in _LINES plain ones elsewhere."""
+class _Progress(NullCallback):
+    """Shows a live line on a terminal, _LINES plain ones elsewhere."""
 
-    def __init__(self, task: SpotterTask, line: LiveLine) -> None:
-        self.task, self.line = task, line
+    def __init__(self, task: SpotterTask) -> None:
+        self.task, self.line = task, LiveLine()
+
+    def note(self, line: str) -> None:
+        _print(line)
 
     def epoch(self, history: Sequence[EpochRecord], better: bool) -> None:
-        steps, record = self.task.config.steps, history[-1]
-        done, before = min(record.epoch * EPOCH, steps), (record.epoch - 1) * EPOCH
-        false, background = self.task.false_alarms.tolist()
+        steps, record, (false, background) = self.task.config.steps, history[-1], self.task.false_alarms.tolist()
+        before, done = (record.epoch - 1) * EPOCH, min(record.epoch * EPOCH, steps)
         text = (
             f"step {done} of {steps}, loss {record.train_loss:.3f}, {record.train_accuracy:.0%} of digit frames right, "
             f"{false / max(1, background):.1%} of background frames wrong, "
-            f"{int(record.seconds / (done - before) * (steps - done) / 60)} min left"
+            f"{record.seconds / (done - before) * (steps - done) / 60:.0f} min left"
         )
         if self.line.live:
             self.line.show(text)
         elif done * _LINES // steps > before * _LINES // steps:
             _print(text)
-
-    def note(self, line: str) -> None:
-        _print(line)
 
 
 def _print(line: str) -> None:
