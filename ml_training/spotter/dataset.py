@@ -75,7 +75,6 @@ class WordBank:
     """N words, each scaled so that its loudest 10 ms have an RMS of one."""
 
     words: list[NDArray[np.float16]]  # (T,) each; 16 bits because there are many
-    edges: Ints  # (N, 2) onset and offset of each
     labels: Ints  # (N,) digits or NOT_A_DIGIT
     speakers: Ints  # (N,) numbers
 
@@ -88,8 +87,7 @@ class WordBank:
             if (level := _peak_rms(word)) > 1e-5:
                 words.append((word / level).astype(np.float16))
                 rows.append(i)
-        bounds = np.array([edges(word.astype(np.float32)) for word in words])
-        return cls(words, bounds, labels[rows], speakers[rows])
+        return cls(words, labels[rows], speakers[rows])
 
     def __len__(self) -> int:
         return len(self.words)
@@ -143,7 +141,8 @@ def corrupt_words(bank: WordBank, share: float, seed: int) -> WordBank:
         for batch in (rows[first : first + _BATCH] for first in range(0, len(rows), _BATCH)):
             waveforms = torch.from_numpy(np.stack([pad_or_trim(bank.word(i)) for i in batch]))
             lengths = torch.tensor([min(len(bank.words[i]), NUM_SAMPLES) for i in batch])
-            clips += list(spoil(waveforms, lengths, torch.from_numpy(kinds[batch]), None, CORRUPTIONS)[0].numpy())
+            corrupted, _ = spoil(waveforms, lengths, torch.from_numpy(kinds[batch]), None, CORRUPTIONS)
+            clips += list(corrupted.numpy())
     return WordBank.from_clips(clips, np.full(len(clips), NOT_A_DIGIT), bank.speakers[rows])
 
 
@@ -170,9 +169,8 @@ def _fade(word: Floats, fade_in: int, fade_out: int) -> Floats:
 class Utterance(NamedTuple):
     """Words in a row, from one speaker or several."""
 
-    samples: Floats  # (T,); the RMS of the loudest 10 ms of a word is about one
+    samples: Floats  # (T,), 0 between words; the RMS of the loudest 10 ms of a word is about one
     digits: list[Digit]
-    active: list[tuple[int, int]]  # first and last samples of speech
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,7 @@ class JoinStyle:
     """How words are joined to an utterance."""
 
     share: float  # of all joined utterances
-    gap: tuple[float, float]  # seconds from the offset of a word to the onset of the next; they overlap below 0
+    gap: tuple[float, float]  # seconds from the offset of a word to the start of the next; they overlap below 0
     fillers: float  # share of words that are not digits
     one_speaker: float = 0.8  # share of utterances with one speaker
 
@@ -219,7 +217,7 @@ def _draw(shares: Sequence[float], rng: np.random.Generator) -> int:
 def join_words(data: SpotterData, rng: np.random.Generator) -> Utterance:
     """An utterance of single words in a random style."""
     style = JOIN_STYLES[_draw([style.share for style in JOIN_STYLES], rng)]
-    utterance = Utterance(np.zeros(SAMPLES, dtype=np.float32), [], [])
+    utterance = Utterance(np.zeros(SAMPLES, dtype=np.float32), [])
     speakers = {digits: data.draw_speaker(digits, rng) for digits in (True, False)}
     one_speaker = rng.random() < style.one_speaker
     pace = np.sort(rng.uniform(*style.gap, 2))  # the speaker's own range of gaps
@@ -232,20 +230,20 @@ def join_words(data: SpotterData, rng: np.random.Generator) -> Utterance:
             level_db = rng.uniform(-_LEVEL_DB, _LEVEL_DB)
         bank, rows = speakers[digits]
         i = int(rng.choice(rows))
-        onset, offset = bank.edges[i].tolist()
-        gap = max(int(rng.uniform(*pace) * SAMPLE_RATE), -offset // 2)
         word = bank.word(i) * np.float32(10 ** ((level_db + rng.normal(0.0, 1.0)) / 20))
+        onset, offset = edges(word)
+        gap = max(int(rng.uniform(*pace) * SAMPLE_RATE), -offset // 2)
         fade_out = min(_CROSSFADE, max(0, -gap))
         word = _fade(word[: offset + gap + _CROSSFADE] if gap < 0 else word, fade_in, fade_out)
         label = [Digit(int(bank.labels[i]), onset, min(offset, len(word)))] if digits else []
-        _add(utterance, Utterance(word, label, [(0, len(word))]), at)
+        _add(utterance, Utterance(word, label), at)
         at, fade_in = at + offset + gap, fade_out
     return utterance
 
 
 def join_utterances(utterances: Sequence[Utterance], rng: np.random.Generator) -> Utterance:
     """Random utterances with pauses of 0.1 to 1 s between them."""
-    joined = Utterance(np.zeros(SAMPLES, dtype=np.float32), [], [])
+    joined = Utterance(np.zeros(SAMPLES, dtype=np.float32), [])
     at = int(rng.uniform(-1.0, 0.8) * SAMPLE_RATE)
     while at < SAMPLES:
         utterance = utterances[int(rng.integers(len(utterances)))]
@@ -259,7 +257,6 @@ def _add(target: Utterance, part: Utterance, at: int) -> None:
     if begin < end:
         target.samples[begin:end] += part.samples[begin - at : end - at]
     target.digits.extend(Digit(label, at + onset, at + offset) for label, onset, offset in part.digits)
-    target.active.extend((max(0, at + first), max(0, at + last)) for first, last in part.active)
 
 
 def split_utterance(samples: Floats, begins: Ints, labels: Sequence[int]) -> Utterance | None:
@@ -269,10 +266,10 @@ def split_utterance(samples: Floats, begins: Ints, labels: Sequence[int]) -> Utt
         return None
     words = [(label, first, *edges(samples[first:last])) for label, (first, last) in zip(labels, bounds, strict=True)]
     digits = [Digit(label, first + onset, first + offset) for label, first, onset, offset in words if label >= 0]
-    return Utterance(samples / np.float32(_peak_rms(samples)), digits, [(0, len(samples))])
+    return Utterance(samples / np.float32(_peak_rms(samples)), digits)
 
 
-def synthesise_utterances(seed: int, voices: int) -> list[Utterance]:
+def make_tts_utterances(seed: int, voices: int) -> list[Utterance]:
     """Strings of digits with some other words between them, and sentences without digits, in many voices."""
     rng = np.random.default_rng(seed)
     texts = []
@@ -299,7 +296,7 @@ def synthesise_utterances(seed: int, voices: int) -> list[Utterance]:
 class AcousticScene(AugmentationConfig):
     """Augmentation of utterances; settings of voice, place, level and mixing do not apply."""
 
-    snr_db: tuple[float, float] = (-2.0, 35.0)  # over active speech
+    snr_db: tuple[float, float] = (-2.0, 35.0)  # over the speech without its pauses
     tilt_db: float = 3.0
     reverb_probability: float = 0.25
     band_probability: float = 0.15
@@ -309,16 +306,16 @@ class AcousticScene(AugmentationConfig):
 
 
 def render_scene(
-    speech: Tensor, active: Tensor, noises: Sequence[tuple[Backgrounds, float]], scene: AcousticScene
+    speech: Tensor, noises: Sequence[tuple[Backgrounds, float]], scene: AcousticScene
 ) -> tuple[Tensor, Tensor]:
-    """(B, T) speech and where it is active (B, T) -> (B, T) sound of 16 bits, and (B,) which of it is noise only.
+    """(B, T) speech, 0 in pauses -> (B, T) sound of 16 bits, and (B,) which of it is noise only.
 
     `noises` are recordings with the share of utterances that each gives.
     """
     like, size = speech[:, 0], speech.shape[1]
     step = 1 << max(0, (size + LONGEST_TAIL).bit_length() - 4)
     points = -(-(size + LONGEST_TAIL) // step) * step  # a length with a fast transform
-    power = (speech.square() * active).sum(dim=1) / active.sum(dim=1).clamp_min(1)
+    power = speech.square().sum(dim=1) / (speech != 0).sum(dim=1).clamp_min(1)
     noise_only = _chosen(like, scene.noise_only_probability)
     spectra = torch.fft.rfft(speech * ~noise_only[:, None], n=points)
     spectra *= random_response(speech, points // 2 + 1, scene.equaliser_db, scene.tilt_db)
@@ -381,7 +378,7 @@ def load_spotter_data(
         fillers.append((noise_bursts(noises[1][0], 375 * variants, seed + 5), 0.4))
         hashes.append(noises[1][0].data_hash)
     return SpotterData(
-        digits=[(recorded, 0.7), (synthetic, 0.3)], fillers=fillers, tts_utterances=synthesise_utterances(seed, voices),
+        digits=[(recorded, 0.7), (synthetic, 0.3)], fillers=fillers, tts_utterances=make_tts_utterances(seed, voices),
         noises=noises, name=corpus.name,
         data_hash=hashlib.sha256("\n".join([*hashes, f"{variants} {voices} {seed}"]).encode()).hexdigest(),
     )  # fmt: skip

@@ -79,12 +79,8 @@ class SpotterTask(Task):
             else dataset.join_words(data, rng)
             for _ in range(config.batch_size)
         ]
-        active = torch.zeros(config.batch_size, SAMPLES, dtype=torch.bool)
-        for row, utterance in zip(active, utterances, strict=True):
-            for first, last in utterance.active:
-                row[first:last] = True
         speech = torch.from_numpy(np.stack([utterance.samples for utterance in utterances]))
-        sound, noise_only = dataset.render_scene(speech, active, data.noises, config.scene)
+        sound, noise_only = dataset.render_scene(speech, data.noises, config.scene)
         digits = [[] if empty else each.digits for each, empty in zip(utterances, noise_only.tolist(), strict=True)]
         targets = zip(*(frame_targets(each, SAMPLES // HOP) for each in digits), strict=True)
         classes, log_durations = (torch.from_numpy(np.stack(each)) for each in targets)

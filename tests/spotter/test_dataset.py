@@ -13,7 +13,6 @@ import torch
 
 from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE
 from digit_detector.errors import DataError
-from digit_detector.evaluation.streams import edges
 from digit_detector.spotter_file import HOP
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.tts import VOICES, say
@@ -76,13 +75,12 @@ def test_variants_but_the_first_have_another_voice(tiny_corpus: Corpus) -> None:
     assert likeness[1] < 0.9 * np.linalg.norm(clip)
 
 
-def test_words_are_scaled_and_have_their_edges(bank: WordBank) -> None:
+def test_words_are_trimmed_and_scaled(bank: WordBank) -> None:
     assert len(bank) == 40
     assert sorted(map(len, bank.speaker_rows)) == [20, 20]
-    for i, word in enumerate(map(bank.word, range(len(bank)))):
+    for word in map(bank.word, range(len(bank))):
         frames = word[: len(word) // 80 * 80].reshape(-1, 80)
         assert np.sqrt(np.square(frames).mean(axis=1).max()) == pytest.approx(1.0, abs=0.02)
-        assert tuple(bank.edges[i]) == edges(word)
     silent = WordBank.from_clips([np.zeros(4000), bank.word(0)], np.array([1, 2]), np.array([0, 0]))
     assert silent.labels.tolist() == [2]
 
@@ -132,12 +130,12 @@ def test_joined_words_have_the_shares_of_their_styles(spotter_data: SpotterData)
     without = sum(not utterance.digits for utterance in utterances) / len(utterances)
     assert without == pytest.approx(sum(style.share for style in JOIN_STYLES if style.fillers == 1.0), abs=0.08)
     digits = [digit for utterance in utterances for digit in utterance.digits]
-    words = sum(len(utterance.active) for utterance in utterances)
-    assert 0.4 < len(digits) / words < 0.65
     counts = np.bincount([digit.label for digit in digits], minlength=10) / len(digits)
     assert np.allclose(counts, 0.1, atol=0.03)
-    pairs = [pair for utterance in utterances for pair in itertools.pairwise(utterance.active)]
-    assert 0.3 < np.mean([before[1] > after[0] for before, after in pairs]) < 0.95  # words run into each other
+    pairs = [pair for utterance in utterances for pair in itertools.pairwise(utterance.digits)]
+    gaps = np.array([after.onset - before.offset for before, after in pairs]) / SAMPLE_RATE
+    assert 0.4 < (gaps < 0.05).mean() < 0.8  # connected
+    assert 0.1 < (gaps > 0.2).mean() < 0.5  # with pauses or other words between them
 
 
 def test_digits_lie_where_an_utterance_says(spotter_data: SpotterData) -> None:
@@ -146,10 +144,6 @@ def test_digits_lie_where_an_utterance_says(spotter_data: SpotterData) -> None:
         utterance = join_words(spotter_data, rng)
         assert len(utterance.samples) == SAMPLES
         assert [digit.offset for digit in utterance.digits] == sorted(digit.offset for digit in utterance.digits)
-        silent = np.ones(SAMPLES, dtype=bool)
-        for first, last in utterance.active:
-            silent[first:last] = False
-        assert not utterance.samples[silent].any()
         for label, onset, offset in utterance.digits:
             assert 0 <= label < 10
             assert onset < offset
@@ -173,7 +167,8 @@ def test_synthetic_utterances_are_digits_or_sentences(spotter_data: SpotterData)
     assert 0.25 < np.mean([not utterance.digits for utterance in utterances]) < 0.6
     joined = join_utterances(utterances, np.random.default_rng(3))
     assert len(joined.samples) == SAMPLES
-    assert all(b[0] - a[1] >= 0.1 * SAMPLE_RATE for a, b in itertools.pairwise(joined.active))
+    silent = "".join("01"[int(zero)] for zero in joined.samples == 0).split("0")
+    assert max(map(len, silent)) >= 0.1 * SAMPLE_RATE  # a pause between two utterances
 
 
 def test_sentences_have_no_digit() -> None:
@@ -185,22 +180,21 @@ def test_sentences_have_no_digit() -> None:
 # --- scenes --------------------------------------------------------------------------------------
 
 
-def speech(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A tone in the middle of silence, and where it is."""
-    active = torch.zeros(count, SAMPLES, dtype=torch.bool)
-    active[:, 8000:16_000] = True
-    tone = torch.sin(0.7 * torch.arange(SAMPLES))
-    return tone * active, active
+def speech(count: int) -> torch.Tensor:
+    """A tone between silence."""
+    samples = torch.zeros(count, SAMPLES)
+    samples[:, 8000:16_000] = torch.sin(0.7 * torch.arange(8000) + 0.1)
+    return samples
 
 
 @pytest.mark.parametrize("snr_db", [20.0, 3.0, -2.0])
 def test_a_scene_has_the_snr_asked_for(spotter_data: SpotterData, snr_db: float) -> None:
     torch.manual_seed(0)
-    clean, active = speech(8)
-    sound, _ = render_scene(clean, active, spotter_data.noises, replace(PLAIN, snr_db=(snr_db, snr_db)))
+    clean = speech(8)
+    sound, _ = render_scene(clean, spotter_data.noises, replace(PLAIN, snr_db=(snr_db, snr_db)))
     gain = (sound * clean).sum(dim=1) / clean.square().sum(dim=1)  # least squares
     noise = sound - gain[:, None] * clean
-    level = (gain[:, None] * clean).square().sum(dim=1) / active.sum(dim=1)
+    level = (gain[:, None] * clean).square().sum(dim=1) / 8000
     measured = 10 * torch.log10(level / noise.square().mean(dim=1))
     assert measured.median().item() == pytest.approx(snr_db, abs=0.7)
     assert (measured - snr_db).abs().max() < 2.0
@@ -208,8 +202,8 @@ def test_a_scene_has_the_snr_asked_for(spotter_data: SpotterData, snr_db: float)
 
 def test_a_scene_varies_every_utterance_and_stays_in_range(spotter_data: SpotterData) -> None:
     torch.manual_seed(0)
-    clean, active = speech(400)
-    sound, noise_only = render_scene(clean, active, spotter_data.noises, AcousticScene())
+    clean = speech(400)
+    sound, noise_only = render_scene(clean, spotter_data.noises, AcousticScene())
     assert sound.shape == clean.shape
     assert torch.isfinite(sound).all()
     assert torch.equal(sound, (sound * 2**15).round() / 2**15)
@@ -222,9 +216,9 @@ def test_a_scene_varies_every_utterance_and_stays_in_range(spotter_data: Spotter
     quiet = sound[:, :4000].abs().amax(dim=1) < 1e-3
     assert 0.05 < quiet[~noise_only].float().mean() < 0.35  # without noise
     reverberant = replace(PLAIN, noise_probability=0.0, reverb_probability=1.0, direct_db=(0.0, 0.0))
-    assert render_scene(clean[:1], active[:1], spotter_data.noises, reverberant)[0][0, 16_050:16_200].abs().max() > 0.02
+    assert render_scene(clean[:1], spotter_data.noises, reverberant)[0][0, 16_050:16_200].abs().max() > 0.02
     loud = replace(PLAIN, noise_probability=0.0, peak_dbfs=(3.0, 3.0))
-    assert (render_scene(clean[:1], active[:1], spotter_data.noises, loud)[0].abs() == 1.0).sum() > 1000  # clipped
+    assert (render_scene(clean[:1], spotter_data.noises, loud)[0].abs() == 1.0).sum() > 1000  # clipped
 
 
 # --- targets -------------------------------------------------------------------------------------
