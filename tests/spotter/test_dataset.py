@@ -16,31 +16,10 @@ from digit_detector.errors import DataError
 from digit_detector.spotter_file import HOP
 from ml_training.data.corpus import NOT_A_DIGIT, Corpus
 from ml_training.data.tts import VOICES, say
-from ml_training.spotter.dataset import (
-    JOIN_STYLES,
-    SAMPLES,
-    SENTENCES,
-    WORD_AUGMENTATION,
-    AcousticScene,
-    SpotterData,
-    WordBank,
-    augment_words,
-    corrupt_words,
-    join_utterances,
-    join_words,
-    load_spotter_data,
-    render_scene,
-    split_utterance,
-)
+from ml_training.spotter import dataset
+from ml_training.spotter.dataset import SAMPLES, AcousticScene, SpotterData, WordBank, augment_words, render_scene
 from ml_training.spotter.model import BACKGROUND, SpotterOutput
-from ml_training.spotter.targets import (
-    IGNORE_INDEX,
-    TARGET_WINDOW,
-    Digit,
-    count_frames,
-    frame_targets,
-    spotter_loss,
-)
+from ml_training.spotter.targets import IGNORE_INDEX, TARGET_WINDOW, Digit, count_frames, frame_targets, spotter_loss
 
 PLAIN = AcousticScene(
     equaliser_db=0.0, tilt_db=0.0, reverb_probability=0.0, band_probability=0.0, telephone_probability=0.0,
@@ -63,7 +42,7 @@ def clips_of(corpus: Corpus) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], n
 
 def test_variants_but_the_first_have_another_voice(tiny_corpus: Corpus) -> None:
     config = replace(
-        WORD_AUGMENTATION, speed=(1.0, 1.0), tract_probability=1.0, pitch_probability=1.0, trim_probability=0.0
+        dataset.WORD_AUGMENTATION, speed=(1.0, 1.0), tract_probability=1.0, pitch_probability=1.0, trim_probability=0.0
     )
     waveforms, lengths, _, labels = clips_of(tiny_corpus)
     bank, again = (augment_words(*clips_of(tiny_corpus), 2, 0, config) for _ in range(2))
@@ -86,7 +65,7 @@ def test_words_are_trimmed_and_scaled(bank: WordBank) -> None:
 
 
 def test_corrupted_words_are_not_digits(bank: WordBank) -> None:
-    corrupted = corrupt_words(bank, 3.0, 0)
+    corrupted = dataset.corrupt_words(bank, 3.0, 0)
     assert len(corrupted) == 120
     assert set(corrupted.labels) == {NOT_A_DIGIT}
     assert set(corrupted.speakers) == set(bank.speakers)
@@ -108,7 +87,7 @@ def test_recorded_words_and_noise_are_used_and_hashed(tiny_corpus: Corpus, tmp_p
         soundfile.write(words / f"word{i}_speaker{i}_0.wav", clip, SAMPLE_RATE)
         soundfile.write(noise / f"{i}.wav", 0.1 * np.random.default_rng(i).standard_normal(20_000), SAMPLE_RATE)
     plain, spoken, noisy = (
-        load_spotter_data(tiny_corpus, rows, *folders, variants=1, voices=1)
+        dataset.load_spotter_data(tiny_corpus, rows, *folders, variants=1, voices=1)
         for folders in ((None, None), (str(words), None), (str(words), str(noise)))
     )
     assert len({data.data_hash for data in (plain, spoken, noisy)}) == 3
@@ -118,7 +97,7 @@ def test_recorded_words_and_noise_are_used_and_hashed(tiny_corpus: Corpus, tmp_p
     assert set(bursts.labels) == {NOT_A_DIGIT}
     assert all(0.08 * SAMPLE_RATE < len(burst) < 1.1 * SAMPLE_RATE for burst in bursts.words)
     with pytest.raises(DataError):
-        load_spotter_data(tiny_corpus, rows, str(tmp_path / "nowhere"), None, variants=1, voices=1)
+        dataset.load_spotter_data(tiny_corpus, rows, str(tmp_path / "nowhere"), None, variants=1, voices=1)
 
 
 # --- utterances ----------------------------------------------------------------------------------
@@ -126,9 +105,9 @@ def test_recorded_words_and_noise_are_used_and_hashed(tiny_corpus: Corpus, tmp_p
 
 def test_joined_words_have_the_shares_of_their_styles(spotter_data: SpotterData) -> None:
     rng = np.random.default_rng(0)
-    utterances = [join_words(spotter_data, rng) for _ in range(400)]
+    utterances = [dataset.join_words(spotter_data, rng) for _ in range(400)]
     without = sum(not utterance.digits for utterance in utterances) / len(utterances)
-    assert without == pytest.approx(sum(style.share for style in JOIN_STYLES if style.fillers == 1.0), abs=0.08)
+    assert without == pytest.approx(sum(style.share for style in dataset.JOIN_STYLES if style.fillers == 1.0), abs=0.08)
     digits = [digit for utterance in utterances for digit in utterance.digits]
     counts = np.bincount([digit.label for digit in digits], minlength=10) / len(digits)
     assert np.allclose(counts, 0.1, atol=0.03)
@@ -141,7 +120,7 @@ def test_joined_words_have_the_shares_of_their_styles(spotter_data: SpotterData)
 def test_digits_lie_where_an_utterance_says(spotter_data: SpotterData) -> None:
     rng = np.random.default_rng(0)
     for _ in range(60):
-        utterance = join_words(spotter_data, rng)
+        utterance = dataset.join_words(spotter_data, rng)
         assert len(utterance.samples) == SAMPLES
         assert [digit.offset for digit in utterance.digits] == sorted(digit.offset for digit in utterance.digits)
         for label, onset, offset in utterance.digits:
@@ -153,27 +132,27 @@ def test_digits_lie_where_an_utterance_says(spotter_data: SpotterData) -> None:
 
 def test_an_utterance_is_split_where_its_words_begin() -> None:
     tone = np.sin(np.arange(6000) * 0.3).astype(np.float32)
-    utterance = split_utterance(tone, np.array([0, 2000, 4000]), [4, NOT_A_DIGIT, 7])
+    utterance = dataset.split_utterance(tone, np.array([0, 2000, 4000]), [4, NOT_A_DIGIT, 7])
     assert utterance is not None
     assert [digit.label for digit in utterance.digits] == [4, 7]
     assert abs(utterance.digits[1].onset - 4000) <= 80
-    assert split_utterance(tone, np.array([0, 2000]), [1, 2, 3]) is None
-    assert split_utterance(tone, np.array([0, 100, 4000]), [1, 2, 3]) is None
+    assert dataset.split_utterance(tone, np.array([0, 2000]), [1, 2, 3]) is None
+    assert dataset.split_utterance(tone, np.array([0, 100, 4000]), [1, 2, 3]) is None
 
 
 def test_synthetic_utterances_are_digits_or_sentences(spotter_data: SpotterData) -> None:
     utterances = spotter_data.tts_utterances
     assert len(utterances) > 80
     assert 0.25 < np.mean([not utterance.digits for utterance in utterances]) < 0.6
-    joined = join_utterances(utterances, np.random.default_rng(3))
+    joined = dataset.join_utterances(utterances, np.random.default_rng(3))
     assert len(joined.samples) == SAMPLES
     silent = "".join("01"[int(zero)] for zero in joined.samples == 0).split("0")
     assert max(map(len, silent)) >= 0.1 * SAMPLE_RATE  # a pause between two utterances
 
 
 def test_sentences_have_no_digit() -> None:
-    words = {word for sentence in SENTENCES for word in sentence.lower().split()}
-    assert len(SENTENCES) == 36
+    words = {word for sentence in dataset.SENTENCES for word in sentence.lower().split()}
+    assert len(dataset.SENTENCES) == 36
     assert not words & {"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "oh"}
 
 

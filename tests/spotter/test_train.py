@@ -24,6 +24,7 @@ from ml_training.spotter.export import export_spotter
 from ml_training.spotter.model import Spotter
 from ml_training.spotter.targets import frame_targets
 from ml_training.spotter.train import Batch, SpotterConfig, SpotterTask, train_spotter
+from ml_training.training.checkpoint import load_checkpoint
 
 CLEAN = AcousticScene(snr_db=(20.0, 40.0), noise_only_probability=0.05, peak_dbfs=(-20.0, -3.0))
 TINY = ["--dataset", "synthetic", "--voices", "1", "--variants", "1", "--batch_size", "2"]
@@ -127,22 +128,21 @@ def test_the_command_trains_and_exports(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.slow
 def test_a_killed_command_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "ml_training.train_spotter", *TINY, "--steps", "110"]
+    def start(name: str) -> subprocess.Popen[str]:
+        words = [*TINY, "--steps", "110", "--work", str(tmp_path / name), "--out", str(tmp_path / f"{name}.onnx")]
+        program = [sys.executable, "-m", "ml_training.train_spotter", *words]
+        return subprocess.Popen(program, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
 
-    def weights(name: str, kill: bool) -> bytes:
-        arguments = [*words, "--work", str(tmp_path / name), "--out", str(tmp_path / f"{name}.onnx")]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        if kill:
-            process = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
-            while process.poll() is None and not (tmp_path / name / "checkpoint_epoch_001.pt").exists():
-                time.sleep(0.05)
-            process.kill()
-            process.wait()
-            assert not (tmp_path / f"{name}.onnx").exists()
-        done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert ("resuming" in done.stderr) == kill
-        graph = torch.load(tmp_path / name / "best_model.pt", weights_only=True)["weights"]
-        return b"".join(value.numpy().tobytes() for value in graph.values())
-
-    assert weights("whole", kill=False) == weights("killed", kill=True)
+    killed = start("killed")
+    while killed.poll() is None and not (tmp_path / "killed" / "checkpoint_epoch_001.pt").exists():
+        time.sleep(0.05)
+    killed.kill()
+    killed.communicate()
+    assert not (tmp_path / "killed.onnx").exists()
+    for name in ("killed", "whole"):
+        process = start(name)
+        printed = process.communicate()[1]
+        assert process.returncode == 0, printed
+        assert ("resuming" in printed) == (name == "killed")
+    one, other = (load_checkpoint(tmp_path / name / "best_model.pt")["weights"] for name in ("killed", "whole"))
+    assert all(torch.equal(weight, other[name]) for name, weight in one.items())
