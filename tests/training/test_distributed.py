@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from digit_detector.errors import TrainingError
-from ml_training.training.distributed import SingleProcess
 from ml_training.training.classification import train_model
+from ml_training.training.distributed import SingleProcess
 
 pytest.importorskip("torch.distributed.run")
 pytestmark = pytest.mark.skipif(os.name == "nt" or not torch.distributed.is_available(), reason="torch without gloo")
