@@ -1,10 +1,11 @@
-"""Cutting a stream where nobody speaks and classifying the pieces, beside the spotter, on the same streams.
+"""Segmentation by voice activity, then classification, compared with the spotter on the same streams.
 
     python benchmarks/cutting.py [--digits FOLDER] [--seed 0]
 
-A piece is where Silero's voice activity stays above a threshold; pieces longer than a word are cut where they are
-quietest. Each piece goes to the classifier whole. Streams are made of recordings ($DIGIT_CORPORA_DIR/iitg_digits unless
-told) over noise/train; the threshold of each way gives 60 false alarms an hour on speech/tune.
+A segment lasts while Silero's voice activity stays above a threshold; segments longer than a word are split where they
+are quietest. Each segment is classified as a whole. Streams are made of recordings (default:
+$DIGIT_CORPORA_DIR/iitg_digits) over noise/train; both methods have a threshold of 60 false alarms an hour
+on speech/tune.
 """
 
 from __future__ import annotations
@@ -32,41 +33,41 @@ from digit_detector.streaming.vad import load_voice_activity
 from digit_detector.tune_threshold import SPEECH, strings_of
 
 _BLOCK = 256
-_LONGEST = 0.75  # seconds of a piece that may be one word
+_LONGEST = 0.75  # seconds of a segment of one word
 _SHORTEST = 0.12
 _VOICE = 0.3
-_AROUND = 0.08  # seconds before and after a piece that belong to it
+_MARGIN = 0.08  # seconds added before and after a segment
 _ALARMS = 60.0
 
 
 @dataclass(frozen=True)
-class Piece:
+class Segment:
     """Samples of a stream."""
 
     begin: int
     end: int
 
 
-def pieces_of(samples: Floats) -> list[Piece]:
-    """Where anything is said, in pieces of a word's length."""
+def segment(samples: Floats) -> list[Segment]:
+    """Segments of speech, no longer than a word."""
     voice = load_voice_activity()
     state = np.zeros((1, voice.SIZE), dtype=np.float32)
-    speaking: list[bool] = []
+    active: list[bool] = []
     for i in range(len(samples) // _BLOCK):
-        said, state = voice(samples[None, i * _BLOCK : (i + 1) * _BLOCK], state)
-        speaking.append(bool(said[0] >= (_VOICE / 2 if speaking and speaking[-1] else _VOICE)))
-    edges = np.flatnonzero(np.diff([False, *speaking, False]))
-    found = []
-    around = int(_AROUND * SAMPLE_RATE)
+        probability, state = voice(samples[None, i * _BLOCK : (i + 1) * _BLOCK], state)
+        active.append(bool(probability[0] >= (_VOICE / 2 if active and active[-1] else _VOICE)))
+    edges = np.flatnonzero(np.diff([False, *active, False]))
+    segments = []
+    margin = int(_MARGIN * SAMPLE_RATE)
     for first, last in edges.reshape(-1, 2) * _BLOCK:
-        found += _split(samples, max(0, int(first) - around), min(len(samples), int(last) + around))
-    return [piece for piece in found if piece.end - piece.begin >= _SHORTEST * SAMPLE_RATE]
+        segments += _split(samples, max(0, int(first) - margin), min(len(samples), int(last) + margin))
+    return [each for each in segments if each.end - each.begin >= _SHORTEST * SAMPLE_RATE]
 
 
-def _split(samples: Floats, begin: int, end: int) -> list[Piece]:
-    """A piece, or the pieces that it falls into where it is quietest."""
+def _split(samples: Floats, begin: int, end: int) -> list[Segment]:
+    """Split a segment where it is quietest until no part is too long."""
     if end - begin <= _LONGEST * SAMPLE_RATE:
-        return [Piece(begin, end)]
+        return [Segment(begin, end)]
     hop = SAMPLE_RATE // 100
     power = np.square(samples[begin:end]).reshape(-1)[: (end - begin) // hop * hop].reshape(-1, hop).mean(axis=1)
     smooth = np.convolve(power, np.hanning(7) / np.hanning(7).sum(), mode="same")
@@ -75,18 +76,18 @@ def _split(samples: Floats, begin: int, end: int) -> list[Piece]:
     return _split(samples, begin, place) + _split(samples, place, end)
 
 
-def cut_and_classified(engine: Engine, samples: Floats) -> list[Detection]:
-    """What the classifier makes of each piece; its confidence is the digit score times the probability."""
-    pieces = pieces_of(samples)
-    if not pieces:
+def segment_and_classify(engine: Engine, samples: Floats) -> list[Detection]:
+    """A detection for each segment; its confidence is the digit score times the probability."""
+    segments = segment(samples)
+    if not segments:
         return []
-    clips = np.stack([pad_or_trim(samples[piece.begin : piece.end][:NUM_SAMPLES]) for piece in pieces])
+    clips = np.stack([pad_or_trim(samples[each.begin : each.end][:NUM_SAMPLES]) for each in segments])
     probabilities, scores = engine.classifiers[0].predict_proba(clips)
     return [
         Detection(
-            int(p.argmax()), float(p.max() * score), piece.begin / SAMPLE_RATE, piece.end / SAMPLE_RATE - _AROUND, 0.0
+            int(p.argmax()), float(p.max() * score), each.begin / SAMPLE_RATE, each.end / SAMPLE_RATE - _MARGIN, 0.0
         )
-        for piece, p, score in zip(pieces, probabilities, scores, strict=True)
+        for each, p, score in zip(segments, probabilities, scores, strict=True)
     ]
 
 
@@ -111,16 +112,16 @@ def main() -> int:
     hours = len(speech) / SAMPLE_RATE / 3600
     spotted = run(engine, list(streams.values()), {SPEECH: speech})
     cut = ScoredStreams(
-        tuple((stream, cut_and_classified(engine, stream.samples)) for stream in streams.values()),
-        {SPEECH: (cut_and_classified(engine, speech), hours)},
+        tuple((stream, segment_and_classify(engine, stream.samples)) for stream in streams.values()),
+        {SPEECH: (segment_and_classify(engine, speech), hours)},
     )
     print(f"| at {_ALARMS:g} false alarms an hour of sentences | cut and classified | spotted and confirmed |")
     print("|---|---:|---:|")
-    thresholds = [choose_threshold(heard, {SPEECH: _ALARMS}) for heard in (cut, spotted)]
+    thresholds = [choose_threshold(scored, {SPEECH: _ALARMS}) for scored in (cut, spotted)]
     for place, name in enumerate(streams):
         shares = [
-            ScoredStreams((heard.digits[place],), {}).score(t).accuracy
-            for heard, t in zip((cut, spotted), thresholds, strict=True)
+            ScoredStreams((scored.digits[place],), {}).score(t).accuracy
+            for scored, t in zip((cut, spotted), thresholds, strict=True)
         ]
         print(f"| {name} | {' | '.join(f'{100 * share:.1f}' for share in shares)} |")
     return 0

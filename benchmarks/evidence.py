@@ -1,12 +1,12 @@
-"""Fit how much each piece of evidence counts in the live detector's confidence.
+"""Fit the weights of the scores that make the live detector's confidence.
 
     python benchmarks/evidence.py --digits FOLDER... --noise FOLDER --spotter FILE --models FOLDER
 
-A logistic regression of what is a digit of streams that are made of --digits over --noise, against what is none in
-them, in speech/tune (of $DIGIT_CORPORA_DIR) and in hours of --noise, where each counts --noise_weight times: a detector
-hears noise all day. Neither the spotter nor the classifiers may have learnt from these digits or this noise; of ESC-10
-fold 1 was for them, fold 2 for this. Prints fusion_offset and fusion_weights of digit_detector/streaming/config.py,
-and for every set of evidence what is right at so many false alarms an hour of sentences.
+A logistic regression that separates the digits of streams made of --digits over --noise from other candidates: in these
+streams, in speech/tune (of $DIGIT_CORPORA_DIR) and in hours of --noise, whose candidates have --noise_weight, because
+most of a day is noise. Neither the spotter nor the classifiers may be trained on these digits or this noise; fold 1 of
+ESC-10 was for their training, fold 2 for this. Prints fusion_offset and fusion_weights of
+digit_detector/streaming/config.py, and for every set of scores the accuracy at some false alarms an hour of sentences.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ _CONDITIONS = ("10 dB", "20 dB", "30 dB", "connected")  # of the streams that tu
 
 
 class Recording(Engine):
-    """An engine that reports every candidate, and remembers its evidence by when it was."""
+    """An engine that reports every candidate and stores its scores by time."""
 
     def __init__(self, models: str, pipelines: Sequence[str], config: DetectorConfig, spotter: Path | None) -> None:
         super().__init__(models, pipelines, config, spotter_file=spotter)
         self.allow_repeats = True
-        self.seen: dict[float, FusionScores] = {}
+        self.scores: dict[float, FusionScores] = {}
 
     def score_candidate(self, stream: StreamState, candidate: Candidate) -> tuple[int, FusionScores]:
-        digit, found = super().score_candidate(stream, candidate)
-        self.seen[_frame(candidate.last)] = found
-        return digit, found
+        digit, scores = super().score_candidate(stream, candidate)
+        self.scores[_frame(candidate.last)] = scores
+        return digit, scores
 
 
 @dataclass
-class Found:
-    """What was found in some sound, with the evidence for each."""
+class Candidates:
+    """Detections in some audio, with the log-odds of their scores."""
 
     detections: list[Detection]
     logits: np.ndarray  # (N, 4)
     hours: float
 
-    def sure(self, columns: Sequence[int], beta: np.ndarray) -> list[Detection]:
-        """The same with the confidence of these weights and offset."""
+    def rescore(self, columns: Sequence[int], beta: np.ndarray) -> list[Detection]:
+        """The detections with confidences of other weights and offset."""
         logits = self.logits[:, columns] @ beta[:-1] + beta[-1]
         return [
             Detection(d.digit, float(logit), d.start, d.end, d.delay)
@@ -70,27 +70,27 @@ class Found:
         ]
 
 
-def hear(engine: Recording, samples: Floats) -> Found:
-    engine.seen = {}
+def detect(engine: Recording, samples: Floats) -> Candidates:
+    engine.scores = {}
     detector = StreamingDetector(engine=engine)
     detections = detector.feed(samples) + detector.flush()
     floor = engine.config.probability_floor
-    logits = [engine.seen[_frame(d.end * SAMPLE_RATE / 128)].log_odds(floor) for d in detections]
-    return Found(detections, np.array(logits).reshape(-1, len(_NAMES)), len(samples) / SAMPLE_RATE / 3600)
+    logits = [engine.scores[_frame(d.end * SAMPLE_RATE / 128)].log_odds(floor) for d in detections]
+    return Candidates(detections, np.array(logits).reshape(-1, len(_NAMES)), len(samples) / SAMPLE_RATE / 3600)
 
 
 def _frame(frame: float) -> float:
     return round(2 * frame) / 2
 
 
-def right_ones(stream: TestStream, found: Found) -> np.ndarray:
-    """(N,) which detections are paired with the digit that was said."""
-    paired = np.zeros(len(found.detections), dtype=bool)
+def match_digits(stream: TestStream, candidates: Candidates) -> np.ndarray:
+    """(N,) which detections match a digit of the stream."""
+    paired = np.zeros(len(candidates.detections), dtype=bool)
     taken: set[int] = set()
-    for i, detection in enumerate(found.detections):
+    for i, detection in enumerate(candidates.detections):
         near = [
-            j for j, said in enumerate(stream.digits)
-            if j not in taken and said.digit == detection.digit and can_match(said, detection)
+            j for j, spoken in enumerate(stream.digits)
+            if j not in taken and spoken.digit == detection.digit and can_match(spoken, detection)
         ]  # fmt: skip
         if near:
             taken.add(near[0])
@@ -98,8 +98,8 @@ def right_ones(stream: TestStream, found: Found) -> np.ndarray:
     return paired
 
 
-def regression(logits: np.ndarray, right: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Newton's method; the last coefficient is the offset."""
+def fit_logistic(logits: np.ndarray, right: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Coefficients of a logistic regression, the offset last; Newton's method."""
     x = np.column_stack([logits, np.ones(len(logits))])
     beta = np.zeros(x.shape[1])
     for _ in range(30):
@@ -124,13 +124,13 @@ def main() -> int:
         "--before",
         type=float,
         default=DetectorConfig.margin_before_seconds,
-        help="seconds before a word that they hear",
+        help="seconds before a word that the classifiers get",
     )
     parser.add_argument(
         "--sure",
         type=float,
         default=DetectorConfig.commit_confidence,
-        help="from which a digit is not heard with the next",
+        help="confidence from which a digit is not classified with the next",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     arguments = parser.parse_args()
@@ -141,48 +141,51 @@ def main() -> int:
     noises = load_sounds(arguments.noise)
     speech = load_sounds(Path(os.environ["DIGIT_CORPORA_DIR"]) / "speech" / "tune")
     engine = Recording(arguments.models, arguments.pipelines, config, arguments.spotter)
-    found: list[tuple[str, TestStream, Found]] = []
-    wrong: dict[str, list[Found]] = {"speech": [], "noise": []}
+    positive: list[tuple[str, TestStream, Candidates]] = []
+    negative: dict[str, list[Candidates]] = {"speech": [], "noise": []}
     for seed in arguments.seeds:
         rng = np.random.default_rng(seed)
         for folder in arguments.digits:
             for condition, stream in zip(_CONDITIONS, streams_of(load_words(folder), noises, rng), strict=True):
-                found.append((f"{folder.name} {condition}", stream, hear(engine, stream.samples)))
-        wrong["speech"].append(hear(engine, sentences(speech, rng)))
-        wrong["noise"].append(hear(engine, mix_noise(noises, 3600 * arguments.noise_hours, rng)))
-    fit(found, wrong, arguments.noise_weight)
+                positive.append((f"{folder.name} {condition}", stream, detect(engine, stream.samples)))
+        negative["speech"].append(detect(engine, sentences(speech, rng)))
+        negative["noise"].append(detect(engine, mix_noise(noises, 3600 * arguments.noise_hours, rng)))
+    fit(positive, negative, arguments.noise_weight)
     return 0
 
 
-def fit(found: Sequence[tuple[str, TestStream, Found]], wrong: dict[str, list[Found]], noise_weight: float) -> None:
-    heard = [f for _, _, f in found]
-    right = np.concatenate([right_ones(s, f) for _, s, f in found])
-    logits = np.concatenate([f.logits for f in (*heard, *wrong["speech"], *wrong["noise"])])
-    noises = sum(len(f.logits) for f in wrong["noise"])
+def fit(
+    positive: Sequence[tuple[str, TestStream, Candidates]], negative: dict[str, list[Candidates]], noise_weight: float
+) -> None:
+    """Print weights and accuracies of every set of scores."""
+    right = np.concatenate([match_digits(stream, candidates) for _, stream, candidates in positive])
+    every = [*(candidates for _, _, candidates in positive), *negative["speech"], *negative["noise"]]
+    logits = np.concatenate([candidates.logits for candidates in every])
+    noises = sum(len(candidates.logits) for candidates in negative["noise"])
     right = np.pad(right, (0, len(logits) - len(right)))
     weight = np.ones(len(logits))
     weight[len(logits) - noises :] = noise_weight
-    for kind in (right, ~right):  # digits and others count the same
+    for kind in (right, ~right):  # digits and others have equal weight
         weight[kind] *= 0.5 * len(logits) / max(1.0, weight[kind].sum())
+    hours = {kind: sum(candidates.hours for candidates in each) for kind, each in negative.items()}
     for columns in _SETS:
-        beta = regression(logits[:, columns], right, weight)
+        beta = fit_logistic(logits[:, columns], right, weight)
         names = ", ".join(_NAMES[c] for c in columns)
         print(f"{names}: fusion_weights {np.round(beta[:-1], 2)} fusion_offset {beta[-1]:.2f}")
-        sure = {kind: [f.sure(columns, beta) for f in founds] for kind, founds in wrong.items()}
-        hours = {kind: sum(f.hours for f in founds) for kind, founds in wrong.items()}
+        rescored = {kind: [candidates.rescore(columns, beta) for candidates in each] for kind, each in negative.items()}
         for alarms in _ALARMS:
-            of_speech = sorted((d.confidence for found in sure["speech"] for d in found), reverse=True)
+            confidences = sorted((d.confidence for each in rescored["speech"] for d in each), reverse=True)
             allowed = int(alarms * hours["speech"])
-            threshold = np.nextafter(of_speech[allowed], np.inf) if allowed < len(of_speech) else -np.inf
-            in_noise = sum(len(accept(found, threshold)) for found in sure["noise"]) / hours["noise"]
+            threshold = np.nextafter(confidences[allowed], np.inf) if allowed < len(confidences) else -np.inf
+            in_noise = sum(len(accept(each, threshold)) for each in rescored["noise"]) / hours["noise"]
             scores: dict[str, Score] = {}
-            for name, stream, f in found:
-                of_stream = score(stream.digits, accept(f.sure(columns, beta), threshold))
+            for name, stream, candidates in positive:
+                of_stream = score(stream.digits, accept(candidates.rescore(columns, beta), threshold))
                 scores[name] = scores.get(name, Score()) + of_stream
-            print(f"  {alarms:g}/h of speech: noise {in_noise:.2f}/h" + "".join(map(_told, scores.items())))
+            print(f"  {alarms:g}/h of speech: noise {in_noise:.2f}/h" + "".join(map(_format, scores.items())))
 
 
-def _told(named: tuple[str, Score]) -> str:
+def _format(named: tuple[str, Score]) -> str:
     name, s = named
     return f"; {name} {100 * s.accuracy:.1f} (s{s.substituted} d{s.deleted} i{s.inserted})"
 

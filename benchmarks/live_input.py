@@ -3,8 +3,7 @@
     python benchmarks/live_input.py [--words FOLDER] [--noise FOLDER] [--most 300]
 
 Words are strung together with pauses of 0.5 to 1 s over noise 25 dB below them, and detected at 8 kHz; then the same
-with an offset, with hum at the level of the words, and resampled beforehand to other rates, which the live resampler
-or one of soxr's streams turns back.
+with an offset, with hum at the level of the words, and from other rates, resampled by the live resampler or by soxr.
 """
 
 from __future__ import annotations
@@ -40,48 +39,48 @@ HARMONICS = {1: 1.0, 2: 0.3, 3: 0.5, 5: 0.3}  # of 50 Hz, with their amplitudes
 def hum(samples: int) -> Floats:
     """(T,) mains hum at the level of the words."""
     seconds = np.arange(samples) / SAMPLE_RATE
-    made = sum(size * np.sin(2 * np.pi * 50 * harmonic * seconds) for harmonic, size in HARMONICS.items())
-    return np.asarray(made * (10 ** (WORD_DBFS / 20) / np.std(made)), dtype=np.float32)
+    tone = sum(size * np.sin(2 * np.pi * 50 * harmonic * seconds) for harmonic, size in HARMONICS.items())
+    return np.asarray(tone * (10 ** (WORD_DBFS / 20) / np.std(tone)), dtype=np.float32)
 
 
-def by_soxr(samples: Floats, rate: int, quality: str) -> Floats:
-    """What one of soxr's streams makes of it at 8 kHz."""
+def downsample(samples: Floats, rate: int, quality: str) -> Floats:
+    """(T,) at 8 kHz, by a soxr stream of a quality."""
     stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality=quality)
-    made: Floats = stream.resample_chunk(samples, last=True)
-    return made
+    resampled: Floats = stream.resample_chunk(samples, last=True)
+    return resampled
 
 
 def detect(engine: Engine, stream: TestStream, samples: Floats, rate: int = SAMPLE_RATE) -> Score:
     detector = StreamingDetector(engine=engine)
-    found = []
+    detections = []
     for at in range(0, len(samples), rate):
-        found += detector.feed(samples[at : at + rate], rate)
-    return score(stream.digits, found + detector.flush())
+        detections += detector.feed(samples[at : at + rate], rate)
+    return score(stream.digits, detections + detector.flush())
 
 
-def with_offset(sound: Floats, offset: float) -> tuple[Floats, int]:
+def add_offset(sound: Floats, offset: float) -> tuple[Floats, int]:
     return 0.5 * sound + np.float32(offset), SAMPLE_RATE
 
 
-def upsampled(sound: Floats, rate: int) -> tuple[Floats, int]:
+def upsample(sound: Floats, rate: int) -> tuple[Floats, int]:
     return np.asarray(soxr.resample(sound, SAMPLE_RATE, rate, quality="VHQ"), dtype=np.float32), rate
 
 
-def there_and_back(sound: Floats, rate: int, quality: str) -> tuple[Floats, int]:
-    return by_soxr(upsampled(sound, rate)[0], rate, quality), SAMPLE_RATE
+def resample_twice(sound: Floats, rate: int, quality: str) -> tuple[Floats, int]:
+    return downsample(upsample(sound, rate)[0], rate, quality), SAMPLE_RATE
 
 
-def inputs(stream: TestStream) -> dict[str, Callable[[], tuple[Floats, int]]]:
+def make_inputs(stream: TestStream) -> dict[str, Callable[[], tuple[Floats, int]]]:
     """Samples and rate of each row."""
     sound = stream.samples
     rows: dict[str, Callable[[], tuple[Floats, int]]] = {"8,000 Hz": lambda: (sound, SAMPLE_RATE)}
     for offset in OFFSETS:
-        rows[f"half the level, offset of {offset:g}"] = partial(with_offset, sound, offset)
+        rows[f"half the level, offset of {offset:g}"] = partial(add_offset, sound, offset)
     rows["hum at the level of the words"] = lambda: (sound + hum(len(sound)), SAMPLE_RATE)
     for rate in RATES:
-        rows[f"{rate:,} Hz"] = partial(upsampled, sound, rate)
+        rows[f"{rate:,} Hz"] = partial(upsample, sound, rate)
         for quality in ("LQ", "HQ"):
-            rows[f"{rate:,} Hz, soxr's {quality}"] = partial(there_and_back, sound, rate, quality)
+            rows[f"{rate:,} Hz, soxr's {quality}"] = partial(resample_twice, sound, rate, quality)
     return rows
 
 
@@ -99,9 +98,9 @@ def main() -> int:
     stream = join_with_pauses(chosen, noise, SNR_DB, rng, (0.5, 1.0))
     engine = Engine()
     print(f"{len(chosen)} words | right | missed | mistaken | too many\n---|---:|---:|---:|---:")
-    for title, make in inputs(stream).items():
-        found = detect(engine, stream, *make())
-        print(f"{title} | {found.correct} | {found.deleted} | {found.substituted} | {found.inserted}", flush=True)
+    for title, make in make_inputs(stream).items():
+        counts = detect(engine, stream, *make())
+        print(f"{title} | {counts.correct} | {counts.deleted} | {counts.substituted} | {counts.inserted}", flush=True)
     return 0
 
 

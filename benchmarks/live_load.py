@@ -1,11 +1,11 @@
-"""How many live streams one core hears at once, and whether memory stays flat over a day.
+"""How many live streams one core processes in real time, and whether memory stays flat over a day.
 
     python benchmarks/live_load.py [--streams 150] [--seconds 60] [--digits FOLDER]
     python benchmarks/live_load.py --day
 
-Every stream gets a piece of 32 ms when it is due, as a microphone would give it, from a stream of its own: digits with
-pauses over noise. A piece is late when it was not heard before the next one was due. Run it on one core: taskset -c 0.
---day feeds one detector 24 hours of such sound as fast as it goes, and tells memory every hour.
+Every stream gets a piece of 32 ms when it is due, as from a microphone: digits with pauses over noise. A piece is late
+when it was not processed before the next one was due. Run it on one core: taskset -c 0. --day feeds one detector 24
+hours of such audio as fast as possible and prints the peak memory every hour.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from digit_detector.audio import SAMPLE_RATE, Floats
 from digit_detector.evaluation.streams import join_with_pauses, load_sounds, load_words, make_noise_track
 
 PIECE = 256  # samples, 32 ms
-PHASES = 4  # times in 32 ms at which streams get their pieces, a part of them each: nobody begins to speak in step
-_BEGINNING = 3.0  # seconds
+PHASES = 4  # times in 32 ms at which a part of the streams each gets its piece
+_START = 3.0  # seconds
 
 
-def sounds(folder: Path, noise: Path, streams: int, seconds: float) -> list[Floats]:
+def make_streams(folder: Path, noise: Path, streams: int, seconds: float) -> list[Floats]:
     """(T,) of each stream."""
     rng = np.random.default_rng(0)
     words, noises = load_words(folder), load_sounds(noise)
     size = int(seconds * SAMPLE_RATE)
-    made = []
+    sounds = []
     for _ in range(streams):
         chosen = [words[i] for i in rng.integers(len(words), size=int(seconds))]
         stream = join_with_pauses(chosen, make_noise_track(noises, 30.0, rng), 20.0, rng)
-        made.append(np.resize(stream.samples, size))
-    return made
+        sounds.append(np.resize(stream.samples, size))
+    return sounds
 
 
-def live(made: list[Floats]) -> None:
-    """Feed all in real time and tell how late they were heard."""
+def feed_live(sounds: list[Floats]) -> None:
+    """Feed all streams in real time and print how late they were processed."""
     pool = DetectorPool()
-    for key in range(len(made)):
+    for key in range(len(sounds)):
         pool.open(key)
-    pieces = len(made[0]) // PIECE
+    pieces = len(sounds[0]) // PIECE
     warm = np.zeros(PIECE, dtype=np.float32)
-    for key in range(len(made)):
+    for key in range(len(sounds)):
         pool.feed(key, warm)
     pool.run()
-    spent, late, found = [], [], 0
+    delays, late, detections = [], [], 0
     seconds = PIECE / SAMPLE_RATE
     used = time.process_time()
     began = time.monotonic()
@@ -59,25 +59,25 @@ def live(made: list[Floats]) -> None:
         piece, phase = divmod(tick, PHASES)
         due = began + (tick + PHASES) * seconds / PHASES
         time.sleep(max(0.0, due - time.monotonic()))
-        for key in range(phase, len(made), PHASES):
-            pool.feed(key, made[key][piece * PIECE : (piece + 1) * PIECE])
-        found += sum(map(len, pool.run().values()))
+        for key in range(phase, len(sounds), PHASES):
+            pool.feed(key, sounds[key][piece * PIECE : (piece + 1) * PIECE])
+        detections += sum(map(len, pool.run().values()))
         done = time.monotonic()
-        spent.append(done - due)
+        delays.append(done - due)
         late.append(done > due + seconds)
     wall = time.monotonic() - began
-    begun = min(pieces * PHASES // 2, int(_BEGINNING / seconds * PHASES))  # rounds in which all streams begin at once
-    p50, p95, p99, most = (1e3 * float(value) for value in np.percentile(spent[begun:], (50, 95, 99, 100)))
-    shares = [100 * sum(part) / len(part) for part in (late[begun:], late[:begun])]
+    first = min(pieces * PHASES // 2, int(_START / seconds * PHASES))  # rounds in which all streams start at once
+    p50, p95, p99, most = (1e3 * float(value) for value in np.percentile(delays[first:], (50, 95, 99, 100)))
+    shares = [100 * sum(part) / len(part) for part in (late[first:], late[:first])]
     print(
-        f"{len(made)} streams, {wall:.0f} s: {shares[0]:.2f} % of the pieces late, and {shares[1]:.2f} % in the first "
-        f"{_BEGINNING:g} s, when all begin at once; heard {p50:.1f} ms after they were due (p50), {p95:.1f} (p95), "
-        f"{p99:.1f} (p99), {most:.1f} (most); {(time.process_time() - used) / wall:.2f} of a core; {found} digits"
+        f"{len(sounds)} streams, {wall:.0f} s: {shares[0]:.2f} % of the pieces late, and {shares[1]:.2f} % in the "
+        f"first {_START:g} s, when all start at once; processed {p50:.1f} ms after due (p50), {p95:.1f} (p95), "
+        f"{p99:.1f} (p99), {most:.1f} (most); {(time.process_time() - used) / wall:.2f} of a core; {detections} digits"
     )
 
 
-def day(made: list[Floats]) -> None:
-    """A day through one detector."""
+def feed_day(sounds: list[Floats]) -> None:
+    """Feed 24 hours to one detector and print the peak memory after each."""
     detector = StreamingDetector()
     hour = 3600 * SAMPLE_RATE
     for number in range(25):
@@ -85,7 +85,7 @@ def day(made: list[Floats]) -> None:
         print(f"hour {number:2d}: {memory:.0f} MB at most", flush=True)
         fed = 0
         while number < 24 and fed < hour:
-            sound = made[fed % len(made)]
+            sound = sounds[fed % len(sounds)]
             detector.feed(sound)
             fed += len(sound)
 
@@ -100,9 +100,9 @@ def main() -> int:
     parser.add_argument("--day", action="store_true")
     arguments = parser.parse_args()
     if arguments.day:
-        day(sounds(arguments.digits, arguments.noise, 4, 60.0))
+        feed_day(make_streams(arguments.digits, arguments.noise, 4, 60.0))
     else:
-        live(sounds(arguments.digits, arguments.noise, arguments.streams, arguments.seconds))
+        feed_live(make_streams(arguments.digits, arguments.noise, arguments.streams, arguments.seconds))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""benchmarks/comparison.py: what is heard, once alone, and what is told of it."""
+"""benchmarks/comparison.py: what is recognised, stored and tabulated."""
 
 from __future__ import annotations
 
@@ -47,46 +47,46 @@ def few(tiny_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
-# --- what was heard ------------------------------------------------------------------------------
+# --- recognition ---------------------------------------------------------------------------------
 
 
-class Listener:
-    """Hears in each clip the digit that is its first sample, nothing in silence."""
+class FirstSample:
+    """Recognises the digit that is a clip's first sample, nothing in silence."""
 
     def __init__(self) -> None:
-        self.heard = 0
+        self.calls = 0
 
     def __call__(self, samples: np.ndarray) -> int:
-        self.heard += 1
+        self.calls += 1
         return int(samples[0]) or NOTHING
 
 
-def test_what_was_heard_is_counted_and_not_heard_again(
+def test_results_are_counted_and_stored(
     comparison: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels = np.array([3, 5, 7, 9])
     clips = {"clean": np.array([[3], [5], [7], [0]]), "5 dB": np.array([[3], [1], [1], [0]])}
-    listener = Listener()
-    found = comparison.run("somebody", listener, clips, labels, tmp_path)
-    assert {label: of["right"] for label, of in found.items()} == {"clean": 3, "5 dB": 1}
-    assert all(0 < of["ms"] < 1000 for of in found.values())
-    assert listener.heard == 8
-    assert "somebody, clean: 75.0 %" in capsys.readouterr().out
-    assert comparison.run("somebody", listener, clips, labels, tmp_path) == found
-    assert listener.heard == 8
-    next(tmp_path.glob("somebody_5_dB_*.json")).unlink()
-    again = comparison.run("somebody", listener, clips, labels, tmp_path)
-    assert listener.heard == 12
-    assert again["clean"] == found["clean"]
-    comparison.run("another", listener, clips, labels, tmp_path)
-    assert listener.heard == 20
-    comparison.run("another", listener, clips, labels, tmp_path, "a later version")
-    assert listener.heard == 28
-    other = comparison.run("another", listener, {"clean": clips["clean"][::-1]}, labels, tmp_path)
-    assert (other["clean"]["right"], listener.heard) == (0, 32), "other clips are heard"
+    recognise = FirstSample()
+    results = comparison.run("one", recognise, clips, labels, tmp_path)
+    assert {label: of["right"] for label, of in results.items()} == {"clean": 3, "5 dB": 1}
+    assert all(0 < of["ms"] < 1000 for of in results.values())
+    assert recognise.calls == 8
+    assert "one, clean: 75.0 %" in capsys.readouterr().out
+    assert comparison.run("one", recognise, clips, labels, tmp_path) == results
+    assert recognise.calls == 8
+    next(tmp_path.glob("one_5_dB_*.json")).unlink()
+    again = comparison.run("one", recognise, clips, labels, tmp_path)
+    assert recognise.calls == 12
+    assert again["clean"] == results["clean"]
+    comparison.run("another", recognise, clips, labels, tmp_path)
+    assert recognise.calls == 20
+    comparison.run("another", recognise, clips, labels, tmp_path, "a later version")
+    assert recognise.calls == 28
+    other = comparison.run("another", recognise, {"clean": clips["clean"][::-1]}, labels, tmp_path)
+    assert (other["clean"]["right"], recognise.calls) == (0, 32)
 
 
-def test_everybody_hears_the_same_second_and_the_others_the_recording_too(
+def test_conditions_are_seconds_of_8_khz_and_whole_recordings(
     comparison: ModuleType, few: Path, tmp_path: Path
 ) -> None:
     stereo = few / "3_speaker1_0.wav"
@@ -123,7 +123,7 @@ def test_the_recordings_are_found_in_every_layout(
 
 
 def test_a_fault_is_one_line(tmp_path: Path) -> None:
-    for words, said in (
+    for words, message in (
         (["--recognisers", "mfcc"], "error: nowhere is not a folder: expected a folder of recordings"),
         (["--recognisers", "mfcc", "sphinx"], "invalid choice: 'sphinx'"),
     ):
@@ -131,23 +131,23 @@ def test_a_fault_is_one_line(tmp_path: Path) -> None:
         env = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
         assert done.returncode in (1, 2)
-        assert said in done.stderr
+        assert message in done.stderr
         assert "Traceback" not in done.stderr
 
 
-# --- what is told --------------------------------------------------------------------------------
+# --- tables --------------------------------------------------------------------------------------
 
 
 def test_the_table_has_a_row_for_each_recogniser(comparison: ModuleType, few: Path, tmp_path: Path) -> None:
     clips = TestClips(load_folder(few), official=False)
-    found = {
+    results = {
         "mel_cnn": {"clean": {"right": 4, "ms": 1.25}, "5 dB": {"right": 2, "ms": 9.0}},
         "pocketsphinx": {
             "clean": {"right": 3, "ms": 20.0}, "5 dB": {"right": 1, "ms": 9.0}, "original": {"right": 2, "ms": 9.0}
         },
     }  # fmt: skip
     sizes, noises = {"mel_cnn": 0.5, "pocketsphinx": 36.914}, tmp_path / "rain"
-    result = comparison.gathered(clips, found, sizes, ["clean", "5 dB"], noises)
+    result = comparison.collect(clips, results, sizes, ["clean", "5 dB"], noises)
     (table,) = tables_of(result)
     assert table.header == ("recogniser", "8 kHz, clean (95 % interval)", "16 kHz", "5 dB", "MB", "ms a clip")
     assert table.rows == (
@@ -156,7 +156,7 @@ def test_the_table_has_a_row_for_each_recogniser(comparison: ModuleType, few: Pa
     )
     assert title_of(result) == "Beside other recognisers: few, backgrounds from rain"
     assert (result.clips, result.speakers, result.details["noise_seed"]) == (4, 2, comparison.SEED)
-    quiet = comparison.gathered(clips, found, sizes, ["clean"], None)
+    quiet = comparison.collect(clips, results, sizes, ["clean"], None)
     (table,) = tables_of(quiet)
     assert table.header == ("recogniser", "8 kHz, clean (95 % interval)", "16 kHz", "MB", "ms a clip")
     assert "noise_seed" not in quiet.details
@@ -164,21 +164,21 @@ def test_the_table_has_a_row_for_each_recogniser(comparison: ModuleType, few: Pa
 
 
 @pytest.mark.parametrize("noisy", [True, False])
-def test_the_whole_of_it_with_a_recogniser_that_anybody_has(
+def test_the_script_writes_results_and_resumes(
     comparison: ModuleType, few: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], noisy: bool,
 ) -> None:  # fmt: skip
-    made: list[int] = []
+    calls: list[int] = []
 
     class Sevens:
         megabytes = 12.5
 
         def one(self, samples: np.ndarray) -> int:
-            made.append(len(samples))
+            calls.append(len(samples))
             return 7
 
-    everyone = {**recognisers(), "pocketsphinx": RecogniserSpec("pocketsphinx", "", lambda sources, threads: Sevens())}
-    monkeypatch.setattr(comparison, "recognisers", lambda: everyone)
+    available = {**recognisers(), "pocketsphinx": RecogniserSpec("pocketsphinx", "", lambda sources, threads: Sevens())}
+    monkeypatch.setattr(comparison, "recognisers", lambda: available)
     output, work = tmp_path / "results", tmp_path / "work"
     words = ["--folder", few, "--work", work, "--models_dir", tiny_models, "--output", output]
     words += ["--recognisers", "mfcc", "pocketsphinx"]
@@ -188,10 +188,10 @@ def test_the_whole_of_it_with_a_recogniser_that_anybody_has(
         words += ["--noise_dir", tmp_path / "rain"]
     monkeypatch.setattr(sys, "argv", ["comparison.py", *map(str, words)])
     assert comparison.main() == 0
-    assert "mfcc          100.0 %" in capsys.readouterr().out, "the tiny model knows these clips"
+    assert "mfcc          100.0 %" in capsys.readouterr().out, "the tiny model is trained on these clips"
     count = 6 if noisy else 1
-    assert made[: 4 * count] == [comparison.WIDE] * 4 * count
-    assert len(made) == 4 * count + 4, "and the recordings as they are"
+    assert calls[: 4 * count] == [comparison.WIDE] * 4 * count
+    assert len(calls) == 4 * count + 4, "and the unchanged recordings"
     (result,) = records.load_results(output)
     assert [(s.pipeline, s.all.right) for s in result.scores] == [("mfcc", 4), ("pocketsphinx", 2)]
     assert result.details["megabytes"] == {"mfcc": pytest.approx(0.03, abs=0.03), "pocketsphinx": 12.5}
@@ -202,7 +202,7 @@ def test_the_whole_of_it_with_a_recogniser_that_anybody_has(
     assert "| pocketsphinx | 50.0 %" in text
     assert text.count("](results/plots/comparison_") == len(list((output / "plots").iterdir())) == 1
     assert comparison.main() == 0
-    assert len(made) == 4 * count + 4, "nothing is heard twice"
+    assert len(calls) == 4 * count + 4, "nothing is recognised twice"
     assert len(list(output.glob("*.json"))) == 1
     assert {path.name.partition("_")[0] for path in work.iterdir()} == {"mfcc", "pocketsphinx"}
     (original,) = work.glob("pocketsphinx_original_*.json")

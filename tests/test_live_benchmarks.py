@@ -1,4 +1,4 @@
-"""The benchmarks of live detection: what they count, print and keep."""
+"""The benchmarks of live detection: what they count, print and store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import soundfile
 from digit_detector.evaluation.streams import LabelledDigit, TestStream
 from digit_detector.labels import LABELS
 from digit_detector.streaming.engine import Detection
-from ml_training.data.tts import VOICES, say
+from ml_training.data.tts import VOICES, synthesize_words
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +24,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("corpora")
     for name in ("words", "noise", "speech"):
         (root / name).mkdir()
-    for i, clip in enumerate(say([(voice, name) for voice in VOICES[:2] for name in LABELS], seed=4)):
+    for i, clip in enumerate(synthesize_words([(voice, name) for voice in VOICES[:2] for name in LABELS], seed=4)):
         soundfile.write(root / "words" / f"{i % 10}_voice{i // 10}_0.wav", clip, 8000)
-    for i, clip in enumerate(say([(VOICES[3], "please turn the lights off in the kitchen")], seed=5)):
+    for i, clip in enumerate(synthesize_words([(VOICES[3], "please turn the lights off in the kitchen")], seed=5)):
         soundfile.write(root / "speech" / f"line_{i}.wav", clip, 8000)
     rng = np.random.default_rng(0)
     soundfile.write(root / "noise" / "hiss.wav", 0.1 * rng.standard_normal(40_000), 8000)
@@ -36,62 +36,61 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_streams_are_the_same_every_time(folders: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(live, "TURNS", 1)
     monkeypatch.setattr(live, "STRINGS", 4)
-    one, two = (live.streams_of(folders / "words", folders / "noise") for _ in range(2))
+    one, two = (live.make_streams(folders / "words", folders / "noise") for _ in range(2))
     assert [len(stream.digits) for stream in one][:2] == [20, 20]
     for a, b in zip(one, two, strict=True):
         assert np.array_equal(a.samples, b.samples)
         assert a.digits == b.digits
 
 
-def test_a_row_is_measured_once_and_kept(tmp_path: Path):
+def test_a_row_is_evaluated_once_and_stored(tmp_path: Path):
     streams = [TestStream(np.zeros(8000, dtype=np.float32), (LabelledDigit(7, 0.2, 0.5),)) for _ in range(3)]
-    quiet, heard = np.zeros(8000, dtype=np.float32), []
+    silence, calls = np.zeros(8000, dtype=np.float32), []
 
-    def listener() -> live.Listener:
-        def hear(samples: np.ndarray) -> list[Detection]:
-            heard.append(len(samples))
+    def load() -> live.Detect:
+        def detect(samples: np.ndarray) -> list[Detection]:
+            calls.append(len(samples))
             return [Detection(7, 1.0, 0.2, 0.5, 0.1)]
 
-        return hear
+        return detect
 
-    first = live.kept(tmp_path, "who", streams, quiet, quiet, listener)
-    again = live.kept(tmp_path, "who", streams, quiet, quiet, listener)
+    first, again = (live.evaluate_once(tmp_path, "name", streams, silence, silence, load) for _ in range(2))
     assert first.strings.accuracy == again.strings.accuracy == 1.0
     assert again.noise_per_hour == 3600.0
-    assert len(heard) == 5
-    shown = live.table({"ours": first, "Whisper tiny": again})
-    assert "| digits with pauses, noise at 20 dB: right, % | 100.0 | 100.0 |" in shown
-    assert "| delay p50 / p95, ms | 100 / 100 | - |" in shown
-    assert "1 digits, 1 right" in live.faults({"ours": first})
+    assert len(calls) == 5
+    table = live.format_table({"ours": first, "Whisper tiny": again})
+    assert "| digits with pauses, noise at 20 dB: right, % | 100.0 | 100.0 |" in table
+    assert "| delay p50 / p95, ms | 100 / 100 | - |" in table
+    assert "1 digits, 1 right" in live.format_errors(first)
 
 
-def test_pieces_are_cut_where_nobody_speaks():
-    clips = say([(VOICES[1], "seven"), (VOICES[1], "four")], seed=3)
+def test_segments_end_where_speech_does():
+    clips = synthesize_words([(VOICES[1], "seven"), (VOICES[1], "four")], seed=3)
     gap = np.zeros(6000, dtype=np.float32)
-    pieces = cutting.pieces_of(np.concatenate([gap, 0.2 * clips[0], gap, 0.2 * clips[1], gap]))
-    assert 1 <= len(pieces) <= 3
-    assert all(piece.begin < piece.end for piece in pieces)
+    segments = cutting.segment(np.concatenate([gap, 0.2 * clips[0], gap, 0.2 * clips[1], gap]))
+    assert 1 <= len(segments) <= 3
+    assert all(each.begin < each.end for each in segments)
 
 
-def test_evidence_is_weighed():
+def test_a_logistic_regression_finds_the_weights():
     rng = np.random.default_rng(0)
     right = rng.random(2000) < 0.5
     logits = rng.normal(0, 1, (2000, 2)) + np.column_stack([2.0 * right, np.zeros(2000)])
-    first, second, _ = evidence.regression(logits, right.astype(float), np.ones(2000))
+    first, second, _ = evidence.fit_logistic(logits, right.astype(float), np.ones(2000))
     assert first == pytest.approx(2.0, abs=0.3)
     assert abs(second) < 0.2
 
 
-def test_a_few_streams_are_heard_in_time(folders: Path, capsys: pytest.CaptureFixture[str]):
-    made = live_load.sounds(folders / "words", folders / "noise", 3, 2.0)
-    assert [len(sound) for sound in made] == [16_000] * 3
-    live_load.live(made)
-    told = capsys.readouterr().out
-    assert told.startswith("3 streams, 2 s:")
-    assert "of a core" in told
+def test_a_few_streams_are_processed_in_time(folders: Path, capsys: pytest.CaptureFixture[str]):
+    streams = live_load.make_streams(folders / "words", folders / "noise", 3, 2.0)
+    assert [len(sound) for sound in streams] == [16_000] * 3
+    live_load.feed_live(streams)
+    printed = capsys.readouterr().out
+    assert printed.startswith("3 streams, 2 s:")
+    assert "of a core" in printed
 
 
-def test_inputs_are_spoilt_and_scored(
+def test_inputs_are_varied_and_scored(
     folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     words, noise = str(folders / "words"), str(folders / "noise")

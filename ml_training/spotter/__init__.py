@@ -1,1 +1,1 @@
-"""Digits in a stream: a network that hears sound as it comes and says where a digit has just ended."""
+"""The keyword spotter: a network that classifies which digit has just ended in a stream."""

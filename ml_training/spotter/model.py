@@ -1,8 +1,8 @@
-"""The spotter: a causal network from sound to, every 16 ms, which digit has just ended if any.
+"""The spotter: a causal convolutional network that classifies, every 16 ms, which digit has just ended.
 
-N streams, T samples, F frames of HOP samples, M mel bands, C channels. What a frame is told depends on the sound
-before its end alone, so sound may come in pieces: `Spotter.step` takes one block and the state the last one left, and
-answers as `forward` does for the whole.
+N streams, T samples, F frames of HOP samples, M mel bands, C channels. A frame depends on no sound after its end, so a
+stream may come in blocks: `Spotter.step` takes a block and the state after the last one, and returns the frames that
+`Spotter.forward` returns for the whole stream.
 """
 
 from __future__ import annotations
@@ -15,155 +15,137 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from digit_detector.audio import SAMPLE_RATE
 from digit_detector.labels import LABELS
 from digit_detector.spotter_file import HOP, KERNEL
 from ml_training.pipelines.features import WINDOW, PowerSpectrogram, mel_filters
 
 BANDS = 40
-NOTHING = len(LABELS)  # the class of a frame at which no digit has just ended
-FLOOR = 1e-7  # added to the power of a band: sound of 16 bits has no less
+BACKGROUND = len(LABELS)  # the class of frames after which no digit has just ended
 
-_FRONT = (16, 24)  # channels of the convolutions over time and frequency
+_STEM = (16, 24)  # channels of the two convolutions over time and frequency
 _CHANNELS = 128
 _DILATIONS = (1, 1, 2, 2, 4, 4)
-_UNIT = 5.0  # nepers of power that count as one at the network's entrance
+_POWER_FLOOR = 1e-7  # added to the power of a band: the noise floor of 16 bits
+_LOG_SCALE = 5.0  # nepers of power per unit of the network's input
 assert WINDOW == 2 * HOP
 
 
-class Ended(NamedTuple):
-    """What is said of F frames of N streams."""
+class SpotterOutput(NamedTuple):
+    """Outputs of F frames of N streams."""
 
-    logits: Tensor  # (N, F, 11): ten digits and NOTHING
-    frames: Tensor  # (N, F): how many frames ago the digit that has just ended began; log(1 + frames)
+    logits: Tensor  # (N, F, 11): ten digits and BACKGROUND
+    log_durations: Tensor  # (N, F): log(1 + frames since the onset of the digit that has just ended)
 
 
-class _Delayed(nn.Module):
-    """A convolution over the last axis that sees `past` frames before each; its state is the input's last `past`."""
+class CausalConv(nn.Module):
+    """A convolution over the last axis with `past` frames of left context; its state is its last `past` inputs."""
 
     def __init__(self, convolution: nn.Conv1d | nn.Conv2d, past: int) -> None:
         super().__init__()
         self.convolution = convolution
         self.past = past
 
-    def forward(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        whole = torch.cat([before, x], dim=-1)
-        return self.convolution(whole), whole[..., whole.shape[-1] - self.past :]
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        padded = torch.cat([state, x], dim=-1)
+        return self.convolution(padded), padded[..., padded.shape[-1] - self.past :]
 
 
-class Block(nn.Module):
-    """Each channel over time, all channels at a time, and what came in on top."""
+class ResidualBlock(nn.Module):
+    """Depthwise causal convolution and pointwise convolution, each with batch norm, added to the input."""
 
     def __init__(self, channels: int, kernel: int, dilation: int) -> None:
         super().__init__()
-        over_time = nn.Conv1d(channels, channels, kernel, dilation=dilation, groups=channels, bias=False)
-        self.over_time = _Delayed(over_time, (kernel - 1) * dilation)
+        depthwise = nn.Conv1d(channels, channels, kernel, dilation=dilation, groups=channels, bias=False)
+        self.depthwise = CausalConv(depthwise, (kernel - 1) * dilation)
         self.norm = nn.BatchNorm1d(channels)
-        self.across = nn.Sequential(nn.Conv1d(channels, channels, 1, bias=False), nn.BatchNorm1d(channels))
+        self.pointwise = nn.Sequential(nn.Conv1d(channels, channels, 1, bias=False), nn.BatchNorm1d(channels))
 
-    def forward(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        inner, state = self.over_time(x, before)
-        return functional.relu(x + self.across(functional.relu(self.norm(inner)))), state
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        inner, state = self.depthwise(x, state)
+        return functional.relu(x + self.pointwise(functional.relu(self.norm(inner)))), state
 
 
 class Spotter(nn.Module):
-    """(N, T) sound, T a multiple of HOP -> what is said of its T / HOP frames; before it there was silence."""
+    """(N, T) samples at 8 kHz, T a multiple of HOP -> SpotterOutput of T / HOP frames, after silence."""
 
     filters: Tensor
 
     def __init__(self, channels: int = _CHANNELS, dilations: Sequence[int] = _DILATIONS) -> None:
         super().__init__()
-        one, two = _FRONT
+        one, two = _STEM
         self.spectrogram = PowerSpectrogram()
         self.register_buffer("filters", mel_filters(BANDS), persistent=False)
-        self.first = _Delayed(nn.Conv2d(1, one, 3, stride=(2, 1), padding=(1, 0), bias=False), 2)
-        self.first_norm = nn.BatchNorm2d(one)
-        self.second = _Delayed(nn.Conv2d(one, two, 3, stride=(2, 1), padding=(1, 0), bias=False), 2)
-        self.second_norm = nn.BatchNorm2d(two)
-        self.entrance = nn.Sequential(
+        self.conv1 = CausalConv(nn.Conv2d(1, one, 3, stride=(2, 1), padding=(1, 0), bias=False), 2)
+        self.norm1 = nn.BatchNorm2d(one)
+        self.conv2 = CausalConv(nn.Conv2d(one, two, 3, stride=(2, 1), padding=(1, 0), bias=False), 2)
+        self.norm2 = nn.BatchNorm2d(two)
+        self.projection = nn.Sequential(
             nn.Conv1d(two * (BANDS // 4), channels, 1, bias=False), nn.BatchNorm1d(channels), nn.ReLU()
         )
-        self.blocks = nn.ModuleList(Block(channels, KERNEL, dilation) for dilation in dilations)
+        self.blocks = nn.ModuleList(ResidualBlock(channels, KERNEL, dilation) for dilation in dilations)
         self.dropout = nn.Dropout(0.1)
-        self.exit = nn.Conv1d(channels, len(LABELS) + 2, 1)
+        self.head = nn.Conv1d(channels, len(LABELS) + 2, 1)
         self.dilations = tuple(dilations)
-        self._pasts = [(KERNEL - 1) * dilation for dilation in dilations]
-        inner = [(channels, past) for past in self._pasts]
-        self._shapes: list[tuple[int, ...]] = [(WINDOW - HOP,), (1, BANDS, 2), (one, BANDS // 2, 2), *inner]
+        blocks = [(channels, (KERNEL - 1) * dilation) for dilation in dilations]
+        self._shapes: list[tuple[int, ...]] = [(WINDOW - HOP,), (1, BANDS, 2), (one, BANDS // 2, 2), *blocks]
         self._sizes = [math.prod(shape) for shape in self._shapes]
 
     @property
-    def state_size(self) -> int:
-        """Numbers that a stream's state is made of."""
-        return sum(self._sizes)
+    def stem_state_size(self) -> int:
+        """Length of the state of all layers before the blocks; it is the first part of a stream's state."""
+        return sum(self._sizes[: -len(self.blocks)])
 
-    @property
-    def front_size(self) -> int:
-        """How many of them, the first, are of what lies before the blocks."""
-        return sum(self._sizes[: -len(self._pasts)])
+    def initial_state(self, streams: int) -> Tensor:
+        """(N, S) state of streams at their beginning."""
+        return torch.zeros(streams, sum(self._sizes))
 
-    @property
-    def seconds(self) -> float:
-        """How far back the answer to a frame reaches."""
-        return ((4 + sum(self._pasts)) * HOP + WINDOW) / SAMPLE_RATE
+    def forward(self, sound: Tensor, masked_bands: int = 0) -> SpotterOutput:
+        """`masked_bands` is the largest number of mel bands that SpecAugment masks in half of the streams."""
+        return self.step(sound, self.initial_state(len(sound)).to(sound), masked_bands)[0]
 
-    def quiet(self, streams: int) -> Tensor:
-        """(N, state_size): the state of streams of which nothing was heard yet."""
-        return torch.zeros(streams, self.state_size)
+    def step(self, sound: Tensor, state: Tensor, masked_bands: int = 0) -> tuple[SpotterOutput, Tensor]:
+        """(N, T) next samples and the (N, S) state before them -> outputs of their frames, and the state after them."""
+        tail, state1, state2, *block_states = self.unpack_state(state)
+        features, tail = self.log_mel(sound, tail)
+        if masked_bands:
+            features = mask_bands(features, masked_bands)
+        x, state1, state2 = self.stem(features, state1, state2)
+        x = self.projection(x)
+        states = [tail, state1, state2]
+        for block, block_state in zip(self.blocks, block_states, strict=True):
+            x, after = block(x, block_state)
+            states.append(after)
+        outputs = self.head(self.dropout(x)).transpose(1, 2)
+        output = SpotterOutput(outputs[..., : BACKGROUND + 1], outputs[..., BACKGROUND + 1])
+        return output, torch.cat([each.flatten(1) for each in states], dim=1)
 
-    def forward(self, sound: Tensor) -> Ended:
-        return self.step(sound, self.quiet(len(sound)).to(sound))[0]
-
-    def masked(self, sound: Tensor, bands: int) -> Ended:
-        """The same of training: in half of the streams some bands, `bands` at most, are silenced (SpecAugment)."""
-        count = len(sound)
-        befores = self.parts_of(self.quiet(count).to(sound))
-        features, tail = self.features(sound, befores[0])
-        width = torch.randint(0, bands + 1, (count, 1)) * (torch.rand(count, 1) < 0.5)
-        first = (torch.rand(count, 1) * (BANDS - width)).long()
-        band = torch.arange(BANDS)
-        hidden = (band >= first) & (band < first + width)
-        features = torch.where(hidden[:, :, None], features.mean(dim=(1, 2), keepdim=True), features)
-        return self.answer(features, befores[1:], tail)[0]
-
-    def step(self, sound: Tensor, state: Tensor) -> tuple[Ended, Tensor]:
-        """(N, T) more sound after the state (N, state_size) -> its frames, and the state after it."""
-        befores = self.parts_of(state)
-        features, tail = self.features(sound, befores[0])
-        return self.answer(features, befores[1:], tail)
-
-    def parts_of(self, state: Tensor) -> list[Tensor]:
-        """The states of the layers that a state is made of: (N, state_size), or (N, front_size) without the blocks'."""
-        layers = -len(self._pasts) if state.shape[1] == self.front_size else None
+    def unpack_state(self, state: Tensor) -> list[Tensor]:
+        """The states of the layers from (N, S), or from (N, stem_state_size) those before the blocks."""
+        layers = -len(self.blocks) if state.shape[1] == self.stem_state_size else None
         parts = torch.split(state, self._sizes[:layers], dim=1)
         return [torch.unflatten(part, 1, shape) for part, shape in zip(parts, self._shapes[:layers], strict=True)]
 
-    def features(self, sound: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, T) sound after (N, WINDOW - HOP) samples -> (N, M, F) levels of bands, and its own last samples."""
-        whole = torch.cat([before, sound], dim=1)
-        hops = torch.unflatten(whole, 1, (-1, HOP))
+    def log_mel(self, sound: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, T) samples after (N, WINDOW - HOP) -> (N, M, F) log-mel spectrogram, 0 for silence, and the new tail."""
+        padded = torch.cat([tail, sound], dim=1)
+        hops = torch.unflatten(padded, 1, (-1, HOP))
         frames = torch.cat([hops[:, :-1], hops[:, 1:]], dim=2)  # (N, F, WINDOW)
         power = self.spectrogram.of_frames(frames)  # (N, F, K)
         bands = torch.matmul(power, self.filters.T).transpose(1, 2)
-        return self._entering(bands), whole[:, whole.shape[1] - (WINDOW - HOP) :]
+        return (bands / _POWER_FLOOR + 1.0).log() / _LOG_SCALE, padded[:, padded.shape[1] - (WINDOW - HOP) :]
 
-    @staticmethod
-    def _entering(bands: Tensor) -> Tensor:
-        return (bands / FLOOR + 1.0).log() / _UNIT  # silence is 0, and so is the state before any sound
+    def stem(self, features: Tensor, state1: Tensor, state2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, M, F) -> (N, D, F) of two convolutions over time and frequency, and their states."""
+        x, state1 = self.conv1(features[:, None], state1)
+        x, state2 = self.conv2(functional.relu(self.norm1(x)), state2)
+        return functional.relu(self.norm2(x)).flatten(1, 2), state1, state2
 
-    def front(self, features: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, M, F) after two states -> (N, D, F) of two convolutions over time and frequency, and the states after."""
-        x, first = self.first(features[:, None], first)
-        x, second = self.second(functional.relu(self.first_norm(x)), second)
-        return functional.relu(self.second_norm(x)).flatten(1, 2), first, second
 
-    def answer(self, features: Tensor, befores: Sequence[Tensor], tail: Tensor) -> tuple[Ended, Tensor]:
-        x, first, second = self.front(features, *befores[:2])
-        x = self.entrance(x)
-        states = [tail, first, second]
-        for block, before in zip(self.blocks, befores[2:], strict=True):
-            x, state = block(x, before)
-            states.append(state)
-        said = self.exit(self.dropout(x)).transpose(1, 2)
-        after = torch.cat([state.flatten(1) for state in states], dim=1)
-        return Ended(said[..., : NOTHING + 1], said[..., NOTHING + 1]), after
+def mask_bands(features: Tensor, most: int) -> Tensor:
+    """(N, M, F) with up to `most` bands of half of the rows replaced by the row's mean (SpecAugment, Park 2019)."""
+    count = len(features)
+    width = torch.randint(0, most + 1, (count, 1)) * (torch.rand(count, 1) < 0.5)
+    first = (torch.rand(count, 1) * (BANDS - width)).long()
+    band = torch.arange(BANDS)
+    masked = (band >= first) & (band < first + width)
+    return torch.where(masked[:, :, None], features.mean(dim=(1, 2), keepdim=True), features)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from digit_detector.classifier import load_classifier
 from digit_detector.errors import DataError
-from digit_detector.versions import version_numbers, read_promotions, read_version, read_status, version_folder
+from digit_detector.versions import read_promotions, read_status, read_version, version_folder, version_numbers
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.pipelines.base import Pipeline
@@ -91,10 +91,6 @@ def test_each_finished_training_is_a_version(thrice: tuple[Path, list[RunOutcome
     versions = [read_version(folder / MODEL, number) for number in version_numbers(folder / MODEL)]
     known = [(v.number, v.parent, v.provenance.settings["seed"]) for v in versions]
     assert known == [(1, None, 0), (2, 1, 1), (3, 2, 2)]
-        (1, None, 0),
-        (2, 1, 1),
-        (3, 2, 2),
-    ]
     assert [outcome.results[0].version for outcome in outcomes] == [1, 2, 3]
     for version, outcome in zip(versions, outcomes, strict=True):
         (result,) = outcome.results
