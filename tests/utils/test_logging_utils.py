@@ -45,7 +45,8 @@ def nothing(history: Sequence[EpochRecord]) -> None:
     pass
 
 
-def test_screen_log_and_events_agree(console: Console, tmp_path: Path) -> None:
+def test_screen_log_and_events_agree(console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("ml_training"), "propagate", False)  # pytest-xdist sends no surrogates
     with RunLogger(tmp_path / "logs", "mfcc", console) as logger:
         logger.say("[red]three[/red] clips, 100 %", "data", clips=3)
         logging.getLogger("ml_training.data.any_module").warning("synthetic speech")
