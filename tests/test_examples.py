@@ -51,12 +51,6 @@ def test_train_on_your_recordings(tiny_folder, tmp_path):
     assert (tmp_path / "mine" / "train_logs" / "plots" / "training_report.html").is_file()
 
 
-def test_train_on_your_recordings_says_what_is_wrong_with_them(tmp_path, capsys):
-    main = runpy.run_path(str(EXAMPLES / "train_on_your_recordings.py"))["main"]
-    assert main([str(tmp_path / "nowhere"), "--output", str(tmp_path / "mine")]) == 1
-    assert capsys.readouterr().err.startswith("error: ")
-
-
 def test_own_network(tiny_folder, tmp_path, capsys):
     main = runpy.run_path(str(EXAMPLES / "own_network.py"))["main"]
     words = ["--dataset", "folder", "--data_dir", str(tiny_folder), "--epochs", "2", "--output", str(tmp_path / "own")]

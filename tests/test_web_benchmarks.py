@@ -1,12 +1,10 @@
 """The benchmarks of the web application: what they compute of what they saw, and where they write it."""
 
 import base64
-import io
 
 import attacks
 import numpy as np
 import pytest
-import soundfile
 import web_load
 import web_page
 from web_page import RATE
@@ -47,17 +45,6 @@ def test_the_tables_stand_between_their_marks(tmp_path, monkeypatch):
     assert "old" not in text
 
 
-def test_the_load_is_told_in_a_table():
-    found = {
-        "clients": 100, "seconds": 60.0, "lost": 0, "pieces": 187_500, "heard": 187_500, "server_cores": 1.1,
-        "round_trip_ms": {"50": 9.1, "90": 12.0, "99": 21.5, "99.9": 30.0, "100": 44.0}, "share_within_50_ms": 1.0,
-        "client_cores": 0.4, "server_mb": [(5.0, 300.2), (60.0, 301.0)],
-    }  # fmt: skip
-    table = web_load.table(found)
-    assert "| 9.1 / 21.5 / 44.0 |" in table
-    assert "| 300 / 301 |" in table
-
-
 def test_attacks_are_told_in_a_table():
     none = {"ms": 5.0, "detected": "739", "digits": 3, "server_mb": 100.0, "decoder_mb": 50.0, "most_ms": 9.0}
     other = {**none, "ratio": 1.2, "lost": 1, "server_mb": 120.0, "answers": {"422": 8, "503": 1}}
@@ -70,11 +57,3 @@ def test_attacks_are_told_in_a_table():
     assert "| dear | 422, 503 | 1.2 | 9 | 1 | 120, 50 |" in table
     assert attacks.lost("7390", "739") == 1
     assert attacks.lost("7390", "0739") == 1
-
-
-def test_sound_that_is_repeated_for_an_attack_is_an_ogg_stream():
-    stream = attacks.lengthen(attacks.zeros(8000, 2, 1, "OGG", "VORBIS"), 10_000)
-    assert 5000 < len(stream) <= 10_000
-    samples, rate = soundfile.read(io.BytesIO(stream))
-    assert (rate, samples.shape[1]) == (8000, 2)
-    assert len(samples) > 2 * 8000

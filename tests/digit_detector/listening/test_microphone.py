@@ -54,7 +54,7 @@ def listen(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
 
 
-def test_digits_of_a_microphone_are_printed(home: Path):
+def test_digits_of_a_microphone_are_printed(home):
     done = listen(home, "--seconds", "6")
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("listening to default")
@@ -64,7 +64,7 @@ def test_digits_of_a_microphone_are_printed(home: Path):
     assert all(digit in said for digit in told), f"{told} are not digits of {SAID} in their order"
 
 
-def test_microphones_are_listed_and_chosen_by_name(home: Path):
+def test_microphones_are_listed_and_chosen_by_name(home):
     listed = listen(home, "--list")
     assert "default  (default)" in listed.stdout
     done = listen(home, "--device", "talk", "--seconds", "1")

@@ -88,7 +88,7 @@ def wrong(said: str, shown: str) -> int:
 
 
 @pytest.mark.parametrize("local", [False, True], ids=["server", "browser"])
-def test_digits_are_shown_in_order(talking: tuple[Any, str], opened: Callable[..., Any], local: bool):
+def test_digits_are_shown_in_order(talking, opened, local):
     browser, said = talking
     page = opened(browser)
     if local:
@@ -109,9 +109,7 @@ def test_digits_are_shown_in_order(talking: tuple[Any, str], opened: Callable[..
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("local", [False, True], ids=["server", "browser"])
-def test_digits_of_real_speakers_are_shown_in_order(
-    launch: Callable[..., Any], opened: Callable[..., Any], fsdd_dir: Path, tmp_path: Path, local: bool
-):
+def test_digits_of_real_speakers_are_shown_in_order(launch, opened, fsdd_dir, tmp_path, local):
     rng = np.random.default_rng(4)
     speakers = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
     chosen = [(int(digit), speakers[i % 6]) for i, digit in enumerate(rng.permutation(10))]
@@ -124,7 +122,7 @@ def test_digits_of_real_speakers_are_shown_in_order(
     assert wrong(said, until_said(page, len(said), 30)) <= 1
 
 
-def test_the_space_bar_listens_and_stops(talking: tuple[Any, str], opened: Callable[..., Any]):
+def test_the_space_bar_listens_and_stops(talking, opened):
     page = opened(talking[0])
     pressed = page.locator("#listen[aria-pressed=true]")
     page.locator("#noise-live").focus()
@@ -143,7 +141,7 @@ def test_the_space_bar_listens_and_stops(talking: tuple[Any, str], opened: Calla
     assert pressed.count() == 1
 
 
-def test_the_strip_is_copied_and_cleared(talking: tuple[Any, str], opened: Callable[..., Any]):
+def test_the_strip_is_copied_and_cleared(talking, opened):
     page = opened(talking[0], permissions=["clipboard-read", "clipboard-write", "microphone"])
     assert page.locator("#copy").is_disabled()
     listen(page)
@@ -157,7 +155,7 @@ def test_the_strip_is_copied_and_cleared(talking: tuple[Any, str], opened: Calla
     assert page.locator("#copy").is_disabled()
 
 
-def test_the_quiz(talking: tuple[Any, str], opened: Callable[..., Any]):
+def test_the_quiz(talking, opened):
     page = opened(talking[0])
     assert page.locator("#quiz").is_disabled()
     listen(page)
@@ -170,22 +168,21 @@ def test_the_quiz(talking: tuple[Any, str], opened: Callable[..., Any]):
     page.locator("#quiz-said", has_text=re.compile("You: [01] of 1")).wait_for()
 
 
-def test_a_denied_microphone_is_explained(launch: Callable[..., Any], opened: Callable[..., Any]):
-    page = opened(launch("--use-fake-device-for-media-stream", "--deny-permission-prompts"))
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (("--use-fake-device-for-media-stream", "--deny-permission-prompts"), "was refused. Allow it for this page"),
+        (("--use-fake-ui-for-media-stream",), "No microphone was found"),
+    ],
+)
+def test_a_denied_or_missing_microphone_is_explained(launch, opened, flags, problem):
+    page = opened(launch(*flags))
     page.keyboard.press("Space")
-    page.locator("#problem", has_text="The microphone was refused. Allow it for this page").wait_for()
+    page.locator("#problem", has_text=problem).wait_for()
     page.locator("#listen-label", has_text="Listen").wait_for()
 
 
-def test_a_missing_microphone_is_explained(launch: Callable[..., Any], opened: Callable[..., Any]):
-    page = opened(launch("--use-fake-ui-for-media-stream"))
-    page.keyboard.press("Space")
-    page.locator("#problem", has_text="No microphone was found").wait_for()
-
-
-def test_a_silent_muted_or_suspended_microphone_is_explained(
-    launch: Callable[..., Any], opened: Callable[..., Any], serving: Callable[..., Any], tmp_path: Path
-):
+def test_a_silent_muted_or_suspended_microphone_is_explained(launch, opened, serving, tmp_path):
     soundfile.write(tmp_path / "silence.wav", np.zeros(RATE), RATE, subtype="PCM_16")
     with serving(ServerLimits(port=0, slow_seconds=4.0)) as address:  # silence is audio: the stream goes on
         page = opened(launch(*as_microphone(tmp_path / "silence.wav")), address)
@@ -227,9 +224,7 @@ def test_a_silent_muted_or_suspended_microphone_is_explained(
         page.locator("#listen-label", has_text="Listen").wait_for()
 
 
-def test_it_waits_for_an_unreachable_server(
-    talking: tuple[Any, str], opened: Callable[..., Any], serving: Callable[..., Any]
-):
+def test_it_waits_for_an_unreachable_server(talking, opened, serving):
     with serving() as address:
         page = opened(talking[0], address, expected="ERR_CONNECTION|WebSocket")
         listen(page)
@@ -246,9 +241,7 @@ def test_it_waits_for_an_unreachable_server(
     stop(page)
 
 
-def test_a_missing_file_of_the_page_is_reported(
-    talking: tuple[Any, str], opened: Callable[..., Any], serving: Callable[..., Any]
-):
+def test_a_missing_file_of_the_page_is_reported(talking, opened, serving):
     with serving() as address:
         page = opened(talking[0], address, expected="ERR_CONNECTION")
     page.keyboard.press("Space")
@@ -257,9 +250,7 @@ def test_a_missing_file_of_the_page_is_reported(
 
 
 @pytest.mark.parametrize(("code", "told"), [("busy", "busy"), ("restarted", "restarting")])
-def test_a_stream_closed_by_the_server_is_restarted(
-    launch: Callable[..., Any], opened: Callable[..., Any], code: str, told: str
-):
+def test_a_stream_closed_by_the_server_is_restarted(launch, opened, code, told):
     page = opened(launch(*FAKE))
     replies = ["ready", "busy", "busy", "ready"]  # the last of a stream that was begun, and of tries to begin another
 
@@ -292,7 +283,7 @@ def test_a_stream_closed_by_the_server_is_restarted(
     stop(page)
 
 
-def test_listening_can_be_stopped_while_the_server_is_silent(launch: Callable[..., Any], opened: Callable[..., Any]):
+def test_listening_can_be_stopped_while_the_server_is_silent(launch, opened):
     page = opened(launch(*FAKE))
     page.route_web_socket(re.compile("/ws$"), lambda socket: None)
     page.keyboard.press("Space")
@@ -300,7 +291,7 @@ def test_listening_can_be_stopped_while_the_server_is_silent(launch: Callable[..
     stop(page)
 
 
-def test_loading_can_be_stopped(launch: Callable[..., Any], opened: Callable[..., Any]):
+def test_loading_can_be_stopped(launch, opened):
     page = opened(launch(*FAKE))
     page.context.route("**/models/*.onnx", lambda route: None)
     page.locator("#local").click()
@@ -315,9 +306,7 @@ def test_loading_can_be_stopped(launch: Callable[..., Any], opened: Callable[...
     stop(page)
 
 
-def test_failed_local_loading_is_reported_and_nothing_is_sent(
-    chromium: Any, opened: Callable[..., Any], serving: Callable[..., Any], recording: Path
-):
+def test_failed_local_loading_is_reported_and_nothing_is_sent(chromium, opened, serving, recording):
     with serving() as address:
         page = opened(chromium, address, expected="ERR_CONNECTION|Failed to")
     page.locator("#local").click()
@@ -336,7 +325,7 @@ def test_failed_local_loading_is_reported_and_nothing_is_sent(
         page.locator("#answers tr[data-name=ensemble] .answer", has_text="7").wait_for(timeout=60_000)
 
 
-def test_axe_finds_no_accessibility_problem(talking: tuple[Any, str], opened: Callable[..., Any], recording: Path):
+def test_axe_finds_no_accessibility_problem(talking, opened, recording):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
 
     def check(page: Any, state: str) -> None:
