@@ -1,4 +1,4 @@
-"""Whatever comes in leaves as one second at 8 kHz, or as an error that says why not."""
+"""Any recording becomes one second at 8 kHz, or a typed error."""
 
 from __future__ import annotations
 

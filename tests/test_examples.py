@@ -116,20 +116,20 @@ def test_a_recording_too_short_to_cut_holds_no_digit(tiny_models, tmp_path, caps
 
 
 def test_cut_a_long_recording(tiny_models, tiny_corpus, tmp_path):
-    said = [4, 0, 7, 7, 1]
+    digits = [4, 0, 7, 7, 1]
     rng = np.random.default_rng(0)
     quiet, hiss = rng.normal(0, 1e-4, 4000), rng.normal(0, 0.1, 3000)
     parts = [quiet]
-    for place, digit in enumerate(said):
+    for place, digit in enumerate(digits):
         at = tiny_corpus.files.index(f"{digit}_speaker{place % 4}_0.wav")
         start = (8000 - tiny_corpus.lengths[at]) // 2
         parts += [tiny_corpus.waveforms[at, start : start + tiny_corpus.lengths[at]], quiet]
     soundfile.write(tmp_path / "number.wav", np.concatenate([*parts, hiss, quiet]), 8000)
     done = run("cut_a_long_recording.py", "number.wav", "--model_dir", tiny_models, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    *pieces, cough, heard = done.stdout.splitlines()
-    assert heard == "digits: 4 0 7 7 1"
-    assert len(pieces) == len(said)
+    *pieces, cough, last = done.stdout.splitlines()
+    assert last == "digits: 4 0 7 7 1"
+    assert len(pieces) == len(digits)
     assert cough.endswith(" s   - no digit")
 
 

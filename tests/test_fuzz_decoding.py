@@ -1,4 +1,4 @@
-"""Damaged recordings: the same few hundred each time; and whether their watchman sees what he is there for."""
+"""Damaged recordings: a few hundred, the same each time."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def test_what_libraries_print_does_not_stand_in_the_answers(tmp_path):
     alac[alac.index(b"pakt") + 12 : alac.index(b"pakt") + 20] = (1000).to_bytes(8, "big")  # libsndfile counts packets
     (tmp_path / "noisy.caf").write_bytes(alac)
     names = ["noisy.mp3", "noisy.caf"]
-    heard = "import sys; from digit_detector.audio import load_audio\nfor name in sys.argv[1:]:\n    load_audio(name)"
+    code = "import sys; from digit_detector.audio import load_audio\nfor name in sys.argv[1:]:\n    load_audio(name)"
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
         command = [sys.executable, *words, *names]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, env=environment)
 
-    assert "Illegal Audio-MPEG-Header" in run("-c", heard).stderr  # or nothing is tested
+    assert "Illegal Audio-MPEG-Header" in run("-c", code).stderr  # or nothing is tested
     done = run("-m", "ml_training.cli", "predict", "--model_dir", "pretrained", "--json")
     assert [entry["file"] for entry in json.loads(done.stdout)] == names
     assert not re.search("mpg123|MPEG|alac", done.stderr)

@@ -93,7 +93,7 @@ def test_an_answer_has_the_promised_keys(classifier, tiny_folder, tiny_models):
     assert json.loads(json.dumps(answer)) == answer
 
 
-def test_a_sound_that_is_no_digit_is_told_and_answered_all_the_same(classifier):
+def test_noise_is_no_digit_but_has_probabilities(classifier):
     answer = classifier.predict(np.random.default_rng(0).normal(0, 0.1, 8000))
     assert answer["is_digit"] is False
     assert 0 <= answer["digit_score"] < 0.5
@@ -259,7 +259,7 @@ def test_a_batch_that_cannot_be_meant_is_refused(classifier):
         classifier.batch_predict([], batch_size=0)
 
 
-def test_benchmark_tells_consistent_figures(classifier):
+def test_benchmark_figures_are_consistent(classifier):
     figures = classifier.benchmark_speed(num_samples=50)
     assert figures["num_samples"] == 50
     assert figures["throughput_per_second"] == pytest.approx(1000 / figures["mean_ms"])
@@ -410,8 +410,8 @@ def test_the_most_accurate_on_one_test_answers(shipped, tiny_folder, capsys):
     assert answered_by(capsys, tiny_folder, "--model_dir", "models") == (
         0, "answered by your own mfcc in models (95.3 % of its test clips; on the same mel_cnn 61.7 %)"
     )  # fmt: skip
-    asked = answered_by(capsys, tiny_folder, "--model_dir", "models", "--pipeline", MEL_CNN)
-    assert asked == (0, "answered by your own mel_cnn in models")
+    result = answered_by(capsys, tiny_folder, "--model_dir", "models", "--pipeline", MEL_CNN)
+    assert result == (0, "answered by your own mel_cnn in models")
     own_model(MFCC, 0.9967)
     better = "answered by your own mfcc in models (99.7 % on FSDD's official test; the mfcc that ships has 99.0 %)"
     assert answered_by(capsys, tiny_folder, "--pipeline", MFCC) == (0, better)
@@ -428,17 +428,17 @@ def test_the_most_accurate_on_one_test_answers(shipped, tiny_folder, capsys):
         ({"test_hash": "unknown"}, "was not measured on FSDD's official test"),
     ],
 )
-def test_what_cannot_be_compared_answers_only_when_asked(shipped, changes, why, tiny_folder, capsys):
+def test_models_without_a_comparable_accuracy_answer_only_when_named(shipped, changes, why, tiny_folder, capsys):
     own_model(MFCC, 1.0, **changes)
-    told = f"your own mfcc in models {why}; --model_dir models asks it"
-    assert answered_by(capsys, tiny_folder) == (0, f"answered by the mel_cnn that ships ({told})")
-    assert answered_by(capsys, tiny_folder, "--pipeline", MFCC) == (0, f"answered by the mfcc that ships ({told})")
+    note = f"your own mfcc in models {why}; --model_dir models asks it"
+    assert answered_by(capsys, tiny_folder) == (0, f"answered by the mel_cnn that ships ({note})")
+    assert answered_by(capsys, tiny_folder, "--pipeline", MFCC) == (0, f"answered by the mfcc that ships ({note})")
     assert answered_by(capsys, tiny_folder, "--model_dir", "models") == (0, "answered by your own mfcc in models")
     own_model(RAW_CNN, 0.2, test_hash="yet others")
-    code, said = answered_by(capsys, tiny_folder, "--model_dir", "models")
+    code, message = answered_by(capsys, tiny_folder, "--model_dir", "models")
     chosen = "your own raw_cnn in models"
     reason = "" if changes.get("synthetic") else "(not tested on the same clips as mfcc, so the first; "
-    assert (code, said.startswith(f"answered by {chosen}"), reason in said) == (0, True, True)
+    assert (code, message.startswith(f"answered by {chosen}"), reason in message) == (0, True, True)
 
 
 def test_a_folder_that_is_named_answers_or_nobody(shipped, tiny_models, tiny_folder, capsys):
@@ -450,18 +450,18 @@ def test_a_folder_that_is_named_answers_or_nobody(shipped, tiny_models, tiny_fol
         (["--model_dir", ""], "error: . holds no mel_cnn_classifier"),
         (["--model_dir", "other", "--pipeline", RAW_CNN], "error: other holds no raw_cnn_classifier"),
     ):
-        code, said = answered_by(capsys, tiny_folder, *words)
+        code, printed = answered_by(capsys, tiny_folder, *words)
         assert code == 1
-        assert said.startswith(message)
+        assert printed.startswith(message)
 
 
-def test_a_damaged_model_of_ones_own_is_told_and_not_passed_over(shipped, tiny_models, tiny_folder, capsys):
+def test_a_damaged_own_model_is_an_error(shipped, tiny_models, tiny_folder, capsys):
     shutil.copytree(tiny_models, "models")
     Path("models/mfcc_classifier/model.onnx").write_bytes(b"x")
-    code, said = answered_by(capsys, tiny_folder)
+    code, message = answered_by(capsys, tiny_folder)
     assert code == 1
-    assert "damaged" in said
-    assert said.endswith("--model_dir pretrained asks the models that ship")
+    assert "damaged" in message
+    assert message.endswith("--model_dir pretrained asks the models that ship")
     assert answered_by(capsys, tiny_folder, "--model_dir", "pretrained")[0] == 0
 
 
@@ -487,10 +487,10 @@ def test_program_prints_a_short_answer_from_another_folder(run_door, tiny_models
 def test_program_says_where_but_one_second_was_looked_at(run_door, tiny_models, tiny_folder, tmp_path):
     samples, rate = soundfile.read(tiny_folder / SEVEN)
     soundfile.write(tmp_path / "talk.wav", np.concatenate([samples, np.zeros(3 * rate - len(samples))]), rate)
-    told = "only the loudest second of 3.0 s was looked at; for every digit in it: digits listen --file talk.wav"
+    note = "only the loudest second of 3.0 s was looked at; for every digit in it: digits listen --file talk.wav"
     done = run_door("inference.py", "--model_dir", tiny_models, "talk.wav", "--json")
     assert json.loads(done.stdout)["seconds"] == pytest.approx(3.0, abs=1e-3)
-    assert told in run_door("inference.py", "--model_dir", tiny_models, "talk.wav").stdout
+    assert note in run_door("inference.py", "--model_dir", tiny_models, "talk.wav").stdout
     assert "looked at" not in run_door("inference.py", "--model_dir", tiny_models, tiny_folder / SEVEN).stdout
 
 

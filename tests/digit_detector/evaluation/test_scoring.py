@@ -1,4 +1,4 @@
-"""What was found against what was said: the alignment, and the streams that are made."""
+"""Scores of detections against reference digits, and the streams made for them."""
 
 from dataclasses import dataclass
 
@@ -29,11 +29,11 @@ class Found:
         return self.end + 0.1
 
 
-def said(*digits: int) -> list[LabelledDigit]:
+def reference(*digits: int) -> list[LabelledDigit]:
     return [LabelledDigit(digit, i + 0.5, i + 1.0) for i, digit in enumerate(digits)]  # half a second each
 
 
-def found(*pairs: tuple[int, float]) -> list[Found]:
+def hypothesis(*pairs: tuple[int, float]) -> list[Found]:
     return [Found(digit, end) for digit, end in pairs]
 
 
@@ -52,13 +52,13 @@ def found(*pairs: tuple[int, float]) -> list[Found]:
     ],
 )
 def test_faults_are_counted(detections, counts):
-    result = score(said(4, 4, 3), found(*detections))
+    result = score(reference(4, 4, 3), hypothesis(*detections))
     assert (result.correct, result.substituted, result.deleted, result.inserted) == counts
     assert result.accuracy == pytest.approx(1 - sum(counts[1:]) / 3)
 
 
 def test_scores_add_up_and_delays_are_of_right_ones():
-    one, two = score(said(1), found((1, 1.05))), score(said(2), found((3, 1.0)))
+    one, two = score(reference(1), hypothesis((1, 1.05))), score(reference(2), hypothesis((3, 1.0)))
     both = one + two + Score()
     assert (both.reference, both.correct, both.substituted) == (2, 1, 1)
     assert both.delays == pytest.approx((0.15,))
@@ -84,7 +84,7 @@ def test_a_stream_says_where_its_words_lie():
     assert not between.any()
 
 
-def test_noise_lies_as_far_below_as_asked():
+def test_the_noise_level_is_relative_to_the_words():
     rng = np.random.default_rng(0)
     words, noise = [Word(tone(0.4), 1, "anna")], rng.standard_normal(80_000).astype(np.float32)
     quiet = join_with_pauses(words, np.zeros(8000, dtype=np.float32), 10.0, np.random.default_rng(1))
@@ -101,7 +101,7 @@ def test_connected_words_follow_without_a_pause():
     assert stream.digits[3].start - stream.digits[2].end >= 0.79
 
 
-def test_noise_is_as_loud_as_said():
+def test_noise_tracks_have_their_level():
     rng = np.random.default_rng(0)
     sounds = [rng.standard_normal(8000 * 5).astype(np.float32) * scale for scale in (0.01, 1.0)]
     track = make_noise_track(sounds, 20.0, rng)

@@ -1,4 +1,4 @@
-"""`digits listen`: files, lines, JSON, real time, Ctrl-C, what it says where something is missing."""
+"""`digits listen`: files, lines, JSON, real time, Ctrl-C, errors."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from digit_detector.labels import model_folder
 from digit_detector.listening.display import Display
 from digit_detector.streaming.engine import Detection
 from digit_detector.streaming.spotter import find_spotter
-from ml_training.data.tts import VOICES, say
+from ml_training.data.tts import VOICES, synthesize_words
 
-SAID = "443631 2".replace(" ", "")
+DIGITS = "4436312"
 NAMES = {"4": "four", "3": "three", "6": "six", "1": "one", "2": "two"}
 COMMAND = [sys.executable, "-m", "ml_training.cli", "listen"]
 
 
 @pytest.fixture(scope="module")
 def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    spoken = say([(VOICES[1], NAMES[digit]) for digit in SAID], seed=0)
+    spoken = synthesize_words([(VOICES[1], NAMES[digit]) for digit in DIGITS], seed=0)
     rng = np.random.default_rng(1)
     noise = rng.standard_normal(80_000).astype(np.float32)
     stream = join_with_pauses([Word(clip, 0, "a") for clip in spoken], noise, 25.0, rng, (0.2, 0.5))
@@ -44,16 +44,16 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_file_prints_a_line_per_digit(talk, capsys):
     assert listen.main(["--file", str(talk)]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
-    assert "".join(line[0] for line in lines) == SAID
+    assert "".join(line[0] for line in lines) == DIGITS
     assert all("known after" in line for line in lines)
-    assert last == SAID
+    assert last == DIGITS
 
 
 def test_json_is_one_object_per_line(talk, capsys):
     assert listen.main(["--file", str(talk), "--json"]) == 0
     *rows, whole = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert whole == {"file": str(talk), "digits": SAID, "seconds": round(soundfile.info(talk).duration, 3)}
-    assert "".join(str(row["digit"]) for row in rows) == SAID
+    assert whole == {"file": str(talk), "digits": DIGITS, "seconds": round(soundfile.info(talk).duration, 3)}
+    assert "".join(str(row["digit"]) for row in rows) == DIGITS
     assert rows[0].keys() == {"digit", "confidence", "start", "end", "delay"}
     assert all(0 < row["confidence"] <= 1 and row["start"] < row["end"] for row in rows)
 
@@ -68,24 +68,24 @@ def test_a_file_without_digits_says_so(silence, capsys):
     assert listen.main(["--file", str(silence)]) == 0
     assert capsys.readouterr() == ("", f"no digits in {silence}\n")
     assert listen.main(["--file", str(silence), "--json"]) == 0
-    said = capsys.readouterr()
-    assert json.loads(said.out) == {"file": str(silence), "digits": "", "seconds": 2.0}
-    assert said.err == f"no digits in {silence}\n"
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"file": str(silence), "digits": "", "seconds": 2.0}
+    assert captured.err == f"no digits in {silence}\n"
 
 
 def test_several_files_and_folders(talk, silence, capsys):
     (silence.parent / "notes.txt").write_text("no recording")
     (silence.parent / "damaged.wav").write_bytes(b"RIFF")
     assert listen.main(["--file", str(talk), str(silence.parent), "--file", str(talk)]) == 1
-    said = capsys.readouterr()
-    wholes = [line for line in said.out.splitlines() if "known after" not in line]
-    assert wholes == [f"{talk}: {SAID}", f"{silence}: no digits", f"{talk}: {SAID}"]
-    assert said.err.startswith(f"error: {silence.parent / 'damaged.wav'}")
-    assert len(said.err.splitlines()) == 1
+    captured = capsys.readouterr()
+    wholes = [line for line in captured.out.splitlines() if "known after" not in line]
+    assert wholes == [f"{talk}: {DIGITS}", f"{silence}: no digits", f"{talk}: {DIGITS}"]
+    assert captured.err.startswith(f"error: {silence.parent / 'damaged.wav'}")
+    assert len(captured.err.splitlines()) == 1
     assert listen.main(["--json", "--file", str(talk), str(silence.parent)]) == 1
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     wholes = [row for row in rows if "file" in row]
-    assert [row.get("digits") for row in wholes] == [SAID, None, ""]
+    assert [row.get("digits") for row in wholes] == [DIGITS, None, ""]
     assert "damaged.wav" in wholes[1]["error"]
 
 
@@ -116,11 +116,11 @@ def test_standard_input_is_a_recording(piped, talk):
         source = {"input": talk.read_bytes()} if piped else {"stdin": file}
         done = subprocess.run([*COMMAND, "--file", "-"], capture_output=True, timeout=60, **source)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.decode().splitlines()[-1] == SAID
+    assert done.stdout.decode().splitlines()[-1] == DIGITS
     if piped:
         done = subprocess.run([*COMMAND, "--file", talk, "-"], capture_output=True, timeout=60, **source)
         lines = [line for line in done.stdout.decode().splitlines() if "known after" not in line]
-        assert lines == [f"{talk}: {SAID}", f"-: {SAID}"]
+        assert lines == [f"{talk}: {DIGITS}", f"-: {DIGITS}"]
 
 
 def test_one_trained_pipeline_is_enough(talk, tmp_path, capsys):
@@ -128,15 +128,15 @@ def test_one_trained_pipeline_is_enough(talk, tmp_path, capsys):
     folder.mkdir()
     shutil.copy(model_file("pretrained", "mfcc"), folder / "model.onnx")
     assert listen.main(["--file", str(talk), "--model_dir", str(tmp_path)]) == 0
-    said = capsys.readouterr()
-    assert said.out.splitlines()[-1].isdecimal()
-    assert said.err == f"{tmp_path} has no mel_cnn, no raw_cnn: words are confirmed by mfcc alone\n"
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1].isdecimal()
+    assert captured.err == f"{tmp_path} has no mel_cnn, no raw_cnn: words are confirmed by mfcc alone\n"
 
 
 def test_a_spotter_can_be_named(talk, tmp_path, capsys):
     shutil.copy(find_spotter(), tmp_path / "own.onnx")
     assert listen.main(["--file", str(talk), "--spotter", str(tmp_path / "own.onnx")]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == SAID
+    assert capsys.readouterr().out.splitlines()[-1] == DIGITS
     assert listen.main(["--file", str(talk), "--spotter", str(model_file("pretrained", "mfcc"))]) == 1
     assert "mfcc.onnx is no spotter of this version" in capsys.readouterr().err
 
@@ -154,7 +154,7 @@ def test_ctrl_c_ends_without_a_traceback(talk):
 
 
 @pytest.mark.parametrize(
-    ("words", "told", "code"),
+    ("words", "message", "code"),
     [
         (["--file", "none.wav"], "cannot read none.wav", 1),
         (["--file", ""], "the name of the file is empty", 1),
@@ -166,10 +166,10 @@ def test_ctrl_c_ends_without_a_traceback(talk):
         (["--file", "a.wav", "--model_dir", "none"], "no folder none", 1),
     ],
 )
-def test_errors_are_one_line(words, told, code, tmp_path):
+def test_errors_are_one_line(words, message, code, tmp_path):
     done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == code
-    assert told in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -219,7 +219,7 @@ def test_standard_error_may_be_closed(talk):
         ["sh", "-c", 'exec "$@" 2>&-', "sh", *COMMAND, "--file", talk], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0
-    assert done.stdout.splitlines()[-1] == SAID
+    assert done.stdout.splitlines()[-1] == DIGITS
 
 
 def test_invalid_samples_are_reported_with_their_frame(talk, tmp_path, capsys):
@@ -228,7 +228,7 @@ def test_invalid_samples_are_reported_with_their_frame(talk, tmp_path, capsys):
     soundfile.write(tmp_path / "nan.wav", samples, rate, subtype="FLOAT")
     assert listen.main(["--file", str(tmp_path / "nan.wav")]) == 1
     found = capsys.readouterr()
-    assert found.out, "what was said before it"
+    assert found.out, "digits before the invalid sample are printed"
     assert found.err.endswith(f"nan.wav has NaN or infinite samples, first at frame {3 * rate}: record it again\n")
 
 
@@ -239,7 +239,7 @@ def test_channels_that_cancel_and_a_file_that_is_cut_off(talk, tmp_path, capsys)
     path.write_bytes(path.read_bytes()[:-40])
     assert listen.main(["--file", str(path)]) == 0
     found = capsys.readouterr()
-    assert found.out.splitlines()[-1] == SAID
+    assert found.out.splitlines()[-1] == DIGITS
     assert "talk.wav is cut off: its header promises" in found.err
 
 

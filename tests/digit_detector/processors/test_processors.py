@@ -13,7 +13,7 @@ from digit_detector.errors import AudioError, ConfigError, DigitError
 from digit_detector.labels import PIPELINES
 from digit_detector.processors import PROCESSORS, AudioProcessor, EnsembleProcessor, ModelProcessor, load_processors
 from digit_detector.processors.baselines import Baseline, BaselineProcessor
-from ml_training.data.tts import VOICES, say
+from ml_training.data.tts import VOICES, synthesize_words
 
 CONTRACT = """
 from digit_detector.processors import AudioProcessor, ExternalAPIProcessor
@@ -50,7 +50,7 @@ def wav(samples: np.ndarray, rate: int = 8000, subtype: str = "PCM_16") -> bytes
 
 @pytest.fixture(scope="module")
 def seven() -> bytes:
-    (samples,) = say([(VOICES[1], "seven")], seed=3)
+    (samples,) = synthesize_words([(VOICES[1], "seven")], seed=3)
     return wav(samples)
 
 

@@ -21,7 +21,7 @@ from digit_detector.labels import model_folder
 from digit_detector.model_file import CHECKSUM_KEY, add_checksum
 from digit_detector.streaming.engine import Engine
 from digit_detector.streaming.spotter import find_spotter, load_spotter
-from ml_training.data.tts import VOICES, say
+from ml_training.data.tts import VOICES, synthesize_words
 
 RNG = np.random.default_rng(5)
 
@@ -35,7 +35,7 @@ def engine() -> Engine:
 def words() -> list[Word]:
     names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     voices = [VOICES[i] for i in (0, 1, 9)]
-    spoken = say([(voice, name) for voice in voices for name in names], seed=1)
+    spoken = synthesize_words([(voice, name) for voice in voices for name in names], seed=1)
     return [Word(trim_silence(clip, -30), i % 10, voices[i // 10]) for i, clip in enumerate(spoken)]
 
 
@@ -46,7 +46,7 @@ def stream(words: list[Word]) -> TestStream:
     return join_with_pauses([words[i] for i in rng.permutation(len(words))], noise, 25.0, rng)
 
 
-def heard(engine: Engine, samples: np.ndarray, sizes: list[int], rate: int = 8000) -> list[Detection]:
+def detect(engine: Engine, samples: np.ndarray, sizes: list[int], rate: int = 8000) -> list[Detection]:
     """What is found when the sound comes in pieces of `sizes`, again and again."""
     detector, found, at = StreamingDetector(engine=engine), [], 0
     while at < len(samples):
@@ -57,7 +57,7 @@ def heard(engine: Engine, samples: np.ndarray, sizes: list[int], rate: int = 800
 
 
 def test_digits_with_pauses_come_out_in_order(engine, stream):
-    found = heard(engine, stream.samples, [1600])
+    found = detect(engine, stream.samples, [1600])
     result = score(stream.digits, found)
     assert result.accuracy >= 0.8
     assert result.delay(50) < 0.25
@@ -71,16 +71,16 @@ def test_digits_with_pauses_come_out_in_order(engine, stream):
 @pytest.mark.parametrize("sizes", [[1], [7, 131, 1, 999], [256], [255], [20_000_000], [0, 160]])
 def test_results_do_not_depend_on_the_pieces(sizes, engine, stream):
     sound = stream.samples[: 8000 * (6 if sizes == [1] else 20)]
-    assert heard(engine, sound, sizes) == heard(engine, sound, [1600])
+    assert detect(engine, sound, sizes) == detect(engine, sound, [1600])
 
 
 @pytest.mark.parametrize("rate", [11_025, 16_000, 44_100, 48_000])
 def test_any_rate_gives_the_same_digits(rate, engine, stream):
     sound = stream.samples[: 8000 * 20]
-    at_8k = heard(engine, sound, [1600])
-    there = soxr.resample(sound, 8000, rate, quality="HQ")
-    again = heard(engine, there, [rate // 50], rate)
-    assert again == heard(engine, there, [rate // 7], rate)
+    at_8k = detect(engine, sound, [1600])
+    resampled = soxr.resample(sound, 8000, rate, quality="HQ")
+    again = detect(engine, resampled, [rate // 50], rate)
+    assert again == detect(engine, resampled, [rate // 7], rate)
     assert [d.digit for d in again] == [d.digit for d in at_8k]
     assert [d.end for d in again] == pytest.approx([d.end for d in at_8k], abs=0.05)
 
@@ -90,7 +90,7 @@ def test_the_rate_may_change_on_the_way(engine, stream):
     parts = [(sound[:80_000], 8000), (soxr.resample(sound[80_000:], 8000, 16_000), 16_000)]
     detector = StreamingDetector(engine=engine)
     found = [d for part, rate in parts for d in detector.feed(part, rate)] + detector.flush()
-    expected = heard(engine, sound, [1600])
+    expected = detect(engine, sound, [1600])
     assert [d.digit for d in found] == [d.digit for d in expected]
     assert [d.end for d in found] == pytest.approx([d.end for d in expected], abs=0.05)
 
@@ -98,8 +98,8 @@ def test_the_rate_may_change_on_the_way(engine, stream):
 @pytest.mark.parametrize("rate", [8000, 16_000, 44_100])
 def test_an_offset_changes_nothing(rate, engine, stream):
     sound = 0.5 * stream.samples[: 8000 * 15]
-    there = soxr.resample(sound, 8000, rate) if rate != 8000 else sound
-    plain, offset = (heard(engine, (there + dc).astype(np.float32), [rate // 10], rate) for dc in (0.0, 0.3))
+    resampled = soxr.resample(sound, 8000, rate) if rate != 8000 else sound
+    plain, offset = (detect(engine, (resampled + dc).astype(np.float32), [rate // 10], rate) for dc in (0.0, 0.3))
     assert len(plain) >= 8
     assert [(d.digit, d.end) for d in offset] == [(d.digit, d.end) for d in plain]
     assert [d.confidence for d in offset] == pytest.approx([d.confidence for d in plain], abs=0.01)
@@ -124,7 +124,7 @@ def test_16_bit_values_in_32_bit_integers_are_rejected(engine, stream):
 
 def test_channels_first_resolves_an_unclear_layout(engine, stream):
     sound = stream.samples[: 8000 * 6]
-    expected = heard(engine, sound, [1600])
+    expected = detect(engine, sound, [1600])
     detector = StreamingDetector(engine=engine)
     rows = np.stack([sound, sound])
     with pytest.raises(UndecodableAudioError, match="channels_first=False or True"):
@@ -149,11 +149,11 @@ def test_own_spotters_are_loaded_and_checked(own_spotter, engine, stream):
     assert load_spotter(own_spotter).metadata["created"].startswith("2001")
     sound = stream.samples[: 8000 * 10]
     detector = StreamingDetector(spotter=str(own_spotter))
-    assert detector.feed(sound) + detector.flush() == heard(engine, sound, [1600])
+    assert detector.feed(sound) + detector.flush() == detect(engine, sound, [1600])
     pool = DetectorPool(spotter=own_spotter)
     pool.open("a")
     pool.feed("a", sound)
-    assert [d.digit for d in pool.flush("a")] == [d.digit for d in heard(engine, sound, [1600])]
+    assert [d.digit for d in pool.flush("a")] == [d.digit for d in detect(engine, sound, [1600])]
     content = own_spotter.read_bytes()
     own_spotter.write_bytes(content[:5000] + bytes(100) + content[5100:])
     for bad, why in (
@@ -201,7 +201,7 @@ def test_invalid_samples_raise_and_the_stream_continues(bad, engine, stream):
     with pytest.raises(AudioError):
         detector.feed(bad)
     found += detector.feed(sound[40_000:]) + detector.flush()
-    assert found == heard(engine, sound, [1600])
+    assert found == detect(engine, sound, [1600])
 
 
 def test_silence_clipping_and_hum_have_no_digits(engine):
@@ -235,7 +235,7 @@ def test_threads_may_feed_and_flush_one_detector(engine, stream):
     assert faults == []
     detector.reset()
     sound = stream.samples[: 8000 * 10]
-    assert detector.feed(sound) + detector.flush() == heard(engine, sound, [1600])
+    assert detector.feed(sound) + detector.flush() == detect(engine, sound, [1600])
 
 
 def test_memory_does_not_grow(engine):
@@ -266,7 +266,7 @@ def test_a_pool_equals_single_detectors(engine, stream):
             found[key] += detections
     for key, sound in parts.items():
         found[key] += pool.flush(key)
-        alone = heard(engine, sound, [1600])
+        alone = detect(engine, sound, [1600])
         assert [(d.digit, d.end) for d in found[key]] == [(d.digit, d.end) for d in alone]
         assert [d.confidence for d in found[key]] == pytest.approx([d.confidence for d in alone], abs=1e-3)
     assert len(pool) == 0
@@ -277,9 +277,9 @@ def test_ending_one_stream_loses_nothing_of_another(engine, stream):
     for key in "ab":
         pool.open(key)
         pool.feed(key, sound)
-    expected = [(d.digit, d.end) for d in heard(engine, sound, [1600])]
+    expected = [(d.digit, d.end) for d in detect(engine, sound, [1600])]
     assert expected
-    assert [(d.digit, d.end) for d in pool.flush("a")] == expected  # what waited is heard
+    assert [(d.digit, d.end) for d in pool.flush("a")] == expected  # waiting audio included
     found = pool.run()["b"] + pool.flush("b")
     assert [(d.digit, d.end) for d in found] == expected
 

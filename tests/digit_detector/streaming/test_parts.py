@@ -191,9 +191,9 @@ def test_the_energy_gate_opens_above_the_background():
 
 def test_steady_noise_becomes_the_background():
     gate = EnergyGate(replace(CONFIG, energy_hangover_blocks=3))
-    heard = [gate.update(noise(256, i, 0.1)) for i in range(2000)]
-    assert heard[0]
-    assert not any(heard[-100:])
+    opened = [gate.update(noise(256, i, 0.1)) for i in range(2000)]
+    assert opened[0]
+    assert not any(opened[-100:])
 
 
 def test_the_speech_gate_stays_open_over_gaps():
@@ -338,8 +338,8 @@ def test_word_audio_excludes_the_committed_word(committed_until, begins):
     for block in stream.split_blocks(sound):
         stream.push(block)
     stream.committed_until = committed_until
-    heard = stream.word_audio(Candidate(3, np.zeros(10, np.float32), first=110.0, last=125.0, frame=139))
-    assert heard.tolist() == sound[begins : 125 * HOP + 1440].tolist()
+    opened = stream.word_audio(Candidate(3, np.zeros(10, np.float32), first=110.0, last=125.0, frame=139))
+    assert opened.tolist() == sound[begins : 125 * HOP + 1440].tolist()
 
 
 @given(st.lists(st.integers(1, 4000), min_size=1, max_size=8), st.sampled_from(["opposite", "equal", "one", "three"]))

@@ -27,14 +27,14 @@ from digit_detector.streaming.engine import CONFIRMING
 from digit_detector.streaming.spotter import find_spotter
 from digit_detector.webapp.app import make_app
 from digit_detector.webapp.limits import ServerLimits
-from ml_training.data.tts import VOICES, say
+from ml_training.data.tts import VOICES, synthesize_words
 
 WEBAPP = Path(__file__).resolve().parents[3] / "digit_detector" / "webapp"
 
 
 @pytest.fixture(scope="module")
 def seven() -> np.ndarray:
-    (samples,) = say([(VOICES[1], "seven")], seed=3)
+    (samples,) = synthesize_words([(VOICES[1], "seven")], seed=3)
     return samples
 
 
@@ -45,18 +45,18 @@ def recording(samples: np.ndarray, kind: str = "WAV", rate: int = 8000, **option
 
 
 def fault(response: httpx.Response) -> tuple[int, str]:
-    said = response.json()["error"]
-    assert said["message"]
-    assert "Traceback" not in said["message"]
-    return response.status_code, said["code"]
+    body = response.json()["error"]
+    assert body["message"]
+    assert "Traceback" not in body["message"]
+    return response.status_code, body["code"]
 
 
 def test_a_recording_is_classified_by_all_methods_or_one(server, seven):
     wav = recording(seven)
-    said = httpx.post(f"{server}/process_audio", files={"file": wav}).json()
-    assert said["seconds"] == pytest.approx(len(seven) / 8000)
-    assert said["note"] is None
-    assert {r["method"] for r in said["results"]} >= {"ml_mfcc", "ml_cnn", "ml_raw", "ensemble"}
+    body = httpx.post(f"{server}/process_audio", files={"file": wav}).json()
+    assert body["seconds"] == pytest.approx(len(seven) / 8000)
+    assert body["note"] is None
+    assert {r["method"] for r in body["results"]} >= {"ml_mfcc", "ml_cnn", "ml_raw", "ensemble"}
     one = httpx.post(f"{server}/process_audio", files={"file": wav}, data={"method": "ml_cnn"}).json()["results"]
     assert [(r["method"], r["digit"], r["text"]) for r in one] == [("ml_cnn", 7, "7")]
     assert 0.5 < one[0]["confidence"] <= 1.0
@@ -119,8 +119,8 @@ def test_invalid_recordings_are_rejected(server, content, code):
 
 def test_bodies_are_limited_with_and_without_a_length(serving):
     with serving(ServerLimits(port=0, upload_bytes=100_000)) as address:
-        told = httpx.post(f"{address}/process_audio", files={"file": b"x" * 200_000})
-        assert fault(told) == (413, "too_large")
+        response = httpx.post(f"{address}/process_audio", files={"file": b"x" * 200_000})
+        assert fault(response) == (413, "too_large")
 
         def endless():
             yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
@@ -355,11 +355,12 @@ def test_paths_of_broken_models_are_hidden(serving, seven, tmp_path):
         assert fault(httpx.get(f"{address}/models/mel_cnn.onnx")) == (404, "no_model")
         found = {row["name"]: row for row in httpx.get(f"{address}/processors").json()["processors"]}
         assert [found[name]["available"] for name in ("ml_mfcc", "ml_cnn", "ml_raw")] == [True, False, False]
-        told = httpx.get(f"{address}/processors").text + httpx.get(f"{address}/stats/ml_raw").text
-        told += httpx.post(f"{address}/process_audio", files={"file": recording(seven)}, data={"method": "ml_raw"}).text
-        assert "its log says more" in told
-        assert str(tmp_path) not in told
-        assert "ONNX" not in told
+        shown = httpx.get(f"{address}/processors").text + httpx.get(f"{address}/stats/ml_raw").text
+        form = {"files": {"file": recording(seven)}, "data": {"method": "ml_raw"}}
+        shown += httpx.post(f"{address}/process_audio", **form).text
+        assert "its log" in shown
+        assert str(tmp_path) not in shown
+        assert "ONNX" not in shown
 
 
 def test_bugs_show_no_internals(serving, monkeypatch):

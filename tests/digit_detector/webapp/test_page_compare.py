@@ -13,7 +13,7 @@ import soundfile
 pytestmark = pytest.mark.browser
 
 FAULTS = ("moderate", "serious", "critical")
-HEAVIEST = 300_000  # bytes of the page when the server hears
+HEAVIEST = 300_000  # bytes of the page without the browser-only mode
 
 
 def give(page: Any, path: Path) -> None:
@@ -220,7 +220,7 @@ def test_the_page_hides_install_instructions(chromium, opened):
     assert off.count() > 0
     assert {text.split("\n")[-1] for text in off.all_inner_texts()} == {"not set up on this server"}
     assert not re.search("DIGIT_|pip ", page.locator("body").inner_text())
-    assert "DIGIT_API_URL" in str(off.first.locator("small").get_attribute("title"))  # whoever runs it may look
+    assert "DIGIT_API_URL" in str(off.first.locator("small").get_attribute("title"))
     for width in (1180, 390):
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -230,13 +230,13 @@ def test_a_failing_service_is_reported(chromium, opened, recording):
     page = opened(chromium)
 
     def answer(route: Any) -> None:
-        asked = "external_api" in (route.request.post_data or "")
-        fault = "transcriptions.example refused: 401; check DIGIT_API_KEY" if asked else None
-        result = {"method": "external_api" if asked else "ml_cnn", "text": "", "digit": None, "confidence": None}
+        is_service = "external_api" in (route.request.post_data or "")
+        fault = "transcriptions.example refused: 401; check DIGIT_API_KEY" if is_service else None
+        result = {"method": "external_api" if is_service else "ml_cnn", "text": "", "digit": None, "confidence": None}
         route.fulfill(json={"seconds": 0.5, "results": [{**result, "milliseconds": 1.0, "error": fault}]})
 
-    told = {"name": "external_api", "title": "A transcription service by HTTP", "available": True, "reason": None}
-    page.route("**/processors", lambda route: route.fulfill(json={"processors": [told]}))
+    row = {"name": "external_api", "title": "A transcription service by HTTP", "available": True, "reason": None}
+    page.route("**/processors", lambda route: route.fulfill(json={"processors": [row]}))
     page.route("**/process_audio", answer)
     page.reload()
     page.locator("#answers input").first.check()

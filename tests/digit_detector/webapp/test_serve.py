@@ -1,4 +1,4 @@
-"""The door: `digits serve` and app.py as programs."""
+"""`digits serve` and app.py as programs."""
 
 import dataclasses
 import json
@@ -30,10 +30,10 @@ from digit_detector.webapp.limits import (
     format_limits_table,
     read_limits,
 )
-from ml_training.data.tts import VOICES, say
+from ml_training.data.tts import VOICES, synthesize_words
 
 ROOT = Path(__file__).resolve().parents[3]
-DOORS = {
+PROGRAMS = {
     "digits serve": ["-m", "ml_training.cli", "serve"],
     "app.py": [str(ROOT / "app.py")],
     "serve.py": [str(ROOT / "digit_detector" / "serve.py")],
@@ -41,10 +41,10 @@ DOORS = {
 
 
 @contextmanager
-def running(door: str, *options: str, folder: Path | None = None) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def running(script: str, *options: str, folder: Path | None = None) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server as a program, and its address, as soon as it has printed that."""
     program = subprocess.Popen(
-        [sys.executable, "-W", "error", *DOORS[door], *options], text=True, cwd=folder,
+        [sys.executable, "-W", "error", *PROGRAMS[script], *options], text=True, cwd=folder,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     try:
@@ -58,9 +58,9 @@ def running(door: str, *options: str, folder: Path | None = None) -> Iterator[tu
         program.communicate()
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_it_serves_until_it_is_interrupted(door):
-    with running(door, "--port", "0") as (program, address):
+@pytest.mark.parametrize("script", PROGRAMS)
+def test_it_serves_until_it_is_interrupted(script):
+    with running(script, "--port", "0") as (program, address):
         assert address.startswith("http://127.0.0.1:")
         assert httpx.get(f"{address}/health").json()["status"] == "ok"
         assert "Streaming Digit Detector" in httpx.get(address).text
@@ -103,7 +103,7 @@ def test_a_taken_port_is_skipped_unless_requested():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         (["--port", "70000"], "port: expected 0 to 65535, got 70000"),
         (["--port", "many"], "--port: expected a whole number, got 'many'"),
@@ -119,7 +119,7 @@ def test_a_taken_port_is_skipped_unless_requested():
         (["--listen"], "--listen"),
     ],
 )
-def test_errors_are_one_line(options, said, capsys, tmp_path, monkeypatch):
+def test_errors_are_one_line(options, expected, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     try:
         code = serve(options)
@@ -128,22 +128,22 @@ def test_errors_are_one_line(options, said, capsys, tmp_path, monkeypatch):
     captured = capsys.readouterr()
     assert code not in (0, None)
     assert captured.out == ""
-    assert said in captured.err
+    assert expected in captured.err
     assert len(captured.err.strip().splitlines()) == 1
 
 
 def blocks(language: str) -> list[str]:
-    """What docs/web.md tells people to type."""
+    """The code blocks of docs/web.md in a language."""
     text = (ROOT / "docs" / "web.md").read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.skipif(not (shutil.which("curl") and shutil.which("bash")), reason="there is no curl here")
 def test_documented_curl_commands(server, tmp_path):
-    soundfile.write(tmp_path / "x.wav", say([(VOICES[1], "seven")], seed=3)[0], 8000)
+    soundfile.write(tmp_path / "x.wav", synthesize_words([(VOICES[1], "seven")], seed=3)[0], 8000)
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     typed = [block for block in blocks("bash") if "curl " in block]
-    said = []
+    answers = []
     for block in typed:
         script = block.replace("http://127.0.0.1:8000", server.rstrip("/")).replace("curl ", "curl -sS --fail ")
         done = subprocess.run(
@@ -151,14 +151,14 @@ def test_documented_curl_commands(server, tmp_path):
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert done.returncode == 0, block + done.stderr
-        said += json.loads("[" + done.stdout.replace("}{", "},{") + "]")
+        answers += json.loads("[" + done.stdout.replace("}{", "},{") + "]")
     assert (
-        len(said) == sum(block.count("\ncurl ") + block.startswith("curl ") for block in typed) - 1
+        len(answers) == sum(block.count("\ncurl ") + block.startswith("curl ") for block in typed) - 1
     )  # DELETE is silent
-    results = [result["text"] for answer in said for result in answer.get("results", ())]
+    results = [result["text"] for answer in answers for result in answer.get("results", ())]
     assert len(results) > 4
     assert set(results) == {"7"}
-    assert any(answer.get("keep_audio") for answer in said)
+    assert any(answer.get("keep_audio") for answer in answers)
 
 
 def test_settings_are_flags_and_documented(capsys, monkeypatch):
@@ -208,10 +208,10 @@ def test_every_setting_is_read_and_checked(name):
 
 
 def test_misspelt_variables_get_a_suggestion():
-    (told,) = find_misspelt_variables(
+    (warning,) = find_misspelt_variables(
         {"DIGITS_STREAM": "5", "DIGITS_STREAMS": "5", "DIGITS_8000_TCP_ADDR": "", "STREAM": ""}
     )
-    assert told == "DIGITS_STREAM is not a setting and is ignored, did you mean DIGITS_STREAMS?"
+    assert warning == "DIGITS_STREAM is not a setting and is ignored, did you mean DIGITS_STREAMS?"
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_local_addresses(host, local):
 )
 def test_documented_clients(library, printed, server, tmp_path):
     pause = np.zeros(8000)
-    seven, three = say([(VOICES[1], word) for word in ("seven", "three")], seed=3)
+    seven, three = synthesize_words([(VOICES[1], word) for word in ("seven", "three")], seed=3)
     soundfile.write(tmp_path / "x.wav", seven, 8000)
     soundfile.write(tmp_path / "talk.wav", 0.3 * np.concatenate([pause, seven, pause, three, pause]), 8000)
     (client,) = (block for block in blocks("python") if library in block)

@@ -1,4 +1,4 @@
-"""Live sound through /ws: what is said comes out, and what no client may do does not disturb the others."""
+"""Live audio through /ws: digits come out, and no client disturbs the others."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from digit_detector import StreamingDetector
 from digit_detector.webapp.limits import ServerLimits
-from ml_training.data.tts import VOICES, say
+from ml_training.data.tts import VOICES, synthesize_words
 
 RATE = 8000
 PIECE = 512  # samples
@@ -29,7 +29,7 @@ PIECE = 512  # samples
 @pytest.fixture(scope="module")
 def talk() -> np.ndarray:
     """Synthetic digits with pauses, 16-bit samples at 8 kHz."""
-    words = say([(VOICES[1], word) for word in ("seven", "three", "nine")], seed=3)
+    words = synthesize_words([(VOICES[1], word) for word in ("seven", "three", "nine")], seed=3)
     pause = np.zeros(RATE)
     wave = np.concatenate([pause, *(part for word in words for part in (0.3 * word / np.abs(word).max(), pause))])
     rng = np.random.default_rng(0)
@@ -46,7 +46,7 @@ async def start(link: ClientConnection, rate: int = RATE, **options: object) -> 
 
 
 async def stream(link: ClientConnection, samples: np.ndarray, pace: float = 1.0, piece: int = PIECE) -> list[dict]:
-    """Send a whole stream at so many times its speed -> all messages until the one that says it has stopped."""
+    """Send a whole stream at `pace` times real time -> all messages up to "stopped"."""
     loop = asyncio.get_running_loop()
     assert (await start(link))["type"] == "ready"
 
@@ -58,49 +58,49 @@ async def stream(link: ClientConnection, samples: np.ndarray, pace: float = 1.0,
         await link.send('{"type":"stop"}')
 
     sending = asyncio.ensure_future(send())
-    said = []
-    while not said or said[-1]["type"] != "stopped":
-        said.append(json.loads(await asyncio.wait_for(link.recv(), 20)))
+    messages = []
+    while not messages or messages[-1]["type"] != "stopped":
+        messages.append(json.loads(await asyncio.wait_for(link.recv(), 20)))
     await sending
-    return said
+    return messages
 
 
-def digits(said: list[dict]) -> list[dict]:
-    return [{k: v for k, v in message.items() if k != "type"} for message in said if message["type"] == "digit"]
+def digits(messages: list[dict]) -> list[dict]:
+    return [{k: v for k, v in message.items() if k != "type"} for message in messages if message["type"] == "digit"]
 
 
 async def refused(link: ClientConnection) -> tuple[str, int]:
-    """The code of the fault that a server tells, and with which it closes."""
+    """The code of the error message, and of the close frame."""
     code = ""
     try:
         while True:
-            said = json.loads(await asyncio.wait_for(link.recv(), 20))
-            if said["type"] == "error":
-                code = said["code"]
-                assert said["message"]
+            message = json.loads(await asyncio.wait_for(link.recv(), 20))
+            if message["type"] == "error":
+                code = message["code"]
+                assert message["message"]
     except ConnectionClosed as closed:
         return code, closed.rcvd.code
 
 
 def test_detections_equal_those_of_the_detector(server, talk):
     detector = StreamingDetector()
-    heard = [*detector.feed(talk, RATE), *detector.flush()]
+    detections = [*detector.feed(talk, RATE), *detector.flush()]
 
-    async def hear():
+    async def run():
         async with socket(server) as link:
-            said = await stream(link, talk, pace=1.5)
+            messages = await stream(link, talk, pace=1.5)
             again = await stream(link, talk, pace=1.5, piece=1600)
-            return said, again
+            return messages, again
 
-    said, again = asyncio.run(hear())
-    expected = [{k: pytest.approx(v, abs=1e-3) for k, v in dataclasses.asdict(d).items()} for d in heard]
-    assert [d.digit for d in heard] == [7, 3, 9]
-    assert digits(said) == digits(again) == expected
-    states = [message for message in said if message["type"] == "status"]
+    messages, again = asyncio.run(run())
+    expected = [{k: pytest.approx(v, abs=1e-3) for k, v in dataclasses.asdict(d).items()} for d in detections]
+    assert [d.digit for d in detections] == [7, 3, 9]
+    assert digits(messages) == digits(again) == expected
+    states = [message for message in messages if message["type"] == "status"]
     assert states[-1]["frames"] == -(-len(talk) // PIECE)
     assert [s["frames"] for s in states] == sorted(s["frames"] for s in states)
     assert max(s["voice"] for s in states) > 0.5
-    assert said[-1]["seconds"] == pytest.approx(len(talk) / RATE, abs=0.05)
+    assert messages[-1]["seconds"] == pytest.approx(len(talk) / RATE, abs=0.05)
 
 
 def test_protocol_1_is_still_served(serving, talk, caplog):
@@ -164,12 +164,12 @@ def test_silent_sockets_time_out(serving, talk):
         for link in begun:
             await start(link)
         async with socket(address) as link:
-            said = await stream(link, talk, pace=1.5)
-        return [d["digit"] for d in digits(said)], await asyncio.gather(*(refused(link) for link in silent + begun))
+            messages = await stream(link, talk, pace=1.5)
+        return [d["digit"] for d in digits(messages)], await asyncio.gather(*(refused(link) for link in silent + begun))
 
     with serving(settings) as address:
-        said, ends = asyncio.run(crowd(address))
-        assert said == [7, 3, 9]
+        detected, ends = asyncio.run(crowd(address))
+        assert detected == [7, 3, 9]
         assert set(ends) == {("idle", 1008)}
         assert httpx.get(f"{address}/health").json()["streams"] == 0
 
@@ -197,8 +197,7 @@ def test_clients_that_do_not_read_lose_their_stream(serving, pings):
                 left = left[link.send(left) :]
             left = left or frame(2, bytes(100)) + pings * frame(9, bytes(120))
             time.sleep(0.01)
-        said = httpx.get(f"{address}/stats").json()["live"]
-        assert said["seconds"] > 0
+        assert httpx.get(f"{address}/stats").json()["live"]["seconds"] > 0
         until = time.monotonic() + 15
         while httpx.get(f"{address}/health").json()["streams"]:
             assert time.monotonic() < until
@@ -275,11 +274,11 @@ def test_an_honest_stream_works_during_an_attack(serving, talk, count, is_starte
             else:
                 raise AssertionError(f"the attack never got {held}")
         async with socket(address) as link:
-            said = await stream(link, talk, pace=1.5)
+            messages = await stream(link, talk, pace=1.5)
         for attacker in attackers:
             attacker.cancel()
         await asyncio.gather(*attackers, return_exceptions=True)
-        return [d["digit"] for d in digits(said)]
+        return [d["digit"] for d in digits(messages)]
 
     with serving() as address:
         assert asyncio.run(attack(address)) == [7, 3, 9]
@@ -311,13 +310,13 @@ def test_streams_without_audio_are_closed(serving, behaviour):
 
 
 def test_sessions_collect_digits_and_keep_audio_on_request(server, talk):
-    async def hear(name):
+    async def run(name):
         async with socket(server, f"/ws?session={name}") as link:
             return await stream(link, talk, pace=1.5)
 
     for keep in (False, True):
         made = httpx.post(f"{server}/sessions", json={"keep_audio": keep}).json()["id"]
-        asyncio.run(hear(made))
+        asyncio.run(run(made))
         info = httpx.get(f"{server}/sessions/{made}").json()
         assert (info["digits"], info["streams"]) == ("739", 1)
         assert info["seconds"] == pytest.approx(len(talk) / RATE)
@@ -338,20 +337,20 @@ def test_sessions_collect_digits_and_keep_audio_on_request(server, talk):
 
 
 def test_kept_audio_is_limited(serving, talk):
-    async def hear(address, name):
+    async def run(address, name):
         async with socket(address, f"/ws?session={name}") as link:
             await stream(link, talk[:RATE], pace=2.0)
 
     with serving(ServerLimits(port=0, kept_bytes=4000)) as address:
         made = httpx.post(f"{address}/sessions", json={"keep_audio": True}).json()["id"]
-        asyncio.run(hear(address, made))
+        asyncio.run(run(address, made))
         sound = httpx.get(f"{address}/sessions/{made}/audio")
         assert len(sound.content) < 4100
         assert sound.headers["x-truncated"] == "true"
 
 
-def hearing_processes() -> set[int]:
-    """Those that servers of this process have started."""
+def worker_processes() -> set[int]:
+    """Worker processes of the servers of this process."""
     children: set[str] = set()
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):  # a thread that has just ended
@@ -361,15 +360,15 @@ def hearing_processes() -> set[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the processes are found through Linux's /proc")
 def test_a_dead_worker_is_replaced(serving, talk):
-    before = hearing_processes()
+    before = worker_processes()
 
-    async def hear(address):
+    async def run(address):
         async with socket(address) as link:
             await start(link)
             await link.send(talk[:PIECE].tobytes())
             assert json.loads(await link.recv())["type"] == "status"
-            (ears,) = hearing_processes() - before
-            os.kill(ears, signal.SIGKILL)
+            (worker,) = worker_processes() - before
+            os.kill(worker, signal.SIGKILL)
             first = await refused(link)
         until = time.monotonic() + 20
         while True:
@@ -384,17 +383,17 @@ def test_a_dead_worker_is_replaced(serving, talk):
                     assert time.monotonic() < until
 
     with serving(ServerLimits(port=0, workers=1)) as address:
-        first, said = asyncio.run(hear(address))
+        first, messages = asyncio.run(run(address))
         assert first == ("restarted", 1013)
-        assert [d["digit"] for d in digits(said)] == [7, 3, 9]
+        assert [d["digit"] for d in digits(messages)] == [7, 3, 9]
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the processes are found through Linux's /proc")
 def test_a_hung_worker_gets_no_streams_and_is_replaced(serving, talk):
-    before = hearing_processes()
+    before = worker_processes()
 
     async def health(address, until):
-        """Ask until it is so."""
+        """Poll /health until its body satisfies `until`."""
         async with httpx.AsyncClient() as client:
             for _ in range(600):
                 answer = await client.get(f"{address}/health")
@@ -411,40 +410,40 @@ def test_a_hung_worker_gets_no_streams_and_is_replaced(serving, talk):
         links = [await socket(address).__aenter__() for _ in range(2)]  # one for each process
         for link in links:
             assert (await start(link))["type"] == "ready"
-        stopped, other = sorted(hearing_processes() - before)
+        stopped, other = sorted(worker_processes() - before)
         os.kill(stopped, signal.SIGSTOP)
-        answer = await health(address, lambda told: told["status"] == "degraded")
+        answer = await health(address, lambda state: state["status"] == "degraded")
         assert (answer.status_code, answer.json()["workers_alive"]) == (200, 1)
-        heard = await asyncio.gather(speak(address), speak(address))
+        detections = await asyncio.gather(speak(address), speak(address))
         ends = [asyncio.ensure_future(refused(link)) for link in links]
         done, open_still = await asyncio.wait(ends, timeout=30, return_when=asyncio.FIRST_COMPLETED)
         assert [end.result() for end in done] == [("restarted", 1013)]
-        answer = await health(address, lambda told: told["status"] == "ok")
+        answer = await health(address, lambda state: state["status"] == "ok")
         assert (answer.status_code, answer.json()["workers_alive"]) == (200, 2)
-        assert stopped not in hearing_processes()
-        assert other in hearing_processes()
+        assert stopped not in worker_processes()
+        assert other in worker_processes()
         for end in open_still:
             end.cancel()
         for link in links:
             await link.close()
-        return heard
+        return detections
 
     with serving(ServerLimits(port=0, workers=2, worker_seconds=4.0, slow_seconds=60.0)) as address:
-        for said in asyncio.run(hang(address)):
-            assert [d["digit"] for d in digits(said)] == [7, 3, 9]
+        for messages in asyncio.run(hang(address)):
+            assert [d["digit"] for d in digits(messages)] == [7, 3, 9]
         assert "digits_worker_restarts_total 1.0" in httpx.get(f"{address}/metrics").text
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the processes are found through Linux's /proc")
 def test_without_a_worker_health_is_503(serving):
-    before = hearing_processes()
+    before = worker_processes()
 
     async def begin(address):
         async with socket(address) as link:
             return (await start(link))["code"]
 
     with serving(ServerLimits(port=0, workers=1, worker_seconds=4.0)) as address:
-        (worker,) = hearing_processes() - before
+        (worker,) = worker_processes() - before
         os.kill(worker, signal.SIGSTOP)
         for _ in range(600):
             answer = httpx.get(f"{address}/health")

@@ -136,7 +136,7 @@ def test_one_process_decodes_uploads_as_the_package_does(odd):
 
 
 @pytest.mark.parametrize(
-    ("content", "limits", "said"),
+    ("content", "limits", "message"),
     [
         pytest.param(b"spin", {}, "more than 0.5 s of a processor", marks=unix),
         (b"wait", {"wall_seconds": 0.5}, "more than 0.5 s to decode"),
@@ -144,12 +144,12 @@ def test_one_process_decodes_uploads_as_the_package_does(odd):
         pytest.param(b"hoar", {}, "more than 100 MB of memory", marks=unix),
     ],
 )
-def test_an_upload_that_exceeds_a_limit_ends_only_its_process(odd, content, limits, said):
+def test_an_upload_that_exceeds_a_limit_ends_only_its_process(odd, content, limits, message):
     async def use(worker: DecodeWorker) -> None:
         before = await pid(worker)
         refused = await fault(worker, content)
         assert (refused.status, refused.code) == (422, "bad_audio")
-        assert said in str(refused)
+        assert message in str(refused)
         assert await pid(worker) != before
         assert len(await worker.decode(wav())) == 4000
 

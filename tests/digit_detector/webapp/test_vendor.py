@@ -86,8 +86,8 @@ def registry() -> Iterator[Registry]:
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    said: dict[str, Any] = json.loads((folder / tool.MANIFEST).read_text(encoding="utf-8"))
-    return said
+    content: dict[str, Any] = json.loads((folder / tool.MANIFEST).read_text(encoding="utf-8"))
+    return content
 
 
 def check(folder: Path) -> None:
