@@ -163,9 +163,9 @@ def test_the_quiz(talking, opened):
     stop(page)
     page.locator("#clear").click()
     page.locator("#quiz").click()
-    page.locator("#quiz-said", has_text="What was it?").wait_for()
+    page.locator("#quiz-result", has_text="What was it?").wait_for()
     page.locator("#guesses").get_by_role("button", name=shown, exact=True).click()
-    page.locator("#quiz-said", has_text=re.compile("You: [01] of 1")).wait_for()
+    page.locator("#quiz-result", has_text=re.compile("You: [01] of 1")).wait_for()
 
 
 @pytest.mark.parametrize(

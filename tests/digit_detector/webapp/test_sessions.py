@@ -8,9 +8,8 @@ import pytest
 import soundfile
 
 from digit_detector.webapp.clients import Quota
-from digit_detector.webapp.downloads import Download
 from digit_detector.webapp.errors import RejectedError
-from digit_detector.webapp.sessions import Sessions
+from digit_detector.webapp.sessions import Download, Sessions
 
 
 def make_sessions(most: int = 1, kept_bytes: int = 1 << 24, **options: object) -> Sessions:
