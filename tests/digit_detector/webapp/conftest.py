@@ -43,6 +43,11 @@ def _serving(settings: ServerLimits | None = None, **options: object) -> Iterato
 
 
 @pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
 def serving() -> Callable[..., contextlib.AbstractContextManager[str]]:
     """`with serving(ServerLimits(port=0, ...)) as address` for a server with other limits."""
     return _serving
