@@ -229,16 +229,6 @@ def test_truncated_recordings_are_decoded_on_request(tmp_path):
     np.testing.assert_allclose(found[:8000], whole[:8000], atol=1e-3)
 
 
-def test_every_kind_of_wav_is_read(tmp_path):
-    for subtype in soundfile.available_subtypes("WAV"):
-        path = tmp_path / f"{subtype}.wav"
-        try:
-            soundfile.write(path, tone(8000), 8000, subtype=subtype)
-        except soundfile.LibsndfileError:  # written at other rates only
-            continue
-        assert len(decode(path)) >= len(tone(8000)), subtype
-
-
 def test_the_name_of_a_file_does_not_matter(tmp_path):
     path = tmp_path / "recorder.raw"
     path.write_bytes(sound_file(tone(8000), 8000))
@@ -304,9 +294,6 @@ def test_silence_is_zeros_and_an_error_only_where_sound_is_needed(samples):
 def test_impossible_rates_are_refused(rate):
     with pytest.raises(UndecodableAudioError, match="sample rate"):
         load_audio(tone(8000), rate)
-
-
-def test_a_rate_beside_a_file_is_refused():
     with pytest.raises(UndecodableAudioError, match="states its own rate"):
         load_audio(sound_file(tone(8000), 8000), 16000)
 
@@ -344,11 +331,8 @@ def test_a_large_offset_is_removed(offset, seconds):
     sound[800 : 800 + len(word)] = 0.3 * word
     np.testing.assert_allclose(load_audio(sound + np.float32(offset)), load_audio(sound), atol=0.02)
     np.testing.assert_allclose(decode(sound + np.float32(offset)), sound, atol=0.02)
-
-
-def test_a_small_offset_stays_as_it_is():
-    sound = (0.3 * tone(400.0, 0.4) + 0.01).astype(np.float32)
-    np.testing.assert_array_equal(decode(sound), sound)
+    slightly = (0.3 * word + 0.01).astype(np.float32)
+    np.testing.assert_array_equal(decode(slightly), slightly)
 
 
 def test_masked_arrays():

@@ -1,4 +1,4 @@
-"""The parts of live detection by themselves: resampling, gates, hills, thresholds."""
+"""Parts of live detection: resampling, filters, samples, gates, peaks, configuration."""
 
 import json
 from dataclasses import replace
@@ -161,17 +161,6 @@ def test_an_unclear_layout_raises_unless_known(shape):
         assert len(reader.read(sound, 8000)[0]) == shape[int(first)], "as in the piece before"
 
 
-def test_16_bit_values_in_32_bit_integers_raise_within_a_second():
-    speech = (noise(8000, level=0.1) * 32_768).astype(np.int32)
-    reader = SampleReader()
-    reader.read(np.zeros(20_000, dtype=np.int32), 8000)
-    reader.read(speech[:7999], 8000)
-    with pytest.raises(UndecodableAudioError, match=r"hold 16-bit values, .* pass samples\.astype\(np\.int16\)"):
-        reader.read(speech[:1], 8000)
-    with pytest.raises(UndecodableAudioError, match="hold 16-bit values"):
-        reader.check_scale()
-
-
 @pytest.mark.parametrize("scale", [65_536, 0, 1e-3])  # of 32 bits, silence, and noise of less than one in 16 bits
 def test_32_bit_integers_of_full_scale_are_valid(scale):
     samples = (noise(16_000, level=0.1) * 32_768 * scale).astype(np.int32)
@@ -203,8 +192,8 @@ def test_the_speech_gate_stays_open_over_gaps():
     ]  # fmt: skip
 
 
-def hills(*frames: tuple[int, float]) -> list[tuple[int, int]]:
-    """What is reported, with the frame of the report, for (digit, probability) of each frame."""
+def pick_peaks(*frames: tuple[int, float]) -> list[tuple[int, int]]:
+    """(digit, frame of the report) of each peak, given (digit, probability) of each frame."""
     picker, found = PeakPicker(CONFIG), []
     for i, (digit, probability) in enumerate(frames):
         row = np.zeros(10, dtype=np.float32)
@@ -216,16 +205,16 @@ def hills(*frames: tuple[int, float]) -> list[tuple[int, int]]:
 
 
 QUIET = [(0, 0.0)] * 12
-HILL = [(4, 0.3), (4, 0.8), (4, 0.9), (4, 0.9), (4, 0.8), (4, 0.5), (4, 0.2)]
+PEAK = [(4, 0.3), (4, 0.8), (4, 0.9), (4, 0.9), (4, 0.8), (4, 0.5), (4, 0.2)]
 
 
 @pytest.mark.parametrize(
     ("frames", "digits"),
-    [(HILL, [4]), ([*HILL, *QUIET, *HILL], [4, 4]), ([(4, 0.9)] * 100, [4]), ([(4, 0.29)] * 10, [])],
+    [(PEAK, [4]), ([*PEAK, *QUIET, *PEAK], [4, 4]), ([(4, 0.9)] * 100, [4]), ([(4, 0.29)] * 10, [])],
     ids=["one", "twice", "long", "low"],
 )
 def test_each_peak_is_one_digit(frames, digits):
-    assert [digit for digit, _ in hills(*QUIET, *frames, *QUIET)] == digits
+    assert [digit for digit, _ in pick_peaks(*QUIET, *frames, *QUIET)] == digits
 
 
 @st.composite
@@ -267,7 +256,7 @@ def test_skipping_blocks_changes_nothing_and_candidates_are_valid(frames):
 
 
 def test_another_digit_at_once_is_not_reported():
-    found = hills(*QUIET, *HILL[:4], *[(7, 0.9)] * 4, *QUIET)
+    found = pick_peaks(*QUIET, *PEAK[:4], *[(7, 0.9)] * 4, *QUIET)
     assert [digit for digit, _ in found][:1] == [4]
     assert all(b - a >= CONFIG.refractory_frames for (_, a), (_, b) in pairwise(found))
 
