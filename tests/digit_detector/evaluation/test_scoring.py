@@ -11,7 +11,7 @@ from digit_detector.evaluation.scoring import Score, score
 from digit_detector.evaluation.streams import (
     LabelledDigit,
     Word,
-    connected,
+    join_connected,
     join_with_pauses,
     load_words,
     make_noise_track,
@@ -95,7 +95,7 @@ def test_the_noise_level_is_relative_to_the_words():
 
 def test_connected_words_follow_without_a_pause():
     strings = [[Word(tone(0.3), i, "anna") for i in (1, 2, 3)] for _ in range(2)]
-    stream = connected(strings, np.zeros(8000, dtype=np.float32), 20.0, np.random.default_rng(0))
+    stream = join_connected(strings, np.zeros(8000, dtype=np.float32), 20.0, np.random.default_rng(0))
     for first, second in ((0, 1), (1, 2), (3, 4), (4, 5)):
         assert abs(stream.digits[second].start - stream.digits[first].end) <= 0.03
     assert stream.digits[3].start - stream.digits[2].end >= 0.79
