@@ -106,8 +106,7 @@ def test_folders_with_pipes_and_control_characters_in_names(silence):
     os.mkfifo(silence.parent / "pipe.wav")
     done = subprocess.run([*COMMAND, "--file", str(silence.parent)], capture_output=True, text=True, timeout=60)
     assert done.stdout == f"{silence.parent}/a\\nb\\x1b[31m.wav: no digits\n"
-    assert done.stderr == f"error: {silence.parent}/pipe.wav is a pipe or a device: expected an audio file\n"
-    assert done.returncode == 1
+    assert (done.stderr, done.returncode) == ("", 0)  # a pipe in a folder, which may never end, is left out
 
 
 @pytest.mark.parametrize("piped", [False, True])
