@@ -38,6 +38,16 @@ def seven() -> np.ndarray:
     return samples
 
 
+UPLOAD = (
+    "POST /process_audio HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n"
+    "Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+)
+
+
+def dial(address: str, client: str = "127.0.0.1") -> socket.socket:
+    return socket.create_connection(address.removeprefix("http://").split(":"), timeout=10, source_address=(client, 0))
+
+
 def recording(samples: np.ndarray, kind: str = "WAV", rate: int = 8000, **options) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples, rate, format=kind, **options)
@@ -135,28 +145,20 @@ def test_bodies_are_limited_with_and_without_a_length(serving):
 
 
 def test_requests_that_never_end_time_out(serving):
-    with serving(ServerLimits(port=0, request_seconds=0.5)) as address:
-        host, port = address.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=10) as link:
-            link.sendall(
-                f"POST /process_audio HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 1000\r\n"
-                "Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n".encode()
-            )
-            answer = link.recv(10_000)
-        assert b" 408 " in answer.split(b"\r\n")[0]
+    with serving(ServerLimits(port=0, request_seconds=0.5)) as address, dial(address) as link:
+        link.sendall(UPLOAD.format(host=address.removeprefix("http://"), length=1000).encode())
+        assert b" 408 " in link.recv(10_000).split(b"\r\n")[0]
 
 
 @pytest.mark.parametrize("before", [0, 1])
 def test_slow_heads_time_out(serving, before):
-    with serving(ServerLimits(port=0, head_seconds=1)) as address:
-        host, port = address.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=10) as link:
-            link.sendall(f"GET /health HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode() * before)
-            with contextlib.suppress(ConnectionError):
-                for _ in range(300):  # a minute
-                    link.send(b"G")
-                    time.sleep(0.2)
-                pytest.fail("nobody hung up")
+    with serving(ServerLimits(port=0, head_seconds=1)) as address, dial(address) as link:
+        link.sendall(f"GET /health HTTP/1.1\r\nHost: {address.removeprefix('http://')}\r\n\r\n".encode() * before)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(300):  # a minute
+                link.send(b"G")
+                time.sleep(0.2)
+            pytest.fail("the connection stays open")
 
 
 def test_only_own_host_names_and_origins_are_allowed(serving, server):
@@ -240,7 +242,7 @@ HANDSHAKE = (
 def test_rejections_have_security_headers(server, request_head, status):
     host = server.removeprefix("http://")
     sent = request_head.format(host=host, path="/ws", version="12", more="")
-    with socket.create_connection(host.split(":"), timeout=10) as link:
+    with dial(server) as link:
         link.sendall(sent.encode())
         answer = b""
         with contextlib.suppress(ConnectionError):
@@ -254,44 +256,30 @@ def test_rejections_have_security_headers(server, request_head, status):
 def test_connections_and_uploads_are_limited_per_client(serving):
     with serving(ServerLimits(port=0, connections_per_client=2, uploads_per_client=2)) as address:
         host = address.removeprefix("http://")
-        upload = (
-            f"POST /process_audio HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n"
-            "Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
-        ).encode()
         with contextlib.ExitStack() as links:
-
-            def connect(source: str) -> socket.socket:
-                return links.enter_context(
-                    socket.create_connection(host.split(":"), timeout=10, source_address=(source, 0))
-                )
-
-            waiting = [connect("127.0.0.2") for _ in range(2)]
-            for link in waiting:
-                link.sendall(upload)
-            third = connect("127.0.0.2")
+            for _ in range(2):
+                links.enter_context(dial(address, "127.0.0.2")).sendall(UPLOAD.format(host=host, length=1000).encode())
             for _ in range(200):  # until both are being read
-                third.sendall(upload.replace(b"1000", b"7"))
+                third = links.enter_context(dial(address, "127.0.0.2"))
+                third.sendall(UPLOAD.format(host=host, length=7).encode())
                 answer = third.recv(10_000)
                 if b" 429 " in answer.split(b"\r\n")[0]:
                     break
                 third.close()
-                third = connect("127.0.0.2")
             assert b'"too_many"' in answer
-            kept = [connect("127.0.0.2") for _ in range(3)]
+            kept = [links.enter_context(dial(address, "127.0.0.2")) for _ in range(3)]
             assert b" 503 " in kept[-1].recv(10_000).split(b"\r\n")[0]
-            honest = connect("127.0.0.1")
+            honest = links.enter_context(dial(address))
             honest.sendall(f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
             assert b" 200 " in honest.recv(10_000).split(b"\r\n")[0]
 
 
 def test_the_oldest_idle_connection_makes_room(serving):
-    with serving(ServerLimits(port=0, connections=2, head_seconds=600)) as address:
-        host = address.removeprefix("http://")
-        with contextlib.ExitStack() as links:
-            idle = [links.enter_context(socket.create_connection(host.split(":"), timeout=10)) for _ in range(4)]
-            assert httpx.get(f"{address}/health").status_code == 200
-            with contextlib.suppress(ConnectionError):
-                assert idle[0].recv(1) == b""
+    with serving(ServerLimits(port=0, connections=2, head_seconds=600)) as address, contextlib.ExitStack() as links:
+        idle = [links.enter_context(dial(address)) for _ in range(4)]
+        assert httpx.get(f"{address}/health").status_code == 200
+        with contextlib.suppress(ConnectionError):
+            assert idle[0].recv(1) == b""
 
 
 def test_sessions_are_limited_per_client_and_in_total(serving):
@@ -307,18 +295,14 @@ def test_sessions_are_limited_per_client_and_in_total(serving):
         assert [httpx.post(f"{address}/sessions", json={}).status_code for _ in range(3)] == [201, 201, 503]
 
 
-def test_files_outside_the_page_are_not_served(server):
-    host, port = server.removeprefix("http://").split(":")
-    for path in (
-        "/../settings.py",
-        "/%2e%2e/settings.py",
-        "/..%2fsettings.py",
-        "//etc/passwd",
-        "/models/..%2f..%2fcli.py",
-    ):
-        with socket.create_connection((host, int(port)), timeout=10) as link:
-            link.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
-            assert b" 404 " in link.recv(1000).split(b"\r\n")[0], path
+@pytest.mark.parametrize(
+    "path", ["/../settings.py", "/%2e%2e/settings.py", "/..%2fsettings.py", "//etc/passwd", "/models/..%2f..%2fcli.py"]
+)
+def test_files_outside_the_page_are_not_served(server, path):
+    with dial(server) as link:
+        host = server.removeprefix("http://")
+        link.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        assert b" 404 " in link.recv(1000).split(b"\r\n")[0]
 
 
 def test_sessions_are_created_and_deleted(server):
