@@ -21,7 +21,7 @@ import numpy as np
 from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, Floats, pad_or_trim
 from digit_detector.evaluation.det import ScoredStreams, choose_threshold, run
 from digit_detector.evaluation.streams import (
-    connected,
+    join_connected,
     join_with_pauses,
     load_sounds,
     load_words,
@@ -105,7 +105,7 @@ def main() -> int:
     streams = {
         "pauses, 20 dB": join_with_pauses(chosen, make_noise_track(noises, 60.0, rng), 20.0, rng),
         "pauses, 10 dB": join_with_pauses(chosen, make_noise_track(noises, 60.0, rng), 10.0, rng),
-        "connected, 20 dB": connected(strings_of(words, 60, rng), make_noise_track(noises, 60.0, rng), 20.0, rng),
+        "connected, 20 dB": join_connected(strings_of(words, 60, rng), make_noise_track(noises, 60.0, rng), 20.0, rng),
     }
     speech = sentences(load_sounds(corpora / "speech" / "tune"), rng)
     engine = Engine(arguments.models, spotter_file=arguments.spotter)

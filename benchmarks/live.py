@@ -30,7 +30,7 @@ from digit_detector.evaluation.det import ScoredStreams, plot_det, run
 from digit_detector.evaluation.scoring import NEAR, Score, score
 from digit_detector.evaluation.streams import (
     TestStream,
-    connected,
+    join_connected,
     join_with_pauses,
     load_sounds,
     load_words,
@@ -80,7 +80,9 @@ def make_streams(words_dir: Path, noise_dir: Path) -> list[TestStream]:
     for snr_db in (20.0, 10.0):
         order = [words[i] for _ in range(TURNS) for i in rng.permutation(len(words))]
         streams.append(join_with_pauses(order, make_noise_track(noises, 600.0, rng), snr_db, rng))
-    streams.append(connected(strings_of(words, STRINGS, rng), make_noise_track(noises, 600.0, rng), CONNECTED_SNR, rng))
+    streams.append(
+        join_connected(strings_of(words, STRINGS, rng), make_noise_track(noises, 600.0, rng), CONNECTED_SNR, rng)
+    )
     return streams
 
 

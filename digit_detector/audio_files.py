@@ -153,9 +153,9 @@ class AudioFile:
 
     def blocks(self, max_seconds: float | None = None, warn: Warn | None = None) -> Blocks:
         """As file_blocks, from the beginning."""
-        return check_blocks(self._decoded(max_seconds, warn), self.name, max_seconds)
+        return check_blocks(self._decode(max_seconds, warn), self.name, max_seconds)
 
-    def _decoded(self, max_seconds: float | None, warn: Warn | None) -> Blocks:
+    def _decode(self, max_seconds: float | None, warn: Warn | None) -> Blocks:
         header = self._header
         with as_audio_errors(self.name):
             if header.fault:

@@ -66,7 +66,7 @@ class FileError(TypedDict):
 
 
 class Benchmark(TypedDict):
-    """Speed of a model on this machine, one clip at a time unless said otherwise; times in ms."""
+    """Speed of a model on this machine, one clip at a time unless stated otherwise; times in ms."""
 
     num_samples: int
     threads: int

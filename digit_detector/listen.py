@@ -115,22 +115,16 @@ def detect_files(detector: StreamingDetector, named: Sequence[str], read: Reader
 
 
 def expand(named: Iterable[str]) -> Iterator[tuple[str, DigitError | None]]:
-    """Named files, and every recording below named folders, each with its error if it has one.
-
-    A named pipe is read if it is named, and rejected inside a folder, where it may never get a writer.
-    """
+    """Named files (or pipes), and every regular audio file below named folders; an error for a folder without one."""
     for name in named:
         if not os.path.isdir(name):
             yield name, None
             continue
         try:
-            files = audio_files(Path(name))
+            for file in audio_files(Path(name)):
+                yield str(file), None
         except DataError as error:
             yield name, error
-            continue
-        for file in files:
-            special = file.exists() and not file.is_file()
-            yield str(file), AudioError(f"{file} is a pipe or a device: expected an audio file") if special else None
 
 
 def detect(

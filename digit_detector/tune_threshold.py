@@ -19,7 +19,7 @@ from digit_detector.evaluation.det import choose_threshold, format_table, plot_d
 from digit_detector.evaluation.streams import (
     TestStream,
     Word,
-    connected,
+    join_connected,
     join_with_pauses,
     load_sounds,
     load_words,
@@ -127,7 +127,9 @@ def streams_of(words: Sequence[Word], noises: Sequence[np.ndarray], rng: np.rand
     for snr_db in _SNRS:
         chosen = [words[i] for i in rng.permutation(len(words))[:_MOST_WORDS]]
         streams.append(join_with_pauses(chosen, make_noise_track(noises, 60.0, rng), snr_db, rng))
-    streams.append(connected(strings_of(words, _MOST_WORDS // 5, rng), make_noise_track(noises, 60.0, rng), 20.0, rng))
+    streams.append(
+        join_connected(strings_of(words, _MOST_WORDS // 5, rng), make_noise_track(noises, 60.0, rng), 20.0, rng)
+    )
     return streams
 
 

@@ -1,8 +1,8 @@
 """Four kinds of input: a path, bytes, a file object, an array of samples.
 
-    python examples/answer.py RECORDING [--model_dir models] [--pipeline mfcc]
+    python examples/answer.py [RECORDING] [--model_dir models] [--pipeline mfcc]
 
-A web server has bytes, a sound card returns arrays; all give the same prediction.
+A web server has bytes, a sound card returns arrays; all give the same prediction. By default a bundled recording.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import soundfile
 
 from digit_detector.classifier import load_classifier
 from digit_detector.errors import DigitError
+from digit_detector.examples import example_recording
 from digit_detector.labels import LABELS, PIPELINES, PRETRAINED
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Answer from a path, bytes, a file object and an array")
-    parser.add_argument("recording", type=Path)
-    parser.add_argument("--model_dir", default=PRETRAINED, help="pretrained: the models that ship")
+    parser.add_argument("recording", type=Path, nargs="?", default=example_recording("seven"))
+    parser.add_argument("--model_dir", default=PRETRAINED, help="default: the bundled models")
     parser.add_argument("--pipeline", choices=PIPELINES, default=PIPELINES[0])
     args = parser.parse_args(argv)
     try:

@@ -1,10 +1,10 @@
 """Digits and their times in a recording with pauses between them, such as a spoken phone number.
 
-    python examples/cut_a_long_recording.py RECORDING [--model_dir models] [--pipeline mfcc] [--pause 0.2]
+    python examples/cut_a_long_recording.py [RECORDING] [--model_dir models] [--pipeline mfcc] [--pause 0.2]
 
-The recording is cut where its level stays near the background for a while, and each piece is classified by itself; one
-that is no digit, such as a cough, is left out. Digits without a pause between them are one piece: use `digits listen`
-for those.
+By default a bundled phone number. The recording is cut where its level stays near the background, and each piece is
+classified; one that is no digit, such as a cough, is left out. Digits without a pause between them are one piece: use
+`digits listen` for those.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from digit_detector.audio import SAMPLE_RATE, Floats, decode
 from digit_detector.classifier import load_classifier
 from digit_detector.errors import DigitError
+from digit_detector.examples import example_recording
 from digit_detector.labels import LABELS, PIPELINES, PRETRAINED
 
 FRAME = SAMPLE_RATE // 100  # 10 ms
@@ -25,7 +26,7 @@ MARGIN = 4  # frames kept on both sides of a piece: soft consonants lie there
 
 
 def pieces(samples: Floats, pause: float) -> list[tuple[int, int]]:
-    """(start, end) in samples of the louder stretches of (T,), joined where less than `pause` seconds lie between."""
+    """(start, end) in samples of the louder segments of (T,), merged across pauses shorter than `pause` seconds."""
     frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
     if not len(frames):
         return []
@@ -38,11 +39,11 @@ def pieces(samples: Floats, pause: float) -> list[tuple[int, int]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="The digits of a longer recording, one after the other")
-    parser.add_argument("recording")
-    parser.add_argument("--model_dir", default=PRETRAINED, help="pretrained: the models that ship")
+    parser = argparse.ArgumentParser(description="The digits of a longer recording")
+    parser.add_argument("recording", nargs="?", default=example_recording("phone_number"))
+    parser.add_argument("--model_dir", default=PRETRAINED, help="default: the bundled models")
     parser.add_argument("--pipeline", choices=PIPELINES, default=PIPELINES[0])
-    parser.add_argument("--pause", type=float, default=0.2, help="seconds of quiet that part two digits")
+    parser.add_argument("--pause", type=float, default=0.2, help="seconds of silence between two digits")
     args = parser.parse_args(argv)
     try:
         classifier = load_classifier(args.model_dir, args.pipeline)

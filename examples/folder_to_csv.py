@@ -1,8 +1,9 @@
 """Every recording of a folder into one CSV: file, digit, confidence, whether it is a digit, and errors.
 
-    python examples/folder_to_csv.py FOLDER answers.csv [--model_dir models] [--pipeline mfcc] [--batch_size 32]
+    python examples/folder_to_csv.py [FOLDER] [answers.csv] [--model_dir models] [--pipeline mfcc] [--batch_size 32]
 
-Sub-folders are searched too. The exit code is 1 if a file could not be read; the others are still classified.
+By default the bundled recordings. Sub-folders are searched too. The exit code is 1 if a file could not be read; the
+others are still classified.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from digit_detector.audio import AUDIO_SUFFIXES
 from digit_detector.classifier import load_classifier
 from digit_detector.errors import DigitError
+from digit_detector.examples import example_recording
 from digit_detector.labels import LABELS, PIPELINES, PRETRAINED
 
 
@@ -24,13 +26,13 @@ def count(number: int, noun: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Answers for a whole folder, as CSV")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("csv", type=Path)
-    parser.add_argument("--model_dir", default=PRETRAINED, help="pretrained: the models that ship")
+    parser.add_argument("folder", type=Path, nargs="?", default=example_recording("seven").parent)
+    parser.add_argument("csv", type=Path, nargs="?", default=Path("answers.csv"))
+    parser.add_argument("--model_dir", default=PRETRAINED, help="default: the bundled models")
     parser.add_argument("--pipeline", choices=PIPELINES, default=PIPELINES[0])
     parser.add_argument("--batch_size", type=int, default=32)
     args = parser.parse_args(argv)
-    for folder in (args.folder, args.csv.parent):  # noticed now, not after an hour of answers
+    for folder in (args.folder, args.csv.parent):  # before an hour of computing
         if not folder.is_dir():
             print(f"error: no folder {folder}", file=sys.stderr)
             return 1

@@ -1,10 +1,10 @@
-"""A network of your own instead of a pipeline's: trained, tested, exported and used like the others.
+"""Your own network in a pipeline: trained, tested, exported and used like the others.
 
     python examples/own_network.py [--dataset auto] [--data_dir FOLDER] [--epochs 20] [--output own_network]
 
-A model is any DigitModel from (B, 8000) waveforms to (B, OUTPUTS) scores: ten for the digits, and one for there being a
-digit at all. Features are part of it, so that model.onnx carries them. CONTRIBUTING.md says how such a file becomes a
-pipeline with a name of its own. Needs the extra [train].
+A model is any DigitModel from (B, 8000) waveforms to (B, OUTPUTS) scores: ten digits, and the presence of a digit.
+Features are part of it, so that model.onnx contains them. CONTRIBUTING.md describes how such a file becomes a pipeline
+with its own name. Needs the extra [train].
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     except DigitError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except Interrupted as stopped:  # Ctrl-C; what was trained so far is saved
+    except Interrupted as stopped:  # Ctrl-C; the training so far is saved
         return stopped.exit_code
     return outcome.exit_code
 

@@ -1,4 +1,4 @@
-"""Whatever comes in leaves as one second at 8 kHz, or as an error that says why not."""
+"""Any recording becomes one second at 8 kHz, or a typed error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +28,6 @@ from digit_detector.audio import (
     trim_silence,
 )
 from digit_detector.errors import (
-    AudioError,
     EmptyAudioError,
     NonFiniteAudioError,
     SilentAudioError,
@@ -46,9 +44,6 @@ def similarity(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(cross).max() / np.linalg.norm(a[:n]) / np.linalg.norm(b[:n]))
 
 
-# --- formats -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("rate", "subtype", "container"),
     [
@@ -58,7 +53,7 @@ def similarity(a: np.ndarray, b: np.ndarray) -> float:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("channels", [1, 2])
-def test_every_format_becomes_the_same_second(rate: int, subtype: str, container: str, channels: int) -> None:
+def test_every_format_becomes_the_same_second(rate, subtype, container, channels):
     samples = tone(rate)
     content = sound_file(np.stack([samples] * channels, axis=1), rate, subtype, container)
     clip = load_audio(content)
@@ -67,11 +62,11 @@ def test_every_format_becomes_the_same_second(rate: int, subtype: str, container
     assert similarity(clip, pad_or_trim(tone(SAMPLE_RATE))) > 0.98
 
 
-def test_webm_is_decoded_by_pyav() -> None:
+def test_webm_is_decoded_by_pyav():
     assert similarity(load_audio(av_file("webm", "libopus", 48000, seconds=0.5)), pad_or_trim(tone(SAMPLE_RATE))) > 0.98
 
 
-def test_path_text_bytes_file_object_and_array_agree(tmp_path: Path) -> None:
+def test_path_text_bytes_file_object_and_array_agree(tmp_path):
     samples = tone(16000)
     content = sound_file(samples, 16000, "FLOAT")
     path = tmp_path / "ünï 口.wav"
@@ -85,14 +80,14 @@ def test_path_text_bytes_file_object_and_array_agree(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_audio(samples, 16000), expected)
 
 
-def test_file_objects_are_read_from_their_position() -> None:
+def test_file_objects_are_read_from_their_position():
     file = io.BytesIO(b"header" + sound_file(tone(8000), 8000))
     file.seek(6)
     assert len(decode(file)) == 4000
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.uint8, np.float64, np.float16])
-def test_arrays_of_any_sample_type_have_one_scale(dtype: type) -> None:
+def test_arrays_of_any_sample_type_have_one_scale(dtype):
     samples = tone(8000)
     if dtype is np.uint8:
         array = np.round(samples * 128 + 128).astype(dtype)
@@ -103,14 +98,14 @@ def test_arrays_of_any_sample_type_have_one_scale(dtype: type) -> None:
     np.testing.assert_allclose(decode(array), samples, atol=0.006)
 
 
-def test_channels_may_come_first_or_last() -> None:
+def test_channels_may_come_first_or_last():
     left, right = tone(8000, hz=300), tone(8000, hz=900)
     expected = (left + right) / 2
     np.testing.assert_allclose(decode(np.stack([left, right])), expected, atol=1e-6)
     np.testing.assert_allclose(decode(np.stack([left, right], axis=1)), expected, atol=1e-6)
 
 
-def test_missing_pyav_is_named(tmp_path: Path) -> None:
+def test_missing_pyav_is_named(tmp_path):
     code = (
         "import sys; sys.modules['av'] = None\n"
         "from digit_detector.audio import decode\nfrom digit_detector.errors import MissingExtraError\n"
@@ -121,11 +116,8 @@ def test_missing_pyav_is_named(tmp_path: Path) -> None:
     assert "[formats]" in done.stdout
 
 
-# --- length --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("length", [1, 2, 999, 4001, 8000])
-def test_short_clips_are_centred(length: int) -> None:
+def test_short_clips_are_centred(length):
     clip = pad_or_trim(np.ones(length, dtype=np.float32))
     start = (NUM_SAMPLES - length) // 2
     assert clip[start : start + length].all()
@@ -134,7 +126,7 @@ def test_short_clips_are_centred(length: int) -> None:
 
 @given(at=st.integers(0, 8000 * 5), level=st.floats(0.003, 1.0), offset=st.floats(-0.3, 0.3))
 @settings(max_examples=40, deadline=None)
-def test_the_word_of_a_long_clip_is_kept(at: int, level: float, offset: float) -> None:
+def test_the_word_of_a_long_clip_is_kept(at, level, offset):
     word = tone(8000, 0.4) * level
     noise = np.random.default_rng(at).normal(0, level * 0.01, 8000 * 6)
     clip = (noise + offset).astype(np.float32)
@@ -144,7 +136,7 @@ def test_the_word_of_a_long_clip_is_kept(at: int, level: float, offset: float) -
     assert np.square(kept).sum() > 0.95 * np.square(word).sum()
 
 
-def test_one_click_does_not_outweigh_a_word() -> None:
+def test_one_click_does_not_outweigh_a_word():
     clip = np.random.default_rng(0).normal(0, 1e-3, 8000 * 4).astype(np.float32)
     clip[2000:2010] = 0.9
     clip[22000:26000] += tone(8000) * 0.4
@@ -152,7 +144,7 @@ def test_one_click_does_not_outweigh_a_word() -> None:
 
 
 @pytest.mark.parametrize("seconds", [1.01, 5.12, 140.0])  # the last is longer than what is held in memory
-def test_the_second_of_a_file_is_that_of_its_samples_and_keeps_nothing_else_alive(seconds: float) -> None:
+def test_the_second_of_a_file_is_that_of_its_samples_and_keeps_nothing_else_alive(seconds):
     rng = np.random.default_rng(0)
     samples = rng.normal(0, 0.05, int(8000 * seconds)).astype(np.float32)
     samples *= np.repeat(rng.random(len(samples) // 800 + 1), 800)[: len(samples)].astype(np.float32)
@@ -170,7 +162,7 @@ def test_the_second_of_a_file_is_that_of_its_samples_and_keeps_nothing_else_aliv
     assert sums[start] >= sums.max() * (1.0 - 1.1e-3)
 
 
-def test_channels_that_cancel_leave_the_louder_one() -> None:
+def test_channels_that_cancel_leave_the_louder_one():
     word = tone(16000)
     for offset, stereo in ((0.0, np.stack([word, -word])), (0.1, np.stack([0.1 - 0.98 * word, word + 0.1]))):
         assert similarity(decode(stereo, 16000)[100:-100] - offset, decode(word, 16000)[100:-100]) > 0.999
@@ -182,14 +174,11 @@ def test_channels_that_cancel_leave_the_louder_one() -> None:
     np.testing.assert_allclose(decode(one_of_eight, 16000), decode(word / 8, 16000), atol=1e-6)
 
 
-def test_blocks_join_without_a_seam() -> None:
+def test_blocks_join_without_a_seam():
     long = np.concatenate([tone(44100, 1.0)] * 20)
     one_by_one = decode(sound_file(long, 44100, "FLOAT"))
     np.testing.assert_allclose(one_by_one, decode(long, 44100), atol=1e-5)
     assert abs(len(one_by_one) - 20 * 8000) <= 1
-
-
-# --- errors --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -220,12 +209,12 @@ def test_blocks_join_without_a_seam() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) and value.isprintable() else type(value).__name__,
 )  # fmt: skip
-def test_bad_audio_has_its_own_error(source: object, error: type[AudioError], words: str) -> None:
+def test_bad_audio_has_its_own_error(source, error, words):
     with pytest.raises(error, match=words):
         load_audio(source)  # type: ignore[arg-type]
 
 
-def test_truncated_recordings_are_decoded_on_request(tmp_path: Path) -> None:
+def test_truncated_recordings_are_decoded_on_request(tmp_path):
     path = tmp_path / "cut.mp3"
     samples = np.random.default_rng(0).normal(0, 0.1, 8000 * 5).astype(np.float32)
     soundfile.write(path, samples, 8000)
@@ -240,17 +229,7 @@ def test_truncated_recordings_are_decoded_on_request(tmp_path: Path) -> None:
     np.testing.assert_allclose(found[:8000], whole[:8000], atol=1e-3)
 
 
-def test_every_kind_of_wav_is_read(tmp_path: Path) -> None:
-    for subtype in soundfile.available_subtypes("WAV"):
-        path = tmp_path / f"{subtype}.wav"
-        try:
-            soundfile.write(path, tone(8000), 8000, subtype=subtype)
-        except soundfile.LibsndfileError:  # written at other rates only
-            continue
-        assert len(decode(path)) >= len(tone(8000)), subtype
-
-
-def test_the_name_of_a_file_does_not_matter(tmp_path: Path) -> None:
+def test_the_name_of_a_file_does_not_matter(tmp_path):
     path = tmp_path / "recorder.raw"
     path.write_bytes(sound_file(tone(8000), 8000))
     with path.open("rb") as file:
@@ -261,7 +240,7 @@ def test_the_name_of_a_file_does_not_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in folders")
-def test_a_pipe_is_read(tmp_path: Path) -> None:
+def test_a_pipe_is_read(tmp_path):
     path, content = tmp_path / "pipe.wav", sound_file(tone(8000), 8000)
     os.mkfifo(path)
     writer = threading.Thread(target=path.write_bytes, args=(content,))
@@ -280,7 +259,7 @@ class _FailingDisk(io.BytesIO):
 
 
 @pytest.mark.filterwarnings("error")
-def test_stream_errors_become_audio_errors() -> None:
+def test_stream_errors_become_audio_errors():
     closed = io.BytesIO(sound_file(tone(8000), 8000))
     closed.close()
     with pytest.raises(UndecodableAudioError, match="closed"):
@@ -293,7 +272,7 @@ def test_stream_errors_become_audio_errors() -> None:
     )
 
 
-def test_levels_are_bounded_behind_the_resampler_too() -> None:
+def test_levels_are_bounded_behind_the_resampler_too():
     steps = np.where(np.random.default_rng(0).random(20_000) < 0.5, -LOUDEST, LOUDEST).astype(np.float32)
     assert load_audio(steps).any()
     with pytest.raises(NonFiniteAudioError, match="too loud"):
@@ -301,7 +280,7 @@ def test_levels_are_bounded_behind_the_resampler_too() -> None:
 
 
 @pytest.mark.parametrize("samples", [np.zeros(800), np.full(800, 0.25), tone(8000) * 1e-7, np.zeros(8000 * 140)])
-def test_silence_is_zeros_and_an_error_only_where_sound_is_needed(samples: np.ndarray) -> None:
+def test_silence_is_zeros_and_an_error_only_where_sound_is_needed(samples):
     samples = samples.astype(np.float32)
     assert not decode(samples).any()
     assert len(decode(samples)) == len(samples)
@@ -312,17 +291,14 @@ def test_silence_is_zeros_and_an_error_only_where_sound_is_needed(samples: np.nd
 
 
 @pytest.mark.parametrize("rate", [0, -8000, 999, 10**9, 8000.5, True])
-def test_impossible_rates_are_refused(rate: int) -> None:
+def test_impossible_rates_are_refused(rate):
     with pytest.raises(UndecodableAudioError, match="sample rate"):
         load_audio(tone(8000), rate)
-
-
-def test_a_rate_beside_a_file_is_refused() -> None:
     with pytest.raises(UndecodableAudioError, match="states its own rate"):
         load_audio(sound_file(tone(8000), 8000), 16000)
 
 
-def test_too_long_recordings_raise(tmp_path: Path) -> None:
+def test_too_long_recordings_raise(tmp_path):
     path = tmp_path / "long.wav"
     with soundfile.SoundFile(path, "w", 1000, 1, "PCM_U8") as file:
         for _ in range(62):
@@ -331,11 +307,8 @@ def test_too_long_recordings_raise(tmp_path: Path) -> None:
         decode(path)
 
 
-# --- trimmed -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("silence_db", "expected"), [(-30.0, (3920, 5680)), (-50.0, (1920, 7680))])
-def test_trim_silence_keeps_10_ms(silence_db: float, expected: tuple[int, int]) -> None:
+def test_trim_silence_keeps_10_ms(silence_db, expected):
     clip = np.zeros(9000, dtype=np.float32)
     clip[2000:7600] = 0.01  # 40 dB below
     clip[4000:5600] = 1.0
@@ -343,7 +316,7 @@ def test_trim_silence_keeps_10_ms(silence_db: float, expected: tuple[int, int]) 
     np.testing.assert_array_equal(trim_silence(clip, silence_db), clip[begin:end])
 
 
-def test_a_clip_without_silence_stays_whole_and_so_does_a_click() -> None:
+def test_a_clip_without_silence_stays_whole_and_so_does_a_click():
     loud = np.full(8000, 0.5, dtype=np.float32)
     click = np.r_[np.zeros(80), 0.5 * np.ones(20)].astype(np.float32)
     for samples in (loud, loud[:1], loud[:79], click):
@@ -352,19 +325,16 @@ def test_a_clip_without_silence_stays_whole_and_so_does_a_click() -> None:
 
 @pytest.mark.parametrize("offset", [0.1, -0.3])
 @pytest.mark.parametrize("seconds", [0.5, 3.0, 140.0])  # the last is more than is held: it is decoded twice
-def test_a_large_offset_is_removed(offset: float, seconds: float) -> None:
+def test_a_large_offset_is_removed(offset, seconds):
     word = tone(400.0, 0.4)
     sound = np.zeros(int(seconds * SAMPLE_RATE), dtype=np.float32)
     sound[800 : 800 + len(word)] = 0.3 * word
     np.testing.assert_allclose(load_audio(sound + np.float32(offset)), load_audio(sound), atol=0.02)
     np.testing.assert_allclose(decode(sound + np.float32(offset)), sound, atol=0.02)
+    slightly = (0.3 * word + 0.01).astype(np.float32)
+    np.testing.assert_array_equal(decode(slightly), slightly)
 
 
-def test_a_small_offset_stays_as_it_is() -> None:
-    sound = (0.3 * tone(400.0, 0.4) + 0.01).astype(np.float32)
-    np.testing.assert_array_equal(decode(sound), sound)
-
-
-def test_masked_arrays() -> None:
+def test_masked_arrays():
     sound = 0.3 * tone(8000, 0.4)
     np.testing.assert_array_equal(load_audio(np.ma.masked_greater(sound, 0.1)), load_audio(sound))

@@ -17,6 +17,7 @@ import soxr
 from audio_bytes import PLAYLISTS, av_file, movie_of_another_file, sound_file, tone
 
 from digit_detector.audio import AUDIO_SUFFIXES, decode, file_blocks, load_audio
+from digit_detector.audio_headers import mp4_entries
 from digit_detector.audio_streams import MAX_PIPE_BYTES
 from digit_detector.errors import (
     AudioError,
@@ -30,9 +31,6 @@ from digit_detector.errors import (
 CHILD = Path(__file__).with_name("no_opens.py")
 
 
-# --- nothing else is opened ----------------------------------------------------------------------
-
-
 def run_child(reader: str, good: dict[str, bytes], others: dict[str, bytes]) -> subprocess.CompletedProcess[str]:
     cases = [[name, base64.b64encode(content).decode()] for name, content in {**good, **others}.items()]
     done = subprocess.run(
@@ -44,7 +42,7 @@ def run_child(reader: str, good: dict[str, bytes], others: dict[str, bytes]) -> 
     return done
 
 
-def test_decoders_never_open_files_or_sockets() -> None:
+def test_decoders_never_open_files_or_sockets():
     movie = movie_of_another_file("/etc/hostname")
     others = {f"{name} in {mark!r}": mark + content for name, content in PLAYLISTS.items() for mark in (
         b"#!AMR\n", b"\x1a\x45\xdf\xa3", b"\0\0\0\x14ftypM4A \0\0\0\0M4A ", b"ID3\4\0\0\0\0\0\0", b"OggS",
@@ -63,7 +61,7 @@ def test_decoders_never_open_files_or_sockets() -> None:
 
 
 @pytest.mark.parametrize("name", ["sdp", "movie"])
-def test_unrestricted_ffmpeg_would_open_them(name: str) -> None:
+def test_unrestricted_ffmpeg_would_open_them(name):
     """So that the test above can fail."""
     content = movie_of_another_file("/etc/hostname") if name == "movie" else PLAYLISTS[name]
     done = run_child("ffmpegs", {"wav": sound_file(tone(8000), 8000)}, {name: content})
@@ -72,19 +70,17 @@ def test_unrestricted_ffmpeg_would_open_them(name: str) -> None:
 
 
 @pytest.mark.parametrize("container", ["MAT4", "MAT5", "XI", "VOC", "PAF", "SDS", "HTK", "IRCAM", "NIST", "SVX", "PVF"])
-def test_other_libsndfile_formats_are_rejected(container: str) -> None:
+def test_other_libsndfile_formats_are_rejected(container):
     rate = 44_100 if container == "XI" else 8000
     subtype = soundfile.default_subtype(container)
     with pytest.raises(UndecodableAudioError, match="begins like none of AAC, AIFF"):
         load_audio(sound_file(tone(rate), rate, subtype, container))
 
 
-def test_video_and_unlisted_codecs_are_refused() -> None:
+def test_video_and_unlisted_codecs_are_refused():
     with pytest.raises(UndecodableAudioError, match=r"unsupported audio codec.*ac3"):
         load_audio(av_file("matroska", "ac3", 48_000, "fltp"))
 
-
-# --- headers -------------------------------------------------------------------------------------
 
 MADE = {
     "wav": lambda: sound_file(tone(8000), 8000),
@@ -110,7 +106,7 @@ MADE = {
 
 
 @pytest.mark.parametrize("kind", MADE)
-def test_truncated_files_raise(kind: str) -> None:
+def test_truncated_files_raise(kind):
     content = MADE[kind]()
     assert len(decode(content)) > 3000
     for size in np.linspace(13, len(content) - 1, 25).astype(int):
@@ -123,7 +119,7 @@ def test_truncated_files_raise(kind: str) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000, 0x80000000])
-def test_piped_wavs_without_a_size(size: int) -> None:
+def test_piped_wavs_without_a_size(size):
     content = bytearray(sound_file(tone(8000), 8000))
     expected = decode(bytes(content))
     content[4:8] = content[40:44] = size.to_bytes(4, "little")
@@ -149,7 +145,7 @@ class CountingFile(io.BytesIO):
     ("rate", "channels", "words"),
     [(1, 1, "sample rate of 1"), (655_350, 8, "8 channels at 655350 Hz"), (8000, 255, "255 channels"), (999, 1, "999")],
 )
-def test_rates_and_channels_are_refused_from_the_header(rate: int, channels: int, words: str) -> None:
+def test_rates_and_channels_are_refused_from_the_header(rate, channels, words):
     container = "FLAC" if rate > 999 and channels <= 8 else "WAV"
     content = sound_file(np.zeros((200_000 // channels, channels), np.float32), rate, container=container)
     file = CountingFile(content if container == "WAV" else content + bytes(1 << 20))
@@ -158,7 +154,7 @@ def test_rates_and_channels_are_refused_from_the_header(rate: int, channels: int
     assert file.count < 1 << 16
 
 
-def test_length_is_refused_from_the_header_and_blocks_are_small_whatever_the_channels() -> None:
+def test_length_is_refused_from_the_header_and_blocks_are_small_whatever_the_channels():
     content = sound_file(np.zeros((90_000, 8), np.float32), 8000, container="FLAC")
     sizes = {block.size for _, block in file_blocks(content)}
     assert max(sizes) <= 1 << 16
@@ -172,7 +168,7 @@ def test_length_is_refused_from_the_header_and_blocks_are_small_whatever_the_cha
         list(file_blocks(streamed, max_seconds=2))
 
 
-def test_oversized_mp4_tables_are_rejected() -> None:
+def test_oversized_mp4_tables_are_rejected():
     content = bytearray(MADE["3gp"]())
     at = content.find(b"stsz")
     assert content[at + 8 : at + 12] == (13).to_bytes(4, "big"), "all of one size"
@@ -181,7 +177,7 @@ def test_oversized_mp4_tables_are_rejected() -> None:
         load_audio(bytes(content))
 
 
-def test_id3_tags_are_skipped() -> None:
+def test_id3_tags_are_skipped():
     size = 3 << 20
     tag = b"ID3\4\0\0" + bytes([size >> 21 & 127, size >> 14 & 127, size >> 7 & 127, size & 127]) + b"x" * size
     for content in (MADE["mp3"](), MADE["flac"](), av_file("adts", "aac", 16_000, "fltp")):
@@ -190,7 +186,7 @@ def test_id3_tags_are_skipped() -> None:
         assert file.count < 1 << 20
 
 
-def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path):
     resource = pytest.importorskip("resource")
     assert resource is not None
     path = tmp_path / "long.flac"
@@ -214,9 +210,6 @@ def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path: Path) -> None:
     assert int(grown) < 40 << 10, "kilobytes; fifty minutes are 96 MB at 8 kHz"
 
 
-# --- telephones ----------------------------------------------------------------------------------
-
-
 def raw(samples: np.ndarray, rate: int, subtype: str) -> bytes:
     return sound_file(samples, rate, subtype, "RAW")
 
@@ -231,7 +224,7 @@ TELEPHONE = {
 
 
 @pytest.mark.parametrize("suffix", TELEPHONE)
-def test_telephone_sound_is_decoded_by_its_name_and_by_its_encoding(suffix: str, tmp_path: Path) -> None:
+def test_telephone_sound_is_decoded_by_its_name_and_by_its_encoding(suffix, tmp_path):
     encoding, make = TELEPHONE[suffix]
     content = make()
     path = tmp_path / f"call{suffix}"
@@ -250,7 +243,7 @@ def test_telephone_sound_is_decoded_by_its_name_and_by_its_encoding(suffix: str,
         load_audio(content)
 
 
-def test_a_rate_may_be_given_with_an_encoding_but_for_those_that_have_one() -> None:
+def test_a_rate_may_be_given_with_an_encoding_but_for_those_that_have_one():
     content = raw(tone(16_000), 16_000, "PCM_16")
     expected = soxr.resample(tone(16_000), 16_000, 8000)
     np.testing.assert_allclose(decode(content, 16_000, "s16"), expected, atol=1e-3)
@@ -264,7 +257,7 @@ def test_a_rate_may_be_given_with_an_encoding_but_for_those_that_have_one() -> N
     np.testing.assert_array_equal(decode(wav, encoding="mulaw"), decode(wav))
 
 
-def test_a_raw_file_wants_its_encoding(tmp_path: Path) -> None:
+def test_a_raw_file_wants_its_encoding(tmp_path):
     path = tmp_path / "call.raw"
     path.write_bytes(raw(tone(8000), 8000, "ULAW"))
     with pytest.raises(UndecodableAudioError, match="without a header give its encoding"):
@@ -272,7 +265,7 @@ def test_a_raw_file_wants_its_encoding(tmp_path: Path) -> None:
     assert load_audio(path, encoding="mulaw").any()
 
 
-def test_amr_without_transmission_in_pauses_is_decoded() -> None:
+def test_amr_without_transmission_in_pauses_is_decoded():
     """Type 15 says that nothing was sent, type 8 describes the noise meanwhile."""
     content = av_file("amr", "libopencore_amrnb", 8000, "s16")
     frames = [content[i : i + 13] for i in range(6, len(content), 13)]
@@ -287,9 +280,6 @@ def test_amr_without_transmission_in_pauses_is_decoded() -> None:
     np.testing.assert_array_equal(spoken[1600:], whole)
 
 
-# --- pipes ---------------------------------------------------------------------------------------
-
-
 class Pipe(io.RawIOBase):
     """Sends `content` again and again, and counts what is taken of it."""
 
@@ -301,7 +291,7 @@ class Pipe(io.RawIOBase):
         return (self.content * (size // len(self.content) + 1))[:size]
 
 
-def test_pipes_are_checked_and_limited() -> None:
+def test_pipes_are_checked_and_limited():
     letters = Pipe(b"this is no sound ")
     with pytest.raises(UndecodableAudioError, match="begins like none"):
         load_audio(letters)  # type: ignore[arg-type]
@@ -312,10 +302,7 @@ def test_pipes_are_checked_and_limited() -> None:
     assert endless.sent < MAX_PIPE_BYTES + (1 << 20)
 
 
-# --- what decoders print -------------------------------------------------------------------------
-
-
-def test_damaged_headers_print_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+def test_damaged_headers_print_nothing(capfd):
     rng = np.random.default_rng(0)
     for kind in ("aiff", "wav", "w64", "caf", "au"):
         whole = MADE[kind]()
@@ -326,3 +313,40 @@ def test_damaged_headers_print_nothing(capfd: pytest.CaptureFixture[str]) -> Non
             with contextlib.suppress(AudioError):
                 load_audio(bytes(content))
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture(scope="module")
+def mp4() -> bytes:
+    return av_file("mp4", "aac", 16_000)
+
+
+def entries(content: bytes) -> float:
+    return mp4_entries(io.BytesIO(content), 0, len(content))
+
+
+def with_field(content: bytes, table: bytes, place: int, value: int) -> bytes:
+    at = content.index(table) + 4 + place
+    return content[:at] + value.to_bytes(4, "big") + content[at + 4 :]
+
+
+def test_samples_are_counted_in_the_tables(mp4):
+    assert 10 < entries(mp4) < 30  # a second in frames of 64 ms, and what the encoder puts before it
+    assert entries(with_field(mp4, b"stsz", 8, 80_000_000)) == 80_000_000
+    constant = with_field(with_field(mp4, b"stsz", 4, 2), b"stsz", 8, 1000)
+    assert len(mp4) > 2000
+    assert entries(constant) == 0  # a thousand samples of two bytes can be there
+    fragment = b"\0\0\0\x1cmoof" + b"\0\0\0\x14trun" + bytes(4) + (5000).to_bytes(4, "big") + bytes(4)
+    assert entries(mp4 + 2 * fragment) == entries(mp4) + 10_000
+    assert entries(b"\0\0\0\x20mdat" + b"stsz" + b"\xff" * 20 + mp4) == entries(mp4)  # that is sound
+    table = b"stsz" + bytes(8) + (7).to_bytes(4, "big")
+    for before in ((1 << 20) - 11, (1 << 20) - 8, (1 << 20) - 3):  # across the end of what is searched at a time
+        assert entries((8 + before + len(table)).to_bytes(4, "big") + b"moov" + bytes(before) + table) == 7
+    assert entries(mp4.replace(b"stsz", b"cmov")) == float("inf")
+
+
+@pytest.mark.parametrize(("table", "place"), [(b"stsz", 8), (b"trun", 4)])
+def test_huge_mp4_tables_are_rejected(table, place, mp4):
+    load_audio(mp4)
+    fragment = b"\0\0\0\x1cmoof" + b"\0\0\0\x14trun" + bytes(12)
+    with pytest.raises(UndecodableAudioError, match=r"its index counts 800000\d+ samples"):
+        load_audio(with_field(mp4 + fragment, table, place, 80_000_000) + b"\0\0\0\1wide")  # a box without its size

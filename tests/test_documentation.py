@@ -34,7 +34,7 @@ from digit_detector.cli.parser import OneLineParser
 from digit_detector.labels import MFCC
 from digit_detector.versions import Provenance
 from ml_training.config import AugmentationConfig, TrainConfig, load_config, to_dict
-from ml_training.data.tts import VOICES, say
+from ml_training.data.tts import VOICES, synthesize_words
 from ml_training.deploy import version_store
 from ml_training.flags import add_train_flags, train_config_from
 from ml_training.pipelines import get_pipeline
@@ -171,7 +171,7 @@ def desk(tmp_path, tiny_folder, tiny_models, monkeypatch):
     """The current folder, holding what the documents name."""
     for name in ("audio.wav", "x.wav"):
         shutil.copyfile(tiny_folder / "7_speaker1_2.wav", tmp_path / name)
-    soundfile.write(tmp_path / "talk.wav", say([(VOICES[1], "seven")], seed=3)[0], SAMPLE_RATE)
+    soundfile.write(tmp_path / "talk.wav", synthesize_words([(VOICES[1], "seven")], seed=3)[0], SAMPLE_RATE)
     shutil.copytree(tiny_folder, tmp_path / "recordings")
     shutil.copytree(tiny_models, tmp_path / "models")
     shutil.copyfile(tmp_path / ONNX, tmp_path / ONNX.replace("model.onnx", "model_int8.onnx"))

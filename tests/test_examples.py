@@ -16,8 +16,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from digit_detector.examples import example_recording
-
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
 
@@ -45,16 +43,10 @@ def test_train_on_your_recordings(tiny_folder, tmp_path):
         shutil.copyfile(path, place)
     done = run("train_on_your_recordings.py", "my_digits", "--epochs", "2", "--output", "mine", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^mfcc: \d+ of 40 test clips misheard", done.stdout, re.MULTILINE)
+    assert re.search(r"^mfcc: \d+ of 40 test clips misclassified", done.stdout, re.MULTILINE)
     assert (tmp_path / "mine" / "models" / "mfcc_classifier" / "model.onnx").is_file()
     assert done.stdout.endswith(f"open {Path('mine/train_logs/plots/training_report.html')} in a browser\n")
     assert (tmp_path / "mine" / "train_logs" / "plots" / "training_report.html").is_file()
-
-
-def test_train_on_your_recordings_says_what_is_wrong_with_them(tmp_path, capsys):
-    main = runpy.run_path(str(EXAMPLES / "train_on_your_recordings.py"))["main"]
-    assert main([str(tmp_path / "nowhere"), "--output", str(tmp_path / "mine")]) == 1
-    assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_own_network(tiny_folder, tmp_path, capsys):
@@ -73,15 +65,14 @@ def test_answer_is_the_same_by_all_four_ways(tiny_models, tiny_folder, tmp_path)
     assert len({row[row.index(" 7 ") :] for row in rows}) == 1
 
 
-def test_examples_use_the_bundled_models_by_default(tmp_path, monkeypatch, capsys):
+def test_examples_use_the_bundled_models_and_recordings_by_default(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    seven, number = (str(example_recording(name)) for name in ("seven", "phone_number"))
-    for script, words, expected in (
-        ("answer.py", [seven], "path         7 "),
-        ("cut_a_long_recording.py", [number], "digits: 4 1 3 5 5 5 0 1 2 7\n"),
-        ("folder_to_csv.py", [str(Path(seven).parent), "answers.csv"], "3 answers and 0 errors in answers.csv\n"),
+    for script, expected in (
+        ("answer.py", "path         7 "),
+        ("cut_a_long_recording.py", "digits: 4 1 3 5 5 5 0 1 2 7\n"),
+        ("folder_to_csv.py", "3 answers and 0 errors in answers.csv\n"),
     ):
-        assert runpy.run_path(str(EXAMPLES / script))["main"](words) == 0
+        assert runpy.run_path(str(EXAMPLES / script))["main"]([]) == 0
         assert expected in capsys.readouterr().out
 
 
@@ -122,20 +113,20 @@ def test_a_recording_too_short_to_cut_holds_no_digit(tiny_models, tmp_path, caps
 
 
 def test_cut_a_long_recording(tiny_models, tiny_corpus, tmp_path):
-    said = [4, 0, 7, 7, 1]
+    digits = [4, 0, 7, 7, 1]
     rng = np.random.default_rng(0)
     quiet, hiss = rng.normal(0, 1e-4, 4000), rng.normal(0, 0.1, 3000)
     parts = [quiet]
-    for place, digit in enumerate(said):
+    for place, digit in enumerate(digits):
         at = tiny_corpus.files.index(f"{digit}_speaker{place % 4}_0.wav")
         start = (8000 - tiny_corpus.lengths[at]) // 2
         parts += [tiny_corpus.waveforms[at, start : start + tiny_corpus.lengths[at]], quiet]
     soundfile.write(tmp_path / "number.wav", np.concatenate([*parts, hiss, quiet]), 8000)
     done = run("cut_a_long_recording.py", "number.wav", "--model_dir", tiny_models, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    *pieces, cough, heard = done.stdout.splitlines()
-    assert heard == "digits: 4 0 7 7 1"
-    assert len(pieces) == len(said)
+    *pieces, cough, last = done.stdout.splitlines()
+    assert last == "digits: 4 0 7 7 1"
+    assert len(pieces) == len(digits)
     assert cough.endswith(" s   - no digit")
 
 

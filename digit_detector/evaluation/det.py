@@ -120,12 +120,12 @@ def plot_det(scored: ScoredStreams, chosen: float, titles: dict[str, str], path:
     figure = Figure(figsize=(7.5, 5.0), layout="constrained")
     axes = figure.subplots()
     thresholds = list_thresholds(scored)
-    missed = [_percent_missed(scored, threshold) for threshold in thresholds]
+    missed = [_miss_percent(scored, threshold) for threshold in thresholds]
     for kind, colour in zip(scored.negatives, ("tab:blue", "tab:orange", "tab:green"), strict=False):
         alarms = [max(_MIN_ALARMS, scored.false_alarms_per_hour(kind, threshold)) for threshold in thresholds]
         axes.plot(alarms, missed, color=colour, label=titles.get(kind, kind))
         chosen_alarms = scored.false_alarms_per_hour(kind, chosen)
-        point = (max(_MIN_ALARMS, chosen_alarms), _percent_missed(scored, chosen))
+        point = (max(_MIN_ALARMS, chosen_alarms), _miss_percent(scored, chosen))
         axes.plot(*([value] for value in point), "o", color=colour)
         axes.annotate(f"{chosen_alarms:.1f} an hour", point, (6, 6), textcoords="offset points")
     axes.set(xscale="log", yscale="log", xlabel="false alarms an hour", ylabel="digits missed or mistaken, %")
@@ -140,7 +140,7 @@ def plot_det(scored: ScoredStreams, chosen: float, titles: dict[str, str], path:
     write_atomically(path, content.getvalue())
 
 
-def _percent_missed(scored: ScoredStreams, threshold: float) -> float:
+def _miss_percent(scored: ScoredStreams, threshold: float) -> float:
     counts = scored.score(threshold)
     return max(0.1, 100.0 * (counts.substituted + counts.deleted) / max(1, counts.reference))
 

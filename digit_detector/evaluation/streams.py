@@ -77,7 +77,7 @@ def audio_files(folder: Path) -> list[Path]:
     return files
 
 
-def edges(samples: Floats) -> tuple[int, int]:
+def find_edges(samples: Floats) -> tuple[int, int]:
     """The samples between which frames of 10 ms are within EDGE_DB of the loudest."""
     count = max(1, len(samples) // _FRAME)
     power = np.square(samples[: count * _FRAME], dtype=np.float64).reshape(count, -1).mean(axis=1)
@@ -93,7 +93,9 @@ def join_with_pauses(
     return _join([[word] for word in words], rng.uniform(*pauses, len(words) + 1), noise, snr_db)
 
 
-def connected(strings: Sequence[Sequence[Word]], noise: Floats, snr_db: float, rng: np.random.Generator) -> TestStream:
+def join_connected(
+    strings: Sequence[Sequence[Word]], noise: Floats, snr_db: float, rng: np.random.Generator
+) -> TestStream:
     """Strings of words without any pause within, and a second or so between them."""
     return _join(strings, rng.uniform(0.8, 2.0, len(strings) + 1), noise, snr_db)
 
@@ -110,7 +112,7 @@ def _join(strings: Sequence[Sequence[Word]], gaps: NDArray[np.float64], noise: F
     for string, gap in zip(strings, gaps[1:], strict=True):
         for place, word in enumerate(string):
             sound = word.samples * np.float32(level / np.sqrt(np.square(word.samples, dtype=np.float64).mean()))
-            first, last = edges(word.samples)
+            first, last = find_edges(word.samples)
             if place:
                 at -= fade
                 sound[:fade] *= slope

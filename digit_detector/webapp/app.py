@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import mimetypes
 import time
@@ -24,20 +25,23 @@ from starlette.routing import Match, Route
 
 import digit_detector
 from digit_detector.audio import ENCODINGS
+from digit_detector.classifier import model_file
 from digit_detector.cli.answers import LONG_SECONDS
 from digit_detector.errors import DigitError
+from digit_detector.labels import trained_pipelines
 from digit_detector.processors import PROCESSORS, load_processors
+from digit_detector.spotter_file import FILE, dilations_of, earlier_frames
 from digit_detector.streaming.config import DetectorConfig
 from digit_detector.streaming.engine import Engine
+from digit_detector.streaming.spotter import find_spotter, load_spotter
+from digit_detector.streaming.vad import find_silero
 from digit_detector.webapp import schemas
 from digit_detector.webapp.clients import Quota, client_address
-from digit_detector.webapp.downloads import Download, wait_for_disconnect
 from digit_detector.webapp.errors import RejectedError, as_rejection, error_body
 from digit_detector.webapp.limits import ServerLimits
 from digit_detector.webapp.metrics import Metrics
 from digit_detector.webapp.middleware import RequestGuard
-from digit_detector.webapp.model_files import ModelFiles
-from digit_detector.webapp.sessions import Sessions
+from digit_detector.webapp.sessions import Download, Sessions, wait_for_disconnect
 from digit_detector.webapp.uploads import ALL, UploadProcessor, check_method
 from digit_detector.webapp.websocket import WebSocketServer
 from digit_detector.webapp.worker_pool import WorkerPool
@@ -75,7 +79,9 @@ def make_app(
     engine = Engine(limits.model_dir, pipelines, config, spotter)  # raises at once if a model cannot be used
     pipelines, config = engine.pipelines, engine.config
     processors = load_processors(methods, limits.model_dir)
-    files = ModelFiles(limits.model_dir, pipelines, config, spotter)
+    files = _find_model_files(limits.model_dir, spotter)
+    earlier = earlier_frames(dilations_of(load_spotter(spotter).metadata))
+    detector_json = json.dumps({"config": asdict(config), "pipelines": list(pipelines), "earlier": earlier})
     pool = WorkerPool(
         limits.model_dir, pipelines, config, limits.streams, limits.backlog_seconds, limits.workers,
         limits.worker_seconds, spotter,
@@ -265,7 +271,7 @@ def make_app(
 
         `earlier` lists the context frames of each block: convolution, and number of frames before the block.
         """
-        return Response(files.decisions, media_type="application/json")
+        return Response(detector_json, media_type="application/json")
 
     @app.get(
         "/models/{name}", tags=["models"], response_class=FileResponse,
@@ -276,10 +282,10 @@ def make_app(
 
         The file that the server itself uses.
         """
-        if name not in files.files:
-            expected = ", ".join(files.files)
+        if name not in files:
+            expected = ", ".join(files)
             raise RejectedError(HTTPStatus.NOT_FOUND, "no_model", f"there is no such model: expected one of {expected}")
-        return FileResponse(files.files[name], media_type="application/octet-stream")
+        return FileResponse(files[name], media_type="application/octet-stream")
 
     @app.get("/docs", include_in_schema=False)
     def documentation() -> FileResponse:
@@ -315,6 +321,13 @@ def make_app(
     app.mount("/", StaticFiles(directory=_STATIC, html=True), name="page")
     app.add_middleware(RequestGuard, limits=limits, sockets=sockets, count=metrics.count)
     return app
+
+
+def _find_model_files(model_dir: str, spotter: str | None) -> dict[str, Path]:
+    """Model files that the browser-only mode fetches, by their name in the URL."""
+    models = {f"{name}.onnx": model_file(model_dir, name) for name in trained_pipelines(model_dir)}
+    files = {name: file for name, file in models.items() if file.is_file()}
+    return {**files, FILE: find_spotter(spotter), "silero_vad.onnx": find_silero()}
 
 
 def _list_methods(app: FastAPI, request: Request) -> set[str]:

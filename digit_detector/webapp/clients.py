@@ -132,27 +132,23 @@ class Connections:
     """Open TCP connections, including WebSockets: limited in total and for each address."""
 
     def __init__(self, limits: ServerLimits) -> None:
-        self._most, self._most_per_client = 2 * limits.connections, 2 * limits.connections_per_client
-        self._proxies = {group_address(proxy) for proxy in limits.trusted_proxy}
+        self._most, self._quota = 2 * limits.connections, Quota(2 * limits.connections_per_client)
+        self._proxies = {group_address(proxy) for proxy in limits.trusted_proxy}  # not limited
         self._clients: dict[asyncio.Transport, str] = {}  # oldest first
-        self._counts: Counter[str] = Counter()
 
     def add(self, transport: asyncio.Transport, address: str) -> bool:
         """Add a connection; returns whether it may stay. At the total limit, the oldest idle one is closed."""
         client = group_address(address)
-        self._clients[transport] = client
-        self._counts[client] += 1
-        if client not in self._proxies and self._counts[client] > self._most_per_client:
+        if client not in self._proxies and not self._quota.take(client):
             return False
+        self._clients[transport] = client
         return len(self._clients) <= self._most or self._close_idle()
 
     def remove(self, transport: asyncio.Transport) -> None:
         """Remove a closed connection."""
         client = self._clients.pop(transport, None)
-        if client is not None:
-            self._counts[client] -= 1
-            if not self._counts[client]:
-                del self._counts[client]
+        if client is not None and client not in self._proxies:
+            self._quota.give_back(client)
 
     def _close_idle(self) -> bool:
         for transport in list(self._clients)[:-1]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, pad_or_trim, trim_silence
-from digit_detector.evaluation.streams import edges
+from digit_detector.evaluation.streams import find_edges
 from digit_detector.labels import LABELS
 from ml_training.config import AugmentationConfig
 from ml_training.data.augmentation import _chosen, _uniform, augment, random_response
@@ -231,7 +231,7 @@ def join_words(data: SpotterData, rng: np.random.Generator) -> Utterance:
         bank, rows = speakers[digits]
         i = int(rng.choice(rows))
         word = bank.word(i) * np.float32(10 ** ((level_db + rng.normal(0.0, 1.0)) / 20))
-        onset, offset = edges(word)
+        onset, offset = find_edges(word)
         gap = max(int(rng.uniform(*pace) * SAMPLE_RATE), -offset // 2)
         fade_out = min(_CROSSFADE, max(0, -gap))
         word = _fade(word[: offset + gap + _CROSSFADE] if gap < 0 else word, fade_in, fade_out)
@@ -264,7 +264,9 @@ def split_utterance(samples: Floats, begins: Ints, labels: Sequence[int]) -> Utt
     bounds = list(itertools.pairwise([*begins.tolist(), len(samples)]))
     if len(bounds) != len(labels) or min(last - first for first, last in bounds) < SAMPLE_RATE // 20:
         return None
-    words = [(label, first, *edges(samples[first:last])) for label, (first, last) in zip(labels, bounds, strict=True)]
+    words = [
+        (label, first, *find_edges(samples[first:last])) for label, (first, last) in zip(labels, bounds, strict=True)
+    ]
     digits = [Digit(label, first + onset, first + offset) for label, first, onset, offset in words if label >= 0]
     return Utterance(samples / np.float32(_peak_rms(samples)), digits)
 

@@ -213,7 +213,7 @@ for (const id of ["noise-kind", "noise-level", "noise-live"]) byId(id).addEventL
 droppable(byId("drop"), openFile);
 document.addEventListener("keydown", (event) => {
   if (event.code !== "Space" || event.repeat || event.ctrlKey || event.altKey || event.metaKey) return;
-  if (event.target.closest("button, input, select, textarea, a, [contenteditable]")) return; // space is theirs there
+  if (event.target.closest("button, input, select, textarea, a, [contenteditable]")) return; // these use the space bar
   event.preventDefault();
   toggle();
 });

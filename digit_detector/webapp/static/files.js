@@ -23,7 +23,7 @@ export async function opened(file) {
   return { name: file.name, samples, rate: RATE, file };
 }
 
-/** Take files that are dropped anywhere on the page, which a browser would otherwise leave for them; `target` says so. */
+/** Take files that are dropped anywhere on the page, instead of the browser opening them; `target` shows it. */
 export function droppable(target, onfile) {
   const over = (event, is) => {
     event.preventDefault();

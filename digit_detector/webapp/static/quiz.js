@@ -31,8 +31,8 @@ export class Quiz {
     const sound = level > 0 ? mixed(word.samples, makeNoise(kind, word.rate), level) : word.samples;
     this._open = { word, sound };
     this._enable(true);
-    byId("quiz-said").textContent = level > 0 ? "What was it?" : "What was it? Turn the noise up above to make it harder.";
-    await play(sound, word.rate).catch((error) => (byId("quiz-said").textContent = error.message));
+    byId("quiz-result").textContent = level > 0 ? "What was it?" : "What was it? Turn the noise up above to make it harder.";
+    await play(sound, word.rate).catch((error) => (byId("quiz-result").textContent = error.message));
   }
 
   async _guess(digit) {
@@ -41,9 +41,9 @@ export class Quiz {
     this._count++;
     if (digit === word.label) this._right++;
     const result = await this._processors().answer("ensemble", sound, word.rate);
-    const outcome = result.error ? "could not answer" : result.text ? `heard ${result.text}` : "heard no digit";
+    const outcome = result.error ? "could not answer" : result.text ? `recognised ${result.text}` : "recognised no digit";
     const verdict = digit === word.label ? `Yes, ${word.label}.` : `It was detected as ${word.label}, you chose ${digit}.`;
-    byId("quiz-said").textContent = `${verdict} The three together ${outcome}. You: ${this._right} of ${this._count}.`;
+    byId("quiz-result").textContent = `${verdict} The ensemble ${outcome}. You: ${this._right} of ${this._count}.`;
   }
 
   _enable(open) {

@@ -1,4 +1,4 @@
-"""`digits listen`: files, lines, JSON, real time, Ctrl-C, what it says where something is missing."""
+"""`digits listen`: files, lines, JSON, real time, Ctrl-C, errors."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from digit_detector.classifier import model_file
 from digit_detector.evaluation.streams import Word, join_with_pauses
 from digit_detector.examples import example_recording
 from digit_detector.labels import model_folder
-from digit_detector.listening.display import Display, bar
+from digit_detector.listening.display import Display
 from digit_detector.streaming.engine import Detection
 from digit_detector.streaming.spotter import find_spotter
-from ml_training.data.tts import VOICES, say
+from ml_training.data.tts import VOICES, synthesize_words
 
-SAID = "443631 2".replace(" ", "")
+DIGITS = "4436312"
 NAMES = {"4": "four", "3": "three", "6": "six", "1": "one", "2": "two"}
 COMMAND = [sys.executable, "-m", "ml_training.cli", "listen"]
 
 
 @pytest.fixture(scope="module")
 def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    spoken = say([(VOICES[1], NAMES[digit]) for digit in SAID], seed=0)
+    spoken = synthesize_words([(VOICES[1], NAMES[digit]) for digit in DIGITS], seed=0)
     rng = np.random.default_rng(1)
     noise = rng.standard_normal(80_000).astype(np.float32)
     stream = join_with_pauses([Word(clip, 0, "a") for clip in spoken], noise, 25.0, rng, (0.2, 0.5))
@@ -41,19 +41,19 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_a_file_prints_a_line_per_digit(talk: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_file_prints_a_line_per_digit(talk, capsys):
     assert listen.main(["--file", str(talk)]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
-    assert "".join(line[0] for line in lines) == SAID
+    assert "".join(line[0] for line in lines) == DIGITS
     assert all("known after" in line for line in lines)
-    assert last == SAID
+    assert last == DIGITS
 
 
-def test_json_is_one_object_per_line(talk: Path, capsys: pytest.CaptureFixture[str]):
+def test_json_is_one_object_per_line(talk, capsys):
     assert listen.main(["--file", str(talk), "--json"]) == 0
     *rows, whole = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert whole == {"file": str(talk), "digits": SAID, "seconds": round(soundfile.info(talk).duration, 3)}
-    assert "".join(str(row["digit"]) for row in rows) == SAID
+    assert whole == {"file": str(talk), "digits": DIGITS, "seconds": round(soundfile.info(talk).duration, 3)}
+    assert "".join(str(row["digit"]) for row in rows) == DIGITS
     assert rows[0].keys() == {"digit", "confidence", "start", "end", "delay"}
     assert all(0 < row["confidence"] <= 1 and row["start"] < row["end"] for row in rows)
 
@@ -64,32 +64,32 @@ def silence(tmp_path: Path) -> Path:
     return tmp_path / "silence.wav"
 
 
-def test_a_file_without_digits_says_so(silence: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_file_without_digits_says_so(silence, capsys):
     assert listen.main(["--file", str(silence)]) == 0
     assert capsys.readouterr() == ("", f"no digits in {silence}\n")
     assert listen.main(["--file", str(silence), "--json"]) == 0
-    said = capsys.readouterr()
-    assert json.loads(said.out) == {"file": str(silence), "digits": "", "seconds": 2.0}
-    assert said.err == f"no digits in {silence}\n"
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"file": str(silence), "digits": "", "seconds": 2.0}
+    assert captured.err == f"no digits in {silence}\n"
 
 
-def test_several_files_and_folders(talk: Path, silence: Path, capsys: pytest.CaptureFixture[str]):
+def test_several_files_and_folders(talk, silence, capsys):
     (silence.parent / "notes.txt").write_text("no recording")
     (silence.parent / "damaged.wav").write_bytes(b"RIFF")
     assert listen.main(["--file", str(talk), str(silence.parent), "--file", str(talk)]) == 1
-    said = capsys.readouterr()
-    wholes = [line for line in said.out.splitlines() if "known after" not in line]
-    assert wholes == [f"{talk}: {SAID}", f"{silence}: no digits", f"{talk}: {SAID}"]
-    assert said.err.startswith(f"error: {silence.parent / 'damaged.wav'}")
-    assert len(said.err.splitlines()) == 1
+    captured = capsys.readouterr()
+    wholes = [line for line in captured.out.splitlines() if "known after" not in line]
+    assert wholes == [f"{talk}: {DIGITS}", f"{silence}: no digits", f"{talk}: {DIGITS}"]
+    assert captured.err.startswith(f"error: {silence.parent / 'damaged.wav'}")
+    assert len(captured.err.splitlines()) == 1
     assert listen.main(["--json", "--file", str(talk), str(silence.parent)]) == 1
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     wholes = [row for row in rows if "file" in row]
-    assert [row.get("digits") for row in wholes] == [SAID, None, ""]
+    assert [row.get("digits") for row in wholes] == [DIGITS, None, ""]
     assert "damaged.wav" in wholes[1]["error"]
 
 
-def test_a_folder_without_recordings_is_an_error(silence: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_folder_without_recordings_is_an_error(silence, capsys):
     (empty := silence.parent / "empty").mkdir()
     assert listen.main(["--file", str(empty)]) == 1
     assert "holds no recordings" in capsys.readouterr().err
@@ -100,58 +100,47 @@ def test_a_folder_without_recordings_is_an_error(silence: Path, capsys: pytest.C
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names and no pipes in folders")
-def test_folders_with_pipes_and_control_characters_in_names(silence: Path):
+def test_folders_with_pipes_and_control_characters_in_names(silence):
     silence.rename(silence.parent / "a\nb\x1b[31m.wav")
     (silence.parent / "folder.wav").mkdir()
     os.mkfifo(silence.parent / "pipe.wav")
     done = subprocess.run([*COMMAND, "--file", str(silence.parent)], capture_output=True, text=True, timeout=60)
     assert done.stdout == f"{silence.parent}/a\\nb\\x1b[31m.wav: no digits\n"
-    assert (done.stderr, done.returncode) == ("", 0)  # the pipe and the folder are no files
+    assert (done.stderr, done.returncode) == ("", 0)  # a pipe in a folder, which may never end, is left out
 
 
 @pytest.mark.parametrize("piped", [False, True])
-def test_standard_input_is_a_recording(piped: bool, talk: Path):
+def test_standard_input_is_a_recording(piped, talk):
     with talk.open("rb") as file:
         source = {"input": talk.read_bytes()} if piped else {"stdin": file}
         done = subprocess.run([*COMMAND, "--file", "-"], capture_output=True, timeout=60, **source)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.decode().splitlines()[-1] == SAID
+    assert done.stdout.decode().splitlines()[-1] == DIGITS
     if piped:
         done = subprocess.run([*COMMAND, "--file", talk, "-"], capture_output=True, timeout=60, **source)
         lines = [line for line in done.stdout.decode().splitlines() if "known after" not in line]
-        assert lines == [f"{talk}: {SAID}", f"-: {SAID}"]
+        assert lines == [f"{talk}: {DIGITS}", f"-: {DIGITS}"]
 
 
-def test_one_trained_pipeline_is_enough(talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_one_trained_pipeline_is_enough(talk, tmp_path, capsys):
     folder = model_folder(tmp_path, "mfcc")
     folder.mkdir()
     shutil.copy(model_file("pretrained", "mfcc"), folder / "model.onnx")
     assert listen.main(["--file", str(talk), "--model_dir", str(tmp_path)]) == 0
-    said = capsys.readouterr()
-    assert said.out.splitlines()[-1].isdecimal()
-    assert said.err == f"{tmp_path} has no mel_cnn, no raw_cnn: words are confirmed by mfcc alone\n"
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1].isdecimal()
+    assert captured.err == f"{tmp_path} has no mel_cnn, no raw_cnn: words are confirmed by mfcc alone\n"
 
 
-def test_a_spotter_can_be_named(talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_spotter_can_be_named(talk, tmp_path, capsys):
     shutil.copy(find_spotter(), tmp_path / "own.onnx")
     assert listen.main(["--file", str(talk), "--spotter", str(tmp_path / "own.onnx")]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == SAID
+    assert capsys.readouterr().out.splitlines()[-1] == DIGITS
     assert listen.main(["--file", str(talk), "--spotter", str(model_file("pretrained", "mfcc"))]) == 1
     assert "mfcc.onnx is no spotter of this version" in capsys.readouterr().err
 
 
-@pytest.mark.real_data
-def test_an_offset_loses_no_digit(fsdd_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    files = {file.name: file for file in fsdd_dir.rglob("*.wav")}
-    clips = [soundfile.read(files[f"{digit}_george_0.wav"], dtype="float32")[0] for digit in SAID]
-    pause = np.zeros(2400, dtype=np.float32)
-    sound = np.concatenate([pause, *(part for clip in clips for part in (clip, pause))])
-    soundfile.write(tmp_path / "offset.wav", 0.5 * sound + 0.3, 8000)
-    assert listen.main(["--file", str(tmp_path / "offset.wav")]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == SAID
-
-
-def test_ctrl_c_ends_without_a_traceback(talk: Path):
+def test_ctrl_c_ends_without_a_traceback(talk):
     with subprocess.Popen(
         [*COMMAND, "--file", talk, "--realtime"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -164,7 +153,7 @@ def test_ctrl_c_ends_without_a_traceback(talk: Path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told", "code"),
+    ("words", "message", "code"),
     [
         (["--file", "none.wav"], "cannot read none.wav", 1),
         (["--file", ""], "the name of the file is empty", 1),
@@ -176,15 +165,15 @@ def test_ctrl_c_ends_without_a_traceback(talk: Path):
         (["--file", "a.wav", "--model_dir", "none"], "no folder none", 1),
     ],
 )
-def test_errors_are_one_line(words: list[str], told: str, code: int, tmp_path: Path):
+def test_errors_are_one_line(words, message, code, tmp_path):
     done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == code
-    assert told in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["no such microphone", "99", "²"])
-def test_a_missing_microphone_is_one_line(name: str):
+def test_a_missing_microphone_is_one_line(name):
     done = subprocess.run([*COMMAND, "--device", name], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
@@ -211,71 +200,54 @@ def test_the_live_line_shows_level_voice_and_digits():
     display.close()
 
 
-def test_the_newest_digits_are_seen_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch):
-    for columns, seen in ((80, " 0 1 2 3"), (56, " 1 2 3"), (20, "")):
-        monkeypatch.setenv("COLUMNS", str(columns))
-        live = Terminal()
-        display = Display(as_json=False, out=io.StringIO(), live=live)
-        for i in range(24):
-            display.show(Detection(i % 10, 0.98, i + 0.0, i + 0.4, 0.13))
-        display.level(-20.0, 0.9, 61.0)
-        shown = live.getvalue().split("\r")[-1]
-        assert len(shown) == columns - 1
-        assert shown.endswith(seen)
+@pytest.mark.parametrize(("columns", "shown"), [(80, " 0 1 2 3"), (56, " 1 2 3"), (20, "")])
+def test_a_narrow_terminal_shows_the_newest_digits(columns, shown, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    live = Terminal()
+    display = Display(as_json=False, out=io.StringIO(), live=live)
+    for i in range(24):
+        display.show(Detection(i % 10, 0.98, i + 0.0, i + 0.4, 0.13))
+    display.level(-20.0, 0.9, 61.0)
+    line = live.getvalue().split("\r")[-1]
+    assert len(line) == columns - 1
+    assert line.endswith(shown)
 
 
-def test_standard_error_may_be_closed(talk: Path):
+def test_standard_error_may_be_closed(talk):
     done = subprocess.run(
         ["sh", "-c", 'exec "$@" 2>&-', "sh", *COMMAND, "--file", talk], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0
-    assert done.stdout.splitlines()[-1] == SAID
+    assert done.stdout.splitlines()[-1] == DIGITS
 
 
-def test_invalid_samples_are_reported_with_their_frame(talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_invalid_samples_are_reported_with_their_frame(talk, tmp_path, capsys):
     samples, rate = soundfile.read(talk, dtype="float32")
     samples[3 * rate] = np.nan
     soundfile.write(tmp_path / "nan.wav", samples, rate, subtype="FLOAT")
     assert listen.main(["--file", str(tmp_path / "nan.wav")]) == 1
     found = capsys.readouterr()
-    assert found.out, "what was said before it"
+    assert found.out, "digits before the invalid sample are printed"
     assert found.err.endswith(f"nan.wav has NaN or infinite samples, first at frame {3 * rate}: record it again\n")
 
 
-def test_channels_that_cancel_and_a_file_that_is_cut_off(
-    talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_channels_that_cancel_and_a_file_that_is_cut_off(talk, tmp_path, capsys):
     samples, rate = soundfile.read(talk, dtype="float32")
     path = tmp_path / "talk.wav"
     soundfile.write(path, np.stack([samples, -samples], axis=1), rate)
     path.write_bytes(path.read_bytes()[:-40])
     assert listen.main(["--file", str(path)]) == 0
     found = capsys.readouterr()
-    assert found.out.splitlines()[-1] == SAID
+    assert found.out.splitlines()[-1] == DIGITS
     assert "talk.wav is cut off: its header promises" in found.err
 
 
-def test_an_empty_list_of_microphones_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr(listen, "list_microphones", list)
-    assert listen.main(["--list"]) == 1
-    assert "there is no microphone" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("share", "shown"), [(-1.0, "    "), (0.0, "    "), (0.5, "██  "), (1.0, "████"), (9.0, "████")]
-)
-def test_bars(share: float, shown: str):
-    assert bar(share, 4) == shown
-    assert len(bar(0.33, 4)) == 4
-    assert bar(0.5, 4, " ##") == "##  "
-
-
-def test_the_bundled_example(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bundled_example(capsys):
     assert listen.main(["--example"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "4135550127"
 
 
-def test_files_without_a_header_take_encoding_and_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_without_a_header_take_encoding_and_rate(tmp_path, capsys):
     samples, rate = soundfile.read(example_recording("phone_number"), dtype="int16")
     (tmp_path / "call.raw").write_bytes(samples.astype("<i2").tobytes())
     assert listen.main(["--file", str(tmp_path / "call.raw"), "--encoding", "s16", "--rate", str(rate)]) == 0

@@ -4,7 +4,6 @@ import io
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from digit_detector.errors import AudioError, ConfigError, DigitError
 from digit_detector.labels import PIPELINES
 from digit_detector.processors import PROCESSORS, AudioProcessor, EnsembleProcessor, ModelProcessor, load_processors
 from digit_detector.processors.baselines import Baseline, BaselineProcessor
-from ml_training.data.tts import VOICES, say
+from ml_training.data.tts import VOICES, synthesize_words
 
 CONTRACT = """
 from digit_detector.processors import AudioProcessor, ExternalAPIProcessor
@@ -51,18 +50,18 @@ def wav(samples: np.ndarray, rate: int = 8000, subtype: str = "PCM_16") -> bytes
 
 @pytest.fixture(scope="module")
 def seven() -> bytes:
-    (samples,) = say([(VOICES[1], "seven")], seed=3)
+    (samples,) = synthesize_words([(VOICES[1], "seven")], seed=3)
     return wav(samples)
 
 
-def test_the_class_of_the_contract_works_when_pasted(tiny_models: Path, tiny_folder: Path):
+def test_the_class_of_the_contract_works_when_pasted(tiny_models, tiny_folder):
     assert tiny_models.name == "models"
     command = [sys.executable, "-c", CONTRACT, str(tiny_folder / "7_speaker0_0.wav")]
     done = subprocess.run(command, cwd=tiny_models.parent, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 
-def test_models_and_their_ensemble_recognise_a_digit(seven: bytes):
+def test_models_and_their_ensemble_recognise_a_digit(seven):
     each = [ModelProcessor(pipeline) for pipeline in PIPELINES]
     for processor in each:
         text, confidence = processor.recognise(seven)
@@ -80,7 +79,7 @@ def test_noise_is_no_digit():
     assert (answer.text, answer.digit, answer.error) == ("", None, None)
 
 
-def test_calls_are_counted_across_threads(seven: bytes):
+def test_calls_are_counted_across_threads(seven):
     processor = ModelProcessor("mfcc")
     bad, good = processor.answer(b"no audio at all"), processor.answer(seven)
     assert bad.error
@@ -107,7 +106,7 @@ def test_a_bug_in_a_processor_is_not_hidden():
         Broken().answer(b"")
 
 
-def test_a_processor_that_cannot_run_does_not_affect_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_processor_that_cannot_run_does_not_affect_the_others(tmp_path, monkeypatch):
     monkeypatch.delenv("DIGIT_API_URL", raising=False)
     processors = load_processors()
     assert {"ml_mfcc", "ml_cnn", "ml_raw", "ensemble"} <= processors.keys()
@@ -125,7 +124,7 @@ def test_a_processor_that_cannot_run_does_not_affect_the_others(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("samples", [np.full(800, np.nan), np.zeros(0)])
-def test_baselines_only_get_sound(samples: np.ndarray):
+def test_baselines_only_get_sound(samples):
     class AlwaysSeven(Baseline):
         def one(self, samples: np.ndarray) -> int:
             return 7
@@ -143,7 +142,7 @@ def test_an_unknown_name_gets_a_suggestion():
 
 
 @pytest.mark.parametrize("name", ["pocketsphinx", "whisper"])
-def test_installed_baselines_recognise_a_digit(name: str, seven: bytes):
+def test_installed_baselines_recognise_a_digit(name, seven):
     processors = load_processors([name])
     if name in processors.unavailable:
         pytest.skip(processors.unavailable[name])

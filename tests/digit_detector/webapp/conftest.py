@@ -1,4 +1,4 @@
-"""A server of its own for whoever asks: the real application in a thread, on a free port of 127.0.0.1. A browser."""
+"""Fixtures: servers in a thread on a free port of 127.0.0.1, browsers, and pages that must not log errors."""
 
 import contextlib
 import re
@@ -18,12 +18,12 @@ from digit_detector.serve import bind
 from digit_detector.webapp.app import make_app
 from digit_detector.webapp.limits import ServerLimits
 from digit_detector.webapp.server import make_server, page_address
-from ml_training.data.tts import VOICES, say
+from ml_training.data.tts import VOICES, synthesize_words
 
 
 @contextlib.contextmanager
 def _serving(settings: ServerLimits | None = None, **options: object) -> Iterator[str]:
-    """The address of a server that runs meanwhile."""
+    """The address of a running server."""
     settings = settings or ServerLimits(port=0)
     with bind(settings, exact=True) as listening:
         server = make_server(make_app(settings, **options), settings)
@@ -43,6 +43,11 @@ def _serving(settings: ServerLimits | None = None, **options: object) -> Iterato
 
 
 @pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
 def serving() -> Callable[..., contextlib.AbstractContextManager[str]]:
     """`with serving(ServerLimits(port=0, ...)) as address` for a server with other limits."""
     return _serving
@@ -57,16 +62,16 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def launch() -> Iterator[Callable[..., Any]]:
-    """`launch("--flag")` -> playwright's Browser; skips where there is no chromium.
+    """`launch("--flag")` -> playwright's Browser; skips without chromium.
 
-    One module's, because nobody else can use asyncio meanwhile.
+    Per module, since playwright occupies asyncio.
     """
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright, contextlib.ExitStack() as browsers:
         installed = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
         program = installed or playwright.chromium.executable_path
         if not Path(program).is_file():
-            pytest.skip("there is no chromium here: neither on the PATH nor playwright's own")
+            pytest.skip("chromium is not installed")
 
         def launched(*flags: str) -> Any:
             browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", *flags])
@@ -84,7 +89,7 @@ def chromium(launch: Callable[..., Any]) -> Any:
 
 @pytest.fixture
 def opened(server: str) -> Iterator[Callable[..., Any]]:
-    """`opened(browser, **options)` -> a page that has loaded, and at the end had nothing to complain of."""
+    """`opened(browser, **options)` -> a loaded page; errors of the page fail the test."""
     contexts: list[Any] = []
     complaints: list[str] = []
 
@@ -99,9 +104,7 @@ def opened(server: str) -> Iterator[Callable[..., Any]]:
 
         page.on("console", lambda message: complain(message.text) if message.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: complain(str(error)))
-        page.on(
-            "request", lambda asked: None if asked.url.startswith((address, "blob:", "data:")) else complain(asked.url)
-        )
+        page.on("request", lambda got: None if got.url.startswith((address, "blob:", "data:")) else complain(got.url))
         page.goto(address)
         page.locator("#answers tbody tr").first.wait_for()
         return page
@@ -114,14 +117,14 @@ def opened(server: str) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture(scope="module")
 def spoken() -> list[tuple[int, np.ndarray]]:
-    """Synthetic digits, at 8 kHz, each with what it is."""
+    """Synthetic digits, at 8 kHz, each with its digit."""
     words = {7: "seven", 3: "three", 9: "nine", 4: "four", 0: "zero", 8: "eight"}
-    return list(zip(words, say([(VOICES[1], word) for word in words.values()], seed=3), strict=True))
+    return list(zip(words, synthesize_words([(VOICES[1], word) for word in words.values()], seed=3), strict=True))
 
 
 @pytest.fixture(scope="module")
 def recording(spoken: list[tuple[int, np.ndarray]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file in which seven is said."""
+    """A recording of "seven"."""
     path = tmp_path_factory.mktemp("recordings") / "seven.wav"
     soundfile.write(path, soxr.resample(0.5 * spoken[0][1], 8000, 16_000), 16_000)
     return path

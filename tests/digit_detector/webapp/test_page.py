@@ -26,7 +26,7 @@ def as_microphone(path: Path) -> tuple[str, ...]:
 
 
 def speech(words: list[tuple[int, np.ndarray]], path: Path) -> str:
-    """Write words at 8 kHz with pauses as a microphone's recording -> what is said in it."""
+    """Write words at 8 kHz with pauses as a microphone's recording -> its digits."""
     rng = np.random.default_rng(7)
     parts = [np.zeros(int(2.5 * RATE))]  # until it listens
     for _, word in words:
@@ -43,8 +43,8 @@ def speech(words: list[tuple[int, np.ndarray]], path: Path) -> str:
 def talking(launch: Callable[..., Any], spoken: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str]:
     """A browser whose microphone says synthetic digits, and which."""
     path = tmp_path_factory.mktemp("microphone") / "digits.wav"
-    said = speech(spoken, path)
-    return launch(*as_microphone(path)), said
+    spoken_digits = speech(spoken, path)
+    return launch(*as_microphone(path)), spoken_digits
 
 
 def listen(page: Any) -> None:
@@ -68,8 +68,8 @@ def strip(page: Any) -> str:
     return text
 
 
-def until_said(page: Any, count: int, seconds: float) -> str:
-    """The digits on the page as soon as there are so many, or when the time is over."""
+def wait_for_digits(page: Any, count: int, seconds: float) -> str:
+    """The digits on the page, once there are `count`, or after `seconds`."""
     for _ in range(int(seconds / 0.1)):
         if len(strip(page)) >= count:
             break
@@ -77,28 +77,42 @@ def until_said(page: Any, count: int, seconds: float) -> str:
     return strip(page)
 
 
-def wrong(said: str, shown: str) -> int:
+def edit_distance(spoken_digits: str, shown: str) -> int:
     """Digits that are missing, too many or others: Levenshtein's distance."""
     costs = list(range(len(shown) + 1))
-    for i, expected in enumerate(said):
+    for i, expected in enumerate(spoken_digits):
         before, costs[0] = costs[0], i + 1
         for j, got in enumerate(shown):
             before, costs[j + 1] = costs[j + 1], min(costs[j] + 1, costs[j + 1] + 1, before + (expected != got))
     return costs[-1]
 
 
+@pytest.fixture(scope="module")
+def real_speakers(
+    launch: Callable[..., Any], fsdd_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, str]:
+    """A browser whose microphone plays ten digits of six speakers, and which."""
+    speakers = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
+    names = [(int(digit), speakers[i % 6]) for i, digit in enumerate(np.random.default_rng(4).permutation(10))]
+    clips = [(d, soundfile.read(fsdd_dir / "recordings" / f"{d}_{speaker}_1.wav")[0]) for d, speaker in names]
+    path = tmp_path_factory.mktemp("speakers") / "digits.wav"
+    digits = speech(clips, path)
+    return launch(*as_microphone(path)), digits
+
+
 @pytest.mark.parametrize("local", [False, True], ids=["server", "browser"])
-def test_digits_are_shown_in_order(talking: tuple[Any, str], opened: Callable[..., Any], local: bool):
-    browser, said = talking
+@pytest.mark.parametrize("source", ["talking", pytest.param("real_speakers", marks=pytest.mark.real_data)])
+def test_digits_are_shown_in_order(request, opened, source, local):
+    browser, spoken_digits = request.getfixturevalue(source)
     page = opened(browser)
     if local:
         keep_sound_here(page)
     sent: list[str] = []
     page.on("websocket", lambda socket: sent.append(socket.url))
     listen(page)
-    shown = until_said(page, len(said), 25)
+    shown = wait_for_digits(page, len(spoken_digits), 30)
     stop(page)
-    assert wrong(said, shown) <= 1
+    assert edit_distance(spoken_digits, shown) <= 1
     assert len(sent) == (0 if local else 1)
     assert page.locator("#digit").inner_text() == shown[-1]
     assert re.search(r"\d+ % sure, \d+ ms after the word", page.locator("#sure").inner_text())
@@ -107,24 +121,7 @@ def test_digits_are_shown_in_order(talking: tuple[Any, str], opened: Callable[..
     assert page.locator("#words li strong").first.inner_text() == shown[-1]
 
 
-@pytest.mark.real_data
-@pytest.mark.parametrize("local", [False, True], ids=["server", "browser"])
-def test_digits_of_real_speakers_are_shown_in_order(
-    launch: Callable[..., Any], opened: Callable[..., Any], fsdd_dir: Path, tmp_path: Path, local: bool
-):
-    rng = np.random.default_rng(4)
-    speakers = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
-    chosen = [(int(digit), speakers[i % 6]) for i, digit in enumerate(rng.permutation(10))]
-    clips = [(digit, fsdd_dir / "recordings" / f"{digit}_{speaker}_1.wav") for digit, speaker in chosen]
-    said = speech([(digit, soundfile.read(clip)[0]) for digit, clip in clips], tmp_path / "microphone.wav")
-    page = opened(launch(*as_microphone(tmp_path / "microphone.wav")))
-    if local:
-        keep_sound_here(page)
-    listen(page)
-    assert wrong(said, until_said(page, len(said), 30)) <= 1
-
-
-def test_the_space_bar_listens_and_stops(talking: tuple[Any, str], opened: Callable[..., Any]):
+def test_the_space_bar_listens_and_stops(talking, opened):
     page = opened(talking[0])
     pressed = page.locator("#listen[aria-pressed=true]")
     page.locator("#noise-live").focus()
@@ -143,11 +140,11 @@ def test_the_space_bar_listens_and_stops(talking: tuple[Any, str], opened: Calla
     assert pressed.count() == 1
 
 
-def test_the_strip_is_copied_and_cleared(talking: tuple[Any, str], opened: Callable[..., Any]):
+def test_the_strip_is_copied_and_cleared(talking, opened):
     page = opened(talking[0], permissions=["clipboard-read", "clipboard-write", "microphone"])
     assert page.locator("#copy").is_disabled()
     listen(page)
-    until_said(page, 2, 20)
+    wait_for_digits(page, 2, 20)
     stop(page)
     page.locator("#copy").click()
     page.locator("#copy", has_text="Copied").wait_for()
@@ -157,35 +154,34 @@ def test_the_strip_is_copied_and_cleared(talking: tuple[Any, str], opened: Calla
     assert page.locator("#copy").is_disabled()
 
 
-def test_the_quiz(talking: tuple[Any, str], opened: Callable[..., Any]):
+def test_the_quiz(talking, opened):
     page = opened(talking[0])
     assert page.locator("#quiz").is_disabled()
     listen(page)
-    shown = until_said(page, 1, 20)[:1]
+    shown = wait_for_digits(page, 1, 20)[:1]
     stop(page)
     page.locator("#clear").click()
     page.locator("#quiz").click()
-    page.locator("#quiz-said", has_text="What was it?").wait_for()
+    page.locator("#quiz-result", has_text="What was it?").wait_for()
     page.locator("#guesses").get_by_role("button", name=shown, exact=True).click()
-    page.locator("#quiz-said", has_text=re.compile("You: [01] of 1")).wait_for()
+    page.locator("#quiz-result", has_text=re.compile("You: [01] of 1")).wait_for()
 
 
-def test_a_denied_microphone_is_explained(launch: Callable[..., Any], opened: Callable[..., Any]):
-    page = opened(launch("--use-fake-device-for-media-stream", "--deny-permission-prompts"))
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (("--use-fake-device-for-media-stream", "--deny-permission-prompts"), "was refused. Allow it for this page"),
+        (("--use-fake-ui-for-media-stream",), "No microphone was found"),
+    ],
+)
+def test_a_denied_or_missing_microphone_is_explained(launch, opened, flags, problem):
+    page = opened(launch(*flags))
     page.keyboard.press("Space")
-    page.locator("#problem", has_text="The microphone was refused. Allow it for this page").wait_for()
+    page.locator("#problem", has_text=problem).wait_for()
     page.locator("#listen-label", has_text="Listen").wait_for()
 
 
-def test_a_missing_microphone_is_explained(launch: Callable[..., Any], opened: Callable[..., Any]):
-    page = opened(launch("--use-fake-ui-for-media-stream"))
-    page.keyboard.press("Space")
-    page.locator("#problem", has_text="No microphone was found").wait_for()
-
-
-def test_a_silent_muted_or_suspended_microphone_is_explained(
-    launch: Callable[..., Any], opened: Callable[..., Any], serving: Callable[..., Any], tmp_path: Path
-):
+def test_a_silent_muted_or_suspended_microphone_is_explained(launch, opened, serving, tmp_path):
     soundfile.write(tmp_path / "silence.wav", np.zeros(RATE), RATE, subtype="PCM_16")
     with serving(ServerLimits(port=0, slow_seconds=4.0)) as address:  # silence is audio: the stream goes on
         page = opened(launch(*as_microphone(tmp_path / "silence.wav")), address)
@@ -194,9 +190,9 @@ def test_a_silent_muted_or_suspended_microphone_is_explained(
             window.AudioContext = class extends Usual {
               constructor(options) { super(options); window.contextOfPage = this; }
             };
-            const asked = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+            const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
             navigator.mediaDevices.getUserMedia = async (wanted) => {
-              const stream = await asked(wanted);
+              const stream = await open(wanted);
               window.track = stream.getAudioTracks()[0];
               return stream;
             };
@@ -227,9 +223,7 @@ def test_a_silent_muted_or_suspended_microphone_is_explained(
         page.locator("#listen-label", has_text="Listen").wait_for()
 
 
-def test_it_waits_for_an_unreachable_server(
-    talking: tuple[Any, str], opened: Callable[..., Any], serving: Callable[..., Any]
-):
+def test_it_waits_for_an_unreachable_server(talking, opened, serving):
     with serving() as address:
         page = opened(talking[0], address, expected="ERR_CONNECTION|WebSocket")
         listen(page)
@@ -241,14 +235,12 @@ def test_it_waits_for_an_unreachable_server(
         page.context.set_offline(False)
         page.locator("#status", has_text="Listening").wait_for(timeout=20_000)
         stop(page)
-    page.keyboard.press("Space")  # nothing of the page is asked for again
+    page.keyboard.press("Space")  # no file of the page is fetched again
     page.locator("#status", has_text="The server is gone").wait_for(timeout=20_000)
     stop(page)
 
 
-def test_a_missing_file_of_the_page_is_reported(
-    talking: tuple[Any, str], opened: Callable[..., Any], serving: Callable[..., Any]
-):
+def test_a_missing_file_of_the_page_is_reported(talking, opened, serving):
     with serving() as address:
         page = opened(talking[0], address, expected="ERR_CONNECTION")
     page.keyboard.press("Space")
@@ -256,10 +248,8 @@ def test_a_missing_file_of_the_page_is_reported(
     page.locator("#listen-label", has_text="Listen").wait_for()
 
 
-@pytest.mark.parametrize(("code", "told"), [("busy", "busy"), ("restarted", "restarting")])
-def test_a_stream_closed_by_the_server_is_restarted(
-    launch: Callable[..., Any], opened: Callable[..., Any], code: str, told: str
-):
+@pytest.mark.parametrize(("code", "state"), [("busy", "busy"), ("restarted", "restarting")])
+def test_a_stream_closed_by_the_server_is_restarted(launch, opened, code, state):
     page = opened(launch(*FAKE))
     replies = ["ready", "busy", "busy", "ready"]  # the last of a stream that was begun, and of tries to begin another
 
@@ -286,13 +276,13 @@ def test_a_stream_closed_by_the_server_is_restarted(
 
     page.route_web_socket(re.compile("/ws$"), talk)
     page.keyboard.press("Space")
-    page.locator("#status", has_text=f"The server is {told}").wait_for()
+    page.locator("#status", has_text=f"The server is {state}").wait_for()
     page.locator("#status", has_text="Listening").wait_for()
     assert replies == []
     stop(page)
 
 
-def test_listening_can_be_stopped_while_the_server_is_silent(launch: Callable[..., Any], opened: Callable[..., Any]):
+def test_listening_can_be_stopped_while_the_server_is_silent(launch, opened):
     page = opened(launch(*FAKE))
     page.route_web_socket(re.compile("/ws$"), lambda socket: None)
     page.keyboard.press("Space")
@@ -300,7 +290,7 @@ def test_listening_can_be_stopped_while_the_server_is_silent(launch: Callable[..
     stop(page)
 
 
-def test_loading_can_be_stopped(launch: Callable[..., Any], opened: Callable[..., Any]):
+def test_loading_can_be_stopped(launch, opened):
     page = opened(launch(*FAKE))
     page.context.route("**/models/*.onnx", lambda route: None)
     page.locator("#local").click()
@@ -315,19 +305,17 @@ def test_loading_can_be_stopped(launch: Callable[..., Any], opened: Callable[...
     stop(page)
 
 
-def test_failed_local_loading_is_reported_and_nothing_is_sent(
-    chromium: Any, opened: Callable[..., Any], serving: Callable[..., Any], recording: Path
-):
+def test_failed_local_loading_is_reported_and_nothing_is_sent(chromium, opened, serving, recording):
     with serving() as address:
         page = opened(chromium, address, expected="ERR_CONNECTION|Failed to")
     page.locator("#local").click()
     page.locator("#problem", has_text="The recogniser was not loaded").wait_for()
     page.locator("#where", has_text="nothing is recognised in it yet").wait_for()
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
     page.set_input_files("#file", recording)
     page.locator("#answers .answer", has_text="failed").nth(3).wait_for()
-    assert not [url for url in asked if "process_audio" in url]
+    assert not [url for url in requests if "process_audio" in url]
     with serving(ServerLimits(port=int(address.rstrip("/").rpartition(":")[2]))):
         page.locator("#local").click()
         page.locator("#where", has_text="Sound goes to the server").wait_for()
@@ -336,7 +324,7 @@ def test_failed_local_loading_is_reported_and_nothing_is_sent(
         page.locator("#answers tr[data-name=ensemble] .answer", has_text="7").wait_for(timeout=60_000)
 
 
-def test_axe_finds_no_accessibility_problem(talking: tuple[Any, str], opened: Callable[..., Any], recording: Path):
+def test_axe_finds_no_accessibility_problem(talking, opened, recording):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
 
     def check(page: Any, state: str) -> None:
@@ -347,7 +335,7 @@ def test_axe_finds_no_accessibility_problem(talking: tuple[Any, str], opened: Ca
         page = opened(talking[0], color_scheme=scheme)
         check(page, f"{scheme}, idle")
         listen(page)
-        until_said(page, 1, 20)
+        wait_for_digits(page, 1, 20)
         check(page, f"{scheme}, listening")
         stop(page)
         page.set_input_files("#file", recording)

@@ -2,7 +2,6 @@
 
 import base64
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import soundfile
 pytestmark = pytest.mark.browser
 
 FAULTS = ("moderate", "serious", "critical")
-HEAVIEST = 300_000  # bytes of the page when the server hears
+HEAVIEST = 300_000  # bytes of the page without the browser-only mode
 
 
 def give(page: Any, path: Path) -> None:
@@ -34,7 +33,7 @@ def answers(page: Any) -> list[str]:
     return texts
 
 
-def test_the_list_of_processors_is_fetched_again(chromium: Any, opened: Callable[..., Any], recording: Path):
+def test_the_list_of_processors_is_fetched_again(chromium, opened, recording):
     page = opened(chromium, expected="503")
     page.context.route("**/processors", lambda route: route.fulfill(status=503, body='{"error":{"message":"full"}}'))
     for _ in range(2):
@@ -47,9 +46,7 @@ def test_the_list_of_processors_is_fetched_again(chromium: Any, opened: Callable
 
 
 @pytest.mark.parametrize("suffix", ["wav", "mp3", "flac", "ogg"])
-def test_recordings_of_all_formats_are_compared(
-    chromium: Any, opened: Callable[..., Any], recording: Path, tmp_path: Path, suffix: str
-):
+def test_recordings_of_all_formats_are_compared(chromium, opened, recording, tmp_path, suffix):
     sound, rate = soundfile.read(recording)
     path = tmp_path / f"seven.{suffix}"
     soundfile.write(path, sound, rate)
@@ -61,7 +58,7 @@ def test_recordings_of_all_formats_are_compared(
 
 
 @pytest.mark.parametrize("place", ["#drop", "footer"])
-def test_a_file_is_dropped_anywhere_on_the_page(chromium: Any, opened: Callable[..., Any], recording: Path, place: str):
+def test_a_file_is_dropped_anywhere_on_the_page(chromium, opened, recording, place):
     page = opened(chromium)
     dropped = page.evaluate_handle(
         """(wav) => {
@@ -77,7 +74,7 @@ def test_a_file_is_dropped_anywhere_on_the_page(chromium: Any, opened: Callable[
     assert answers(page) == ["7"] * 4
 
 
-def test_noise_reaches_the_recognisers(chromium: Any, opened: Callable[..., Any], recording: Path):
+def test_noise_reaches_the_recognisers(chromium, opened, recording):
     page = opened(chromium)
     give(page, recording)
     sure = page.locator("#answers tr[data-name=ml_mfcc] .sure")
@@ -96,7 +93,7 @@ def test_noise_reaches_the_recognisers(chromium: Any, opened: Callable[..., Any]
     assert page.locator("#sweep-answers tbody tr").first.locator("td").first.inner_text() == "7"
 
 
-def test_the_log_mel_is_what_the_network_sees(chromium: Any, opened: Callable[..., Any], spoken: Any):
+def test_the_log_mel_is_what_the_network_sees(chromium, opened, spoken):
     import torch
 
     from digit_detector.audio import pad_or_trim
@@ -112,9 +109,7 @@ def test_the_log_mel_is_what_the_network_sees(chromium: Any, opened: Callable[..
     np.testing.assert_allclose(np.array(seen).reshape(64, 51), expected, atol=0.05)
 
 
-def test_words_are_played_and_compared_again(
-    chromium: Any, opened: Callable[..., Any], recording: Path, tmp_path: Path, spoken: Any
-):
+def test_words_are_played_and_compared_again(chromium, opened, recording, tmp_path, spoken):
     page = opened(chromium)
     other = tmp_path / "three.wav"
     soundfile.write(other, spoken[1][1], 8000)
@@ -134,7 +129,7 @@ def test_words_are_played_and_compared_again(
     assert len(page.evaluate("window.played")) == 2
 
 
-def test_the_theme_is_kept(chromium: Any, opened: Callable[..., Any]):
+def test_the_theme_is_kept(chromium, opened):
     page = opened(chromium, color_scheme="dark")
     ground = "getComputedStyle(document.body).backgroundColor"
     dark = page.evaluate(ground)
@@ -146,9 +141,7 @@ def test_the_theme_is_kept(chromium: Any, opened: Callable[..., Any]):
 
 
 @pytest.mark.parametrize("width", [320, 390, 768])
-def test_the_page_fits_a_narrow_screen(
-    chromium: Any, opened: Callable[..., Any], recording: Path, tmp_path: Path, width: int
-):
+def test_the_page_fits_a_narrow_screen(chromium, opened, recording, tmp_path, width):
     page = opened(chromium, viewport={"width": width, "height": 800})
     beyond = """() => [...document.querySelectorAll("body *")]
         .filter((element) => !element.closest(".scroll, .visually-hidden, svg, pre"))
@@ -163,7 +156,7 @@ def test_the_page_fits_a_narrow_screen(
     assert page.evaluate(beyond) == []
 
 
-def test_digits_are_drawn_at_their_time(chromium: Any, opened: Callable[..., Any]):
+def test_digits_are_drawn_at_their_time(chromium, opened):
     page = opened(chromium)
     inked = page.evaluate(
         """async () => {
@@ -195,7 +188,7 @@ def test_digits_are_drawn_at_their_time(chromium: Any, opened: Callable[..., Any
         assert end == pytest.approx(1 - 1 / 6, abs=0.02)
 
 
-def test_the_page_is_small(chromium: Any, opened: Callable[..., Any]):
+def test_the_page_is_small(chromium, opened):
     page = opened(chromium)
     sizes = page.evaluate("""performance.getEntriesByType("resource").concat(performance.getEntriesByType("navigation"))
         .map(({ name, transferSize }) => [name, transferSize])""")
@@ -204,7 +197,7 @@ def test_the_page_is_small(chromium: Any, opened: Callable[..., Any]):
     assert not [name for name, _ in sizes if "vendor" in name]
 
 
-def test_the_api_page_shows_every_route_and_calls_it(chromium: Any, opened: Callable[..., Any], server: str):
+def test_the_api_page_shows_every_route_and_calls_it(chromium, opened, server):
     page = opened(chromium)
     page.goto(f"{server.rstrip('/')}/docs")
     page.locator(".opblock").first.wait_for()
@@ -220,30 +213,30 @@ def test_the_api_page_shows_every_route_and_calls_it(chromium: Any, opened: Call
     page.locator(".live-responses-table", has_text="uptime_seconds").wait_for()
 
 
-def test_the_page_hides_install_instructions(chromium: Any, opened: Callable[..., Any]):
+def test_the_page_hides_install_instructions(chromium, opened):
     page = opened(chromium)
     assert "DIGIT_API_URL" in str(page.evaluate("fetch('processors').then((answer) => answer.text())"))
     off = page.locator("#answers tr.off")
     assert off.count() > 0
     assert {text.split("\n")[-1] for text in off.all_inner_texts()} == {"not set up on this server"}
     assert not re.search("DIGIT_|pip ", page.locator("body").inner_text())
-    assert "DIGIT_API_URL" in str(off.first.locator("small").get_attribute("title"))  # whoever runs it may look
+    assert "DIGIT_API_URL" in str(off.first.locator("small").get_attribute("title"))
     for width in (1180, 390):
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_a_failing_service_is_reported(chromium: Any, opened: Callable[..., Any], recording: Path):
+def test_a_failing_service_is_reported(chromium, opened, recording):
     page = opened(chromium)
 
     def answer(route: Any) -> None:
-        asked = "external_api" in (route.request.post_data or "")
-        fault = "transcriptions.example refused: 401; check DIGIT_API_KEY" if asked else None
-        result = {"method": "external_api" if asked else "ml_cnn", "text": "", "digit": None, "confidence": None}
+        is_service = "external_api" in (route.request.post_data or "")
+        fault = "transcriptions.example refused: 401; check DIGIT_API_KEY" if is_service else None
+        result = {"method": "external_api" if is_service else "ml_cnn", "text": "", "digit": None, "confidence": None}
         route.fulfill(json={"seconds": 0.5, "results": [{**result, "milliseconds": 1.0, "error": fault}]})
 
-    told = {"name": "external_api", "title": "A transcription service by HTTP", "available": True, "reason": None}
-    page.route("**/processors", lambda route: route.fulfill(json={"processors": [told]}))
+    row = {"name": "external_api", "title": "A transcription service by HTTP", "available": True, "reason": None}
+    page.route("**/processors", lambda route: route.fulfill(json={"processors": [row]}))
     page.route("**/process_audio", answer)
     page.reload()
     page.locator("#answers input").first.check()

@@ -8,9 +8,8 @@ import pytest
 import soundfile
 
 from digit_detector.webapp.clients import Quota
-from digit_detector.webapp.downloads import Download
 from digit_detector.webapp.errors import RejectedError
-from digit_detector.webapp.sessions import Sessions
+from digit_detector.webapp.sessions import Download, Sessions
 
 
 def make_sessions(most: int = 1, kept_bytes: int = 1 << 24, **options: object) -> Sessions:
@@ -79,36 +78,34 @@ def test_closing_a_session_ends_downloads_of_its_audio():
     assert sessions.kept_bytes == 0
 
 
-def test_downloads_wait_for_their_client_and_are_limited_for_each():
-    async def use() -> None:
-        downloads, taken = Quota(2), 0
+@pytest.mark.anyio
+async def test_downloads_wait_for_their_client_and_are_limited_for_each():
+    downloads, taken = Quota(2), 0
 
-        def pieces():
-            nonlocal taken
-            for _ in range(100):
-                taken += 1
-                yield bytes(1000)
+    def pieces():
+        nonlocal taken
+        for _ in range(100):
+            taken += 1
+            yield bytes(1000)
 
-        async def send(message: dict) -> None:
-            if message["type"] == "http.response.body":
-                await asyncio.Event().wait()  # a client that reads nothing
+    async def send(message: dict) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()  # a client that reads nothing
 
-        async def receive() -> dict:
-            return await asyncio.get_running_loop().create_future()
+    async def receive() -> dict:
+        return await asyncio.get_running_loop().create_future()
 
-        def download(client: str) -> asyncio.Future:
-            answer = Download(downloads, client, 100_000, pieces(), "audio/wav", {})
-            return asyncio.ensure_future(answer({"type": "http"}, receive, send))
+    def download(client: str) -> asyncio.Future:
+        answer = Download(downloads, client, 100_000, pieces(), "audio/wav", {})
+        return asyncio.ensure_future(answer({"type": "http"}, receive, send))
 
-        unread = [download("a"), download("a"), download("b")]
-        await asyncio.sleep(0.01)
-        assert taken == 3
-        with pytest.raises(RejectedError, match="downloads of your address"):
-            await download("a")
-        assert downloads.total == 3
-        for task in unread:
-            task.cancel()
-        await asyncio.gather(*unread, return_exceptions=True)
-        assert downloads.total == 0
-
-    asyncio.run(use())
+    unread = [download("a"), download("a"), download("b")]
+    await asyncio.sleep(0.01)
+    assert taken == 3
+    with pytest.raises(RejectedError, match="downloads of your address"):
+        await download("a")
+    assert downloads.total == 3
+    for task in unread:
+        task.cancel()
+    await asyncio.gather(*unread, return_exceptions=True)
+    assert downloads.total == 0

@@ -1,4 +1,4 @@
-"""Live sound through /ws: what is said comes out, and what no client may do does not disturb the others."""
+"""Live audio through /ws: digits come out, and no client disturbs the others."""
 
 import asyncio
 import contextlib
@@ -9,6 +9,7 @@ import os
 import signal
 import socket as tcp
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -16,22 +17,24 @@ import numpy as np
 import pytest
 import soundfile
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from digit_detector import StreamingDetector
-from digit_detector.streaming.config import DetectorConfig
 from digit_detector.webapp.limits import ServerLimits
-from digit_detector.webapp.worker_pool import WorkerPool
-from ml_training.data.tts import VOICES, say
+from ml_training.data.tts import VOICES, synthesize_words
 
 RATE = 8000
 PIECE = 512  # samples
 
 
+pytestmark = pytest.mark.anyio
+proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="worker processes are found through /proc")
+
+
 @pytest.fixture(scope="module")
 def talk() -> np.ndarray:
     """Synthetic digits with pauses, 16-bit samples at 8 kHz."""
-    words = say([(VOICES[1], word) for word in ("seven", "three", "nine")], seed=3)
+    words = synthesize_words([(VOICES[1], word) for word in ("seven", "three", "nine")], seed=3)
     pause = np.zeros(RATE)
     wave = np.concatenate([pause, *(part for word in words for part in (0.3 * word / np.abs(word).max(), pause))])
     rng = np.random.default_rng(0)
@@ -48,7 +51,7 @@ async def start(link: ClientConnection, rate: int = RATE, **options: object) -> 
 
 
 async def stream(link: ClientConnection, samples: np.ndarray, pace: float = 1.0, piece: int = PIECE) -> list[dict]:
-    """Send a whole stream at so many times its speed -> all messages until the one that says it has stopped."""
+    """Send a whole stream at `pace` times real time -> all messages up to "stopped"."""
     loop = asyncio.get_running_loop()
     assert (await start(link))["type"] == "ready"
 
@@ -60,61 +63,65 @@ async def stream(link: ClientConnection, samples: np.ndarray, pace: float = 1.0,
         await link.send('{"type":"stop"}')
 
     sending = asyncio.ensure_future(send())
-    said = []
-    while not said or said[-1]["type"] != "stopped":
-        said.append(json.loads(await asyncio.wait_for(link.recv(), 20)))
+    messages = []
+    while not messages or messages[-1]["type"] != "stopped":
+        messages.append(json.loads(await asyncio.wait_for(link.recv(), 20)))
     await sending
-    return said
+    return messages
 
 
-def digits(said: list[dict]) -> list[dict]:
-    return [{k: v for k, v in message.items() if k != "type"} for message in said if message["type"] == "digit"]
+def digits(messages: list[dict]) -> list[dict]:
+    return [{k: v for k, v in message.items() if k != "type"} for message in messages if message["type"] == "digit"]
 
 
 async def refused(link: ClientConnection) -> tuple[str, int]:
-    """The code of the fault that a server tells, and with which it closes."""
+    """The code of the error message, and of the close frame."""
     code = ""
     try:
         while True:
-            said = json.loads(await asyncio.wait_for(link.recv(), 20))
-            if said["type"] == "error":
-                code = said["code"]
-                assert said["message"]
+            message = json.loads(await asyncio.wait_for(link.recv(), 20))
+            if message["type"] == "error":
+                code = message["code"]
+                assert message["message"]
     except ConnectionClosed as closed:
         return code, closed.rcvd.code
 
 
-def test_detections_equal_those_of_the_detector(server, talk):
+async def open_sockets(links: contextlib.AsyncExitStack, address: str, count: int, **options) -> list[ClientConnection]:
+    return [await links.enter_async_context(socket(address, **options)) for _ in range(count)]
+
+
+async def detect(address: str, samples: np.ndarray, path: str = "/ws", pace: float = 1.5) -> list[int]:
+    """The digits of a stream."""
+    async with socket(address, path) as link:
+        return [d["digit"] for d in digits(await stream(link, samples, pace))]
+
+
+async def test_detections_equal_those_of_the_detector(server, talk):
     detector = StreamingDetector()
-    heard = [*detector.feed(talk, RATE), *detector.flush()]
-
-    async def hear():
-        async with socket(server) as link:
-            said = await stream(link, talk, pace=1.5)
-            again = await stream(link, talk, pace=1.5, piece=1600)
-            return said, again
-
-    said, again = asyncio.run(hear())
-    expected = [{k: pytest.approx(v, abs=1e-3) for k, v in dataclasses.asdict(d).items()} for d in heard]
-    assert [d.digit for d in heard] == [7, 3, 9]
-    assert digits(said) == digits(again) == expected
-    states = [message for message in said if message["type"] == "status"]
+    detections = [*detector.feed(talk, RATE), *detector.flush()]
+    async with socket(server, origin=server) as link:
+        messages = await stream(link, talk, pace=1.5)
+        again = await stream(link, talk, pace=1.5, piece=1600)
+    expected = [{k: pytest.approx(v, abs=1e-3) for k, v in dataclasses.asdict(d).items()} for d in detections]
+    assert [d.digit for d in detections] == [7, 3, 9]
+    assert digits(messages) == digits(again) == expected
+    states = [message for message in messages if message["type"] == "status"]
     assert states[-1]["frames"] == -(-len(talk) // PIECE)
     assert [s["frames"] for s in states] == sorted(s["frames"] for s in states)
     assert max(s["voice"] for s in states) > 0.5
-    assert said[-1]["seconds"] == pytest.approx(len(talk) / RATE, abs=0.05)
+    assert messages[-1]["seconds"] == pytest.approx(len(talk) / RATE, abs=0.05)
 
 
-def test_protocol_1_is_still_served(serving, talk, caplog):
-    async def first_status(address: str, options: dict[str, int]) -> dict:
-        async with socket(address) as link:
-            await link.send(json.dumps({"type": "start", "sample_rate": RATE, **options}))
-            assert json.loads(await link.recv())["type"] == "ready"
-            await link.send(talk[:PIECE].tobytes())
-            return json.loads(await asyncio.wait_for(link.recv(), 20))
-
+async def test_protocol_1_is_still_served(serving, talk, caplog):
+    statuses = []
     with serving(ServerLimits(port=0, workers=1)) as address:
-        statuses = [asyncio.run(first_status(address, o)) for o in ({"protocol": 2}, {}, {"protocol": 1})]
+        for options in ({"protocol": 2}, {}, {"protocol": 1}):
+            async with socket(address) as link:
+                await link.send(json.dumps({"type": "start", "sample_rate": RATE, **options}))
+                assert json.loads(await link.recv())["type"] == "ready"
+                await link.send(talk[:PIECE].tobytes())
+                statuses.append(json.loads(await asyncio.wait_for(link.recv(), 20)))
     assert [status["type"] for status in statuses] == ["status", "heard", "heard"]
     assert all(status.keys() == {"type", "frames", "seconds", "level_db", "voice"} for status in statuses)
     assert sum("protocol 1 is deprecated" in record.message for record in caplog.records) == 1
@@ -144,45 +151,23 @@ def test_protocol_1_is_still_served(serving, talk, caplog):
         (['{"type":"start","sample_rate":8000}', '{"type":"stop"}', b"\0\0"], "not_started", 1008),
     ],
 )  # fmt: skip
-def test_invalid_messages_are_rejected(server, messages, code, close):
-    async def talk_nonsense():
-        async with socket(server) as link:
-            try:
-                for message in messages:
-                    await link.send(message)
-            except ConnectionClosed:
-                pass
-            return await refused(link)
-
-    assert asyncio.run(talk_nonsense()) == (code, close)
+async def test_invalid_messages_are_rejected(server, messages, code, close):
+    async with socket(server) as link:
+        with contextlib.suppress(ConnectionClosed):
+            for message in messages:
+                await link.send(message)
+        assert await refused(link) == (code, close)
 
 
-def test_other_origins_and_paths_are_rejected(server):
-    async def ask(path: str = "/ws", **options):
-        async with socket(server, path, **options):
-            pass
-
-    for options in ({"origin": "https://evil.example"}, {"origin": "null"}, {"path": "/other"}):
-        with pytest.raises(InvalidStatus):
-            asyncio.run(ask(**options))
-    asyncio.run(ask(origin=server))
-
-
-def test_silent_sockets_time_out(serving, talk):
-    settings = ServerLimits(port=0, start_seconds=1.0, idle_seconds=1.0, connections_per_client=250)
-
-    async def crowd(address):
-        silent = await asyncio.gather(*(socket(address).__aenter__() for _ in range(100)))
-        begun = await asyncio.gather(*(socket(address).__aenter__() for _ in range(5)))
-        for link in begun:
-            await start(link)
-        async with socket(address) as link:
-            said = await stream(link, talk, pace=1.5)
-        return [d["digit"] for d in digits(said)], await asyncio.gather(*(refused(link) for link in silent + begun))
-
-    with serving(settings) as address:
-        said, ends = asyncio.run(crowd(address))
-        assert said == [7, 3, 9]
+async def test_silent_sockets_time_out(serving, talk):
+    limits = ServerLimits(port=0, start_seconds=1.0, idle_seconds=1.0, connections_per_client=250)
+    with serving(limits) as address:
+        async with contextlib.AsyncExitStack() as links:
+            silent = await open_sockets(links, address, 105)
+            for link in silent[:5]:
+                await start(link)
+            assert await detect(address, talk) == [7, 3, 9]
+            ends = await asyncio.gather(*(refused(link) for link in silent))
         assert set(ends) == {("idle", 1008)}
         assert httpx.get(f"{address}/health").json()["streams"] == 0
 
@@ -210,76 +195,59 @@ def test_clients_that_do_not_read_lose_their_stream(serving, pings):
                 left = left[link.send(left) :]
             left = left or frame(2, bytes(100)) + pings * frame(9, bytes(120))
             time.sleep(0.01)
-        said = httpx.get(f"{address}/stats").json()["live"]
-        assert said["seconds"] > 0
+        assert httpx.get(f"{address}/stats").json()["live"]["seconds"] > 0
         until = time.monotonic() + 15
         while httpx.get(f"{address}/health").json()["streams"]:
             assert time.monotonic() < until
             time.sleep(0.1)
 
 
-def test_stream_limit_and_eviction_of_idle_sockets(serving):
-    async def crowd(address):
-        links = [await socket(address).__aenter__() for _ in range(4)]
-        for link in links[:2]:
-            assert (await start(link))["type"] == "ready"
-        await links[3].send('{"type":"start","sample_rate":8000}')
-        third_stream = await refused(links[3])
-        links += [await socket(address).__aenter__() for _ in range(2)]
-        evicted = await refused(links[2])
-        assert (await start(links[0]))["code"] == "started"  # a socket with a stream is never closed for another
-        for link in links:
-            await link.close()
-        return third_stream, evicted
-
+async def test_stream_limit_and_eviction_of_idle_sockets(serving):
     with serving(ServerLimits(port=0, streams=2, connections=4)) as address:
-        assert asyncio.run(crowd(address)) == (("busy", 1013), ("busy", 1013))
+        async with contextlib.AsyncExitStack() as stack:
+            links = await open_sockets(stack, address, 4)
+            for link in links[:2]:
+                assert (await start(link))["type"] == "ready"
+            await links[3].send('{"type":"start","sample_rate":8000}')
+            assert await refused(links[3]) == ("busy", 1013)
+            await open_sockets(stack, address, 2)
+            assert await refused(links[2]) == ("busy", 1013)
+            assert (await start(links[0]))["code"] == "started"  # a socket with a stream is never closed for another
 
 
-def test_one_client_cannot_exhaust_the_limits(serving):
-    """127.0.0.2 opens every stream, then every socket that it can; 127.0.0.1 gets in all the same."""
+async def test_one_client_cannot_exhaust_the_limits(serving):
+    """127.0.0.2 opens every stream and socket that it can; 127.0.0.1 still gets a stream."""
     attacker = {"local_addr": ("127.0.0.2", 0)}
-    settings = ServerLimits(port=0, streams=6, streams_per_client=4, connections=10, connections_per_client=6)
-
-    async def attack(address):
-        streams = [await socket(address, **attacker).__aenter__() for _ in range(6)]
-        seventh = await refused(await socket(address, **attacker).__aenter__())
-        answers = [await start(link) for link in streams]
-        async with socket(address) as honest:
-            got = await start(honest)
-        unread = []
-        for _ in range(20):  # connections that never ask anything: they are bounded, too
-            unread.append(await asyncio.open_connection(*address.removeprefix("http://").split(":"), **attacker))
-        async with socket(address) as honest:
-            again = await start(honest)
-        for _, writer in unread:
-            writer.close()
-        for link in streams:
-            await link.close()
-        return [answer.get("code", "ready") for answer in answers], seventh, got["type"], again["type"]
-
-    with serving(settings) as address:
-        codes, seventh, *honest = asyncio.run(attack(address))
-    assert codes == ["ready"] * 4 + ["busy"] * 2
-    assert seventh == ("busy", 1013)
-    assert honest == ["ready", "ready"]
+    limits = ServerLimits(port=0, streams=6, streams_per_client=4, connections=10, connections_per_client=6)
+    with serving(limits) as address:
+        async with contextlib.AsyncExitStack() as stack:
+            links = await open_sockets(stack, address, 6, **attacker)
+            (seventh,) = await open_sockets(stack, address, 1, **attacker)
+            assert await refused(seventh) == ("busy", 1013)
+            assert [(await start(link)).get("code", "ready") for link in links] == ["ready"] * 4 + ["busy"] * 2
+            for unread in (0, 20):  # connections that never send anything are limited, too
+                for _ in range(unread):
+                    _, writer = await asyncio.open_connection(*address.removeprefix("http://").split(":"), **attacker)
+                    stack.callback(writer.close)
+                async with socket(address) as honest:
+                    assert (await start(honest))["type"] == "ready"
 
 
 @pytest.mark.parametrize(("count", "is_started"), [(150, True), (250, False)], ids=["150 slow", "250 idle"])
-def test_an_honest_stream_works_during_an_attack(serving, talk, count, is_started):
-    async def attack(address):
-        async def hold() -> None:
-            while True:  # who is thrown out comes again
-                with contextlib.suppress(OSError, InvalidHandshake, ConnectionClosed):
-                    async with socket(address, local_addr=("127.0.0.2", 0)) as link:
-                        if is_started:
-                            await link.send('{"type":"start","sample_rate":8000}')
-                            await link.send(b"\0\0")
-                        await link.wait_closed()
-                await asyncio.sleep(0.5)
+async def test_an_honest_stream_works_during_an_attack(serving, talk, count, is_started):
+    async def hold(address: str) -> None:
+        while True:  # reconnects whenever it is closed
+            with contextlib.suppress(OSError, InvalidHandshake, ConnectionClosed):
+                async with socket(address, local_addr=("127.0.0.2", 0)) as link:
+                    if is_started:
+                        await link.send('{"type":"start","sample_rate":8000}')
+                        await link.send(b"\0\0")
+                    await link.wait_closed()
+            await asyncio.sleep(0.5)
 
-        held = "digits_streams 40.0" if is_started else "digits_connections 64.0"
-        attackers = [asyncio.ensure_future(hold()) for _ in range(count)]
+    held = "digits_streams 40.0" if is_started else "digits_connections 64.0"
+    with serving() as address:
+        attackers = [asyncio.ensure_future(hold(address)) for _ in range(count)]
         async with httpx.AsyncClient() as client:
             for _ in range(600):  # until it holds all that one address may have
                 if held in (await client.get(f"{address}/metrics")).text:
@@ -287,46 +255,15 @@ def test_an_honest_stream_works_during_an_attack(serving, talk, count, is_starte
                 await asyncio.sleep(0.05)
             else:
                 raise AssertionError(f"the attack never got {held}")
-        async with socket(address) as link:
-            said = await stream(link, talk, pace=1.5)
+        assert await detect(address, talk) == [7, 3, 9]
         for attacker in attackers:
             attacker.cancel()
         await asyncio.gather(*attackers, return_exceptions=True)
-        return [d["digit"] for d in digits(said)]
-
-    with serving() as address:
-        assert asyncio.run(attack(address)) == [7, 3, 9]
-
-
-def test_idle_sockets_make_room_for_new_clients(serving):
-    """Idle sockets of four addresses fill the server; a client of a fifth gets in at once."""
-    settings = ServerLimits(port=0, connections=8, connections_per_client=2, start_seconds=600.0)
-
-    async def attack(address):
-        idle = [await socket(address, local_addr=(f"127.0.0.{i}", 0)).__aenter__() for i in (2, 3, 4, 5) for _ in "ab"]
-        async with socket(address) as honest:
-            got = await start(honest)
-        end = await refused(idle[0])
-        for link in idle:
-            await link.close()
-        return got["type"], end
-
-    with serving(settings) as address:
-        assert asyncio.run(attack(address)) == ("ready", ("busy", 1013))
 
 
 @pytest.mark.parametrize("behaviour", ["two bytes", "nothing", "start and stop"])
-def test_streams_without_audio_are_closed(serving, behaviour):
-    async def attack(address):
-        async with socket(address) as link:
-            await start(link)
-            sending = asyncio.ensure_future(trickle(link))
-            try:
-                return await refused(link)
-            finally:
-                sending.cancel()
-
-    async def trickle(link):
+async def test_streams_without_audio_are_closed(serving, behaviour):
+    async def trickle(link: ClientConnection) -> None:
         with contextlib.suppress(ConnectionClosed):
             while behaviour != "nothing":
                 await link.send(b"\0\0")
@@ -337,51 +274,45 @@ def test_streams_without_audio_are_closed(serving, behaviour):
                     await link.send('{"type":"start","sample_rate":8000}')
 
     with serving(ServerLimits(port=0, slow_seconds=1.0)) as address:
-        assert asyncio.run(attack(address)) == ("too_slow", 1008)
+        async with socket(address) as link:
+            await start(link)
+            sending = asyncio.ensure_future(trickle(link))
+            try:
+                assert await refused(link) == ("too_slow", 1008)
+            finally:
+                sending.cancel()
 
 
-def test_sessions_collect_digits_and_keep_audio_on_request(server, talk):
-    async def hear(name):
-        async with socket(server, f"/ws?session={name}") as link:
-            return await stream(link, talk, pace=1.5)
-
+async def test_sessions_collect_digits_and_keep_audio_on_request(server, talk):
     for keep in (False, True):
-        made = httpx.post(f"{server}/sessions", json={"keep_audio": keep}).json()["id"]
-        asyncio.run(hear(made))
-        info = httpx.get(f"{server}/sessions/{made}").json()
+        session = httpx.post(f"{server}/sessions", json={"keep_audio": keep}).json()["id"]
+        await detect(server, talk, f"/ws?session={session}")
+        info = httpx.get(f"{server}/sessions/{session}").json()
         assert (info["digits"], info["streams"]) == ("739", 1)
         assert info["seconds"] == pytest.approx(len(talk) / RATE)
-        sound = httpx.get(f"{server}/sessions/{made}/audio")
+        sound = httpx.get(f"{server}/sessions/{session}/audio")
         if keep:
             samples, rate = soundfile.read(io.BytesIO(sound.content), dtype="int16")
             assert rate == RATE
             np.testing.assert_array_equal(samples, talk)
         else:
             assert sound.status_code == 404
-        httpx.delete(f"{server}/sessions/{made}")
-
-    async def unknown():
-        async with socket(server, "/ws?session=../../etc") as link:
-            return await refused(link)
-
-    assert asyncio.run(unknown())[0] == "no_session"
+        httpx.delete(f"{server}/sessions/{session}")
+    async with socket(server, "/ws?session=../../etc") as link:
+        assert (await refused(link))[0] == "no_session"
 
 
-def test_kept_audio_is_limited(serving, talk):
-    async def hear(address, name):
-        async with socket(address, f"/ws?session={name}") as link:
-            await stream(link, talk[:RATE], pace=2.0)
-
+async def test_kept_audio_is_limited(serving, talk):
     with serving(ServerLimits(port=0, kept_bytes=4000)) as address:
-        made = httpx.post(f"{address}/sessions", json={"keep_audio": True}).json()["id"]
-        asyncio.run(hear(address, made))
-        sound = httpx.get(f"{address}/sessions/{made}/audio")
+        session = httpx.post(f"{address}/sessions", json={"keep_audio": True}).json()["id"]
+        await detect(address, talk[:RATE], f"/ws?session={session}", pace=2.0)
+        sound = httpx.get(f"{address}/sessions/{session}/audio")
         assert len(sound.content) < 4100
         assert sound.headers["x-truncated"] == "true"
 
 
-def hearing_processes() -> set[int]:
-    """Those that servers of this process have started."""
+def worker_processes() -> set[int]:
+    """Worker processes of the servers of this process."""
     children: set[str] = set()
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):  # a thread that has just ended
@@ -389,119 +320,62 @@ def hearing_processes() -> set[int]:
     return {int(pid) for pid in children if b"webapp.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the processes are found through Linux's /proc")
-def test_a_dead_worker_is_replaced(serving, talk):
-    before = hearing_processes()
+async def wait_for_health(address: str, until: Callable[[httpx.Response], bool]) -> httpx.Response:
+    async with httpx.AsyncClient() as client:
+        for _ in range(600):
+            if until(answer := await client.get(f"{address}/health")):
+                return answer
+            await asyncio.sleep(0.05)
+    raise AssertionError(answer.text)
 
-    async def hear(address):
+
+@proc
+async def test_a_dead_worker_is_replaced(serving, talk):
+    before = worker_processes()
+    with serving(ServerLimits(port=0, workers=1)) as address:
         async with socket(address) as link:
             await start(link)
             await link.send(talk[:PIECE].tobytes())
             assert json.loads(await link.recv())["type"] == "status"
-            (ears,) = hearing_processes() - before
-            os.kill(ears, signal.SIGKILL)
-            first = await refused(link)
-        until = time.monotonic() + 20
-        while True:
-            async with socket(address) as link:
-                try:
-                    return first, await stream(link, talk, pace=1.5)
-                except (
-                    ConnectionClosed,
-                    TimeoutError,
-                    AssertionError,
-                ):  # the last: it is restarted, which is tested below
-                    assert time.monotonic() < until
-
-    with serving(ServerLimits(port=0, workers=1)) as address:
-        first, said = asyncio.run(hear(address))
-        assert first == ("restarted", 1013)
-        assert [d["digit"] for d in digits(said)] == [7, 3, 9]
+            (worker,) = worker_processes() - before
+            os.kill(worker, signal.SIGKILL)
+            assert await refused(link) == ("restarted", 1013)
+        await wait_for_health(address, lambda answer: answer.json()["status"] == "ok")
+        assert await detect(address, talk) == [7, 3, 9]
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the processes are found through Linux's /proc")
-def test_a_hung_worker_gets_no_streams_and_is_replaced(serving, talk):
-    before = hearing_processes()
-
-    async def health(address, until):
-        """Ask until it is so."""
-        async with httpx.AsyncClient() as client:
-            for _ in range(600):
-                answer = await client.get(f"{address}/health")
-                if until(answer.json()):
-                    return answer
-                await asyncio.sleep(0.05)
-        raise AssertionError(answer.text)
-
-    async def speak(address):
-        async with socket(address) as link:
-            return await stream(link, talk, pace=1.5)
-
-    async def hang(address):
-        links = [await socket(address).__aenter__() for _ in range(2)]  # one for each process
-        for link in links:
-            assert (await start(link))["type"] == "ready"
-        stopped, other = sorted(hearing_processes() - before)
-        os.kill(stopped, signal.SIGSTOP)
-        answer = await health(address, lambda told: told["status"] == "degraded")
-        assert (answer.status_code, answer.json()["workers_alive"]) == (200, 1)
-        heard = await asyncio.gather(speak(address), speak(address))
-        ends = [asyncio.ensure_future(refused(link)) for link in links]
-        done, open_still = await asyncio.wait(ends, timeout=30, return_when=asyncio.FIRST_COMPLETED)
-        assert [end.result() for end in done] == [("restarted", 1013)]
-        answer = await health(address, lambda told: told["status"] == "ok")
-        assert (answer.status_code, answer.json()["workers_alive"]) == (200, 2)
-        assert stopped not in hearing_processes()
-        assert other in hearing_processes()
-        for end in open_still:
-            end.cancel()
-        for link in links:
-            await link.close()
-        return heard
-
+@proc
+async def test_a_hung_worker_gets_no_streams_and_is_replaced(serving, talk):
+    before = worker_processes()
     with serving(ServerLimits(port=0, workers=2, worker_seconds=4.0, slow_seconds=60.0)) as address:
-        for said in asyncio.run(hang(address)):
-            assert [d["digit"] for d in digits(said)] == [7, 3, 9]
+        async with contextlib.AsyncExitStack() as stack:
+            links = await open_sockets(stack, address, 2)  # one for each process
+            for link in links:
+                assert (await start(link))["type"] == "ready"
+            stopped, other = sorted(worker_processes() - before)
+            os.kill(stopped, signal.SIGSTOP)
+            answer = await wait_for_health(address, lambda answer: answer.json()["status"] == "degraded")
+            assert (answer.status_code, answer.json()["workers_alive"]) == (200, 1)
+            assert await asyncio.gather(detect(address, talk), detect(address, talk)) == [[7, 3, 9]] * 2
+            ends = [asyncio.ensure_future(refused(link)) for link in links]
+            done, still_open = await asyncio.wait(ends, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+            assert [end.result() for end in done] == [("restarted", 1013)]
+            for end in still_open:
+                end.cancel()
+            answer = await wait_for_health(address, lambda answer: answer.json()["status"] == "ok")
+            assert (answer.status_code, answer.json()["workers_alive"]) == (200, 2)
+            assert stopped not in worker_processes()
+            assert other in worker_processes()
         assert "digits_worker_restarts_total 1.0" in httpx.get(f"{address}/metrics").text
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the processes are found through Linux's /proc")
-def test_without_a_worker_health_is_503(serving):
-    before = hearing_processes()
-
-    async def begin(address):
-        async with socket(address) as link:
-            return (await start(link))["code"]
-
+@proc
+async def test_without_a_worker_health_is_503(serving):
+    before = worker_processes()
     with serving(ServerLimits(port=0, workers=1, worker_seconds=4.0)) as address:
-        (worker,) = hearing_processes() - before
+        (worker,) = worker_processes() - before
         os.kill(worker, signal.SIGSTOP)
-        for _ in range(600):
-            answer = httpx.get(f"{address}/health")
-            if answer.status_code != 200:
-                break
-            time.sleep(0.05)
+        answer = await wait_for_health(address, lambda answer: answer.status_code != 200)
         assert (answer.status_code, answer.json()["status"], answer.json()["workers_alive"]) == (503, "degraded", 0)
-        assert asyncio.run(begin(address)) == "restarted"
-
-
-@pytest.mark.skipif(os.name == "nt", reason="the process is a shell's")
-def test_half_a_line_of_a_dying_worker(tmp_path, monkeypatch):
-    dying = tmp_path / "dying"
-    dying.write_text("#!/bin/sh\necho []; read line; printf '[{\"stream\":'\n", encoding="utf-8")
-    dying.chmod(0o755)
-    monkeypatch.setattr("digit_detector.webapp.child_process.sys.executable", str(dying))
-
-    async def hear():
-        hearing = WorkerPool(
-            "models", (), DetectorConfig(0.5, 0.5), 1, backlog_seconds=3.0, workers=1, worker_seconds=30.0
-        )
-        await hearing.start()
-        told = asyncio.get_running_loop().create_future()
-        line = hearing.open(RATE, told.set_result)
-        hearing.feed(line, b"\n\n")
-        heard = await asyncio.wait_for(told, 10)
-        await hearing.stop()
-        return heard
-
-    assert asyncio.run(hear()).fault.code == "restarted"
+        async with socket(address) as link:
+            assert (await start(link))["code"] == "restarted"

@@ -118,7 +118,7 @@ def make_cases() -> dict[str, Any]:
 
 
 @pytest.mark.skipif(NODE is None, reason="node is not here: it runs the page's unit tests")
-def test_the_javascript_of_the_page_equals_python(tmp_path: Path):
+def test_the_javascript_of_the_page_equals_python(tmp_path):
     file = tmp_path / "cases.json"
     file.write_text(json.dumps(make_cases()))
     command = [str(NODE), "--test", "--test-reporter=tap", *map(str, sorted(TESTS.glob("*.test.mjs")))]

@@ -16,7 +16,7 @@ ort.env.wasm.numThreads = 1; // more would need a page that is isolated from oth
 ort.env.wasm.wasmPaths = RUNTIME.href;
 ort.env.logLevel = "error";
 
-const fetched = new Map(); // promises of what was asked for, by address
+const fetched = new Map(); // promises of fetched files, by address
 
 /** Ask for something once; again only where it failed. */
 function once(key, make) {
@@ -130,7 +130,7 @@ export async function voiceActivity() {
   };
 }
 
-/** Which digit has just ended, in every 16 ms. Its convolutions hear frames of earlier blocks, which stay here. */
+/** Which digit has just ended, in every 16 ms. Its convolutions need frames of earlier blocks, which are kept here. */
 export async function spotter() {
   const name = "spotter.onnx";
   const inputs = ["sound", "state", "earlier"];
