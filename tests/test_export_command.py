@@ -16,7 +16,7 @@ KEPT = "version 1 keeps the model.onnx that it has; --output writes another else
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_folder, tmp_path_factory) -> Path:
+def trained(tiny_folder, tmp_path_factory):
     """A folder in which mfcc was trained on the tiny corpus."""
     folder = tmp_path_factory.mktemp("desk")
     shutil.copytree(tiny_folder, folder / "recordings")
@@ -28,7 +28,7 @@ def trained(tiny_folder, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def desk(trained, tmp_path) -> Path:
+def desk(trained, tmp_path):
     """A copy of it as the current folder."""
     return Path(shutil.copytree(trained, tmp_path, dirs_exist_ok=True))
 
