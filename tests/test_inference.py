@@ -341,7 +341,7 @@ def test_foreign_files_are_refused(models):
     write_model(file)
     assert load_classifier(models, MFCC).predict(np.linspace(1, 0, 8000))["predicted_digit"] == 0
     write_model(file, metadata={})
-    with pytest.raises(ModelError, match="not one of ours"):
+    with pytest.raises(ModelError, match="no model of this package"):
         load_classifier(models, MFCC)
     write_model(file, window=16000)
     with pytest.raises(ModelError, match=r"\(N, 16000\).*expected waveform \(N, 8000\)"):

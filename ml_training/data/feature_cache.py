@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digit_detector.errors import DataError
+from digit_detector.files import sha256_of
 
 AnyArray = NDArray[Any]
 Arrays = dict[str, AnyArray]
@@ -105,7 +106,6 @@ class Cache:
         if limit is None:
             with contextlib.suppress(OSError, ValueError):
                 self.limit = int((self.folder / "limit").read_text(encoding="ascii"))
-        self.hits, self.misses = 0, 0
         self._report: Callable[[str], None] | None = report
 
     def path(self, kind: str, key: Key) -> Path:
@@ -125,7 +125,6 @@ class Cache:
                 self._warn(f"cache: {path.name} is damaged ({error}), computing it again")
                 with contextlib.suppress(OSError):
                     self.remove(path)
-        self.hits, self.misses = self.hits + (found is not None), self.misses + (found is None)
         return found
 
     def store(self, kind: str, key: Key, blocks: Iterable[Block]) -> Arrays | None:
@@ -240,7 +239,7 @@ def _write(folder: Path, key: Key, blocks: Iterable[Block], limit: int) -> int:
             _write_header(file, first, rows[name])
             file.flush()
             os.fsync(file.fileno())  # no power cut leaves an entry of zeros
-    files = {path.name: [path.stat().st_size, _sha256(path)] for path in sorted(folder.iterdir())}
+    files = {path.name: [path.stat().st_size, sha256_of(path)] for path in sorted(folder.iterdir())}
     (folder / "entry.json").write_text(json.dumps({"key": key, "files": files}), encoding="utf-8")
     return sum(path.stat().st_size for path in folder.iterdir())
 
@@ -262,7 +261,7 @@ def _load(path: Path, key: Key | None = None) -> Arrays:
         name = file.removesuffix(".npy")
         if (path / file).stat().st_size != size:
             raise ValueError(f"{file} has {(path / file).stat().st_size} bytes, expected {size}")
-        if key is None and _sha256(path / file) != sha256:
+        if key is None and sha256_of(path / file) != sha256:
             raise ValueError(f"{name} has another checksum")
         arrays[name] = np.load(path / file, mmap_mode="r", allow_pickle=False)
     return arrays
@@ -276,11 +275,6 @@ def _fault(path: Path) -> str:
     except _DAMAGED as error:
         return str(error)
     return ""
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _current: Cache | None = None

@@ -206,7 +206,7 @@ def _unique(folders: Sequence[str]) -> list[str]:
 
 
 def _name_folders(folders: Sequence[str]) -> dict[str, str | None]:
-    """Folder -> name of its results: None for its own, or as much of its path as tells it from folders of that name."""
+    """Folder -> name of its results: None for its own, or enough of its path to differ from folders of that name."""
     paths = {folder: Path(folder).expanduser().resolve().parts for folder in folders}
     names: dict[str, str | None] = {}
     for folder, own in paths.items():

@@ -77,7 +77,7 @@ def tune(spec: SearchSpec, say: Report = lambda line: None, *, backend: Backend 
 def run_trial(
     spec: SearchSpec, study: optuna.Study, number: int, objective: ObjectiveFn, on_step: Callable[[int, float], None]
 ) -> None:
-    """Train with the settings of trial `number` and tell the study how it ended.
+    """Train with the settings of trial `number` and record its end in the study.
 
     `on_step` gets each step (epoch or fold, from 1) and the accuracy there. Raises Interrupted, after a checkpoint that
     the trial continues from.

@@ -107,7 +107,7 @@ def test_a_changed_bit_is_found_and_older_files_are_read(tmp_path):
         (b"", r"model\.onnx \(0 bytes\) is damaged or no ONNX model"),
         (b"this is text", "is damaged or no ONNX model"),
         (0.5, "is damaged or no ONNX model"),
-        (1.0, "is an ONNX model, but not one of ours: its metadata has no 'streaming-digit-detector'"),
+        (1.0, "is an ONNX model, but no model of this package: its metadata has no 'streaming-digit-detector'"),
     ],
 )
 def test_other_files_are_refused_in_one_line(tmp_path, content, reason):

@@ -10,9 +10,10 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from digit_detector.classifier import softmax
 from digit_detector.errors import ExportError
 from ml_training.deploy.export import convert_network, run_model
-from ml_training.deploy.quantise import METHODS, HoldoutSet, QuantizationReport, quantize, softmax, to_float16_storage
+from ml_training.deploy.quantise import METHODS, HoldoutSet, QuantizationReport, quantize, to_float16_storage
 from ml_training.pipelines.base import OUTPUTS, Heard
 
 MAPS = 8
