@@ -12,6 +12,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -30,6 +31,8 @@ from numpy.typing import NDArray
 
 from digit_detector.errors import DataError
 from digit_detector.files import sha256_of
+
+_log = logging.getLogger(__name__)
 
 AnyArray = NDArray[Any]
 Arrays = dict[str, AnyArray]
@@ -94,19 +97,17 @@ def decode_json(array: AnyArray) -> Any:
 class Cache:
     """The entries of one folder, which together have at most `limit` bytes.
 
-    `report` receives one line, once, when something cannot be read or written. Only `remove`, `clear` and `set_limit`
-    raise errors of the disk.
+    The first failure to read or write is logged. Only `remove`, `clear` and `set_limit` raise errors of the disk.
     """
 
-    def __init__(
-        self, folder: Path | None = None, limit: int | None = None, report: Callable[[str], None] = lambda line: None
-    ) -> None:
+    def __init__(self, folder: Path | None = None, limit: int | None = None) -> None:
         self.folder = default_folder() if folder is None else folder
         self.limit = DEFAULT_LIMIT if limit is None else limit
         if limit is None:
             with contextlib.suppress(OSError, ValueError):
                 self.limit = int((self.folder / "limit").read_text(encoding="ascii"))
-        self._report: Callable[[str], None] | None = report
+        self.hits, self.misses = 0, 0
+        self._has_warned = False
 
     def path(self, kind: str, key: Key) -> Path:
         digest = hashlib.sha256(json.dumps([FORMAT, kind, key], sort_keys=True).encode()).hexdigest()
@@ -125,6 +126,7 @@ class Cache:
                 self._warn(f"cache: {path.name} is damaged ({error}), computing it again")
                 with contextlib.suppress(OSError):
                     self.remove(path)
+        self.hits, self.misses = self.hits + (found is not None), self.misses + (found is None)
         return found
 
     def store(self, kind: str, key: Key, blocks: Iterable[Block]) -> Arrays | None:
@@ -212,9 +214,9 @@ class Cache:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _warn(self, line: str) -> None:
-        if self._report is not None:
-            self._report(line)
-            self._report = None
+        if not self._has_warned:
+            _log.warning(line)
+            self._has_warned = True
 
 
 def _write(folder: Path, key: Key, blocks: Iterable[Block], limit: int) -> int:

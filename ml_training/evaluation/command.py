@@ -116,7 +116,7 @@ def evaluate(request: Request, report: Report = lambda line: None) -> Outcome:
         expected = " or ".join(name for name in protocols.TRAINED_BY_FOLDS if name in request.protocols)
         raise DataError(f"{request.compare} is of protocol {earlier.protocol!r}, expected {expected}")
     results, files = [], []
-    with use_cache(Cache(report=report) if request.config.cache else None):
+    with use_cache(Cache() if request.config.cache else None):
         for result in _run_protocols(request, earlier, report):
             if earlier is not None and result.protocol == earlier.protocol:
                 pairs = [asdict(pair) for pair in compare_folds(result, earlier)]

@@ -49,7 +49,7 @@ def tune(spec: SearchSpec, say: Report = lambda line: None, *, backend: Backend 
     Interrupted after Ctrl-C or SIGTERM: the same spec goes on.
     """
     config, began = TrainConfig(**spec.config), time.perf_counter()
-    with use_cache(Cache(report=say) if config.cache else None), StopSignals() as signals:
+    with use_cache(Cache() if config.cache else None), StopSignals() as signals:
         corpus = load_corpus(config, report=say)
         trials = spec.trials
         if spec.sampler == "grid":

@@ -113,14 +113,13 @@ def test_a_limit_holds_for_every_later_run(folder):
     assert Cache(folder).limit == feature_cache.DEFAULT_LIMIT
 
 
-def test_an_entry_above_the_limit_stays_in_memory_and_evicts_nothing(folder):
-    lines: list[str] = []
-    cache = filled(folder, limit=10_000, report=lines.append)
+def test_an_entry_above_the_limit_stays_in_memory_and_evicts_nothing(folder, caplog):
+    cache = filled(folder, limit=10_000)
     with use_cache(cache):
         found = get_or_compute("large", lambda: KEY, lambda: blocks(rows=5000))
     assert not isinstance(found["samples"], np.memmap)
     assert found["samples"].shape == (15_000, 4)
-    assert "larger than the limit" in lines[0]
+    assert "larger than the limit" in caplog.text
     assert [entry.kind for entry in cache.entries()] == ["things"]
     assert leftovers(folder) == []
 
@@ -137,10 +136,9 @@ def test_an_error_of_the_computation_is_raised_and_leaves_nothing(folder):
     assert list(folder.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_or_a_full_disk_costs_one_line(tmp_path, folder):
+def test_a_folder_that_cannot_be_made_or_a_full_disk_costs_one_line(tmp_path, folder, caplog):
     (tmp_path / "file").write_text("no folder")
-    lines: list[str] = []
-    with use_cache(Cache(tmp_path / "file" / "below", report=lines.append)):
+    with use_cache(Cache(tmp_path / "file" / "below")):
         for _ in range(2):
             assert len(get_or_compute("things", lambda: KEY, blocks)["samples"]) == 15
     with pytest.raises(DataError, match="name another folder in"):
@@ -149,13 +147,13 @@ def test_a_folder_that_cannot_be_made_or_a_full_disk_costs_one_line(tmp_path, fo
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-        with use_cache(Cache(folder, report=lines.append)):
+        with use_cache(Cache(folder)):
             found = get_or_compute("things", lambda: KEY, lambda: blocks(rows=5000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
     assert len(found["samples"]) == 15_000
-    assert [("cannot write" in line, "going on without" in line) for line in lines] == [(True, True)] * 2
+    assert [("cannot write" in line, "going on without" in line) for line in caplog.messages] == [(True, True)] * 2
     assert list(folder.iterdir()) == []
 
 
