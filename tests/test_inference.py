@@ -444,10 +444,10 @@ def test_the_most_accurate_on_one_test_answers(shipped, tiny_folder, capsys):
     own_model(MFCC, 0.9533)
     assert answered_by(capsys, tiny_folder) == (
         0, "answered by the mel_cnn that ships (100.0 % on FSDD's official test; your own mfcc in models has 95.3 %, "
-        "--model_dir models --pipeline mfcc asks it)"
+        "--model_dir models --pipeline mfcc selects it)"
     )  # fmt: skip
     assert answered_by(capsys, tiny_folder, "--pipeline", MEL_CNN)[1].endswith(
-        "your own mel_cnn in models has 61.7 %, --model_dir models asks it)"
+        "your own mel_cnn in models has 61.7 %, --model_dir models selects it)"
     )
     assert answered_by(capsys, tiny_folder, "--model_dir", "models") == (
         0, "answered by your own mfcc in models (95.3 % of its test clips; on the same mel_cnn 61.7 %)"
@@ -472,7 +472,7 @@ def test_the_most_accurate_on_one_test_answers(shipped, tiny_folder, capsys):
 )
 def test_what_cannot_be_compared_answers_only_when_asked(shipped, changes, why, tiny_folder, capsys):
     own_model(MFCC, 1.0, **changes)
-    told = f"your own mfcc in models {why}; --model_dir models asks it"
+    told = f"your own mfcc in models {why}; --model_dir models selects it"
     assert answered_by(capsys, tiny_folder) == (0, f"answered by the mel_cnn that ships ({told})")
     assert answered_by(capsys, tiny_folder, "--pipeline", MFCC) == (0, f"answered by the mfcc that ships ({told})")
     assert answered_by(capsys, tiny_folder, "--model_dir", "models") == (0, "answered by your own mfcc in models")
@@ -503,7 +503,7 @@ def test_a_damaged_model_of_ones_own_is_told_and_not_passed_over(shipped, tiny_m
     code, said = answered_by(capsys, tiny_folder)
     assert code == 1
     assert "damaged" in said
-    assert said.endswith("--model_dir pretrained asks the models that ship")
+    assert said.endswith("--model_dir pretrained selects the models that ship")
     assert answered_by(capsys, tiny_folder, "--model_dir", "pretrained")[0] == 0
 
 
