@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT = "models/mfcc_classifier/best_model.pt"
 SPLIT = "recordings has no official test part: splitting it at random, 70/10/20, evenly by digit\n"
-KEPT = "version 1 keeps the model.onnx that it has; --output writes another elsewhere\n"
+KEPT = "version 1 keeps the model.onnx that it has; --output writes another one\n"
 
 
 @pytest.fixture(scope="module")

@@ -33,14 +33,14 @@ def home(tmp_path, monkeypatch):
 
 
 def unused_address():
-    """An address on this machine at which nobody listens."""
+    """An address on this machine without a server."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}/fsdd.tar.gz"
 
 
 @pytest.fixture
-def nobody():
+def no_server():
     return unused_address()
 
 

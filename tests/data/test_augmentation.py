@@ -193,7 +193,7 @@ def test_generated_sounds_take_their_share_of_the_noise(noise_of, clips, lengths
         frames = noise.reshape(len(noise), 10, -1).square().mean(dim=2)
         return frames.amax(dim=1) / frames.median(dim=1).values
 
-    # Brown noise wanders, too: what coloured noise does not reach tells the two apart.
+    # Brown noise wanders, too: only what coloured noise does not reach is counted.
     steady = unsteadiness(0.0).quantile(0.95)
     assert float((unsteadiness(1.0) > steady).float().mean()) > 0.3
     few, all_of_them = (float((unsteadiness(share) > 2 * steady).float().mean()) for share in (0.3, 1.0))

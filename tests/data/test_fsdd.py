@@ -203,9 +203,9 @@ def test_a_bad_download_leaves_nothing(server, cache, recordings, tar, monkeypat
 
 
 @pytest.mark.parametrize("address", [None, "nonsense", "file:///etc/passwd", "http://"])
-def test_an_address_without_an_answer_leaves_nothing(cache, address, nobody):
+def test_an_address_without_an_answer_leaves_nothing(cache, address, no_server):
     with pytest.raises(DownloadError, match=r"cannot be reached: [^()]*\. Nothing was kept"):
-        fsdd.download(address or nobody, cache, print)
+        fsdd.download(address or no_server, cache, print)
     assert not cache.exists()
 
 

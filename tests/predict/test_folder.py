@@ -260,12 +260,12 @@ def test_on_a_terminal_a_live_line_is_shown_without_rich(tmp_path, make_clips, s
     make_clips(tmp_path / "top", [f"{n:04}.wav" for n in range(300)])
     code = "import atexit\natexit.register(lambda: print(sorted({'rich', 'torch', 'pyarrow'} & set(sys.modules))))"
     monkeypatch.setenv("COLUMNS", "60")
-    ours, theirs = pty.openpty()
-    with start("x.csv", code=code, stderr=theirs) as process:
+    screen, terminal = pty.openpty()
+    with start("x.csv", code=code, stderr=terminal) as process:
         out, _ = process.communicate(timeout=120)
-    os.close(theirs)
-    shown = os.read(ours, 1 << 16).decode()
-    os.close(ours)
+    os.close(terminal)
+    shown = os.read(screen, 1 << 16).decode()
+    os.close(screen)
     assert process.returncode == 0, shown
     assert out.splitlines() == ["300 answers and 0 errors in x.csv", "[]"]
     assert re.match(r"\r[\d,]+ files, [\d,]+ a second, 0 without an answer, 0:00:00 *\r", shown)

@@ -1,7 +1,9 @@
 """The unfinished table: wherever it was cut off, nothing is repeated and nothing is lost."""
 
+import contextlib
 import os
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from digit_detector.errors import BatchError
 from ml_training.predict.resume import ResumableTable
-from ml_training.predict.tables import Recording, escape, sort_key, table_for
+from ml_training.predict.tables import ParquetTable, Recording, escape, sort_key, table_for
 
 posix = pytest.mark.skipif(os.name == "nt", reason="rights and locks of another kind")
 RUN = {"named": {"top": "folder"}, "pipeline": "mfcc", "model": "0123456789abcdef"}
@@ -99,6 +101,50 @@ def test_files_may_come_and_go_between_runs(tmp_path, answered, read_rows, runs,
         rows = names_in(out, read_rows)
         assert rows == sorted(set(rows), key=sort_key)
         assert found <= set(rows) <= ever
+
+
+def test_killed_between_any_two_steps_it_goes_on(out, answered, monkeypatch):
+    """Each call that changes a file is a place to be killed at, from the first of a run to its last."""
+
+    class Killed(BaseException):
+        pass
+
+    left = 0
+
+    def counted(call):
+        def wrapped(*args, **kwargs):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+            return call(*args, **kwargs)
+
+        return wrapped
+
+    session(out, NAMES, answered)
+    whole = out.read_bytes()
+    table = type(table_for(out, ""))
+    calls = [(Path, "replace"), (Path, "unlink"), (os, "fsync"), (ResumableTable, "add"), (ResumableTable, "_open")]
+    for before in ([], NAMES[::2]):
+        for left_before in range(40):
+            for path in out.parent.iterdir():
+                path.unlink()
+            if before:
+                session(out, before, answered)
+            old = out.read_bytes() if before else None
+            with monkeypatch.context() as patched, contextlib.suppress(Killed):
+                for kind, name in [*calls, (table, "extract"), (ParquetTable, "convert")]:
+                    patched.setattr(kind, name, counted(getattr(kind, name)))
+                left = left_before
+                session(out, NAMES, answered, each=2)
+            assert (out.read_bytes() if out.exists() else None) in (old, whole)
+            session(out, NAMES, answered)
+            assert out.read_bytes() == whole
+            assert session(out, NAMES, answered).is_unchanged
+            assert files(out.parent) == [out.name, f"{out.name}.state.json"]
+            if left > 0:
+                break
+        assert 8 < left_before < 39
 
 
 @posix

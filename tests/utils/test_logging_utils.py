@@ -76,6 +76,20 @@ def test_a_traceback_goes_to_the_files_and_one_line_to_the_screen(console, tmp_p
     assert "ValueError: broken" in event["traceback"]
 
 
+def test_two_runs_in_one_second_have_a_log_each(console, tmp_path):
+    with RunLogger(tmp_path, "all", console) as first, RunLogger(tmp_path, "all", console) as second:
+        assert first.log_file != second.log_file
+
+
+def test_a_picture_that_cannot_be_written_does_not_end_training(console, tmp_path):
+    def full(history):
+        raise TrainingError("the disk is full")
+
+    with RunLogger(tmp_path, "all", console) as logger, logger.training("mfcc", 9, tmp_path / "tb", full) as view:
+        view.epoch(epochs(1), better=True)
+    assert "the disk is full" in logger.log_file.read_text()
+
+
 def test_a_folder_that_cannot_be_written_is_a_clear_error(console, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(TrainingError, match=r"cannot write logs to .*--log_dir"):
