@@ -68,7 +68,7 @@ def test_recordings_that_moved_are_named(run_door, desk):
     done = run_door("export.py", CHECKPOINT, "--precision", "fp32", "--data-dir", "moved", "--output", "out")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 2
-    assert "learnt from recordings of hash " in done.stderr
+    assert "trained on recordings of hash " in done.stderr
     assert not (desk / "out").exists()
 
 
