@@ -56,7 +56,7 @@ def inspect_model(path: str | Path) -> Inspection:
     file = Path(path)
     content, metadata, inputs, outputs = _read(file)
     if FORMAT_KEY not in metadata:
-        raise ModelError(f"{file} is an ONNX model, but not one of ours: its metadata has no {FORMAT_KEY!r}")
+        raise ModelError(f"{file} is an ONNX model, but no model of this package: its metadata has no {FORMAT_KEY!r}")
     return Inspection(
         file=str(file), size=len(content), sealed=CHECKSUM_KEY in metadata, intact=is_intact(content, metadata),
         metadata=metadata, inputs=inputs, outputs=outputs, graph=_read_graph(content),

@@ -80,7 +80,7 @@ def check_metadata(metadata: Mapping[str, str], pipeline: str, name: str) -> Non
     found = metadata.get(FORMAT_KEY)
     if found is None:
         raise ModelError(
-            f"{name} is an ONNX model, but not one of ours: its metadata has no {FORMAT_KEY!r}; "
+            f"{name} is an ONNX model, but no model of this package: its metadata has no {FORMAT_KEY!r}; "
             f"train one with train.py --pipeline {pipeline}"
         )
     expected = {FORMAT_KEY: FORMAT_VERSION, "pipeline": pipeline, **_EXPECTED}

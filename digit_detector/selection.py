@@ -64,7 +64,7 @@ def choose_model(
             metadata = _read_metadata(file)
             check_metadata(metadata, name, str(file))
         except ModelError as error:
-            raise ModelError(f"{error}; --model_dir {PRETRAINED} asks the models that ship") from error
+            raise ModelError(f"{error}; --model_dir {PRETRAINED} selects the models that ship") from error
         return _Candidate(folder, name, metadata)
 
     if model_dir is not None or version is not None:
@@ -84,13 +84,14 @@ def choose_model(
     if not comparable:
         rival = min(own, key=lambda model: model.synthetic)
         why = "learnt from synthetic speech" if rival.synthetic else "was not measured on FSDD's official test"
-        return Choice(PRETRAINED, shipped, f"{rival} {why}; --model_dir {TRAINED}{flag.format(rival.pipeline)} asks it")
+        how = f"--model_dir {TRAINED}{flag.format(rival.pipeline)} selects it"
+        return Choice(PRETRAINED, shipped, f"{rival} {why}; {how}")
     best = max(comparable, key=lambda model: model.accuracy)  # the first of BEST_FIRST among equals
     rate = _read_accuracy(_read_metadata(locate(PRETRAINED, shipped, precision, None)))
     if best.accuracy >= rate:
         reason = f"{_percent(best.accuracy)} on FSDD's official test; the {shipped} that ships has {_percent(rate)}"
         return Choice(best.model_dir, best.pipeline, reason)
-    other = f"{best} has {_percent(best.accuracy)}, --model_dir {TRAINED}{flag.format(best.pipeline)} asks it"
+    other = f"{best} has {_percent(best.accuracy)}, --model_dir {TRAINED}{flag.format(best.pipeline)} selects it"
     return Choice(PRETRAINED, shipped, f"{_percent(rate)} on FSDD's official test; {other}")
 
 
@@ -101,7 +102,7 @@ def _choose_in_folder(models: Sequence[_Candidate]) -> Choice:
     same = len({model.test_hash for model in tested}) == 1 and tested[0].test_hash != "unknown"
     if not same or any(math.isnan(model.accuracy) for model in tested):
         names = " and ".join(model.pipeline for model in models[1:])
-        reason = f"not tested on the same clips as {names}, so the first; --pipeline asks another"
+        reason = f"not tested on the same clips as {names}, so the first; --pipeline selects another"
         return Choice(models[0].model_dir, models[0].pipeline, reason)
     best = max(tested, key=lambda model: model.accuracy)
     others = ", ".join(f"{model.pipeline} {_percent(model.accuracy)}" for model in tested if model is not best)

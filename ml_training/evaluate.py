@@ -18,6 +18,7 @@ from digit_detector.cli.program import program, require
 from digit_detector.errors import ConfigError, Interrupted
 from digit_detector.labels import FILE_PRECISIONS, FP32
 from ml_training.config import DATASETS, TrainConfig, load_config
+from ml_training.utils.console import print_note
 
 PROTOCOLS = ("official", "cv", "loso", "unseen_speakers", "noise", "calibration", "rejection")
 # Settings of TrainConfig; those not given come from --config or the defaults.
@@ -76,9 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     try:
-        outcome = evaluate(Request(config=config, **{**values, **lists}), report=_report)
+        outcome = evaluate(Request(config=config, **{**values, **lists}), report=print_note)
     except Interrupted:
-        _report("stopped; the same command continues where it was")
+        print_note("stopped; the same command continues where it was")
         raise
     print(summary(outcome))
     return 0
@@ -96,7 +97,7 @@ def load_settings(flags: Mapping[str, Any]) -> TrainConfig:
 def _protocol(name: str) -> str:
     if name != "strangers":
         return name
-    _report("--protocol strangers is now called unseen_speakers")
+    print_note("--protocol strangers is now called unseen_speakers")
     return "unseen_speakers"
 
 
@@ -105,10 +106,6 @@ def _kind(text: str) -> tuple[str, str]:
     if not (kind and folder):
         raise ArgumentTypeError(f"expected KIND=DIR, e.g. words=recordings/words, got {text!r}")
     return kind, folder
-
-
-def _report(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from digit_detector.labels import FILE_PRECISIONS
 from ml_training.config import DATASETS
 from ml_training.deploy.checkpoints import find_checkpoints
 from ml_training.deploy.version_tables import align
+from ml_training.utils.console import print_note
 
 if TYPE_CHECKING:
     from ml_training.training.export_job import ExportOutcome
@@ -66,11 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     where = {name: getattr(args, name) for name in ("dataset", *WHERE) if name in args}
     request = ExportRequest(named, tuple(args.precision), args.output, args.executorch, where)
-    outcome = export(request, report=_print_note)
+    outcome = export(request, report=print_note)
     if outcome.files:
         print("\n".join(format_outcome(outcome)))
     for name, reason in outcome.failures.items():
-        _print_note(f"error: {name}: {reason}")
+        print_note(f"error: {name}: {reason}")
     return outcome.exit_code
 
 
@@ -82,10 +83,6 @@ def format_outcome(outcome: ExportOutcome) -> list[str]:
         for f in outcome.files
     ]
     return align(rows)
-
-
-def _print_note(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("name at least one recording, or try --example")
     encoding, rate = args["encoding"], args["rate"]
     if "out" in args and (encoding is not None or rate is not None):
-        parser.error("--encoding and --rate are for single files; in tables the suffix tells (.ul, .al, .gsm)")
+        parser.error("--encoding and --rate are for single files; in tables the suffix selects it (.ul, .al, .gsm)")
     if "out" in args and "json" in args:
         parser.error("--json is for single files: name a table that ends in .jsonl")
     if "out" not in args and (flags := sorted(args.keys() & ONLY_WITH_OUT)):

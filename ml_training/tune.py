@@ -20,6 +20,7 @@ from digit_detector.errors import Interrupted
 from digit_detector.files import check_not_shipped
 from ml_training.config import to_dict
 from ml_training.flags import add_train_flags, train_config_from
+from ml_training.utils.console import print_note
 
 if TYPE_CHECKING:
     from ml_training.report.tuning import SearchResult
@@ -84,9 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ml_training.tuning.search import tune
 
     try:
-        result = tune(spec, _say, backend=backend)
+        result = tune(spec, print_note, backend=backend)
     except Interrupted:
-        _say("stopped; the same command goes on where it was")
+        print_note("stopped; the same command goes on where it was")
         raise
     print(summary(result))
     return 0 if result.best else 1
@@ -110,10 +111,6 @@ def summary(result: SearchResult) -> str:
     faults = dict.fromkeys(t.user_attrs["fault"] for t in result.trials if "fault" in t.user_attrs)
     lines += [f"failed: {fault}" for fault in list(faults)[:3]]
     return "\n".join([*lines, f"report: {folder / REPORT}"])
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from digit_detector.files import check_not_shipped
 from digit_detector.labels import PRETRAINED, model_folder, trained_pipelines
 from digit_detector.versions import Status, read_status, read_version, version_numbers
 from ml_training.deploy import version_store, version_tables
+from ml_training.utils.console import print_note
 
 # action -> fewest and most version numbers, help
 ACTIONS = {
@@ -98,9 +99,9 @@ def _find_pipelines(args: Namespace) -> dict[str, Path]:
 def _read_status(folder: Path) -> Status:
     """Read everything, after recovery where this process may write."""
     try:
-        version_store.recover(folder, _print_note)
+        version_store.recover(folder, print_note)
     except DigitError as error:
-        _print_note(str(error))
+        print_note(str(error))
     return read_status(folder)
 
 
@@ -130,25 +131,21 @@ def _compare(args: Namespace, pipeline: str, folder: Path) -> Result:
 
 def _promote(args: Namespace, pipeline: str, folder: Path) -> Result:
     if args.action == "promote":
-        promoted, before = args.numbers[0], version_store.promote(folder, args.numbers[0], _print_note)
+        promoted, before = args.numbers[0], version_store.promote(folder, args.numbers[0], print_note)
     else:
-        promoted, before = version_store.roll_back(folder, _print_note)
+        promoted, before = version_store.roll_back(folder, print_note)
     line = f"{pipeline}: version {promoted} is promoted"
     line += f", before it was {before}" if before not in (None, promoted) else ""
     return {"pipeline": pipeline, "promoted": promoted, "before": before}, [line], False
 
 
 def _prune(args: Namespace, pipeline: str, folder: Path) -> Result:
-    old, kept = version_store.prune(folder, args.keep, delete=args.yes, report=_print_note)
+    old, kept = version_store.prune(folder, args.keep, delete=args.yes, report=print_note)
     former = {"goes": old, "stays": kept}  # their names in 0.1
     values = {"pipeline": pipeline, "to_delete": old, "to_keep": kept, **former, "deleted": args.yes}
     old_text, kept_text = (", ".join(map(str, numbers)) or "none" for numbers in (old, kept))
     lines = [f"{pipeline}: {'deleted' if args.yes else 'would delete'} {old_text}; {kept_text} stay"]
     return values, [*lines, *(["nothing was deleted: --yes does it"] if old and not args.yes else [])], False
-
-
-def _print_note(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,12 @@
 """digits cache, after a real training filled it."""
 
-from __future__ import annotations
-
 import json
-import subprocess
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-Door = Callable[..., subprocess.CompletedProcess[str]]
-
 
 @pytest.fixture
-def trained(run_door: Door, tiny_folder: Path, tmp_path: Path) -> Path:
+def trained(run_door, tiny_folder, tmp_path):
     folder = tmp_path / "cache"
     words = ["--pipeline", "mfcc", "--dataset", "folder", "--data_dir", str(tiny_folder), "--epochs", "1"]
     done = run_door("train.py", *words, "--negative_share", "0", DIGIT_CACHE_DIR=str(folder))
@@ -21,12 +14,12 @@ def trained(run_door: Door, tiny_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def list_cache(run_door: Door, folder: Path) -> dict[str, object]:
+def list_cache(run_door, folder):
     found: dict[str, object] = json.loads(run_door("cache.py", "--json", DIGIT_CACHE_DIR=str(folder)).stdout)
     return found
 
 
-def test_a_training_fills_it_and_the_command_lists_limits_checks_and_clears_it(run_door: Door, trained: Path) -> None:
+def test_a_training_fills_it_and_the_command_lists_limits_checks_and_clears_it(run_door, trained):
     done = run_door("cache.py", DIGIT_CACHE_DIR=str(trained))
     assert (done.returncode, done.stderr) == (0, "")
     *entries, last = done.stdout.splitlines()
@@ -68,7 +61,7 @@ def test_a_training_fills_it_and_the_command_lists_limits_checks_and_clears_it(r
         (["empty"], "choose from"),
     ],
 )
-def test_impossible_words_are_one_line(run_door: Door, tmp_path: Path, words: list[str], expected: str) -> None:
+def test_impossible_words_are_one_line(run_door, tmp_path, words, expected):
     done = run_door("cache.py", *words, DIGIT_CACHE_DIR=str(tmp_path))
     assert done.returncode == 2
     assert expected in done.stderr

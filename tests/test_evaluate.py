@@ -1,20 +1,16 @@
 """`digits evaluate`: its files, the scoring log, the page, and errors in one line."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from digit_detector import classifier
 from digit_detector.labels import PIPELINES
 from ml_training import evaluate
 from ml_training.evaluation import protocols
@@ -24,19 +20,17 @@ RESULTS = Path("evaluation_results")
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def desk(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DIGIT_DATA_DIR", raising=False)
     return tmp_path
 
 
-def flags(models: Path, folder: Path | str, *more: str) -> list[str]:
+def flags(models, folder, *more):
     return ["--models-dir", str(models), "--folder", str(folder), "--pipeline", "mfcc", *more]
 
 
-def test_json_a_table_a_plot_and_a_report_of_each_protocol(
-    desk: Path, tiny_models: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_a_table_a_plot_and_a_report_of_each_protocol(desk, tiny_models, tiny_folder, capsys):
     assert evaluate.PROTOCOLS == protocols.PROTOCOLS
     assert evaluate.main(flags(tiny_models, tiny_folder, "--protocol", "unseen_speakers")) == 0
     assert evaluate.main(flags(tiny_models, tiny_folder, "--protocol", "strangers", "calibration")) == 0
@@ -58,9 +52,7 @@ def test_json_a_table_a_plot_and_a_report_of_each_protocol(
     assert not re.search(r"(?:src|href)=\"(?!data:|#)", report), "it loads nothing"
 
 
-def test_folders_of_one_name_are_distinguished_and_none_counts_twice(
-    desk: Path, tiny_models: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_folders_of_one_name_are_distinguished_and_none_counts_twice(desk, tiny_models, tiny_folder, capsys):
     for person in ("ann", "ben"):
         (desk / person).mkdir()
         (desk / person / "clips").symlink_to(tiny_folder)
@@ -78,23 +70,7 @@ def test_folders_of_one_name_are_distinguished_and_none_counts_twice(
     assert "mean of" not in capsys.readouterr().out, "one model"
 
 
-def test_models_that_ship_and_a_folder_of_their_name_are_both_scored(
-    desk: Path, tiny_models: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (desk / "package" / "pretrained").mkdir(parents=True)
-    shutil.copy(tiny_models / "mfcc_classifier" / "model.onnx", desk / "package" / "pretrained" / "mfcc.onnx")
-    monkeypatch.setattr(classifier, "__file__", str(desk / "package" / "classifier.py"))
-    shutil.copytree(tiny_models, "pretrained")
-    words = ["--protocol", "unseen_speakers", "--pipeline", "mfcc", "--folder", str(tiny_folder), "--models_dir"]
-    assert evaluate.main([*words, "./pretrained", "pretrained", "pretrained", str(desk / "pretrained")]) == 0
-    (file,) = RESULTS.glob("*.json")
-    models = json.loads(file.read_text(encoding="utf-8"))["models"]
-    assert [model["file"].split("/")[-2] for model in models] == ["mfcc_classifier", "pretrained"]
-
-
-def test_files_that_cannot_be_read_are_reported_and_left_out(
-    desk: Path, tiny_models: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_that_cannot_be_read_are_reported_and_left_out(desk, tiny_models, tiny_folder, capsys):
     RESULTS.mkdir()
     (RESULTS / "older.json").write_text('{"protocol": "official"}', encoding="utf-8")
     shutil.copytree(tiny_folder, "clips")
@@ -119,9 +95,7 @@ def test_files_that_cannot_be_read_are_reported_and_left_out(
     assert re.search(r"^ +-5 dB +\d+\.\d % \(\d+\.\d to \d+\.\d\)$", printed.out, re.MULTILINE)
 
 
-def test_each_scoring_of_a_folder_is_logged_and_part_of_the_page(
-    desk: Path, tiny_models: Path, tiny_folder: Path
-) -> None:
+def test_each_scoring_of_a_folder_is_logged_and_part_of_the_page(desk, tiny_models, tiny_folder):
     Path("scored.md").write_text("# Mine\n\n| when | what |\n|---|---|\n| once | this |\n", encoding="utf-8")
     words = flags(tiny_models, tiny_folder, "--protocol", "unseen_speakers", "--log_scoring", "scored.md")
     for _ in range(2):
@@ -147,9 +121,7 @@ def test_each_scoring_of_a_folder_is_logged_and_part_of_the_page(
     assert Path("results.md").read_text(encoding="utf-8") == page
 
 
-def test_rejection_leaves_a_table_and_a_curve(
-    desk: Path, tiny_models: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rejection_leaves_a_table_and_a_curve(desk, tiny_models, tiny_folder, capsys):
     for kind in ("words", "noise"):
         Path(kind).mkdir()
         for number in range(3):
@@ -169,7 +141,7 @@ def test_rejection_leaves_a_table_and_a_curve(
     assert plot.name.endswith("_roc.png")
 
 
-def test_loso_trains_and_continues_by_itself(desk: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_loso_trains_and_continues_by_itself(desk, tiny_folder, capsys):
     words = [
         "--protocol", "loso", "--dataset", "folder", "--data_dir", str(tiny_folder), "--pipeline", "mfcc",
         "--epochs", "1", "--seeds", "0", "--speakers", "speaker0", "--device", "cpu", "--config", "few.json",
@@ -224,10 +196,7 @@ def test_loso_trains_and_continues_by_itself(desk: Path, tiny_folder: Path, caps
         ("--update_docs page.md --output foreign", 1, "foreign.json is no result of evaluate.py"),
     ],
 )
-def test_faults_are_one_line(
-    words: str, code: int, expected: str, desk: Path, tiny_models: Path, tiny_folder: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+def test_faults_are_one_line(words, code, expected, desk, tiny_models, tiny_folder, capsys):
     Path("fold.json").write_text('{"split": "speaker", "held_out_speaker": "theo"}', encoding="utf-8")
     Path("foreign").mkdir()
     Path("foreign/foreign.json").write_text('{"protocol": "official"}', encoding="utf-8")
@@ -242,9 +211,7 @@ def test_faults_are_one_line(
     assert "Traceback" not in printed.err
 
 
-def test_as_a_script_and_without_the_train_extra(
-    run_door: Callable[..., subprocess.CompletedProcess[str]], tiny_models: Path, tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_as_a_script_and_without_the_train_extra(run_door, tiny_models, tiny_folder, tmp_path):
     done = run_door("evaluate.py", *flags(tiny_models, tiny_folder, "--protocol", "unseen_speakers"))
     assert done.returncode == 0, done.stderr
     assert "Errors and accuracy" in done.stdout
@@ -254,7 +221,7 @@ def test_as_a_script_and_without_the_train_extra(
     assert re.match(r"error: evaluation \(matplotlib, jinja2\) needs the \[train\] extra", bare.stderr)
 
 
-def test_trained_models_are_evaluated_without_torch(tiny_models: Path, tiny_folder: Path, tmp_path: Path) -> None:
+def test_trained_models_are_evaluated_without_torch(tiny_models, tiny_folder, tmp_path):
     recordings, few = tmp_path / "fsdd", tmp_path / "few"
     for folder in (recordings, few):
         folder.mkdir()

@@ -12,11 +12,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT = "models/mfcc_classifier/best_model.pt"
 SPLIT = "recordings has no official test part: splitting it at random, 70/10/20, evenly by digit\n"
-KEPT = "version 1 keeps the model.onnx that it has; --output writes another elsewhere\n"
+KEPT = "version 1 keeps the model.onnx that it has; --output writes another one\n"
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_folder, tmp_path_factory) -> Path:
+def trained(tiny_folder, tmp_path_factory):
     """A folder in which mfcc was trained on the tiny corpus."""
     folder = tmp_path_factory.mktemp("desk")
     shutil.copytree(tiny_folder, folder / "recordings")
@@ -28,7 +28,7 @@ def trained(tiny_folder, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def desk(trained, tmp_path) -> Path:
+def desk(trained, tmp_path):
     """A copy of it as the current folder."""
     return Path(shutil.copytree(trained, tmp_path, dirs_exist_ok=True))
 
@@ -68,7 +68,7 @@ def test_recordings_that_moved_are_named(run_door, desk):
     done = run_door("export.py", CHECKPOINT, "--precision", "fp32", "--data-dir", "moved", "--output", "out")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 2
-    assert "learnt from recordings of hash " in done.stderr
+    assert "trained on recordings of hash " in done.stderr
     assert not (desk / "out").exists()
 
 

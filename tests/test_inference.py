@@ -305,7 +305,7 @@ def test_foreign_files_are_refused(models):
     write_model(file)
     assert load_classifier(models, MFCC).predict(np.linspace(1, 0, 8000))["predicted_digit"] == 0
     write_model(file, metadata={})
-    with pytest.raises(ModelError, match="not one of ours"):
+    with pytest.raises(ModelError, match="no model of this package"):
         load_classifier(models, MFCC)
     write_model(file, window=16000)
     with pytest.raises(ModelError, match=r"\(N, 16000\).*expected waveform \(N, 8000\)"):
@@ -382,10 +382,10 @@ def test_the_most_accurate_on_one_test_answers(shipped, tiny_folder, capsys):
     own_model(MFCC, 0.9533)
     assert answered_by(capsys, tiny_folder) == (
         0, "answered by the mel_cnn that ships (100.0 % on FSDD's official test; your own mfcc in models has 95.3 %, "
-        "--model_dir models --pipeline mfcc asks it)"
+        "--model_dir models --pipeline mfcc selects it)"
     )  # fmt: skip
     assert answered_by(capsys, tiny_folder, "--pipeline", MEL_CNN)[1].endswith(
-        "your own mel_cnn in models has 61.7 %, --model_dir models asks it)"
+        "your own mel_cnn in models has 61.7 %, --model_dir models selects it)"
     )
     assert answered_by(capsys, tiny_folder, "--model_dir", "models") == (
         0, "answered by your own mfcc in models (95.3 % of its test clips; on the same mel_cnn 61.7 %)"
@@ -410,7 +410,7 @@ def test_the_most_accurate_on_one_test_answers(shipped, tiny_folder, capsys):
 )
 def test_models_without_a_comparable_accuracy_answer_only_when_named(shipped, changes, why, tiny_folder, capsys):
     own_model(MFCC, 1.0, **changes)
-    note = f"your own mfcc in models {why}; --model_dir models asks it"
+    note = f"your own mfcc in models {why}; --model_dir models selects it"
     assert answered_by(capsys, tiny_folder) == (0, f"answered by the mel_cnn that ships ({note})")
     assert answered_by(capsys, tiny_folder, "--pipeline", MFCC) == (0, f"answered by the mfcc that ships ({note})")
     assert answered_by(capsys, tiny_folder, "--model_dir", "models") == (0, "answered by your own mfcc in models")
@@ -441,7 +441,7 @@ def test_a_damaged_own_model_is_an_error(shipped, tiny_models, tiny_folder, caps
     code, message = answered_by(capsys, tiny_folder)
     assert code == 1
     assert "damaged" in message
-    assert message.endswith("--model_dir pretrained asks the models that ship")
+    assert message.endswith("--model_dir pretrained selects the models that ship")
     assert answered_by(capsys, tiny_folder, "--model_dir", "pretrained")[0] == 0
 
 

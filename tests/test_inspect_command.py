@@ -3,8 +3,6 @@
 import json
 import shutil
 
-import pytest
-
 from digit_detector.classifier import model_file
 from digit_detector.labels import MEL_CNN, MFCC
 from digit_detector.spotter_file import FILE
@@ -65,9 +63,3 @@ def test_without_the_onnx_package_it_names_it(run_door, tmp_path):
     assert "checksum intact" in done.stdout
     assert "(pip install onnx)" in done.stdout
     assert "opset" not in done.stdout
-
-
-@pytest.mark.parametrize("words", [("--jsn", "model.onnx"), ("a.onnx", "b.onnx")])
-def test_wrong_arguments_are_one_line(run_door, words):
-    done = run_door("inspect_model.py", *words)
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)

@@ -1,15 +1,11 @@
 """digits versions, versions that predict, and what an evaluation records with them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,14 +14,14 @@ from digit_detector.errors import ConfigError, ModelError
 from digit_detector.labels import MEL_CNN, MFCC
 from digit_detector.model_file import model_metadata
 from digit_detector.versions import Provenance, read_promotions, read_version, version_folder
-from ml_training import cli, evaluate, inference, versions
+from ml_training import evaluate, inference, versions
 from ml_training.deploy import version_store
 from ml_training.deploy.export import export_onnx
 
 FOLDER = Path("models/mfcc_classifier")
 
 
-def add(models: Path, tiny_models: Path, words: str, pipeline: str = MFCC) -> None:
+def add(models, tiny_models, words, pipeline=MFCC):
     """Versions with the tiny model, distinguished by best_model.pt and their settings."""
     for word in words.split():
         made = models.parent / "made"
@@ -43,17 +39,17 @@ def add(models: Path, tiny_models: Path, words: str, pipeline: str = MFCC) -> No
 
 
 @pytest.fixture(autouse=True)
-def three_versions(tmp_path: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def three_versions(tmp_path, tiny_models, monkeypatch):
     """The current folder has models/ with versions 1, 2 and 3 of mfcc; 3 is promoted."""
     add(tmp_path / "models", tiny_models, "one two three")
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
-def output(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+def output(capsys):
     """Run digits versions: its output, as JSON with --json, or its one line of error."""
 
-    def run(*words: str, code: int = 0) -> Any:
+    def run(*words, code=0):
         try:
             returned = versions.main(words)
         except SystemExit as end:
@@ -68,13 +64,10 @@ def output(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     return run
 
 
-Output = Callable[..., Any]
-
-
 # --- the command ---------------------------------------------------------------------------------
 
 
-def test_list_show_and_compare(output: Output) -> None:
+def test_list_show_and_compare(output):
     lines = output("list").splitlines()
     assert lines[0] == "mfcc, models/mfcc_classifier: version 3 is promoted"
     assert lines[2].split()[:2] == ["*", "3"]
@@ -95,7 +88,7 @@ def test_list_show_and_compare(output: Output) -> None:
     assert output("compare", "1", "2", "3", "--json")["differences"]["settings.epochs"] == [3, 3, 5]
 
 
-def test_promote_rollback_and_prune(output: Output) -> None:
+def test_promote_rollback_and_prune(output):
     assert output("promote", "--pipeline", "mfcc", "1") == "mfcc: version 1 is promoted, before it was 3\n"
     assert (FOLDER / "best_model.pt").read_text(encoding="utf-8") == "one"
     assert output("rollback", "--json") == {"pipeline": "mfcc", "promoted": 3, "before": 1}
@@ -126,12 +119,12 @@ def test_promote_rollback_and_prune(output: Output) -> None:
         (["list", "--models_dir", "pretrained"], 2, "models_dir: pretrained are the models that ship"),
     ],
 )
-def test_faults_are_one_line(output: Output, words: list[str], code: int, expected: str) -> None:
+def test_faults_are_one_line(output, words, code, expected):
     assert expected in output(*words, code=code)
     assert not Path("elsewhere").exists()
 
 
-def test_several_pipelines_are_distinguished(tiny_models: Path, output: Output) -> None:
+def test_several_pipelines_are_distinguished(tiny_models, output):
     add(Path("models"), tiny_models, "one two", MEL_CNN)
     assert [found["pipeline"] for found in output("list", "--json")] == [MFCC, MEL_CNN]
     assert "name one, --pipeline mfcc or mel_cnn" in output("promote", "1", code=2)
@@ -140,7 +133,7 @@ def test_several_pipelines_are_distinguished(tiny_models: Path, output: Output) 
     assert len(output("prune", "--keep", "5", "--json")) == 2
 
 
-def test_a_damaged_version_is_a_row_and_exit_code_1(output: Output) -> None:
+def test_a_damaged_version_is_a_row_and_exit_code_1(output):
     file = version_folder(FOLDER, 2) / "model.onnx"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -153,7 +146,7 @@ def test_a_damaged_version_is_a_row_and_exit_code_1(output: Output) -> None:
     assert load_classifier("models", MFCC).model_file == FOLDER / "model.onnx"
 
 
-def test_a_killed_promotion_is_finished_by_list(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_promotion_is_finished_by_list(capsys):
     path = FOLDER / "versions" / "promoted.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"finished": true', '"finished": false'))
     (FOLDER / "model.onnx").unlink()
@@ -163,18 +156,10 @@ def test_a_killed_promotion_is_finished_by_list(capsys: pytest.CaptureFixture[st
     assert load_classifier("models", MFCC).model_file == FOLDER / "model.onnx"
 
 
-def test_it_is_a_script_and_a_sub_command(run_door: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    done = run_door("versions.py", "list")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("mfcc, models")
-    assert cli.main(["versions", "list"]) == 0
-    assert capsys.readouterr().out == done.stdout
-
-
 # --- prediction and evaluation -------------------------------------------------------------------
 
 
-def test_any_version_predicts(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_version_predicts(tiny_folder, capsys):
     clip = str(tiny_folder / "7_speaker0_0.wav")
     classifier = load_classifier("models", MFCC, version=2)
     assert classifier.model_file == version_folder(FOLDER, 2) / "model.onnx"
@@ -191,12 +176,12 @@ def test_any_version_predicts(tiny_folder: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(("models", "version"), [("models", v) for v in (0, -1, "3", 1.0)] + [("pretrained", 1)])
-def test_an_invalid_version_is_refused(models: str, version: Any) -> None:
+def test_an_invalid_version_is_refused(models, version):
     with pytest.raises(ConfigError, match=r"version: expected a whole number from 1 on|the models that ship have none"):
         load_classifier(models, MFCC, version=version)
 
 
-def test_predicting_with_a_version_imports_nothing_heavy() -> None:
+def test_predicting_with_a_version_imports_nothing_heavy():
     code = (
         "import sys; from ml_training.inference import load_classifier\n"
         "load_classifier('models', 'mfcc', version=2); print(*{n.split('.')[0] for n in sys.modules})"
@@ -207,9 +192,7 @@ def test_predicting_with_a_version_imports_nothing_heavy() -> None:
     assert not {"torch", "rich", "mlflow", "onnx", "filelock"} & loaded
 
 
-def test_an_evaluation_is_recorded_with_the_version(
-    tiny_network: Any, tiny_corpus: Any, tiny_folder: Path, capsys: pytest.CaptureFixture[str], output: Output
-) -> None:
+def test_an_evaluation_is_recorded_with_the_version(tiny_network, tiny_corpus, tiny_folder, capsys, output):
     metadata = model_metadata(
         pipeline=MFCC, data="tiny", data_hash="other", synthetic=True, split="official", accuracy=1.0, seed=7
     )

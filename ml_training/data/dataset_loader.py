@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,6 +19,7 @@ from ml_training.data.corpus import OFFICIAL_TEST_INDICES, TEST, TRAIN, UNKNOWN_
 from ml_training.data.layouts import MAX_SKIPPED, is_table, named_clip
 from ml_training.data.tts import cached_digits
 from ml_training.results import SkippedClip
+from ml_training.utils.console import print_note
 
 __all__ = ["MAX_SKIPPED", "Corpus", "check_data", "load_corpus", "load_folder"]
 
@@ -27,11 +27,7 @@ Report = Callable[[str], None]
 NO_FOLDER = "dataset 'folder' needs a folder or table of recordings: set --data_dir or $DIGIT_DATA_DIR"
 
 
-def _print(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def load_corpus(config: TrainConfig, report: Report = _print, progress: fsdd.Progress | None = None) -> Corpus:
+def load_corpus(config: TrainConfig, report: Report = print_note, progress: fsdd.Progress | None = None) -> Corpus:
     """The clips of `config.dataset` and `config.data_dir`, then those of `config.extra_dir`.
 
     fsdd: FSDD v1.0.10 from `--data_dir`, $DIGIT_DATA_DIR, the user's cache or a download. auto: the same, or other

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -29,6 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digit_detector.errors import DataError
+from digit_detector.files import sha256_of
+
+_log = logging.getLogger(__name__)
 
 AnyArray = NDArray[Any]
 Arrays = dict[str, AnyArray]
@@ -93,20 +97,17 @@ def decode_json(array: AnyArray) -> Any:
 class Cache:
     """The entries of one folder, which together have at most `limit` bytes.
 
-    `report` receives one line, once, when something cannot be read or written. Only `remove`, `clear` and `set_limit`
-    raise errors of the disk.
+    The first failure to read or write is logged. Only `remove`, `clear` and `set_limit` raise errors of the disk.
     """
 
-    def __init__(
-        self, folder: Path | None = None, limit: int | None = None, report: Callable[[str], None] = lambda line: None
-    ) -> None:
+    def __init__(self, folder: Path | None = None, limit: int | None = None) -> None:
         self.folder = default_folder() if folder is None else folder
         self.limit = DEFAULT_LIMIT if limit is None else limit
         if limit is None:
             with contextlib.suppress(OSError, ValueError):
                 self.limit = int((self.folder / "limit").read_text(encoding="ascii"))
         self.hits, self.misses = 0, 0
-        self._report: Callable[[str], None] | None = report
+        self._has_warned = False
 
     def path(self, kind: str, key: Key) -> Path:
         digest = hashlib.sha256(json.dumps([FORMAT, kind, key], sort_keys=True).encode()).hexdigest()
@@ -213,9 +214,9 @@ class Cache:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _warn(self, line: str) -> None:
-        if self._report is not None:
-            self._report(line)
-            self._report = None
+        if not self._has_warned:
+            _log.warning(line)
+            self._has_warned = True
 
 
 def _write(folder: Path, key: Key, blocks: Iterable[Block], limit: int) -> int:
@@ -240,7 +241,7 @@ def _write(folder: Path, key: Key, blocks: Iterable[Block], limit: int) -> int:
             _write_header(file, first, rows[name])
             file.flush()
             os.fsync(file.fileno())  # no power cut leaves an entry of zeros
-    files = {path.name: [path.stat().st_size, _sha256(path)] for path in sorted(folder.iterdir())}
+    files = {path.name: [path.stat().st_size, sha256_of(path)] for path in sorted(folder.iterdir())}
     (folder / "entry.json").write_text(json.dumps({"key": key, "files": files}), encoding="utf-8")
     return sum(path.stat().st_size for path in folder.iterdir())
 
@@ -262,7 +263,7 @@ def _load(path: Path, key: Key | None = None) -> Arrays:
         name = file.removesuffix(".npy")
         if (path / file).stat().st_size != size:
             raise ValueError(f"{file} has {(path / file).stat().st_size} bytes, expected {size}")
-        if key is None and _sha256(path / file) != sha256:
+        if key is None and sha256_of(path / file) != sha256:
             raise ValueError(f"{name} has another checksum")
         arrays[name] = np.load(path / file, mmap_mode="r", allow_pickle=False)
     return arrays
@@ -276,11 +277,6 @@ def _fault(path: Path) -> str:
     except _DAMAGED as error:
         return str(error)
     return ""
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _current: Cache | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import mmap
 from collections.abc import Iterator, Sequence
@@ -18,19 +17,9 @@ _ROWS_AT_ONCE = 1024
 
 
 def take(array: AnyArray, rows: Any) -> AnyArray:
-    """A copy of some rows, given as positions, a mask or a slice; pages read from a mapped array are released."""
-    if not isinstance(array, np.memmap):
-        found: AnyArray = array[rows]
-        return found if found.base is None else found.copy()
-    places = np.arange(len(array))[rows]
-    found = np.empty((len(places), *array.shape[1:]), array.dtype)
-    mapping = getattr(array, "_mmap", None)
-    for start in range(0, len(places), _ROWS_AT_ONCE):
-        found[start : start + _ROWS_AT_ONCE] = array[places[start : start + _ROWS_AT_ONCE]]
-        if mapping is not None and hasattr(mapping, "madvise"):
-            with contextlib.suppress(OSError, ValueError):
-                mapping.madvise(mmap.MADV_DONTNEED)
-    return found
+    """A copy in memory of some rows, given as positions, a mask or a slice."""
+    found: AnyArray = np.asarray(array[rows])
+    return found if found.base is None else found.copy()
 
 
 def concatenate(parts: Sequence[Floats]) -> Floats:

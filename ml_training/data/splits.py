@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from digit_detector.errors import DataError
 from ml_training.config import TrainConfig, fold_numbers
 from ml_training.data.corpus import UNKNOWN_SPEAKER, VALIDATION, Corpus
 from ml_training.results import Ints
+from ml_training.utils.console import print_note
 
 RANDOM_TEST_SHARE = 0.2
 RANDOM_VALIDATION_SHARE = 0.1
@@ -35,11 +35,7 @@ class Split:
         return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
 
 
-def _print(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-def split_corpus(corpus: Corpus, config: TrainConfig, report: Callable[[str], None] = _print) -> Split:
+def split_corpus(corpus: Corpus, config: TrainConfig, report: Callable[[str], None] = print_note) -> Split:
     """Divide a corpus as `config.split` says, at random by `config.seed`.
 
     official: the test part is the corpus's own, FSDD's recordings 0-4 or that of a table; validation is that of the

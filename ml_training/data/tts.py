@@ -144,7 +144,7 @@ def synthesize_utterances(texts: Sequence[tuple[str, str]], seed: int) -> list[t
     ]
 
 
-say, say_in_one = synthesize_words, synthesize_utterances  # their earlier names
+say = synthesize_words  # its earlier name
 
 
 def _draw_manner(rng: np.random.Generator) -> tuple[int, int, int]:

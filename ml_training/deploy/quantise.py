@@ -19,6 +19,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from digit_detector.audio import Floats
+from digit_detector.classifier import softmax
 from digit_detector.errors import ExportError
 from digit_detector.labels import IS_DIGIT
 from digit_detector.model_file import INPUT_NAME
@@ -125,13 +126,6 @@ def compare(content: bytes, holdout: HoldoutSet) -> QuantizationReport:
         agreed_presence=1.0 if is_digit.all() else float(agreed_presence.mean()),
         divergence=_divergence(wanted, found) + _divergence(*presence),
     )  # fmt: skip
-
-
-def softmax(scores: Floats) -> Floats:
-    """(N, 10) scores -> (N, 10) probabilities."""
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    probabilities: Floats = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
 
 
 def _divergence(wanted: Floats, found: Floats) -> float:

@@ -116,7 +116,7 @@ def evaluate(request: Request, report: Report = lambda line: None) -> Outcome:
         expected = " or ".join(name for name in protocols.TRAINED_BY_FOLDS if name in request.protocols)
         raise DataError(f"{request.compare} is of protocol {earlier.protocol!r}, expected {expected}")
     results, files = [], []
-    with use_cache(Cache(report=report) if request.config.cache else None):
+    with use_cache(Cache() if request.config.cache else None):
         for result in _run_protocols(request, earlier, report):
             if earlier is not None and result.protocol == earlier.protocol:
                 pairs = [asdict(pair) for pair in compare_folds(result, earlier)]
@@ -206,7 +206,7 @@ def _unique(folders: Sequence[str]) -> list[str]:
 
 
 def _name_folders(folders: Sequence[str]) -> dict[str, str | None]:
-    """Folder -> name of its results: None for its own, or as much of its path as tells it from folders of that name."""
+    """Folder -> name of its results: None for its own, or enough of its path to differ from folders of that name."""
     paths = {folder: Path(folder).expanduser().resolve().parts for folder in folders}
     names: dict[str, str | None] = {}
     for folder, own in paths.items():

@@ -29,7 +29,7 @@ from digit_detector.labels import model_folder
 from digit_detector.memory import available_memory
 from digit_detector.model_file import git_commit
 from ml_training.config import MAX_FOLDS, TrainConfig, to_dict
-from ml_training.data.corpus import NOT_A_DIGIT, Corpus
+from ml_training.data.corpus import NOT_A_DIGIT, Corpus, select_clips
 from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.feature_cache import Cache, use_cache
 from ml_training.data.negatives import hash_of_words
@@ -37,7 +37,7 @@ from ml_training.data.splits import known_speakers
 from ml_training.data.tts import resolve_synthetic_share
 from ml_training.deploy.export import export_onnx
 from ml_training.evaluation.process_pool import JobProgress, Worker, run_jobs
-from ml_training.evaluation.protocols import CV, LOSO, TestClips, new_result, subset
+from ml_training.evaluation.protocols import CV, LOSO, TestClips, new_result
 from ml_training.metrics import measure_calibration
 from ml_training.pipelines.base import Pipeline
 from ml_training.registry import is_registered
@@ -347,14 +347,14 @@ def _aggregate(
         f"{'every speaker' if speakers == everyone else ', '.join(speakers)}; "
         "validation drawn from the remaining speakers"
     )
-    clips = TestClips(subset(corpus, np.flatnonzero(np.isin(np.asarray(corpus.speakers), speakers))), official=False)
+    tested = select_clips(corpus, np.flatnonzero(np.isin(np.asarray(corpus.speakers), speakers)))
     trainings = {}
     for fold in folds:
         settings = {k: v for k, v in fold.identity["settings"].items() if k not in PER_FOLD}
         others = {name: fold.identity[name] for name in ("augmentation", "noise_hash")}
         trainings[fold.pipeline.name] = {"settings": settings, **others}
     return new_result(
-        plan.protocol, definition, clips, seeds=list(dict.fromkeys(plan.seeds)),
+        plan.protocol, definition, TestClips(tested, official=False), seeds=list(dict.fromkeys(plan.seeds)),
         scores=tuple(_sum_folds(pipeline, seed, group) for (pipeline, seed), group in groups.items()),
         details={
             "commits": commits,

@@ -1,7 +1,7 @@
 """Evaluation protocols for trained models: official, unseen speakers, noise, calibration, rejection. (cv, loso train.)
 
-Each scores loaded models on clips and returns a ProtocolResult. Clips that a model was trained on are refused, as far
-as data hashes tell; for clips without a digit nothing does.
+Each scores loaded models on clips and returns a ProtocolResult. Clips that a model was trained on are refused by
+their data hash; clips without a digit are not checked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from digit_detector.errors import AudioError, DataError
 from digit_detector.evaluation.streams import audio_files
 from digit_detector.labels import FP32, IS_DIGIT, trained_pipelines
 from digit_detector.model_file import git_commit
-from ml_training.data.corpus import OFFICIAL_TEST_INDICES, Corpus
+from ml_training.data.corpus import OFFICIAL_TEST_INDICES, Corpus, select_clips
 from ml_training.evaluation.corruption import CORRUPTIONS, corrupt_digits
 from ml_training.evaluation.perturbations import CLEAN, FRAME, WORD_DB, Recordings, perturb
 from ml_training.metrics import BINS, apply_temperature, measure_calibration
@@ -33,7 +33,6 @@ from ml_training.results import (
     Curve,
     Evaluation,
     Floats,
-    Ints,
     ModelCard,
     ModelScore,
     Point,
@@ -142,16 +141,7 @@ def official_part(corpus: Corpus) -> TestClips:
             f"{corpus.name} has no official test part, which needs recordings on both sides of number "
             f"{OFFICIAL_TEST_INDICES} for every speaker and digit: score it whole with --folder"
         )
-    return TestClips(subset(corpus, np.flatnonzero(corpus.official_test)), official=True)
-
-
-def subset(corpus: Corpus, rows: Ints) -> Corpus:
-    """Some clips of a corpus, under its name and hash."""
-    return dataclasses.replace(
-        corpus, waveforms=corpus.waveforms[rows], lengths=corpus.lengths[rows], labels=corpus.labels[rows],
-        speakers=tuple(corpus.speakers[i] for i in rows), indices=corpus.indices[rows],
-        files=tuple(corpus.files[i] for i in rows), parts=tuple(corpus.parts[i] for i in rows if corpus.parts),
-    )  # fmt: skip
+    return TestClips(select_clips(corpus, np.flatnonzero(corpus.official_test)), official=True)
 
 
 def refuse_known(models: Sequence[TrainedModel], clips: TestClips) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
 import sys
@@ -18,6 +17,7 @@ from digit_detector.cli.live_line import LiveLine
 from digit_detector.cli.signals import StopSignals
 from digit_detector.cli.text import escape_controls
 from digit_detector.errors import BatchError, Interrupted
+from digit_detector.files import sha256_of
 from ml_training.predict.batching import Report
 from ml_training.predict.resume import ResumableTable
 from ml_training.predict.tables import Recording, sort_key, table_for
@@ -101,7 +101,7 @@ def predict_folder(
     run = {
         "named": listing.kinds, "working_folder": os.getcwd() if is_relative else None,
         "pipeline": classifier.metadata["pipeline"],
-        "model": hashlib.sha256(classifier.model_file.read_bytes()).hexdigest(),
+        "model": sha256_of(classifier.model_file),
     }  # fmt: skip
     progress = Progress()
     with contextlib.closing(ResumableTable(out, format_)) as table, StopSignals("these files") as signals:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
 import heapq
 import json
 import os
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from digit_detector.errors import BatchError
-from digit_detector.files import write_json
+from digit_detector.files import sha256_of, write_json
 from ml_training.predict.tables import JsonLinesTable, ParquetTable, Recording, sort_key
 
 FORMAT = {"format": "streaming-digit-detector batch", "version": 2}
@@ -118,7 +117,7 @@ class ResumableTable:
             with complete.open("rb+") as file:
                 os.fsync(file.fileno())
             self._copy_rights(complete)
-            self._state |= {"rows": self.rows, "errors": self.errors, "sha256": _sha256(complete), "overwrite": True}
+            self._state |= {"rows": self.rows, "errors": self.errors, "sha256": sha256_of(complete), "overwrite": True}
             write_json(self.part_state, self._state)
             self.old.unlink(missing_ok=True)
             if os.name == "nt":
@@ -151,7 +150,7 @@ class ResumableTable:
         if not self._is_unfinished():
             if not self.out.exists():
                 return None
-            table, sha256 = self.out, _sha256(self.out)
+            table, sha256 = self.out, sha256_of(self.out)
             states.append(self.state)
         for path in states:
             with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
@@ -217,8 +216,3 @@ class ResumableTable:
 
 def _is_whole(line: bytes) -> bool:
     return line.endswith(b"\n") and b"\0" not in line  # a power cut leaves zeros
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,7 +19,6 @@ _TITLES = {
     "official": "Official test part", "cv": "Cross-validation", "loso": "Leave one speaker out",
     "strangers": "Strangers", "unseen_speakers": "Unseen speakers", "noise": "Noise and other changes",
     "calibration": "Calibration", "rejection": "Not a digit",
-    "comparison": "Beside other recognisers",
 }  # fmt: skip
 
 
@@ -168,8 +167,6 @@ def _deviation(values: Sequence[float]) -> float:
 
 def tables_of(result: ProtocolResult) -> list[Table]:
     """Every table of a result, the most important one first."""
-    if result.protocol == "comparison":
-        return [_comparison(result)]
     if result.protocol == "loso":
         return [_loso(result), *comparison(result), by_digit(result.scores)]
     if result.protocol == "cv":
@@ -357,20 +354,3 @@ def _rejection(result: ProtocolResult) -> Table:
             rows.append((name, "area under ROC", *(f"{area:.3f}" for area in areas)))
     title = "Share of clips accepted as digits, at thresholds that accept this share of the digits (mean over seeds)"
     return Table(title, ("clips", "threshold", *pipelines), tuple(rows))
-
-
-def _comparison(result: ProtocolResult) -> Table:
-    """Recognisers side by side: accuracy, clean and in noise, size and time."""
-    details = result.details or {}
-    noisy = {c.pipeline: c.points[1:] for c in result.curves}
-    labels = [point.label for point in next(iter(noisy.values()), ())]
-    rows = []
-    for score in result.scores:
-        name, wide = score.pipeline, details["original"].get(score.pipeline)
-        rows.append((
-            name, f"{percent(score.all.accuracy)} ({interval(score.all)})", "-" if wide is None else percent(wide),
-            *(percent(point.count.accuracy) for point in noisy.get(name, ())),
-            f"{details['megabytes'][name]:.2f}", f"{details['milliseconds'][name]:.2f}",
-        ))  # fmt: skip
-    header = ("recogniser", "8 kHz, clean (95 % interval)", "16 kHz", *labels, "MB", "ms a clip")
-    return Table("Clips right, size of the model, time of one clip on one thread (medians)", header, tuple(rows))

@@ -84,7 +84,7 @@ def run(
     log_dir, name = Path(config.log_dir), config.pipelines[0] if ":" in config.pipeline else config.pipeline
     with StopSignals() as signals, cpu_threads(config.threads), RunLogger(log_dir, name) as logger:
         try:
-            with use_cache(Cache(report=logger.warn) if config.cache else None):
+            with use_cache(Cache() if config.cache else None):
                 return _Run(config, chosen, logger, signals, group or SingleProcess()).run(corpus)
         except (Interrupted, KeyboardInterrupt) as stop:
             signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT

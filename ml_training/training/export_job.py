@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from digit_detector import versions
+from digit_detector.classifier import softmax
 from digit_detector.errors import CheckpointError, ConfigError, DataError, DigitError
 from digit_detector.files import check_not_shipped, unwritable, write_atomically
 from digit_detector.labels import FILE_PRECISIONS, FP32, INT8, model_folder
@@ -22,7 +23,7 @@ from ml_training.data.corpus import Corpus
 from ml_training.deploy import version_store
 from ml_training.deploy.executorch import export_executorch
 from ml_training.deploy.export import convert_network, export_onnx, run_model, serialize
-from ml_training.deploy.quantise import HoldoutSet, quantize, softmax
+from ml_training.deploy.quantise import HoldoutSet, quantize
 from ml_training.pipelines.base import Pipeline
 from ml_training.registry import get_pipeline, trained_as
 from ml_training.results import Evaluation, Floats

@@ -49,7 +49,7 @@ def tune(spec: SearchSpec, say: Report = lambda line: None, *, backend: Backend 
     Interrupted after Ctrl-C or SIGTERM: the same spec goes on.
     """
     config, began = TrainConfig(**spec.config), time.perf_counter()
-    with use_cache(Cache(report=say) if config.cache else None), StopSignals() as signals:
+    with use_cache(Cache() if config.cache else None), StopSignals() as signals:
         corpus = load_corpus(config, report=say)
         trials = spec.trials
         if spec.sampler == "grid":
@@ -77,7 +77,7 @@ def tune(spec: SearchSpec, say: Report = lambda line: None, *, backend: Backend 
 def run_trial(
     spec: SearchSpec, study: optuna.Study, number: int, objective: ObjectiveFn, on_step: Callable[[int, float], None]
 ) -> None:
-    """Train with the settings of trial `number` and tell the study how it ended.
+    """Train with the settings of trial `number` and record its end in the study.
 
     `on_step` gets each step (epoch or fold, from 1) and the accuracy there. Raises Interrupted, after a checkpoint that
     the trial continues from.

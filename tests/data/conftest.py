@@ -1,15 +1,11 @@
 """A cache of its own for every test, small recordings, a web server that misbehaves on demand, clips to vary."""
 
-from __future__ import annotations
-
 import http.server
 import io
 import socket
 import tarfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -22,7 +18,7 @@ from ml_training.data.augmentation import augment
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path, monkeypatch):
     """An empty home without recordings, and no way to the real network."""
     home = tmp_path / "home"
     home.mkdir()
@@ -36,22 +32,22 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def unused_address() -> str:
-    """An address on this machine at which nobody listens."""
+def unused_address():
+    """An address on this machine without a server."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}/fsdd.tar.gz"
 
 
 @pytest.fixture
-def nobody() -> str:
+def no_server():
     return unused_address()
 
 
 # --- recordings ----------------------------------------------------------------------------------
 
 
-def tone_wav(frequency: float = 400.0, seconds: float = 0.4, rate: int = 8000) -> bytes:
+def tone_wav(frequency=400.0, seconds=0.4, rate=8000):
     time = np.arange(int(seconds * rate)) / rate
     stream = io.BytesIO()
     soundfile.write(stream, 0.3 * np.sin(2 * np.pi * frequency * time), rate, format="WAV", subtype="PCM_16")
@@ -59,13 +55,13 @@ def tone_wav(frequency: float = 400.0, seconds: float = 0.4, rate: int = 8000) -
 
 
 @pytest.fixture
-def wav() -> Callable[..., bytes]:
+def wav():
     """Makes the bytes of a WAV file with a tone: wav(frequency, seconds, rate)."""
     return tone_wav
 
 
 @pytest.fixture
-def recordings() -> dict[str, bytes]:
+def recordings():
     """Sixty files named as FSDD names them, two speakers."""
     return {
         f"{digit}_{speaker}_{index}.wav": tone_wav(200 + 50 * digit + index + 7 * len(speaker), 0.05)
@@ -75,7 +71,7 @@ def recordings() -> dict[str, bytes]:
     }
 
 
-def tar_of(files: Mapping[str, bytes], folder: str = "fsdd-1.0.10/recordings/") -> bytes:
+def tar_of(files, folder="fsdd-1.0.10/recordings/"):
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz", compresslevel=1) as archive:
         for name, content in files.items():
@@ -86,7 +82,7 @@ def tar_of(files: Mapping[str, bytes], folder: str = "fsdd-1.0.10/recordings/") 
 
 
 @pytest.fixture
-def tar() -> Callable[..., bytes]:
+def tar():
     """Packs files as GitHub packs a tag: tar(files, folder)."""
     return tar_of
 
@@ -97,7 +93,7 @@ def tar() -> Callable[..., bytes]:
 class Server:
     """Answers each path with what `answers` holds: the bytes, a status code, or a function of the handler."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.answers: dict[str, bytes | int | Callable[[http.server.BaseHTTPRequestHandler], None]] = {}
         self.requests: list[str] = []
         outer = self
@@ -105,7 +101,7 @@ class Server:
         class Handler(http.server.BaseHTTPRequestHandler):
             timeout = 10
 
-            def do_GET(self) -> None:
+            def do_GET(self):
                 outer.requests.append(self.path)
                 answer = outer.answers.get(self.path, 404)
                 if isinstance(answer, int):
@@ -118,24 +114,24 @@ class Server:
                 else:
                     answer(self)
 
-            def log_message(self, *_: object) -> None:
+            def log_message(self, *_):
                 pass
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
 
-    def url(self, path: str) -> str:
+    def url(self, path):
         return f"http://127.0.0.1:{self._server.server_address[1]}{path}"
 
-    def close(self) -> None:
+    def close(self):
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(timeout=10)
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server():
     server = Server()
     yield server
     server.close()
@@ -149,35 +145,35 @@ OFF = AugmentationConfig(
 )  # fmt: skip
 
 
-def only(**settings: Any) -> AugmentationConfig:
+def only(**settings):
     return AugmentationConfig(**{**vars(OFF), **settings})
 
 
 @pytest.fixture
-def changed() -> Callable[..., AugmentationConfig]:
+def changed():
     """Makes settings with everything off but what is named: changed(**settings)."""
     return only
 
 
-def vary(clips: torch.Tensor, lengths: torch.Tensor, seed: int = 0, **settings: Any) -> torch.Tensor:
+def vary(clips, lengths, seed=0, **settings):
     torch.manual_seed(seed)
     return augment(clips, lengths, only(**settings))
 
 
 @pytest.fixture
-def varied() -> Callable[..., torch.Tensor]:
+def varied():
     """Augments with everything off but what is named: varied(clips, lengths, seed, **settings)."""
     return vary
 
 
 @pytest.fixture
-def lengths() -> torch.Tensor:
+def lengths():
     """Samples that the clips last."""
     return torch.tensor([1200, 4000, 6002, 8000])
 
 
 @pytest.fixture
-def clips(lengths: torch.Tensor) -> torch.Tensor:
+def clips(lengths):
     """Tones of 500 Hz in the middle of their second."""
     time = torch.arange(NUM_SAMPLES) / SAMPLE_RATE
     tone = torch.sin(2 * torch.pi * 500 * time)
@@ -187,7 +183,7 @@ def clips(lengths: torch.Tensor) -> torch.Tensor:
     return tone * inside
 
 
-def vowel_of(pitch: float, formant: float, length: int = 4800) -> torch.Tensor:
+def vowel_of(pitch, formant, length=4800):
     """(T,) harmonics of `pitch` Hz under one formant, `length` samples in the middle of the second."""
     time = torch.arange(length) / SAMPLE_RATE
     harmonics = torch.arange(pitch, SAMPLE_RATE / 2, pitch)
@@ -199,13 +195,13 @@ def vowel_of(pitch: float, formant: float, length: int = 4800) -> torch.Tensor:
 
 
 @pytest.fixture
-def vowel() -> Callable[..., torch.Tensor]:
+def vowel():
     """Makes a clip (T,) of a voice: vowel(pitch, formant, length)."""
     return vowel_of
 
 
 @pytest.fixture
-def noise_dir(tmp_path: Path) -> Path:
+def noise_dir(tmp_path):
     """Two recordings, a tone of 3 s with silent ends and a hum of 0.3 s, one in a folder below."""
     folder = tmp_path / "noises"
     (folder / "inner").mkdir(parents=True)

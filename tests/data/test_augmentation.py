@@ -1,11 +1,5 @@
 """Augmentation: seeded, bounded, finite; place, speed and level, the spectrum, and noise as its settings say."""
 
-from __future__ import annotations
-
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +9,6 @@ from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE
 from ml_training.config import AugmentationConfig
 from ml_training.data.augmentation import augment, crop_edges, place, random_noise, random_response
 
-MakeClips = Callable[..., torch.Tensor]
 PADDED = 9000
 EFFECTS: dict[str, dict[str, Any]] = {
     "trim": {"trim_probability": 0.9},
@@ -37,8 +30,8 @@ EFFECTS: dict[str, dict[str, Any]] = {
 # --- all effects ---------------------------------------------------------------------------------
 
 
-def test_the_default_is_seeded(clips: torch.Tensor, lengths: torch.Tensor) -> None:
-    def by_default(seed: int) -> torch.Tensor:
+def test_the_default_is_seeded(clips, lengths):
+    def by_default(seed):
         torch.manual_seed(seed)
         return augment(clips, lengths, AugmentationConfig())
 
@@ -47,7 +40,7 @@ def test_the_default_is_seeded(clips: torch.Tensor, lengths: torch.Tensor) -> No
 
 
 @pytest.mark.parametrize("name", EFFECTS)
-def test_one_seed_gives_one_batch(varied: MakeClips, name: str, clips: torch.Tensor, lengths: torch.Tensor) -> None:
+def test_one_seed_gives_one_batch(varied, name, clips, lengths):
     once, again = (varied(clips, lengths, 1, **EFFECTS[name]) for _ in range(2))
     assert torch.equal(once, again)
     assert not torch.equal(once, varied(clips, lengths, 2, **EFFECTS[name]))
@@ -57,14 +50,12 @@ def test_one_seed_gives_one_batch(varied: MakeClips, name: str, clips: torch.Ten
 
 
 @pytest.mark.parametrize("name", EFFECTS)
-def test_silence_stays_finite_and_silent(varied: MakeClips, name: str, lengths: torch.Tensor) -> None:
+def test_silence_stays_finite_and_silent(varied, name, lengths):
     silence = torch.zeros(len(lengths), NUM_SAMPLES)
     assert varied(silence, lengths, **EFFECTS[name]).abs().max() < 1e-6
 
 
-def test_everything_at_once_in_batches_of_any_size(
-    varied: MakeClips, clips: torch.Tensor, lengths: torch.Tensor
-) -> None:
+def test_everything_at_once_in_batches_of_any_size(varied, clips, lengths):
     settings = {name: value for effect in EFFECTS.values() for name, value in effect.items()}
     for clips_in_batch in (1, 7, 33):
         rows = torch.arange(clips_in_batch) % len(clips)
@@ -74,21 +65,13 @@ def test_everything_at_once_in_batches_of_any_size(
         assert (found.square().mean(dim=1) > 0).all()
 
 
-def test_nothing_chosen_changes_nothing(varied: MakeClips, clips: torch.Tensor, lengths: torch.Tensor) -> None:
+def test_nothing_chosen_changes_nothing(varied, clips, lengths):
     torch.testing.assert_close(varied(clips, lengths), clips, atol=1e-5, rtol=0)
-
-
-def test_the_clips_given_are_not_written_to(varied: MakeClips, clips: torch.Tensor, lengths: torch.Tensor) -> None:
-    before = clips.clone()
-    varied(clips, lengths, **{name: value for effect in EFFECTS.values() for name, value in effect.items()})
-    assert torch.equal(clips, before)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_everything_works_on_a_gpu(
-    varied: MakeClips, clips: torch.Tensor, lengths: torch.Tensor, noise_dir: Path
-) -> None:
+def test_everything_works_on_a_gpu(varied, clips, lengths, noise_dir):
     settings = {name: value for effect in EFFECTS.values() for name, value in effect.items()}
     settings |= {"noise_dir": str(noise_dir), "recorded_share": 0.5}
     once, again = (varied(clips.cuda(), lengths.cuda(), **settings) for _ in range(2))
@@ -98,7 +81,7 @@ def test_everything_works_on_a_gpu(
 
 
 @pytest.mark.parametrize("name", ["tract", "pitch", "band", "reverberation", "telephone", "eight bits", "noise"])
-def test_as_often_as_wanted(varied: MakeClips, vowel: MakeClips, name: str) -> None:
+def test_as_often_as_wanted(varied, vowel, name):
     many = vowel(125.0, 1000.0).repeat(200, 1)
     ((setting, _),) = EFFECTS[name].items()
     found = varied(many, torch.full((200,), 4800), **{setting: 0.3})
@@ -106,17 +89,10 @@ def test_as_often_as_wanted(varied: MakeClips, vowel: MakeClips, name: str) -> N
     assert 0.2 < touched.float().mean() < 0.4
 
 
-@pytest.mark.bench
-def test_it_takes_at_most_half_of_a_training_step() -> None:
-    script = Path(__file__).resolve().parents[2] / "benchmarks" / "augmentation_cost.py"
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 # --- lost ends, place, speed, level --------------------------------------------------------------
 
 
-def test_either_end_of_a_word_may_be_lost() -> None:
+def test_either_end_of_a_word_may_be_lost():
     words = torch.zeros(200, NUM_SAMPLES)
     words[:, 2000:6000] = 1.0
     torch.manual_seed(0)
@@ -133,7 +109,7 @@ def test_either_end_of_a_word_may_be_lost() -> None:
     assert (jumps[(first > 0) & (last > 0)] < 0.1).all(), "no click"
 
 
-def test_clips_stay_whole_inside_their_second(clips: torch.Tensor, lengths: torch.Tensor) -> None:
+def test_clips_stay_whole_inside_their_second(clips, lengths):
     energy = clips.square().sum(dim=1)
     starts = set()
     for seed in range(20):
@@ -147,7 +123,7 @@ def test_clips_stay_whole_inside_their_second(clips: torch.Tensor, lengths: torc
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.25])
-def test_speed_changes_pitch_and_duration(clips: torch.Tensor, lengths: torch.Tensor, factor: float) -> None:
+def test_speed_changes_pitch_and_duration(clips, lengths, factor):
     placed, durations = place(clips[:2], lengths[:2], (factor, factor), 0.0)
     torch.testing.assert_close(durations, lengths[:2] / factor)
     peak = torch.fft.rfft(placed).abs().argmax(dim=1)
@@ -156,21 +132,14 @@ def test_speed_changes_pitch_and_duration(clips: torch.Tensor, lengths: torch.Te
     assert abs(int(there.nonzero()[-1] - there.nonzero()[0]) - 4000 / factor) < 20
 
 
-def test_high_tones_survive_resampling() -> None:
-    tone = torch.sin(2 * torch.pi * 3000 * torch.arange(NUM_SAMPLES) / SAMPLE_RATE)[None]
-    placed, _ = place(tone, torch.tensor([NUM_SAMPLES]), (0.97, 0.97), 0.0)
-    kept = placed[0, 500:-500].square().mean() / tone.square().mean()
-    assert kept > 0.6, "a straight line between samples would keep half of it"
-
-
-def test_level_is_set_last(varied: MakeClips, clips: torch.Tensor, lengths: torch.Tensor) -> None:
+def test_level_is_set_last(varied, clips, lengths):
     assert varied(clips, lengths, level_db=(-40.0, -40.0), equaliser_db=6.0).abs().max() < 0.03
 
 
 # --- spectrum ------------------------------------------------------------------------------------
 
 
-def test_the_equaliser_stays_within_its_limit(clips: torch.Tensor) -> None:
+def test_the_equaliser_stays_within_its_limit(clips):
     torch.manual_seed(0)
     response = 20 * torch.log10(random_response(clips.repeat(50, 1), 4501, 6.0))
     assert response.abs().max() <= 6.001
@@ -178,7 +147,7 @@ def test_the_equaliser_stays_within_its_limit(clips: torch.Tensor) -> None:
     assert (response.diff(dim=1).abs() < 0.05).all(), "smooth"
 
 
-def test_tilt_is_a_straight_line_over_octaves(clips: torch.Tensor) -> None:
+def test_tilt_is_a_straight_line_over_octaves(clips):
     torch.manual_seed(0)
     response = 20 * torch.log10(random_response(clips.repeat(50, 1), 4001, 0.0, tilt_db=6.0))  # a bin for each Hz
     torch.testing.assert_close(response[:, 1000], torch.zeros(200), atol=1e-3, rtol=0)
@@ -191,10 +160,10 @@ def test_tilt_is_a_straight_line_over_octaves(clips: torch.Tensor) -> None:
 
 
 @pytest.fixture
-def noise_of(changed: Callable[..., AugmentationConfig]) -> MakeClips:
+def noise_of(changed):
     """Makes the noise alone that clips get: noise_of(clips, lengths, **settings)."""
 
-    def noise(clips: torch.Tensor, lengths: torch.Tensor, **settings: Any) -> torch.Tensor:
+    def noise(clips, lengths, **settings):
         torch.manual_seed(0)
         spectra = torch.fft.rfft(clips, n=PADDED)
         return torch.fft.irfft(random_noise(spectra, lengths.float(), changed(**settings)), n=PADDED)[:, :NUM_SAMPLES]
@@ -204,9 +173,7 @@ def noise_of(changed: Callable[..., AugmentationConfig]) -> MakeClips:
 
 @pytest.mark.parametrize("source", ["coloured", "generated", "recorded"])
 @pytest.mark.parametrize("decibels", [-5.0, 0.0, 20.0])
-def test_noise_has_the_ratio_to_the_word(
-    noise_of: MakeClips, clips: torch.Tensor, lengths: torch.Tensor, decibels: float, source: str, noise_dir: Path
-) -> None:
+def test_noise_has_the_ratio_to_the_word(noise_of, clips, lengths, decibels, source, noise_dir):
     many, long = clips.repeat(16, 1), lengths.repeat(16)
     noise = noise_of(
         many, long, noise_probability=1.0, snr_db=(decibels, decibels),
@@ -218,46 +185,22 @@ def test_noise_has_the_ratio_to_the_word(
     assert float(ratio.std()) < 1.0 or source == "generated", "pauses of a sound that comes and goes stay quiet"
 
 
-def test_a_word_slowed_beyond_its_second_has_the_ratio_of_what_is_left_of_it(noise_of: MakeClips) -> None:
-    torch.manual_seed(0)
-    word = torch.randn(64, NUM_SAMPLES)
-    placed, durations = place(word, torch.full((64,), NUM_SAMPLES), (0.8, 0.8), 1.0)
-    noise = noise_of(placed, durations, noise_probability=1.0, snr_db=(0.0, 0.0), generated_share=0.0)
-    ratio = 10 * torch.log10(placed.square().mean(dim=1) / noise.square().mean(dim=1))
-    assert abs(float(ratio.mean())) < 0.2
-
-
-def test_generated_sounds_take_their_share_of_the_noise(
-    noise_of: MakeClips, clips: torch.Tensor, lengths: torch.Tensor
-) -> None:
+def test_generated_sounds_take_their_share_of_the_noise(noise_of, clips, lengths):
     many, long = clips.repeat(25, 1), lengths.repeat(25)
 
-    def unsteadiness(share: float) -> torch.Tensor:
+    def unsteadiness(share):
         noise = noise_of(many, long, noise_probability=1.0, snr_db=(0.0, 0.0), generated_share=share)
         frames = noise.reshape(len(noise), 10, -1).square().mean(dim=2)
         return frames.amax(dim=1) / frames.median(dim=1).values
 
-    # Brown noise wanders, too: what coloured noise does not reach tells the two apart.
+    # Brown noise wanders, too: only what coloured noise does not reach is counted.
     steady = unsteadiness(0.0).quantile(0.95)
     assert float((unsteadiness(1.0) > steady).float().mean()) > 0.3
     few, all_of_them = (float((unsteadiness(share) > 2 * steady).float().mean()) for share in (0.3, 1.0))
     assert 0.1 * all_of_them < few < 0.6 * all_of_them
 
 
-def test_coloured_noise_differs_from_clip_to_clip(
-    noise_of: MakeClips, clips: torch.Tensor, lengths: torch.Tensor
-) -> None:
-    noise = noise_of(clips.repeat(16, 1), lengths.repeat(16), noise_probability=1.0, snr_db=(0.0, 0.0))
-    noise = noise / noise.norm(dim=1, keepdim=True)
-    alike = (noise @ noise.T - torch.eye(64)).abs()
-    assert alike.max() < 0.4  # brown noise has few independent samples
-    centre = (torch.fft.rfft(noise).abs().square() * torch.arange(4001)).sum(dim=1) / PADDED
-    assert centre.max() > 3 * centre.min(), "of several colours"
-
-
-def test_recorded_noise_is_what_the_folder_holds(
-    noise_of: MakeClips, clips: torch.Tensor, lengths: torch.Tensor, noise_dir: Path
-) -> None:
+def test_recorded_noise_is_what_the_folder_holds(noise_of, clips, lengths, noise_dir):
     settings = {"noise_probability": 1.0, "snr_db": (0.0, 0.0), "noise_dir": str(noise_dir)}
     noise = noise_of(clips.repeat(20, 1), lengths.repeat(20), **settings)
     peaks = torch.fft.rfft(noise).abs().argmax(dim=1)

@@ -1,9 +1,6 @@
 """Voices, rooms, lines and few bits: formants and pitch, decay, band and quantisation are as the settings say."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,13 +8,10 @@ import torch
 
 from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE
 
-MakeClips = Callable[..., torch.Tensor]
-
-
 # --- voices --------------------------------------------------------------------------------------
 
 
-def pitch_of(clip: torch.Tensor) -> float:
+def pitch_of(clip):
     """Hz, where the autocorrelation of the middle has its peak, from 70 to 400 Hz."""
     middle = clip[3000:5048] * torch.hann_window(2048)
     correlation = torch.fft.irfft(torch.fft.rfft(middle, n=4096).abs().square())
@@ -27,7 +21,7 @@ def pitch_of(clip: torch.Tensor) -> float:
     return SAMPLE_RATE / (lag + 0.5 * (before - after) / (before - 2 * here + after))
 
 
-def formant_of(clip: torch.Tensor) -> float:
+def formant_of(clip):
     """Hz, centre of the power of the middle, without the weak ends of its spectrum."""
     power = torch.fft.rfft(clip[3000:5048] * torch.hann_window(2048)).abs().square()
     power = torch.where(power > 0.03 * power.max(), power, 0.0)
@@ -36,7 +30,7 @@ def formant_of(clip: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("factor", [0.8, 1.25])
 @pytest.mark.parametrize("name", ["tract", "pitch"])
-def test_formants_and_pitch_move_alone(varied: MakeClips, vowel: MakeClips, name: str, factor: float) -> None:
+def test_formants_and_pitch_move_alone(varied, vowel, name, factor):
     clip = vowel(125.0, 1000.0)[None]
     moved = varied(clip, torch.tensor([4800]), **{f"{name}_probability": 1.0, name: (factor, factor)})
     pitch, formant = (factor, 1.0) if name == "pitch" else (1.0, factor)
@@ -47,7 +41,7 @@ def test_formants_and_pitch_move_alone(varied: MakeClips, vowel: MakeClips, name
     assert moved.square().sum() / clip.square().sum() == pytest.approx(1.0, abs=0.05)
 
 
-def test_a_voice_that_is_not_chosen_stays_as_it_is(varied: MakeClips, vowel: MakeClips) -> None:
+def test_a_voice_that_is_not_chosen_stays_as_it_is(varied, vowel):
     clips = torch.stack([vowel(125.0, 1000.0)] * 40)
     moved = varied(clips, torch.full((40,), 4800), pitch_probability=0.5, tract_probability=0.2)
     assert 5 < int(((moved - clips).abs().amax(dim=1) < 1e-5).sum()) < 30
@@ -56,7 +50,7 @@ def test_a_voice_that_is_not_chosen_stays_as_it_is(varied: MakeClips, vowel: Mak
 # --- rooms and lines -----------------------------------------------------------------------------
 
 
-def test_band_limits_are_3_db_down_where_they_say(varied: MakeClips) -> None:
+def test_band_limits_are_3_db_down_where_they_say(varied):
     noise = torch.randn(4, NUM_SAMPLES, generator=torch.Generator().manual_seed(0))
     limits = {"band_low_hz": (300.0, 300.0), "band_high_hz": (2000.0, 2000.0)}
     limited = varied(noise, torch.full((4,), NUM_SAMPLES), band_probability=1.0, **limits)
@@ -70,7 +64,7 @@ def test_band_limits_are_3_db_down_where_they_say(varied: MakeClips) -> None:
 
 
 @pytest.mark.parametrize(("rt60", "direct_db"), [(0.3, 0.0), (0.5, 10.0)])
-def test_a_room_decays_at_its_level(varied: MakeClips, rt60: float, direct_db: float) -> None:
+def test_a_room_decays_at_its_level(varied, rt60, direct_db):
     click = torch.zeros(32, NUM_SAMPLES)
     click[:, 4000] = 1.0
     settings = {"rt60": (rt60, rt60), "direct_db": (direct_db, direct_db)}
@@ -84,7 +78,7 @@ def test_a_room_decays_at_its_level(varied: MakeClips, rt60: float, direct_db: f
     assert 60 / slope == pytest.approx(rt60, rel=0.1)
 
 
-def test_a_telephone_has_its_band_and_255_levels(varied: MakeClips) -> None:
+def test_a_telephone_has_its_band_and_255_levels(varied):
     time = torch.arange(NUM_SAMPLES) / SAMPLE_RATE
     tones = torch.stack([0.05 * torch.sin(2 * torch.pi * hz * time) for hz in (100, 1003.7, 3800)])
     line = varied(tones, torch.full((3,), NUM_SAMPLES), telephone_probability=1.0, peak_db=(0.0, 0.0))
@@ -97,7 +91,7 @@ def test_a_telephone_has_its_band_and_255_levels(varied: MakeClips) -> None:
 
 
 @pytest.mark.parametrize(("peak_db", "noise_db"), [(0.0, -48.0), (-24.0, -24.0)])
-def test_eight_bits_are_coarser_the_lower_the_peak(varied: MakeClips, peak_db: float, noise_db: float) -> None:
+def test_eight_bits_are_coarser_the_lower_the_peak(varied, peak_db, noise_db):
     tone = 0.003 * torch.sin(2 * torch.pi * 440.3 * torch.arange(NUM_SAMPLES) / SAMPLE_RATE)[None]
     coarse = varied(tone, torch.tensor([NUM_SAMPLES]), eight_bit_probability=1.0, peak_db=(peak_db, peak_db))
     assert len(coarse.unique()) <= 255 * 10 ** (peak_db / 20) + 2

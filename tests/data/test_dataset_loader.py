@@ -1,9 +1,6 @@
 """Every way of naming recordings: FSDD in any form, other recordings, a download, synthetic speech, further folders."""
 
-from __future__ import annotations
-
 import hashlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,25 +9,24 @@ from digit_detector.errors import DataError, DownloadError
 from digit_detector.labels import LABELS
 from ml_training.config import TrainConfig
 from ml_training.data import fsdd, tts
-from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.data.splits import split_corpus
 from ml_training.data.tts import synthesize_digits
 
 
-def write(folder: Path, files: dict[str, bytes]) -> Path:
+def write(folder, files):
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return folder
 
 
-def load(lines: list[str] | None = None, **settings: str) -> Corpus:
+def load(lines=None, **settings):
     return load_corpus(TrainConfig(**settings), (lines if lines is not None else []).append)
 
 
 @pytest.fixture
-def pinned(monkeypatch, recordings) -> dict[str, bytes]:
+def pinned(monkeypatch, recordings):
     """Small recordings that pass for FSDD."""
     monkeypatch.setattr(fsdd, "TREE_HASH", fsdd.content_hash(recordings))
     return recordings
@@ -134,7 +130,7 @@ def test_synthetic_speech_where_chosen_or_where_there_are_no_recordings(home, se
 
 
 @pytest.fixture
-def extra(tmp_path, wav) -> Path:
+def extra(tmp_path, wav):
     """Recordings 0 and 7 of one more speaker, and a bad file."""
     files = {f"{digit}_eva_{index}.wav": wav(200 + 50 * digit + index) for digit in range(10) for index in (0, 7)}
     return write(tmp_path / "further", files | {"5_eva_9.wav": b""})

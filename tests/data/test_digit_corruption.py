@@ -1,12 +1,7 @@
 """Corrupted digits: each kind by its samples, and the digits themselves unchanged."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 import torch
-from torch import Tensor
 
 from digit_detector.audio import NUM_SAMPLES
 from ml_training.data.digit_corruption import KINDS, corrupt_digits
@@ -14,7 +9,7 @@ from ml_training.data.digit_corruption import KINDS, corrupt_digits
 FADE = 40  # samples of the slope at both ends
 
 
-def noise_words(*lengths: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+def noise_words(*lengths):
     """Clips of white noise, each of its own level and centred; their lengths; the words alone."""
     generator = torch.Generator().manual_seed(0)
     clips = torch.zeros(len(lengths), NUM_SAMPLES)
@@ -25,9 +20,7 @@ def noise_words(*lengths: int) -> tuple[Tensor, Tensor, list[Tensor]]:
     return clips, torch.tensor(lengths), words
 
 
-def corrupt(
-    clips: Tensor, lengths: Tensor, *kinds: str, noise_dir: Path | None = None, seed: int = 0, label: int | None = None
-) -> list[Tensor]:
+def corrupt(clips, lengths, *kinds, noise_dir=None, seed=0, label=None):
     """The sounds made of each clip, without the zeros around; nothing is written to the clips."""
     torch.manual_seed(seed)
     labels = torch.arange(len(clips)) % 10 if label is None else torch.full((len(clips),), label)
@@ -45,17 +38,17 @@ def corrupt(
     return sounds
 
 
-def rms(sound: Tensor) -> float:
+def rms(sound):
     return float(sound.square().mean().sqrt())
 
 
-def is_part(sound: Tensor, of: Tensor) -> bool:
+def is_part(sound, of):
     """Whether a sound, its faded ends left out, is the beginning or the end of a word."""
     middle = slice(FADE, len(sound) - FADE)
     return torch.equal(sound[middle], of[: len(sound)][middle]) or torch.equal(sound[middle], of[-len(sound) :][middle])
 
 
-def test_cut_off_leaves_the_beginning_or_the_end() -> None:
+def test_cut_off_leaves_the_beginning_or_the_end():
     clips, lengths, words = noise_words(*[4000] * 40)
     sounds = corrupt(clips, lengths, "cut off")
     assert all(is_part(sound, word) and 799 <= len(sound) <= 2000 for sound, word in zip(sounds, words, strict=True))
@@ -64,7 +57,7 @@ def test_cut_off_leaves_the_beginning_or_the_end() -> None:
     assert len({len(sound) for sound in sounds}) > 20
 
 
-def test_doubled_is_two_digits_at_one_level() -> None:
+def test_doubled_is_two_digits_at_one_level():
     clips, lengths, words = noise_words(1600, 2400, 3200)
     for row, sound in enumerate(corrupt(clips, lengths, "doubled")):
         first, second = words[row], words[(row + 1) % 3]
@@ -82,7 +75,7 @@ def test_doubled_is_two_digits_at_one_level() -> None:
         assert first[-1600 + FADE : -FADE].all(), "the gap ends before"
 
 
-def test_spliced_goes_from_one_digit_over_to_another() -> None:
+def test_spliced_goes_from_one_digit_over_to_another():
     clips, lengths, words = noise_words(3200, 4800, 4000)
     for row, sound in enumerate(corrupt(clips, lengths, "spliced")):
         first, second = words[row], words[(row + 1) % 3]
@@ -98,14 +91,14 @@ def test_spliced_goes_from_one_digit_over_to_another() -> None:
     [("doubled", (6080, 8000, 5600, 8000), None), ("spliced", (4000,) * 30, 7), ("spliced", (4000,), None)],
     ids=["too long for two", "one digit", "alone"],
 )
-def test_what_would_be_a_digit_is_cut_off_instead(kind: str, lengths: tuple[int, ...], label: int | None) -> None:
+def test_what_would_be_a_digit_is_cut_off_instead(kind, lengths, label):
     clips, sizes, words = noise_words(*lengths)
     for sound, word in zip(corrupt(clips, sizes, kind, label=label), words, strict=True):
         assert len(sound) <= len(word) / 2
         assert is_part(sound, word)
 
 
-def test_turned_round_is_backwards_without_the_room_around_it() -> None:
+def test_turned_round_is_backwards_without_the_room_around_it():
     clips, lengths, words = noise_words(1600, 8000)
     for sound, word in zip(corrupt(clips, lengths, "turned round"), words, strict=True):
         assert torch.equal(sound[FADE:-FADE], word.flip(0)[FADE:-FADE])
@@ -116,7 +109,7 @@ def test_turned_round_is_backwards_without_the_room_around_it() -> None:
     assert len(corrupt(clips, lengths, "doubled")[0]) in range(3200, 4001), "not too long for two"
 
 
-def test_noise_has_the_level_of_the_digit_and_none_of_its_samples(noise_dir: Path) -> None:
+def test_noise_has_the_level_of_the_digit_and_none_of_its_samples(noise_dir):
     clips, lengths, words = noise_words(*[4000] * 20)
     for folder in (None, noise_dir):
         sounds = corrupt(clips, lengths, "noise", noise_dir=folder)
@@ -127,7 +120,7 @@ def test_noise_has_the_level_of_the_digit_and_none_of_its_samples(noise_dir: Pat
     assert all(min(abs(hertz - 200), abs(hertz - 1000)) < 15 for hertz in loudest), "tone and hum of that folder"
 
 
-def test_ends_are_soft_and_torch_decides() -> None:
+def test_ends_are_soft_and_torch_decides():
     clips, lengths, _ = noise_words(*[3200] * 10)
     first, same, other = (corrupt(clips, lengths, *KINDS, seed=seed) for seed in (1, 1, 2))
     assert all(max(abs(sound[0]), abs(sound[-1])) < sound.abs().max() / 10 for sound in first)
@@ -139,7 +132,7 @@ def test_ends_are_soft_and_torch_decides() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_silence_and_clicks_stay_finite(kind: str) -> None:
+def test_silence_and_clicks_stay_finite(kind):
     clips = torch.zeros(3, NUM_SAMPLES)
     clips[1, 4000] = 1.0
     clips[2, 3000:5000] = 0.1

@@ -1,10 +1,7 @@
 """Layouts of folders and tables of recordings: labels, speakers and parts; bad files and rows are skipped and named."""
 
-from __future__ import annotations
-
 import os
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,18 +17,18 @@ from ml_training.data.splits import split_corpus
 from ml_training.evaluation.protocols import official_part
 
 
-def write(folder: Path, files: dict[str, bytes]) -> Path:
+def write(folder, files):
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return folder
 
 
-def flat_files(wav, speaker: str = "anna", indices: int = 6) -> dict[str, bytes]:
+def flat_files(wav, speaker="anna", indices=6):
     return {f"{digit}_{speaker}_{index}.wav": wav() for digit in range(10) for index in range(indices)}
 
 
-def found(folder: Path) -> dict[str, tuple[int, str, int]]:
+def found(folder):
     """File -> label, speaker, index of a folder without bad files."""
     corpus = load_folder(folder)
     assert corpus.skipped == ()
@@ -191,18 +188,18 @@ def test_above_five_per_cent_of_bad_files_the_run_stops(tmp_path, wav):
 
 
 @pytest.fixture
-def clips(tmp_path, wav) -> Path:
+def clips(tmp_path, wav):
     """Files of names without a label: a0.wav ... a9.wav and b0.wav ... b9.wav in audio/."""
     return write(tmp_path, {f"audio/{who}{digit}.wav": wav(200 + 50 * digit) for digit in range(10) for who in "ab"})
 
 
-def table(folder: Path, lines: list[str], name: str = "table.csv") -> Path:
+def table(folder, lines, name="table.csv"):
     path = folder / name
     path.write_text("\n".join([*lines, ""]), encoding="utf-8")
     return path
 
 
-def rows(more: str = "") -> list[str]:
+def rows(more=""):
     return [f"audio/{w}{digit}.wav,{LABELS[digit] if w == 'a' else digit}{more}" for digit in range(10) for w in "ab"]
 
 

@@ -1,9 +1,5 @@
 """mixup and cutmix: the mixed clips and the weights of their labels."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 import torch
 
@@ -14,26 +10,26 @@ from ml_training.data.augmentation.mixup import mix
 LABELS = torch.arange(200) % 10
 
 
-def batch(levels: bool = True) -> torch.Tensor:
+def batch(levels=True):
     """(200, T) tones, a frequency for each digit, the later the louder."""
     time = torch.arange(NUM_SAMPLES) / NUM_SAMPLES
     tones = torch.sin(2 * torch.pi * (300 + 100 * LABELS[:, None]) * time)
     return tones * torch.linspace(0.01, 0.5, 200)[:, None] if levels else tones
 
 
-def mixed(clips: torch.Tensor, seed: int = 0, **settings: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def mixed(clips, seed=0, **settings):
     torch.manual_seed(seed)
     return mix(clips, LABELS, AugmentationConfig(**settings))
 
 
-def powers(clips: torch.Tensor) -> torch.Tensor:
+def powers(clips):
     """(200, 10) power at each digit's frequency, as a share of all."""
     power = torch.fft.rfft(clips).abs().square()[:, 300:1300:100]
     return power / power.sum(dim=1, keepdim=True)
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_seeded_normalised_and_as_often_as_wanted(kind: str) -> None:
+def test_seeded_normalised_and_as_often_as_wanted(kind):
     setting = {f"{kind}_probability": 0.3}
     clips, weights = mixed(batch(), **setting)
     again, same = mixed(batch(), **setting)
@@ -47,7 +43,7 @@ def test_seeded_normalised_and_as_often_as_wanted(kind: str) -> None:
     assert (weights[~touched].amax(dim=1) == 1).all()
 
 
-def test_mixup_weighs_what_is_heard() -> None:
+def test_mixup_weighs_what_is_heard():
     clips, weights = mixed(batch(), mixup_probability=1.0, mixup_alpha=1.0)
     amplitudes = powers(clips).sqrt()
     amplitudes /= amplitudes.sum(dim=1, keepdim=True)
@@ -58,7 +54,7 @@ def test_mixup_weighs_what_is_heard() -> None:
     assert weights[others].amax(dim=1).min() < 0.6
 
 
-def test_cutmix_weighs_by_energy() -> None:
+def test_cutmix_weighs_by_energy():
     clips, weights = mixed(batch(levels=False), cutmix_probability=1.0)
     for row in range(20):
         foreign = (clips[row] - batch(levels=False)[row]).abs() > 1e-6
@@ -69,14 +65,7 @@ def test_cutmix_weighs_by_energy() -> None:
     assert weights.amax(dim=1).mean() < 0.9
 
 
-@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_silence_stays_finite(kind: str) -> None:
-    clips, weights = mixed(torch.zeros(200, NUM_SAMPLES), **{f"{kind}_probability": 1.0})
-    assert torch.equal(clips, torch.zeros(200, NUM_SAMPLES))
-    assert torch.isfinite(weights).all()
-
-
-def test_off_gives_plain_labels() -> None:
+def test_off_gives_plain_labels():
     clips, weights = mixed(batch())
     assert torch.equal(clips, batch())
     assert torch.equal(weights, torch.nn.functional.one_hot(LABELS, 10).float())

@@ -1,23 +1,14 @@
 """Recorded and procedural background noise."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
 
 from digit_detector.errors import DataError
 from ml_training.data.augmentation.noise import load_noise_bank
 from ml_training.data.augmentation.procedural_noise import EACH, KINDS, SAMPLES, generated_sounds
-from ml_training.results import Floats
-
-MakeClips = Callable[..., torch.Tensor]
 
 
-def test_recordings_are_trimmed_and_read_once(noise_dir: Path) -> None:
+def test_recordings_are_trimmed_and_read_once(noise_dir):
     load_noise_bank.cache_clear()
     found = load_noise_bank(str(noise_dir))
     assert found.files == ("inner/hum.flac", "tone.wav")
@@ -28,9 +19,7 @@ def test_recordings_are_trimmed_and_read_once(noise_dir: Path) -> None:
     assert load_noise_bank(str(noise_dir)).data_hash != found.data_hash
 
 
-def test_a_folder_that_cannot_be_used_is_an_error(
-    varied: MakeClips, clips: torch.Tensor, lengths: torch.Tensor, noise_dir: Path
-) -> None:
+def test_a_folder_that_cannot_be_used_is_an_error(varied, clips, lengths, noise_dir):
     load_noise_bank.cache_clear()
     with pytest.raises(DataError, match=r"is not a folder"):
         varied(clips, lengths, noise_probability=1.0, noise_dir=str(noise_dir / "none"))
@@ -42,12 +31,12 @@ def test_a_folder_that_cannot_be_used_is_an_error(
         load_noise_bank(str(noise_dir))
 
 
-def of(kind: str) -> Floats:
+def of(kind):
     return np.stack([samples for name, samples in generated_sounds() if name == kind])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_procedural_sounds_have_unit_power_and_differ(kind: str) -> None:
+def test_procedural_sounds_have_unit_power_and_differ(kind):
     sounds = of(kind)
     assert (sounds.shape, sounds.dtype) == ((EACH, SAMPLES), np.float32)
     assert np.isfinite(sounds).all()
@@ -56,12 +45,12 @@ def test_procedural_sounds_have_unit_power_and_differ(kind: str) -> None:
     assert np.abs(sounds @ sounds.T / SAMPLES - np.eye(EACH)).max() < 0.9
 
 
-def test_kinds_differ_and_a_seed_decides() -> None:
-    def unsteadiness(sounds: Floats) -> float:  # dB, the loudest fifth of a second above the median one
+def test_kinds_differ_and_a_seed_decides():
+    def unsteadiness(sounds):  # dB, the loudest fifth of a second above the median one
         frames = np.square(sounds).reshape(len(sounds), 15, -1).mean(axis=2) + 1e-9
         return float(np.median(10 * np.log10(frames.max(axis=1) / np.median(frames, axis=1))))
 
-    def tonality(sounds: Floats) -> float:  # share of the energy in the strongest hundredth of the spectrum
+    def tonality(sounds):  # share of the energy in the strongest hundredth of the spectrum
         energy = np.sort(np.abs(np.fft.rfft(sounds, axis=1)) ** 2, axis=1)
         return float(np.median(energy[:, -energy.shape[1] // 100 :].sum(axis=1) / energy.sum(axis=1)))
 

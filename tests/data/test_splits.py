@@ -1,7 +1,5 @@
 """Parts of a corpus: no clip in two of them, none forgotten, the same for the same seed."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,10 +9,10 @@ from digit_detector.errors import DataError
 from ml_training.config import TrainConfig
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_folder
-from ml_training.data.splits import Split, split_corpus
+from ml_training.data.splits import split_corpus
 
 
-def corpus_of(clips: list[tuple[int, str, int]], official: bool = True) -> Corpus:
+def corpus_of(clips, official=True):
     """A corpus of silent clips (digit, speaker, index)."""
     return Corpus(
         name="test", waveforms=np.broadcast_to(np.float32(0), (len(clips), 8000)),
@@ -26,12 +24,12 @@ def corpus_of(clips: list[tuple[int, str, int]], official: bool = True) -> Corpu
     )  # fmt: skip
 
 
-def grid(speakers: int = 6, recordings: int = 50, official: bool = True) -> Corpus:
+def grid(speakers=6, recordings=50, official=True):
     clips = [(digit, f"s{s}", index) for digit in range(10) for s in range(speakers) for index in range(recordings)]
     return corpus_of(clips, official)
 
 
-def check_parts(split: Split, clips: int) -> None:
+def check_parts(split, clips):
     everything = np.concatenate([split.train, split.validation, split.test])
     assert len(everything) == clips
     np.testing.assert_array_equal(np.sort(everything), np.arange(clips))  # each exactly once
@@ -47,7 +45,7 @@ CONFIGS = {
 clip = st.tuples(st.integers(0, 9), st.sampled_from(["s1", "s2", "s3"]), st.integers(0, 60))
 
 
-def too_small(clips: list[tuple[int, str, int]], name: str, share: float) -> bool:
+def too_small(clips, name, share):
     """Whether a part may be left without a clip."""
     if name == "random":
         return len(clips) < 10
@@ -85,7 +83,7 @@ def test_seeds_decide(name):
     assert not np.array_equal(first.validation, other.validation)
 
 
-def counts(corpus: Corpus, part: np.ndarray) -> np.ndarray:
+def counts(corpus, part):
     """(10 digits, speakers) clips."""
     names = sorted(set(corpus.speakers))
     table = np.zeros((10, len(names)), dtype=int)
@@ -144,11 +142,7 @@ def test_without_an_official_test_part_the_split_is_random_and_says_so():
         (grid(speakers=1), TrainConfig(split="speaker", held_out_speaker="s0"), "has one speaker: leaving a speaker"),
         (corpus_of([(0, "a", 0), (1, "a", 1)]), TrainConfig(split="random"), "leaves nothing for"),
         (corpus_of([]), TrainConfig(), "train and validation and test"),
-        (
-            grid(3),
-            TrainConfig(split="speaker", held_out_speaker="s9"),
-            "no speaker 's9' in test: .*s0, s1",
-        ),
+        (grid(3), TrainConfig(split="speaker", held_out_speaker="s9"), "no speaker 's9' in test: .*s0, s1"),
     ],
 )
 def test_a_split_that_cannot_be_is_an_error(corpus, config, words):

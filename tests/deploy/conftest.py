@@ -1,10 +1,6 @@
 """Small versions: their model.onnx is one word."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -19,16 +15,16 @@ PROVENANCE = Provenance(
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """The pipeline's folder that `make` adds to."""
     return tmp_path / "models" / "mfcc_classifier"
 
 
 @pytest.fixture
-def make(folder: Path, tmp_path: Path) -> Callable[..., Version]:
+def make(folder, tmp_path):
     """Add a version with the given word as model.onnx; with `bare`, without other files."""
 
-    def add(word: str, bare: bool = False, **options: object) -> Version:
+    def add(word, bare=False, **options):
         made = tmp_path / f"made_{word}"
         made.mkdir(exist_ok=True)
         (made / "model.onnx").write_text(word, encoding="utf-8")

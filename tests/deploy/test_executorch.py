@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-from torch import Tensor
 
 from digit_detector.errors import ExportError, MissingExtraError
 from ml_training.deploy.executorch import export_executorch
@@ -44,7 +43,7 @@ def test_the_program_computes_the_network_and_has_metadata(tmp_path, tiny_corpus
 
 
 class DifferentWhenExported(torch.nn.Module):
-    def forward(self, waveforms: Tensor) -> Heard:
+    def forward(self, waveforms):
         means = waveforms.reshape(-1, 10, 800).mean(2)
         return Heard(means + (0.001 if torch.compiler.is_exporting() else 0.0), waveforms.mean(1))
 

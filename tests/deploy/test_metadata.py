@@ -39,7 +39,7 @@ def test_every_documented_key_has_a_value():
 @pytest.mark.parametrize(
     ("found", "pipeline", "message"),
     [
-        ({}, MFCC, r"model\.onnx is an ONNX model, but not one of ours"),
+        ({}, MFCC, r"model\.onnx is an ONNX model, but no model of this package"),
         (metadata(), MEL_CNN, "pipeline is 'mfcc', expected 'mel_cnn'"),
         (metadata() | {FORMAT_KEY: "3", "window": "9"}, MFCC, f"{FORMAT_KEY} is '3', expected '2'; window is '9'"),
         (metadata() | {FORMAT_KEY: "1"}, MFCC, r"train it again with train\.py --pipeline mfcc"),

@@ -1,9 +1,5 @@
 """The choice of the default model agrees with the recordings and with the metadata of the pretrained models."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 
 from digit_detector.classifier import model_file
@@ -18,7 +14,7 @@ from ml_training.training.training_data import load_training_data
 
 
 @pytest.mark.parametrize("precision", FILE_PRECISIONS)
-def test_the_pretrained_models_were_tested_there_and_are_in_order(precision: str) -> None:
+def test_the_pretrained_models_were_tested_there_and_are_in_order(precision):
     found = [read_metadata(model_file(PRETRAINED, pipeline, precision)) for pipeline in BEST_FIRST]
     for metadata in found:
         assert (metadata["split"], metadata["speech"]) == ("official", "recordings")
@@ -30,12 +26,12 @@ def test_the_pretrained_models_were_tested_there_and_are_in_order(precision: str
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_hash_is_that_of_fsdds_official_test(seed: int, fsdd_dir: Path) -> None:
+def test_the_hash_is_that_of_fsdds_official_test(seed, fsdd_dir):
     config = TrainConfig(dataset="fsdd", data_dir=str(fsdd_dir), synthetic_share=0.0, negative_share=0.0, seed=seed)
     assert load_training_data(config, None, lambda _: None, lambda _: None).test_hash == FSDD_TEST_HASH
 
 
-def test_metadata_of_a_changed_model_is_refused(tmp_path: Path) -> None:
+def test_metadata_of_a_changed_model_is_refused(tmp_path):
     file = tmp_path / onnx_name("model", "fp32")
     content = model_file(PRETRAINED, BEST_FIRST[0]).read_bytes()
     file.write_bytes(content.replace(b"1.000000", b"0.900000", 1))

@@ -1,28 +1,15 @@
 """Versions on a full disk, written by several processes at once, and killed at every file operation."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from digit_detector.errors import TrainingError
-from digit_detector.versions import (
-    Version,
-    promoted_file,
-    read_promotions,
-    read_status,
-    version_folder,
-    version_numbers,
-)
+from digit_detector.versions import promoted_file, read_promotions, read_status, version_folder, version_numbers
 from ml_training.deploy import version_store
-
-Make = Callable[..., Version]
 
 COMMON = """
 import itertools, json, os, resource, shutil, signal, sys
@@ -100,18 +87,18 @@ for turn in range(10):
 """
 
 
-def start(code: str, folder: Path, made: Path, word: str) -> subprocess.Popen[str]:
+def start(code, folder, made, word):
     command = [sys.executable, "-c", COMMON + code, str(folder), str(made), word]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def read(path: Path) -> str:
+def read(path):
     return path.read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no limits on files")
 @pytest.mark.parametrize("action", ["add", "promote"])
-def test_a_full_disk_is_reported_and_changes_nothing(make: Make, folder: Path, tmp_path: Path, action: str) -> None:
+def test_a_full_disk_is_reported_and_changes_nothing(make, folder, tmp_path, action):
     first = make("one")
     make("two")
     (tmp_path / "large").mkdir()
@@ -124,7 +111,7 @@ def test_a_full_disk_is_reported_and_changes_nothing(make: Make, folder: Path, t
     assert [path.name for path in folder.rglob(".*")] == [".lock"]
 
 
-def test_several_processes_take_different_numbers(make: Make, folder: Path, tmp_path: Path) -> None:
+def test_several_processes_take_different_numbers(make, folder, tmp_path):
     make("one")
     running = [start(MANY, folder, tmp_path, word) for word in "abc"]
     assert [process.communicate(timeout=120) for process in running] == [("", "")] * 3
@@ -150,9 +137,7 @@ def test_several_processes_take_different_numbers(make: Make, folder: Path, tmp_
         ("record", {(2, (1, 2))}),
     ],
 )
-def test_killed_at_any_operation_nothing_is_half_done(
-    make: Make, folder: Path, tmp_path: Path, action: str, ends: set[tuple[int, tuple[int, ...]]]
-) -> None:
+def test_killed_at_any_operation_nothing_is_half_done(make, folder, tmp_path, action, ends):
     make("one")
     make("two")
     made = tmp_path / "made_three"
@@ -178,7 +163,7 @@ def test_killed_at_any_operation_nothing_is_half_done(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
-def test_an_unfinished_promotion_is_read_from_the_version_and_finished_later(make: Make, folder: Path) -> None:
+def test_an_unfinished_promotion_is_read_from_the_version_and_finished_later(make, folder):
     make("one")
     make("two")
     version_store._write_promotions(folder, read_promotions(folder), finished=False)
@@ -197,7 +182,7 @@ def test_an_unfinished_promotion_is_read_from_the_version_and_finished_later(mak
     assert read(folder / "model.onnx") == "one"
 
 
-def test_a_lock_of_another_process_is_waited_for(make: Make, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_of_another_process_is_waited_for(make, folder, monkeypatch):
     make("one")
     monkeypatch.setattr(version_store, "TIMEOUT", 0.1)
     held = "from filelock import FileLock\nwith FileLock(folder / 'versions' / '.lock'): print(1, flush=True); input()"

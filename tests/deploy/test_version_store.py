@@ -1,20 +1,12 @@
 """Versions added, promoted, rolled back, pruned, checked and listed; interruptions are in test_version_crashes.py."""
 
-from __future__ import annotations
-
 import hashlib
 import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from digit_detector.errors import ConfigError, ModelError
 from digit_detector.versions import (
-    Promotion,
-    Promotions,
-    Version,
     find_versions,
     read_file,
     read_intact_version,
@@ -27,23 +19,22 @@ from digit_detector.versions import (
 from ml_training.deploy.version_store import add_file, promote, prune, record_metrics, recover, roll_back
 from ml_training.deploy.version_tables import find_differences, format_comparison, format_list, list_values
 
-Make = Callable[..., Version]
 NAMES = ["best_model.pt", "model.onnx", "scaler.pkl", "versions"]
 
 
-def promoted(folder: Path) -> tuple[int | None, str]:
+def promoted(folder):
     """The promoted version and the content of the model in use."""
     return read_promotions(folder).promoted, (folder / "model.onnx").read_text(encoding="utf-8")
 
 
-def rewrite(path: Path, **changes: Any) -> None:
+def rewrite(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}))
 
 
 # --- adding and promoting ------------------------------------------------------------------------
 
 
-def test_a_training_becomes_a_version_and_is_promoted(make: Make, folder: Path) -> None:
+def test_a_training_becomes_a_version_and_is_promoted(make, folder):
     version = make("one")
     assert (version.number, version.parent, version.provenance.data_hash) == (1, None, "ab" * 32)
     assert version == read_intact_version(folder, 1)
@@ -56,7 +47,7 @@ def test_a_training_becomes_a_version_and_is_promoted(make: Make, folder: Path) 
     assert find_versions(folder, "model.onnx", hashlib.sha256(b"one").hexdigest()) == [1]
 
 
-def test_the_parent_is_the_version_promoted_at_that_time(make: Make, folder: Path) -> None:
+def test_the_parent_is_the_version_promoted_at_that_time(make, folder):
     assert [make(word).parent for word in ("one", "two")] == [None, 1]
     assert promote(folder, 1) == 2
     assert make("three", promote=False).parent == 1
@@ -64,7 +55,7 @@ def test_the_parent_is_the_version_promoted_at_that_time(make: Make, folder: Pat
     assert make("four").parent == 1
 
 
-def test_files_of_other_versions_are_removed_and_checkpoints_stay(make: Make, folder: Path) -> None:
+def test_files_of_other_versions_are_removed_and_checkpoints_stay(make, folder):
     make("one")
     (folder / "checkpoint_epoch_001.pt").write_bytes(b"")
     make("bare", bare=True)
@@ -73,7 +64,7 @@ def test_files_of_other_versions_are_removed_and_checkpoints_stay(make: Make, fo
     assert (folder / "scaler.pkl").read_text(encoding="utf-8") == "scaler.pkl of one"
 
 
-def test_a_further_export_is_promoted_with_its_version(make: Make, folder: Path) -> None:
+def test_a_further_export_is_promoted_with_its_version(make, folder):
     make("one")
     make("two", promote=False)
     assert add_file(folder, 1, "model_int8.onnx", b"int8")
@@ -88,7 +79,7 @@ def test_a_further_export_is_promoted_with_its_version(make: Make, folder: Path)
     assert not read_status(folder).damaged
 
 
-def test_a_changed_copy_is_reported_and_no_version_changes(make: Make, folder: Path) -> None:
+def test_a_changed_copy_is_reported_and_no_version_changes(make, folder):
     make("one")
     with (folder / "model.onnx").open("r+b") as file:  # in place, as cp and rsync do
         file.write(b"###")
@@ -100,7 +91,7 @@ def test_a_changed_copy_is_reported_and_no_version_changes(make: Make, folder: P
     assert len(read_promotions(folder).history) == 1
 
 
-def test_a_run_resumed_after_its_end_is_no_second_version(make: Make, folder: Path) -> None:
+def test_a_run_resumed_after_its_end_is_no_second_version(make, folder):
     make("one")
     make("two", promote=False)
     (folder / "model.onnx").unlink()
@@ -109,7 +100,7 @@ def test_a_run_resumed_after_its_end_is_no_second_version(make: Make, folder: Pa
     assert make("one").number == 3
 
 
-def test_numbers_are_never_used_twice_and_other_folders_are_ignored(make: Make, folder: Path) -> None:
+def test_numbers_are_never_used_twice_and_other_folders_are_ignored(make, folder):
     for word in ("one", "two", "three"):
         make(word)
     version_folder(folder, 3).rename(folder / "moved")
@@ -121,7 +112,7 @@ def test_numbers_are_never_used_twice_and_other_folders_are_ignored(make: Make, 
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "missing", "record", "no record", "renamed"])
-def test_damaged_versions_are_refused_and_nothing_changes(make: Make, folder: Path, damage: str) -> None:
+def test_damaged_versions_are_refused_and_nothing_changes(make, folder, damage):
     make("one")
     make("two")
     place = version_folder(folder, 1)
@@ -163,14 +154,14 @@ def test_damaged_versions_are_refused_and_nothing_changes(make: Make, folder: Pa
           for name in ("../model.onnx", "/etc/passwd", ".hidden", "a/b", "", "version.json", "..")],
     ],
 )  # fmt: skip
-def test_an_invalid_version_json_is_refused(make: Make, folder: Path, changes: dict[str, Any], fault: str) -> None:
+def test_an_invalid_version_json_is_refused(make, folder, changes, fault):
     make("one")
     rewrite(version_folder(folder, 1) / "version.json", **changes)
     with pytest.raises(ModelError, match=fault):
         read_version(folder, 1)
 
 
-def test_a_missing_version_or_file_is_reported_with_existing_ones(make: Make, folder: Path) -> None:
+def test_a_missing_version_or_file_is_reported_with_existing_ones(make, folder):
     with pytest.raises(ModelError, match="has no version 1, only none"):
         read_version(folder, 1)
     make("one")
@@ -181,7 +172,7 @@ def test_a_missing_version_or_file_is_reported_with_existing_ones(make: Make, fo
         read_file(folder, read_version(folder, 1), "model.int8")
 
 
-def test_a_version_of_release_0_1_is_read(make: Make, folder: Path) -> None:
+def test_a_version_of_release_0_1_is_read(make, folder):
     make("one")
     rewrite(version_folder(folder, 1) / "version.json", sha256="0" * 64)  # its version.json had a checksum
     assert read_intact_version(folder, 1).files.keys() == {"best_model.pt", "model.onnx", "scaler.pkl"}
@@ -191,7 +182,7 @@ def test_a_version_of_release_0_1_is_read(make: Make, folder: Path) -> None:
 # --- rolling back --------------------------------------------------------------------------------
 
 
-def test_rollbacks_go_back_step_by_step(make: Make, folder: Path) -> None:
+def test_rollbacks_go_back_step_by_step(make, folder):
     for word in ("one", "two", "three"):
         make(word)
     promote(folder, 1)
@@ -205,7 +196,7 @@ def test_rollbacks_go_back_step_by_step(make: Make, folder: Path) -> None:
     assert [p.how for p in read_promotions(folder).history][-3:] == ["rollback", "training", "rollback"]
 
 
-def test_a_rollback_skips_deleted_versions(make: Make, folder: Path) -> None:
+def test_a_rollback_skips_deleted_versions(make, folder):
     for word in ("one", "two", "three"):
         make(word)
     version_folder(folder, 2).rename(folder / "moved")
@@ -216,20 +207,10 @@ def test_a_rollback_skips_deleted_versions(make: Make, folder: Path) -> None:
     assert ["version 1 is promoted, but missing" in fault for fault in read_status(folder).faults] == [True]
 
 
-@pytest.mark.parametrize(
-    ("history", "before"),
-    [("", []), ("1", []), ("1 2 3", [2, 1]), ("1 2 3 b2", [1]), ("1 2 1 3", [1, 2, 1]), ("1 2 b1 3 b1 4", [1]),
-     ("b1 2", [1])],
-)  # fmt: skip
-def test_the_versions_that_rollbacks_lead_to(history: str, before: list[int]) -> None:
-    entries = [Promotion(int(w.strip("b")), "", "rollback" if "b" in w else "promote") for w in history.split()]
-    assert Promotions(tuple(entries)).before() == before
-
-
 # --- pruning, damage, metrics --------------------------------------------------------------------
 
 
-def test_pruning_keeps_the_newest_intact_versions_and_the_promoted_one(make: Make, folder: Path) -> None:
+def test_pruning_keeps_the_newest_intact_versions_and_the_promoted_one(make, folder):
     for word in ("one", "two", "three", "four", "five"):
         make(word)
     promote(folder, 2)
@@ -251,7 +232,7 @@ def test_pruning_keeps_the_newest_intact_versions_and_the_promoted_one(make: Mak
      '{"format": 1, "promoted": 1, "finished": true, "history": []}',
      '{"format": 1, "promoted": 1, "finished": true, "history": [{"version": "x", "when": "", "how": ""}]}'],
 )  # fmt: skip
-def test_a_damaged_promoted_json_is_reported_and_replaced(make: Make, folder: Path, content: str) -> None:
+def test_a_damaged_promoted_json_is_reported_and_replaced(make, folder, content):
     make("one")
     make("two")
     (folder / "versions" / "promoted.json").write_text(content, encoding="utf-8")
@@ -265,7 +246,7 @@ def test_a_damaged_promoted_json_is_reported_and_replaced(make: Make, folder: Pa
     assert (promoted(folder), read_status(folder).damaged) == ((1, "one"), False)
 
 
-def test_metrics_are_recorded_and_compared(make: Make, folder: Path) -> None:
+def test_metrics_are_recorded_and_compared(make, folder):
     make("one")
     make("two")
     record_metrics(folder, 1, "strangers", "people", {"accuracy": 0.7, "ece": float("nan")})
@@ -283,7 +264,7 @@ def test_metrics_are_recorded_and_compared(make: Make, folder: Path) -> None:
     assert row.split()[1:] == ["80.00", "%", "-"]
 
 
-def test_without_versions_nothing_is_created(folder: Path) -> None:
+def test_without_versions_nothing_is_created(folder):
     recover(folder)
     for change in (lambda: promote(folder, 1), lambda: roll_back(folder), lambda: prune(folder, 1, delete=False)):
         with pytest.raises(ModelError, match="has no versions: train one, or name another folder"):

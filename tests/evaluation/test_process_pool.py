@@ -1,24 +1,21 @@
 """Jobs in processes: results, errors, crashes that fail one job alone, signals after which jobs finish their step."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from digit_detector.cli.signals import StopSignals
 from digit_detector.errors import ConfigError, Interrupted
-from ml_training.evaluation.process_pool import CRASHED, Outcome, Worker, run_jobs
+from ml_training.evaluation.process_pool import CRASHED, Outcome, run_jobs
 
 posix = pytest.mark.skipif(os.name == "nt", reason="signals of another kind")
 
 
-def double(worker: Worker, job: Any) -> int:
+def double(worker, job):
     worker.send(f"at {job}")
     if job == "crash":
         os._exit(3)
@@ -28,7 +25,7 @@ def double(worker: Worker, job: Any) -> int:
     return 2 * int(job)
 
 
-def wait_for_stop(worker: Worker, job: Path) -> None:
+def wait_for_stop(worker, job):
     with worker.stop.deferred():
         job.with_suffix(".begun").touch()
         while worker.stop.signum is None:
@@ -36,7 +33,7 @@ def wait_for_stop(worker: Worker, job: Path) -> None:
         job.with_suffix(".saved").touch()
 
 
-def test_every_job_ends_once_and_a_crash_fails_its_own_job_alone() -> None:
+def test_every_job_ends_once_and_a_crash_fails_its_own_job_alone():
     ended: list[Outcome[Any]] = []
     messages: list[str] = []
     jobs = [1, "crash", 2, "fault", 3]
@@ -49,10 +46,10 @@ def test_every_job_ends_once_and_a_crash_fails_its_own_job_alone() -> None:
 
 
 @posix
-def test_after_a_signal_jobs_finish_their_step_and_no_other_begins(tmp_path: Path) -> None:
+def test_after_a_signal_jobs_finish_their_step_and_no_other_begins(tmp_path):
     jobs = [tmp_path / name for name in "abcd"]
 
-    def interrupt() -> None:
+    def interrupt():
         while len(list(tmp_path.glob("*.begun"))) < 2:
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)

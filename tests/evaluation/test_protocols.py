@@ -1,7 +1,5 @@
 """Protocols on an exported model: counts, refusals and provenance."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil
@@ -19,7 +17,6 @@ from digit_detector.errors import DataError, ModelError
 from digit_detector.labels import MFCC
 from digit_detector.model_file import git_commit, model_metadata
 from ml_training.config import TrainConfig
-from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.deploy.export import export_onnx
 from ml_training.evaluation import protocols
@@ -28,7 +25,6 @@ from ml_training.evaluation.protocols import (
     GENERATED_KINDS,
     NonDigitSet,
     TestClips,
-    TrainedModel,
     generate_non_digits,
     load_models,
     load_non_digits,
@@ -40,11 +36,11 @@ from ml_training.evaluation.protocols import (
     score_unseen_speakers,
 )
 from ml_training.pipelines.base import Heard
-from ml_training.results import ModelCard, ProtocolResult, Rejection
+from ml_training.results import ModelCard, ProtocolResult
 
 
 @pytest.fixture(scope="module")
-def mislabelled(tiny_corpus: Corpus) -> TestClips:
+def mislabelled(tiny_corpus):
     """The tiny corpus with three wrong labels, under another hash."""
     labels = tiny_corpus.labels.copy()
     labels[[0, 60, 61]] = (labels[[0, 60, 61]] + 1) % 10
@@ -52,24 +48,24 @@ def mislabelled(tiny_corpus: Corpus) -> TestClips:
 
 
 @pytest.fixture(scope="module")
-def models(tiny_models: Path) -> list[TrainedModel]:
+def models(tiny_models):
     return load_models([tiny_models], MFCC)
 
 
-def renumber(corpus: Corpus) -> Corpus:
+def renumber(corpus):
     """A corpus with an official test part: recordings 0 and 1."""
     indices = np.where(corpus.indices < 2, corpus.indices, corpus.indices + 5)
     return dataclasses.replace(corpus, official_split=True, indices=indices)
 
 
-def export(folder: Path, network: torch.nn.Module, corpus: Corpus, **changes: object) -> list[TrainedModel]:
+def export(folder, network, corpus, **changes):
     values = {"pipeline": MFCC, "data": "tiny", "data_hash": "tiny", "synthetic": True, "split": "official"}
     metadata = model_metadata(**{**values, "accuracy": 1.0, **changes})  # type: ignore[arg-type]
     export_onnx(network, folder / f"{MFCC}_classifier" / "model.onnx", metadata, corpus.waveforms[:20])
     return load_models([folder], MFCC)
 
 
-def test_unseen_speakers_are_counted_by_speaker_and_digit(models: list[TrainedModel], mislabelled: TestClips) -> None:
+def test_unseen_speakers_are_counted_by_speaker_and_digit(models, mislabelled):
     result = score_unseen_speakers(models, mislabelled)
     (score,) = result.scores
     assert (score.all.right, score.all.clips) == (197, 200)
@@ -85,7 +81,7 @@ def test_unseen_speakers_are_counted_by_speaker_and_digit(models: list[TrainedMo
     assert not Path(card.file).is_absolute()
 
 
-def test_the_official_part_is_recordings_0_to_4(models: list[TrainedModel], tiny_corpus: Corpus) -> None:
+def test_the_official_part_is_recordings_0_to_4(models, tiny_corpus):
     clips = official_part(renumber(tiny_corpus))
     assert set(clips.corpus.indices.tolist()) == {0, 1}
     result = score_official(models, clips)
@@ -95,9 +91,7 @@ def test_the_official_part_is_recordings_0_to_4(models: list[TrainedModel], tiny
         official_part(tiny_corpus)
 
 
-def test_clips_of_the_training_are_refused(
-    tiny_network: torch.nn.Module, tiny_corpus: Corpus, mislabelled: TestClips, tmp_path: Path
-) -> None:
+def test_clips_of_the_training_are_refused(tiny_network, tiny_corpus, mislabelled, tmp_path):
     changes = {"data_hash": "mixed", "recordings_hash": "first other", "split": "random"}
     models = export(tmp_path, tiny_network, tiny_corpus, **changes)
     for name in ("first", "other"):
@@ -109,18 +103,14 @@ def test_clips_of_the_training_are_refused(
 
 
 @pytest.mark.parametrize("sources", [(), ("tiny", "further")])
-def test_the_official_part_refuses_a_model_of_another_split(
-    tiny_network: torch.nn.Module, tiny_corpus: Corpus, tmp_path: Path, sources: tuple[str, ...]
-) -> None:
+def test_the_official_part_refuses_a_model_of_another_split(tiny_network, tiny_corpus, tmp_path, sources):
     clips = official_part(dataclasses.replace(renumber(tiny_corpus), sources=sources))
     assert score_official(export(tmp_path / "a", tiny_network, tiny_corpus), clips).clips == 80
     with pytest.raises(DataError, match="with split 'random', which contains clips of the official test part"):
         score_official(export(tmp_path / "b", tiny_network, tiny_corpus, split="random"), clips)
 
 
-def test_with_extra_data_the_first_folder_has_the_official_part(
-    tiny_network: torch.nn.Module, tiny_corpus: Corpus, tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_with_extra_data_the_first_folder_has_the_official_part(tiny_network, tiny_corpus, tiny_folder, tmp_path):
     for name in ("main", "extra"):
         (tmp_path / name).mkdir()
     for file in tiny_folder.iterdir():
@@ -141,10 +131,7 @@ def test_with_extra_data_the_first_folder_has_the_official_part(
             score_unseen_speakers(models, TestClips(corpus, official=False))
 
 
-def test_models_of_folders_are_found_and_distinguished(
-    tiny_models: Path, tiny_network: torch.nn.Module, tiny_corpus: Corpus, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+def test_models_of_folders_are_found_and_distinguished(tiny_models, tiny_network, tiny_corpus, tmp_path, monkeypatch):
     (tmp_path / "pretrained").mkdir()
     shutil.copyfile(tiny_models / "mfcc_classifier" / "model.onnx", tmp_path / "pretrained" / "mfcc.onnx")
     monkeypatch.setattr(classifier, "__file__", str(tmp_path / "classifier.py"))
@@ -161,9 +148,7 @@ def test_models_of_folders_are_found_and_distinguished(
     assert [m.card.seed for m in again] == [f"3 {again[0].card.sha256[:6]}", "unknown", f"3 {again[0].card.sha256[:6]}"]
 
 
-def test_noise_makes_one_curve_for_each_kind_and_model(
-    models: list[TrainedModel], mislabelled: TestClips, tiny_folder: Path
-) -> None:
+def test_noise_makes_one_curve_for_each_kind_and_model(models, mislabelled, tiny_folder):
     recordings = load_recordings(tiny_folder)
     result = score_noise(models, mislabelled, seed=4, recordings=recordings)
     assert [curve.kind for curve in result.curves] == [
@@ -183,15 +168,13 @@ def test_noise_makes_one_curve_for_each_kind_and_model(
     assert ProtocolResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
 
-def test_calibration_before_undoes_the_temperature_of_the_graph(
-    tiny_network: torch.nn.Module, tiny_corpus: Corpus, mislabelled: TestClips, tmp_path: Path
-) -> None:
+def test_calibration_before_undoes_the_temperature_of_the_graph(tiny_network, tiny_corpus, mislabelled, tmp_path):
     class Halved(torch.nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.network = tiny_network
 
-        def forward(self, waveforms: torch.Tensor) -> Heard:
+        def forward(self, waveforms):
             scores, digit = self.network(waveforms)
             return Heard(scores / 2.0, digit)
 
@@ -204,19 +187,19 @@ def test_calibration_before_undoes_the_temperature_of_the_graph(
     assert ProtocolResult.from_dict(json.loads(json.dumps(divided.to_dict()))) == divided
 
 
-def measure(digits: list[float], others: list[float], kind: str = "words") -> Rejection:
+def measure(digits, others, kind="words"):
     card = ModelCard(MFCC, "0", "m", "f" * 64, "tiny", "h", "official", "1", "c", 1.0)
     return protocols.measure_rejection(card, kind, np.float32(others), np.float32(digits))
 
 
-def test_the_area_is_the_probability_that_a_digit_scores_higher() -> None:
+def test_the_area_is_the_probability_that_a_digit_scores_higher():
     # 0.7: two digits higher; 0.6: two, and one as high, which counts half; 0.1: all four.
     assert measure([0.9, 0.8, 0.6, 0.2], [0.7, 0.6, 0.1]).area == pytest.approx((2 + 2.5 + 4) / 12)
     assert measure([0.9, 0.8], [0.1, 0.2, 0.3]).area == 1.0
     assert measure([0.1, 0.2], [0.9]).area == 0.0
 
 
-def test_thresholds_accept_a_share_of_the_digits_and_the_curve_rises() -> None:
+def test_thresholds_accept_a_share_of_the_digits_and_the_curve_rises():
     digits = [i / 100 for i in range(101)]  # 95 % of them lie at 0.05 and above, 90 % at 0.1
     for others, accepted in (([0.045, 0.07, 0.3, 0.5, 0.7], [4, 3, 2]), (digits, [96, 91, 51])):
         found = measure(digits, others).accepted
@@ -229,14 +212,14 @@ def test_thresholds_accept_a_share_of_the_digits_and_the_curve_rises() -> None:
     assert (pytest.approx(2 / 3), 0.75) in roc
 
 
-def write(path: Path, *parts: tuple[float, float]) -> None:
+def write(path, *parts):
     """A recording of tones: (seconds, level) one after the other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     samples = np.concatenate([level * np.sin(np.arange(int(8000 * seconds))) for seconds, level in parts])
     soundfile.write(path, samples, 8000)
 
 
-def test_recordings_become_clips_of_a_second_without_pauses(tmp_path: Path) -> None:
+def test_recordings_become_clips_of_a_second_without_pauses(tmp_path):
     for name, seconds in (("a.wav", 0.3), ("inner/b.flac", 1.0), ("c.wav", 1.5)):
         write(tmp_path / "short" / name, (seconds, 0.3))
     (tmp_path / "short" / "notes.txt").write_text("no audio")
@@ -258,7 +241,7 @@ def test_recordings_become_clips_of_a_second_without_pauses(tmp_path: Path) -> N
             load_non_digits("words", tmp_path / folder)
 
 
-def test_non_digits_are_generated_from_the_digits_by_seed(tiny_corpus: Corpus) -> None:
+def test_non_digits_are_generated_from_the_digits_by_seed(tiny_corpus):
     before = tiny_corpus.waveforms.copy()
     first, again, other = (generate_non_digits(tiny_corpus, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(tiny_corpus.waveforms, before)
@@ -272,7 +255,7 @@ def test_non_digits_are_generated_from_the_digits_by_seed(tiny_corpus: Corpus) -
     assert not any(np.array_equal(a.waveforms, b.waveforms) for a, b in zip(first, other, strict=True))
 
 
-def test_every_kind_is_rejected_by_each_model(models: list[TrainedModel], mislabelled: TestClips) -> None:
+def test_every_kind_is_rejected_by_each_model(models, mislabelled):
     noise: Any = np.random.default_rng(0).normal(0, 0.1, (30, 8000)).astype(np.float32)
     result = score_rejection(models, mislabelled, [NonDigitSet("hiss", noise, "30 clips in hisses")], seed=3)
     kinds = {rejection.kind: rejection for rejection in result.rejections}

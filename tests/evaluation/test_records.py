@@ -1,11 +1,7 @@
 """Results on disk: their names, the page made of them, files of 0.1, and comparisons fold by fold."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,9 +14,7 @@ from ml_training.report.tables import comparison
 from ml_training.results import Count, Misclassified, ModelScore, ProtocolResult
 
 
-def result(
-    protocol: str = "official", data: str = "FSDD v1", pipelines: tuple[str, ...] = PIPELINES, **details: object
-) -> ProtocolResult:
+def result(protocol="official", data="FSDD v1", pipelines=PIPELINES, **details):
     scores = tuple(ModelScore(p, "0", Count(9, 10), {"ann": Count(9, 10)}, {"1": Count(9, 10)}) for p in pipelines)
     return ProtocolResult(
         protocol=protocol, definition="d", data=data, data_hash="h", synthetic=False, clips=10, speakers=1,
@@ -28,7 +22,7 @@ def result(
     )  # fmt: skip
 
 
-def test_different_questions_have_different_names_that_file_systems_take(tmp_path: Path) -> None:
+def test_different_questions_have_different_names_that_file_systems_take(tmp_path):
     crowd = [f"speaker {i}" for i in range(90)]
     results = [
         result(), result("unseen_speakers"), result(data="mine"), result(pipelines=("mfcc",)),
@@ -41,7 +35,7 @@ def test_different_questions_have_different_names_that_file_systems_take(tmp_pat
     assert records.file_name(results[9]) == "loso_fsdd_v1_theo"
 
 
-def test_a_result_that_replaces_one_of_other_settings_is_reported(tmp_path: Path) -> None:
+def test_a_result_that_replaces_one_of_other_settings_is_reported(tmp_path):
     lines: list[str] = []
     short, long = (result("loso", trainings={"mfcc": {"epochs": n}}) for n in (1, 50))
     for each in (short, short, long, dataclasses.replace(long, data_hash="other")):
@@ -52,7 +46,7 @@ def test_a_result_that_replaces_one_of_other_settings_is_reported(tmp_path: Path
     assert replaced == ["settings", "recordings", "clips without a digit"]
 
 
-def test_results_are_sorted_by_protocol_and_foreign_files_are_named(tmp_path: Path) -> None:
+def test_results_are_sorted_by_protocol_and_foreign_files_are_named(tmp_path):
     for protocol in ("calibration", "official", "unseen_speakers"):
         records.save_result(result(protocol), tmp_path)
     assert [r.protocol for r in records.load_results(tmp_path)] == ["official", "unseen_speakers", "calibration"]
@@ -66,7 +60,7 @@ def test_results_are_sorted_by_protocol_and_foreign_files_are_named(tmp_path: Pa
     assert "mine.json" in lines[0]
 
 
-def test_files_of_0_1_are_read_and_replaced(tmp_path: Path) -> None:
+def test_files_of_0_1_are_read_and_replaced(tmp_path):
     clip = Misclassified("1.wav", 3, 8, 0.5)
     made = result("unseen_speakers", data="people", pipelines=("mfcc",))
     made = dataclasses.replace(made, scores=(dataclasses.replace(made.scores[0], misclassified=(clip,)),))
@@ -87,7 +81,7 @@ def test_files_of_0_1_are_read_and_replaced(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.json")) == [new]
 
 
-def test_the_page_is_made_of_results_and_plots_of_the_folder_and_its_sub_folders(tmp_path: Path) -> None:
+def test_the_page_is_made_of_results_and_plots_of_the_folder_and_its_sub_folders(tmp_path):
     folder, page = tmp_path / "json", tmp_path / "results.md"
     records.save_result(result(), folder)
     for inner in ("shipped_models", "earlier"):
@@ -122,7 +116,7 @@ def test_the_page_is_made_of_results_and_plots_of_the_folder_and_its_sub_folders
         records.update_docs(folder, page)
 
 
-def test_no_results_make_no_page_and_sub_folders_alone_do(tmp_path: Path) -> None:
+def test_no_results_make_no_page_and_sub_folders_alone_do(tmp_path):
     page = tmp_path / "results.md"
     (tmp_path / "json" / "plots").mkdir(parents=True)
     for folder in (tmp_path / "json", tmp_path / "nowhere"):
@@ -133,13 +127,7 @@ def test_no_results_make_no_page_and_sub_folders_alone_do(tmp_path: Path) -> Non
     assert records.update_docs(tmp_path / "json", page) == 1
 
 
-def test_a_log_that_cannot_be_written_is_a_data_error(tmp_path: Path) -> None:
-    (tmp_path / "log.md").mkdir()
-    with pytest.raises(DataError, match="cannot log the scoring"):
-        records.log_scoring(tmp_path / "log.md", result("unseen_speakers"))
-
-
-def folds(wrong: dict[str, set[int]], pipeline: str = "mfcc", **changes: Any) -> ProtocolResult:
+def folds(wrong, pipeline="mfcc", **changes):
     """Two folds of ten clips; `wrong` names clips 0 to 9 of folds 1/2 and 2/2."""
     details = [
         {"pipeline": pipeline, "seed": 0, "left_out": name, "clips": 10, "right": 10 - len(clips), "trained_on": 10}
@@ -156,7 +144,7 @@ def folds(wrong: dict[str, set[int]], pipeline: str = "mfcc", **changes: Any) ->
 FIRST, SECOND = {"1/2": {0}, "2/2": {0, 1}}, {"1/2": {0, 1, 2}, "2/2": {2, 3, 4}}
 
 
-def test_clips_and_folds_are_paired() -> None:
+def test_clips_and_folds_are_paired():
     (pair,) = compare_folds(folds(FIRST), folds(SECOND))
     assert (pair.clips, pair.folds, pair.only_this, pair.only_other) == (20, 2, 5, 2)
     assert pair.mcnemar == pytest.approx(mcnemar(5, 2))
@@ -176,7 +164,7 @@ def test_clips_and_folds_are_paired() -> None:
         (folds(SECOND, details={"folds": [{"pipeline": "mfcc"}]}), "of an older version"),
     ],
 )
-def test_other_folds_cannot_be_compared(other: ProtocolResult, expected: str) -> None:
+def test_other_folds_cannot_be_compared(other, expected):
     with pytest.raises(DataError, match=expected):
         compare_folds(folds(FIRST), other)
 
@@ -188,9 +176,7 @@ def test_other_folds_cannot_be_compared(other: ProtocolResult, expected: str) ->
         ({"1/2": {0}, "2/2": {1}}, {"1/2": {1, 2}, "2/2": {3, 4}}, "+10.00 points (+10.00 to +10.00)|p = 0.0e+00"),
     ],
 )
-def test_a_comparison_without_spread_survives_json(
-    tmp_path: Path, this: dict[str, set[int]], other: dict[str, set[int]], expected: str
-) -> None:
+def test_a_comparison_without_spread_survives_json(tmp_path, this, other, expected):
     """JSON has neither NaN nor infinity."""
     made = folds(this)
     pairs = [dataclasses.asdict(pair) for pair in compare_folds(made, folds(other))]

@@ -1,10 +1,7 @@
 """`digits benchmark`: speed, size and accuracy of exported models."""
 
-from __future__ import annotations
-
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,9 +16,7 @@ from ml_training.evaluation.speed import BenchmarkError, list_models, run_once
 QUICK = ["--samples", "3", "--starts", "1"]
 
 
-def test_figures_of_a_model_as_table_and_as_json(
-    tiny_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_figures_of_a_model_as_table_and_as_json(tiny_models, tmp_path, capsys):
     clips, log = tmp_path / "clips", tmp_path / "scored.md"
     clips.mkdir()
     rng = np.random.default_rng(0)
@@ -49,7 +44,7 @@ def test_figures_of_a_model_as_table_and_as_json(
     assert "unseen_speakers" in log.read_text()
 
 
-def test_the_models_that_ship_are_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_models_that_ship_are_the_default(tmp_path, capsys):
     assert benchmark.main(["--pipeline", "raw_cnn", *QUICK, "--json", "--output", str(tmp_path)]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert [(m["name"], m["accuracy"]) for m in printed["models"]] == [("raw_cnn", {}), ("raw_cnn, int8", {})]
@@ -66,7 +61,7 @@ def test_the_models_that_ship_are_the_default(tmp_path: Path, capsys: pytest.Cap
         ("--samples 0", 2, "expected a whole number from 1 on"),
     ],
 )
-def test_faults_are_one_line(words: str, code: int, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_faults_are_one_line(words, code, expected, capsys):
     try:
         found = benchmark.main(words.split())
     except SystemExit as left:
@@ -75,6 +70,6 @@ def test_faults_are_one_line(words: str, code: int, expected: str, capsys: pytes
     assert (found, expected in line) == (code, True)
 
 
-def test_a_process_that_fails_is_named() -> None:
+def test_a_process_that_fails_is_named():
     with pytest.raises(BenchmarkError, match="exit code 3: so it ends"):
         run_once([sys.executable, "-c", "import sys; print('so it ends', file=sys.stderr); sys.exit(3)"])

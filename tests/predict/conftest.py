@@ -1,29 +1,25 @@
 """Recordings that are quickly made, and the tables that folders of them become."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os
 import struct
-from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from digit_detector.classifier import DigitClassifier, load_classifier
+from digit_detector.classifier import load_classifier
 from digit_detector.labels import MFCC
 from ml_training.predict.tables import Recording
 
 
 @pytest.fixture(scope="session")
-def make_clips() -> Callable[[Path, Iterable[str]], None]:
+def make_clips():
     """Write recordings of 50 ms of noise to these places in a folder; without a library, which is faster."""
     generator = np.random.default_rng(0)
     head = struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", 836, b"WAVEfmt ", 16, 1, 1, 8000, 16000, 2, 16, b"data", 800)
 
-    def make(folder: Path, names: Iterable[str]) -> None:
+    def make(folder, names):
         for name in names:
             path = os.path.join(folder, name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -34,10 +30,10 @@ def make_clips() -> Callable[[Path, Iterable[str]], None]:
 
 
 @pytest.fixture(scope="session")
-def read_rows() -> Callable[[Path], list[dict[str, str]]]:
+def read_rows():
     """The rows of a table, as users would read them."""
 
-    def read(path: Path) -> list[dict[str, str]]:
+    def read(path):
         if ".parquet" in path.name:
             from pyarrow import parquet
 
@@ -50,15 +46,15 @@ def read_rows() -> Callable[[Path], list[dict[str, str]]]:
 
 
 @pytest.fixture(scope="session")
-def classifier(tiny_models: Path) -> DigitClassifier:
+def classifier(tiny_models):
     return load_classifier(tiny_models, MFCC)
 
 
 @pytest.fixture(scope="session")
-def answered() -> Callable[[str], Recording]:
+def answered():
     """A prediction that depends on the name alone."""
 
-    def predict(name: str) -> Recording:
+    def predict(name):
         shares = np.random.default_rng(len(name)).dirichlet(np.ones(10)).astype(np.float32)
         return Recording(name, None, shares, float(shares[0]))
 

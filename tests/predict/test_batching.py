@@ -1,9 +1,6 @@
 """Decoding ahead of the model, in order and bounded, and batches that fit into memory."""
 
-from __future__ import annotations
-
 import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +13,15 @@ from ml_training.predict import batching
 from ml_training.predict.batching import BATCH_SIZE, decode_ahead, predict_recordings
 from ml_training.predict.tables import Recording
 
-Make = Callable[[Path, Iterable[str]], None]
 
-
-def test_files_come_in_order_and_errors_in_their_place(
-    tmp_path: Path, make_clips: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_come_in_order_and_errors_in_their_place(tmp_path, make_clips, monkeypatch):
     names = [str(tmp_path / f"{n:03}.wav") for n in range(70)]
     make_clips(tmp_path, names)
     Path(names[7]).write_bytes(b"")
     Path(names[8]).unlink()
     tries: list[str] = []
 
-    def load(name: str) -> Any:
+    def load(name):
         time.sleep(0.02 if name.endswith("00.wav") else 0)
         if "009" in name:
             raise RuntimeError("a fault of a library")
@@ -55,11 +48,11 @@ def test_files_come_in_order_and_errors_in_their_place(
 class Short:
     """A model that returns samples of its input, of at most so many clips at once."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most):
         self.most = most
         self.sizes: list[int] = []
 
-    def predict_proba(self, waveforms: Any) -> Any:
+    def predict_proba(self, waveforms):
         self.sizes.append(len(waveforms))
         if len(waveforms) > self.most:
             raise ModelMemoryError("Failed to allocate memory") if self.most else ModelError("is damaged")
@@ -70,7 +63,7 @@ class Short:
     ("size", "most", "lasting"),
     [(None, 999, BATCH_SIZE), (None, 20, 16), (None, 3, 2), (100, 30, 25), (1, 1, 1), (None, 1, 1), (8, 0, 8)],
 )
-def test_batches_are_halved_where_memory_is_short(size: int | None, most: int, lasting: int) -> None:
+def test_batches_are_halved_where_memory_is_short(size, most, lasting):
     clips = [Recording(str(n), np.full(8000, n, np.float32)) for n in range(200)]
     notes: list[str] = []
     model: Any = Short(most)

@@ -1,12 +1,9 @@
 """The recordings of folders: in one order, none twice."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,26 +20,26 @@ posix = pytest.mark.skipif(os.name == "nt", reason="names, links and rights of a
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path, monkeypatch):
     """An empty current folder with an empty folder `top` in it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "top").mkdir()
     return tmp_path
 
 
-def touch(*names: str, top: str = "top") -> None:
+def touch(*names, top="top"):
     for name in names:
         path = Path(top, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
 
-def listed(*named: str) -> list[str]:
+def listed(*named):
     return [recording.name for recording in Listing(named or ("top",)) if recording.error is None]
 
 
 @posix
-def test_names_in_every_script_come_once_and_in_order() -> None:
+def test_names_in_every_script_come_once_and_in_order():
     names = [*NAMES, os.fsdecode(b"\x80\xff.wav")]
     random.Random(0).shuffle(names)
     touch(*names)
@@ -50,7 +47,7 @@ def test_names_in_every_script_come_once_and_in_order() -> None:
 
 
 @posix
-def test_hidden_files_others_and_pipes_are_left_out() -> None:
+def test_hidden_files_others_and_pipes_are_left_out():
     touch("a.wav", "._a.wav", ".cache/b.wav", "notes.txt", "wav", "b.WAV.part")
     os.mkfifo("top/pipe.wav")
     listing = Listing(["top"])
@@ -60,7 +57,7 @@ def test_hidden_files_others_and_pipes_are_left_out() -> None:
         Listing(["top/pipe.wav"])
 
 
-def test_what_is_named_is_taken_whatever_its_name_ends_in(here: Path) -> None:
+def test_what_is_named_is_taken_whatever_its_name_ends_in(here):
     touch("b/1.wav", "a/2.wav", "seven")
     assert listed("top/seven", "top/b/", "top/a") == ["top/a/2.wav", "top/b/1.wav", "top/seven"]
     assert listed(str(here / "top" / "a")) == [str(here / "top" / "a" / "2.wav")]
@@ -68,7 +65,7 @@ def test_what_is_named_is_taken_whatever_its_name_ends_in(here: Path) -> None:
     assert listed(".") == [f".{os.sep}a{os.sep}2.wav", f".{os.sep}b{os.sep}1.wav"]
 
 
-def test_names_that_overlap_or_do_not_exist_are_refused() -> None:
+def test_names_that_overlap_or_do_not_exist_are_refused():
     touch("a/1.wav")
     Path("link").symlink_to("top")
     for named, why in {
@@ -84,7 +81,7 @@ def test_names_that_overlap_or_do_not_exist_are_refused() -> None:
 
 
 @posix
-def test_links_are_followed_and_no_folder_is_listed_twice() -> None:
+def test_links_are_followed_and_no_folder_is_listed_twice():
     touch("a/1.wav", "b/2.wav", ".kept/5.wav")
     touch("3.wav", "deep/4.wav", top="elsewhere")
     for link, target in {
@@ -100,7 +97,7 @@ def test_links_are_followed_and_no_folder_is_listed_twice() -> None:
 
 
 @contextlib.contextmanager
-def without_rights() -> Iterator[None]:
+def without_rights():
     """As a user who may not read everything."""
     is_root = os.geteuid() == 0
     if is_root:
@@ -113,7 +110,7 @@ def without_rights() -> Iterator[None]:
 
 
 @posix
-def test_a_folder_that_cannot_be_read_is_an_error_and_the_others_come() -> None:
+def test_a_folder_that_cannot_be_read_is_an_error_and_the_others_come():
     with tempfile.TemporaryDirectory() as top:  # not tmp_path, which other users may not enter
         os.chmod(top, 0o755)
         touch("a/1.wav", "b/2.wav", "c/3.wav", top=top)

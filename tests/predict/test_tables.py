@@ -1,13 +1,9 @@
 """Rows: what is written can be read by other programs, names come back as they were, a torn end is noticed."""
 
-from __future__ import annotations
-
 import io
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -32,21 +28,19 @@ ODD = [
 MODEL = "models/mfcc, mine/model.onnx"
 
 
-def rows_of(answered: Callable[[str], Recording]) -> list[Recording]:
+def rows_of(answered):
     return [
         answered(name) if n % 3 else Recording(name, error=f"cannot read {name}: gone") for n, name in enumerate(ODD)
     ]
 
 
-def test_a_name_is_escaped_only_where_it_is_no_utf_8() -> None:
+def test_a_name_is_escaped_only_where_it_is_no_utf_8():
     assert escape("a\\b\\n\n七.wav") == "a\\b\\n\n七.wav"
     assert escape(os.fsdecode(b"\x80.wav")) == escape("\\udc80.wav") == "\\udc80.wav"
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet"])
-def test_a_table_is_read_by_other_programs(
-    name: str, answered: Callable[[str], Recording], read_rows: Callable[[Path], list[dict[str, Any]]], tmp_path: Path
-) -> None:
+def test_a_table_is_read_by_other_programs(name, answered, read_rows, tmp_path):
     if name == "x.parquet":
         pytest.importorskip("pyarrow")
     table, rows, out = table_for(Path(name), MODEL), rows_of(answered), tmp_path / name
@@ -80,7 +74,7 @@ def test_a_table_is_read_by_other_programs(
     assert [(escape(file), failed) for file, failed, _ in again] == [(escape(r.name), bool(r.error)) for r in rows]
 
 
-def test_the_suffix_chooses_and_others_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_suffix_chooses_and_others_are_refused(monkeypatch):
     assert type(table_for(Path("x.CSV"), "")) is CsvTable
     assert type(table_for(Path("x.jsonl"), "")) is JsonLinesTable
     for name, found in (("x.txt", "'.txt'"), ("x", "'no suffix'")):

@@ -1,10 +1,6 @@
 """Made-up but plausible results, for plots and reports."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +12,7 @@ from ml_training.results import Count, DataSummary, EpochRecord, Evaluation, Mod
 SPEAKERS = ("george", "jackson", "lucas")
 
 
-def curve(epochs: int, best: int) -> tuple[EpochRecord, ...]:
+def curve(epochs, best):
     """Learning curves whose validation loss is lowest at epoch `best`."""
     return tuple(
         EpochRecord(
@@ -28,7 +24,7 @@ def curve(epochs: int, best: int) -> tuple[EpochRecord, ...]:
     )  # fmt: skip
 
 
-def made_up(pipeline: str, errors: int, *, speakers: tuple[str, ...] = SPEAKERS, epochs: int = 20) -> PipelineResult:
+def made_up(pipeline, errors, *, speakers=SPEAKERS, epochs=20):
     """A result with `errors` wrong answers, each one digit too high; each misclassified clip is another tone."""
     rows = [(d, s, i) for s in speakers for d in range(10) for i in range(5)]
     labels = np.array([d for d, _, _ in rows], dtype=np.int64)
@@ -54,7 +50,7 @@ def made_up(pipeline: str, errors: int, *, speakers: tuple[str, ...] = SPEAKERS,
     )  # fmt: skip
 
 
-def protocol_result(protocol: str, scores: tuple[ModelScore, ...] | None = None, **changes: Any) -> ProtocolResult:
+def protocol_result(protocol, scores=None, **changes):
     """An evaluation of two pipelines with three seeds, or of `scores`."""
     by_speaker = {"ann": Count(45, 50), "<b>ben</b>": Count(40, 50)}
     if scores is None:
@@ -70,22 +66,22 @@ def protocol_result(protocol: str, scores: tuple[ModelScore, ...] | None = None,
 
 
 @pytest.fixture
-def make_result() -> Callable[..., PipelineResult]:
+def make_result():
     return made_up
 
 
 @pytest.fixture
-def make_protocol_result() -> Callable[..., ProtocolResult]:
+def make_protocol_result():
     return protocol_result
 
 
 @pytest.fixture(scope="session")
-def results() -> list[PipelineResult]:
+def results():
     return [made_up(MFCC, 4), made_up(MEL_CNN, 1), made_up(RAW_CNN, 0)]
 
 
 @pytest.fixture
-def summary() -> DataSummary:
+def summary():
     return DataSummary(
         name="Free Spoken Digit Dataset", data_hash="0123456789abcdef", synthetic=False, clips=1500, speakers=SPEAKERS,
         hours=0.2, split="official", parts={"train": 1215, "validation": 135, "test": 150},

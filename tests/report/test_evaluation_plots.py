@@ -1,22 +1,17 @@
 """Plots and page of evaluation results: each is there, whatever the number of seeds and the names."""
 
-from __future__ import annotations
-
 import struct
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from ml_training.report.evaluation import write_evaluation_report
-from ml_training.report.evaluation_plots import plot_result, slug
-from ml_training.results import Count, Curve, ModelScore, Point, ProtocolResult, Rejection, Reliability, ReliabilityBin
+from ml_training.report.evaluation_plots import plot_result
+from ml_training.results import Count, Curve, ModelScore, Point, Rejection, Reliability, ReliabilityBin
 
-MakeProtocolResult = Callable[..., ProtocolResult]
 MODELS = [(pipeline, seed) for pipeline in ("mfcc", "mel_cnn") for seed in ("0", "1", "2")]
 
 
-def size(path: Path) -> tuple[int, int]:
+def size(path):
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     width, height = struct.unpack(">II", content[16:24])
@@ -25,16 +20,14 @@ def size(path: Path) -> tuple[int, int]:
 
 @pytest.mark.parametrize("name", ["people", "$a_{$", "caf\udce9", "数字"])
 @pytest.mark.parametrize("protocol", ["strangers", "loso"])
-def test_scores_have_one_plot(
-    protocol: str, name: str, make_protocol_result: MakeProtocolResult, tmp_path: Path
-) -> None:
+def test_scores_have_one_plot(protocol, name, make_protocol_result, tmp_path):
     score = ModelScore("mfcc", "0", Count(9, 10), {name: Count(4, 5), "ann": Count(5, 5)}, {"1": Count(9, 10)})
     (path,) = plot_result(make_protocol_result(protocol, (score,), data=name), tmp_path, protocol)
     assert path.name == f"{protocol}_accuracy.png"
     assert min(size(path)) > 200
 
 
-def test_folds_and_their_confusion(make_protocol_result: MakeProtocolResult, tmp_path: Path) -> None:
+def test_folds_and_their_confusion(make_protocol_result, tmp_path):
     folds = [
         {"pipeline": p, "seed": 0, "left_out": f"{i}/3", "right": 8 + i % 2, "clips": 10}
         for p in ("mfcc", "mel_cnn") for i in (1, 2, 3)
@@ -44,7 +37,7 @@ def test_folds_and_their_confusion(make_protocol_result: MakeProtocolResult, tmp
     assert [path.name for path in paths] == ["cv_accuracy.png", "cv_mfcc_confusion.png"]
 
 
-def test_every_kind_of_change_has_a_plot(make_protocol_result: MakeProtocolResult, tmp_path: Path) -> None:
+def test_every_kind_of_change_has_a_plot(make_protocol_result, tmp_path):
     points = (Point(None, "clean", Count(90, 100)), Point(5.0, "5 dB", Count(70, 100)))
     curves = tuple(Curve(kind, kind, "dB", p, s, points) for kind in ("white", "pink") for p, s in MODELS)
     paths = plot_result(make_protocol_result("noise", curves=curves), tmp_path, "noise")
@@ -52,9 +45,7 @@ def test_every_kind_of_change_has_a_plot(make_protocol_result: MakeProtocolResul
     assert len({size(path) for path in paths}) == 1
 
 
-def test_reliability_has_a_row_for_each_seed_and_a_column_for_each_pipeline(
-    make_protocol_result: MakeProtocolResult, tmp_path: Path
-) -> None:
+def test_reliability_has_a_row_for_each_seed_and_a_column_for_each_pipeline(make_protocol_result, tmp_path):
     bins = (ReliabilityBin(0.8, 0.9, 100, 0.85, 0.8),)
     every = tuple(Reliability(p, s, w, 1.0, 0.05, 0.4, bins) for p, s in MODELS for w in ("before", "after"))
     (tall,) = plot_result(make_protocol_result("calibration", reliability=every), tmp_path, "tall")
@@ -63,9 +54,7 @@ def test_reliability_has_a_row_for_each_seed_and_a_column_for_each_pipeline(
     assert size(tall)[0] > 1.3 * size(flat)[0]
 
 
-def test_rejection_has_a_panel_for_each_pipeline_whatever_the_kinds(
-    make_protocol_result: MakeProtocolResult, tmp_path: Path
-) -> None:
+def test_rejection_has_a_panel_for_each_pipeline_whatever_the_kinds(make_protocol_result, tmp_path):
     kinds = ("digits", "words", "$a_{$", "数字", "caf\udce9", "noise of the street in front of the house", *"abcde")
     every = tuple(
         Rejection(p, s, kind, 100, 0.9, {"95%": Count(10, 100)}, ((0.0, 0.3), (0.1, 0.9), (1.0, 1.0)))
@@ -78,14 +67,7 @@ def test_rejection_has_a_panel_for_each_pipeline_whatever_the_kinds(
     assert size(wide)[1] == size(narrow)[1]
 
 
-def test_names_become_parts_of_file_names() -> None:
-    names = {"FSDD v1.0.10": "fsdd_v1_0_10", "../../etc": "etc", "数字": "数字", "!": "data"}
-    assert {name: slug(name) for name in names} == names
-
-
-def test_the_page_escapes_names_and_holds_every_table_and_plot(
-    make_protocol_result: MakeProtocolResult, tmp_path: Path
-) -> None:
+def test_the_page_escapes_names_and_holds_every_table_and_plot(make_protocol_result, tmp_path):
     result = make_protocol_result("strangers", data="<script>alert(1)</script>")
     plots = plot_result(result, tmp_path, "s")
     write_evaluation_report([(result, plots), (result, [])], tmp_path / "page.html")

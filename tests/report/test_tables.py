@@ -1,24 +1,18 @@
 """Results as tables of text."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 import pytest
 
 from ml_training.report import tables
-from ml_training.results import Count, ModelCard, ModelScore, ProtocolResult, Rejection
-
-MakeProtocolResult = Callable[..., ProtocolResult]
+from ml_training.results import Count, ModelCard, ModelScore, Rejection
 
 
-def score(pipeline: str, seed: str, right: int) -> ModelScore:
+def score(pipeline, seed, right):
     half = right // 2
     by_speaker = {"ann": Count(half, 50), "ben": Count(right - half, 50)}
     return ModelScore(pipeline, seed, Count(right, 100), by_speaker, {"7": Count(right, 100)})
 
 
-def test_each_seed_and_their_mean_have_a_row(make_protocol_result: MakeProtocolResult) -> None:
+def test_each_seed_and_their_mean_have_a_row(make_protocol_result):
     scores = (score("mel_cnn", "0", 90), score("mel_cnn", "1", 96))
     shown, digits, speakers = tables.tables_of(make_protocol_result("strangers", scores))
     assert shown.rows == (
@@ -30,12 +24,7 @@ def test_each_seed_and_their_mean_have_a_row(make_protocol_result: MakeProtocolR
     assert speakers.rows == (("ann", "93.0 % of 50"), ("ben", "93.0 % of 50"))
 
 
-def test_pipelines_keep_their_order() -> None:
-    found = tables.pipelines_in([score("own", "0", 1), score("raw_cnn", "0", 1), score("mfcc", "0", 1)])
-    assert found == ["mfcc", "raw_cnn", "own"]
-
-
-def test_of_many_speakers_those_with_most_errors_are_shown(make_protocol_result: MakeProtocolResult) -> None:
+def test_of_many_speakers_those_with_most_errors_are_shown(make_protocol_result):
     crowd = {f"p{i:02d}": Count(10 - i % 10, 10) for i in range(30)}
     scores = (ModelScore("mfcc", "0", Count(165, 300), crowd, {}),)
     (_, _, speakers) = tables.tables_of(make_protocol_result("strangers", scores))
@@ -44,7 +33,7 @@ def test_of_many_speakers_those_with_most_errors_are_shown(make_protocol_result:
     assert "the 15 of 30 with most errors" in speakers.title
 
 
-def test_a_name_of_several_lines_takes_one() -> None:
+def test_a_name_of_several_lines_takes_one():
     table = tables.Table("By speaker", ("speaker", "right"), (("ann\nbea\x1b[2J", "1"), ("مى\u200cروم|", "2")))
     head, first, second = table.text().splitlines()[1:]
     assert first == "  ann\\nbea\\x1b[2J  1"
@@ -53,7 +42,7 @@ def test_a_name_of_several_lines_takes_one() -> None:
     assert table.markdown().splitlines()[4:] == ["| ann\\nbea\\x1b[2J | 1 |", "| مى\u200cروم\\| | 2 |"]
 
 
-def test_provenance_names_protocol_seeds_data_and_code(make_protocol_result: MakeProtocolResult) -> None:
+def test_provenance_names_protocol_seeds_data_and_code(make_protocol_result):
     card = ModelCard("mfcc", "0", "m", "f" * 64, "FSDD", "h", "official", "1", "c" * 40, 1.0)
     line = tables.provenance(make_protocol_result("strangers", models=(card,), details={"noise_seed": 5}))
     for part in ("protocol strangers", "seeds 0, 1, 2", "noise seed 5", "hash 0123456789ab;", "version 1.2.3",
@@ -63,20 +52,14 @@ def test_provenance_names_protocol_seeds_data_and_code(make_protocol_result: Mak
     assert "(synthetic speech)" in tables.provenance(make_protocol_result("strangers", synthetic=True))
 
 
-def test_the_same_table_in_the_terminal_and_in_markdown() -> None:
-    table = tables.Table("T", ("a", "b"), (("x|y", "1"), ("z", "22")))
-    assert table.text() == "T\n  a    b\n  x|y  1\n  z    22"
-    assert table.markdown() == "*T*\n\n| a | b |\n|---|---:|\n| x\\|y | 1 |\n| z | 22 |"
-
-
-def test_a_mean_model_has_no_more_clips_than_there_are() -> None:
+def test_a_mean_model_has_no_more_clips_than_there_are():
     mean = tables.mean_count([Count(90, 100), Count(95, 100), Count(96, 100)])
     assert (100 * mean.accuracy, mean.clips) == (pytest.approx(93.667, abs=1e-3), 100), "not rounded to whole clips"
     assert Count(93, 100).interval < mean.interval < Count(94, 100).interval
 
 
-def test_rejection_has_a_row_for_each_kind_and_threshold(make_protocol_result: MakeProtocolResult) -> None:
-    def found(pipeline: str, seed: str, kind: str, passed: int, area: float) -> Rejection:
+def test_rejection_has_a_row_for_each_kind_and_threshold(make_protocol_result):
+    def found(pipeline, seed, kind, passed, area):
         accepted = {"95%": Count(passed, 1000), "score 0.5": Count(passed // 2, 1000)}
         return Rejection(pipeline, seed, kind, 1000, area, accepted, ((0.0, 0.5), (1.0, 1.0)))
 

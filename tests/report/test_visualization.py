@@ -1,21 +1,13 @@
 """Plots of a training: drawn whatever the figures are, without matplotlib's global state."""
 
-from __future__ import annotations
-
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from digit_detector.errors import MissingExtraError, TrainingError
 from digit_detector.labels import PIPELINES
-from ml_training.results import EpochRecord, Evaluation, PipelineResult
+from ml_training.results import EpochRecord, Evaluation
 from ml_training.utils.visualization import (
     COLOURS,
     best_record,
@@ -23,28 +15,26 @@ from ml_training.utils.visualization import (
     plot_confusion_matrix,
     plot_model_comparison,
     plot_training_history,
-    tint,
 )
 
-MakeResult = Callable[..., PipelineResult]
 NAN = float("nan")
 
 
-def pixels(path: Path) -> np.ndarray:
+def pixels(path):
     """The picture, uint8 (height, width, 3)."""
     return (imread(path)[:, :, :3] * 255).round().astype(np.uint8)
 
 
-def coloured(picture: np.ndarray, colour: Sequence[int], within: int = 6) -> int:
+def coloured(picture, colour, within=6):
     """How many pixels have about this colour."""
     return int((np.abs(picture.astype(int) - np.array(colour)).max(axis=2) <= within).sum())
 
 
-def rgb(colour: str) -> list[int]:
+def rgb(colour):
     return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
 
 
-def test_all_plots_are_written_and_nothing_else(results: list[PipelineResult], tmp_path: Path) -> None:
+def test_all_plots_are_written_and_nothing_else(results, tmp_path):
     plot_training_history(results[0].history, tmp_path / "plots" / "history.png", "MFCC")
     plot_confusion_matrix(results[0].test, tmp_path / "plots" / "confusion.png", "MFCC")
     plot_model_comparison(results, tmp_path / "plots" / "comparison.png")
@@ -56,7 +46,7 @@ def test_all_plots_are_written_and_nothing_else(results: list[PipelineResult], t
         assert len(np.unique(picture)) > 20
 
 
-def test_history_shows_curve_and_best_epoch(results: list[PipelineResult], tmp_path: Path) -> None:
+def test_history_shows_curve_and_best_epoch(results, tmp_path):
     curve, mark = [], []
     for kept in (0, 1, 2, 20):
         plot_training_history(results[0].history[:kept], tmp_path / "h.png", "MFCC")
@@ -66,7 +56,7 @@ def test_history_shows_curve_and_best_epoch(results: list[PipelineResult], tmp_p
     assert mark[0] == 0 < mark[1]  # of a single epoch one sees the mark
 
 
-def test_diverged_epochs_are_gaps(results: list[PipelineResult], tmp_path: Path) -> None:
+def test_diverged_epochs_are_gaps(results, tmp_path):
     broken = [replace(r, train_loss=NAN, validation_loss=NAN) if r.epoch < 4 else r for r in results[0].history]
     plot_training_history(broken, tmp_path / "some.png", "MFCC")
     plot_training_history(broken[:3], tmp_path / "all.png", "MFCC")
@@ -76,14 +66,12 @@ def test_diverged_epochs_are_gaps(results: list[PipelineResult], tmp_path: Path)
 
 
 @pytest.mark.parametrize("title", ["$x_{", "100 % – Zahlwörter 数字", r"\frac", ""])
-def test_titles_are_not_formulas(title: str, results: list[PipelineResult], tmp_path: Path) -> None:
+def test_titles_are_not_formulas(title, results, tmp_path):
     plot_training_history(results[0].history, tmp_path / "h.png", title)
     assert (tmp_path / "h.png").stat().st_size > 10_000
 
 
-def test_confusion_colours_mistakes_apart(
-    results: list[PipelineResult], make_result: MakeResult, tmp_path: Path
-) -> None:
+def test_confusion_colours_mistakes_apart(results, make_result, tmp_path):
     plot_confusion_matrix(make_result("mfcc", 0).test, tmp_path / "none.png", "MFCC")
     plot_confusion_matrix(make_result("mfcc", 150).test, tmp_path / "all.png", "MFCC")
     right, wrong = [109, 161, 203], [222, 144, 114]  # 60 % of the blue and of the red on white
@@ -96,7 +84,7 @@ def test_confusion_colours_mistakes_apart(
     assert coloured(every, right) < 100
 
 
-def test_comparison_of_one_two_and_five(make_result: MakeResult, tmp_path: Path) -> None:
+def test_comparison_of_one_two_and_five(make_result, tmp_path):
     heights = []
     for count in (1, 2, 5):
         names = [*PIPELINES, "fourth", "$fifth_{"][:count]
@@ -106,51 +94,3 @@ def test_comparison_of_one_two_and_five(make_result: MakeResult, tmp_path: Path)
         for i, name in enumerate(names):
             assert coloured(picture, rgb(COLOURS[colour_index(name, i)])) > 300
     assert heights == sorted(set(heights))
-
-
-def test_pipelines_keep_their_colours() -> None:
-    assert [colour_index(name, 4) for name in PIPELINES] == [0, 1, 2]
-    assert colour_index("fourth", 0) == 3
-    assert 0 <= colour_index("many", 99) < len(COLOURS)
-    assert tint(0.0) == 0.0
-    assert 0.15 < tint(0.01) < tint(0.5) < tint(1.0) <= 0.6  # dark text stays readable
-
-
-def test_threads_draw_the_same_picture(results: list[PipelineResult], tmp_path: Path) -> None:
-    def draw(name: str) -> bytes:
-        plot_training_history(results[0].history, tmp_path / name, "MFCC")
-        return (tmp_path / name).read_bytes()
-
-    alone = draw("alone.png")
-    with ThreadPoolExecutor(4) as pool:
-        assert set(pool.map(draw, [f"{i}.png" for i in range(8)])) == {alone}
-
-
-def test_pyplot_is_never_imported(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from ml_training.utils.visualization import plot_training_history\n"
-        "assert not any('matplotlib' in name for name in sys.modules), 'imported before it is needed'\n"
-        f"plot_training_history([], Path({str(tmp_path / 'h.png')!r}), 'x')\n"
-        "assert 'matplotlib.pyplot' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
-
-
-def test_missing_matplotlib_says_what_to_install(
-    results: list[PipelineResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    for draw in (
-        lambda: plot_training_history(results[0].history, tmp_path / "x.png", "x"),
-        lambda: plot_confusion_matrix(results[0].test, tmp_path / "x.png", "x"),
-        lambda: plot_model_comparison(results, tmp_path / "x.png"),
-    ):
-        with pytest.raises(MissingExtraError, match=r"plots needs the \[train\] extra"):
-            draw()
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_folder_that_cannot_be_made(results: list[PipelineResult], tmp_path: Path) -> None:
-    (tmp_path / "plots").write_text("a file", encoding="utf-8")
-    with pytest.raises(TrainingError, match="could not write"):
-        plot_training_history(results[0].history, tmp_path / "plots" / "h.png", "x")

@@ -1,7 +1,5 @@
 """Training, search and prediction on a real cluster of several nodes, one of which is killed in the middle."""
 
-from __future__ import annotations
-
 import csv
 import os
 import shutil
@@ -9,9 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -29,7 +25,7 @@ SETTINGS = ["--pipeline", "mfcc", "--dataset", "folder", "--negative_share", "0"
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
+def cluster():
     """Three nodes of one core, which can be killed, beside a head without any; bound to 127.0.0.1."""
     from ray.cluster_utils import Cluster
 
@@ -41,9 +37,7 @@ def cluster() -> Iterator[Any]:
     cluster.shutdown()
 
 
-def run_and_kill_a_node(
-    script: str, words: list[str], cluster: Any, folder: Path, is_ready: Callable[[], bool]
-) -> subprocess.CompletedProcess[str]:
+def run_and_kill_a_node(script, words, cluster, folder, is_ready):
     """Run with --engine ray; as soon as it `is_ready`, SIGKILL the node that works most."""
     command = [sys.executable, str(ROOT / "ml_training" / script), *words, "--engine", "ray", "--workers", "2"]
     with subprocess.Popen(
@@ -64,7 +58,7 @@ def run_and_kill_a_node(
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def test_a_training_resumes(cluster: Any, tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_training_resumes(cluster, tiny_folder, tmp_path):
     words = [*SETTINGS, "--data_dir", str(tiny_folder), "--epochs", "150", "--patience", "0"]
     made = tmp_path / "models" / "mfcc_classifier"
     done = run_and_kill_a_node(
@@ -78,7 +72,7 @@ def test_a_training_resumes(cluster: Any, tiny_folder: Path, tmp_path: Path) -> 
     assert "2 processes train together" in log
 
 
-def test_a_search_completes(cluster: Any, tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_search_completes(cluster, tiny_folder, tmp_path):
     space = tmp_path / "space.json"
     space.write_text('{"learning_rate": {"from": 0.0001, "to": 0.1, "scale": "log"}, "batch_size": [16, 32]}')
     words = [*SETTINGS, "--data_dir", str(tiny_folder), "--space", str(space), "--trials", "5", "--epochs", "6"]
@@ -93,9 +87,7 @@ def test_a_search_completes(cluster: Any, tiny_folder: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("prefix", ["", "file://"])
-def test_predictions_are_all_written(
-    prefix: str, cluster: Any, tiny_folder: Path, tiny_models: Path, tmp_path: Path
-) -> None:
+def test_predictions_are_all_written(prefix, cluster, tiny_folder, tiny_models, tmp_path):
     recordings = tmp_path / "recordings"
     for copy in range(15):
         shutil.copytree(tiny_folder, recordings / f"{copy:02}")
@@ -116,9 +108,7 @@ def test_predictions_are_all_written(
     assert found == expected
 
 
-def test_without_a_cluster_one_of_this_machine_listens_on_loopback_alone(
-    tiny_folder: Path, tiny_models: Path, tmp_path: Path
-) -> None:
+def test_without_a_cluster_one_of_this_machine_listens_on_loopback_alone(tiny_folder, tiny_models, tmp_path):
     words = [str(tiny_folder), "--model_dir", str(tiny_models), "--pipeline", "mfcc", "--out", "x.jsonl"]
     command = [sys.executable, str(ROOT / "ml_training" / "inference.py"), *words, "--engine", "ray", "--workers", "1"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
@@ -144,9 +134,7 @@ def test_without_a_cluster_one_of_this_machine_listens_on_loopback_alone(
         ("tune.py", ["--engine", "ray", "--pipeline", "mfcc", "--storage", "sqlite:///x"], "Ray keeps its own"),
     ],
 )
-def test_what_is_impossible_is_one_line(
-    script: str, words: list[str], expected: str, run_door: Any, tiny_folder: Path
-) -> None:
+def test_what_is_impossible_is_one_line(script, words, expected, run_door, tiny_folder):
     data = [] if script == "inference.py" else ["--dataset", "folder", "--data_dir", tiny_folder]
     ended = run_door(script, *words, *data)
     assert ended.returncode in (1, 2)

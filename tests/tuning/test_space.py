@@ -1,7 +1,5 @@
 """Search spaces: what they may declare, and every fault at once."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -9,8 +7,7 @@ from typing import Any
 import pytest
 
 from digit_detector.errors import ConfigError
-from ml_training.config import TrainConfig
-from ml_training.tuning.space import FIXED, SPACES, find_space, grid, load_space, parse_space, settings, with_values
+from ml_training.tuning.space import SPACES, find_space, grid, load_space, parse_space
 
 distributions = pytest.importorskip("optuna.distributions")
 
@@ -23,14 +20,14 @@ SPACE: dict[str, Any] = {
 }
 
 
-def test_ranges_and_choices_become_distributions() -> None:
+def test_ranges_and_choices_become_distributions():
     space = parse_space(SPACE)
     assert space["learning_rate"] == distributions.FloatDistribution(0.001, 0.1, log=True)
     assert space["epochs"] == distributions.IntDistribution(2, 6, step=2)
     assert space["augmentation.speed"] == distributions.CategoricalDistribution(["[0.9, 1.1]", "[0.8, 1.25]"])
 
 
-def test_grid() -> None:
+def test_grid():
     values = grid(SPACE)
     assert values["learning_rate"] == pytest.approx([0.001, 0.00316227766, 0.01, 0.0316227766, 0.1])
     assert values["width"] == [0.5, 1.0, 1.5]
@@ -39,13 +36,6 @@ def test_grid() -> None:
     assert grid({"batch_size": {"from": 2, "to": 4}}) == {"batch_size": [2, 3, 4]}
     assert len(grid({"epochs": {"from": 1, "to": 20, "step": 1}})["epochs"]) == 20
     assert grid({"width": {"from": 1, "to": 2}}) == {"width": [1.0, 1.25, 1.5, 1.75, 2.0]}
-
-
-def test_values_replace_settings_and_leave_the_others_of_augmentation() -> None:
-    base = {"epochs": 3, "augmentation": {"shift": 0.5, "speed": [1.0, 1.0]}}
-    merged = with_values(base, {"learning_rate": 0.1, "augmentation.speed": [0.9, 1.1]})
-    assert merged == {"epochs": 3, "learning_rate": 0.1, "augmentation": {"shift": 0.5, "speed": [0.9, 1.1]}}
-    assert base["augmentation"] == {"shift": 0.5, "speed": [1.0, 1.0]}
 
 
 @pytest.mark.parametrize(
@@ -74,19 +64,19 @@ def test_values_replace_settings_and_leave_the_others_of_augmentation() -> None:
         ({"augmentation.speed": [0.9]}, "augmentation.speed"),
     ],
 )
-def test_faults(declared: Any, expected: str) -> None:
+def test_faults(declared, expected):
     with pytest.raises(ConfigError) as caught:
         parse_space(declared)
     assert expected in str(caught.value)
 
 
-def test_every_fault_is_listed_at_once() -> None:
+def test_every_fault_is_listed_at_once():
     with pytest.raises(ConfigError) as caught:
         parse_space({"nothing": [1], "epochs": {"from": 5, "to": 1}, "scheduler": ["sine"], "log_dir": ["a"]})
     assert len(caught.value.faults) == 4
 
 
-def test_the_space_of_the_package_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_space_of_the_package_is_found_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("default", "default.json", "configs/spaces/default.json"):
         assert find_space(name) == SPACES / "default.json"
@@ -95,8 +85,3 @@ def test_the_space_of_the_package_is_found_by_name(tmp_path: Path, monkeypatch: 
     assert load_space("default.json") == {"epochs": [1, 2]}
     with pytest.raises(ConfigError, match="default"):
         load_space("nothing")
-
-
-def test_fixed_settings_exist() -> None:
-    assert settings().keys() >= FIXED
-    assert TrainConfig(**with_values({}, {"augmentation.speed": [0.9, 1.1]})).augmentation is not None

@@ -1,14 +1,10 @@
 """Searches on the tiny corpus: seeded, resumed after signals and crashes, summarised in a file and a report."""
 
-from __future__ import annotations
-
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,6 @@ import pytest
 from digit_detector.errors import ConfigError, TrainingError
 from ml_training import tune as command
 from ml_training.config import TrainConfig, load_config
-from ml_training.report.tuning import SearchResult
 from ml_training.tuning.search import SearchSpec, tune
 from ml_training.tuning.study import STUDY, open_journal
 
@@ -29,25 +24,25 @@ SETTINGS = ["--pipeline", "mfcc", "--dataset", "folder", "--epochs", "3", "--neg
 needs_signals = pytest.mark.skipif(os.name == "nt", reason="signals of another kind")
 
 
-def search(recordings: Path, output: Path, **changes: Any) -> SearchResult:
+def search(recordings, output, **changes):
     shared = {"pipeline": "mfcc", "dataset": "folder", "data_dir": str(recordings), "device": "cpu", "epochs": 3}
     config = {**shared, "negative_share": 0.0, **changes.pop("settings", {})}
     return tune(SearchSpec(**{"config": config, "space": SPACE, "trials": 8, "output": str(output), **changes}))
 
 
-def read_trials(output: Path) -> list[tuple[Any, ...]]:
+def read_trials(output):
     """Parameters and results of every trial."""
     study = optuna.load_study(study_name=STUDY, storage=open_journal(output))
     return [(t.number, t.state.name, t.params, t.values, t.intermediate_values, t.user_attrs) for t in study.trials]
 
 
 @pytest.fixture(scope="module")
-def searched(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchResult]:
+def searched(tiny_folder, tmp_path_factory):
     output = tmp_path_factory.mktemp("search") / "tuning"
     return output, search(tiny_folder, output)
 
 
-def test_the_best_is_a_configuration_that_training_takes(searched: tuple[Path, SearchResult]) -> None:
+def test_the_best_is_a_configuration_that_training_takes(searched):
     output, result = searched
     assert len(result.trials) == 8
     assert result.count("COMPLETE") + result.count("PRUNED") == 8
@@ -61,14 +56,14 @@ def test_the_best_is_a_configuration_that_training_takes(searched: tuple[Path, S
     assert not list(output.rglob("*.pt"))
 
 
-def test_pruned_trials_save_epochs(searched: tuple[Path, SearchResult]) -> None:
+def test_pruned_trials_save_epochs(searched):
     output, result = searched
     trials = read_trials(output)
     assert all(1 <= len(trial[4]) == trial[5]["epochs"] <= 3 for trial in trials if trial[1] == "PRUNED")
     assert result.epochs.startswith(f"{sum(trial[5]['epochs'] for trial in trials)} of 24, ")
 
 
-def test_the_report_shows_plots_and_trials(searched: tuple[Path, SearchResult]) -> None:
+def test_the_report_shows_plots_and_trials(searched):
     page = (searched[0] / "tuning_report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png") == 4
     for word in ("History", "Intermediate values", "Importance", "Slices", "Trials, the best first", "learning_rate"):
@@ -76,9 +71,7 @@ def test_the_report_shows_plots_and_trials(searched: tuple[Path, SearchResult]) 
     assert "http" not in page.replace("http-equiv", "")
 
 
-def test_the_same_search_again_tries_and_finds_the_same(
-    searched: tuple[Path, SearchResult], tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_the_same_search_again_tries_and_finds_the_same(searched, tiny_folder, tmp_path):
     search(tiny_folder, tmp_path, trials=3)
     assert read_trials(tmp_path) == read_trials(searched[0])[:3]
     search(tiny_folder, tmp_path, trials=5)  # and goes on as if it had never stopped
@@ -87,7 +80,7 @@ def test_the_same_search_again_tries_and_finds_the_same(
 
 
 @needs_signals
-def test_a_search_in_processes_that_is_stopped_and_killed_goes_on(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_search_in_processes_that_is_stopped_and_killed_goes_on(tiny_folder, tmp_path):
     space, output = tmp_path / "space.json", tmp_path / "out"
     space.write_text(json.dumps(SPACE), encoding="utf-8")
     words = [*SETTINGS, "--data_dir", str(tiny_folder), "--space", str(space), "--trials", "6", "--pruner", "halving"]
@@ -115,26 +108,7 @@ def test_a_search_in_processes_that_is_stopped_and_killed_goes_on(tiny_folder: P
     assert TrainConfig(**load_config(output / "best.json")).epochs == 3
 
 
-@needs_signals
-def test_a_worker_that_dies_is_replaced(tiny_folder: Path, tmp_path: Path) -> None:
-    def kill_one() -> None:
-        while not list(tmp_path.rglob("checkpoint_*.pt")):
-            time.sleep(0.01)
-        victim = multiprocessing.active_children()[0].pid
-        assert victim is not None
-        os.kill(victim, signal.SIGKILL)
-
-    thread = threading.Thread(target=kill_one, daemon=True)
-    thread.start()
-    result = search(tiny_folder, tmp_path, trials=3, workers=2, sampler="random", pruner="none")
-    thread.join()
-    assert result.count("COMPLETE") == 3
-    assert [trial[0] for trial in read_trials(tmp_path)] == [0, 1, 2]
-
-
-def test_half_a_line_at_the_end_of_the_journal_is_taken_off(
-    searched: tuple[Path, SearchResult], tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_half_a_line_at_the_end_of_the_journal_is_taken_off(searched, tiny_folder, tmp_path):
     search(tiny_folder, tmp_path, trials=2)
     with (tmp_path / "journal.jsonl").open("ab") as file:
         file.write(b'{"op_code": 4, "worker')
@@ -142,7 +116,7 @@ def test_half_a_line_at_the_end_of_the_journal_is_taken_off(
     assert read_trials(tmp_path) == read_trials(searched[0])[:4]
 
 
-def test_a_database_by_its_address(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_database_by_its_address(tiny_folder, tmp_path):
     pytest.importorskip("sqlalchemy")
     address = f"sqlite:///{tmp_path}/study.db"
     result = search(tiny_folder, tmp_path, trials=2, storage=address, settings={"epochs": 1})
@@ -154,7 +128,7 @@ def test_a_database_by_its_address(tiny_folder: Path, tmp_path: Path) -> None:
         search(tiny_folder, tmp_path, storage=f"sqlite:///{tmp_path}/no/such/folder/study.db")
 
 
-def test_a_grid_ends_with_its_last_point(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_grid_ends_with_its_last_point(tiny_folder, tmp_path):
     space = {"batch_size": [16, 32], "learning_rate": [0.001, 0.01]}
     result = search(tiny_folder, tmp_path, space=space, sampler="grid", pruner="none", settings={"epochs": 1})
     assert (len(result.trials), result.count("COMPLETE")) == (4, 4)
@@ -162,7 +136,7 @@ def test_a_grid_ends_with_its_last_point(tiny_folder: Path, tmp_path: Path) -> N
     assert points == {(16, 0.001), (16, 0.01), (32, 0.001), (32, 0.01)}
 
 
-def test_cross_validation_as_objective(tiny_folder: Path, tmp_path: Path) -> None:
+def test_cross_validation_as_objective(tiny_folder, tmp_path):
     space = {"learning_rate": [0.0001, 0.02]}
     result = search(tiny_folder, tmp_path, space=space, sampler="grid", objectives=("cv",), folds=2)
     assert result.best is not None
@@ -171,7 +145,7 @@ def test_cross_validation_as_objective(tiny_folder: Path, tmp_path: Path) -> Non
     assert result.epochs == "12 of 12, 0 % saved"
 
 
-def test_two_objectives_have_a_front(tiny_folder: Path, tmp_path: Path) -> None:
+def test_two_objectives_have_a_front(tiny_folder, tmp_path):
     changes: dict[str, Any] = {"space": {"width": [0.5, 2.0]}, "sampler": "grid", "objectives": ("validation", "size")}
     result = search(tiny_folder, tmp_path, **changes)
     sizes = {trial[2]["width"]: trial[3][1] for trial in read_trials(tmp_path)}
@@ -185,7 +159,7 @@ def test_two_objectives_have_a_front(tiny_folder: Path, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.glob("pareto_*.json")} == front
 
 
-def test_a_trial_that_cannot_be_trained_fails_and_the_others_go_on(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_trial_that_cannot_be_trained_fails_and_the_others_go_on(tiny_folder, tmp_path):
     space = {"learning_rate": [10.0, 0.01], "clip_norm": [0]}
     settings = {"optimizer": "adam", "epochs": 3, "scheduler": "step"}
     result = search(tiny_folder, tmp_path, space=space, sampler="grid", pruner="none", settings=settings)
@@ -193,7 +167,7 @@ def test_a_trial_that_cannot_be_trained_fails_and_the_others_go_on(tiny_folder: 
     assert result.count("COMPLETE") + result.count("FAIL") == 2
 
 
-def test_another_search_in_the_same_folder_is_refused(searched: tuple[Path, SearchResult], tiny_folder: Path) -> None:
+def test_another_search_in_the_same_folder_is_refused(searched, tiny_folder):
     before = read_trials(searched[0])
     for change, expected in (
         ({"space": {"batch_size": [16]}}, "space was"),
@@ -222,14 +196,14 @@ def test_another_search_in_the_same_folder_is_refused(searched: tuple[Path, Sear
         ({"settings": {"split": "random"}, "objectives": ("cv",)}, "objective 'cv' decides it"),
     ],
 )
-def test_faults_of_a_search(changes: dict[str, Any], expected: str, tiny_folder: Path, tmp_path: Path) -> None:
+def test_faults_of_a_search(changes, expected, tiny_folder, tmp_path):
     with pytest.raises(ConfigError) as caught:
         search(tiny_folder, tmp_path, **changes)
     assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize("line", ["garbage{", '{"op_code": 99}', "[]"])
-def test_a_damaged_journal_is_named(line: str, tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_journal_is_named(line, tiny_folder, tmp_path):
     (tmp_path / "journal.jsonl").write_text(line + "\n" * 2, encoding="utf-8")
     with pytest.raises(TrainingError, match=r"journal\.jsonl .*damaged.*another --output"):
         search(tiny_folder, tmp_path)
@@ -239,19 +213,19 @@ def test_a_damaged_journal_is_named(line: str, tiny_folder: Path, tmp_path: Path
     ("words", "expected"),
     [(["--ray_address", "here:1"], "belongs to --engine ray"), (["--mlflow"], "leave --mlflow out")],
 )
-def test_flags_without_effect_are_refused(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_without_effect_are_refused(words, expected, capsys):
     with pytest.raises(SystemExit) as left:
         command.main([*SETTINGS, *words])
     assert left.value.code == 2
     assert expected in capsys.readouterr().err
 
 
-def test_the_models_that_ship_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_models_that_ship_are_refused(capsys):
     assert command.main([*SETTINGS, "--models_dir", "pretrained"]) == 2
     assert "models_dir: pretrained are the models that ship" in capsys.readouterr().err
 
 
-def test_the_command(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(tiny_folder, tmp_path, capsys):
     space = tmp_path / "space.json"
     space.write_text('{"batch_size": [16, 32]}', encoding="utf-8")
     words = [*SETTINGS, "--data_dir", str(tiny_folder), "--space", str(space), "--sampler", "grid", "--epochs", "1"]

@@ -1,13 +1,10 @@
 """Atomic writing: all or nothing."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +16,7 @@ from digit_detector.labels import PIPELINES
 
 
 @pytest.mark.parametrize("write", [write_atomically, write_durably])
-def test_files_are_replaced_or_kept(write: Callable[[Path, bytes], None], tmp_path: Path) -> None:
+def test_files_are_replaced_or_kept(write, tmp_path):
     path = tmp_path / "a" / "b" / "file.bin"
     write(path, b"old")
     write(path, b"new")
@@ -34,7 +31,7 @@ def test_files_are_replaced_or_kept(write: Callable[[Path, bytes], None], tmp_pa
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits on files")
-def test_a_full_disk_keeps_the_last_good_file(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_last_good_file(tmp_path):
     path = tmp_path / "file.bin"
     write_atomically(path, b"good")
     code = (
@@ -49,7 +46,7 @@ def test_a_full_disk_keeps_the_last_good_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_json_has_null_for_nan_and_infinity(tmp_path: Path) -> None:
+def test_json_has_null_for_nan_and_infinity(tmp_path):
     values = {"a": math.nan, "b": [1.5, -math.inf], "c": {"d": (math.inf, "x")}, "e": "\udcff"}
     write_json(tmp_path / "deep" / "v.json", values)
     text = (tmp_path / "deep" / "v.json").read_text(encoding="utf-8")
@@ -60,9 +57,7 @@ def test_json_has_null_for_nan_and_infinity(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("named", ["pretrained", None, "below", "link"])
-def test_the_folder_of_pretrained_models_is_refused(
-    named: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_of_pretrained_models_is_refused(named, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shipped = Path(digit_detector.__file__).parent / "pretrained"
     (tmp_path / "link").symlink_to(shipped)
@@ -71,14 +66,14 @@ def test_the_folder_of_pretrained_models_is_refused(
         check_models_dir(places[named], PIPELINES)
 
 
-def test_another_folder_of_that_name_is_accepted_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_folder_of_that_name_is_accepted_by_its_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check_models_dir("./models", PIPELINES)
     check_models_dir(tmp_path / "pretrained", PIPELINES)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_and_a_locked_folder_are_refused(tmp_path: Path) -> None:
+def test_a_file_and_a_locked_folder_are_refused(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(ConfigError, match=r"models_dir: .*file is a file, expected a folder"):
         check_models_dir(tmp_path / "file" / "models", PIPELINES)

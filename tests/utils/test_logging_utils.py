@@ -1,7 +1,5 @@
 """The log of a run: text file, JSON Lines, screen, progress, TensorBoard and curves."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging
@@ -10,9 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -23,29 +19,29 @@ from ml_training.results import EpochRecord
 from ml_training.utils.logging_utils import RunLogger
 
 
-def epochs(count: int) -> list[EpochRecord]:
+def epochs(count):
     return [EpochRecord(i, 2.0 / i, 0.5, 1.0 / i, 0.8, 1e-3 / i, 0.25) for i in range(1, count + 1)]
 
 
 @pytest.fixture
-def console() -> Console:
+def console():
     return Console(file=io.StringIO(), force_terminal=False, highlight=False, soft_wrap=True)
 
 
-def shown(console: Console) -> str:
+def shown(console):
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
-def events(logger: RunLogger) -> list[dict[str, Any]]:
+def events(logger):
     return [json.loads(line) for line in logger.events_file.read_text(encoding="utf-8").splitlines()]
 
 
-def nothing(history: Sequence[EpochRecord]) -> None:
+def nothing(history):
     pass
 
 
-def test_screen_log_and_events_agree(console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_screen_log_and_events_agree(console, tmp_path, monkeypatch):
     monkeypatch.setattr(logging.getLogger("ml_training"), "propagate", False)  # pytest-xdist sends no surrogates
     with RunLogger(tmp_path / "logs", "mfcc", console) as logger:
         logger.say("[red]three[/red] clips, 100 %", "data", clips=3)
@@ -68,7 +64,7 @@ def test_screen_log_and_events_agree(console: Console, tmp_path: Path, monkeypat
     assert all(re.match(r"\d{4}-\d\d-\d\dT.*[+-]\d\d:\d\d$", e["time"]) for e in events(logger))
 
 
-def test_a_traceback_goes_to_the_files_and_one_line_to_the_screen(console: Console, tmp_path: Path) -> None:
+def test_a_traceback_goes_to_the_files_and_one_line_to_the_screen(console, tmp_path):
     with RunLogger(tmp_path, "all", console) as logger:
         try:
             raise ValueError("broken")
@@ -81,19 +77,28 @@ def test_a_traceback_goes_to_the_files_and_one_line_to_the_screen(console: Conso
     assert "ValueError: broken" in event["traceback"]
 
 
-def test_two_runs_in_one_second_have_a_log_each(console: Console, tmp_path: Path) -> None:
+def test_two_runs_in_one_second_have_a_log_each(console, tmp_path):
     with RunLogger(tmp_path, "all", console) as first, RunLogger(tmp_path, "all", console) as second:
         assert first.log_file != second.log_file
 
 
-def test_a_folder_that_cannot_be_written_is_a_clear_error(console: Console, tmp_path: Path) -> None:
+def test_a_picture_that_cannot_be_written_does_not_end_training(console, tmp_path):
+    def full(history):
+        raise TrainingError("the disk is full")
+
+    with RunLogger(tmp_path, "all", console) as logger, logger.training("mfcc", 9, tmp_path / "tb", full) as view:
+        view.epoch(epochs(1), better=True)
+    assert "the disk is full" in logger.log_file.read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_a_clear_error(console, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(TrainingError, match=r"cannot write logs to .*--log_dir"):
         RunLogger(tmp_path / "file" / "logs", "all", console)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_ends_the_log_and_not_the_training(console: Console, tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_log_and_not_the_training(console, tmp_path):
     with RunLogger(tmp_path, "all", console) as logger:
         descriptors = Path("/proc/self/fd").iterdir()
         (log,) = [fd for fd in descriptors if fd.exists() and os.path.samefile(fd, logger.log_file)]
@@ -106,7 +111,7 @@ def test_a_full_disk_ends_the_log_and_not_the_training(console: Console, tmp_pat
     assert [e["message"] for e in events(logger)] == ["first", "second"]
 
 
-def test_plain_output_has_a_line_for_each_epoch(console: Console, tmp_path: Path) -> None:
+def test_plain_output_has_a_line_for_each_epoch(console, tmp_path):
     with RunLogger(tmp_path, "all", console) as logger, logger.training("mfcc", 3, tmp_path / "tb", nothing) as view:
         for count in (1, 2, 3):
             for step in range(1, 6):
@@ -123,7 +128,7 @@ def test_plain_output_has_a_line_for_each_epoch(console: Console, tmp_path: Path
     assert [(e["figures"]["epoch"], e["best"]) for e in logged] == [(1, True), (2, False), (3, True)]
 
 
-def test_a_terminal_gets_a_progress_bar(tmp_path: Path) -> None:
+def test_a_terminal_gets_a_progress_bar(tmp_path):
     console = Console(file=io.StringIO(), force_terminal=True, width=120, _environ={"TERM": "xterm"})
     with RunLogger(tmp_path, "all", console) as logger, logger.training("mfcc", 2, tmp_path / "tb", nothing) as view:
         view.step(1, 1, 10, 1.234, 0.5, 1e-3)
@@ -135,7 +140,7 @@ def test_a_terminal_gets_a_progress_bar(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_curves_are_drawn_now_and_then_and_at_the_end(fails: bool, console: Console, tmp_path: Path) -> None:
+def test_curves_are_drawn_now_and_then_and_at_the_end(fails, console, tmp_path):
     drawn: list[int] = []
     try:
         with (
@@ -152,16 +157,7 @@ def test_curves_are_drawn_now_and_then_and_at_the_end(fails: bool, console: Cons
     assert drawn == [1, 4]
 
 
-def test_a_picture_that_cannot_be_written_does_not_end_training(console: Console, tmp_path: Path) -> None:
-    def full(history: object) -> None:
-        raise TrainingError("the disk is full")
-
-    with RunLogger(tmp_path, "all", console) as logger, logger.training("mfcc", 9, tmp_path / "tb", full) as view:
-        view.epoch(epochs(1), better=True)
-    assert "the disk is full" in logger.log_file.read_text()
-
-
-def test_tensorboard_gets_every_epoch_once_those_before_a_resume_too(console: Console, tmp_path: Path) -> None:
+def test_tensorboard_gets_every_epoch_once_those_before_a_resume_too(console, tmp_path):
     with RunLogger(tmp_path, "all", console) as logger, logger.training("mfcc", 9, tmp_path / "tb", nothing) as view:
         view.epoch(epochs(3), better=True)
         view.epoch(epochs(4), better=True)
@@ -174,7 +170,7 @@ def test_tensorboard_gets_every_epoch_once_those_before_a_resume_too(console: Co
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGPIPE")
-def test_a_closed_pipe_does_not_end_the_run(tmp_path: Path) -> None:
+def test_a_closed_pipe_does_not_end_the_run(tmp_path):
     reader, writer = os.pipe()
     os.close(reader)
     program = (

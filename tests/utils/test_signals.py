@@ -1,13 +1,9 @@
 """Ctrl-C, SIGTERM and a hang-up: deferred while training, at once elsewhere, and never left behind."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from contextlib import nullcontext
 
 import pytest
@@ -18,12 +14,12 @@ from digit_detector.errors import Interrupted
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of another kind")
 
 
-def send(signum: int) -> None:
+def send(signum):
     os.kill(os.getpid(), signum)
 
 
 @pytest.fixture(autouse=True)
-def no_nohup() -> Iterator[None]:
+def no_nohup():
     """These tests themselves may run where a hang-up is ignored."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
@@ -31,10 +27,8 @@ def no_nohup() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_the_first_signal_waits_and_the_second_does_not(
-    signum: signal.Signals, code: int, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def train_with_two(signals: StopSignals) -> None:
+def test_the_first_signal_waits_and_the_second_does_not(signum, code, capfd):
+    def train_with_two(signals):
         with signals.deferred():
             send(signum)
             assert signals.signum == signum
@@ -49,21 +43,21 @@ def test_the_first_signal_waits_and_the_second_does_not(
     assert signal.getsignal(signum) is before
 
 
-def test_outside_of_training_a_signal_leaves_at_once() -> None:
+def test_outside_of_training_a_signal_leaves_at_once():
     with StopSignals(), pytest.raises(Interrupted):
         send(signal.SIGTERM)
 
 
-def test_a_signal_that_nobody_looked_at_any_more_is_not_lost() -> None:
+def test_a_signal_that_nobody_looked_at_any_more_is_not_lost():
     with StopSignals() as signals, pytest.raises(Interrupted), signals.deferred():
         send(signal.SIGINT)
 
 
 @pytest.mark.parametrize("deferred", [True, False])
-def test_further_signals_do_not_break_into_what_clears_up(deferred: bool) -> None:
+def test_further_signals_do_not_break_into_what_clears_up(deferred):
     cleared = []
 
-    def work() -> None:
+    def work():
         try:
             send(signal.SIGINT)
             send(signal.SIGINT)
@@ -79,21 +73,7 @@ def test_further_signals_do_not_break_into_what_clears_up(deferred: bool) -> Non
     assert (raised.value.signum, signals.leaving, cleared) == (signal.SIGINT, signal.SIGINT, [True])
 
 
-def test_nor_do_they_after_a_loop_has_granted_the_first() -> None:
-    def work(signals: StopSignals) -> None:
-        try:
-            with signals.deferred():
-                send(signal.SIGTERM)
-                assert signals.signum is not None
-                raise Interrupted(signals.signum)
-        finally:
-            send(signal.SIGINT)
-
-    with StopSignals() as signals, pytest.raises(Interrupted):
-        work(signals)
-
-
-def test_what_does_not_come_to_an_end_is_ended_by_a_later_signal() -> None:
+def test_what_does_not_come_to_an_end_is_ended_by_a_later_signal():
     code = """
 import os, signal
 from digit_detector.cli import signals
@@ -109,49 +89,17 @@ with signals.StopSignals():
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "", "")
 
 
-def test_a_hang_up_that_is_ignored_stays_ignored() -> None:
+def test_a_hang_up_that_is_ignored_stays_ignored():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with StopSignals() as signals:
         send(signal.SIGHUP)
         assert signals.signum is None
 
 
-def test_an_error_of_the_training_is_not_hidden_by_the_signal() -> None:
-    def train() -> None:
+def test_an_error_of_the_training_is_not_hidden_by_the_signal():
+    def train():
         send(signal.SIGINT)
         raise ValueError("bad")
 
     with StopSignals() as signals, pytest.raises(ValueError, match="bad"), signals.deferred():
         train()
-
-
-def test_in_another_thread_nothing_is_touched() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    seen: list[object] = []
-
-    def work() -> None:
-        with StopSignals() as signals, signals.deferred():
-            seen.append(signal.getsignal(signal.SIGINT))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [before]
-
-
-def test_a_signal_whose_exception_is_lost_in_a_finaliser_stops_the_next_loop() -> None:
-    code = """
-import os, signal, sys, warnings
-from digit_detector.cli.signals import StopSignals
-class Finalised:
-    def __del__(self):
-        os.kill(os.getpid(), signal.SIGTERM)
-        for _ in range(1000): pass
-sys.unraisablehook = lambda _: print("lost")
-with StopSignals() as signals:
-    one = Finalised()
-    del one
-    print(signals.signum == signal.SIGTERM)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout.split() == ["lost", "True"], done.stderr

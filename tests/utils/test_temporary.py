@@ -1,12 +1,9 @@
 """Temporary folders are removed afterwards, also those of killed processes; never those of one that lives."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +12,7 @@ from ml_training.utils.temporary import PREFIX, clear_half_written, temporary_fo
 LONG_AGO = (1, 1)
 
 
-def test_a_folder_is_empty_and_gone_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_empty_and_gone_afterwards(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with temporary_folder() as first, temporary_folder() as second:
         assert first != second
@@ -25,9 +22,7 @@ def test_a_folder_is_empty_and_gone_afterwards(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there processes cannot be asked for")
-def test_what_killed_processes_left_is_removed_by_name_process_and_age(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_killed_processes_left_is_removed_by_name_process_and_age(tmp_path, monkeypatch):
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
