@@ -66,7 +66,7 @@ class Watch(NullCallback):
 def measure(name: str, changes: dict[str, Any], steps: int) -> tuple[float, float]:
     """Median seconds of augmentation alone and of the whole step."""
     pipeline = get_pipeline(name)
-    config = TrainConfig(pipeline=name, device="cpu", epochs=1).resolved(name, pipeline.recipe)
+    config = TrainConfig(pipeline=name, device="cpu", epochs=1).resolve(name, pipeline.recipe)
     config = dataclasses.replace(config, augmentation=dataclasses.replace(config.augmenting, **changes))
     clips = noisy_words((WARM_UP + steps) * (config.batch_size or 0))
     watch = Watch(clips, config)

@@ -84,7 +84,7 @@ def measured(pipeline: str, batch: int, variant: Variant, device: torch.device, 
     config = TrainConfig(
         pipeline=pipeline, device=device.type, precision=variant.precision, compile=variant.compile, epochs=3,
         batch_size=batch, patience=0, threads=threads,
-    ).resolved(pipeline, get_pipeline(pipeline).recipe)  # fmt: skip
+    ).resolve(pipeline, get_pipeline(pipeline).recipe)  # fmt: skip
     train, validation = generated(STEPS * batch, 0), generated(10, 1)
     model = build_model(get_pipeline(pipeline), config, train)
     if not variant.channels_last:
@@ -95,7 +95,7 @@ def measured(pipeline: str, batch: int, variant: Variant, device: torch.device, 
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     epochs = train_model(model, train, validation, config).history[1:]
-    clips = batch + count_negatives(batch, config.negative_share)
+    clips = batch + count_negatives(batch, config.negative_ratio)
     step = statistics.median(record.seconds for record in epochs) / STEPS
     return Speed(clips / step, 1000 * step, torch.cuda.max_memory_allocated(device) / 1e6 if on_gpu else None)
 

@@ -44,15 +44,15 @@ ACCEPTED = 0.95  # share of the digits at the threshold of the last three figure
 WHOLE = "everything"
 ROWS: dict[str, dict[str, Any]] = {
     WHOLE: {},
-    "without iitg_digits": {"extra_dir": None},
-    "without recorded words": {"words_dir": None},
+    "without iitg_digits": {"extra_digits_dir": None},
+    "without recorded words": {"non_digit_dir": None},
     "without recorded noise": {"augmentation": {"noise_dir": None}},
-    "without synthetic voices that say digits": {"synthetic_share": 0.0},
-    "without clips that are no digits": {"negative_share": 0.0},
+    "without synthetic voices that say digits": {"synthetic_ratio": 0.0},
+    "without clips that are no digits": {"negative_ratio": 0.0},
     "250 synthetic voices": {"synthetic_voices": 250},
-    "words that keep their ends": {"augmentation": {"trim_probability": 0.0}},
+    "words that keep their ends": {"augmentation": {"edge_crop_probability": 0.0}},
     "without rooms, telephones, tilts, band limits": {"augmentation": dict.fromkeys(ROOMS, 0.0)},
-    "formants and pitch moved": {"augmentation": {"tract_probability": 0.3, "pitch_probability": 0.3}},
+    "formants and pitch moved": {"augmentation": {"formant_shift_probability": 0.3, "pitch_probability": 0.3}},
     "taught by mel_cnn and raw_cnn": {"teacher_dir": "teachers"},
 }  # fmt: skip
 TEACHERS = ((MEL_CNN, 1), (RAW_CNN, 1))
@@ -95,8 +95,8 @@ def train_row(work: Path, row: str, pipeline: str, seed: int, pair: tuple[str, s
     """Train one model, unless it is done; returns its folder."""
     data = split_data(work, pair)
     settings: dict[str, Any] = {
-        "pipeline": pipeline, "dataset": "folder", "data_dir": data["fsdd"], "extra_dir": data["iitg"],
-        "words_dir": data["words"], "synthetic_share": 0.25, "seed": seed, "epochs": epochs, "patience": 0,
+        "pipeline": pipeline, "dataset": "folder", "data_dir": data["fsdd"], "extra_digits_dir": data["iitg"],
+        "non_digit_dir": data["words"], "synthetic_ratio": 0.25, "seed": seed, "epochs": epochs, "patience": 0,
         "keep_checkpoints": "1",
     }  # fmt: skip
     changes = {**ROWS[row]}

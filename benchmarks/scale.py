@@ -54,7 +54,7 @@ def one_process(pipeline: str, clips: int, steps: int) -> None:
     rank = torchrun_rank()
     batch = clips * (1 if rank is None else rank.world_size)
     row, watch = get_pipeline(pipeline), Watch()
-    config = TrainConfig(device="cpu", epochs=1, batch_size=batch).resolved(pipeline, row.recipe)
+    config = TrainConfig(device="cpu", epochs=1, batch_size=batch).resolve(pipeline, row.recipe)
     with cpu_threads(1), process_group(config, "the same again") as group:
         train = noise(batch * (WARM_UP + steps))
         model = build_model(row, config, train)

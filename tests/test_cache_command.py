@@ -16,7 +16,7 @@ Door = Callable[..., subprocess.CompletedProcess[str]]
 def trained(run_door: Door, tiny_folder: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "cache"
     words = ["--pipeline", "mfcc", "--dataset", "folder", "--data_dir", str(tiny_folder), "--epochs", "1"]
-    done = run_door("train.py", *words, "--negative_share", "0", DIGIT_CACHE_DIR=str(folder))
+    done = run_door("train.py", *words, "--negative_ratio", "0", DIGIT_CACHE_DIR=str(folder))
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -74,7 +74,7 @@ def test_every_fault_is_listed() -> None:
         ({"learning_rate": "0.1"}, "a number, got '0.1'"), ({"models_dir": 3}, "text in quotes, got 3"),
         ({"models_dir": None}, "text in quotes, got None"), ({"augmentation": 3}, "an object, got 3"),
         ({"split": "speaker"}, "needs held_out_speaker"), ({"split": "fold", "fold": "4/3"}, "got '4/3'"),
-        ({"dataset": "synthetic", "synthetic_share": 0.5}, "synthetic_share is for recordings"),
+        ({"dataset": "synthetic", "synthetic_ratio": 0.5}, "synthetic_ratio is for recordings"),
         ({"augmentation": {"sped": 1}}, "unknown setting 'augmentation.sped', did you mean augmentation.speed?"),
         ({"augmentation": {"speed": [2, 1]}}, "augmentation.speed: expected the smaller number first, got 2 1"),
         ({"mlflow": "http://user:secret@host"}, "MLFLOW_TRACKING_PASSWORD"),

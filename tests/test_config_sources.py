@@ -17,20 +17,21 @@ from ml_training.config import AugmentationConfig, Recipe, TrainConfig, load_con
 from ml_training.flags import add_train_flags, train_config_from
 
 UNUSUAL = TrainConfig(
-    pipeline="raw_cnn", dataset="folder", data_dir="somewhere", data_url="file.zip", extra_dir="more", split="speaker",
-    held_out_speaker="theo", models_dir="m", log_dir="l", epochs=7, batch_size=3, learning_rate=0.5, weight_decay=0.25,
+    pipeline="raw_cnn", dataset="folder", data_dir="somewhere", data_url="file.zip", extra_digits_dir="more",
+    split="speaker", held_out_speaker="theo", models_dir="m", log_dir="l", epochs=7, batch_size=3, learning_rate=0.5, weight_decay=0.25,
     optimizer="adam", scheduler="step", label_smoothing=0.2, clip_norm=0.0, ema_decay=0.5, patience=1,
-    validation_share=0.2, device="cpu", precision="fp32", threads=2, seed=11, keep_checkpoints="all", resume="4",
-    synthetic_share=0.25, synthetic_voices=40, negative_share=0.5, words_dir="words", teacher_dir="teachers",
-    teacher_share=0.25, promote=False, width=0.5, compile=True, cache=False, waveforms="mapped", mlflow="http://localhost:5000",
+    validation_ratio=0.2, device="cpu", precision="fp32", threads=2, seed=11, keep_checkpoints="all", resume="4",
+    synthetic_ratio=0.25, synthetic_voices=40, negative_ratio=0.5, non_digit_dir="words", teacher_dir="teachers",
+    distillation_weight=0.25, promote=False, width=0.5, compile=True, cache=False, clip_storage="mapped", mlflow="http://localhost:5000",
     augmentation=AugmentationConfig(
-        enabled=False, trim_probability=0.1, trim=0.2,
-        speed=(0.9, 1.1), level_db=(-3, 3), equaliser_db=1.0, noise_probability=0.1, snr_db=(1.0, 2.0),
-        shift=0.5, vtlp=(0.9, 1.0), spec_augment=False, tract_probability=0.1, tract=(0.9, 1.1), pitch_probability=0.2,
+        enabled=False, edge_crop_probability=0.1, edge_crop=0.2,
+        speed=(0.9, 1.1), gain_db=(-3, 3), random_eq_db=1.0, noise_probability=0.1, snr_db=(1.0, 2.0),
+        time_shift=0.5, vtlp=(0.9, 1.0), spec_augment=False, formant_shift_probability=0.1, formant_shift=(0.9, 1.1),
+        pitch_probability=0.2,
         pitch=(0.9, 1.1), tilt_db=1.0, band_probability=0.3, band_low_hz=(10.0, 20.0), band_high_hz=(3000.0, 3500.0),
-        generated_share=0.25, noise_dir="noises", recorded_share=0.25, reverb_probability=0.4, rt60=(0.2, 0.3),
-        direct_db=(1.0, 2.0),
-        telephone_probability=0.5, eight_bit_probability=0.6, peak_db=(-12.0, -6.0), mixup_probability=0.7,
+        procedural_ratio=0.25, noise_dir="noises", recorded_ratio=0.25, reverb_probability=0.4, rt60=(0.2, 0.3),
+        drr_db=(1.0, 2.0),
+        telephone_probability=0.5, quantize_probability=0.6, peak_dbfs=(-12.0, -6.0), mixup_probability=0.7,
         mixup_alpha=0.2, cutmix_probability=0.8,
     ),
 )  # fmt: skip
@@ -67,13 +68,13 @@ def test_json_round_trip(config: TrainConfig, tmp_path: Path) -> None:
 def test_every_fault_of_a_file_is_listed(tmp_path: Path) -> None:
     values = {
         "epoch": 3, "zzz": 1, "epochs": "ten", "batch_size": 0, "device": "gpu", "data_dir": 7, "learning-rate": 1,
-        "model_dir": 1, "augmentation": {"sped": [1, 1], "enabled": 1, "snr_db": [5], "shift": 3},
+        "model_dir": 1, "augmentation": {"sped": [1, 1], "enabled": 1, "snr_db": [5], "time_shift": 3},
     }  # fmt: skip
     with pytest.raises(ConfigError) as caught:
         load_config(write(tmp_path / "bad.json", values))
     assert sorted(caught.value.faults) == [
         "augmentation.enabled: expected true or false, got 1",
-        "augmentation.shift: expected a number from 0 to 1, got 3.0",
+        "augmentation.time_shift: expected a number from 0 to 1, got 3.0",
         "augmentation.snr_db: expected two numbers, got [5]",
         "batch_size: expected a number from 2 to 65536, got 0",
         "data_dir: expected text in quotes, got 7",
@@ -148,7 +149,7 @@ def test_there_is_a_flag_for_every_setting() -> None:
         (["--resume"], {"resume": "latest"}), (["--resume", "latest"], {"resume": "latest"}),
         (["--resume", "12"], {"resume": "12"}), (["--resume=12"], {"resume": "12"}),
         (["--resume", "--seed", "3"], {"resume": "latest", "seed": 3}),
-        (["--augmentation.level_db", "-30", "-1.5"], {"augmentation": {"level_db": (-30.0, -1.5)}}),
+        (["--augmentation.gain_db", "-30", "-1.5"], {"augmentation": {"gain_db": (-30.0, -1.5)}}),
     ],
     ids=str,
 )  # fmt: skip
@@ -163,11 +164,13 @@ def test_only_long_flags_are_rewritten() -> None:
 
 
 def test_flags_win_over_the_file_and_complete_it(tmp_path: Path) -> None:
-    path = write(tmp_path / "c.json", {"epochs": 5, "seed": 9, "augmentation": {"speed": [0.9, 1.1], "shift": 0.5}})
-    config = parse(
-        "--config", str(path), "--epochs", "7", "--augmentation.shift", "0.25", "--no-augmentation.spec-augment"
+    path = write(
+        tmp_path / "c.json", {"epochs": 5, "seed": 9, "augmentation": {"speed": [0.9, 1.1], "time_shift": 0.5}}
     )
-    expected = {"speed": (0.9, 1.1), "shift": 0.25, "spec_augment": False}
+    config = parse(
+        "--config", str(path), "--epochs", "7", "--augmentation.time_shift", "0.25", "--no-augmentation.spec-augment"
+    )
+    expected = {"speed": (0.9, 1.1), "time_shift": 0.25, "spec_augment": False}
     assert config == TrainConfig(epochs=7, seed=9, augmentation=expected)
     path = write(tmp_path / "c.json", {"split": "speaker"})
     assert parse("--config", str(path), "--held-out-speaker", "theo").held_out_speaker == "theo"
@@ -226,41 +229,42 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_resolved_fills_only_what_was_left_open() -> None:
     recipe = Recipe(60, 64, 0.003, 0.01)
-    resolved = TrainConfig(epochs=5, weight_decay=0.0).resolved(MFCC, recipe)
+    resolved = TrainConfig(epochs=5, weight_decay=0.0).resolve(MFCC, recipe)
     assert (resolved.epochs, resolved.batch_size, resolved.learning_rate, resolved.weight_decay) == (5, 64, 0.003, 0.0)
     assert resolved.pipeline == MFCC
     assert resolved.augmentation == recipe.augmentation
-    assert resolved.resolved(MFCC, Recipe(1, 1, 1.0, 1.0)) == resolved
+    assert resolved.resolve(MFCC, Recipe(1, 1, 1.0, 1.0)) == resolved
 
 
 OWN = Recipe(60, 64, 0.003, 0.01, AugmentationConfig(speed=(0.7, 1.5), noise_probability=0.9, tilt_db=2.0))
 
 
 def test_settings_of_augmentation_start_from_the_recipe(tmp_path: Path) -> None:
-    expected = dataclasses.replace(OWN.augmentation, shift=0.5)
-    path = write(tmp_path / "c.json", {"augmentation": {"shift": 0.5}})
+    expected = dataclasses.replace(OWN.augmentation, time_shift=0.5)
+    path = write(tmp_path / "c.json", {"augmentation": {"time_shift": 0.5}})
     for config in (
-        parse("--augmentation.shift", "0.5"), parse("--config", str(path)), TrainConfig(augmentation={"shift": 0.5}),
+        parse("--augmentation.time_shift", "0.5"), parse("--config", str(path)),
+        TrainConfig(augmentation={"time_shift": 0.5}),
     ):  # fmt: skip
-        assert config.resolved(MFCC, OWN).augmentation == expected
-        assert config.resolved(MFCC, Recipe(1, 2, 1.0, 1.0)).augmentation == AugmentationConfig(shift=0.5)
+        assert config.resolve(MFCC, OWN).augmentation == expected
+        assert config.resolve(MFCC, Recipe(1, 2, 1.0, 1.0)).augmentation == AugmentationConfig(time_shift=0.5)
     both = parse("--config", str(path), "--augmentation.tilt_db", "1", "--no_augmentation.enabled")
-    assert both.resolved(MFCC, OWN).augmentation == dataclasses.replace(expected, tilt_db=1.0, enabled=False)
-    assert TrainConfig().resolved(MFCC, OWN).augmentation == OWN.augmentation
-    assert TrainConfig(augmentation={}).resolved(MFCC, OWN).augmentation == OWN.augmentation
-    assert TrainConfig(augmentation=AugmentationConfig()).resolved(MFCC, OWN).augmentation == AugmentationConfig()
+    assert both.resolve(MFCC, OWN).augmentation == dataclasses.replace(expected, tilt_db=1.0, enabled=False)
+    assert TrainConfig().resolve(MFCC, OWN).augmentation == OWN.augmentation
+    assert TrainConfig(augmentation={}).resolve(MFCC, OWN).augmentation == OWN.augmentation
+    assert TrainConfig(augmentation=AugmentationConfig()).resolve(MFCC, OWN).augmentation == AugmentationConfig()
     with pytest.raises(TypeError, match="resolved"):
-        _ = TrainConfig(augmentation={"shift": 0.5}).augmenting
-    assert TrainConfig().resolved(MFCC, OWN).augmenting == OWN.augmentation
+        _ = TrainConfig(augmentation={"time_shift": 0.5}).augmenting
+    assert TrainConfig().resolve(MFCC, OWN).augmenting == OWN.augmentation
 
 
 def test_what_a_run_writes_down_is_whole_and_wins_over_any_recipe(tmp_path: Path) -> None:
-    resolved = TrainConfig(augmentation={"shift": 0.5}).resolved(MFCC, OWN)
+    resolved = TrainConfig(augmentation={"time_shift": 0.5}).resolve(MFCC, OWN)
     written = to_dict(resolved)
     assert written["augmentation"].keys() == {f.name for f in dataclasses.fields(AugmentationConfig)}
     read = TrainConfig(**load_config(write(tmp_path / "config.json", written)))
     assert read == resolved
-    assert read.resolved(MFCC, Recipe(1, 2, 1.0, 1.0)) == resolved
+    assert read.resolve(MFCC, Recipe(1, 2, 1.0, 1.0)) == resolved
     open_settings = to_dict(TrainConfig(augmentation={"speed": [0.9, 1.1]}))
     assert TrainConfig(**load_config(write(tmp_path / "open.json", open_settings))).augmentation == {
         "speed": (0.9, 1.1)

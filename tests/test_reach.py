@@ -62,8 +62,8 @@ def test_nothing_that_is_scored_is_trained_on(reach: dict[str, Any], tmp_path: P
             noises = [{path.name for path in Path(data[name]).iterdir()} for name in ("noise", "noise left out")]
             assert not noises[0] & noises[1]
             assert len(noises[0] | noises[1]) == 6
-            assert config.words_dir in (data["words"], None)
-            assert config.extra_dir in (data["iitg"], None)
+            assert config.non_digit_dir in (data["words"], None)
+            assert config.extra_digits_dir in (data["iitg"], None)
             assert (config == whole.setdefault(pair, config)) == (row == reach["WHOLE"])
 
 

@@ -107,7 +107,7 @@ def test_impossible_settings_are_one_line_and_exit_code_2(
     assert not Path("models").exists()
 
 
-@pytest.mark.parametrize("flag", ["--data_dir", "--words_dir", "--extra_dir"])
+@pytest.mark.parametrize("flag", ["--data_dir", "--non_digit_dir", "--extra_digits_dir"])
 def test_missing_folders_are_one_line_before_anything_is_trained(
     flag: str, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,7 +61,7 @@ def split_corpus(corpus: Corpus, config: TrainConfig, report: Callable[[str], No
     if name == "random":
         test = _draw(everything, strata, RANDOM_TEST_SHARE, rng)
     else:
-        strata, share = [corpus.labels, speakers], config.validation_share
+        strata, share = [corpus.labels, speakers], config.validation_ratio
         if name == "speaker":
             test = speakers == _check_speaker(corpus, config.held_out_speaker)
         else:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from digit_detector.audio import SAMPLE_RATE
 from digit_detector.labels import RAW_CNN
 from ml_training.config import AugmentationConfig, Recipe
-from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, channels_last, widened
+from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, channels_last, scale_width
 from ml_training.pipelines.features import (
     AMIN,
     SpecAugment,
@@ -114,7 +114,7 @@ class RawCnnClassifier(DigitModel):
 
     def __init__(self, width: float = 1.0) -> None:
         super().__init__()
-        first, last = widened(96, width), widened(128, width)
+        first, last = scale_width(96, width), scale_width(128, width)
         self.filter_bank = FilterBank()
         self.spec_augment = SpecAugment(bands=6, frames=8)
         self.network = nn.Sequential(
@@ -125,10 +125,10 @@ class RawCnnClassifier(DigitModel):
         self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * last, OUTPUTS))
         channels_last(self.network)
 
-    def configure(self, augmentation: AugmentationConfig) -> None:
+    def set_augmentation(self, augmentation: AugmentationConfig) -> None:
         self.spec_augment.enabled = augmentation.enabled and augmentation.spec_augment
 
-    def logits(self, waveforms: Tensor) -> Tensor:
+    def forward_waveform(self, waveforms: Tensor) -> Tensor:
         levels = below_peak(self.filter_bank(normalise_level(waveforms)), RANGE_DB)
         track = self.network(self.spec_augment((levels + RANGE_DB / 2) / (RANGE_DB / 4)))  # (B, 128 at width 1, 25)
         logits: Tensor = self.head(torch.cat([track.mean(dim=2), track.amax(dim=2)], dim=1))

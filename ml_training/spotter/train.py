@@ -141,7 +141,7 @@ def train_and_export(
     _print(f"{corpus.name}: {len(rows)} recordings; augmenting their words")
     with cpu_threads(config.threads), StopSignals(unit="this step") as signals:
         data = dataset.load_spotter_data(
-            corpus, rows, corpus_config.words_dir, noise_dir, config.seed, config.variants, config.voices
+            corpus, rows, corpus_config.non_digit_dir, noise_dir, config.seed, config.variants, config.voices
         )  # fmt: skip
         task = SpotterTask(data, config)
         progress = _Progress(task)

@@ -34,7 +34,7 @@ class EnsembleTeacher:
     @torch.no_grad()
     def predict_proba(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) clips -> (B, 10) probabilities of the digits and (B,) of the presence of one."""
-        outputs = [model.logits(waveforms).float() for model in self.models]  # as trained: no temperature
+        outputs = [model.forward_waveform(waveforms).float() for model in self.models]  # as trained: no temperature
         digits = torch.stack([logits[:, :-1].softmax(dim=1) for logits in outputs]).mean(dim=0)
         return digits, torch.stack([logits[:, -1].sigmoid() for logits in outputs]).mean(dim=0)
 
@@ -49,7 +49,7 @@ def _load(path: Path) -> tuple[DigitModel, float]:
     except ConfigError as error:
         raise CheckpointError(f"{path} cannot teach: {error}") from error
     load_weights(model, checkpoint["weights"], path)
-    return model.eval(), checkpoint["config"]["negative_share"]
+    return model.eval(), checkpoint["config"]["negative_ratio"]
 
 
 def teacher_files(folder: str) -> list[Path]:

@@ -106,7 +106,7 @@ def run_worker(
             data = load_training_data(config, corpus, lambda line: None, lambda line: None)
         _check_same_run(group, data)
         for pipeline in chosen:
-            own = data.config.resolved(pipeline.name, pipeline.recipe)
+            own = data.config.resolve(pipeline.name, pipeline.recipe)
             train = data.part(data.split.train, seldom=not own.augmenting.enabled)
             model = build_model(pipeline, own, train)
             validation = data.part(data.split.validation)
@@ -185,11 +185,11 @@ class _Run:
         if Path(config.models_dir).resolve().is_relative_to(Path(folder).expanduser().resolve()):
             raise ConfigError([f"models_dir {config.models_dir} is in teacher_dir {folder}: it would teach itself"])
         teacher = EnsembleTeacher(folder, CPU)
-        if config.negative_share and teacher.without_negatives:
+        if config.negative_ratio and teacher.without_negatives:
             raise ConfigError(
                 [
                     f"teacher {teacher.without_negatives[0]} was trained on digits alone and cannot tell whether there "
-                    "is one: retrain it with a negative_share above 0, or train its student with --negative_share 0"
+                    "is one: retrain it with a negative_ratio above 0, or train its student with --negative_ratio 0"
                 ]
             )
         count, data_hash = len(teacher.models), teachers_hash(folder)
@@ -198,7 +198,7 @@ class _Run:
 
     def _load_noise(self) -> None:
         """Read the background noise before anything is trained; raises DataError if it cannot be read."""
-        every = [self.config.resolved(p.name, p.recipe).augmenting for p in self.pipelines]
+        every = [self.config.resolve(p.name, p.recipe).augmenting for p in self.pipelines]
         for folder in sorted({a.noise_dir for a in every if a.noise_dir is not None and a.enabled}):
             noise = load_noise_bank(folder)
             self.logger.say(
@@ -232,7 +232,7 @@ class _PipelineRun:
 
     def __init__(self, pipeline: Pipeline, data: TrainingData, run: _Run) -> None:
         self.pipeline, self.name, self.data = pipeline, pipeline.name, data
-        self.config = data.config.resolved(pipeline.name, pipeline.recipe)
+        self.config = data.config.resolve(pipeline.name, pipeline.recipe)
         self.logger, self.signals, self.group, self.plots = run.logger, run.signals, run.group, run.plots
         self.trained = False  # until then a failure is one of all ranks
         self.folder, self.log_dir = model_folder(self.config.models_dir, self.name), Path(self.config.log_dir)

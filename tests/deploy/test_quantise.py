@@ -22,7 +22,7 @@ from ml_training.deploy.quantise import (
     softmax,
     to_float16_storage,
 )
-from ml_training.pipelines.base import OUTPUTS, Heard
+from ml_training.pipelines.base import OUTPUTS, ModelOutput
 
 MAPS = 8
 INNER = ["model.second.0.weight", "model.third.0.weight", "model.fourth.weight"]
@@ -42,14 +42,14 @@ class Convolutions(nn.Module):
         self.fourth = nn.Linear(29 * MAPS, 32)
         self.last = nn.Linear(32, OUTPUTS)
 
-    def forward(self, waveforms: Tensor) -> Heard:
+    def forward(self, waveforms: Tensor) -> ModelOutput:
         frames = waveforms[:, :7936].reshape(-1, 62, 128)
         logs = ((frames @ self.cosines).square() + (frames @ self.sines).square() + 1e-4).log().transpose(1, 2)
         maps = self.first(logs[:, None])
         maps = (self.second(maps) + maps).relu()
         maps = self.third(maps).relu().mean(dim=3)
         outputs = self.last(self.fourth(maps.flatten(1)[:, : 29 * MAPS]).relu())
-        return Heard(outputs[:, :-1], outputs[:, -1])
+        return ModelOutput(outputs[:, :-1], outputs[:, -1])
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ class Energies(DigitModel):
         super().__init__()
         self.layers = nn.Sequential(nn.BatchNorm1d(65), nn.Linear(65, OUTPUTS))
 
-    def logits(self, waveforms: Tensor) -> Tensor:
+    def forward_waveform(self, waveforms: Tensor) -> Tensor:
         spectrum = torch.stft(waveforms, 128, 128, window=torch.ones(128), center=False, return_complex=True)
         power = torch.view_as_real(spectrum).square().sum(-1).mean(-1)
         return self.layers(F.layer_norm((power + 1e-4).log(), (65,)))
@@ -65,7 +65,7 @@ def run_folds(recordings: Path, work: Path, plan: Plan) -> tuple[ProtocolResult,
     """Folds of mfcc on files, which several processes can train."""
     config = TrainConfig(
         pipeline="mfcc", dataset="folder", data_dir=str(recordings), log_dir=str(work), device="cpu", epochs=1,
-        negative_share=0.0,
+        negative_ratio=0.0,
     )  # fmt: skip
     lines: list[str] = []
     corpus = load_corpus(config, report=lines.append)
@@ -78,7 +78,7 @@ def run_loso(
     """One speaker left out at a time, with a network that trains in a second."""
     lines: list[str] = []
     options = {name: changes.pop(name) for name in ("seeds", "speakers") if name in changes}
-    config = TrainConfig(**{"device": "cpu", "ema_decay": 0.0, "negative_share": 0.0, **changes})  # type: ignore[arg-type]
+    config = TrainConfig(**{"device": "cpu", "ema_decay": 0.0, "negative_ratio": 0.0, **changes})  # type: ignore[arg-type]
     plan = Plan(**{"seeds": (0, 1), "speakers": ("speaker1", "speaker3"), **options})  # type: ignore[arg-type]
     return cross_validate(corpus, [pipeline], config, work, plan, lines.append), lines
 
@@ -188,7 +188,7 @@ def test_a_process_that_dies_is_replaced_and_its_fold_trained(
 
 
 def flags(recordings: Path, log_dir: Path, *more: str) -> list[str]:
-    common = ["--pipeline", "mfcc", "--dataset", "folder", "--epochs", "1", "--negative_share", "0", "--device", "cpu"]
+    common = ["--pipeline", "mfcc", "--dataset", "folder", "--epochs", "1", "--negative_ratio", "0", "--device", "cpu"]
     return [*common, "--data_dir", str(recordings), "--log_dir", str(log_dir), *more]
 
 
@@ -360,7 +360,7 @@ def test_noise_and_words_decide_a_fold_by_their_sound_and_not_by_their_folder(
             recipe = dataclasses.replace(TINY.recipe, augmentation=AugmentationConfig(noise_dir=folder))
             pipeline = dataclasses.replace(TINY, recipe=recipe)
         else:
-            options |= {"negative_share": 0.25, "synthetic_voices": 2, "words_dir": folder}
+            options |= {"negative_ratio": 0.25, "synthetic_voices": 2, "non_digit_dir": folder}
         result, lines = run_loso(tiny_corpus, tmp_path / "work", pipeline, **options)
         counts.append(count_trained(lines))
         assert str(tmp_path) not in json.dumps(result.to_dict())
@@ -379,8 +379,8 @@ def test_synthetic_voices_and_non_digits_train_and_nothing_else(
     monkeypatch.setattr("ml_training.training.training_data.fit_logit_temperature", fit)
     recorded = dataclasses.replace(tiny_corpus, synthetic=False)
     for name, changes, trained in (
-        ("synthetic", {"synthetic_share": 0.25, "synthetic_voices": 5}, 135 + 45),
-        ("negative", {"negative_share": 0.25, "synthetic_voices": 12, "epochs": 1}, 135),
+        ("synthetic", {"synthetic_ratio": 0.25, "synthetic_voices": 5}, 135 + 45),
+        ("negative", {"negative_ratio": 0.25, "synthetic_voices": 12, "epochs": 1}, 135),
     ):
         result, _ = run_loso(recorded, tmp_path / name, **ONE, **changes)
         (fold,) = load_folds(tmp_path / name).values()
@@ -397,12 +397,12 @@ def test_a_stopped_fold_continues_from_its_checkpoint(tiny_corpus: Corpus, tmp_p
     class Impatient(Energies):
         calls = 0
 
-        def logits(self, waveforms: Tensor) -> Tensor:
+        def forward_waveform(self, waveforms: Tensor) -> Tensor:
             if self.training:
                 Impatient.calls += 1
                 if Impatient.calls == 12:  # in the second epoch of the first fold
                     os.kill(os.getpid(), signal.SIGTERM)
-            return super().logits(waveforms)
+            return super().forward_waveform(waveforms)
 
     impatient = dataclasses.replace(TINY, build=Impatient)
     with pytest.raises(Interrupted) as stopped:
@@ -424,8 +424,8 @@ def test_impossible_plans_and_failed_folds_are_errors(tiny_corpus: Corpus, tmp_p
         run_loso(dataclasses.replace(tiny_corpus, speakers=("one",) * len(tiny_corpus)), tmp_path, speakers=())
 
     class Diverging(Energies):
-        def logits(self, waveforms: Tensor) -> Tensor:
-            return super().logits(waveforms) * float("nan")
+        def forward_waveform(self, waveforms: Tensor) -> Tensor:
+            return super().forward_waveform(waveforms) * float("nan")
 
     expected = r"2 of 2 folds failed.*mfcc, seed 0, without speaker1: the loss became nan"
     with pytest.raises(TrainingError, match=expected):

@@ -12,7 +12,7 @@ from digit_detector.errors import ConfigError
 from digit_detector.labels import LABELS, MEL_CNN, MFCC, PIPELINES, RAW_CNN
 from ml_training.data.corpus import Corpus
 from ml_training.pipelines import DigitModel, get_pipeline, pipeline_names
-from ml_training.pipelines.base import CERTAINTY, OUTPUTS, Heard
+from ml_training.pipelines.base import OUTPUTS, PRESENCE_CONFIDENCE_WEIGHT, ModelOutput
 from ml_training.pipelines.features import mel_filters
 from ml_training.pipelines.mel_cnn_pipeline import MelCnnClassifier
 from ml_training.pipelines.mfcc_pipeline import BANDS, FEATURES, VOICES, MfccClassifier
@@ -26,9 +26,11 @@ def model(request: pytest.FixtureRequest) -> DigitModel:
     return get_pipeline(request.param).build()
 
 
-def probabilities(heard: Heard) -> torch.Tensor:
+def probabilities(heard: ModelOutput) -> torch.Tensor:
     """(B, 11): those of the digits, and the digit score."""
-    return torch.cat([heard.scores.float().softmax(dim=1), heard.digit.float().sigmoid()[:, None]], dim=1)
+    return torch.cat(
+        [heard.digit_logits.float().softmax(dim=1), heard.presence_logit.float().sigmoid()[:, None]], dim=1
+    )
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def test_the_registry_holds_the_contracts_names_and_small_models() -> None:
 @pytest.mark.parametrize("batch", [1, 2, 7])
 def test_waveforms_become_ten_scores_and_a_presence_score(model: DigitModel, batch: int) -> None:
     outputs = model.eval()(torch.randn(batch, NUM_SAMPLES))
-    assert (outputs.scores.shape, outputs.digit.shape) == ((batch, len(LABELS)), (batch,))
+    assert (outputs.digit_logits.shape, outputs.presence_logit.shape) == ((batch, len(LABELS)), (batch,))
     assert all(torch.isfinite(each).all() for each in outputs)
 
 
@@ -59,7 +61,7 @@ class Constant(DigitModel):
         super().__init__()
         self.outputs = outputs
 
-    def logits(self, waveforms: torch.Tensor) -> torch.Tensor:
+    def forward_waveform(self, waveforms: torch.Tensor) -> torch.Tensor:
         return self.outputs.expand(len(waveforms), -1)
 
 
@@ -75,20 +77,22 @@ def certain_of(probability: float, digit: float) -> torch.Tensor:
 def test_the_likeliest_digit_counts_towards_presence_in_evaluation(probability: float, digit: float) -> None:
     model = Constant(certain_of(probability, digit))
     outputs = model.eval()(torch.zeros(2, NUM_SAMPLES))
-    expected = digit + CERTAINTY * math.log(probability / (1 - probability))
-    assert outputs.digit.tolist() == pytest.approx([expected] * 2, abs=1e-3)
-    assert outputs.scores[0].softmax(dim=0)[3] == pytest.approx(probability)
-    assert model.train()(torch.zeros(1, NUM_SAMPLES)).digit.tolist() == [digit]
+    expected = digit + PRESENCE_CONFIDENCE_WEIGHT * math.log(probability / (1 - probability))
+    assert outputs.presence_logit.tolist() == pytest.approx([expected] * 2, abs=1e-3)
+    assert outputs.digit_logits[0].softmax(dim=0)[3] == pytest.approx(probability)
+    assert model.train()(torch.zeros(1, NUM_SAMPLES)).presence_logit.tolist() == [digit]
     model.eval().temperature.fill_(5.0)
-    assert torch.equal(model(torch.zeros(2, NUM_SAMPLES)).digit, outputs.digit), "before the temperature"
+    assert torch.equal(model(torch.zeros(2, NUM_SAMPLES)).presence_logit, outputs.presence_logit), (
+        "before the temperature"
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_certainty_is_bounded(dtype: torch.dtype) -> None:
     outputs = torch.zeros(OUTPUTS, dtype=dtype)
     outputs[3] = 1000.0
-    presence = Constant(outputs).eval()(torch.zeros(1, NUM_SAMPLES)).digit
-    assert presence.tolist() == pytest.approx([CERTAINTY * math.log(1e4 - 1)], rel=1e-3)
+    presence = Constant(outputs).eval()(torch.zeros(1, NUM_SAMPLES)).presence_logit
+    assert presence.tolist() == pytest.approx([PRESENCE_CONFIDENCE_WEIGHT * math.log(1e4 - 1)], rel=1e-3)
 
 
 def test_scores_do_not_depend_on_level_or_offset(model: DigitModel, waveforms: torch.Tensor) -> None:
@@ -153,7 +157,7 @@ def test_mfcc_hears_every_clip_by_three_vocal_tracts(waveforms: torch.Tensor) ->
     for factor in VOICES:
         model.statistics.log_mel.filters.copy_(mel_filters(BANDS, factor))
         model.statistics.voices = model.statistics.log_mel.filters[None].repeat(len(VOICES), 1, 1)
-        heard.append(model.logits(waveforms))
+        heard.append(model.forward_waveform(waveforms))
         assert (heard[0] - heard[-1]).abs().max() > 0.01 or factor == VOICES[0]
     again = MfccClassifier()
     again.load_state_dict(model.state_dict())
@@ -183,8 +187,8 @@ def test_the_temperature_divides_the_scores_in_evaluation_alone(model: DigitMode
     with torch.no_grad():
         plain = model.eval()(waveforms)
         model.temperature.fill_(2.5)
-        torch.testing.assert_close(model(waveforms).scores, plain.scores / 2.5)
-        torch.testing.assert_close(model(waveforms).digit, plain.digit)
+        torch.testing.assert_close(model(waveforms).digit_logits, plain.digit_logits / 2.5)
+        torch.testing.assert_close(model(waveforms).presence_logit, plain.presence_logit)
         torch.manual_seed(0)
         hot = model.train()(waveforms)
         model.temperature.fill_(1.0)
@@ -206,7 +210,7 @@ def test_another_width_changes_the_layers_and_nothing_else(name: str) -> None:
     counts = []
     for width in (0.5, 1.0, 2.0):
         model = get_pipeline(name).model(width).eval()
-        assert model(waveforms).scores.shape == (3, 10)
+        assert model(waveforms).digit_logits.shape == (3, 10)
         counts.append(sum(parameter.numel() for parameter in model.parameters()))
     assert counts == sorted(counts)
     assert len(set(counts)) == 3

@@ -22,7 +22,7 @@ from ml_training.spotter.model import BACKGROUND, SpotterOutput
 from ml_training.spotter.targets import IGNORE_INDEX, TARGET_WINDOW, Digit, count_frames, frame_targets, spotter_loss
 
 PLAIN = AcousticScene(
-    equaliser_db=0.0, tilt_db=0.0, reverb_probability=0.0, band_probability=0.0, telephone_probability=0.0,
+    random_eq_db=0.0, tilt_db=0.0, reverb_probability=0.0, band_probability=0.0, telephone_probability=0.0,
     noise_probability=1.0, noise_only_probability=0.0, peak_dbfs=(0.0, 0.0),
 )  # fmt: skip
 
@@ -42,7 +42,11 @@ def clips_of(corpus: Corpus) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], n
 
 def test_variants_but_the_first_have_another_voice(tiny_corpus: Corpus) -> None:
     config = replace(
-        dataset.WORD_AUGMENTATION, speed=(1.0, 1.0), tract_probability=1.0, pitch_probability=1.0, trim_probability=0.0
+        dataset.WORD_AUGMENTATION,
+        speed=(1.0, 1.0),
+        formant_shift_probability=1.0,
+        pitch_probability=1.0,
+        edge_crop_probability=0.0,
     )
     waveforms, lengths, _, labels = clips_of(tiny_corpus)
     bank, again = (augment_words(*clips_of(tiny_corpus), 2, 0, config) for _ in range(2))
@@ -194,7 +198,7 @@ def test_a_scene_varies_every_utterance_and_stays_in_range(spotter_data: Spotter
     assert tone[noise_only].max() < 0.3
     quiet = sound[:, :4000].abs().amax(dim=1) < 1e-3
     assert 0.05 < quiet[~noise_only].float().mean() < 0.35  # without noise
-    reverberant = replace(PLAIN, noise_probability=0.0, reverb_probability=1.0, direct_db=(0.0, 0.0))
+    reverberant = replace(PLAIN, noise_probability=0.0, reverb_probability=1.0, drr_db=(0.0, 0.0))
     assert render_scene(clean[:1], spotter_data.noises, reverberant)[0][0, 16_050:16_200].abs().max() > 0.02
     loud = replace(PLAIN, noise_probability=0.0, peak_dbfs=(3.0, 3.0))
     assert (render_scene(clean[:1], spotter_data.noises, loud)[0].abs() == 1.0).sum() > 1000  # clipped

@@ -144,13 +144,13 @@ def test_other_settings_and_data_are_refused_by_name(tiny: ModuleType, tmp_path:
     config = tiny.config()
     tiny.store(tmp_path, config).save_epoch(1, STATE)
     augmentation = replace(config.augmentation, noise_probability=0.5)
-    other = replace(config, learning_rate=0.5, seed=1, negative_share=0.5, augmentation=augmentation)
+    other = replace(config, learning_rate=0.5, seed=1, negative_ratio=0.5, augmentation=augmentation)
     store = tiny.store(tmp_path, other)
     store.identity = replace(store.identity, data_hash="f" * 64)
     with pytest.raises(CheckpointError) as raised:
         store.resume("latest")
     for part in (
-        "learning_rate was 0.01, is 0.5", "seed was 0, is 1", "negative_share was 0.0, is 0.5",
+        "learning_rate was 0.01, is 0.5", "seed was 0, is 1", "negative_ratio was 0.0, is 0.5",
         "augmentation.noise_probability was 0.8, is 0.5", "data was 0123456789ab, is ffffffffffff", "without --resume",
     ):  # fmt: skip
         assert part in str(raised.value)
@@ -176,7 +176,7 @@ def test_other_noise_or_teachers_are_refused_in_any_folder(tiny: ModuleType, tmp
     assert resume(taught, same) == ""
     assert "teacher_dir was" in resume(taught, other)
     assert "teacher_dir was none, is" in resume({}, taught)
-    assert "teacher_share was 0.7, is 0.5" in resume(taught, {**taught, "teacher_share": 0.5})
+    assert "distillation_weight was 0.7, is 0.5" in resume(taught, {**taught, "distillation_weight": 0.5})
     first, second = ({"augmentation": {"noise_dir": str(tmp_path / name / "noise")}} for name in ("one", "other"))
     assert resume(first, first) == ""
     assert "hash of noise_dir was" in resume(first, second)
@@ -186,7 +186,7 @@ def test_settings_that_change_no_weight_may_differ(tiny: ModuleType, tmp_path: P
     tiny.store(tmp_path, tiny.config()).save_epoch(1, STATE)
     other = tiny.config(
         models_dir="other", log_dir="other", threads=3, keep_checkpoints="all", resume="latest", dataset="folder",
-        data_dir="other", device="auto", words_dir="other", extra_dir="other",
+        data_dir="other", device="auto", non_digit_dir="other", extra_digits_dir="other",
     )  # fmt: skip
     assert tiny.store(tmp_path, other).resume("latest") is not None
 

@@ -31,7 +31,7 @@ MODEL = Path("models") / "mfcc_classifier"
 
 
 def settings(folder: Path, **changes: Any) -> TrainConfig:
-    usual = {"threads": 1, "epochs": 6, "ema_decay": 0.8, "learning_rate": 0.03, "batch_size": 8, "negative_share": 0.0}
+    usual = {"threads": 1, "epochs": 6, "ema_decay": 0.8, "learning_rate": 0.03, "batch_size": 8, "negative_ratio": 0.0}
     places = {"models_dir": str(folder / "models"), "log_dir": str(folder / "logs")}
     return TrainConfig(device="cpu", **{**places, **usual, **changes})
 
@@ -41,7 +41,7 @@ def finished(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """A run of two pipelines of which the first fails, on synthetic speech."""
 
     class Broken(tiny.TinyModel):  # type: ignore[name-defined, misc]
-        def logits(self, waveforms: Tensor) -> Tensor:
+        def forward_waveform(self, waveforms: Tensor) -> Tensor:
             raise ValueError("a bug")
 
     class Scaled(tiny.TinyModel):  # type: ignore[name-defined, misc]
@@ -161,11 +161,11 @@ def test_a_signal_stops_the_run_and_prints_how_to_resume(
     class Impatient(tiny.TinyModel):  # type: ignore[name-defined, misc]
         calls = 0
 
-        def logits(self, waveforms: Tensor) -> Tensor:
+        def forward_waveform(self, waveforms: Tensor) -> Tensor:
             Impatient.calls += self.training
             if self.training and Impatient.calls == 5:
                 os.kill(os.getpid(), signal.SIGTERM)
-            scores: Tensor = super().logits(waveforms)
+            scores: Tensor = super().forward_waveform(waveforms)
             return scores
 
     before = signal.getsignal(signal.SIGTERM)
@@ -215,7 +215,7 @@ def test_missing_digits_and_the_sources_of_recordings_are_named(
 
 
 def test_synthetic_voices_among_recordings_are_named_everywhere(tiny: ModuleType, tmp_path: Path) -> None:
-    changes = {"synthetic_share": 0.25, "synthetic_voices": 2, "epochs": 1}
+    changes = {"synthetic_ratio": 0.25, "synthetic_voices": 2, "epochs": 1}
     outcome = run(settings(tmp_path, **changes), corpus=tiny.corpus(), pipelines=[tiny.TINY])
     (result,) = outcome.results
     name = f"bursts with {outcome.data.parts['train'] // 4} clips of synthetic speech"
@@ -232,7 +232,7 @@ def test_synthetic_voices_among_recordings_are_named_everywhere(tiny: ModuleType
 
 def test_negatives_are_trained_with_and_named_everywhere(tiny: ModuleType, tmp_path: Path) -> None:
     """The figures are of digits alone, whatever was trained with beside them."""
-    changes, corpus = {"negative_share": 0.25, "synthetic_voices": 12, "epochs": 2}, tiny.corpus()
+    changes, corpus = {"negative_ratio": 0.25, "synthetic_voices": 12, "epochs": 2}, tiny.corpus()
     outcome = run(settings(tmp_path, **changes), corpus=corpus, pipelines=[tiny.TINY])
     (result,), data = outcome.results, outcome.data
     assert data.negatives.startswith("432 synthetic words, ")
@@ -261,7 +261,7 @@ def test_teachers_are_checked_before_anything_is_trained(
     run(settings(folder, epochs=1), corpus=tiny.corpus(), pipelines=[tiny.TINY])
     assert not run(settings(tmp_path, **taught), corpus=tiny.corpus(), pipelines=[tiny.TINY]).failures
     with pytest.raises(ConfigError, match=rf"teacher .*{BEST} was trained on digits alone"):
-        run(settings(tmp_path, negative_share=0.25, **taught), corpus=tiny.corpus(), pipelines=[tiny.TINY])
+        run(settings(tmp_path, negative_ratio=0.25, **taught), corpus=tiny.corpus(), pipelines=[tiny.TINY])
 
 
 def test_background_noise_is_read_before_anything_is_trained(tiny: ModuleType, tmp_path: Path) -> None:
@@ -287,14 +287,14 @@ def test_the_temperature_is_fitted_on_validation_and_divides_the_exported_scores
     model = tiny.TinyModel()
     model.load_state_dict({**weights, "temperature": torch.ones(())})
     validation = split_corpus(corpus, result.config).validation
-    scores = predict(model, torch.from_numpy(corpus.waveforms[validation])).scores
+    scores = predict(model, torch.from_numpy(corpus.waveforms[validation])).digit_logits
     expected = fit_logit_temperature(scores.numpy(), corpus.labels[validation], power=0.7)
     assert result.temperature == pytest.approx(expected, rel=1e-6)
     assert abs(expected - 1) > 0.02, "a temperature of 1 would show nothing"
     assert float(weights["temperature"]) == result.temperature == summary_of(folder)["temperature"]
     classifier = load_classifier(folder / "models", "mfcc")
     assert (classifier.metadata["temperature"], classifier.metadata["seed"]) == (f"{expected:.6g}", "0")
-    undivided = predict(model, torch.from_numpy(corpus.waveforms[:30])).scores
+    undivided = predict(model, torch.from_numpy(corpus.waveforms[:30])).digit_logits
     exported = classifier.probabilities(corpus.waveforms[:30])
     assert exported == pytest.approx((undivided / result.temperature).softmax(dim=1).numpy(), abs=1e-4)
     assert abs(undivided.softmax(dim=1).numpy() - exported).max() > 0.01

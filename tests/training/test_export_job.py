@@ -49,7 +49,7 @@ def finished(tiny: ModuleType, corpus: Corpus, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("finished")
     config = TrainConfig(
         models_dir=str(folder / "models"), log_dir=str(folder / "logs"), device="cpu", threads=1, epochs=8,
-        ema_decay=0.8, learning_rate=0.03, batch_size=8, negative_share=0.0, keep_checkpoints="all",
+        ema_decay=0.8, learning_rate=0.03, batch_size=8, negative_ratio=0.0, keep_checkpoints="all",
     )  # fmt: skip
     assert run(config, corpus=corpus, pipelines=[tiny.TINY]).exit_code == 0
     return folder
@@ -167,7 +167,7 @@ def test_an_epoch_is_exported_under_its_own_name(trained: Path, exports: Any, ti
     model.eval()
     shutil.copyfile(files[0].file, trained / MODEL / "model.onnx")
     with torch.no_grad():
-        expected = model(torch.from_numpy(corpus.waveforms)).scores.softmax(1).numpy()
+        expected = model(torch.from_numpy(corpus.waveforms)).digit_logits.softmax(1).numpy()
     probabilities = load_classifier(trained / "models", "mfcc").probabilities(corpus.waveforms)
     np.testing.assert_allclose(probabilities, expected, atol=1e-4)
 

@@ -40,15 +40,15 @@ from ml_training.training.experiment import run
 class Mortal(tiny.TinyModel):
     steps = 0
 
-    def logits(self, waveforms):
+    def forward_waveform(self, waveforms):
         Mortal.steps += self.training
         if Mortal.steps == int(sys.argv[4]):
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().logits(waveforms)
+        return super().forward_waveform(waveforms)
 
 config = TrainConfig(
     models_dir=sys.argv[2] + "/models", log_dir=sys.argv[2] + "/logs_" + sys.argv[3], device="cpu", threads=1, epochs=6,
-    ema_decay=0.8, learning_rate=0.03, batch_size=8, negative_share=0.0, seed=int(sys.argv[3]),
+    ema_decay=0.8, learning_rate=0.03, batch_size=8, negative_ratio=0.0, seed=int(sys.argv[3]),
 )
 run(config, corpus=tiny.corpus(), pipelines=[replace(tiny.TINY, build=Mortal)])
 """
@@ -58,7 +58,7 @@ def train(
     tiny: ModuleType, folder: Path, seed: int = 0, corpus: Corpus | None = None, pipeline: Pipeline | None = None,
     **changes: Any,
 ) -> RunOutcome:  # fmt: skip
-    settings = {"epochs": 6, "ema_decay": 0.8, "learning_rate": 0.03, "negative_share": 0.0, **changes}
+    settings = {"epochs": 6, "ema_decay": 0.8, "learning_rate": 0.03, "negative_ratio": 0.0, **changes}
     config = TrainConfig(
         models_dir=str(folder / "models"), log_dir=str(folder / f"logs_{seed}"), device="cpu", threads=1, batch_size=8,
         seed=seed, **settings,
@@ -175,8 +175,8 @@ def test_a_killed_training_changes_no_deployed_file_and_becomes_the_next_version
 
 def test_a_failed_training_changes_no_deployed_file(tiny: ModuleType, tmp_path: Path) -> None:
     class Diverging(tiny.TinyModel):  # type: ignore[name-defined, misc]
-        def logits(self, waveforms: Tensor) -> Tensor:
-            scores: Tensor = super().logits(waveforms) * (float("nan") if self.training else 1.0)
+        def forward_waveform(self, waveforms: Tensor) -> Tensor:
+            scores: Tensor = super().forward_waveform(waveforms) * (float("nan") if self.training else 1.0)
             return scores
 
     train(tiny, tmp_path, 0)

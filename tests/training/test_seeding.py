@@ -58,8 +58,8 @@ def test_outputs_do_not_depend_on_batches(tiny: ModuleType) -> None:
     assert probabilities.shape == (300, 10)
     assert probabilities.sum(axis=1) == pytest.approx(1.0, abs=1e-5)
     outputs = predict(model, waveforms)
-    assert outputs.digit.shape == (300,)
-    assert not outputs.digit.requires_grad
+    assert outputs.presence_logit.shape == (300,)
+    assert not outputs.presence_logit.requires_grad
     for whole, parts in zip(outputs, predict_batches(model, waveforms, 7), strict=True):
         torch.testing.assert_close(whole, parts)
 

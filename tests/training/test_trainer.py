@@ -77,7 +77,7 @@ def test_one_seed_gives_the_same_bits_twice_and_another_does_not(tiny: ModuleTyp
         ({"scheduler": "cosine", "optimizer": "adam"}, 0),
         ({"scheduler": "step"}, 0),
         ({"scheduler": "plateau"}, 0),
-        ({"negative_share": 0.25}, 30),
+        ({"negative_ratio": 0.25}, 30),
     ],
 )
 def test_stopped_in_mid_epoch_and_resumed_gives_the_same_bits(

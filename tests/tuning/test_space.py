@@ -42,10 +42,10 @@ def test_grid() -> None:
 
 
 def test_values_replace_settings_and_leave_the_others_of_augmentation() -> None:
-    base = {"epochs": 3, "augmentation": {"shift": 0.5, "speed": [1.0, 1.0]}}
+    base = {"epochs": 3, "augmentation": {"time_shift": 0.5, "speed": [1.0, 1.0]}}
     merged = with_values(base, {"learning_rate": 0.1, "augmentation.speed": [0.9, 1.1]})
-    assert merged == {"epochs": 3, "learning_rate": 0.1, "augmentation": {"shift": 0.5, "speed": [0.9, 1.1]}}
-    assert base["augmentation"] == {"shift": 0.5, "speed": [1.0, 1.0]}
+    assert merged == {"epochs": 3, "learning_rate": 0.1, "augmentation": {"time_shift": 0.5, "speed": [0.9, 1.1]}}
+    assert base["augmentation"] == {"time_shift": 0.5, "speed": [1.0, 1.0]}
 
 
 @pytest.mark.parametrize(
