@@ -4,9 +4,9 @@
 
 Reads each best_model.pt of --models_dir and its training data (their folders as in the checkpoint, or --data_dir,
 --extra_digits_dir, --non_digit_dir), exports both files as `digits export` does, and runs them alternately on the
-validation part and on each --folder of labelled clips. One clip at a time, one thread, next to a reference, the product of two 512 x
-512 float32 matrices. --methods adds a table of every form and method of quantization. Its figures serve decisions, so
-recordings kept for evaluation must not be given.
+validation part and on each --folder of labelled clips. One clip at a time, one thread, next to a reference, the product
+of two 512 x 512 float32 matrices. --methods adds a table of every form and method of quantization. Its figures serve
+decisions, so recordings kept for evaluation must not be given.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ class TrainConfig:
             faults.append("split 'speaker' needs held_out_speaker, the one to test on")
         if self.split != "speaker" and self.held_out_speaker:
             faults.append(f"held_out_speaker is only for split 'speaker', not {self.split!r}")
-        if self.split == "fold" and fold_numbers(self.fold) is None:
+        if self.split == "fold" and parse_fold(self.fold) is None:
             faults.append(f"split 'fold' needs fold as 3/10, the third of 2 to {MAX_FOLDS}, got {self.fold!r}")
         if self.split != "fold" and self.fold:
             faults.append(f"fold is only for split 'fold', not {self.split!r}")
@@ -216,7 +216,7 @@ class TrainConfig:
         return dataclasses.replace(self, pipeline=stored_name(pipeline), **own)
 
     @property
-    def augmenting(self) -> AugmentationConfig:
+    def full_augmentation(self) -> AugmentationConfig:
         """The whole of `augmentation`; raises TypeError unless this configuration is resolved."""
         if not isinstance(self.augmentation, AugmentationConfig):
             raise TypeError("settings of augmentation are open: config.resolve(pipeline, recipe) fills them")
@@ -234,7 +234,7 @@ class Recipe:
     augmentation: AugmentationConfig = AugmentationConfig()
 
 
-def flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def flatten_settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Settings as JSON has them, name and value, those of augmentation with its name before theirs."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
@@ -264,7 +264,7 @@ def note_renamed(old: str, new: str) -> None:
 # --- checks --------------------------------------------------------------------------------------
 
 
-def kinds_of(cls: type) -> dict[str, tuple[Any, bool]]:
+def field_types(cls: type) -> dict[str, tuple[Any, bool]]:
     """Name of each field of a dataclass -> its type without None, and whether None is allowed."""
     kinds = {}
     for name, hint in typing.get_type_hints(cls).items():
@@ -275,7 +275,7 @@ def kinds_of(cls: type) -> dict[str, tuple[Any, bool]]:
 
 def _check(cls: type, values: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
     """Settings of a dataclass as values of their types, and every fault: unknown names, wrong types, wrong values."""
-    kinds, metadata = kinds_of(cls), {f.name: f.metadata for f in dataclasses.fields(cls)}
+    kinds, metadata = field_types(cls), {f.name: f.metadata for f in dataclasses.fields(cls)}
     checked: dict[str, Any] = {}
     faults: list[str] = []
     for key, value in values.items():
@@ -334,7 +334,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def fold_numbers(typed: str | None) -> tuple[int, int] | None:
+def parse_fold(typed: str | None) -> tuple[int, int] | None:
     """3/10 -> (3, 10), the third fold of ten; None for what cannot be meant."""
     match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", typed or "")
     if match is None:

@@ -14,7 +14,7 @@ from ml_training.config import (
     RENAMED_SETTINGS,
     AugmentationConfig,
     TrainConfig,
-    kinds_of,
+    field_types,
     note_renamed,
     read_config,
 )
@@ -33,7 +33,7 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
         help="JSON file of settings, or the name of one that comes along; flags win over it",
     )
     for cls, prefix in ((TrainConfig, ""), (AugmentationConfig, "augmentation.")):
-        kinds = kinds_of(cls)
+        kinds = field_types(cls)
         for f in dataclasses.fields(cls):
             kind, _ = kinds[f.name]
             if not dataclasses.is_dataclass(kind):

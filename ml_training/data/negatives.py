@@ -50,8 +50,8 @@ def mix_negatives(corpus: Corpus, split: Split, config: TrainConfig) -> tuple[Co
     """Append clips without a digit, labelled NOT_A_DIGIT, unless config.negative_ratio is 0; returns their names too.
 
     Synthetic words, and the recordings of config.non_digit_dir: those of some speakers for validation, of the others
-    for training, where the fewer of a kind are repeated until both kinds are about equally frequent. The data hash of the
-    corpus includes them. Raises DataError where there is no speech synthesis, or non_digit_dir cannot be used.
+    for training, where the fewer of a kind are repeated until both kinds are about equally frequent. The data hash of
+    the corpus includes them. Raises DataError where there is no speech synthesis, or non_digit_dir cannot be used.
     """
     if not config.negative_ratio:
         return corpus, split, ""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digit_detector.errors import DataError
-from ml_training.config import TrainConfig, fold_numbers
+from ml_training.config import TrainConfig, parse_fold
 from ml_training.data.corpus import UNKNOWN_SPEAKER, VALIDATION, Corpus
 from ml_training.results import Ints
 
@@ -104,7 +104,7 @@ def _check_speaker(corpus: Corpus, speaker: str | None) -> str | None:
 
 def _fold(corpus: Corpus, fold: str | None, rng: np.random.Generator) -> Mask:
     """Every k-th clip, in the order of speaker and digit and shuffled within."""
-    numbers = fold_numbers(fold)
+    numbers = parse_fold(fold)
     assert numbers is not None
     number, folds = numbers
     clips = rng.permutation(len(corpus))

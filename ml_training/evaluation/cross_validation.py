@@ -145,7 +145,7 @@ def train_fold(
     store = CheckpointStore(folder, run_identity(pipeline, config, mixed.data_hash, corpus.synthetic))
     if store.resumable:
         config = dataclasses.replace(config, resume="latest")
-    train = data.part(split.train, seldom=not config.augmenting.enabled)
+    train = data.part(split.train, seldom=not config.full_augmentation.enabled)
     model = build_model(fold.pipeline, config, train)
     observer = _EpochLines(fold, report, on_epoch)
     with stop.deferred():

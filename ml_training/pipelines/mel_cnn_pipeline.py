@@ -9,7 +9,7 @@ from torch.nn import functional
 from digit_detector.labels import MEL_CNN
 from ml_training.config import AugmentationConfig, Recipe
 from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, channels_last, scale_width
-from ml_training.pipelines.features import LogMel, SpecAugment, below_peak, normalise_level
+from ml_training.pipelines.features import LogMel, SpecAugment, clamp_below_peak, normalise_level
 
 BANDS = 64
 RANGE_DB = 60.0  # what lies deeper below the peak is floor
@@ -74,7 +74,7 @@ class MelCnnClassifier(DigitModel):
 
     def features(self, waveforms: Tensor, inference: bool = True) -> Tensor:
         """(B, 8000) -> (B, 64, 51), about -2 to 2, whatever the level of the recording."""
-        relative = below_peak(self.log_mel(normalise_level(waveforms)), RANGE_DB)
+        relative = clamp_below_peak(self.log_mel(normalise_level(waveforms)), RANGE_DB)
         return (relative + RANGE_DB / 2) / (RANGE_DB / 4)
 
     def forward_waveform(self, waveforms: Tensor) -> Tensor:

@@ -23,12 +23,12 @@ from ml_training.pipelines.features import (
     AMIN,
     Deltas,
     LogMel,
-    below_peak,
+    clamp_below_peak,
     dct_matrix,
-    decibels,
     full_precision,
     mel_filters,
     normalise_level,
+    power_to_db,
 )
 
 BANDS = 20  # few and broad, so that the pitch of a voice does not show between its harmonics
@@ -77,11 +77,11 @@ class MfccStatistics(nn.Module):
 
     def _summary(self, power: Tensor) -> Tensor:
         """Mel power (B, M, F) -> (B, 156)."""
-        level = decibels(power.clamp_min(AMIN).sum(dim=1, keepdim=True))  # (B, 1, F), of each frame
+        level = power_to_db(power.clamp_min(AMIN).sum(dim=1, keepdim=True))  # (B, 1, F), of each frame
         depth = level - level.amax(dim=2, keepdim=True)
         amplitude = (depth * (math.log(10.0) / 20.0)).exp()
         share = amplitude / amplitude.sum(dim=2, keepdim=True)  # (B, 1, F)
-        cepstra = self.mfcc(below_peak(decibels(power), RANGE_DB))
+        cepstra = self.mfcc(clamp_below_peak(power_to_db(power), RANGE_DB))
         tracks = torch.cat([cepstra, *self.deltas(cepstra)], dim=1)  # (B, 39, F)
         mean = torch.matmul(tracks, share.transpose(1, 2))  # (B, 39, 1)
         variance = torch.matmul((tracks - mean).square(), share.transpose(1, 2))

@@ -23,7 +23,7 @@ from digit_detector.errors import CheckpointError
 from digit_detector.files import write_durably
 from digit_detector.model_file import git_commit
 from ml_training import __version__
-from ml_training.config import flat, rename_settings
+from ml_training.config import flatten_settings, rename_settings
 from ml_training.deploy import checkpoints
 from ml_training.utils.temporary import clear_half_written
 
@@ -245,7 +245,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     free = set(FREE_SETTINGS)
     if before.get("scheduler") == now.get("scheduler") == "plateau":
         free.add("epochs")  # the only schedule that does not depend on the length of the run
-    old, new = dict(flat(before)), dict(flat(now))
+    old, new = dict(flatten_settings(before)), dict(flatten_settings(now))
     return [
         f"{name} was {old.get(name)}, is {new.get(name)}"
         for name in sorted(old.keys() | new.keys())

@@ -56,7 +56,7 @@ class ClassificationTask(Task):
         self.validation = with_features(model, validation, config, inference=True).to(self.device)
         train = with_features(model, train, config, inference=False).to(self.device)
         digit_model = model if isinstance(model, DigitModel) else None
-        self.batches = BatchMaker.of(train, config.negative_ratio, config.augmenting, digit_model)
+        self.batches = BatchMaker.of(train, config.negative_ratio, config.full_augmentation, digit_model)
         self.teacher = EnsembleTeacher(config.teacher_dir, self.device) if config.teacher_dir is not None else None
         self.config, self.group, self.batch_size = config, group, config.batch_size
         whole, rest = divmod(count, self.batch_size)
@@ -129,14 +129,14 @@ def build_model(pipeline: Pipeline, config: TrainConfig, train: Clips) -> DigitM
     """A new model of a pipeline; the seed decides its weights, the training clips its feature normalization."""
     torch.manual_seed(step_seed(config.seed, 0, 0))
     model = pipeline.model(config.width)
-    model.set_augmentation(config.augmenting)
+    model.set_augmentation(config.full_augmentation)
     fit_normalizer(model, train)
     return model
 
 
 def run_identity(pipeline: str, config: TrainConfig, data_hash: str, synthetic: bool = False) -> RunIdentity:
     """The identity of a training with a resolved configuration."""
-    augmentation = config.augmenting
+    augmentation = config.full_augmentation
     noise = load_noise_bank(augmentation.noise_dir) if augmentation.enabled and augmentation.noise_dir else None
     return RunIdentity(
         pipeline, to_dict(config), data_hash, synthetic,

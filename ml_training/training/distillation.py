@@ -16,7 +16,7 @@ from torch import Tensor
 from digit_detector.errors import CheckpointError, ConfigError, DataError
 from digit_detector.versions import VERSIONS
 from ml_training.pipelines.base import DigitModel
-from ml_training.registry import get_pipeline, trained_as
+from ml_training.registry import get_pipeline, pipeline_spec
 from ml_training.training.checkpoint import BEST, load_checkpoint, load_weights
 
 
@@ -45,7 +45,7 @@ def _load(path: Path) -> tuple[DigitModel, float]:
     if "weights" not in checkpoint:
         raise CheckpointError(f"{path} has no weights to teach with: expected a {BEST} of this program")
     try:
-        model = get_pipeline(trained_as(checkpoint)).model(checkpoint["config"].get("width", 1.0))
+        model = get_pipeline(pipeline_spec(checkpoint)).model(checkpoint["config"].get("width", 1.0))
     except ConfigError as error:
         raise CheckpointError(f"{path} cannot teach: {error}") from error
     load_weights(model, checkpoint["weights"], path)

@@ -24,7 +24,7 @@ from ml_training.deploy.executorch import export_executorch
 from ml_training.deploy.export import convert_network, export_onnx, run_model, serialize
 from ml_training.deploy.quantise import HoldoutSet, quantize, softmax
 from ml_training.pipelines.base import Pipeline
-from ml_training.registry import get_pipeline, trained_as
+from ml_training.registry import get_pipeline, pipeline_spec
 from ml_training.results import Evaluation, Floats
 from ml_training.training.checkpoint import BEST, Checkpoint, load_checkpoint, load_weights
 from ml_training.training.classification import predict, predict_probabilities
@@ -184,7 +184,7 @@ class TrainedCheckpoint:
                 "--data_dir, --extra_digits_dir and --non_digit_dir"
             )
         try:
-            spec = trained_as(checkpoint)
+            spec = pipeline_spec(checkpoint)
             self.pipeline = get_pipeline(spec) if pipelines is None else pipelines[checkpoint["pipeline"]]
         except (ConfigError, KeyError) as error:
             expected = error if pipelines is None else f"expected one of {', '.join(pipelines) or 'none'}"

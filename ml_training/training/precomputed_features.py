@@ -31,7 +31,7 @@ def with_features(model: nn.Module, clips: Clips, config: TrainConfig, inference
 
     `inference` is for validation. In training, features change if clips are augmented or shown to a teacher.
     """
-    changing = config.augmenting.enabled or config.teacher_dir is not None
+    changing = config.full_augmentation.enabled or config.teacher_dir is not None
     if not isinstance(model, DigitModel) or (not inference and (changing or model.is_stochastic)):
         return clips
     return replace(clips, features=compute_features(model, clips, inference))

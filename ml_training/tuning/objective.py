@@ -78,7 +78,7 @@ class ObjectiveFn:
         store = CheckpointStore(folder, identity)
         if store.resumable:
             own = dataclasses.replace(own, resume="latest")
-        train = data.part(data.split.train, seldom=not own.augmenting.enabled)
+        train = data.part(data.split.train, seldom=not own.full_augmentation.enabled)
         validation = data.part(data.split.validation)
         model = build_model(self.pipeline, own, train)
         observer = _EpochReports(report)

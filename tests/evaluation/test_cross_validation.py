@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from digit_detector.classifier import load_classifier
 from digit_detector.errors import ConfigError, DataError, Interrupted, TrainingError
 from ml_training import train
-from ml_training.config import AugmentationConfig, Recipe, TrainConfig, fold_numbers
+from ml_training.config import AugmentationConfig, Recipe, TrainConfig, parse_fold
 from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.splits import split_corpus
@@ -112,8 +112,8 @@ def test_folds_share_no_clip_cover_all_and_are_stratified(tiny_corpus: Corpus, f
 
 @pytest.mark.parametrize("typed", [None, "", "3", "0/10", "11/10", "1/1", "1/5000", "a/b", "-1/4", "1/10 "])
 def test_the_name_of_a_fold_is_checked(typed: str | None) -> None:
-    assert fold_numbers(typed) is None
-    assert fold_numbers("3/10") == (3, 10)
+    assert parse_fold(typed) is None
+    assert parse_fold("3/10") == (3, 10)
     with pytest.raises(ConfigError, match="split 'fold' needs fold as 3/10"):
         TrainConfig(split="fold", fold=typed)
     with pytest.raises(ConfigError, match="fold is only for split 'fold'"):

@@ -61,9 +61,8 @@ def main() -> int:
     watch = Watch(*map(int, [word for word in rest if word != "resume"] or (0, 0)))
 
     def build() -> nn.Module:
-        WideModel(True)(
-            torch.zeros(2, 8000)
-        ).digit_logits.sum().backward()  # what torch loads for that is loaded before
+        outputs = WideModel(True)(torch.zeros(2, 8000))  # what torch loads for that is loaded before
+        outputs.digit_logits.sum().backward()
         return WideModel(kind == "norm", int(megabytes))
 
     result: dict[str, object] = {"notes": watch.lines}

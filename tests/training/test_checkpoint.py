@@ -15,7 +15,6 @@ import soundfile
 import torch
 
 from digit_detector.errors import CheckpointError
-from digit_detector.files import write_durably
 from ml_training.data.augmentation.noise import load_noise_bank
 from ml_training.training.checkpoint import BEST, FORMAT, INTERRUPTED, load_checkpoint
 from ml_training.training.distillation import teachers_hash
@@ -212,21 +211,3 @@ def test_a_new_run_removes_old_checkpoints_but_not_the_model(tiny: ModuleType, t
     assert sorted(path.name for path in tmp_path.iterdir()) == [BEST, "model.onnx"]
     (line,) = reports
     assert "removed 3 checkpoints of an earlier run" in line
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    target = tmp_path / "folder"
-    target.mkdir()
-    (target / "content").write_bytes(b"")
-    with pytest.raises(OSError, match="irectory"):
-        write_durably(target, b"new")  # a folder cannot be replaced by a file
-    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "content"]
-
-
-def test_weights_alone_cannot_be_resumed(tiny: ModuleType, tmp_path: Path) -> None:
-    store = tiny.store(tmp_path, tiny.config())
-    store.save_best(2, {"weight": torch.ones(3)}, {"loss": 0.5, "accuracy": 0.9})
-    (tmp_path / BEST).rename(tmp_path / "checkpoint_epoch_002.pt")
-    for which in ("2", "latest"):
-        with pytest.raises(CheckpointError, match=r"checkpoint_epoch_002|can be read"):
-            store.resume(which)

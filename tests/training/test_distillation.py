@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from digit_detector.errors import CheckpointError, DataError
 from digit_detector.labels import PIPELINES
@@ -141,7 +139,7 @@ def test_a_student_learns_from_its_teacher_instead_of_the_labels(
         config = tiny.config(epochs=16, negative_ratio=0.25, patience=0, **taught)
         tiny.train(config, others=OTHERS, build=lambda: student)
         with torch.no_grad():
-            outputs = student.eval().logits(clips.waveforms)
+            outputs = student.eval().forward_waveform(clips.waveforms)
         predicted, labels = outputs[is_digit, :10].argmax(dim=1), clips.labels[is_digit]
         right = (predicted == labels, predicted == (labels + 1) % 10, (outputs[:, 10] > 0) == is_digit)
         first, second, third = (float(each.float().mean()) for each in right)
@@ -180,36 +178,3 @@ def test_the_loss_is_interpolated(
     assert taught[0][0] == alone[0] != taught[2][0]
     assert taught[1][0] == pytest.approx(0.7 * taught[0][0] + 0.3 * taught[2][0])
     assert all(torch.equal(w, taught[0][1].best_weights[name]) for name, w in alone[1].best_weights.items())
-
-
-@pytest.mark.usefixtures("of_tiny")
-def test_teachers_get_the_augmented_batch_and_do_not_change(
-    tiny: ModuleType, contrary: DigitModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    by_student: list[Tensor] = []
-    by_teachers: list[Tensor] = []
-    teachers: list[EnsembleTeacher] = []
-    predict_proba = EnsembleTeacher.predict_proba
-
-    def recording(self: EnsembleTeacher, waveforms: Tensor) -> tuple[Tensor, Tensor]:
-        teachers[:] = [self]
-        by_teachers.append(waveforms.clone())
-        return predict_proba(self, waveforms)
-
-    class Recording(tiny.TinyModel):  # type: ignore[name-defined, misc]
-        def forward_waveform(self, waveforms: Tensor) -> Tensor:
-            if self.training:
-                by_student.append(waveforms.clone())
-            scores: Tensor = super().forward_waveform(waveforms)
-            return scores
-
-    monkeypatch.setattr(EnsembleTeacher, "predict_proba", recording)
-    save(tiny, contrary, tmp_path)
-    before = copy.deepcopy(contrary.state_dict())
-    tiny.train(tiny.config(epochs=2, negative_ratio=0.25, teacher_dir=str(tmp_path)), build=Recording, others=OTHERS)
-    assert len(by_teachers) == len(by_student) == 10
-    assert all(torch.equal(*pair) for pair in zip(by_student, by_teachers, strict=True))
-    assert by_teachers[0].shape == (21, 8000), "digits and negatives"
-    ((model,),) = [each.models for each in teachers]
-    assert not model.training
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from digit_detector.labels import MEL_CNN, MFCC, RAW_CNN
+from digit_detector.labels import MEL_CNN, MFCC
 from ml_training.config import AugmentationConfig, TrainConfig
 from ml_training.data.feature_cache import FOLDER_VARIABLE, Cache, use_cache
 from ml_training.pipelines import get_pipeline
 from ml_training.training import precomputed_features
-from ml_training.training.batches import Clips, MappedRows
+from ml_training.training.batches import Clips
 from ml_training.training.checkpoint import BEST, weights_hash
 from ml_training.training.classification import build_model, predict_batches
 from ml_training.training.experiment import run
@@ -76,11 +76,6 @@ def built(pipeline: str, clips: Clips) -> Any:
     return build_model(found, config.resolve(pipeline, found.recipe), clips)
 
 
-def test_a_network_of_waveforms_has_none(tiny: ModuleType) -> None:
-    clips = tiny.bursts(30)
-    assert precomputed_features.compute_features(built(RAW_CNN, clips), clips, inference=True) is None
-
-
 def test_other_clips_another_mode_and_another_front_end_have_other_entries(tiny: ModuleType, tmp_path: Path) -> None:
     clips = tiny.bursts(30)
     model = built(MFCC, clips)
@@ -94,17 +89,3 @@ def test_other_clips_another_mode_and_another_front_end_have_other_entries(tiny:
         table.mul_(1.001)
         precomputed_features.compute_features(model, clips, True)
     assert (kept.hits, kept.misses) == (1, 4), name
-
-
-def test_clips_on_disk_have_their_features_there(tiny: ModuleType, tmp_path: Path) -> None:
-    clips = tiny.bursts(30)
-    model = built(MFCC, clips)
-    rows = MappedRows(clips.waveforms.numpy(), torch.arange(30).numpy())
-    on_disk = Clips(rows, clips.lengths, clips.labels)
-    with use_cache(Cache(tmp_path)):
-        found = precomputed_features.compute_features(model, on_disk, inference=True)
-        expected = precomputed_features.compute_features(model, clips, inference=True)
-    assert isinstance(found, MappedRows)
-    assert isinstance(expected, torch.Tensor)
-    assert torch.equal(found.select(torch.arange(30) > 27)[:], expected[28:])
-    assert torch.equal(found[torch.tensor([3, 1])], expected[torch.tensor([3, 1])])

