@@ -1,18 +1,14 @@
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-import torch
 
 from digit_detector.errors import DataError
-from digit_detector.labels import MFCC
-from ml_training.pipelines import get_pipeline
 from ml_training.training import demo_steps
-from ml_training.training.demo_steps import interrupt_training, run_demo
+from ml_training.training.demo_steps import run_demo
 
 RunDoor = Callable[..., "CompletedProcess[str]"]
 
@@ -50,25 +46,3 @@ def test_every_step_is_tried_and_a_failure_decides_the_exit_code(
     assert len(table) == 7
     assert all(line.startswith("FAILED  ") for line in table)
     assert table[0].endswith("the recordings are gone")
-
-
-@pytest.fixture
-def default_ctrl_c() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt, even if a shell started this in the background and ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("default_ctrl_c")
-def test_ctrl_c_comes_once_and_only_in_training() -> None:
-    model, clips = interrupt_training(get_pipeline(MFCC), clips=5).build(), torch.randn(4, 8000)
-    model.fit_normalizer(model.features(clips, False))
-    model.eval()
-    model(clips), model(clips)
-    model.train()
-    model(clips)
-    with pytest.raises(KeyboardInterrupt):
-        model(clips)
-    model(clips)
-    assert model.state_dict().keys() == get_pipeline(MFCC).build().state_dict().keys()

@@ -49,15 +49,6 @@ def test_blocks_of_any_size_give_what_the_whole_stream_gives(dilations: tuple[in
         assert torch.allclose(together, getattr(expected, name), atol=1e-5), name
 
 
-def test_a_frame_does_not_depend_on_later_sound(spotter: Spotter) -> None:
-    one, other = noise(20 * BLOCK), noise(20 * BLOCK)
-    other[10 * BLOCK :] = 0.5
-    with torch.no_grad():
-        a, b = (spotter(torch.from_numpy(sound[None])).logits[0] for sound in (one, other))
-    assert torch.allclose(a[:20], b[:20], atol=1e-5)
-    assert not torch.allclose(a[20:], b[20:], atol=1e-2)
-
-
 @pytest.fixture(scope="module")
 def files(spotter: Spotter, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two spotters of 16 channels and one of 8."""

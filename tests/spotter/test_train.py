@@ -59,8 +59,8 @@ def batch_of(data: SpotterData, seed: int = 0, **settings: float) -> Batch:
 def test_noise_alone_has_no_target(spotter_data: SpotterData) -> None:
     assert (batch_of(spotter_data, noise_only=1.0)[1] == 10).all()
     sentences = replace(spotter_data, tts_utterances=[u for u in spotter_data.tts_utterances if not u.digits])
-    assert (batch_of(sentences, tts_share=1.0)[1] == 10).all()
-    assert (batch_of(replace(spotter_data, tts_utterances=[]), tts_share=1.0)[1] < 10).any()  # joined words instead
+    assert (batch_of(sentences, tts_ratio=1.0)[1] == 10).all()
+    assert (batch_of(replace(spotter_data, tts_utterances=[]), tts_ratio=1.0)[1] < 10).any()  # joined words instead
 
 
 class StopAfter:

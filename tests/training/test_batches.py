@@ -32,22 +32,6 @@ def test_half_of_the_negatives_are_corrupted_digits(tiny: ModuleType, count: int
     assert recorded == [False] * (count - count // 2) + [True] * (count // 2)
 
 
-def test_the_generator_alone_decides_and_the_clips_stay_unchanged(tiny: ModuleType) -> None:
-    made = maker(tiny, others=15)
-    before = [clips.waveforms.clone() for clips in (made.digits, made.others)]
-
-    def drawn(seed: int) -> torch.Tensor:
-        torch.manual_seed(seed)
-        inputs = made.batch(torch.arange(12)).inputs
-        copy = inputs.clone()
-        inputs.zero_()
-        return copy
-
-    assert torch.equal(drawn(1), drawn(1))
-    assert not torch.equal(drawn(1), drawn(2))
-    assert all(torch.equal(*pair) for pair in zip(before, (made.digits.waveforms, made.others.waveforms), strict=True))
-
-
 def test_only_digits_are_mixed(tiny: ModuleType) -> None:
     made = BatchMaker.of(
         tiny.both(40, 15), 0.5, replace(tiny.AUGMENTATION, noise_probability=0.0, mixup_probability=1.0)
