@@ -90,8 +90,8 @@ def test_every_fault_of_a_file_is_listed(tmp_path: Path) -> None:
         load_config(write(tmp_path / "bad.json", values))
     assert sorted(caught.value.faults) == [
         "augmentation.enabled: expected true or false, got 1",
-        "augmentation.time_shift: expected a number from 0 to 1, got 3.0",
         "augmentation.snr_db: expected two numbers, got [5]",
+        "augmentation.time_shift: expected a number from 0 to 1, got 3.0",
         "batch_size: expected a number from 2 to 65536, got 0",
         "data_dir: expected text in quotes, got 7",
         "device: expected one of auto, cpu, cuda, got 'gpu'",
@@ -274,7 +274,7 @@ def test_settings_of_augmentation_start_from_the_recipe(tmp_path: Path) -> None:
     assert TrainConfig().resolve(MFCC, OWN).augmentation == OWN.augmentation
     assert TrainConfig(augmentation={}).resolve(MFCC, OWN).augmentation == OWN.augmentation
     assert TrainConfig(augmentation=AugmentationConfig()).resolve(MFCC, OWN).augmentation == AugmentationConfig()
-    with pytest.raises(TypeError, match="resolved"):
+    with pytest.raises(TypeError, match="resolve"):
         _ = TrainConfig(augmentation={"time_shift": 0.5}).full_augmentation
     assert TrainConfig().resolve(MFCC, OWN).full_augmentation == OWN.augmentation
 
