@@ -35,7 +35,7 @@ def formant_of(clip: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.25])
-@pytest.mark.parametrize("name", ["tract", "pitch"])
+@pytest.mark.parametrize("name", ["formant_shift", "pitch"])
 def test_formants_and_pitch_move_alone(varied: MakeClips, vowel: MakeClips, name: str, factor: float) -> None:
     clip = vowel(125.0, 1000.0)[None]
     moved = varied(clip, torch.tensor([4800]), **{f"{name}_probability": 1.0, name: (factor, factor)})
