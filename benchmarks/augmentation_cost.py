@@ -57,7 +57,7 @@ class Watch(NullCallback):
         ended = time.perf_counter()
         chosen = torch.randperm(len(self.clips))[: self.config.batch_size]
         with torch.no_grad():
-            augment(self.clips.waveforms[chosen], self.clips.lengths[chosen], self.config.augmenting)
+            augment(self.clips.waveforms[chosen], self.clips.lengths[chosen], self.config.full_augmentation)
         self.whole.append(ended - self.started)
         self.started = time.perf_counter()
         self.alone.append(self.started - ended)
@@ -66,8 +66,8 @@ class Watch(NullCallback):
 def measure(name: str, changes: dict[str, Any], steps: int) -> tuple[float, float]:
     """Median seconds of augmentation alone and of the whole step."""
     pipeline = get_pipeline(name)
-    config = TrainConfig(pipeline=name, device="cpu", epochs=1).resolved(name, pipeline.recipe)
-    config = dataclasses.replace(config, augmentation=dataclasses.replace(config.augmenting, **changes))
+    config = TrainConfig(pipeline=name, device="cpu", epochs=1).resolve(name, pipeline.recipe)
+    config = dataclasses.replace(config, augmentation=dataclasses.replace(config.full_augmentation, **changes))
     clips = noisy_words((WARM_UP + steps) * (config.batch_size or 0))
     watch = Watch(clips, config)
     train_model(build_model(pipeline, config, clips), clips, noisy_words(10), config, callback=watch)

@@ -3,10 +3,10 @@
     python benchmarks/int8.py --models_dir models [--folder DIR ...] [--methods] [--runs 500]
 
 Reads each best_model.pt of --models_dir and its training data (their folders as in the checkpoint, or --data_dir,
---extra_dir, --words_dir), exports both files as `digits export` does, and runs them alternately on the validation part
-and on each --folder of labelled clips. One clip at a time, one thread, next to a reference, the product of two 512 x
-512 float32 matrices. --methods adds a table of every form and method of quantization. Its figures serve decisions, so
-recordings kept for evaluation must not be given.
+--extra_digits_dir, --non_digit_dir), exports both files as `digits export` does, and runs them alternately on the
+validation part and on each --folder of labelled clips. One clip at a time, one thread, next to a reference, the product
+of two 512 x 512 float32 matrices. --methods adds a table of every form and method of quantization. Its figures serve
+decisions, so recordings kept for evaluation must not be given.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from ml_training.training.checkpoint import load_checkpoint
 from ml_training.training.export_job import TrainedCheckpoint, config_of
 from ml_training.training.training_data import TrainingData, load_training_data
 
-WHERE = ("data_dir", "extra_dir", "words_dir")
+WHERE = ("data_dir", "extra_digits_dir", "non_digit_dir")
 HEAD = ("pipeline", "", "kB", "p50 ms", "p10 ms", "clips", "accuracy %", "digit as fp32 %", "presence as fp32 %")
 
 
@@ -136,7 +136,7 @@ def main() -> int:
         if data is None or data.corpus.data_hash != checkpoint["data_hash"]:
             data = load_training_data(config_of(name, checkpoint, where), None, print, print)
         trained = TrainedCheckpoint(name, checkpoint, data)
-        network, calibration, holdout = convert_network(trained.model), trained.calibration(), trained.judges()
+        network, calibration, holdout = convert_network(trained.model), trained.calibration(), trained.holdout()
         int8 = quantize(network, calibration, holdout)
         files = {"fp32": serialize(network.proto, {}), "int8": serialize(int8.proto, {})}
         times = measure_times(files, holdout.waveforms, arguments.runs)

@@ -76,7 +76,16 @@ def main() -> int:
 def measured(work: Path, clips: int, pipeline: str, limit: float) -> int:
     write(work / "recordings", clips)
     words = ["--pipeline", pipeline, "--dataset", "folder", "--data_dir", work / "recordings", "--epochs", 1]
-    words += ["--batch_size", 256, "--waveforms", "mapped", "--models_dir", work / "models", "--log_dir", work / "logs"]
+    words += [
+        "--batch_size",
+        256,
+        "--clip_storage",
+        "mapped",
+        "--models_dir",
+        work / "models",
+        "--log_dir",
+        work / "logs",
+    ]
     environment = {**os.environ, FOLDER_VARIABLE: str(work / "cache")}
     began = time.perf_counter()
     command = [sys.executable, "-c", CHILD, *map(str, words)]

@@ -72,10 +72,10 @@ class Row:
 Detect = Callable[[Floats], list[Detection]]  # (T,) samples at 8 kHz -> detections
 
 
-def make_streams(words_dir: Path, noise_dir: Path) -> list[TestStream]:
+def make_streams(non_digit_dir: Path, noise_dir: Path) -> list[TestStream]:
     """Streams with pauses at 20 and at 10 dB, and a connected one."""
     rng = np.random.default_rng(SEED)
-    words, noises = load_words(words_dir), load_sounds(noise_dir)
+    words, noises = load_words(non_digit_dir), load_sounds(noise_dir)
     streams = []
     for snr_db in (20.0, 10.0):
         order = [words[i] for _ in range(TURNS) for i in rng.permutation(len(words))]

@@ -39,7 +39,7 @@ from digit_detector.model_file import DIGIT_NAME, INPUT_NAME, SCORES_NAME
 from ml_training.deploy.export import convert_network
 from ml_training.evaluation.speed import machine
 from ml_training.pipelines.base import DigitModel
-from ml_training.pipelines.features import BINS, WINDOW, PowerSpectrogram, in_frames
+from ml_training.pipelines.features import BINS, WINDOW, PowerSpectrogram, split_frames
 from ml_training.results import Floats
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -74,7 +74,7 @@ class Unfolded(nn.Module):
         self.register_buffer("tables", tables.float(), persistent=False)
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        both = torch.matmul(in_frames(waveforms), self.tables).square()
+        both = torch.matmul(split_frames(waveforms), self.tables).square()
         return (both[:, :, :BINS] + both[:, :, BINS:]).transpose(1, 2)
 
 

@@ -106,7 +106,9 @@ class Eager:
 
     def many(self, clips: Floats) -> Ints:
         with self.torch.inference_mode():
-            found = [self.model(self.torch.from_numpy(part)).scores.argmax(dim=1).numpy() for part in _parts(clips)]
+            found = [
+                self.model(self.torch.from_numpy(part)).digit_logits.argmax(dim=1).numpy() for part in _parts(clips)
+            ]
         return np.concatenate(found)
 
     def file(self, content: bytes) -> int:

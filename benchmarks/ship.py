@@ -51,16 +51,16 @@ PARTS = {FP32: "shipped", INT8: "shipped_int8"}  # of docs/results
 BEGIN, END = "<!-- shipped:begin -->", "<!-- shipped:end -->"
 CARD = Path(__file__).with_name("model_card.md")
 SEED = 0
-CORPORA = {"extra_dir": "iitg_digits", "words_dir": "words/train", "noise_dir": "noise/train"}
+CORPORA = {"extra_digits_dir": "iitg_digits", "non_digit_dir": "words/train", "noise_dir": "noise/train"}
 AUGMENTATION = {  # beside each pipeline's own, and recorded noise
-    "recorded_share": 0.5, "trim_probability": 0.4, "reverb_probability": 0.2, "telephone_probability": 0.1,
+    "recorded_ratio": 0.5, "edge_crop_probability": 0.4, "reverb_probability": 0.2, "telephone_probability": 0.1,
     "tilt_db": 3.0, "band_probability": 0.15,
 }  # fmt: skip
 OWN: dict[str, dict[str, Any]] = {
     # it learns less than it is told: whole words, no rooms and lines, and more of what was said
-    MFCC: {"augmentation": {"recorded_share": 0.5}, "teacher_share": 0.5},
+    MFCC: {"augmentation": {"recorded_ratio": 0.5}, "distillation_weight": 0.5},
     # it took a five without its beginning for a nine
-    MEL_CNN: {"augmentation": {**AUGMENTATION, "trim": 0.1}},
+    MEL_CNN: {"augmentation": {**AUGMENTATION, "edge_crop": 0.1}},
 }
 TEACHERS = ((MEL_CNN, 1), (RAW_CNN, 1))  # of all three: pipeline and seed
 FURTHER = {MEL_CNN: ((MFCC, 1),)}  # of one alone; it makes other errors than they
@@ -192,7 +192,7 @@ def card(pipeline: str, found: Mapping[str, Mapping[str, float]]) -> str:
         int8_size=round(files[INT8].stat().st_size / 1000), created=said["created"],
         version=said["version"], commit=said["git_commit"], seed=said["seed"], negatives=said["negatives"],
         teachers=", ".join(f"{name} of seed {seed}" for name, seed in teachers), table=table(found, pipeline),
-        share=OWN.get(pipeline, {}).get("teacher_share", TrainConfig().teacher_share),
+        share=OWN.get(pipeline, {}).get("distillation_weight", TrainConfig().distillation_weight),
     )  # fmt: skip
 
 

@@ -39,15 +39,15 @@ def predict_fold(folder: Path, corpus: Corpus, other: Corpus) -> tuple[Logits, L
     fold = json.loads((folder / "fold.json").read_text())
     if fold["identity"]["data_hash"] != corpus.data_hash:
         sys.exit(f"{folder} was trained on other recordings than {corpus.name}: name other --folds")
-    share = fold["identity"]["settings"]["validation_share"]
-    config = TrainConfig(split="speaker", held_out_speaker=fold["left_out"], seed=fold["seed"], validation_share=share)
+    share = fold["identity"]["settings"]["validation_ratio"]
+    config = TrainConfig(split="speaker", held_out_speaker=fold["left_out"], seed=fold["seed"], validation_ratio=share)
     split = split_corpus(corpus, config, report=lambda line: None)
     model = get_pipeline(fold["pipeline"]).model(fold["identity"]["settings"].get("width", 1.0))
     load_weights(model, load_checkpoint(folder / BEST)["weights"], folder)
     model.temperature.fill_(1.0)
 
     def run(waveforms: Floats, labels: Ints) -> Logits:
-        return predict(model, torch.from_numpy(waveforms)).scores.numpy(), labels
+        return predict(model, torch.from_numpy(waveforms)).digit_logits.numpy(), labels
 
     validation, test = ((corpus.waveforms[i], corpus.labels[i]) for i in (split.validation, split.test))
     return run(*validation), run(*test), run(other.waveforms, other.labels)

@@ -36,8 +36,8 @@ from ml_training.pipelines.mel_cnn_pipeline import MelCnnClassifier
 IMAGES = Path(__file__).with_name("images")
 DIGIT, OTHER = 7, 2
 OFF = AugmentationConfig(
-    speed=(1.0, 1.0), level_db=(0.0, 0.0), equaliser_db=0.0, noise_probability=0.0, generated_share=0.0,
-    shift=0.0, vtlp=(1.0, 1.0), spec_augment=False,
+    speed=(1.0, 1.0), gain_db=(0.0, 0.0), random_eq_db=0.0, noise_probability=0.0, procedural_ratio=0.0,
+    time_shift=0.0, vtlp=(1.0, 1.0), spec_augment=False,
 )  # fmt: skip
 INK, PALETTE = "#2b5c8a", "magma"
 COLOURS = 48  # of a picture: enough for its shades, and a third of the bytes
@@ -52,28 +52,28 @@ class Effect(NamedTuple):
 
 
 EFFECTS = {
-    "trim": Effect("trim 0.4: up to so much of either end lost", {"trim_probability": 1.0, "trim": 0.4}, 1),
+    "trim": Effect("trim 0.4: up to so much of either end lost", {"edge_crop_probability": 1.0, "edge_crop": 0.4}, 1),
     "speed": Effect("speed 1.25: shorter, pitch and formants higher", {"speed": (1.25, 1.25)}),
-    "shift": Effect("shift 1: anywhere in its second", {"shift": 1.0}, 3),
-    "level": Effect("level -12 dB", {"level_db": (-12.0, -12.0)}),
-    "equaliser": Effect("equaliser of up to 12 dB (6 by default)", {"equaliser_db": 12.0}, 1),
+    "shift": Effect("shift 1: anywhere in its second", {"time_shift": 1.0}, 3),
+    "level": Effect("level -12 dB", {"gain_db": (-12.0, -12.0)}),
+    "equaliser": Effect("equaliser of up to 12 dB (6 by default)", {"random_eq_db": 12.0}, 1),
     "tilt": Effect("tilt of up to 6 dB an octave", {"tilt_db": 6.0}, 2),
     "band": Effect("band limits 400 and 2500 Hz", {
         "band_probability": 1.0, "band_low_hz": (400.0, 400.0), "band_high_hz": (2500.0, 2500.0)}),
     "coloured_noise": Effect("coloured noise at 5 dB", {"noise_probability": 1.0, "snr_db": (5.0, 5.0)}, 1),
     "generated_noise": Effect("a generated sound at 5 dB", {
-        "noise_probability": 1.0, "snr_db": (5.0, 5.0), "generated_share": 1.0}, 2),
+        "noise_probability": 1.0, "snr_db": (5.0, 5.0), "procedural_ratio": 1.0}, 2),
     "recorded_noise": Effect("noise from a folder (here a babble of voices) at 5 dB", {
         "noise_probability": 1.0, "snr_db": (5.0, 5.0), "noise_dir": "babble"}),
     "room": Effect("room of 0.6 s, as loud as the direct sound", {
-        "reverb_probability": 1.0, "rt60": (0.6, 0.6), "direct_db": (0.0, 0.0)}),
+        "reverb_probability": 1.0, "rt60": (0.6, 0.6), "drr_db": (0.0, 0.0)}),
     "tract": Effect("tract 1.18: formants higher, pitch and duration kept", {
-        "tract_probability": 1.0, "tract": (1.18, 1.18)}),
+        "formant_shift_probability": 1.0, "formant_shift": (1.18, 1.18)}),
     "pitch": Effect("pitch 1.5: voice higher, formants and duration kept", {
         "pitch_probability": 1.0, "pitch": (1.5, 1.5)}),
     "telephone": Effect("telephone: 300 to 3400 Hz, 8-bit mu-law", {"telephone_probability": 1.0}),
     "eight_bit": Effect("8 even bits, peak 24 dB below full scale", {
-        "eight_bit_probability": 1.0, "peak_db": (-24.0, -24.0)}),
+        "quantize_probability": 1.0, "peak_dbfs": (-24.0, -24.0)}),
     "mixup": Effect("mixup: another digit laid over it", {"mixup_probability": 1.0, "mixup_alpha": 10.0}),
     "cutmix": Effect("cutmix: a stretch of another digit", {"cutmix_probability": 1.0}, 12),
     "vtlp": Effect("vtlp 1.22: mel filters of another vocal tract (log-mel, mel_cnn)", {"vtlp": (1.219, 1.22)}),
@@ -136,7 +136,7 @@ def log_mel(clips: Tensor, config: AugmentationConfig) -> Tensor:
     """The first clip's features (64, 51) as mel_cnn sees them in training."""
     model = get_pipeline(MEL_CNN).build()
     assert isinstance(model, MelCnnClassifier)
-    model.configure(config)
+    model.set_augmentation(config)
     model.train()
     return model.spec_augment(model.features(clips))[0]
 

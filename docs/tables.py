@@ -27,7 +27,8 @@ HEAD = """# Every setting
 
 Written by `python docs/tables.py` from the code. As a flag a setting is `--name`, in a JSON file `"name"`, and
 those of augmentation are in an object of that name. A default of `null` is filled by the pipeline's recipe if it
-has one. [Train](train.md) explains them.
+has one. [Train](train.md) explains them. Names of version 0.1 (such as `words_dir` and `negative_share`) are
+read too, with a note.
 """
 
 

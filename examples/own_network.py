@@ -36,7 +36,7 @@ class StridedNetwork(DigitModel):
         self.convolutions = nn.Sequential(*layers)  # (B, 1, 8000) -> (B, 96, 32)
         self.scores = nn.Linear(96, OUTPUTS)
 
-    def logits(self, waveforms: Tensor) -> Tensor:
+    def forward_waveform(self, waveforms: Tensor) -> Tensor:
         track = self.convolutions(normalise_level(waveforms)[:, None, :])
         scores: Tensor = self.scores(track.mean(dim=2))
         return scores

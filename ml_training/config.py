@@ -10,10 +10,12 @@ import dataclasses
 import json
 import math
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,23 @@ OPTIMIZERS = ("adamw", "adam")
 SCHEDULERS = ("cosine", "plateau", "step")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
-WAVEFORMS = ("auto", "memory", "mapped")
+CLIP_STORAGES = ("auto", "memory", "mapped")
 MLFLOW_HERE = "here"  # in the place of an address: a database in log_dir
 NAMED = Path(__file__).parent / "configs"  # where named configurations lie
 MAX_FOLDS = 1000
+RENAMED_SETTINGS = {  # earlier name -> name; JSON files, flags and checkpoints may have either
+    "extra_dir": "extra_digits_dir", "words_dir": "non_digit_dir", "waveforms": "clip_storage",
+    "validation_share": "validation_ratio", "synthetic_share": "synthetic_ratio", "negative_share": "negative_ratio",
+    "teacher_share": "distillation_weight", "augmentation.level_db": "augmentation.gain_db",
+    "augmentation.equaliser_db": "augmentation.random_eq_db", "augmentation.trim": "augmentation.edge_crop",
+    "augmentation.trim_probability": "augmentation.edge_crop_probability",
+    "augmentation.shift": "augmentation.time_shift", "augmentation.tract": "augmentation.formant_shift",
+    "augmentation.tract_probability": "augmentation.formant_shift_probability",
+    "augmentation.generated_share": "augmentation.procedural_ratio",
+    "augmentation.recorded_share": "augmentation.recorded_ratio", "augmentation.direct_db": "augmentation.drr_db",
+    "augmentation.eight_bit_probability": "augmentation.quantize_probability",
+    "augmentation.peak_db": "augmentation.peak_dbfs",
+}  # fmt: skip
 MAX_VOICES = 462  # that espeak-ng has for us; data/tts.py lists them
 
 
@@ -41,32 +56,34 @@ class AugmentationConfig:
 
     enabled: bool = setting(True, "augment training clips")
     speed: tuple[float, float] = setting((0.8, 1.25), "speed factors, pitch included", 0.25, 4.0)
-    level_db: tuple[float, float] = setting((-20.0, 0.0), "gain in dB", -80.0, 20.0)
-    equaliser_db: float = setting(6.0, "largest gain of the random smooth equaliser, dB either way", 0.0, 40.0)
+    gain_db: tuple[float, float] = setting((-20.0, 0.0), "gain in dB", -80.0, 20.0)
+    random_eq_db: float = setting(6.0, "largest gain of the random smooth equaliser, dB either way", 0.0, 40.0)
     noise_probability: float = setting(0.8, "share of clips that get noise", 0.0, 1.0)
     snr_db: tuple[float, float] = setting((-5.0, 40.0), "signal-to-noise ratio over the word, dB", -20.0, 100.0)
-    trim_probability: float = setting(0.0, "share of words that lose some of an end; each end by itself", 0.0, 1.0)
-    trim: float = setting(0.15, "largest share of a word that an end loses", 0.0, 0.5)
-    shift: float = setting(1.0, "how far into the free part of the second a word may move, 0 to 1", 0.0, 1.0)
+    edge_crop_probability: float = setting(0.0, "share of words that lose some of an end; each end by itself", 0.0, 1.0)
+    edge_crop: float = setting(0.15, "largest share of a word that an end loses", 0.0, 0.5)
+    time_shift: float = setting(1.0, "how far into the free part of the second a word may move, 0 to 1", 0.0, 1.0)
     vtlp: tuple[float, float] = setting((0.82, 1.22), "vocal-tract warping factors of the mel filters", 0.5, 2.0)
     spec_augment: bool = setting(True, "hide random bands and frames of the spectrogram")
-    tract_probability: float = setting(0.0, "share of clips whose formants are moved in the waveform", 0.0, 1.0)
-    tract: tuple[float, float] = setting((0.85, 1.18), "factors of formants, pitch and duration kept", 0.5, 2.0)
+    formant_shift_probability: float = setting(0.0, "share of clips whose formants are moved in the waveform", 0.0, 1.0)
+    formant_shift: tuple[float, float] = setting((0.85, 1.18), "factors of formants, pitch and duration kept", 0.5, 2.0)
     pitch_probability: float = setting(0.0, "share of clips whose pitch is moved", 0.0, 1.0)
     pitch: tuple[float, float] = setting((0.8, 1.25), "factors of pitch, formants and duration kept", 0.5, 2.0)
     tilt_db: float = setting(0.0, "largest tilt of the spectrum, dB an octave either way", 0.0, 12.0)
     band_probability: float = setting(0.0, "share of clips that get band limits", 0.0, 1.0)
     band_low_hz: tuple[float, float] = setting((50.0, 400.0), "lower band limits, Hz", 1.0, 2000.0)
     band_high_hz: tuple[float, float] = setting((2500.0, 4000.0), "upper band limits, Hz", 1000.0, 4000.0)
-    generated_share: float = setting(0.5, "share of the noisy clips that get varied sounds, not steady noise", 0.0, 1.0)
+    procedural_ratio: float = setting(
+        0.5, "share of the noisy clips that get varied sounds, not steady noise", 0.0, 1.0
+    )
     noise_dir: str | None = setting(None, "folder of recorded background noise (default: generated noise)")
-    recorded_share: float = setting(1.0, "share of the noisy clips that get noise from noise_dir", 0.0, 1.0)
+    recorded_ratio: float = setting(1.0, "share of the noisy clips that get noise from noise_dir", 0.0, 1.0)
     reverb_probability: float = setting(0.0, "share of clips that get a room", 0.0, 1.0)
     rt60: tuple[float, float] = setting((0.15, 0.6), "seconds in which the room's sound falls by 60 dB", 0.02, 2.0)
-    direct_db: tuple[float, float] = setting((0.0, 15.0), "level of direct sound above the room's, dB", -20.0, 60.0)
+    drr_db: tuple[float, float] = setting((0.0, 15.0), "level of direct sound above the room's, dB", -20.0, 60.0)
     telephone_probability: float = setting(0.0, "share of clips in telephone band and 8-bit mu-law", 0.0, 1.0)
-    eight_bit_probability: float = setting(0.0, "share of clips in 8 evenly spaced bits", 0.0, 1.0)
-    peak_db: tuple[float, float] = setting((-24.0, 0.0), "peak of what becomes 8 bits, dB of full scale", -40.0, 0.0)
+    quantize_probability: float = setting(0.0, "share of clips in 8 evenly spaced bits", 0.0, 1.0)
+    peak_dbfs: tuple[float, float] = setting((-24.0, 0.0), "peak of what becomes 8 bits, dB of full scale", -40.0, 0.0)
     mixup_probability: float = setting(0.0, "share of clips that another is laid over", 0.0, 1.0)
     mixup_alpha: float = setting(0.3, "mixup's concentration: the higher, the more equal the two", 0.01, 10.0)
     cutmix_probability: float = setting(0.0, "share of clips in which a stretch comes from another", 0.0, 1.0)
@@ -94,7 +111,9 @@ class TrainConfig:
         None, "folder or table of recordings (default: $DIGIT_DATA_DIR, the cache, a download)"
     )
     data_url: str | None = setting(None, "address of the FSDD archive (default: $DIGIT_DATA_URL, the public tag)")
-    extra_dir: str | None = setting(None, "folder or table of further recordings of digits, none an official test clip")
+    extra_digits_dir: str | None = setting(
+        None, "folder or table of further recordings of digits, none an official test clip"
+    )
     split: str = choice(*SPLITS, default="official", help="how clips are divided into training, validation and test")
     held_out_speaker: str | None = setting(None, "the test speaker of --split speaker")
     fold: str | None = setting(None, "which of how many folds is the test part of --split fold, as 3/10")
@@ -117,7 +136,7 @@ class TrainConfig:
     patience: int = setting(
         20, "epochs without a better validation loss before stopping; 0 never stops early", 0, 100_000
     )
-    validation_share: float = setting(0.1, "share of the training part kept for validation", 0.01, 0.5)
+    validation_ratio: float = setting(0.1, "share of the training part kept for validation", 0.01, 0.5)
     device: str = choice(*DEVICES, default="auto", help="where to train")
     precision: str = choice(*PRECISIONS, default="auto", help="auto: mixed on CUDA, fp32 on a CPU")
     compile: bool = setting(
@@ -125,8 +144,8 @@ class TrainConfig:
     )
     threads: int = setting(1, "CPU threads; a busy machine loses time with more; 0 leaves it to torch", 0, 1024)
     cache: bool = setting(True, "keep decoded recordings, synthetic voices and features (digits cache)")
-    waveforms: str = choice(
-        *WAVEFORMS, default="auto", help="where clips lie while training; auto: in memory while that is plenty"
+    clip_storage: str = choice(
+        *CLIP_STORAGES, default="auto", help="where clips lie while training; auto: in memory while that is plenty"
     )
     seed: int = setting(0, "seed of everything random", 0, 2**31 - 1)
     keep_checkpoints: str = number_or("all", "3", "how many checkpoint_epoch files to keep: a number or all")
@@ -137,14 +156,16 @@ class TrainConfig:
     mlflow: str | None = setting(
         None, "log to MLflow at this http, https or sqlite address; alone: into a file in log_dir (extra [mlflow])"
     )
-    synthetic_share: float | None = setting(
+    synthetic_ratio: float | None = setting(
         None, "share of training clips that synthetic voices speak (default: 0.25 with FSDD, none otherwise)", 0.0, 0.9
     )
     synthetic_voices: int = setting(84, "how many voices of espeak-ng these are", 1, MAX_VOICES)
-    negative_share: float = setting(0.25, "share of the clips of a step that hold no digit", 0.0, 0.9)
-    words_dir: str | None = setting(None, "folder of recorded words that are no digits (default: synthetic ones alone)")
+    negative_ratio: float = setting(0.25, "share of the clips of a step that hold no digit", 0.0, 0.9)
+    non_digit_dir: str | None = setting(
+        None, "folder of recorded words that are no digits (default: synthetic ones alone)"
+    )
     teacher_dir: str | None = setting(None, "folder of trained models to learn from, beside the labels")
-    teacher_share: float = setting(0.7, "weight of their outputs in the loss", 0.0, 1.0)
+    distillation_weight: float = setting(0.7, "weight of their outputs in the loss", 0.0, 1.0)
     augmentation: AugmentationConfig | Mapping[str, Any] | None = setting(
         None, "augmentation (default: the pipeline's own, also of every setting that is left out)"
     )
@@ -159,8 +180,8 @@ class TrainConfig:
         if isinstance(self.pipeline, str) and ":" not in self.pipeline and self.pipeline not in names:
             expected = f"expected one of {', '.join(names)} or module:ATTRIBUTE"
             faults.append(f"pipeline: {expected}, got {self.pipeline!r}{did_you_mean(self.pipeline, names)}")
-        if self.dataset == "synthetic" and self.synthetic_share:
-            faults.append("synthetic_share is for recordings: dataset 'synthetic' has no other clips to mix with")
+        if self.dataset == "synthetic" and self.synthetic_ratio:
+            faults.append("synthetic_ratio is for recordings: dataset 'synthetic' has no other clips to mix with")
         # A password in an address would end up in logs and in config_*.json.
         if self.mlflow is not None and not re.fullmatch(f"{MLFLOW_HERE}|https?://[^@]+|sqlite:///.+", str(self.mlflow)):
             faults.append(
@@ -173,7 +194,7 @@ class TrainConfig:
             faults.append("split 'speaker' needs held_out_speaker, the one to test on")
         if self.split != "speaker" and self.held_out_speaker:
             faults.append(f"held_out_speaker is only for split 'speaker', not {self.split!r}")
-        if self.split == "fold" and fold_numbers(self.fold) is None:
+        if self.split == "fold" and parse_fold(self.fold) is None:
             faults.append(f"split 'fold' needs fold as 3/10, the third of 2 to {MAX_FOLDS}, got {self.fold!r}")
         if self.split != "fold" and self.fold:
             faults.append(f"fold is only for split 'fold', not {self.split!r}")
@@ -187,7 +208,7 @@ class TrainConfig:
             return pipeline_names()
         return (get_pipeline(self.pipeline).name if ":" in self.pipeline else self.pipeline,)
 
-    def resolved(self, pipeline: str, recipe: Recipe) -> TrainConfig:
+    def resolve(self, pipeline: str, recipe: Recipe) -> TrainConfig:
         """This configuration for one pipeline, everything left open taken from its recipe."""
         own = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if getattr(self, f.name) is None}
         if isinstance(self.augmentation, Mapping):
@@ -195,10 +216,10 @@ class TrainConfig:
         return dataclasses.replace(self, pipeline=stored_name(pipeline), **own)
 
     @property
-    def augmenting(self) -> AugmentationConfig:
+    def full_augmentation(self) -> AugmentationConfig:
         """The whole of `augmentation`; raises TypeError unless this configuration is resolved."""
         if not isinstance(self.augmentation, AugmentationConfig):
-            raise TypeError("settings of augmentation are open: config.resolved(pipeline, recipe) fills them")
+            raise TypeError("settings of augmentation are open: config.resolve(pipeline, recipe) fills them")
         return self.augmentation
 
 
@@ -213,7 +234,7 @@ class Recipe:
     augmentation: AugmentationConfig = AugmentationConfig()
 
 
-def flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def flatten_settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Settings as JSON has them, name and value, those of augmentation with its name before theirs."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
@@ -222,10 +243,28 @@ def flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
+def rename_settings(settings: Mapping[str, Any], prefix: str = "", notify: bool = False) -> dict[str, Any]:
+    """Settings with today's names in place of earlier ones; with `notify`, a line on stderr for each, once."""
+    renamed = {}
+    for name, value in settings.items():
+        new = RENAMED_SETTINGS.get(prefix + name, prefix + name).removeprefix(prefix)
+        if new != name and notify:
+            note_renamed(prefix + name, prefix + new)
+        inner = new == "augmentation" and isinstance(value, Mapping)
+        renamed[new] = rename_settings(value, "augmentation.", notify) if inner else value
+    return renamed
+
+
+@cache
+def note_renamed(old: str, new: str) -> None:
+    """Print, once in a process, that a setting or flag has another name."""
+    print(f"note: {old} is now named {new}", file=sys.stderr)
+
+
 # --- checks --------------------------------------------------------------------------------------
 
 
-def kinds_of(cls: type) -> dict[str, tuple[Any, bool]]:
+def field_types(cls: type) -> dict[str, tuple[Any, bool]]:
     """Name of each field of a dataclass -> its type without None, and whether None is allowed."""
     kinds = {}
     for name, hint in typing.get_type_hints(cls).items():
@@ -236,7 +275,7 @@ def kinds_of(cls: type) -> dict[str, tuple[Any, bool]]:
 
 def _check(cls: type, values: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
     """Settings of a dataclass as values of their types, and every fault: unknown names, wrong types, wrong values."""
-    kinds, metadata = kinds_of(cls), {f.name: f.metadata for f in dataclasses.fields(cls)}
+    kinds, metadata = field_types(cls), {f.name: f.metadata for f in dataclasses.fields(cls)}
     checked: dict[str, Any] = {}
     faults: list[str] = []
     for key, value in values.items():
@@ -295,7 +334,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def fold_numbers(typed: str | None) -> tuple[int, int] | None:
+def parse_fold(typed: str | None) -> tuple[int, int] | None:
     """3/10 -> (3, 10), the third fold of ten; None for what cannot be meant."""
     match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", typed or "")
     if match is None:
@@ -341,4 +380,4 @@ def read_config(path: str | Path) -> tuple[dict[str, Any], list[str]]:
         raise ConfigError([f"not JSON: {error}"], str(path)) from error
     if not isinstance(values, dict):
         raise ConfigError([f"expected a JSON object of settings, got {type(values).__name__}"], str(path))
-    return _check(TrainConfig, values)
+    return _check(TrainConfig, rename_settings(values, notify=True))

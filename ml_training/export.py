@@ -21,6 +21,7 @@ from digit_detector.labels import FILE_PRECISIONS
 from ml_training.config import DATASETS
 from ml_training.deploy.checkpoints import find_checkpoints
 from ml_training.deploy.version_tables import align
+from ml_training.flags import add_flag
 from ml_training.utils.console import print_note
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 NEEDED = ("torch", "onnx", "onnxscript")
 # flags for recordings that have been moved since the training -> help; the defaults are those of the checkpoint
 WHERE = {
-    "data_dir": "where they are now", "extra_dir": "where its further recordings are now",
-    "words_dir": "where its non-digit words are now",
+    "data_dir": "where they are now", "extra_digits_dir": "where its further recordings are now",
+    "non_digit_dir": "where its non-digit words are now",
 }  # fmt: skip
 
 
@@ -50,7 +51,7 @@ def parser() -> OneLineParser:
     add("--output", default=None, metavar="DIR", help="folder of models to write to (default: beside the checkpoint)")
     add("--dataset", choices=DATASETS, default=SUPPRESS, help="its training data (default: those of the checkpoint)")
     for name, text in WHERE.items():
-        add(f"--{name}", default=SUPPRESS, metavar="DIR", help=text)
+        add_flag(flags, f"--{name}", default=SUPPRESS, metavar="DIR", help=text)
     return flags
 
 

@@ -9,9 +9,18 @@ from typing import Any
 
 from digit_detector.cli.parser import as_typed
 from digit_detector.errors import ConfigError
-from ml_training.config import MLFLOW_HERE, AugmentationConfig, TrainConfig, kinds_of, read_config
+from ml_training.config import (
+    MLFLOW_HERE,
+    RENAMED_SETTINGS,
+    AugmentationConfig,
+    TrainConfig,
+    field_types,
+    note_renamed,
+    read_config,
+)
 
 _FLAG_ALIASES = {"models_dir": ("--model_dir",)}
+_EARLIER_NAMES = {new: old for old, new in RENAMED_SETTINGS.items()}
 _ALONE = {"resume": ("latest", "EPOCH"), "mlflow": (MLFLOW_HERE, "ADDRESS")}  # flag -> what it means alone, or takes
 
 
@@ -24,7 +33,7 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
         help="JSON file of settings, or the name of one that comes along; flags win over it",
     )
     for cls, prefix in ((TrainConfig, ""), (AugmentationConfig, "augmentation.")):
-        kinds = kinds_of(cls)
+        kinds = field_types(cls)
         for f in dataclasses.fields(cls):
             kind, _ = kinds[f.name]
             if not dataclasses.is_dataclass(kind):
@@ -47,11 +56,28 @@ def _add_flag(parser: argparse.ArgumentParser, prefix: str, f: dataclasses.Field
         alone, takes = _ALONE[f.name]
         parser.add_argument(*names, nargs="?", const=alone, metavar=takes, **options)
     elif f.metadata.get("choices"):
-        parser.add_argument(*names, choices=f.metadata["choices"], **options)
+        add_flag(parser, *names, choices=f.metadata["choices"], **options)
     elif typing.get_origin(kind) is tuple:
-        parser.add_argument(*names, nargs=2, type=float, metavar=("LOW", "HIGH"), **options)
+        add_flag(parser, *names, nargs=2, type=float, metavar=("LOW", "HIGH"), **options)
     else:
-        parser.add_argument(*names, type=kind, metavar=kind.__name__.upper(), **options)
+        add_flag(parser, *names, type=kind, metavar=kind.__name__.upper(), **options)
+
+
+def add_flag(parser: argparse.ArgumentParser, *names: str, **options: Any) -> None:
+    """Add the flag of a setting and, hidden, the flag of its earlier name."""
+    parser.add_argument(*names, **options)
+    name = names[0].removeprefix("--")
+    if name in _EARLIER_NAMES:
+        options |= {"dest": name, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS, "action": _EarlierName}
+        parser.add_argument(f"--{_EARLIER_NAMES[name]}", **options)
+
+
+class _EarlierName(argparse.Action):
+    """Stores the value of a renamed flag, with a note."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        note_renamed(str(option_string), f"--{self.dest}")
+        setattr(namespace, self.dest, values)
 
 
 def train_config_from(namespace: argparse.Namespace) -> TrainConfig:

@@ -75,7 +75,7 @@ def is_registered(pipeline: Pipeline) -> bool:
     return bool(_ENTRIES.get(pipeline.name)) and get_pipeline(pipeline.name) is pipeline
 
 
-def trained_as(checkpoint: Mapping[str, Any]) -> str:
+def pipeline_spec(checkpoint: Mapping[str, Any]) -> str:
     """The name or module:ATTRIBUTE of the pipeline that a checkpoint was trained with."""
     name = str(checkpoint["config"].get("pipeline"))
     return name if ":" in name else str(checkpoint["pipeline"])

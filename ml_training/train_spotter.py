@@ -15,6 +15,7 @@ from pathlib import Path
 from digit_detector.cli.parser import OneLineParser
 from digit_detector.cli.program import program, require
 from ml_training.config import TrainConfig
+from ml_training.flags import add_flag
 
 
 @program
@@ -27,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", metavar="FILE", default="spotter.onnx", help="output file")
     parser.add_argument("--work", metavar="DIR", default="spotter_training", help="folder of the checkpoints")
     parser.add_argument("--data_dir", metavar="DIR", default=None, help="recordings of digits, as in digits train")
-    parser.add_argument("--extra_dir", metavar="DIR", default=None, help="further recordings of digits")
-    parser.add_argument("--words_dir", metavar="DIR", default=None, help="recordings of words that are not digits")
+    add_flag(parser, "--extra_digits_dir", metavar="DIR", default=None, help="further recordings of digits")
+    add_flag(parser, "--non_digit_dir", metavar="DIR", default=None, help="recordings of words that are not digits")
     parser.add_argument("--noise_dir", metavar="DIR", default=None, help="recordings without speech")
     parser.add_argument("--dataset", choices=("auto", "fsdd", "synthetic"), default="auto", help="dataset of digits")
     parser.add_argument("--steps", type=int, default=8000, help="training steps")
@@ -48,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         join_spotters([Path(file) for file in args.join], Path(args.out))
         return 0
     config = TrainConfig(
-        dataset=args.dataset, data_dir=args.data_dir, extra_dir=args.extra_dir,
-        words_dir=args.words_dir, seed=args.seed,
+        dataset=args.dataset, data_dir=args.data_dir, extra_digits_dir=args.extra_digits_dir,
+        non_digit_dir=args.non_digit_dir, seed=args.seed,
     )  # fmt: skip
     from ml_training.data.dataset_loader import check_data
     from ml_training.data.layouts import noise_files

@@ -34,7 +34,7 @@ def make_tiny_network() -> nn.Module:
     import torch  # here and below, so that tests of the torch-free runtime do not wait for it
     from torch import nn
 
-    from ml_training.pipelines.base import OUTPUTS, Heard
+    from ml_training.pipelines.base import OUTPUTS, ModelOutput
 
     class TinyNetwork(nn.Module):
         def __init__(self) -> None:
@@ -42,12 +42,12 @@ def make_tiny_network() -> nn.Module:
             self.register_buffer("window", torch.hann_window(128))
             self.linear = nn.Linear(65, OUTPUTS)
 
-        def forward(self, waveforms: Tensor) -> Heard:
+        def forward(self, waveforms: Tensor) -> ModelOutput:
             spectrum = torch.stft(waveforms, 128, 128, window=self.window, center=False, return_complex=True)
             power = torch.view_as_real(spectrum).square().sum(-1).mean(-1)  # (B, 65)
             logs = (power + 1e-4).log()
             outputs = self.linear(logs - logs.mean(dim=1, keepdim=True))
-            return Heard(outputs[:, :-1], outputs[:, -1])
+            return ModelOutput(outputs[:, :-1], outputs[:, -1])
 
     return TinyNetwork()
 
@@ -117,12 +117,12 @@ def tiny_network(tiny_corpus: Corpus) -> nn.Module:
         for _ in range(60):
             optimizer.zero_grad()
             heard = network(everything)
-            loss = nn.functional.cross_entropy(heard.scores[: len(labels)], labels)
-            (loss + nn.functional.binary_cross_entropy_with_logits(heard.digit, is_digit)).backward()
+            loss = nn.functional.cross_entropy(heard.digit_logits[: len(labels)], labels)
+            (loss + nn.functional.binary_cross_entropy_with_logits(heard.presence_logit, is_digit)).backward()
             optimizer.step()
         heard = network(everything)
-        assert (heard.scores[: len(labels)].argmax(1) == labels).all()
-        assert torch.equal(heard.digit > 0, is_digit > 0)
+        assert (heard.digit_logits[: len(labels)].argmax(1) == labels).all()
+        assert torch.equal(heard.presence_logit > 0, is_digit > 0)
     return network.eval()
 
 

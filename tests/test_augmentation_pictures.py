@@ -25,7 +25,7 @@ def test_every_setting_is_named_and_every_effect_is_shown(pictures: dict[str, An
     names = {f.name for f in dataclasses.fields(AugmentationConfig)} - {"enabled"}
     assert {name for name in names if f"`{name}`" not in TEXT} == set()
     drawn = {name for effect in pictures["EFFECTS"].values() for name in effect.settings}
-    assert names - drawn == {"recorded_share"}
+    assert names - drawn == {"recorded_ratio"}
     shown = re.findall(r"\]\(images/augmentation_(\w+)\.png\)", TEXT)
     assert sorted(shown) == sorted(pictures["EFFECTS"])
     sizes = [(DOCS / "images" / f"augmentation_{name}.png").stat().st_size for name in shown]

@@ -9,7 +9,7 @@ import pytest
 def trained(run_door, tiny_folder, tmp_path):
     folder = tmp_path / "cache"
     words = ["--pipeline", "mfcc", "--dataset", "folder", "--data_dir", str(tiny_folder), "--epochs", "1"]
-    done = run_door("train.py", *words, "--negative_share", "0", DIGIT_CACHE_DIR=str(folder))
+    done = run_door("train.py", *words, "--negative_ratio", "0", DIGIT_CACHE_DIR=str(folder))
     assert done.returncode == 0, done.stderr
     return folder
 

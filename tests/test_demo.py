@@ -1,19 +1,14 @@
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-import torch
 
 from digit_detector.errors import DataError
-from digit_detector.labels import MFCC
-from ml_training.data.corpus import Corpus
-from ml_training.pipelines import get_pipeline
 from ml_training.training import demo_steps
-from ml_training.training.demo_steps import interrupt_training, reduce_corpus, run_demo
+from ml_training.training.demo_steps import run_demo
 
 RunDoor = Callable[..., "CompletedProcess[str]"]
 
@@ -29,13 +24,6 @@ def test_the_demo_runs_the_whole_chain_on_synthetic_speech_from_another_folder(
     assert "synthetic speech" in done.stdout
     assert sorted(p.name for p in tmp_path.iterdir()) == ["demo_output"]
     assert (tmp_path / "demo_output" / "train_logs" / "plots" / "training_report.html").is_file()
-
-
-def test_an_unknown_flag_is_one_line(run_door: RunDoor) -> None:
-    done = run_door("demo.py", "--synthetik")
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
-    assert "did you mean --synthetic?" in line
 
 
 @pytest.mark.slow
@@ -58,35 +46,3 @@ def test_every_step_is_tried_and_a_failure_decides_the_exit_code(
     assert len(table) == 7
     assert all(line.startswith("FAILED  ") for line in table)
     assert table[0].endswith("the recordings are gone")
-
-
-def test_the_reduced_corpus_keeps_its_columns_together(tiny_corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_steps, "CLIPS", len(tiny_corpus) // 2)
-    part = reduce_corpus(tiny_corpus)
-    assert len(part) == len(tiny_corpus) // 2
-    assert part.data_hash != tiny_corpus.data_hash
-    for row, file in enumerate(part.files):
-        assert file.startswith(f"{part.labels[row]}_{part.speakers[row]}_")
-        assert (part.waveforms[row] == tiny_corpus.waveforms[tiny_corpus.files.index(file)]).all()
-
-
-@pytest.fixture
-def default_ctrl_c() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt, even if a shell started this in the background and ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("default_ctrl_c")
-def test_ctrl_c_comes_once_and_only_in_training() -> None:
-    model, clips = interrupt_training(get_pipeline(MFCC), clips=5).build(), torch.randn(4, 8000)
-    model.fit_statistics(clips)
-    model.eval()
-    model(clips), model(clips)
-    model.train()
-    model(clips)
-    with pytest.raises(KeyboardInterrupt):
-        model(clips)
-    model(clips)
-    assert model.state_dict().keys() == get_pipeline(MFCC).build().state_dict().keys()

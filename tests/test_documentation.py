@@ -73,8 +73,8 @@ SET_UP = ("make ", "pip ", "python -m venv ", "source ")
 ENDLESS = ("digits listen", "digits serve")
 # Over ten seconds, or one more training like those that the quick tests do.
 SLOW = (
-    "--pipeline all", "demo", "torchrun", "--dataset", "--data_dir", "--extra_dir", "--words_dir", "--models_dir",
-    "--teacher_dir", "--batch_size", "--optimizer", "tensorboard", "benchmarks/", "--protocol official",
+    "--pipeline all", "demo", "torchrun", "--dataset", "--data_dir", "--extra_digits_dir", "--non_digit_dir",
+    "--models_dir", "--teacher_dir", "--batch_size", "--optimizer", "tensorboard", "benchmarks/", "--protocol official",
     "digits benchmark", "--protocol loso --seeds", "--cv", "digits tune", "--config tuning/best.json",
     "--config fast",
 )  # fmt: skip
@@ -159,7 +159,7 @@ def checkpoints(tiny_corpus, tmp_path_factory, tiny_folder) -> Path:
     """A folder of models that a training of mfcc on the tiny corpus left."""
     folder = tmp_path_factory.mktemp("run")
     config = TrainConfig(
-        pipeline=MFCC, dataset="folder", data_dir=str(tiny_folder), epochs=12, negative_share=0.0,
+        pipeline=MFCC, dataset="folder", data_dir=str(tiny_folder), epochs=12, negative_ratio=0.0,
         models_dir=str(folder / "models"), log_dir=str(folder / "logs"),
     )  # fmt: skip
     assert run(config).exit_code == 0
@@ -188,7 +188,7 @@ def desk(tmp_path, tiny_folder, tiny_models, monkeypatch):
         (tmp_path / folder).mkdir()
         for name, digit in itertools.product(names, range(10)):
             shutil.copyfile(tiny_folder / f"{digit}_speaker2_1.wav", tmp_path / folder / f"{name.format(digit)}.wav")
-    config = TrainConfig().resolved(MFCC, get_pipeline(MFCC).recipe)
+    config = TrainConfig().resolve(MFCC, get_pipeline(MFCC).recipe)
     store = CheckpointStore(tmp_path / "teachers" / "mfcc_classifier", run_identity(MFCC, config, "made up"))
     store.save_best(1, get_pipeline(MFCC).build().state_dict(), {})
     (tmp_path / "my_config.json").write_text(

@@ -21,7 +21,7 @@ def trained(tiny_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("desk")
     shutil.copytree(tiny_folder, folder / "recordings")
     words = ["--pipeline", "mfcc", "--dataset", "folder", "--data_dir", "recordings", "--epochs", "12"]
-    command = [sys.executable, str(ROOT / "ml_training/train.py"), *words, "--negative_share", "0"]
+    command = [sys.executable, str(ROOT / "ml_training/train.py"), *words, "--negative_ratio", "0"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return folder

@@ -38,7 +38,7 @@ class StridedNetwork(DigitModel):
         self.convolutions = nn.Sequential(nn.Conv1d(1, 16, 80, 16), nn.ReLU(), nn.Conv1d(16, 32, 7, 4), nn.ReLU())
         self.scores = nn.Linear(32, OUTPUTS)
 
-    def logits(self, waveforms: Tensor) -> Tensor:
+    def forward_waveform(self, waveforms: Tensor) -> Tensor:
         return self.scores(self.convolutions(normalise_level(waveforms)[:, None, :]).mean(dim=2))
 
 
@@ -134,7 +134,7 @@ def test_a_registered_pipeline_is_offered_by_name(trained: Path, monkeypatch: py
     assert registry.get_pipeline("strided") is registry.get_pipeline(SPEC) is pipeline
     assert TrainConfig(pipeline="strided").pipelines == ("strided",)
     assert TrainConfig().pipelines == (*PIPELINES, "strided")
-    assert TrainConfig(pipeline="strided").resolved("strided", pipeline.recipe).pipeline == SPEC
+    assert TrainConfig(pipeline="strided").resolve("strided", pipeline.recipe).pipeline == SPEC
     other = Pipeline("strided", pipeline.build, pipeline.recipe)
     with pytest.raises(ConfigError, match=SPEC):
         registry.register_pipeline(other)

@@ -34,7 +34,7 @@ def test_what_is_evaluation_only_trains_nothing(
 ) -> None:
     monkeypatch.setenv("DIGIT_CORPORA_DIR", "/corpora")
     config = TrainConfig(**ship["settings"](pipeline, 0, 3))
-    folders = {config.extra_dir, config.words_dir, config.augmentation["noise_dir"]}
+    folders = {config.extra_digits_dir, config.non_digit_dir, config.augmentation["noise_dir"]}
     assert folders == {"/corpora/iitg_digits", "/corpora/words/train", "/corpora/noise/train"}
     assert (config.dataset, config.split) == ("fsdd", "official"), "whose test clips train nothing"
 
@@ -51,7 +51,7 @@ def test_folders_that_the_environment_names_are_found_from_those_of_the_training
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DIGIT_CORPORA_DIR", "corpora")
     monkeypatch.setenv("DIGIT_DATA_DIR", "fsdd")
-    assert ship["settings"]("mfcc", 0, 3)["words_dir"] == str(tmp_path / "corpora" / "words" / "train")
+    assert ship["settings"]("mfcc", 0, 3)["non_digit_dir"] == str(tmp_path / "corpora" / "words" / "train")
     monkeypatch.setattr(subprocess, "run", train)
     trainings.train(tmp_path / "work", {})
     assert told["cwd"] == tmp_path / "work"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -66,56 +65,6 @@ def test_a_run_ends_with_a_table_and_the_report(
     assert sorted(p.name for p in folder.glob("checkpoint_*")) == [f"checkpoint_epoch_{i:03d}.pt" for i in (1, 2, 3)]
     assert (folder / "scaler.pkl").exists()
     assert load_classifier(tmp_path / "models", "mfcc").metadata["speech"] == "recordings"
-
-
-def test_flags_win_over_the_file(recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = tmp_path / "my_config.json"
-    config.write_text(json.dumps({"epochs": 50, "batch_size": 10, "pipeline": "raw_cnn"}), encoding="utf-8")
-    assert train.main(flags(recordings, tmp_path, "--config", str(config), "--epochs", "1")) == 0
-    (written,) = (tmp_path / "logs").glob("config_mfcc_*.json")
-    values = json.loads(written.read_text(encoding="utf-8"))
-    assert (values["epochs"], values["batch_size"], values["pipeline"]) == (1, 10, "mfcc")
-    assert "mfcc epoch 1/1" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("words", "content", "expected"),
-    [
-        (["--epocks", "3"], None, "did you mean --epochs?"),
-        (["--epochs", "0"], None, "epochs: expected a number from 1"),
-        (["--config", "c.json"], {"epocks": 3}, "unknown setting 'epocks', did you mean epochs?"),
-        (["--config", "missing.json"], None, "missing.json"),
-        (["--precision", "fp16", "--device", "cpu"], None, "fp16 needs a CUDA device"),
-        (["--models_dir", "pretrained"], None, "models_dir: pretrained are the models that ship"),
-        (["--models_dir", "c.json"], {}, "is a file, expected a folder"),
-    ],
-)
-def test_impossible_settings_are_one_line_and_exit_code_2(
-    words: list[str], content: object, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    if content is not None:
-        Path("c.json").write_text(json.dumps(content), encoding="utf-8")
-    try:
-        code = train.main(words)
-    except SystemExit as left:  # argparse leaves by itself
-        code = int(str(left.code))
-    assert code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert expected in line
-    assert not Path("models").exists()
-
-
-@pytest.mark.parametrize("flag", ["--data_dir", "--words_dir", "--extra_dir"])
-def test_missing_folders_are_one_line_before_anything_is_trained(
-    flag: str, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert train.main(flags(recordings, tmp_path, flag, str(tmp_path / "nowhere"))) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ")
-    assert "nowhere" in line
-    assert not (tmp_path / "models").exists()
 
 
 def test_without_the_train_extra_the_error_names_it(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ NO_FOLDER = "dataset 'folder' needs a folder or table of recordings: set --data_
 
 
 def load_corpus(config: TrainConfig, report: Report = print_note, progress: fsdd.Progress | None = None) -> Corpus:
-    """The clips of `config.dataset` and `config.data_dir`, then those of `config.extra_dir`.
+    """The clips of `config.dataset` and `config.data_dir`, then those of `config.extra_digits_dir`.
 
     fsdd: FSDD v1.0.10 from `--data_dir`, $DIGIT_DATA_DIR, the user's cache or a download. auto: the same, or other
     recordings at these places, or, where there are none and no download succeeds, synthetic speech. folder: the
@@ -38,7 +38,7 @@ def load_corpus(config: TrainConfig, report: Report = print_note, progress: fsdd
     failed download its subclass DownloadError.
     """
     corpus = _load_main(config, report, progress)
-    return corpus if config.extra_dir is None else _join(corpus, load_folder(config.extra_dir))
+    return corpus if config.extra_digits_dir is None else _join(corpus, load_folder(config.extra_digits_dir))
 
 
 def _join(first: Corpus, second: Corpus) -> Corpus:
@@ -47,7 +47,7 @@ def _join(first: Corpus, second: Corpus) -> Corpus:
     if shared:
         raise DataError(
             f"{first.name} and {second.name} share speakers ({', '.join(sorted(shared)[:5])}): rename them if they are "
-            "others, or leave extra_dir out"
+            "others, or leave extra_digits_dir out"
         )
     sources = (*first.recordings, *second.recordings)
     files = tuple(f"{second.name}/{file}" for file in second.files)
@@ -162,10 +162,10 @@ def check_data(config: TrainConfig) -> None:
             _check_is_fsdd(path, fsdd.folder_hash(path), "train on it with --dataset folder")
         elif path is not None and (config.dataset == "folder" or path.is_dir() or is_table(path)):
             find_clips(path)
-    if config.extra_dir is not None:
-        find_clips(config.extra_dir)
-    if config.words_dir is not None:
-        layouts.word_files(config.words_dir)
+    if config.extra_digits_dir is not None:
+        find_clips(config.extra_digits_dir)
+    if config.non_digit_dir is not None:
+        layouts.word_files(config.non_digit_dir)
     augmentation = config.augmentation
     if isinstance(augmentation, AugmentationConfig):
         augmentation = vars(augmentation)

@@ -60,8 +60,8 @@ def noise_files(folder: str) -> list[Path]:
 
 
 def word_files(folder: str) -> list[Path]:
-    """The same of words_dir, without those whose name or folder is a digit. Raises DataError where there is none."""
-    return _files_below(folder, "words_dir", "words that are no digits", "yes_anna_0.wav", without_digits=True)
+    """The same of non_digit_dir, without those whose name or folder is a digit. Raises DataError if none are left."""
+    return _files_below(folder, "non_digit_dir", "words that are no digits", "yes_anna_0.wav", without_digits=True)
 
 
 def _files_below(folder: str, setting: str, expected: str, example: str, without_digits: bool = False) -> list[Path]:

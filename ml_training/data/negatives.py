@@ -47,20 +47,20 @@ SILENCE_DB = -30.0  # recordings of words are cut as close as those of digits
 
 
 def mix_negatives(corpus: Corpus, split: Split, config: TrainConfig) -> tuple[Corpus, Split, str]:
-    """Append clips without a digit, labelled NOT_A_DIGIT, unless config.negative_share is 0; returns their names too.
+    """Append clips without a digit, labelled NOT_A_DIGIT, unless config.negative_ratio is 0; returns their names too.
 
-    Synthetic words, and the recordings of config.words_dir: those of some speakers for validation, of the others for
-    training, where the fewer of a kind are repeated until both kinds are about equally frequent. The data hash of the
-    corpus includes them. Raises DataError where there is no speech synthesis, or words_dir cannot be used.
+    Synthetic words, and the recordings of config.non_digit_dir: those of some speakers for validation, of the others
+    for training, where the fewer of a kind are repeated until both kinds are about equally frequent. The data hash of
+    the corpus includes them. Raises DataError where there is no speech synthesis, or non_digit_dir cannot be used.
     """
-    if not config.negative_share:
+    if not config.negative_ratio:
         return corpus, split, ""
     try:
         found = [cached_negatives(config.seed, config.synthetic_voices)]
     except DigitError as error:
-        raise DataError(f"{error}; or train without clips that are no digits: --negative_share 0") from error
-    if config.words_dir is not None:
-        found.append(recorded_negatives(config.words_dir))
+        raise DataError(f"{error}; or train without clips that are no digits: --negative_ratio 0") from error
+    if config.non_digit_dir is not None:
+        found.append(recorded_negatives(config.non_digit_dir))
     name = ", ".join([*(f"{len(negatives):,} {negatives.name}" for negatives in found), CORRUPTED])
     hashes = "\n".join((corpus.data_hash, *(negatives.data_hash for negatives in found)))
     mixed = append_clips(corpus, *found, data_hash=hashlib.sha256(hashes.encode()).hexdigest())
@@ -89,9 +89,9 @@ def cached_negatives(seed: int, voices: int) -> Corpus:
 
 def hash_of_words(config: TrainConfig) -> str:
     """SHA-256 of the negatives of a configuration; "" where it has none."""
-    if not config.negative_share:
+    if not config.negative_ratio:
         return ""
-    recorded = recorded_negatives(config.words_dir).data_hash if config.words_dir is not None else ""
+    recorded = recorded_negatives(config.non_digit_dir).data_hash if config.non_digit_dir is not None else ""
     return hashlib.sha256(f"{WORDS} {WORDS_EACH} {PIECES_EACH} {recorded}".encode()).hexdigest()
 
 
@@ -129,7 +129,7 @@ def recorded_negatives(folder: str) -> Corpus:
         try:
             clips.append(trim_silence(decode_sound(path.read_bytes()), SILENCE_DB))
         except (AudioError, OSError) as error:
-            raise DataError(f"words_dir {folder}: {path.name}: {error}; fix or remove it") from error
+            raise DataError(f"non_digit_dir {folder}: {path.name}: {error}; fix or remove it") from error
     names = [path.relative_to(root).as_posix() for path in files]
     return _make("recorded words", clips, [_speaker(path, root) for path in files], names, synthetic=False)
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from digit_detector.errors import DataError
-from ml_training.config import TrainConfig, fold_numbers
+from ml_training.config import TrainConfig, parse_fold
 from ml_training.data.corpus import UNKNOWN_SPEAKER, VALIDATION, Corpus
 from ml_training.results import Ints
 from ml_training.utils.console import print_note
@@ -57,7 +57,7 @@ def split_corpus(corpus: Corpus, config: TrainConfig, report: Callable[[str], No
     if name == "random":
         test = _draw(everything, strata, RANDOM_TEST_SHARE, rng)
     else:
-        strata, share = [corpus.labels, speakers], config.validation_share
+        strata, share = [corpus.labels, speakers], config.validation_ratio
         if name == "speaker":
             test = speakers == _check_speaker(corpus, config.held_out_speaker)
         else:
@@ -100,7 +100,7 @@ def _check_speaker(corpus: Corpus, speaker: str | None) -> str | None:
 
 def _fold(corpus: Corpus, fold: str | None, rng: np.random.Generator) -> Mask:
     """Every k-th clip, in the order of speaker and digit and shuffled within."""
-    numbers = fold_numbers(fold)
+    numbers = parse_fold(fold)
     assert numbers is not None
     number, folds = numbers
     clips = rng.permutation(len(corpus))

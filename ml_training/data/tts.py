@@ -189,35 +189,35 @@ def _to_clip(samples: Floats) -> Floats:
 # --- voices among recordings ---------------------------------------------------------------------
 
 
-def resolve_synthetic_share(config: TrainConfig, corpus: Corpus) -> TrainConfig:
-    """`config` with its synthetic_share: by default RATIO_WITH_FSDD with FSDD, whose six men gain from other voices."""
-    if config.synthetic_share is not None:
+def resolve_synthetic_ratio(config: TrainConfig, corpus: Corpus) -> TrainConfig:
+    """`config` with its synthetic_ratio: by default RATIO_WITH_FSDD with FSDD, whose six men gain from other voices."""
+    if config.synthetic_ratio is not None:
         return config
     is_fsdd = not corpus.synthetic and (config.dataset == "fsdd" or TREE_HASH in corpus.recordings)
-    return replace(config, synthetic_share=RATIO_WITH_FSDD if is_fsdd else 0.0)
+    return replace(config, synthetic_ratio=RATIO_WITH_FSDD if is_fsdd else 0.0)
 
 
 def mix_synthetic_voices(
     corpus: Corpus, split: Split, config: TrainConfig, report: Callable[[str], None]
 ) -> tuple[Corpus, Split]:
-    """Append synthetic clips until they are `config.synthetic_share` of the training part, and of no other part.
+    """Append synthetic clips until they are `config.synthetic_ratio` of the training part, and of no other part.
 
     They are spread evenly over digits and `config.synthetic_voices` voices; `config.seed` decides them, name and data
     hash of the corpus include them. A synthetic corpus gets none, which is reported. Raises DataError where there is
     no speech synthesis.
     """
-    share = config.synthetic_share or 0.0
+    share = config.synthetic_ratio or 0.0
     count = round(len(split.train) * share / (1.0 - share))
     if not count:
         return corpus, split
     if corpus.synthetic:
-        report("synthetic_share is for recordings: these clips are synthetic already, none are added")
+        report("synthetic_ratio is for recordings: these clips are synthetic already, none are added")
         return corpus, split
     takes = -(-count // (10 * config.synthetic_voices))
     try:
         digits = cached_digits(config.seed, config.synthetic_voices, takes)
     except DigitError as error:
-        raise DataError(f"{error}; or train on recordings alone: --synthetic_share 0") from error
+        raise DataError(f"{error}; or train on recordings alone: --synthetic_ratio 0") from error
     digest = hashlib.sha256(f"{corpus.data_hash}\n{digits.data_hash}\n{count}\n".encode())
     name = f"{corpus.name} with {count} clips of synthetic speech"
     mixed = append_clips(corpus, select_clips(digits, _spread(digits, count)), name=name, data_hash=digest.hexdigest())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from digit_detector.versions import Status, Version, VersionStatus, version_folder
+from ml_training.config import rename_settings
 
 SHORT = 12  # characters of a hash that are shown
 HASHES = ("hash", "sha256", "git_commit")
@@ -55,7 +56,10 @@ def format_version(values: Mapping[str, Any]) -> list[str]:
 
 def find_differences(versions: Sequence[Version]) -> dict[str, list[Any]]:
     """Dotted name -> a value per version (None without one): every metric, and whatever else differs."""
-    tables = [dict(_flatten(version.to_dict())) for version in versions]
+    tables = []
+    for version in versions:
+        values = version.to_dict()
+        tables.append(dict(_flatten({**values, "settings": rename_settings(values["settings"])})))
     names = dict.fromkeys(name for table in tables for name in table)
     rows = {}
     for name in names:

@@ -34,7 +34,7 @@ from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.feature_cache import Cache, use_cache
 from ml_training.data.negatives import hash_of_words
 from ml_training.data.splits import known_speakers
-from ml_training.data.tts import resolve_synthetic_share
+from ml_training.data.tts import resolve_synthetic_ratio
 from ml_training.deploy.export import export_onnx
 from ml_training.evaluation.process_pool import JobProgress, Worker, run_jobs
 from ml_training.evaluation.protocols import CV, LOSO, TestClips, new_result
@@ -145,7 +145,7 @@ def train_fold(
     store = CheckpointStore(folder, run_identity(pipeline, config, mixed.data_hash, corpus.synthetic))
     if store.resumable:
         config = dataclasses.replace(config, resume="latest")
-    train = data.part(split.train, seldom=not config.augmenting.enabled)
+    train = data.part(split.train, seldom=not config.full_augmentation.enabled)
     model = build_model(fold.pipeline, config, train)
     observer = _EpochLines(fold, report, on_epoch)
     with stop.deferred():
@@ -212,8 +212,8 @@ def plan_folds(corpus: Corpus, pipelines: Sequence[Pipeline], config: TrainConfi
         for seed in dict.fromkeys(plan.seeds):
             for part in parts:
                 values: dict[str, Any] = {"resume": None, "keep_checkpoints": "2", "seed": seed, **part}
-                own = resolve_synthetic_share(dataclasses.replace(config, **values), corpus)
-                folds.append(Fold(pipeline, own.resolved(pipeline.name, pipeline.recipe), corpus.data_hash))
+                own = resolve_synthetic_ratio(dataclasses.replace(config, **values), corpus)
+                folds.append(Fold(pipeline, own.resolve(pipeline.name, pipeline.recipe), corpus.data_hash))
     return folds
 
 

@@ -1,7 +1,8 @@
-"""The interface of every pipeline's model: waveforms -> ten digit scores and a presence score."""
+"""The interface of every pipeline's model: waveforms -> ten digit logits and a presence logit."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,23 +14,24 @@ from digit_detector.labels import LABELS
 from ml_training.config import AugmentationConfig, Recipe
 
 OUTPUTS = len(LABELS) + 1  # of a network
-CERTAINTY = 0.6  # weight of the likeliest digit's logit in the presence logit
-_SURE = 1e-4  # probabilities are clamped to 1 - _SURE
+PRESENCE_CONFIDENCE_WEIGHT = 0.6  # weight of the likeliest digit's logit in the presence logit
+_EPSILON = 1e-4  # probabilities are clamped to _EPSILON and 1 - _EPSILON
+_RENAMED_METHODS = {"logits": "forward_waveform", "configure": "set_augmentation", "fit_statistics": "fit_normalizer"}
 
 
-class Heard(NamedTuple):
+class ModelOutput(NamedTuple):
     """Outputs of a model for B clips."""
 
-    scores: Tensor  # (B, 10) logits of the digits
-    digit: Tensor  # (B,) logit of a digit being present
+    digit_logits: Tensor  # (B, 10)
+    presence_logit: Tensor  # (B,), of a digit being present
 
 
 class DigitModel(nn.Module):
-    """(B, 8000) waveforms -> Heard; features and their normalisation are part of the model.
+    """(B, 8000) waveforms -> ModelOutput; features and their normalisation are part of the model.
 
-    Subclasses define `logits`. In evaluation mode the scores are divided by `temperature`, fitted after training for
-    calibrated probabilities (Guo et al., 2017), and the presence logit gets CERTAINTY times the logit of the likeliest
-    digit's probability, because a sound that may be several digits is usually none.
+    Subclasses define `forward_waveform`. In evaluation mode the digit logits are divided by `temperature`, fitted after
+    training for calibrated probabilities (Guo et al., 2017), and the presence logit gets PRESENCE_CONFIDENCE_WEIGHT
+    times the logit of the likeliest digit's probability, because a sound that may be several digits is usually none.
     """
 
     temperature: Tensor
@@ -41,45 +43,50 @@ class DigitModel(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "forward" in vars(cls):
-            raise TypeError(f"{cls.__name__} defines forward, which would lose the temperature: define logits instead")
+            raise TypeError(f"{cls.__name__} defines forward, which loses the temperature: define forward_waveform")
+        for old, new in _RENAMED_METHODS.items():
+            if old in vars(cls) and new not in vars(cls):
+                print(f"note: {cls.__name__}.{old} is now named {new}", file=sys.stderr)
+                setattr(cls, new, vars(cls)[old])
 
-    def forward(self, sound: Tensor, precomputed: bool = False) -> Heard:
+    def forward(self, sound: Tensor, precomputed: bool = False) -> ModelOutput:
         """(B, 8000) waveforms, or the output of `features` if `precomputed`."""
-        outputs = self.logits_of(sound) if precomputed else self.logits(sound)
-        scores, digit = outputs[:, : len(LABELS)], outputs[:, -1]
+        outputs = self.forward_features(sound) if precomputed else self.forward_waveform(sound)
+        digits, presence = outputs[:, : len(LABELS)], outputs[:, -1]
         if self.training:
-            return Heard(scores, digit)
-        likeliest = scores.float().softmax(dim=1).amax(dim=1).clamp(_SURE, 1.0 - _SURE)
-        return Heard(scores / self.temperature, digit + CERTAINTY * (likeliest / (1.0 - likeliest)).log())
+            return ModelOutput(digits, presence)
+        likeliest = digits.float().softmax(dim=1).amax(dim=1).clamp(_EPSILON, 1.0 - _EPSILON)
+        presence = presence + PRESENCE_CONFIDENCE_WEIGHT * (likeliest / (1.0 - likeliest)).log()
+        return ModelOutput(digits / self.temperature, presence)
 
-    def logits(self, waveforms: Tensor) -> Tensor:
-        """(B, 8000) -> (B, OUTPUTS): ten digit scores and the presence logit, without temperature."""
+    def forward_waveform(self, waveforms: Tensor) -> Tensor:
+        """(B, 8000) -> (B, OUTPUTS): ten digit logits and the presence logit, without temperature."""
         raise NotImplementedError
 
-    def features(self, waveforms: Tensor, answering: bool) -> Tensor | None:
-        """(B, 8000) -> (B, ...) features before anything learnt or random, for evaluation mode if `answering`.
+    def features(self, waveforms: Tensor, inference: bool) -> Tensor | None:
+        """(B, 8000) -> (B, ...) features before anything learnt or random, for evaluation mode if `inference`.
 
         None where a model has no such features.
         """
         return None
 
-    def logits_of(self, features: Tensor) -> Tensor:
-        """(B, ...) features for the model's mode -> (B, OUTPUTS), as `logits` of their waveforms."""
+    def forward_features(self, features: Tensor) -> Tensor:
+        """(B, ...) features for the model's mode -> (B, OUTPUTS), as `forward_waveform` of their waveforms."""
         raise NotImplementedError
 
     @property
-    def varies(self) -> bool:
+    def is_stochastic(self) -> bool:
         """Whether features are random in training mode."""
         return True
 
-    def configure(self, augmentation: AugmentationConfig) -> None:
+    def set_augmentation(self, augmentation: AugmentationConfig) -> None:
         """Set the feature-level augmentation of training mode."""
 
-    def fit_statistics(self, waveforms: Tensor) -> None:
-        """Fit the normalisation of the features on (N, 8000) training clips, once before training."""
+    def fit_normalizer(self, features: Tensor) -> None:
+        """Fit the normalisation, once before training, on `features` of the training clips, not augmented.
 
-    def fit_features(self, features: Tensor) -> None:
-        """The same from precomputed features without augmentation; models that normalise define both."""
+        A model without `features` gets the (N, 8000) waveforms.
+        """
 
     def scaler(self) -> dict[str, list[float] | list[str]] | None:
         """The normalisation as JSON; None where there is none."""
@@ -93,7 +100,7 @@ def channels_last(network: nn.Module) -> None:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def widened(channels: int, width: float) -> int:
+def scale_width(channels: int, width: float) -> int:
     """`channels` times `width`, rounded to a multiple of 8."""
     return channels if width == 1.0 else max(8, 8 * round(channels * width / 8))
 

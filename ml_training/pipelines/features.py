@@ -100,7 +100,7 @@ class PowerSpectrogram(nn.Module):
         self.register_buffer("sines", (hann * torch.sin(angle))[1:].float(), persistent=False)  # (127, K)
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        return self.of_frames(in_frames(waveforms)).transpose(1, 2)
+        return self.of_frames(split_frames(waveforms)).transpose(1, 2)
 
     def of_frames(self, frames: Tensor) -> Tensor:
         """(B, F, WINDOW) -> (B, F, K)."""
@@ -110,7 +110,7 @@ class PowerSpectrogram(nn.Module):
         return torch.matmul(even, self.cosines).square() + torch.matmul(later - earlier, self.sines).square()
 
 
-def in_frames(waveforms: Tensor) -> Tensor:
+def split_frames(waveforms: Tensor) -> Tensor:
     """(B, T) -> (B, F, WINDOW): frames centred on every HOP-th sample, silence beyond the ends.
 
     A frame is a hop and the beginning of the next one.
@@ -145,7 +145,7 @@ class LogMel(nn.Module):
 
     @full_precision
     def forward(self, waveforms: Tensor) -> Tensor:
-        return decibels(self.power(waveforms))
+        return power_to_db(self.power(waveforms))
 
     def power(self, waveforms: Tensor) -> Tensor:
         """(B, T) -> (B, M, F), before the logarithm."""
@@ -161,12 +161,12 @@ class LogMel(nn.Module):
         return torch.unflatten(mel, 1, (len(banks), self.bands))
 
 
-def decibels(power: Tensor) -> Tensor:
+def power_to_db(power: Tensor) -> Tensor:
     """Powers in dB, as librosa.power_to_db with top_db=None."""
     return 10.0 / math.log(10.0) * power.clamp_min(AMIN).log()
 
 
-def below_peak(log_mel: Tensor, range_db: float) -> Tensor:
+def clamp_below_peak(log_mel: Tensor, range_db: float) -> Tensor:
     """(B, M, F) in dB -> the same relative to the clip's peak, no lower than -range_db.
 
     The floor makes digital silence and a quiet room look alike.

@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from digit_detector.labels import MEL_CNN
 from ml_training.config import AugmentationConfig, Recipe
-from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, channels_last, widened
-from ml_training.pipelines.features import LogMel, SpecAugment, below_peak, normalise_level
+from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, channels_last, scale_width
+from ml_training.pipelines.features import LogMel, SpecAugment, clamp_below_peak, normalise_level
 
 BANDS = 64
 RANGE_DB = 60.0  # what lies deeper below the peak is floor
@@ -50,7 +50,7 @@ class MelCnnClassifier(DigitModel):
 
     def __init__(self, width: float = 1.0) -> None:
         super().__init__()
-        first, second, third, fourth, last = (widened(channels, width) for channels in (16, 24, 32, 48, 64))
+        first, second, third, fourth, last = (scale_width(channels, width) for channels in (16, 24, 32, 48, 64))
         self.log_mel = LogMel(BANDS)
         self.spec_augment = SpecAugment(bands=8, frames=8)
         self.network = nn.Sequential(  # M x F beside each step
@@ -64,23 +64,23 @@ class MelCnnClassifier(DigitModel):
         self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * last, OUTPUTS))
         channels_last(self.network)
 
-    def configure(self, augmentation: AugmentationConfig) -> None:
+    def set_augmentation(self, augmentation: AugmentationConfig) -> None:
         self.log_mel.warp_between(*augmentation.warps)
         self.spec_augment.enabled = augmentation.enabled and augmentation.spec_augment
 
     @property
-    def varies(self) -> bool:
+    def is_stochastic(self) -> bool:
         return len(self.log_mel.warped) > 0
 
-    def features(self, waveforms: Tensor, answering: bool = True) -> Tensor:
+    def features(self, waveforms: Tensor, inference: bool = True) -> Tensor:
         """(B, 8000) -> (B, 64, 51), about -2 to 2, whatever the level of the recording."""
-        relative = below_peak(self.log_mel(normalise_level(waveforms)), RANGE_DB)
+        relative = clamp_below_peak(self.log_mel(normalise_level(waveforms)), RANGE_DB)
         return (relative + RANGE_DB / 2) / (RANGE_DB / 4)
 
-    def logits(self, waveforms: Tensor) -> Tensor:
-        return self.logits_of(self.features(waveforms))
+    def forward_waveform(self, waveforms: Tensor) -> Tensor:
+        return self.forward_features(self.features(waveforms))
 
-    def logits_of(self, features: Tensor) -> Tensor:
+    def forward_features(self, features: Tensor) -> Tensor:
         spectrograms = self.spec_augment(features)
         track = self.network(spectrograms[:, None])  # (B, 64 at width 1, 26)
         logits: Tensor = self.head(torch.cat([track.mean(dim=2), track.amax(dim=2)], dim=1))

@@ -18,17 +18,17 @@ from torch import Tensor, nn
 
 from digit_detector.labels import MFCC
 from ml_training.config import AugmentationConfig, Recipe
-from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, widened
+from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, scale_width
 from ml_training.pipelines.features import (
     AMIN,
     Deltas,
     LogMel,
-    below_peak,
+    clamp_below_peak,
     dct_matrix,
-    decibels,
     full_precision,
     mel_filters,
     normalise_level,
+    power_to_db,
 )
 
 BANDS = 20  # few and broad, so that the pitch of a voice does not show between its harmonics
@@ -77,11 +77,11 @@ class MfccStatistics(nn.Module):
 
     def _summary(self, power: Tensor) -> Tensor:
         """Mel power (B, M, F) -> (B, 156)."""
-        level = decibels(power.clamp_min(AMIN).sum(dim=1, keepdim=True))  # (B, 1, F), of each frame
+        level = power_to_db(power.clamp_min(AMIN).sum(dim=1, keepdim=True))  # (B, 1, F), of each frame
         depth = level - level.amax(dim=2, keepdim=True)
         amplitude = (depth * (math.log(10.0) / 20.0)).exp()
         share = amplitude / amplitude.sum(dim=2, keepdim=True)  # (B, 1, F)
-        cepstra = self.mfcc(below_peak(decibels(power), RANGE_DB))
+        cepstra = self.mfcc(clamp_below_peak(power_to_db(power), RANGE_DB))
         tracks = torch.cat([cepstra, *self.deltas(cepstra)], dim=1)  # (B, 39, F)
         mean = torch.matmul(tracks, share.transpose(1, 2))  # (B, 39, 1)
         variance = torch.matmul((tracks - mean).square(), share.transpose(1, 2))
@@ -105,7 +105,7 @@ class MfccClassifier(DigitModel):
 
     def __init__(self, width: float = 1.0) -> None:
         super().__init__()
-        first, second = (widened(units, width) for units in (320, 160))
+        first, second = (scale_width(units, width) for units in (320, 160))
         self.statistics = MfccStatistics()
         self.register_buffer("mean", torch.zeros(FEATURES))
         self.register_buffer("scale", torch.ones(FEATURES))
@@ -115,34 +115,27 @@ class MfccClassifier(DigitModel):
             nn.Linear(second, OUTPUTS),
         )  # fmt: skip
 
-    def configure(self, augmentation: AugmentationConfig) -> None:
+    def set_augmentation(self, augmentation: AugmentationConfig) -> None:
         self.statistics.log_mel.warp_between(*augmentation.warps)
 
-    def fit_statistics(self, waveforms: Tensor) -> None:
-        mode = self.training
-        self.eval()
-        with torch.no_grad():
-            self.fit_features(torch.cat([self.statistics(part) for part in torch.split(waveforms, 256)]))
-        self.train(mode)
-
-    def fit_features(self, features: Tensor) -> None:
+    def fit_normalizer(self, features: Tensor) -> None:
         self.mean.copy_(features.mean(dim=0))
         self.scale.copy_(features.std(dim=0).clamp_min(1e-3))
 
     @property
-    def varies(self) -> bool:
+    def is_stochastic(self) -> bool:
         return len(self.statistics.log_mel.warped) > 0
 
-    def features(self, waveforms: Tensor, answering: bool) -> Tensor:
-        if not answering:
+    def features(self, waveforms: Tensor, inference: bool) -> Tensor:
+        if not inference:
             plain: Tensor = self.statistics(waveforms)
             return plain
         return torch.unflatten(self.statistics.by_voice(waveforms), 0, (-1, len(VOICES)))
 
-    def logits(self, waveforms: Tensor) -> Tensor:
+    def forward_waveform(self, waveforms: Tensor) -> Tensor:
         return self._outputs(self.statistics(waveforms) if self.training else self.statistics.by_voice(waveforms))
 
-    def logits_of(self, features: Tensor) -> Tensor:
+    def forward_features(self, features: Tensor) -> Tensor:
         return self._outputs(features if self.training else features.flatten(0, 1))
 
     def _outputs(self, statistics: Tensor) -> Tensor:

@@ -17,11 +17,11 @@ from torch.nn import functional
 from digit_detector.audio import SAMPLE_RATE
 from digit_detector.labels import RAW_CNN
 from ml_training.config import AugmentationConfig, Recipe
-from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, channels_last, widened
+from ml_training.pipelines.base import OUTPUTS, DigitModel, Pipeline, channels_last, scale_width
 from ml_training.pipelines.features import (
     AMIN,
     SpecAugment,
-    below_peak,
+    clamp_below_peak,
     full_precision,
     hz_to_mel,
     mel_to_hz,
@@ -68,7 +68,7 @@ class FilterBank(nn.Module):
         return 10.0 * torch.log10(functional.avg_pool1d(power, POOLED).clamp_min(AMIN))
 
 
-def along_time(channels: int, out: int, width: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+def conv_over_time(channels: int, out: int, width: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """A 1D convolution over (B, C, 1, F); as a 2D one it takes channels last, which a CPU trains faster."""
     return nn.Conv2d(
         channels, out, (1, width), (1, stride), padding=(0, width // 2), groups=groups, bias=False
@@ -81,8 +81,8 @@ class SeparableConv(nn.Module):
     def __init__(self, channels: int, out: int, stride: int = 1) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            along_time(channels, channels, 5, stride, groups=channels), nn.BatchNorm2d(channels),
-            along_time(channels, out, 1), nn.BatchNorm2d(out),
+            conv_over_time(channels, channels, 5, stride, groups=channels), nn.BatchNorm2d(channels),
+            conv_over_time(channels, out, 1), nn.BatchNorm2d(out),
         )  # fmt: skip
         self.residual = channels == out and stride == 1
 
@@ -114,22 +114,22 @@ class RawCnnClassifier(DigitModel):
 
     def __init__(self, width: float = 1.0) -> None:
         super().__init__()
-        first, last = widened(96, width), widened(128, width)
+        first, last = scale_width(96, width), scale_width(128, width)
         self.filter_bank = FilterBank()
         self.spec_augment = SpecAugment(bands=6, frames=8)
         self.network = nn.Sequential(
-            BandMix(), along_time(192, first, 3), nn.BatchNorm2d(first), nn.ReLU(),
+            BandMix(), conv_over_time(192, first, 3), nn.BatchNorm2d(first), nn.ReLU(),
             SeparableConv(first, first), SeparableConv(first, first, stride=2), SeparableConv(first, first),
             SeparableConv(first, last), SeparableConv(last, last), nn.Flatten(2),
         )  # fmt: skip
         self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * last, OUTPUTS))
         channels_last(self.network)
 
-    def configure(self, augmentation: AugmentationConfig) -> None:
+    def set_augmentation(self, augmentation: AugmentationConfig) -> None:
         self.spec_augment.enabled = augmentation.enabled and augmentation.spec_augment
 
-    def logits(self, waveforms: Tensor) -> Tensor:
-        levels = below_peak(self.filter_bank(normalise_level(waveforms)), RANGE_DB)
+    def forward_waveform(self, waveforms: Tensor) -> Tensor:
+        levels = clamp_below_peak(self.filter_bank(normalise_level(waveforms)), RANGE_DB)
         track = self.network(self.spec_augment((levels + RANGE_DB / 2) / (RANGE_DB / 4)))  # (B, 128 at width 1, 25)
         logits: Tensor = self.head(torch.cat([track.mean(dim=2), track.amax(dim=2)], dim=1))
         return logits

@@ -27,7 +27,7 @@ from digit_detector.files import write_atomically
 from digit_detector.labels import LABELS
 from digit_detector.model_file import git_commit
 from ml_training import __version__
-from ml_training.config import flat, to_dict
+from ml_training.config import flatten_settings, to_dict
 from ml_training.report.tables import Cell, Table, by_digit, by_speaker, percent, pipeline_title, plural
 from ml_training.results import Count, DataSummary, ModelScore, PipelineResult
 from ml_training.utils.visualization import colour_index, draw_training_history, svg_uri, tint
@@ -192,7 +192,7 @@ def _view(result: PipelineResult, position: int, axis_low: int) -> View:
         shades=[[tint(float(share)) for share in row] for row in shares],
         confused=[f"{LABELS[t]} as {LABELS[p]}, {-n}×" for n, t, p in pairs[:3]],
         mistakes=[(i, outline(samples), base64.b64encode(to_wav(samples)).decode()) for i, samples in clips],
-        settings={n: v if isinstance(v, str) else json.dumps(v) for n, v in flat(to_dict(result.config))},
+        settings={n: v if isinstance(v, str) else json.dumps(v) for n, v in flatten_settings(to_dict(result.config))},
         epoch_seconds=statistics.median([r.seconds for r in result.history] or [math.nan]),
     )  # fmt: skip
 

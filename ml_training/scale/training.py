@@ -13,7 +13,7 @@ from digit_detector.files import write_json
 from ml_training.config import TrainConfig, to_dict
 from ml_training.scale.cluster import MAX_FAILURES, last_line, quiet, ray_cluster
 
-_PATHS = ("models_dir", "log_dir", "data_dir", "extra_dir", "words_dir", "teacher_dir")
+_PATHS = ("models_dir", "log_dir", "data_dir", "extra_digits_dir", "non_digit_dir", "teacher_dir")
 
 
 def train_on_cluster(config: TrainConfig, workers: int, address: str) -> tuple[str, int]:

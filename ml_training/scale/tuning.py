@@ -149,5 +149,5 @@ def _max_epochs(spec: SearchSpec, values: dict[str, Any]) -> int:
 
     config = TrainConfig(**with_values(spec.config, values))
     pipeline = get_pipeline(config.pipeline)
-    epochs = config.resolved(pipeline.name, pipeline.recipe).epochs or 0
+    epochs = config.resolve(pipeline.name, pipeline.recipe).epochs or 0
     return epochs * (1 if spec.objectives[0] == "validation" else spec.folds)

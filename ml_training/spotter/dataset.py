@@ -36,15 +36,16 @@ from ml_training.spotter.targets import Digit
 
 SAMPLES = 32_768  # of an utterance, 4.1 s
 WORD_AUGMENTATION = AugmentationConfig(
-    tract_probability=0.7, tract=(0.82, 1.22), pitch_probability=0.6, pitch=(0.75, 1.35), speed=(0.75, 1.3),
-    trim_probability=0.3, trim=0.1, shift=0.0, equaliser_db=0.0, noise_probability=0.0, level_db=(0.0, 0.0),
+    formant_shift_probability=0.7, formant_shift=(0.82, 1.22), pitch_probability=0.6, pitch=(0.75, 1.35),
+    speed=(0.75, 1.3), edge_crop_probability=0.3, edge_crop=0.1, time_shift=0.0, random_eq_db=0.0,
+    noise_probability=0.0, gain_db=(0.0, 0.0),
 )  # fmt: skip
 CORRUPTIONS = (*["turned round"] * 6, *["spliced"] * 7, *["cut off"] * 7)
 _SILENCE_DB = -35.0  # ends of a word that lie so far below its loudest frame are cut off
 _FRAME = SAMPLE_RATE // 100
 _BATCH = 256
 _CROSSFADE = SAMPLE_RATE // 50  # samples of overlapping words
-_LEVEL_DB = 4.0  # words of several speakers differ by up to so much either way
+_GAIN_DB = 4.0  # words of several speakers differ by up to so much either way
 _NOISE_SPEED = (0.75, 1.33)
 _NEPERS = math.log(10.0) / 20.0  # per dB of amplitude
 _MAX_TTS_UTTERANCES = 8000
@@ -115,7 +116,7 @@ def augment_words(
 
     Clips are centred and `lengths` (N,) samples long; `labels` None: none is a digit.
     """
-    same_voice = replace(config, tract_probability=0.0, pitch_probability=0.0, trim_probability=0.0)
+    same_voice = replace(config, formant_shift_probability=0.0, pitch_probability=0.0, edge_crop_probability=0.0)
     numbers = np.unique(speakers, return_inverse=True)[1]
     if labels is None:
         labels = np.full(len(lengths), NOT_A_DIGIT)
@@ -221,16 +222,16 @@ def join_words(data: SpotterData, rng: np.random.Generator) -> Utterance:
     speakers = {digits: data.draw_speaker(digits, rng) for digits in (True, False)}
     one_speaker = rng.random() < style.one_speaker
     pace = np.sort(rng.uniform(*style.gap, 2))  # the speaker's own range of gaps
-    level_db, fade_in = 0.0, 0
+    gain_db, fade_in = 0.0, 0
     at = int(rng.uniform(-0.3, 0.8) * SAMPLE_RATE)  # some begin before the utterance does
     while at < SAMPLES:
         digits = rng.random() >= style.fillers
         if not one_speaker:
             speakers[digits] = data.draw_speaker(digits, rng)
-            level_db = rng.uniform(-_LEVEL_DB, _LEVEL_DB)
+            gain_db = rng.uniform(-_GAIN_DB, _GAIN_DB)
         bank, rows = speakers[digits]
         i = int(rng.choice(rows))
-        word = bank.word(i) * np.float32(10 ** ((level_db + rng.normal(0.0, 1.0)) / 20))
+        word = bank.word(i) * np.float32(10 ** ((gain_db + rng.normal(0.0, 1.0)) / 20))
         onset, offset = find_edges(word)
         gap = max(int(rng.uniform(*pace) * SAMPLE_RATE), -offset // 2)
         fade_out = min(_CROSSFADE, max(0, -gap))
@@ -304,7 +305,7 @@ class AcousticScene(AugmentationConfig):
     band_probability: float = 0.15
     telephone_probability: float = 0.1
     noise_only_probability: float = 0.14
-    peak_dbfs: tuple[float, float] = (-42.0, 3.0)  # what exceeds 0 is clipped
+    output_peak_dbfs: tuple[float, float] = (-42.0, 3.0)  # what exceeds 0 is clipped
 
 
 def render_scene(
@@ -320,9 +321,9 @@ def render_scene(
     power = speech.square().sum(dim=1) / (speech != 0).sum(dim=1).clamp_min(1)
     noise_only = _chosen(like, scene.noise_only_probability)
     spectra = torch.fft.rfft(speech * ~noise_only[:, None], n=points)
-    spectra *= random_response(speech, points // 2 + 1, scene.equaliser_db, scene.tilt_db)
+    spectra *= random_response(speech, points // 2 + 1, scene.random_eq_db, scene.tilt_db)
     reverberant = _chosen(like, scene.reverb_probability)
-    spectra *= reverberation(points, _uniform(like, scene.rt60), _uniform(like, scene.direct_db), reverberant)
+    spectra *= reverberation(points, _uniform(like, scene.rt60), _uniform(like, scene.drr_db), reverberant)
     noisy = _chosen(like, scene.noise_probability) | noise_only
     gain = power.clamp_min(1e-4).sqrt() * torch.exp(_uniform(like, scene.snr_db) * -_NEPERS) * noisy
     spectra += torch.fft.rfft(noise_excerpts(noises, *speech.shape) * gain[:, None], n=points)
@@ -331,8 +332,8 @@ def render_scene(
     telephone = _chosen(like, scene.telephone_probability)
     spectra *= telephone_band(points, telephone)
     sound: Tensor = torch.fft.irfft(spectra, n=points)[:, :size]
-    sound = quantize(sound, telephone, _uniform(like, scene.peak_db), mu_law=True)
-    peak = torch.exp(_uniform(like, scene.peak_dbfs) * _NEPERS)
+    sound = quantize(sound, telephone, _uniform(like, scene.peak_dbfs), mu_law=True)
+    peak = torch.exp(_uniform(like, scene.output_peak_dbfs) * _NEPERS)
     sound *= (peak / sound.abs().amax(dim=1).clamp_min(1e-6))[:, None]
     return sound.clamp_(-1.0, 1.0).mul_(2**15).round_().div_(2**15), noise_only
 
@@ -353,7 +354,7 @@ def noise_excerpts(noises: Sequence[tuple[NoiseBank, float]], count: int, size: 
 
 
 def load_spotter_data(
-    corpus: Corpus, rows: Ints, words_dir: str | None, noise_dir: str | None, seed: int = 0, variants: int = 16,
+    corpus: Corpus, rows: Ints, non_digit_dir: str | None, noise_dir: str | None, seed: int = 0, variants: int = 16,
     voices: int = 300,
 ) -> SpotterData:  # fmt: skip
     """Data from the `rows` of a corpus of digits, recorded non-digits and noise, and synthetic speech.
@@ -369,8 +370,8 @@ def load_spotter_data(
     hashes = [corpus.data_hash, hashlib.sha256(rows.tobytes()).hexdigest(), tts.data_hash, words.data_hash]
     bank = augment_words(words.waveforms, words.lengths, words.speakers, None, 2, seed + 2)
     fillers = [(corrupt_words(recorded, 0.33, seed), 0.2), (bank, 0.35)]
-    if words_dir is not None:
-        words = recorded_negatives(words_dir)
+    if non_digit_dir is not None:
+        words = recorded_negatives(non_digit_dir)
         bank = augment_words(words.waveforms, words.lengths, words.speakers, None, variants, seed + 3)
         fillers += [(bank, 0.4), (corrupt_words(bank, 1.0, seed + 4), 0.2)]
         hashes.append(words.data_hash)

@@ -55,7 +55,7 @@ class SpotterConfig:
     seed: int = 0
     learning_rate: float = 4e-3
     weight_decay: float = 0.02
-    tts_share: float = 0.18  # share of utterances that are synthesised as a whole
+    tts_ratio: float = 0.18  # share of utterances that are synthesised as a whole
     masked_bands: int = 8  # the largest number of mel bands that SpecAugment masks
     scene: AcousticScene = field(default_factory=AcousticScene)
 
@@ -75,7 +75,7 @@ class SpotterTask(Task):
         rng = np.random.default_rng(int(torch.randint(1 << 62, ())))
         utterances = [
             dataset.join_utterances(data.tts_utterances, rng)
-            if data.tts_utterances and rng.random() < config.tts_share
+            if data.tts_utterances and rng.random() < config.tts_ratio
             else dataset.join_words(data, rng)
             for _ in range(config.batch_size)
         ]
@@ -141,7 +141,7 @@ def train_and_export(
     _print(f"{corpus.name}: {len(rows)} recordings; augmenting their words")
     with cpu_threads(config.threads), StopSignals(unit="this step") as signals:
         data = dataset.load_spotter_data(
-            corpus, rows, corpus_config.words_dir, noise_dir, config.seed, config.variants, config.voices
+            corpus, rows, corpus_config.non_digit_dir, noise_dir, config.seed, config.variants, config.voices
         )  # fmt: skip
         task = SpotterTask(data, config)
         progress = _Progress(task)

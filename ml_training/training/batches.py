@@ -146,7 +146,7 @@ class BatchMaker:
             corrupted, spans, chosen = self._draw_negatives(negatives)
             if precomputed:
                 assert self.model is not None
-                features = self.model.features(corrupted, answering=False)
+                features = self.model.features(corrupted, False)
                 assert features is not None
                 corrupted = features
             more = [others.inputs[chosen]] if len(chosen) else []

@@ -23,7 +23,7 @@ from digit_detector.errors import CheckpointError
 from digit_detector.files import write_durably
 from digit_detector.model_file import git_commit
 from ml_training import __version__
-from ml_training.config import flat
+from ml_training.config import flatten_settings, rename_settings
 from ml_training.deploy import checkpoints
 from ml_training.utils.temporary import clear_half_written
 
@@ -35,7 +35,7 @@ INTERRUPTED = "checkpoint_interrupted.pt"
 # Settings that change no weight: paths, speed, and where the data come from (their hash is compared instead).
 FREE_SETTINGS = frozenset(
     ("models_dir", "log_dir", "threads", "device", "keep_checkpoints", "resume", "dataset", "data_dir", "data_url",
-     "words_dir", "teacher_dir", "extra_dir", "promote", "mlflow", "cache", "waveforms")
+     "non_digit_dir", "teacher_dir", "extra_digits_dir", "promote", "mlflow", "cache", "clip_storage")
 )  # fmt: skip
 
 Weights = dict[str, Tensor]
@@ -210,6 +210,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} is not a checkpoint of this program: remove it or choose another --models_dir")
     if content["version"] != VERSION:
         raise CheckpointError(f"{path} has format {content['version']}, this version reads {VERSION}: retrain")
+    content["config"] = rename_settings(content.get("config", {}))
     return content
 
 
@@ -244,7 +245,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     free = set(FREE_SETTINGS)
     if before.get("scheduler") == now.get("scheduler") == "plateau":
         free.add("epochs")  # the only schedule that does not depend on the length of the run
-    old, new = dict(flat(before)), dict(flat(now))
+    old, new = dict(flatten_settings(before)), dict(flatten_settings(now))
     return [
         f"{name} was {old.get(name)}, is {new.get(name)}"
         for name in sorted(old.keys() | new.keys())

@@ -13,14 +13,14 @@ from digit_detector.memory import halving
 from ml_training.config import TrainConfig, to_dict
 from ml_training.data.augmentation.noise import load_noise_bank
 from ml_training.data.corpus import NOT_A_DIGIT
-from ml_training.pipelines.base import DigitModel, Heard, Pipeline
+from ml_training.pipelines.base import DigitModel, ModelOutput, Pipeline
 from ml_training.results import Floats
 from ml_training.training.batches import Batch, BatchMaker, Clips, Rows, count_negatives
 from ml_training.training.checkpoint import CheckpointStore, RunIdentity
 from ml_training.training.distillation import EnsembleTeacher, teachers_hash
 from ml_training.training.distributed import SingleProcess
 from ml_training.training.losses import loss_fn, validation_loss
-from ml_training.training.precomputed_features import fit_statistics, with_features
+from ml_training.training.precomputed_features import fit_normalizer, with_features
 from ml_training.training.seeding import choose_device, choose_precision, step_seed
 from ml_training.training.task import Task
 from ml_training.training.trainer import Callback, StopFlag, Trainer, TrainerOptions, Training
@@ -38,13 +38,13 @@ class ClassificationTask(Task):
         self, model: nn.Module, train: Clips, validation: Clips, config: TrainConfig, group: SingleProcess
     ) -> None:
         if None in (config.epochs, config.batch_size, config.learning_rate, config.weight_decay):
-            raise TypeError("train_model needs a resolved configuration: config.resolved(pipeline, recipe)")
+            raise TypeError("train_model needs a resolved configuration: config.resolve(pipeline, recipe)")
         assert config.batch_size
         count, validated = (int((clips.labels != NOT_A_DIGIT).sum()) for clips in (train, validation))
         if count < 2 or not validated:
             raise TrainingError(
                 f"training needs 2 clips of digits and validation 1 at least, got {count} and {validated}: "
-                "use more recordings or another --validation_share"
+                "use more recordings or another --validation_ratio"
             )
         least = 2 * group.world_size  # one clip per rank has no batch statistics
         if (most := min(count, config.batch_size)) < least:
@@ -53,10 +53,10 @@ class ClassificationTask(Task):
                 "use a larger --batch_size, more recordings or fewer processes"
             )
         self.device = choose_device(config)
-        self.validation = with_features(model, validation, config, answering=True).to(self.device)
-        train = with_features(model, train, config, answering=False).to(self.device)
+        self.validation = with_features(model, validation, config, inference=True).to(self.device)
+        train = with_features(model, train, config, inference=False).to(self.device)
         digit_model = model if isinstance(model, DigitModel) else None
-        self.batches = BatchMaker.of(train, config.negative_share, config.augmenting, digit_model)
+        self.batches = BatchMaker.of(train, config.negative_ratio, config.full_augmentation, digit_model)
         self.teacher = EnsembleTeacher(config.teacher_dir, self.device) if config.teacher_dir is not None else None
         self.config, self.group, self.batch_size = config, group, config.batch_size
         whole, rest = divmod(count, self.batch_size)
@@ -78,7 +78,7 @@ class ClassificationTask(Task):
 
     def clips(self, step: int) -> int:
         digits = len(self._positions(step))
-        return digits + count_negatives(digits, self.config.negative_share)
+        return digits + count_negatives(digits, self.config.negative_ratio)
 
     def split(self, batch: Batch, count: int) -> list[Batch]:
         return batch.split(count)
@@ -86,17 +86,17 @@ class ClassificationTask(Task):
     def forward(self, network: nn.Module, batch: Batch) -> Any:
         return _forward(network, batch.inputs, batch.precomputed)
 
-    def loss(self, outputs: Heard, batch: Batch) -> tuple[Tensor, Tensor]:
+    def loss(self, outputs: ModelOutput, batch: Batch) -> tuple[Tensor, Tensor]:
         taught = None if self.teacher is None else self.teacher.predict_proba(batch.inputs)
-        loss = loss_fn(outputs, batch, self.config.label_smoothing, taught, self.config.teacher_share)
-        correct = (outputs.scores[: len(batch.labels)].argmax(dim=1) == batch.labels).sum()
+        loss = loss_fn(outputs, batch, self.config.label_smoothing, taught, self.config.distillation_weight)
+        correct = (outputs.digit_logits[: len(batch.labels)].argmax(dim=1) == batch.labels).sum()
         return loss, torch.stack([correct, torch.full_like(correct, len(batch.labels))])
 
     def validate(self, model: nn.Module, batch_size: int) -> tuple[float, float]:
         labels = self.validation.labels
         outputs = predict_batches(model, self.validation.inputs, batch_size, self.validation.features is not None)
         is_digit = labels != NOT_A_DIGIT
-        correct = outputs.scores[is_digit].argmax(dim=1) == labels[is_digit]
+        correct = outputs.digit_logits[is_digit].argmax(dim=1) == labels[is_digit]
         return validation_loss(outputs, labels, self.config.label_smoothing), float(correct.double().mean())
 
 
@@ -129,14 +129,14 @@ def build_model(pipeline: Pipeline, config: TrainConfig, train: Clips) -> DigitM
     """A new model of a pipeline; the seed decides its weights, the training clips its feature normalization."""
     torch.manual_seed(step_seed(config.seed, 0, 0))
     model = pipeline.model(config.width)
-    model.configure(config.augmenting)
-    fit_statistics(model, train)
+    model.set_augmentation(config.full_augmentation)
+    fit_normalizer(model, train)
     return model
 
 
 def run_identity(pipeline: str, config: TrainConfig, data_hash: str, synthetic: bool = False) -> RunIdentity:
     """The identity of a training with a resolved configuration."""
-    augmentation = config.augmenting
+    augmentation = config.full_augmentation
     noise = load_noise_bank(augmentation.noise_dir) if augmentation.enabled and augmentation.noise_dir else None
     return RunIdentity(
         pipeline, to_dict(config), data_hash, synthetic,
@@ -145,7 +145,7 @@ def run_identity(pipeline: str, config: TrainConfig, data_hash: str, synthetic: 
     )  # fmt: skip
 
 
-def predict(model: nn.Module, waveforms: Rows) -> Heard:
+def predict(model: nn.Module, waveforms: Rows) -> ModelOutput:
     """Outputs of a model for (N, 8000) clips, in float32, in evaluation mode; in smaller batches if memory is short."""
 
     def ignore(too_many: int, fewer: int) -> None:
@@ -154,13 +154,13 @@ def predict(model: nn.Module, waveforms: Rows) -> Heard:
     return halving(lambda size: predict_batches(model, waveforms, size), VALIDATION_BATCH, 1, ignore)[0]
 
 
-def predict_batches(model: nn.Module, inputs: Rows, batch_size: int, precomputed: bool = False) -> Heard:
+def predict_batches(model: nn.Module, inputs: Rows, batch_size: int, precomputed: bool = False) -> ModelOutput:
     """As `predict` in batches of one size; `precomputed` inputs are features."""
     model.eval()
     with torch.no_grad():
         starts = range(0, max(1, len(inputs)), batch_size)
         parts = [_forward(model, inputs[start : start + batch_size], precomputed) for start in starts]
-    return Heard(*(torch.cat([outputs.float() for outputs in each]) for each in zip(*parts, strict=True)))
+    return ModelOutput(*(torch.cat([outputs.float() for outputs in each]) for each in zip(*parts, strict=True)))
 
 
 def _forward(network: nn.Module, inputs: Tensor, precomputed: bool) -> Any:
@@ -170,5 +170,5 @@ def _forward(network: nn.Module, inputs: Tensor, precomputed: bool) -> Any:
 
 def predict_probabilities(model: nn.Module, waveforms: Tensor) -> Floats:
     """(N, 8000) -> (N, 10) probabilities in float32, in evaluation mode."""
-    probabilities: Floats = predict(model, waveforms).scores.softmax(dim=1).cpu().numpy().astype(np.float32)
+    probabilities: Floats = predict(model, waveforms).digit_logits.softmax(dim=1).cpu().numpy().astype(np.float32)
     return probabilities

@@ -16,7 +16,7 @@ from torch import Tensor
 from digit_detector.errors import CheckpointError, ConfigError, DataError
 from digit_detector.versions import VERSIONS
 from ml_training.pipelines.base import DigitModel
-from ml_training.registry import get_pipeline, trained_as
+from ml_training.registry import get_pipeline, pipeline_spec
 from ml_training.training.checkpoint import BEST, load_checkpoint, load_weights
 
 
@@ -34,7 +34,7 @@ class EnsembleTeacher:
     @torch.no_grad()
     def predict_proba(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) clips -> (B, 10) probabilities of the digits and (B,) of the presence of one."""
-        outputs = [model.logits(waveforms).float() for model in self.models]  # as trained: no temperature
+        outputs = [model.forward_waveform(waveforms).float() for model in self.models]  # as trained: no temperature
         digits = torch.stack([logits[:, :-1].softmax(dim=1) for logits in outputs]).mean(dim=0)
         return digits, torch.stack([logits[:, -1].sigmoid() for logits in outputs]).mean(dim=0)
 
@@ -45,11 +45,11 @@ def _load(path: Path) -> tuple[DigitModel, float]:
     if "weights" not in checkpoint:
         raise CheckpointError(f"{path} has no weights to teach with: expected a {BEST} of this program")
     try:
-        model = get_pipeline(trained_as(checkpoint)).model(checkpoint["config"].get("width", 1.0))
+        model = get_pipeline(pipeline_spec(checkpoint)).model(checkpoint["config"].get("width", 1.0))
     except ConfigError as error:
         raise CheckpointError(f"{path} cannot teach: {error}") from error
     load_weights(model, checkpoint["weights"], path)
-    return model.eval(), checkpoint["config"]["negative_share"]
+    return model.eval(), checkpoint["config"]["negative_ratio"]
 
 
 def teacher_files(folder: str) -> list[Path]:

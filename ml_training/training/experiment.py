@@ -106,8 +106,8 @@ def run_worker(
             data = load_training_data(config, corpus, lambda line: None, lambda line: None)
         _check_same_run(group, data)
         for pipeline in chosen:
-            own = data.config.resolved(pipeline.name, pipeline.recipe)
-            train = data.part(data.split.train, seldom=not own.augmenting.enabled)
+            own = data.config.resolve(pipeline.name, pipeline.recipe)
+            train = data.part(data.split.train, seldom=not own.full_augmentation.enabled)
             model = build_model(pipeline, own, train)
             validation = data.part(data.split.validation)
             with signals.deferred():
@@ -185,20 +185,19 @@ class _Run:
         if Path(config.models_dir).resolve().is_relative_to(Path(folder).expanduser().resolve()):
             raise ConfigError([f"models_dir {config.models_dir} is in teacher_dir {folder}: it would teach itself"])
         teacher = EnsembleTeacher(folder, CPU)
-        if config.negative_share and teacher.without_negatives:
-            raise ConfigError(
-                [
-                    f"teacher {teacher.without_negatives[0]} was trained on digits alone and cannot tell whether there "
-                    "is one: retrain it with a negative_share above 0, or train its student with --negative_share 0"
-                ]
+        if config.negative_ratio and teacher.without_negatives:
+            fault = (
+                f"teacher {teacher.without_negatives[0]} was trained on digits alone and cannot tell whether there is "
+                "one: retrain it with a negative_ratio above 0, or train its student with --negative_ratio 0"
             )
+            raise ConfigError([fault])
         count, data_hash = len(teacher.models), teachers_hash(folder)
         line = f"teachers: {count} models, hash {data_hash[:12]} ({folder})"
         self.logger.say(line, "teachers", folder=folder, models=count, data_hash=data_hash)
 
     def _load_noise(self) -> None:
         """Read the background noise before anything is trained; raises DataError if it cannot be read."""
-        every = [self.config.resolved(p.name, p.recipe).augmenting for p in self.pipelines]
+        every = [self.config.resolve(p.name, p.recipe).full_augmentation for p in self.pipelines]
         for folder in sorted({a.noise_dir for a in every if a.noise_dir is not None and a.enabled}):
             noise = load_noise_bank(folder)
             self.logger.say(
@@ -232,7 +231,7 @@ class _PipelineRun:
 
     def __init__(self, pipeline: Pipeline, data: TrainingData, run: _Run) -> None:
         self.pipeline, self.name, self.data = pipeline, pipeline.name, data
-        self.config = data.config.resolved(pipeline.name, pipeline.recipe)
+        self.config = data.config.resolve(pipeline.name, pipeline.recipe)
         self.logger, self.signals, self.group, self.plots = run.logger, run.signals, run.group, run.plots
         self.trained = False  # until then a failure is one of all ranks
         self.folder, self.log_dir = model_folder(self.config.models_dir, self.name), Path(self.config.log_dir)
@@ -247,7 +246,7 @@ class _PipelineRun:
 
     def _run(self, work: Path) -> PipelineResult:
         data, split = self.data, self.data.split
-        train = data.part(split.train, seldom=not self.config.augmenting.enabled)
+        train = data.part(split.train, seldom=not self.config.full_augmentation.enabled)
         model = build_model(self.pipeline, self.config, train)
         identity = run_identity(self.name, self.config, data.corpus.data_hash, data.corpus.synthetic)
         store = CheckpointStore(self.folder, identity, self._report, best=work / BEST)
@@ -374,13 +373,10 @@ def summary_table(outcome: RunOutcome) -> str:
         ))  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    if not outcome.results:
-        lines = []
-    lines += [
-        f"{r.pipeline}: version {r.version} was not promoted: {r.not_promoted}"
-        for r in outcome.results
-        if r.not_promoted
-    ]
+    lines = lines if outcome.results else []
+    for r in outcome.results:
+        if r.not_promoted:
+            lines.append(f"{r.pipeline}: version {r.version} was not promoted: {r.not_promoted}")
     if outcome.data.synthetic and outcome.results:
         lines.append("These figures are of synthetic speech: they say little about people.")
     lines += [f"failed: {name}: {reason}" for name, reason in outcome.failures.items()]

@@ -25,7 +25,7 @@ from ml_training.deploy.executorch import export_executorch
 from ml_training.deploy.export import convert_network, export_onnx, run_model, serialize
 from ml_training.deploy.quantise import HoldoutSet, quantize
 from ml_training.pipelines.base import Pipeline
-from ml_training.registry import get_pipeline, trained_as
+from ml_training.registry import get_pipeline, pipeline_spec
 from ml_training.results import Evaluation, Floats
 from ml_training.training.checkpoint import BEST, Checkpoint, load_checkpoint, load_weights
 from ml_training.training.classification import predict, predict_probabilities
@@ -34,10 +34,10 @@ from ml_training.utils.temporary import clear_half_written, temporary_folder
 
 CALIBRATION_CLIPS = 300
 EXECUTORCH = "executorch"  # a kind of file beside FILE_PRECISIONS, computed in fp32
-WHERE = ("dataset", "data_dir", "data_url", "extra_dir", "words_dir")  # settings that locate the recordings
+WHERE = ("dataset", "data_dir", "data_url", "extra_digits_dir", "non_digit_dir")  # settings that locate the recordings
 DATA = (  # settings that decide what a training learns from
-    *WHERE, "split", "held_out_speaker", "validation_share", "seed", "synthetic_share", "synthetic_voices",
-    "negative_share",
+    *WHERE, "split", "held_out_speaker", "validation_ratio", "seed", "synthetic_ratio", "synthetic_voices",
+    "negative_ratio",
 )  # fmt: skip
 
 Report = Callable[[str], None]
@@ -182,10 +182,10 @@ class TrainedCheckpoint:
             raise DataError(
                 f"{name} was trained on recordings of hash {checkpoint['data_hash'][:12]}, but {data.corpus.name} has "
                 f"hash {data.corpus.data_hash[:12]}: name the folders of its training with "
-                "--data_dir, --extra_dir and --words_dir"
+                "--data_dir, --extra_digits_dir and --non_digit_dir"
             )
         try:
-            spec = trained_as(checkpoint)
+            spec = pipeline_spec(checkpoint)
             self.pipeline = get_pipeline(spec) if pipelines is None else pipelines[checkpoint["pipeline"]]
         except (ConfigError, KeyError) as error:
             expected = error if pipelines is None else f"expected one of {', '.join(pipelines) or 'none'}"
@@ -207,7 +207,7 @@ class TrainedCheckpoint:
             difference = write(model, path, self._metadata(test), data.real_clips(PARITY_CLIPS))
             compared = f"largest difference {difference:.1e}"
         else:
-            int8 = quantize(convert_network(model), self.calibration(), self.judges())
+            int8 = quantize(convert_network(model), self.calibration(), self.holdout())
             content = int8.proto.SerializeToString()
             test = data.evaluate(lambda waveforms: softmax(run_model(content, waveforms)[0]))
             compared = str(int8.report)
@@ -231,11 +231,11 @@ class TrainedCheckpoint:
         waveforms: Floats = self.data.corpus.waveforms[chosen]
         return waveforms
 
-    def judges(self) -> HoldoutSet:
+    def holdout(self) -> HoldoutSet:
         """The hold-out set of quantization: the validation part, filled up with digits of the training part."""
         split, data = self.data.split, self.data
         missing = max(0, PARITY_CLIPS - len(data.digits(split.validation)))
         part = data.part(np.concatenate([split.validation, data.digits(split.train)[:missing]]))
         outputs = predict(self.model, part.waveforms)
-        probabilities, presence = outputs.scores.softmax(1).numpy(), outputs.digit.sigmoid().numpy()
+        probabilities, presence = outputs.digit_logits.softmax(1).numpy(), outputs.presence_logit.sigmoid().numpy()
         return HoldoutSet(part.waveforms[:].numpy(), part.labels.numpy(), probabilities, presence)

@@ -7,12 +7,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ml_training.data.corpus import NOT_A_DIGIT
-from ml_training.pipelines.base import Heard
+from ml_training.pipelines.base import ModelOutput
 from ml_training.training.batches import Batch
 
 
 def loss_fn(
-    outputs: Heard, batch: Batch, smoothing: float, teachers: tuple[Tensor, Tensor] | None = None, weight: float = 0.0
+    outputs: ModelOutput,
+    batch: Batch,
+    smoothing: float,
+    teachers: tuple[Tensor, Tensor] | None = None,
+    weight: float = 0.0,
 ) -> Tensor:
     """() mean loss of a batch, or what a micro-batch adds to that of its whole batch: their losses add up to it.
 
@@ -21,7 +25,7 @@ def loss_fn(
     """
     digits, total = len(batch.labels), batch.total
     digit_share = digits / total.digits
-    logits, presence = outputs.scores[:digits].float(), outputs.digit.float()
+    logits, presence = outputs.digit_logits[:digits].float(), outputs.presence_logit.float()
     negatives = total.clips - total.digits
 
     def cross_entropy(targets: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -56,15 +60,15 @@ def presence_loss(logits: Tensor, digits: int, smoothing: float, shares: tuple[f
     return (with_digit + without) / 2
 
 
-def validation_loss(outputs: Heard, labels: Tensor, smoothing: float) -> float:
+def validation_loss(outputs: ModelOutput, labels: Tensor, smoothing: float) -> float:
     """The training loss, smoothing included, of (B,) clips in any order, in double precision.
 
     A plain log loss grows while smoothing makes scores modest, and would choose a model of mid-schedule.
     """
     is_digit = labels != NOT_A_DIGIT
-    logits, digits = outputs.scores[is_digit].double().cpu(), labels[is_digit].cpu()
+    logits, digits = outputs.digit_logits[is_digit].double().cpu(), labels[is_digit].cpu()
     loss = float(F.cross_entropy(logits, digits, label_smoothing=smoothing))
     if len(digits) < len(labels):
         order = torch.argsort(is_digit.int(), descending=True, stable=True)
-        loss += float(presence_loss(outputs.digit[order].double(), len(digits), smoothing))
+        loss += float(presence_loss(outputs.presence_logit[order].double(), len(digits), smoothing))
     return loss

@@ -26,41 +26,37 @@ from ml_training.training.seeding import CPU
 AT_ONCE = 256  # clips
 
 
-def with_features(model: nn.Module, clips: Clips, config: TrainConfig, answering: bool) -> Clips:
+def with_features(model: nn.Module, clips: Clips, config: TrainConfig, inference: bool) -> Clips:
     """Clips with the features that `model`, still on the CPU, would compute again each time; unchanged without any.
 
-    `answering` is for validation. In training, features change if clips are augmented or shown to a teacher.
+    `inference` is for validation. In training, features change if clips are augmented or shown to a teacher.
     """
-    changing = config.augmenting.enabled or config.teacher_dir is not None
-    if not isinstance(model, DigitModel) or (not answering and (changing or model.varies)):
+    changing = config.full_augmentation.enabled or config.teacher_dir is not None
+    if not isinstance(model, DigitModel) or (not inference and (changing or model.is_stochastic)):
         return clips
-    return replace(clips, features=compute_features(model, clips, answering))
+    return replace(clips, features=compute_features(model, clips, inference))
 
 
-def fit_statistics(model: DigitModel, train: Clips) -> None:
+def fit_normalizer(model: DigitModel, train: Clips) -> None:
     """Fit the feature normalization of a model, if it has one, on training clips."""
-    found = None
-    if type(model).fit_features is not DigitModel.fit_features:
-        found = compute_features(model, train, answering=False)
-    if found is not None:
-        model.fit_features(found[:])
-    elif type(model).fit_statistics is not DigitModel.fit_statistics:
-        model.fit_statistics(train.waveforms[:])
+    if type(model).fit_normalizer is not DigitModel.fit_normalizer:
+        features = compute_features(model, train, inference=False)
+        model.fit_normalizer((train.waveforms if features is None else features)[:])
 
 
-def compute_features(model: DigitModel, clips: Clips, answering: bool) -> Rows | None:
+def compute_features(model: DigitModel, clips: Clips, inference: bool) -> Rows | None:
     """(N, ...) features, memory-mapped if the clips are; None without clips or for a model without features."""
-    if not len(clips) or _compute_some(model, clips, 0, 1, answering) is None:
+    if not len(clips) or _compute_some(model, clips, 0, 1, inference) is None:
         return None
 
     def key() -> Key:
-        return {"clips": _content_hash(clips.waveforms), "answering": answering, **front_end_key(model)}
+        return {"clips": _content_hash(clips.waveforms), "inference": inference, **front_end_key(model)}
 
     def blocks() -> Iterator[Block]:
         for start in range(0, len(clips), AT_ONCE):
-            found = _compute_some(model, clips, start, start + AT_ONCE, answering)
-            assert found is not None
-            yield {"features": found.numpy()}
+            features = _compute_some(model, clips, start, start + AT_ONCE, inference)
+            assert features is not None
+            yield {"features": features.numpy()}
 
     array = feature_cache.get_or_compute("features", key, blocks)["features"]
     if not isinstance(array, np.memmap):
@@ -88,11 +84,11 @@ def front_end_key(model: DigitModel) -> dict[str, str]:
 
 
 @torch.no_grad()
-def _compute_some(model: DigitModel, clips: Clips, start: int, end: int, answering: bool) -> Tensor | None:
+def _compute_some(model: DigitModel, clips: Clips, start: int, end: int, inference: bool) -> Tensor | None:
     mode = model.training
     model.eval()  # features may be random in training mode
     try:
-        return model.features(clips.waveforms[start:end].to(CPU), answering)
+        return model.features(clips.waveforms[start:end].to(CPU), inference)
     finally:
         model.train(mode)
 

@@ -20,7 +20,7 @@ from typing import Any
 from digit_detector.errors import ConfigError, DigitError, MissingExtraError, TrainingError
 from digit_detector.labels import model_folder
 from digit_detector.versions import Version, read_version, version_folder
-from ml_training.config import MLFLOW_HERE, TrainConfig, flat
+from ml_training.config import MLFLOW_HERE, TrainConfig, flatten_settings
 from ml_training.results import PipelineResult
 from ml_training.utils.logging_utils import RunLogger
 
@@ -90,7 +90,7 @@ class Tracker:
             info = client.create_run(self.experiment, run_name=f"{result.pipeline} {version.number}").info
             status = "FAILED"
             try:
-                parameters = [Param(name, str(value)) for name, value in flat(origin.settings)]
+                parameters = [Param(name, str(value)) for name, value in flatten_settings(origin.settings)]
                 client.log_batch(info.run_id, params=parameters, tags=[RunTag(*tag) for tag in tags.items()])
                 now = int(time.time() * 1000)
                 metrics = [Metric(name, value, now, epoch) for name, value, epoch in list_metrics(result)]

@@ -21,7 +21,7 @@ from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.mapped_arrays import take
 from ml_training.data.negatives import mix_negatives
 from ml_training.data.splits import Split, split_corpus
-from ml_training.data.tts import mix_synthetic_voices, resolve_synthetic_share
+from ml_training.data.tts import mix_synthetic_voices, resolve_synthetic_ratio
 from ml_training.metrics import fit_logit_temperature
 from ml_training.pipelines.base import DigitModel, Pipeline
 from ml_training.results import DataSummary, Evaluation, Floats, Ints
@@ -59,7 +59,7 @@ class TrainingData:
         return Clips(torch.from_numpy(take(waveforms, chosen)), lengths, labels)
 
     def _stays_on_disk(self, seldom: bool) -> bool:
-        storage, available = self.config.waveforms, available_memory()
+        storage, available = self.config.clip_storage, available_memory()
         if storage != "auto" or seldom:
             return storage != "memory"
         return available is not None and self.corpus.waveforms.nbytes > _MEMORY_SHARE * available
@@ -119,7 +119,7 @@ def load_training_data(config: TrainConfig, corpus: Corpus | None, say: Report, 
         corpus = load_corpus(config, report=lambda line: warn(line) if line.startswith("!!!") else say(line))
     else:
         _check_levels(corpus)
-    config = resolve_synthetic_share(config, corpus)
+    config = resolve_synthetic_ratio(config, corpus)
     split = split_corpus(corpus, config, report=warn)
     tested_on, recordings_hash = corpus.name, " ".join(corpus.recordings)
     digits, split = mix_synthetic_voices(corpus, split, config, report=warn)
@@ -151,5 +151,5 @@ def fit_temperature(model: DigitModel, pipeline: Pipeline, data: TrainingData) -
     (Guo et al., On calibration of modern neural networks, 2017.)
     """
     validation = data.part(data.digits(data.split.validation))
-    scores = predict(model, validation.waveforms).scores.numpy()
+    scores = predict(model, validation.waveforms).digit_logits.numpy()
     return fit_logit_temperature(scores, validation.labels.numpy(), pipeline.temperature_power), len(validation)

@@ -67,18 +67,18 @@ class ObjectiveFn:
         return 1 if self.objectives[0] == "validation" else self._epochs(config)
 
     def _epochs(self, config: TrainConfig) -> int:
-        return config.resolved(self.pipeline.name, self.pipeline.recipe).epochs or 0
+        return config.resolve(self.pipeline.name, self.pipeline.recipe).epochs or 0
 
     def _validate(self, config: TrainConfig, folder: Path, report: Report) -> TrialResult:
         data = self._training_data(config)
         # Settings that do not affect the division of the clips are the trial's own.
         free = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in DATA}
-        own = dataclasses.replace(data.config, **free).resolved(self.pipeline.name, self.pipeline.recipe)
+        own = dataclasses.replace(data.config, **free).resolve(self.pipeline.name, self.pipeline.recipe)
         identity = run_identity(self.pipeline.name, own, data.corpus.data_hash, data.corpus.synthetic)
         store = CheckpointStore(folder, identity)
         if store.resumable:
             own = dataclasses.replace(own, resume="latest")
-        train = data.part(data.split.train, seldom=not own.augmenting.enabled)
+        train = data.part(data.split.train, seldom=not own.full_augmentation.enabled)
         validation = data.part(data.split.validation)
         model = build_model(self.pipeline, own, train)
         observer = _EpochReports(report)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from digit_detector.errors import ConfigError, MissingExtraError, did_you_mean
-from ml_training.config import NAMED, AugmentationConfig, TrainConfig
+from ml_training.config import NAMED, RENAMED_SETTINGS, AugmentationConfig, TrainConfig
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -31,9 +31,9 @@ GRID_POINTS = 5  # of a range without steps
 MAX_GRID = 100_000
 # Settings that trials are compared by, or that change no result.
 FIXED = frozenset({
-    "pipeline", "dataset", "data_dir", "data_url", "extra_dir", "split", "held_out_speaker", "fold", "models_dir",
-    "log_dir", "validation_share", "device", "threads", "cache", "waveforms", "keep_checkpoints", "resume", "promote",
-    "mlflow", "words_dir", "teacher_dir", "augmentation", "augmentation.noise_dir", "compile",
+    "pipeline", "dataset", "data_dir", "data_url", "extra_digits_dir", "non_digit_dir", "teacher_dir", "split", "fold",
+    "held_out_speaker", "models_dir", "log_dir", "validation_ratio", "device", "threads", "cache", "clip_storage",
+    "keep_checkpoints", "resume", "promote", "mlflow", "augmentation", "augmentation.noise_dir", "compile",
 })  # fmt: skip
 
 Space = dict[str, "BaseDistribution"]  # setting, with its prefix -> its values; categories are JSON texts
@@ -55,6 +55,8 @@ def load_space(name: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         names = ", ".join(sorted(file.stem for file in SPACES.glob("*.json")))
         raise ConfigError([f"cannot read it: {error} (named spaces: {names})"], str(path)) from error
+    if isinstance(declared, dict):
+        declared = {RENAMED_SETTINGS.get(name, name): values for name, values in declared.items()}
     parse_space(declared, str(path))
     return dict(declared)
 

@@ -140,8 +140,8 @@ def server():
 # --- augmentation --------------------------------------------------------------------------------
 
 OFF = AugmentationConfig(
-    speed=(1.0, 1.0), level_db=(0.0, 0.0), equaliser_db=0.0, noise_probability=0.0, generated_share=0.0,
-    shift=0.0,
+    speed=(1.0, 1.0), gain_db=(0.0, 0.0), random_eq_db=0.0, noise_probability=0.0, procedural_ratio=0.0,
+    time_shift=0.0,
 )  # fmt: skip
 
 

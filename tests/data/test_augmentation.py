@@ -11,19 +11,19 @@ from ml_training.data.augmentation import augment, crop_edges, place, random_noi
 
 PADDED = 9000
 EFFECTS: dict[str, dict[str, Any]] = {
-    "trim": {"trim_probability": 0.9},
+    "trim": {"edge_crop_probability": 0.9},
     "speed": {"speed": (0.8, 1.25)},
-    "level": {"level_db": (-20.0, -1.0)},
-    "equaliser": {"equaliser_db": 6.0},
+    "level": {"gain_db": (-20.0, -1.0)},
+    "equaliser": {"random_eq_db": 6.0},
     "noise": {"noise_probability": 1.0},
-    "shift": {"shift": 1.0},
-    "tract": {"tract_probability": 0.9},
+    "time_shift": {"time_shift": 1.0},
+    "tract": {"formant_shift_probability": 0.9},
     "pitch": {"pitch_probability": 0.9},
     "tilt": {"tilt_db": 6.0},
     "band": {"band_probability": 0.9},
     "reverberation": {"reverb_probability": 0.9},
     "telephone": {"telephone_probability": 0.9},
-    "eight bits": {"eight_bit_probability": 0.9},
+    "eight bits": {"quantize_probability": 0.9},
 }
 
 
@@ -73,14 +73,16 @@ def test_nothing_chosen_changes_nothing(varied, clips, lengths):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_everything_works_on_a_gpu(varied, clips, lengths, noise_dir):
     settings = {name: value for effect in EFFECTS.values() for name, value in effect.items()}
-    settings |= {"noise_dir": str(noise_dir), "recorded_share": 0.5}
+    settings |= {"noise_dir": str(noise_dir), "recorded_ratio": 0.5}
     once, again = (varied(clips.cuda(), lengths.cuda(), **settings) for _ in range(2))
     assert once.is_cuda
     assert torch.isfinite(once).all()
     torch.testing.assert_close(once, again)
 
 
-@pytest.mark.parametrize("name", ["tract", "pitch", "band", "reverberation", "telephone", "eight bits", "noise"])
+@pytest.mark.parametrize(
+    "name", ["formant_shift", "pitch", "band", "reverberation", "telephone", "eight bits", "noise"]
+)
 def test_as_often_as_wanted(varied, vowel, name):
     many = vowel(125.0, 1000.0).repeat(200, 1)
     ((setting, _),) = EFFECTS[name].items()
@@ -133,7 +135,7 @@ def test_speed_changes_pitch_and_duration(clips, lengths, factor):
 
 
 def test_level_is_set_last(varied, clips, lengths):
-    assert varied(clips, lengths, level_db=(-40.0, -40.0), equaliser_db=6.0).abs().max() < 0.03
+    assert varied(clips, lengths, gain_db=(-40.0, -40.0), random_eq_db=6.0).abs().max() < 0.03
 
 
 # --- spectrum ------------------------------------------------------------------------------------
@@ -177,7 +179,7 @@ def test_noise_has_the_ratio_to_the_word(noise_of, clips, lengths, decibels, sou
     many, long = clips.repeat(16, 1), lengths.repeat(16)
     noise = noise_of(
         many, long, noise_probability=1.0, snr_db=(decibels, decibels),
-        noise_dir=str(noise_dir) if source == "recorded" else None, generated_share=float(source == "generated"),
+        noise_dir=str(noise_dir) if source == "recorded" else None, procedural_ratio=float(source == "generated"),
     )  # fmt: skip
     word = many.square().sum(dim=1) / long
     ratio = 10 * torch.log10(word / noise.square().mean(dim=1))
@@ -189,7 +191,7 @@ def test_generated_sounds_take_their_share_of_the_noise(noise_of, clips, lengths
     many, long = clips.repeat(25, 1), lengths.repeat(25)
 
     def unsteadiness(share):
-        noise = noise_of(many, long, noise_probability=1.0, snr_db=(0.0, 0.0), generated_share=share)
+        noise = noise_of(many, long, noise_probability=1.0, snr_db=(0.0, 0.0), procedural_ratio=share)
         frames = noise.reshape(len(noise), 10, -1).square().mean(dim=2)
         return frames.amax(dim=1) / frames.median(dim=1).values
 
@@ -206,9 +208,9 @@ def test_recorded_noise_is_what_the_folder_holds(noise_of, clips, lengths, noise
     peaks = torch.fft.rfft(noise).abs().argmax(dim=1)
     assert set(peaks.tolist()) <= {199, 200, 201, 999, 1000, 1001}
     assert 20 < int((peaks < 500).sum()) < 60, "recordings take turns, however long they are"
-    half = noise_of(clips.repeat(20, 1), lengths.repeat(20), recorded_share=0.5, **settings)
+    half = noise_of(clips.repeat(20, 1), lengths.repeat(20), recorded_ratio=0.5, **settings)
     spectra = torch.fft.rfft(half).abs().square()
     tonal = spectra.amax(dim=1) > 0.3 * spectra.sum(dim=1)
     assert 25 < int(tonal.sum()) < 55, "the others get coloured noise"
-    generated = noise_of(clips.repeat(20, 1), lengths.repeat(20), generated_share=1.0, **settings)
+    generated = noise_of(clips.repeat(20, 1), lengths.repeat(20), procedural_ratio=1.0, **settings)
     assert torch.equal(generated, noise), "a folder takes the place of generated sounds"

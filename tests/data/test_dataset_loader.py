@@ -138,7 +138,7 @@ def extra(tmp_path, wav):
 
 def test_further_recordings_come_after_the_others_and_never_into_the_official_test(tmp_path, recordings, extra):
     first, second = load_folder(write(tmp_path / "mine", recordings)), load_folder(extra)
-    corpus = load(dataset="folder", data_dir=str(tmp_path / "mine"), extra_dir=str(extra))
+    corpus = load(dataset="folder", data_dir=str(tmp_path / "mine"), extra_digits_dir=str(extra))
     assert corpus.name == "mine and further"
     assert corpus.files == first.files + tuple(f"further/{file}" for file in second.files)
     assert corpus.speakers == first.speakers + second.speakers
@@ -153,15 +153,15 @@ def test_further_recordings_come_after_the_others_and_never_into_the_official_te
 
 
 def test_further_recordings_come_with_any_dataset(tmp_path, pinned, extra, wav):
-    corpus = load(dataset="fsdd", data_dir=str(write(tmp_path / "fsdd", pinned)), extra_dir=str(extra))
+    corpus = load(dataset="fsdd", data_dir=str(write(tmp_path / "fsdd", pinned)), extra_digits_dir=str(extra))
     assert (corpus.name, len(corpus)) == ("FSDD v1.0.10 and further", 80)
     unknown = [write(tmp_path / name, {f"{word}/{name}.wav": wav() for word in LABELS}) for name in ("one", "two")]
-    assert len(load(dataset="folder", data_dir=str(unknown[0]), extra_dir=str(unknown[1]))) == 20
+    assert len(load(dataset="folder", data_dir=str(unknown[0]), extra_digits_dir=str(unknown[1]))) == 20
     shared = write(tmp_path / "shared", {f"{digit}_theo_9.wav": wav() for digit in range(10)})
-    with pytest.raises(DataError, match=r"share speakers \(theo\): rename them.*leave extra_dir out"):
-        load(dataset="fsdd", data_dir=str(tmp_path / "fsdd"), extra_dir=str(shared))
+    with pytest.raises(DataError, match=r"share speakers \(theo\): rename them.*leave extra_digits_dir out"):
+        load(dataset="fsdd", data_dir=str(tmp_path / "fsdd"), extra_digits_dir=str(shared))
     with pytest.raises(DataError, match="nowhere is not a folder"):
-        load(dataset="fsdd", data_dir=str(tmp_path / "fsdd"), extra_dir=str(tmp_path / "nowhere"))
+        load(dataset="fsdd", data_dir=str(tmp_path / "fsdd"), extra_digits_dir=str(tmp_path / "nowhere"))
 
 
 # --- real recordings -----------------------------------------------------------------------------

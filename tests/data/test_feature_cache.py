@@ -225,7 +225,7 @@ def test_a_user_without_a_home_gets_one_line():
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_waveforms_of_a_corpus_are_a_numpy_array_with_a_cache_and_without(cached, tiny_folder, folder):
-    config = TrainConfig(dataset="folder", data_dir=str(tiny_folder), extra_dir=None)
+    config = TrainConfig(dataset="folder", data_dir=str(tiny_folder), extra_digits_dir=None)
     with use_cache(Cache(folder) if cached else None):
         corpus = load_corpus(config)
         waveforms = corpus.waveforms

@@ -238,7 +238,7 @@ def test_speakers_and_parts(clips):
     assert (split.name, {corpus.speakers[i] for i in split.test}) == ("official", {"bna"})
     assert [corpus.files[i] for i in split.validation] == ["audio/a1.wav"]
     assert split.parts == {"train": 9, "validation": 1, "test": 10}
-    assert split_corpus(corpus, TrainConfig(split="random", validation_share=0.2)).parts["test"] == 4
+    assert split_corpus(corpus, TrainConfig(split="random", validation_ratio=0.2)).parts["test"] == 4
     part = official_part(corpus)
     assert (len(part.corpus), part.description) == (10, "the test part of table: 10 clips, 1 speakers")
 

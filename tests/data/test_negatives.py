@@ -87,9 +87,9 @@ def test_the_hash_includes_them(tiny_corpus, mixed):
 def test_without_a_share_or_speech_synthesis(tiny_corpus, monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     negatives.synthetic_negatives.cache_clear()
-    with pytest.raises(DataError, match=r"\[train\] extra.*--negative_share 0"):
+    with pytest.raises(DataError, match=r"\[train\] extra.*--negative_ratio 0"):
         mix(tiny_corpus)
-    corpus, before, after, name = mix(tiny_corpus, negative_share=0.0, words_dir="nowhere")
+    corpus, before, after, name = mix(tiny_corpus, negative_ratio=0.0, non_digit_dir="nowhere")
     assert (corpus, after, name) == (tiny_corpus, before, "")
 
 
@@ -162,7 +162,7 @@ def test_silence_around_a_recorded_word_is_cut_off(tmp_path):
 
 
 def test_a_few_recorded_words_are_as_frequent_as_many_synthetic_ones(tiny_corpus, words):
-    together = mix(tiny_corpus, synthetic_voices=8, words_dir=str(words))
+    together = mix(tiny_corpus, synthetic_voices=8, non_digit_dir=str(words))
     corpus, before, after, name = together
     assert name.startswith(f"{8 * EACH} synthetic words, 13 recorded words, digits cut off")
     assert len(corpus) == len(tiny_corpus) + 8 * EACH + 13
@@ -185,11 +185,11 @@ def silent_wav():
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (None, r"words_dir .*words is not a folder: expected one with recordings of words"),
-        ({}, r"words_dir .*words holds no recordings of words that are no digits.*yes_anna_0\.wav"),
-        ({"seven_ann_0.wav": silent_wav()}, r"words_dir .*words holds no recordings"),
-        ({"yes_ann_0.wav": b"no sound"}, r"words_dir .*words: yes_ann_0\.wav: .*not audio.*fix or remove it"),
-        ({"yes_ann_0.wav": silent_wav()}, r"words_dir .*words: yes_ann_0\.wav: .*silen.*fix or remove it"),
+        (None, r"non_digit_dir .*words is not a folder: expected one with recordings of words"),
+        ({}, r"non_digit_dir .*words holds no recordings of words that are no digits.*yes_anna_0\.wav"),
+        ({"seven_ann_0.wav": silent_wav()}, r"non_digit_dir .*words holds no recordings"),
+        ({"yes_ann_0.wav": b"no sound"}, r"non_digit_dir .*words: yes_ann_0\.wav: .*not audio.*fix or remove it"),
+        ({"yes_ann_0.wav": silent_wav()}, r"non_digit_dir .*words: yes_ann_0\.wav: .*silen.*fix or remove it"),
     ],
 )
 def test_a_folder_of_words_that_cannot_be_used_says_why(tiny_corpus, tmp_path, files, message):
@@ -199,4 +199,4 @@ def test_a_folder_of_words_that_cannot_be_used_says_why(tiny_corpus, tmp_path, f
         for name, content in files.items():
             (folder / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
-        mix(tiny_corpus, synthetic_voices=2, words_dir=str(folder))
+        mix(tiny_corpus, synthetic_voices=2, non_digit_dir=str(folder))

@@ -61,7 +61,7 @@ def too_small(clips, name, share):
 @settings(max_examples=300, deadline=None)
 def test_no_clip_is_in_two_parts_and_none_is_lost(clips, name, seed, share):
     corpus = corpus_of(clips)
-    settings = {**vars(CONFIGS[name]), "seed": seed, "validation_share": share}
+    settings = {**vars(CONFIGS[name]), "seed": seed, "validation_ratio": share}
     try:
         split = split_corpus(corpus, TrainConfig(**settings))
     except DataError:
@@ -100,7 +100,7 @@ def test_official_is_fsdds():
     assert (counts(corpus, split.test) == 5).all()
     validation = counts(corpus, split.validation)
     assert (validation.min(), validation.max()) == (4, 5)
-    larger = split_corpus(corpus, TrainConfig(validation_share=0.3))
+    larger = split_corpus(corpus, TrainConfig(validation_ratio=0.3))
     assert larger.parts == {"train": 1890, "validation": 810, "test": 300}
 
 

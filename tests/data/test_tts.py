@@ -13,7 +13,7 @@ from ml_training.config import TrainConfig
 from ml_training.data import espeak_worker, tts
 from ml_training.data.fsdd import TREE_HASH
 from ml_training.data.splits import split_corpus
-from ml_training.data.tts import RATIO_WITH_FSDD, mix_synthetic_voices, resolve_synthetic_share
+from ml_training.data.tts import RATIO_WITH_FSDD, mix_synthetic_voices, resolve_synthetic_ratio
 
 pytest.importorskip("espeakng_loader", reason="needs espeakng_loader")
 
@@ -107,7 +107,7 @@ def mixed(corpus, **settings):
 
 
 def test_only_the_training_part_gets_them_evenly(recordings):
-    corpus, before, after, _ = mixed(recordings, synthetic_share=0.3, synthetic_voices=5)
+    corpus, before, after, _ = mixed(recordings, synthetic_ratio=0.3, synthetic_voices=5)
     added = after.train[len(before.train) :]
     assert len(added) / len(after.train) == pytest.approx(0.3, abs=0.005)
     np.testing.assert_array_equal(after.train[: len(before.train)], before.train)
@@ -125,12 +125,12 @@ def test_only_the_training_part_gets_them_evenly(recordings):
 
 
 def test_name_and_hash_include_them(recordings):
-    base = {"synthetic_share": 0.2, "synthetic_voices": 3}
+    base = {"synthetic_ratio": 0.2, "synthetic_voices": 3}
     corpus, before, after, _ = mixed(recordings, **base)
     count = len(after.train) - len(before.train)
     assert corpus.name == f"recordings with {count} clips of synthetic speech"
     assert not corpus.synthetic
-    changes = ({}, {"synthetic_share": 0.25}, {"synthetic_voices": 4}, {"seed": 1})
+    changes = ({}, {"synthetic_ratio": 0.25}, {"synthetic_voices": 4}, {"seed": 1})
     hashes = [mixed(recordings, **{**base, **change})[0].data_hash for change in changes]
     assert hashes[0] == corpus.data_hash != recordings.data_hash
     assert len(set(hashes)) == 4
@@ -138,21 +138,21 @@ def test_name_and_hash_include_them(recordings):
 
 def test_the_default_share_depends_on_the_recordings(recordings, tiny_corpus):
     def share(corpus, **settings):
-        return resolve_synthetic_share(TrainConfig(**settings), corpus).synthetic_share  # type: ignore[arg-type]
+        return resolve_synthetic_ratio(TrainConfig(**settings), corpus).synthetic_ratio  # type: ignore[arg-type]
 
     fsdd = dataclasses.replace(recordings, data_hash=TREE_HASH)
     beside = dataclasses.replace(recordings, sources=("other", TREE_HASH))
     assert share(fsdd) == share(beside) == share(recordings, dataset="fsdd") == RATIO_WITH_FSDD
     assert share(recordings) == share(tiny_corpus) == share(tiny_corpus, dataset="synthetic") == 0.0
-    assert (share(fsdd, synthetic_share=0.0), share(recordings, synthetic_share=0.4)) == (0.0, 0.4)
+    assert (share(fsdd, synthetic_ratio=0.0), share(recordings, synthetic_ratio=0.4)) == (0.0, 0.4)
 
 
 def test_none_are_added_without_a_share_to_synthetic_clips_or_without_synthesis(recordings, tiny_corpus, monkeypatch):
     corpus, before, after, lines = mixed(recordings)
     assert (corpus, after, lines) == (recordings, before, [])
-    corpus, _, _, lines = mixed(tiny_corpus, synthetic_share=0.5)
+    corpus, _, _, lines = mixed(tiny_corpus, synthetic_ratio=0.5)
     assert corpus is tiny_corpus
     assert "synthetic already" in lines[0]
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    with pytest.raises(DataError, match=r"\[train\] extra.*--synthetic_share 0"):
-        mixed(recordings, synthetic_share=0.5)
+    with pytest.raises(DataError, match=r"\[train\] extra.*--synthetic_ratio 0"):
+        mixed(recordings, synthetic_ratio=0.5)

@@ -9,7 +9,7 @@ import torch
 from digit_detector.errors import ExportError, MissingExtraError
 from ml_training.deploy.executorch import export_executorch
 from ml_training.pipelines import get_pipeline
-from ml_training.pipelines.base import Heard
+from ml_training.pipelines.base import ModelOutput
 
 INSTALLED = importlib.util.find_spec("executorch") is not None
 needs_executorch = pytest.mark.skipif(not INSTALLED, reason="the extra [executorch] is not installed")
@@ -38,14 +38,14 @@ def test_the_program_computes_the_network_and_has_metadata(tmp_path, tiny_corpus
     scores, digit = program.load_method("forward").execute([torch.from_numpy(clips[:1])])
     with torch.no_grad():
         expected = model(torch.from_numpy(clips[:1]))
-    torch.testing.assert_close(scores, expected.scores, atol=1e-4, rtol=0)
-    torch.testing.assert_close(digit, expected.digit.sigmoid(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(scores, expected.digit_logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(digit, expected.presence_logit.sigmoid(), atol=1e-4, rtol=0)
 
 
 class DifferentWhenExported(torch.nn.Module):
     def forward(self, waveforms):
         means = waveforms.reshape(-1, 10, 800).mean(2)
-        return Heard(means + (0.001 if torch.compiler.is_exporting() else 0.0), waveforms.mean(1))
+        return ModelOutput(means + (0.001 if torch.compiler.is_exporting() else 0.0), waveforms.mean(1))
 
 
 @needs_executorch

@@ -12,7 +12,7 @@ from torch import nn
 
 from digit_detector.errors import ExportError, TrainingError
 from ml_training.deploy.export import TOLERANCE, export_onnx
-from ml_training.pipelines.base import Heard
+from ml_training.pipelines.base import ModelOutput
 
 METADATA = {"author": "a test", "streaming-digit-detector": "2"}
 
@@ -50,7 +50,7 @@ class Faulty(nn.Module):
             digit = scores
         if self.fault == "data-dependent" and waveforms.sum() > 0:
             scores = waveforms[:, :10]
-        return Heard(scores, digit)
+        return ModelOutput(scores, digit)
 
 
 def test_the_file_computes_the_network_for_any_number_of_clips(tmp_path, tiny_network, clips, capfd, caplog):
@@ -65,8 +65,8 @@ def test_the_file_computes_the_network_for_any_number_of_clips(tmp_path, tiny_ne
         scores, digit_scores = session.run(["logits", "digit_score"], {"waveform": clips[:count]})
         with torch.no_grad():
             expected = tiny_network(torch.from_numpy(clips[:count]))
-        np.testing.assert_allclose(scores, expected.scores, atol=TOLERANCE)
-        np.testing.assert_allclose(digit_scores, expected.digit.sigmoid(), atol=TOLERANCE)
+        np.testing.assert_allclose(scores, expected.digit_logits, atol=TOLERANCE)
+        np.testing.assert_allclose(digit_scores, expected.presence_logit.sigmoid(), atol=TOLERANCE)
         assert digit_scores.shape == (count,)
 
 

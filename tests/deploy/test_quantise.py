@@ -14,7 +14,7 @@ from digit_detector.classifier import softmax
 from digit_detector.errors import ExportError
 from ml_training.deploy.export import convert_network, run_model
 from ml_training.deploy.quantise import METHODS, HoldoutSet, QuantizationReport, quantize, to_float16_storage
-from ml_training.pipelines.base import OUTPUTS, Heard
+from ml_training.pipelines.base import OUTPUTS, ModelOutput
 
 MAPS = 8
 INNER = ["model.second.0.weight", "model.third.0.weight", "model.fourth.weight"]
@@ -41,7 +41,7 @@ class Convolutions(nn.Module):
         maps = (self.second(maps) + maps).relu()
         maps = self.third(maps).relu().mean(dim=3)
         outputs = self.last(self.fourth(maps.flatten(1)[:, : 29 * MAPS]).relu())
-        return Heard(outputs[:, :-1], outputs[:, -1])
+        return ModelOutput(outputs[:, :-1], outputs[:, -1])
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ def test_the_pretrained_models_were_tested_there_and_are_in_order(precision):
 @pytest.mark.real_data
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_hash_is_that_of_fsdds_official_test(seed, fsdd_dir):
-    config = TrainConfig(dataset="fsdd", data_dir=str(fsdd_dir), synthetic_share=0.0, negative_share=0.0, seed=seed)
+    config = TrainConfig(dataset="fsdd", data_dir=str(fsdd_dir), synthetic_ratio=0.0, negative_ratio=0.0, seed=seed)
     assert load_training_data(config, None, lambda _: None, lambda _: None).test_hash == FSDD_TEST_HASH
 
 

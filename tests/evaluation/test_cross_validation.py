@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from digit_detector.classifier import load_classifier
 from digit_detector.errors import ConfigError, DataError, TrainingError
 from ml_training import train
-from ml_training.config import AugmentationConfig, Recipe, TrainConfig, fold_numbers
+from ml_training.config import AugmentationConfig, Recipe, TrainConfig, parse_fold
 from ml_training.data.dataset_loader import load_corpus
 from ml_training.data.splits import split_corpus
 from ml_training.evaluation.cross_validation import Plan, cross_validate
@@ -40,7 +40,7 @@ class Energies(DigitModel):
         super().__init__()
         self.layers = nn.Sequential(nn.BatchNorm1d(65), nn.Linear(65, OUTPUTS))
 
-    def logits(self, waveforms):
+    def forward_waveform(self, waveforms):
         spectrum = torch.stft(waveforms, 128, 128, window=torch.ones(128), center=False, return_complex=True)
         power = torch.view_as_real(spectrum).square().sum(-1).mean(-1)
         return self.layers(F.layer_norm((power + 1e-4).log(), (65,)))
@@ -54,7 +54,7 @@ def run_folds(recordings, work, plan):
     """Folds of mfcc on files, which several processes can train."""
     config = TrainConfig(
         pipeline="mfcc", dataset="folder", data_dir=str(recordings), log_dir=str(work), device="cpu", epochs=1,
-        negative_share=0.0,
+        negative_ratio=0.0,
     )  # fmt: skip
     lines: list[str] = []
     corpus = load_corpus(config, report=lines.append)
@@ -65,7 +65,7 @@ def run_loso(corpus, work, pipeline=TINY, **changes):
     """One speaker left out at a time, with a network that trains in a second."""
     lines: list[str] = []
     options = {name: changes.pop(name) for name in ("seeds", "speakers") if name in changes}
-    config = TrainConfig(**{"device": "cpu", "ema_decay": 0.0, "negative_share": 0.0, **changes})  # type: ignore[arg-type]
+    config = TrainConfig(**{"device": "cpu", "ema_decay": 0.0, "negative_ratio": 0.0, **changes})  # type: ignore[arg-type]
     plan = Plan(**{"seeds": (0, 1), "speakers": ("speaker1", "speaker3"), **options})  # type: ignore[arg-type]
     return cross_validate(corpus, [pipeline], config, work, plan, lines.append), lines
 
@@ -99,8 +99,8 @@ def test_folds_share_no_clip_cover_all_and_are_stratified(tiny_corpus, folds, se
 
 @pytest.mark.parametrize("typed", [None, "", "3", "0/10", "11/10", "1/1", "1/5000", "a/b", "-1/4", "1/10 "])
 def test_the_name_of_a_fold_is_checked(typed):
-    assert fold_numbers(typed) is None
-    assert fold_numbers("3/10") == (3, 10)
+    assert parse_fold(typed) is None
+    assert parse_fold("3/10") == (3, 10)
     with pytest.raises(ConfigError, match="split 'fold' needs fold as 3/10"):
         TrainConfig(split="fold", fold=typed)
     with pytest.raises(ConfigError, match="fold is only for split 'fold'"):
@@ -148,7 +148,7 @@ def test_several_processes_find_the_same_and_models_that_were_thrown_away_are_ma
 
 
 def flags(recordings, log_dir, *more):
-    common = ["--pipeline", "mfcc", "--dataset", "folder", "--epochs", "1", "--negative_share", "0", "--device", "cpu"]
+    common = ["--pipeline", "mfcc", "--dataset", "folder", "--epochs", "1", "--negative_ratio", "0", "--device", "cpu"]
     return [*common, "--data_dir", str(recordings), "--log_dir", str(log_dir), *more]
 
 
@@ -277,7 +277,7 @@ def test_noise_and_words_decide_a_fold_by_their_sound_and_not_by_their_folder(ki
             recipe = dataclasses.replace(TINY.recipe, augmentation=AugmentationConfig(noise_dir=folder))
             pipeline = dataclasses.replace(TINY, recipe=recipe)
         else:
-            options |= {"negative_share": 0.25, "synthetic_voices": 2, "words_dir": folder}
+            options |= {"negative_ratio": 0.25, "synthetic_voices": 2, "non_digit_dir": folder}
         result, lines = run_loso(tiny_corpus, tmp_path / "work", pipeline, **options)
         counts.append(count_trained(lines))
         assert str(tmp_path) not in json.dumps(result.to_dict())
@@ -294,8 +294,8 @@ def test_synthetic_voices_and_non_digits_train_and_nothing_else(tiny_corpus, tmp
     monkeypatch.setattr("ml_training.training.training_data.fit_logit_temperature", fit)
     recorded = dataclasses.replace(tiny_corpus, synthetic=False)
     for name, changes, trained in (
-        ("synthetic", {"synthetic_share": 0.25, "synthetic_voices": 5}, 135 + 45),
-        ("negative", {"negative_share": 0.25, "synthetic_voices": 12, "epochs": 1}, 135),
+        ("synthetic", {"synthetic_ratio": 0.25, "synthetic_voices": 5}, 135 + 45),
+        ("negative", {"negative_ratio": 0.25, "synthetic_voices": 12, "epochs": 1}, 135),
     ):
         result, _ = run_loso(recorded, tmp_path / name, **ONE, **changes)
         (fold,) = load_folds(tmp_path / name).values()
@@ -316,7 +316,7 @@ def test_impossible_plans_and_failed_folds_are_errors(tiny_corpus, tmp_path):
         run_loso(dataclasses.replace(tiny_corpus, speakers=("one",) * len(tiny_corpus)), tmp_path, speakers=())
 
     class Diverging(Energies):
-        def logits(self, waveforms):
+        def forward_waveform(self, waveforms):
             return super().logits(waveforms) * float("nan")
 
     expected = r"2 of 2 folds failed.*mfcc, seed 0, without speaker1: the loss became nan"

@@ -35,7 +35,7 @@ from ml_training.evaluation.protocols import (
     score_rejection,
     score_unseen_speakers,
 )
-from ml_training.pipelines.base import Heard
+from ml_training.pipelines.base import ModelOutput
 from ml_training.results import ModelCard, ProtocolResult
 
 
@@ -119,7 +119,7 @@ def test_with_extra_data_the_first_folder_has_the_official_part(tiny_network, ti
         folder = tmp_path / ("extra" if speaker == "speaker3" else "main")
         shutil.copyfile(file, folder / f"{digit}_{speaker}_{number}.wav")
     main, extra = load_folder(tmp_path / "main"), load_folder(tmp_path / "extra")
-    config = TrainConfig(dataset="folder", data_dir=str(tmp_path / "main"), extra_dir=str(tmp_path / "extra"))
+    config = TrainConfig(dataset="folder", data_dir=str(tmp_path / "main"), extra_digits_dir=str(tmp_path / "extra"))
     both = load_corpus(config)
     changes = {"data_hash": both.data_hash, "recordings_hash": " ".join(both.recordings)}
     models = export(tmp_path / "models", tiny_network, tiny_corpus, **changes)
@@ -176,7 +176,7 @@ def test_calibration_before_undoes_the_temperature_of_the_graph(tiny_network, ti
 
         def forward(self, waveforms):
             scores, digit = self.network(waveforms)
-            return Heard(scores / 2.0, digit)
+            return ModelOutput(scores / 2.0, digit)
 
     plain = score_calibration(export(tmp_path / "plain", tiny_network, tiny_corpus), mislabelled).reliability
     divided = score_calibration(export(tmp_path / "divided", Halved(), tiny_corpus, temperature=2.0), mislabelled)

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.scale, pytest.mark.skipif(os.name == "nt", reason="sig
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = ("TrainWorker", "ImplicitFunc", "run_trial", "MapWorker", "Actor")  # in names of the processes that work
-SETTINGS = ["--pipeline", "mfcc", "--dataset", "folder", "--negative_share", "0", "--device", "cpu"]
+SETTINGS = ["--pipeline", "mfcc", "--dataset", "folder", "--negative_ratio", "0", "--device", "cpu"]
 
 
 @pytest.fixture

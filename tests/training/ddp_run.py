@@ -50,7 +50,7 @@ def main(argv: object = None) -> int:
         os.kill(os.getpid(), signal.Signals[action])
 
     watch = Watch(*([int(word) for word in place[:2]] or [0, 0]), act)
-    settings = tiny.config(epochs=4, negative_share=0.25, resume=resume)
+    settings = tiny.config(epochs=4, negative_ratio=0.25, resume=resume)
     train, validation = tiny.both(81, 30), tiny.both(20, 10, seed=1)
     torch.manual_seed(0)
     model = tiny.TinyModel()

@@ -37,7 +37,7 @@ class WideModel(DigitModel):
         between = [nn.BatchNorm1d(40), nn.Dropout(0.2)] if norm else []
         self.layers = nn.Sequential(*between, nn.Linear(40, 32), nn.ReLU(), nn.Linear(32, OUTPUTS))
 
-    def logits(self, waveforms: Tensor) -> Tensor:
+    def forward_waveform(self, waveforms: Tensor) -> Tensor:
         if self.megabytes:
             taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (taken + (self.megabytes << 20), resource.RLIM_INFINITY))
@@ -61,11 +61,12 @@ def main() -> int:
     watch = Watch(*map(int, [word for word in rest if word != "resume"] or (0, 0)))
 
     def build() -> nn.Module:
-        WideModel(True)(torch.zeros(2, 8000)).scores.sum().backward()  # what torch loads for that is loaded before
+        outputs = WideModel(True)(torch.zeros(2, 8000))  # what torch loads for that is loaded before
+        outputs.digit_logits.sum().backward()
         return WideModel(kind == "norm", int(megabytes))
 
     result: dict[str, object] = {"notes": watch.lines}
-    settings = tiny.config(epochs=2, negative_share=0.25, resume=resume)
+    settings = tiny.config(epochs=2, negative_ratio=0.25, resume=resume)
     try:
         with StopSignals() as signals, signals.deferred():
             training = tiny.train(settings, Path(folder), build, others=30, callback=watch, stop=signals)

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = Path(sys.argv[1])
     config = TrainConfig(
         models_dir=str(folder / "models"), log_dir=str(folder / "logs"), device="cpu", threads=1, epochs=100_000,
-        batch_size=8, negative_share=0.0, patience=0, keep_checkpoints="1", cache=False,
+        batch_size=8, negative_ratio=0.0, patience=0, keep_checkpoints="1", cache=False,
     )  # fmt: skip
     endless = replace(tiny.TINY, name="mfcc")
     outcome = run(config, corpus=tiny.corpus(), pipelines=[endless], resume_command="the same again")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ml_training.training.batches import Batch, BatchMaker, count_negatives
+from ml_training.training.batches import Batch, BatchMaker
 from ml_training.training.gradients import micro_batches
 from ml_training.training.losses import loss_fn
 
@@ -18,11 +18,6 @@ def maker(tiny: ModuleType, others: int, ratio: float = 0.5, digits: int = 40) -
     augmentation = replace(tiny.AUGMENTATION, enabled=False)
     clips = tiny.both(digits, others) if others else tiny.bursts(digits)
     return BatchMaker.of(clips, ratio, augmentation)
-
-
-@pytest.mark.parametrize(("digits", "ratio", "negatives"), [(48, 0.25, 16), (10, 0.5, 10), (30, 0.0, 0), (1, 0.9, 9)])
-def test_the_ratio_is_of_all_clips(digits: int, ratio: float, negatives: int) -> None:
-    assert count_negatives(digits, ratio) == negatives
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 20])
@@ -37,30 +32,6 @@ def test_half_of_the_negatives_are_corrupted_digits(tiny: ModuleType, count: int
     assert recorded == [False] * (count - count // 2) + [True] * (count // 2)
 
 
-def test_without_other_clips_all_negatives_are_corrupted_digits(tiny: ModuleType) -> None:
-    made = maker(tiny, others=0)
-    torch.manual_seed(0)
-    negatives = [row.numpy().tobytes() for row in made.batch(torch.arange(30)).inputs[30:]]
-    assert len(set(negatives)) == 30
-    assert not set(negatives) & {row.numpy().tobytes() for row in made.digits.waveforms}
-
-
-def test_the_generator_alone_decides_and_the_clips_stay_unchanged(tiny: ModuleType) -> None:
-    made = maker(tiny, others=15)
-    before = [clips.waveforms.clone() for clips in (made.digits, made.others)]
-
-    def drawn(seed: int) -> torch.Tensor:
-        torch.manual_seed(seed)
-        inputs = made.batch(torch.arange(12)).inputs
-        copy = inputs.clone()
-        inputs.zero_()
-        return copy
-
-    assert torch.equal(drawn(1), drawn(1))
-    assert not torch.equal(drawn(1), drawn(2))
-    assert all(torch.equal(*pair) for pair in zip(before, (made.digits.waveforms, made.others.waveforms), strict=True))
-
-
 def test_only_digits_are_mixed(tiny: ModuleType) -> None:
     made = BatchMaker.of(
         tiny.both(40, 15), 0.5, replace(tiny.AUGMENTATION, noise_probability=0.0, mixup_probability=1.0)
@@ -70,14 +41,6 @@ def test_only_digits_are_mixed(tiny: ModuleType) -> None:
     assert batch.targets.shape == (10, 10)
     assert not torch.equal(batch.targets, F.one_hot(batch.labels, 10).float())
     assert batch.inputs.shape == (20, 8000)
-
-
-def test_a_mask_selects_whole_clips(tiny: ModuleType) -> None:
-    clips = tiny.bursts(10)
-    chosen = clips.select(clips.labels > 7)
-    assert chosen.labels.tolist() == [8, 9]
-    assert torch.equal(chosen.waveforms, clips.waveforms[8:])
-    assert len(chosen.lengths) == 2
 
 
 @pytest.mark.parametrize(("digits", "others"), [(16, 0), (15, 5), (3, 9), (2, 1), (7, 6)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from digit_detector.errors import CheckpointError, DataError
 from digit_detector.labels import PIPELINES
@@ -50,7 +48,7 @@ def tiny_model(tiny: ModuleType, seed: int, temperature: float = 1.0) -> DigitMo
 def contrary(tiny: ModuleType) -> DigitModel:
     """A model that calls each digit by the name of the next one, a digit a hiss and a hiss a digit."""
     model: DigitModel = tiny.TinyModel()
-    model.load_state_dict(tiny.train(tiny.config(epochs=16, negative_share=0.25), others=OTHERS).best_weights)
+    model.load_state_dict(tiny.train(tiny.config(epochs=16, negative_ratio=0.25), others=OTHERS).best_weights)
     last: Any = model.layers[-1]  # type: ignore[index]
     with torch.no_grad():
         for rows in (last.weight, last.bias):
@@ -66,7 +64,7 @@ def test_several_give_their_mean_whatever_their_temperature(tiny: ModuleType, tm
         save(tiny, model, tmp_path / f"seed{number}" / "mfcc_classifier")
     clips = tiny.bursts(7).waveforms
     with torch.no_grad():
-        outputs = torch.stack([model.logits(clips) for model in models])
+        outputs = torch.stack([model.forward_waveform(clips) for model in models])
     digits, presence = EnsembleTeacher(str(tmp_path), CPU).predict_proba(clips)
     torch.testing.assert_close(digits, outputs[:, :, :10].softmax(dim=2).mean(dim=0))
     torch.testing.assert_close(presence, outputs[:, :, 10].sigmoid().mean(dim=0))
@@ -79,7 +77,7 @@ def test_each_pipeline_can_teach(tiny: ModuleType, tmp_path: Path, name: str) ->
     store.identity = replace(store.identity, pipeline=name)
     store.save_best(1, model.state_dict(), {})
     with torch.no_grad():
-        outputs = model.logits(clips)
+        outputs = model.forward_waveform(clips)
     digits, presence = EnsembleTeacher(str(tmp_path), CPU).predict_proba(clips)
     torch.testing.assert_close(digits, outputs[:, :10].softmax(dim=1))
     torch.testing.assert_close(presence, outputs[:, 10].sigmoid())
@@ -136,12 +134,12 @@ def test_a_student_learns_from_its_teacher_instead_of_the_labels(
 
     def rates(weight: float) -> tuple[float, float, float]:
         """How often a student names the digit, the next digit, and tells digits from hisses."""
-        taught = {"teacher_dir": str(tmp_path), "teacher_share": weight}
+        taught = {"teacher_dir": str(tmp_path), "distillation_weight": weight}
         student = tiny.TinyModel()
-        config = tiny.config(epochs=16, negative_share=0.25, patience=0, **taught)
+        config = tiny.config(epochs=16, negative_ratio=0.25, patience=0, **taught)
         tiny.train(config, others=OTHERS, build=lambda: student)
         with torch.no_grad():
-            outputs = student.eval().logits(clips.waveforms)
+            outputs = student.eval().forward_waveform(clips.waveforms)
         predicted, labels = outputs[is_digit, :10].argmax(dim=1), clips.labels[is_digit]
         right = (predicted == labels, predicted == (labels + 1) % 10, (outputs[:, 10] > 0) == is_digit)
         first, second, third = (float(each.float().mean()) for each in right)
@@ -155,9 +153,9 @@ def test_a_student_learns_from_its_teacher_instead_of_the_labels(
 
 
 @pytest.mark.usefixtures("of_tiny")
-@pytest.mark.parametrize("negative_share", [0.0, 0.25])
+@pytest.mark.parametrize("negative_ratio", [0.0, 0.25])
 def test_the_loss_is_interpolated(
-    tiny: ModuleType, contrary: DigitModel, tmp_path: Path, negative_share: float
+    tiny: ModuleType, contrary: DigitModel, tmp_path: Path, negative_ratio: float
 ) -> None:
     class First(NullCallback):
         loss = 0.0
@@ -168,45 +166,15 @@ def test_the_loss_is_interpolated(
     def train(**changes: Any) -> tuple[float, Training]:
         """The loss of the first step, in which all have the same weights, and the training."""
         first = First()
-        config = tiny.config(epochs=1, negative_share=negative_share, **changes)
+        config = tiny.config(epochs=1, negative_ratio=negative_ratio, **changes)
         training = tiny.train(config, others=OTHERS, callback=first)
         return first.loss, training
 
     save(tiny, contrary, tmp_path)
-    alone, *taught = train(), *(train(teacher_dir=str(tmp_path), teacher_share=weight) for weight in (0.0, 0.3, 1.0))
+    alone, *taught = (
+        train(),
+        *(train(teacher_dir=str(tmp_path), distillation_weight=weight) for weight in (0.0, 0.3, 1.0)),
+    )
     assert taught[0][0] == alone[0] != taught[2][0]
     assert taught[1][0] == pytest.approx(0.7 * taught[0][0] + 0.3 * taught[2][0])
     assert all(torch.equal(w, taught[0][1].best_weights[name]) for name, w in alone[1].best_weights.items())
-
-
-@pytest.mark.usefixtures("of_tiny")
-def test_teachers_get_the_augmented_batch_and_do_not_change(
-    tiny: ModuleType, contrary: DigitModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    by_student: list[Tensor] = []
-    by_teachers: list[Tensor] = []
-    teachers: list[EnsembleTeacher] = []
-    predict_proba = EnsembleTeacher.predict_proba
-
-    def recording(self: EnsembleTeacher, waveforms: Tensor) -> tuple[Tensor, Tensor]:
-        teachers[:] = [self]
-        by_teachers.append(waveforms.clone())
-        return predict_proba(self, waveforms)
-
-    class Recording(tiny.TinyModel):  # type: ignore[name-defined, misc]
-        def logits(self, waveforms: Tensor) -> Tensor:
-            if self.training:
-                by_student.append(waveforms.clone())
-            scores: Tensor = super().logits(waveforms)
-            return scores
-
-    monkeypatch.setattr(EnsembleTeacher, "predict_proba", recording)
-    save(tiny, contrary, tmp_path)
-    before = copy.deepcopy(contrary.state_dict())
-    tiny.train(tiny.config(epochs=2, negative_share=0.25, teacher_dir=str(tmp_path)), build=Recording, others=OTHERS)
-    assert len(by_teachers) == len(by_student) == 10
-    assert all(torch.equal(*pair) for pair in zip(by_student, by_teachers, strict=True))
-    assert by_teachers[0].shape == (21, 8000), "digits and negatives"
-    ((model,),) = [each.models for each in teachers]
-    assert not model.training
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -14,9 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-
-from ml_training.training.gradients import shared_momentum
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="limits of another kind")
 HERE = Path(__file__).resolve().parent
@@ -87,13 +84,3 @@ def test_one_line_says_that_no_batch_fits(tmp_path: Path, train: Callable[..., A
     error = train(tmp_path, 4, "plain")["error"]
     assert error.startswith("not enough memory to train")
     assert "--batch_size" in error
-
-
-def test_micro_batches_together_move_the_statistics_as_far_as_one_batch() -> None:
-    norm, part = nn.BatchNorm1d(1, momentum=0.2), torch.tensor([[1.0], [3.0]])
-    with shared_momentum([norm], 4):
-        for _ in range(4):
-            norm(part)
-    assert norm.momentum == 0.2
-    assert norm.running_mean is not None
-    assert float(norm.running_mean) == pytest.approx(0.2 * 2.0)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from digit_detector.labels import MEL_CNN, MFCC, RAW_CNN
+from digit_detector.labels import MEL_CNN, MFCC
 from ml_training.config import AugmentationConfig, TrainConfig
 from ml_training.data.feature_cache import FOLDER_VARIABLE, Cache, use_cache
 from ml_training.pipelines import get_pipeline
 from ml_training.training import precomputed_features
-from ml_training.training.batches import Clips, MappedRows
+from ml_training.training.batches import Clips
 from ml_training.training.checkpoint import BEST, weights_hash
 from ml_training.training.classification import build_model, predict_batches
 from ml_training.training.experiment import run
@@ -47,38 +47,33 @@ def test_a_training_has_the_same_bits_without_a_cache_filling_one_with_a_full_on
     made = {entry.kind: entry.path.stat().st_mtime_ns for entry in Cache().entries()}
     assert set(made) >= {"recordings", "features", "words"}
     assert trained(tiny_folder, tmp_path / "2", MFCC, **settings) == without
-    assert trained(tiny_folder, tmp_path / "3", MFCC, waveforms="mapped", **settings) == without
+    assert trained(tiny_folder, tmp_path / "3", MFCC, clip_storage="mapped", **settings) == without
     assert {entry.kind for entry in Cache().entries()} == set(made), "nothing was made again under another name"
 
 
 @pytest.mark.parametrize("pipeline", [MFCC, MEL_CNN])
-@pytest.mark.parametrize("answering", [False, True])
+@pytest.mark.parametrize("inference", [False, True])
 def test_a_network_says_of_features_what_it_says_of_the_clips(
-    pipeline: str, answering: bool, tiny: ModuleType, tmp_path: Path
+    pipeline: str, inference: bool, tiny: ModuleType, tmp_path: Path
 ) -> None:
     clips = tiny.bursts(30)
     model = built(pipeline, clips)
     with use_cache(Cache(tmp_path)):
-        features = precomputed_features.compute_features(model, clips, answering)
+        features = precomputed_features.compute_features(model, clips, inference)
     assert features is not None
-    if answering:
+    if inference:
         outputs, of_features = (
             predict_batches(model, clips.waveforms, 30),
             predict_batches(model, features, 30, precomputed=True),
         )
-        assert torch.equal(outputs.scores, of_features.scores)
-        assert torch.equal(outputs.digit, of_features.digit)
+        assert torch.equal(outputs.digit_logits, of_features.digit_logits)
+        assert torch.equal(outputs.presence_logit, of_features.presence_logit)
 
 
 def built(pipeline: str, clips: Clips) -> Any:
     config = TrainConfig(augmentation=AugmentationConfig(enabled=False))
     found = get_pipeline(pipeline)
-    return build_model(found, config.resolved(pipeline, found.recipe), clips)
-
-
-def test_a_network_of_waveforms_has_none(tiny: ModuleType) -> None:
-    clips = tiny.bursts(30)
-    assert precomputed_features.compute_features(built(RAW_CNN, clips), clips, answering=True) is None
+    return build_model(found, config.resolve(pipeline, found.recipe), clips)
 
 
 def test_other_clips_another_mode_and_another_front_end_have_other_entries(tiny: ModuleType, tmp_path: Path) -> None:
@@ -94,17 +89,3 @@ def test_other_clips_another_mode_and_another_front_end_have_other_entries(tiny:
         table.mul_(1.001)
         precomputed_features.compute_features(model, clips, True)
     assert (kept.hits, kept.misses) == (1, 4), name
-
-
-def test_clips_on_disk_have_their_features_there(tiny: ModuleType, tmp_path: Path) -> None:
-    clips = tiny.bursts(30)
-    model = built(MFCC, clips)
-    rows = MappedRows(clips.waveforms.numpy(), torch.arange(30).numpy())
-    on_disk = Clips(rows, clips.lengths, clips.labels)
-    with use_cache(Cache(tmp_path)):
-        found = precomputed_features.compute_features(model, on_disk, answering=True)
-        expected = precomputed_features.compute_features(model, clips, answering=True)
-    assert isinstance(found, MappedRows)
-    assert isinstance(expected, torch.Tensor)
-    assert torch.equal(found.select(torch.arange(30) > 27)[:], expected[28:])
-    assert torch.equal(found[torch.tensor([3, 1])], expected[torch.tensor([3, 1])])

@@ -7,12 +7,11 @@ from types import ModuleType
 import pytest
 import torch
 
-from digit_detector.errors import CheckpointError, ConfigError
+from digit_detector.errors import ConfigError
 from ml_training.config import TrainConfig
-from ml_training.training.checkpoint import load_weights
-from ml_training.training.classification import build_model, predict, predict_batches, predict_probabilities
+from ml_training.training.classification import predict, predict_batches, predict_probabilities
 from ml_training.training.schedules import Schedule
-from ml_training.training.seeding import CPU, choose_device, choose_precision, step_seed
+from ml_training.training.seeding import CPU, choose_device, choose_precision
 
 
 def test_fp16_on_a_cpu_is_refused_and_other_precisions_are_not() -> None:
@@ -29,44 +28,16 @@ def test_missing_cuda_is_refused() -> None:
         choose_device(TrainConfig(device="cuda"))
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_is_found_and_trains_in_mixed_precision() -> None:
-    device = choose_device(TrainConfig())
-    assert device.type == "cuda"
-    assert choose_precision(TrainConfig(), device) is torch.float16
-
-
-def test_seeds_differ_for_every_position() -> None:
-    places = [(s, e, t, r) for s in range(3) for e in range(5) for t in range(-1, 5) for r in range(3)]
-    seeds = {step_seed(*place) for place in places}
-    assert len(seeds) == len(places)
-    assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-def test_one_seed_builds_the_same_model_twice(tiny: ModuleType) -> None:
-    first, same, other = (
-        build_model(tiny.TINY, tiny.config(seed=s), tiny.bursts(10)).state_dict()["layers.1.weight"] for s in (5, 5, 6)
-    )
-    assert torch.equal(first, same)
-    assert not torch.equal(first, other)
-
-
 def test_outputs_do_not_depend_on_batches(tiny: ModuleType) -> None:
     model, waveforms = tiny.TinyModel(), tiny.bursts(300).waveforms
     probabilities = predict_probabilities(model, waveforms)
     assert probabilities.shape == (300, 10)
     assert probabilities.sum(axis=1) == pytest.approx(1.0, abs=1e-5)
     outputs = predict(model, waveforms)
-    assert outputs.digit.shape == (300,)
-    assert not outputs.digit.requires_grad
+    assert outputs.presence_logit.shape == (300,)
+    assert not outputs.presence_logit.requires_grad
     for whole, parts in zip(outputs, predict_batches(model, waveforms, 7), strict=True):
         torch.testing.assert_close(whole, parts)
-
-
-def test_weights_of_another_network_are_refused(tiny: ModuleType) -> None:
-    with pytest.raises(CheckpointError, match="do not fit"):
-        load_weights(tiny.TinyModel(), {"foreign": torch.zeros(3)}, "folder")
 
 
 def rates(kind: str, peak: float, epochs: int, steps: int) -> list[float]:

@@ -29,7 +29,7 @@ needs_mlflow = pytest.mark.skipif(not INSTALLED, reason='MLflow is not installed
 def trained(tiny: ModuleType, folder: Path, mlflow: str, **changes: Any) -> RunOutcome:
     config = TrainConfig(
         models_dir=str(folder / "models"), log_dir=str(folder / "my logs"), mlflow=mlflow, device="cpu", threads=1,
-        epochs=3, learning_rate=0.03, batch_size=8, negative_share=0.0, **changes,
+        epochs=3, learning_rate=0.03, batch_size=8, negative_ratio=0.0, **changes,
     )  # fmt: skip
     return run(config, corpus=tiny.corpus(), pipelines=[tiny.TINY])
 
@@ -66,7 +66,7 @@ def test_a_training_is_kept_in_a_file_of_the_logs(tiny: ModuleType, tmp_path: Pa
     assert rows(database, "select name, status from runs") == [("mfcc 1", "FINISHED")]
     parameters = dict(rows(database, "select key, value from params"))
     assert parameters["seed"] == "5"
-    assert parameters["augmentation.shift"] == "0.0"
+    assert parameters["augmentation.time_shift"] == "0.0"
     losses = rows(database, "select step, value from metrics where key = 'validation_loss' order by step")
     assert losses == [(record.epoch, pytest.approx(record.validation_loss)) for record in result.history]
     assert rows(database, "select value from metrics where key = 'test_accuracy'") == [(result.test.accuracy,)]

@@ -35,7 +35,7 @@ from ml_training.training.trainer import NullCallback, Training
 
 DATA_HASH = "0123456789abcdef"
 AUGMENTATION = AugmentationConfig(  # a burst that moved would be another digit, a noise that comes and goes is a burst
-    speed=(1.0, 1.0), shift=0.0, snr_db=(5.0, 50.0), generated_share=0.0
+    speed=(1.0, 1.0), time_shift=0.0, snr_db=(5.0, 50.0), procedural_ratio=0.0
 )  # fmt: skip
 
 
@@ -49,7 +49,7 @@ class TinyModel(DigitModel):
             nn.Linear(32, OUTPUTS),
         )  # fmt: skip
 
-    def logits(self, waveforms: Tensor) -> Tensor:
+    def forward_waveform(self, waveforms: Tensor) -> Tensor:
         return self.layers(F.avg_pool1d(waveforms.abs()[:, None, :], 200)[:, 0])
 
 
@@ -60,8 +60,8 @@ class DivergingModel(TinyModel):
         super().__init__()
         self.bad = {step_seed(0, *place) for place in bad}
 
-    def logits(self, waveforms: Tensor) -> Tensor:
-        scores = super().logits(waveforms)
+    def forward_waveform(self, waveforms: Tensor) -> Tensor:
+        scores = super().forward_waveform(waveforms)
         return scores * float("nan") if self.training and torch.initial_seed() in self.bad else scores
 
 
@@ -109,7 +109,7 @@ def both(digits: int, others: int, seed: int = 0) -> Clips:
 
 
 def config(**changes: Any) -> TrainConfig:
-    return TrainConfig(**{"device": "cpu", "negative_share": 0.0, **changes}).resolved("mfcc", TINY.recipe)
+    return TrainConfig(**{"device": "cpu", "negative_ratio": 0.0, **changes}).resolve("mfcc", TINY.recipe)
 
 
 def store(folder: Path, settings: TrainConfig, **kwargs: Any) -> CheckpointStore:

@@ -20,13 +20,13 @@ from ml_training.tuning.study import STUDY, open_journal
 optuna = pytest.importorskip("optuna")
 ROOT = Path(__file__).resolve().parents[2]
 SPACE = {"learning_rate": {"from": 0.0001, "to": 0.1, "scale": "log"}, "batch_size": [16, 32], "width": [0.5, 1.0]}
-SETTINGS = ["--pipeline", "mfcc", "--dataset", "folder", "--epochs", "3", "--negative_share", "0", "--device", "cpu"]
+SETTINGS = ["--pipeline", "mfcc", "--dataset", "folder", "--epochs", "3", "--negative_ratio", "0", "--device", "cpu"]
 needs_signals = pytest.mark.skipif(os.name == "nt", reason="signals of another kind")
 
 
 def search(recordings, output, **changes):
     shared = {"pipeline": "mfcc", "dataset": "folder", "data_dir": str(recordings), "device": "cpu", "epochs": 3}
-    config = {**shared, "negative_share": 0.0, **changes.pop("settings", {})}
+    config = {**shared, "negative_ratio": 0.0, **changes.pop("settings", {})}
     return tune(SearchSpec(**{"config": config, "space": SPACE, "trials": 8, "output": str(output), **changes}))
 
 

@@ -38,25 +38,25 @@ def augment(waveforms: Tensor, lengths: Tensor, config: AugmentationConfig) -> T
 
     Raises DataError when `config.noise_dir` holds no sound that can be read.
     """
-    if config.trim_probability:
-        waveforms = crop_edges(waveforms, lengths, config.trim_probability, config.trim)
+    if config.edge_crop_probability:
+        waveforms = crop_edges(waveforms, lengths, config.edge_crop_probability, config.edge_crop)
     pitch = torch.ones(len(waveforms), device=waveforms.device)
-    if config.tract_probability or config.pitch_probability:
-        formants = _sometimes(pitch, config.tract_probability, config.tract)
+    if config.formant_shift_probability or config.pitch_probability:
+        formants = _sometimes(pitch, config.formant_shift_probability, config.formant_shift)
         pitch = _sometimes(pitch, config.pitch_probability, config.pitch)
         highest = config.pitch[1] if config.pitch_probability else 0.0
         waveforms = shift_formants_and_pitch(waveforms, formants, pitch, highest)
-    placed, durations = place(waveforms, lengths, config.speed, config.shift, pitch)
+    placed, durations = place(waveforms, lengths, config.speed, config.time_shift, pitch)
 
     n = _PADDED_FOR_ROOMS if config.reverb_probability else _PADDED
     spectra = torch.fft.rfft(placed, n=n)
-    if config.equaliser_db or config.tilt_db:
-        spectra *= random_response(placed, n // 2 + 1, config.equaliser_db, config.tilt_db)
+    if config.random_eq_db or config.tilt_db:
+        spectra *= random_response(placed, n // 2 + 1, config.random_eq_db, config.tilt_db)
     if config.noise_probability:
         noise = random_noise(spectra, durations, config)
     if config.reverb_probability:
         chosen = _chosen(pitch, config.reverb_probability)
-        spectra *= reverberation(n, _uniform(pitch, config.rt60), _uniform(pitch, config.direct_db), chosen)
+        spectra *= reverberation(n, _uniform(pitch, config.rt60), _uniform(pitch, config.drr_db), chosen)
     if config.noise_probability:
         spectra += noise
     if config.band_probability:
@@ -68,11 +68,11 @@ def augment(waveforms: Tensor, lengths: Tensor, config: AugmentationConfig) -> T
     varied: Tensor = torch.fft.irfft(spectra, n=n)[:, :NUM_SAMPLES]
 
     if telephone is not None:
-        varied = quantize(varied, telephone, _uniform(pitch, config.peak_db), mu_law=True)
-    if config.eight_bit_probability:
-        chosen = _chosen(pitch, config.eight_bit_probability)
-        varied = quantize(varied, chosen, _uniform(pitch, config.peak_db), mu_law=False)
-    return varied * torch.exp(_uniform(pitch, config.level_db) * _NEPERS)[:, None]
+        varied = quantize(varied, telephone, _uniform(pitch, config.peak_dbfs), mu_law=True)
+    if config.quantize_probability:
+        chosen = _chosen(pitch, config.quantize_probability)
+        varied = quantize(varied, chosen, _uniform(pitch, config.peak_dbfs), mu_law=False)
+    return varied * torch.exp(_uniform(pitch, config.gain_db) * _NEPERS)[:, None]
 
 
 def crop_edges(waveforms: Tensor, lengths: Tensor, probability: float, share: float) -> Tensor:
@@ -131,15 +131,15 @@ def _cubic(waveforms: Tensor, positions: Tensor) -> Tensor:
     return here.add_(curve, alpha=0.5)
 
 
-def random_response(waveforms: Tensor, bins: int, equaliser_db: float, tilt_db: float = 0.0) -> Tensor:
-    """(B, bins) gains of a smooth random equaliser, at most `equaliser_db` either way, and of a random tilt.
+def random_response(waveforms: Tensor, bins: int, random_eq_db: float, tilt_db: float = 0.0) -> Tensor:
+    """(B, bins) gains of a smooth random equaliser, at most `random_eq_db` either way, and of a random tilt.
 
     The tilt is at most `tilt_db` an octave either way and leaves 1 kHz as it is.
     """
     b, device = len(waveforms), waveforms.device
     position = torch.linspace(0, _KNOTS - 1, bins, device=device)
     hats = (1 - (position - torch.arange(_KNOTS, device=device)[:, None]).abs()).clamp_min_(0)  # (knots, bins)
-    curve = ((torch.rand(b, _KNOTS, device=device) * 2 - 1) * equaliser_db) @ hats  # dB
+    curve = ((torch.rand(b, _KNOTS, device=device) * 2 - 1) * random_eq_db) @ hats  # dB
     if tilt_db:
         octaves = torch.log2(_hertz(bins, device) / _TILT_PIVOT).clamp_min_(-_TILT_OCTAVES)
         curve += _uniform(waveforms, (-tilt_db, tilt_db))[:, None] * octaves
@@ -164,7 +164,7 @@ def random_noise(spectra: Tensor, durations: Tensor, config: AugmentationConfig)
     shapes = shapes / shapes.square().mean(dim=1, keepdim=True).sqrt()
     colour = torch.randint(_SLOPES, (b,), device=device)
     coloured = (power * (padded**2 / 2 / (2 * bins))).sqrt()
-    share = config.generated_share if config.noise_dir is None else config.recorded_share
+    share = config.procedural_ratio if config.noise_dir is None else config.recorded_ratio
     if share:
         varied = _chosen(durations, share)
         sounds = sample_noise(config.noise_dir, b, device)  # (B, T) of unit power

@@ -22,16 +22,16 @@ _STEEPNESS = 4  # order of the band limits, 24 dB an octave
 _TELEPHONE_STEEPNESS = 12
 
 
-def reverberation(points: int, rt60: Tensor, direct_db: Tensor, chosen: Tensor) -> Tensor:
+def reverberation(points: int, rt60: Tensor, drr_db: Tensor, chosen: Tensor) -> Tensor:
     """(B, K) complex gains of a random room for each clip, 1 where not `chosen` (B,).
 
-    White noise that decays by 60 dB in `rt60` (B,) seconds follows the direct sound, whose energy is `direct_db` (B,)
+    White noise that decays by 60 dB in `rt60` (B,) seconds follows the direct sound, whose energy is `drr_db` (B,)
     above that of the noise (Polack's model of late reverberation, 1988).
     """
     time = torch.arange(1, LONGEST_TAIL + 1, device=rt60.device) / SAMPLE_RATE
     tail = torch.randn(len(rt60), LONGEST_TAIL, device=rt60.device)
     tail.mul_(torch.exp(time / rt60[:, None] * -_DECAY))
-    level = torch.exp(direct_db * (-math.log(10.0) / 20.0)) * chosen
+    level = torch.exp(drr_db * (-math.log(10.0) / 20.0)) * chosen
     tail.mul_((level / tail.square().sum(dim=1).clamp_min(1e-12).sqrt())[:, None])
     response: Tensor = torch.fft.rfft(functional.pad(tail, (1, 0)), n=points)
     return response.add_(1.0)
@@ -56,13 +56,13 @@ def telephone_band(points: int, chosen: Tensor) -> Tensor:
     return torch.where(chosen[:, None], line, 1.0)
 
 
-def quantize(waveforms: Tensor, chosen: Tensor, peak_db: Tensor, mu_law: bool) -> Tensor:
+def quantize(waveforms: Tensor, chosen: Tensor, peak_dbfs: Tensor, mu_law: bool) -> Tensor:
     """(B, T) clips, quantised to 8 bits (linear or mu-law) where `chosen` (B,), their levels kept.
 
-    Each is quantised with its peak `peak_db` (B,) from full scale: the lower, the coarser.
+    Each is quantised with its peak `peak_dbfs` (B,) from full scale: the lower, the coarser.
     """
     peak = waveforms.abs().amax(dim=1).clamp_min(1e-9)
-    scale = (torch.exp(peak_db * (math.log(10.0) / 20.0)) / peak)[:, None]
+    scale = (torch.exp(peak_dbfs * (math.log(10.0) / 20.0)) / peak)[:, None]
     scaled = (waveforms * scale).clamp(-1.0, 1.0)
     if mu_law:
         steps = scaled.abs().mul_(MU).log1p_().mul_(127.0 / math.log1p(MU)).round_()
