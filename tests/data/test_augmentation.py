@@ -81,7 +81,7 @@ def test_everything_works_on_a_gpu(varied, clips, lengths, noise_dir):
 
 
 @pytest.mark.parametrize(
-    "name", ["formant_shift", "pitch", "band", "reverberation", "telephone", "eight bits", "noise"]
+    "name", ["tract", "pitch", "band", "reverberation", "telephone", "eight bits", "noise"]
 )
 def test_as_often_as_wanted(varied, vowel, name):
     many = vowel(125.0, 1000.0).repeat(200, 1)
