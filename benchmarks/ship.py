@@ -204,7 +204,8 @@ def main() -> int:
     parser.add_argument("--score", action="store_true", help="score what lies there, log it, write docs and cards")
     arguments = parser.parse_args()
     work = arguments.work.resolve()
-    trained(work, arguments.jobs)
+    if arguments.install or not arguments.score:
+        trained(work, arguments.jobs)
     if arguments.install:
         install(work)
     if arguments.score:
@@ -213,7 +214,7 @@ def main() -> int:
         print(table(found))
         put_into_readme(BEGIN, table(found), END)
         for pipeline in PIPELINES:
-            (ROOT / "ml_training" / PRETRAINED / f"{pipeline}.md").write_text(card(pipeline, found), encoding="utf-8")
+            (ROOT / "digit_detector" / PRETRAINED / f"{pipeline}.md").write_text(card(pipeline, found), encoding="utf-8")
     return 0
 
 

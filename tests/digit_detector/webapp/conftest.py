@@ -29,7 +29,7 @@ def _serving(settings: ServerLimits | None = None, **options: object) -> Iterato
         server = make_server(make_app(settings, **options), settings)
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while not server.started:
             assert thread.is_alive(), "the server ended"
             assert time.monotonic() < until, "the server did not start"
