@@ -214,7 +214,8 @@ def main() -> int:
         print(table(found))
         put_into_readme(BEGIN, table(found), END)
         for pipeline in PIPELINES:
-            (ROOT / "digit_detector" / PRETRAINED / f"{pipeline}.md").write_text(card(pipeline, found), encoding="utf-8")
+            place = ROOT / "digit_detector" / PRETRAINED / f"{pipeline}.md"
+            place.write_text(card(pipeline, found), encoding="utf-8")
     return 0
 
 
