@@ -80,9 +80,7 @@ def test_everything_works_on_a_gpu(varied, clips, lengths, noise_dir):
     torch.testing.assert_close(once, again)
 
 
-@pytest.mark.parametrize(
-    "name", ["tract", "pitch", "band", "reverberation", "telephone", "eight bits", "noise"]
-)
+@pytest.mark.parametrize("name", ["tract", "pitch", "band", "reverberation", "telephone", "eight bits", "noise"])
 def test_as_often_as_wanted(varied, vowel, name):
     many = vowel(125.0, 1000.0).repeat(200, 1)
     ((setting, _),) = EFFECTS[name].items()
