@@ -317,7 +317,7 @@ def test_impossible_plans_and_failed_folds_are_errors(tiny_corpus, tmp_path):
 
     class Diverging(Energies):
         def forward_waveform(self, waveforms):
-            return super().logits(waveforms) * float("nan")
+            return super().forward_waveform(waveforms) * float("nan")
 
     expected = r"2 of 2 folds failed.*mfcc, seed 0, without speaker1: the loss became nan"
     with pytest.raises(TrainingError, match=expected):
