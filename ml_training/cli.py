@@ -15,22 +15,22 @@ from digit_detector.errors import did_you_mean
 # sub-command -> module with main(argv) -> exit code, what it does
 DOORS = {
     "train": ("ml_training.train", "train one pipeline or all three on recordings of spoken digits"),
-    "predict": ("ml_training.inference", "say which digit is spoken in recordings"),
-    "listen": ("digit_detector.listen", "hear a microphone or a file and tell every digit as it is said"),
-    "serve": ("digit_detector.serve", "open a page in the browser that hears digits; HTTP and WebSocket"),
-    "train-spotter": ("ml_training.train_spotter", "train the network that hears digits in live sound"),
+    "predict": ("ml_training.inference", "recognise digits in recordings; folders to tables"),
+    "listen": ("digit_detector.listen", "detect digits live, from a microphone or in files"),
+    "serve": ("digit_detector.serve", "serve the web page, HTTP and WebSocket"),
+    "train-spotter": ("ml_training.train_spotter", "train the keyword spotter of live detection"),
     "tune-threshold": (
         "digit_detector.tune_threshold",
-        "choose how sure the live detector must be, and draw the choice",
+        "choose the detection threshold for a false-alarm rate",
     ),
-    "tune": ("ml_training.tune", "search for better settings: grid, random, TPE; what is hopeless is given up early"),
-    "evaluate": ("ml_training.evaluate", "score models by named protocols: other speakers, noise, calibration"),
-    "export": ("ml_training.export", "turn checkpoints into files that answer: fp32, and int8 of a third of its size"),
-    "inspect": ("ml_training.inspect_model", "tell what a model file says of itself and what it is made of"),
-    "versions": ("ml_training.versions", "list, compare, promote and prune what trainings left"),
-    "cache": ("ml_training.cache", "list, bound and clear what is kept between trainings"),
+    "tune": ("ml_training.tune", "search hyperparameters: grid, random, TPE, with pruning"),
+    "evaluate": ("ml_training.evaluate", "evaluate models: unseen speakers, noise, calibration, rejection"),
+    "export": ("ml_training.export", "export checkpoints to ONNX, fp32 and int8"),
+    "inspect": ("ml_training.inspect_model", "print metadata and graph of a model file"),
+    "versions": ("ml_training.versions", "list, compare, promote, roll back and prune model versions"),
+    "cache": ("ml_training.cache", "list, limit and clear the cache"),
     "benchmark": ("ml_training.benchmark", "measure speed, memory, size and accuracy of exported models"),
-    "demo": ("ml_training.demo", "run the whole chain small and show what passed"),
+    "demo": ("ml_training.demo", "run every step of the system, small"),
 }
 
 
