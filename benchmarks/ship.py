@@ -140,19 +140,19 @@ def install(work: Path) -> None:
 
 
 def score(work: Path) -> None:
-    """What lies in digit_detector/pretrained by every protocol; each look at evaluation-only clips is logged.
+    """Score the models of digit_detector/pretrained by every protocol, and log each scoring of evaluation-only clips.
 
-    The files in 8 bits, which answer as the others do, are scored on the official test and on clean strangers alone.
+    The int8 files are scored on the official test and on clean unseen speakers only.
     """
     config, places = TrainConfig(dataset="fsdd"), folders_of(corpora(), EVALUATION)
-    heard = {FP32: (WITH_FOLDER, places), INT8: ((UNSEEN_SPEAKERS,), {"folders": places["folders"]})}
-    for precision, (names, folders) in heard.items():
+    protocols_of = {FP32: (WITH_FOLDER, places), INT8: ((UNSEEN_SPEAKERS,), {"folders": places["folders"]})}
+    for precision, (names, folders) in protocols_of.items():
         output = work / ("results" if precision == FP32 else f"results_{precision}")
         for protocols, more in (((OFFICIAL,), {}), (names, {**folders, "log_scoring": str(DOCS / SCORING_LOG)})):
-            asked = Request(
+            request = Request(
                 protocols, config, models_dirs=(PRETRAINED,), precision=precision, output=str(output), **more
             )
-            evaluate(asked, report=lambda line: print(line, file=sys.stderr, flush=True))
+            evaluate(request, report=lambda line: print(line, file=sys.stderr, flush=True))
         update_docs(output, PARTS[precision])
 
 

@@ -116,13 +116,13 @@ def tiny_network(tiny_corpus: Corpus) -> nn.Module:
         optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
         for _ in range(60):
             optimizer.zero_grad()
-            heard = network(everything)
-            loss = nn.functional.cross_entropy(heard.digit_logits[: len(labels)], labels)
-            (loss + nn.functional.binary_cross_entropy_with_logits(heard.presence_logit, is_digit)).backward()
+            outputs = network(everything)
+            loss = nn.functional.cross_entropy(outputs.digit_logits[: len(labels)], labels)
+            (loss + nn.functional.binary_cross_entropy_with_logits(outputs.presence_logit, is_digit)).backward()
             optimizer.step()
-        heard = network(everything)
-        assert (heard.digit_logits[: len(labels)].argmax(1) == labels).all()
-        assert torch.equal(heard.presence_logit > 0, is_digit > 0)
+        outputs = network(everything)
+        assert (outputs.digit_logits[: len(labels)].argmax(1) == labels).all()
+        assert torch.equal(outputs.presence_logit > 0, is_digit > 0)
     return network.eval()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -25,14 +26,14 @@ SOUNDS_LIKE = {"to": 2, "too": 2, "for": 4, "fore": 4, "won": 1, "ate": 8, "oh":
 _PADDING = 0.3  # seconds of silence on both sides of a clip, for Whisper
 
 
-class Baseline:
+class Baseline(ABC):
     """A recogniser of clips at WIDE Hz. A subclass defines `one`."""
 
     megabytes: float  # of its model files
 
+    @abstractmethod
     def one(self, samples: Floats) -> int:
         """The digit in (T,) samples, or NOTHING."""
-        raise NotImplementedError
 
     def many(self, clips: Floats) -> NDArray[np.int64]:
         """(N, T) -> (N,)."""
