@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import threading
 from asyncio import StreamReader, StreamWriter
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ READY = b"[]\n"  # first line of a child, once it can work
 _MAX_LINE_BYTES = 1 << 24
 _START_SECONDS, _STOP_SECONDS = 60.0, 5.0
 _RETRY_SECONDS = 2.0  # between two attempts to start
+# uvloop raises where event loops in two threads of a process spawn children at the same time.
+_spawning = threading.Lock()
 _log = logging.getLogger("digits.serve")
 
 
@@ -56,10 +59,15 @@ class ChildProcess:
     async def start(self) -> None:
         """Start it and wait until it is ready. Raises StreamError, OSError."""
         environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, *self._arguments, stdin=PIPE, stdout=PIPE, limit=_MAX_LINE_BYTES,
-            env={**os.environ, **environment},
-        )  # fmt: skip
+        while not _spawning.acquire(blocking=False):
+            await asyncio.sleep(0.01)
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, *self._arguments, stdin=PIPE, stdout=PIPE, limit=_MAX_LINE_BYTES,
+                env={**os.environ, **environment},
+            )  # fmt: skip
+        finally:
+            _spawning.release()
         ready = b""
         try:
             with contextlib.suppress(TimeoutError):
