@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,12 @@ from typing import Any
 from digit_detector.errors import ConfigError
 
 SHIPPED = Path(__file__).with_name("thresholds.json")
-_EARLIER_KEYS = {"spotted": "spotter_threshold", "digit": "detection_threshold"}  # of 0.1
+DIGITS, ANY = "digits", "any"
+CONTEXTS = {
+    DIGITS: "digits of utterances in which nothing else is said, at the end of the utterance",
+    ANY: "digits anywhere, also within sentences, at once",
+}
+THRESHOLDS = ("digits_threshold", "any_threshold", "other_ratio")  # chosen by `digits tune-threshold`
 
 
 def _field(default: Any, least: float, most: float) -> Any:
@@ -22,74 +25,63 @@ def _field(default: Any, least: float, most: float) -> Any:
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """Constants of the live detector. Frames are 16 ms, blocks 32 ms. Raises ConfigError that lists every fault."""
+    """Constants of the live detector. Frames are 32 ms. Raises ConfigError that lists every fault."""
 
-    # Operating point, chosen by `digits tune-threshold`; see thresholds.json.
-    spotter_threshold: float = dataclasses.field(metadata={"range": (0.0, 1.0)})  # of a candidate's smoothed posterior
-    detection_threshold: float = dataclasses.field(metadata={"range": (0.0, 1.0)})  # of a reported digit's confidence
+    # Operating point; see thresholds.json
+    digits_threshold: float = _field(0.3, 0.0, 1.0)  # least confidence of a digit in context "digits"
+    any_threshold: float = _field(0.8, 0.0, 1.0)  # the same in context "any"
+    other_ratio: float = _field(0.18, 0.0, 1.0)  # of other words among all words, above which an utterance is dropped
+
+    context: str = dataclasses.field(default=DIGITS, metadata={"choices": tuple(CONTEXTS)})
 
     # Resampler and high-pass filter
     resampler_flatness: float = _field(0.9, 0.1, 0.99)  # passband edge, as a fraction of the lower Nyquist frequency
     resampler_attenuation_db: float = _field(60.0, 21.0, 150.0)  # of the stopband
     high_pass_hz: float = _field(40.0, 0.1, 1000.0)  # -3 dB frequency
-
-    # Energy gate; levels in dB of full scale
-    energy_margin_db: float = _field(3.0, 0.0, 60.0)  # by which a block must exceed the background
-    background_rise_db: float = _field(0.05, 0.0, 10.0)  # per block; it falls at once
-    initial_background_db: float = _field(-60.0, -120.0, 0.0)
-    min_background_db: float = _field(-78.0, -120.0, 0.0)
-    energy_hangover_blocks: int = _field(20, 1, 1000)
-
-    # Voice activity and speech gate
-    vad_preroll_blocks: int = _field(10, 0, 60)  # before the energy gate opened
-    speech_threshold: float = _field(0.005, 0.0, 1.0)  # voice activity that opens the gate: words begin faintly
-    speech_release_ratio: float = _field(0.5, 0.0, 1.0)  # of speech_threshold, below which the hangover runs
-    speech_hangover_blocks: int = _field(15, 1, 1000)
-    spotter_preroll_blocks: int = _field(20, 0, 60)  # before the speech gate opened
-    history_blocks: int = _field(64, 32, 1024)  # of audio and voice activity that a stream keeps
     flush_seconds: float = _field(0.4, 0.0, 10.0)  # of the last sample, appended when a stream ends
 
-    # Peak picker
-    smoothing_frames: int = _field(3, 1, 3)  # over which posteriors are averaged
-    drop_ratio: float = _field(0.8, 0.0, 1.0)  # of its height, below which a peak is over
-    max_hold_frames: int = _field(3, 1, 100)  # without a new maximum, after which a peak is over
-    max_peak_frames: int = _field(12, 1, 1000)  # after which a peak is over in any case
-    rearm_ratio: float = _field(0.5, 0.0, 1.0)  # of spotter_threshold, below which the same digit may peak again
-    refractory_frames: int = _field(9, 0, 1000)  # between two candidates, at least
-    min_word_frames: float = _field(4.0, 0.0, 60.0)
-    latency_frames: float = _field(7.0, 0.0, 60.0)  # mean delay of a peak behind the end of its word
-    duplicate_seconds: float = _field(0.264, 0.0, 10.0)  # in which the same digit is the same word
+    # Beam search
+    beam_width: int = _field(8, 1, 100)  # hypotheses
+    posterior_floor: float = _field(0.01, 0.0, 0.5)  # of a token that extends a hypothesis
+    other_weight: float = _field(0.05, 0.0, 1.0)  # of the posterior of other words: digits are far more probable
+    other_floor: float = _field(0.3, 0.0, 1.0)  # posterior from which a frame counts as another word
+    commit_frames: int = _field(47, 4, 1000)  # after which a token of an utterance is decided
 
-    # Audio that the classifiers verify
-    margin_before_seconds: float = _field(0.35, 0.0, 1.0)
-    margin_after_seconds: float = _field(0.18, 0.0, 1.0)
-    min_margin_frames: float = _field(2.0, 0.0, 60.0)  # before a word, even where the word before it reaches into it
-    commit_confidence: float = _field(0.5, 0.0, math.inf)  # from which a word's audio is kept from the next candidate
+    # Context "digits"
+    endpoint_seconds: float = _field(0.32, 0.03, 5.0)  # of silence that end an utterance
+    speech_threshold: float = _field(0.5, 0.0, 1.0)  # of speech activity
+    max_utterance_seconds: float = _field(20.0, 1.0, 600.0)
+    guard_seconds: float = _field(0.3, 0.0, 10.0)  # after dropped speech, in which an utterance is dropped too
 
-    # Fusion: a logistic regression on the log-odds of (spotter, presence, classifier, voice); benchmarks/evidence.py
-    fusion_offset: float = _field(-1.39, -100.0, 100.0)
-    fusion_weights: tuple[float, float, float, float] = _field((0.61, 0.52, 0.56, 0.29), -100.0, 100.0)
-    probability_floor: float = _field(1e-4, 1e-12, 0.1)  # probabilities are clipped to [floor, 1 - floor]
+    # Context "any"
+    any_frames: int = _field(3, 1, 100)  # from the largest posterior of a token to its report
+
+    # Words
+    pair_seconds: float = _field(1.0, 0.0, 10.0)  # between "oh", "double" or "triple" and its digit, at most
+    token_seconds: float = _field(0.06, -1.0, 1.0)  # mean delay of a token's frame behind the end of its word
+    word_seconds: float = _field(0.4, 0.05, 2.0)  # longest duration given to a word
+
+    # Confidence: logistic regression on the log-odds of the token's largest posterior
+    confidence_offset: float = _field(0.0, -20.0, 20.0)
+    confidence_scale: float = _field(1.0, 0.01, 20.0)
 
     def __post_init__(self) -> None:
-        if isinstance(self.fusion_weights, list):  # from JSON
-            object.__setattr__(self, "fusion_weights", tuple(self.fusion_weights))
         faults = []
         for field in dataclasses.fields(self):
-            value, (least, most) = getattr(self, field.name), field.metadata["range"]
+            value = getattr(self, field.name)
+            if choices := field.metadata.get("choices"):
+                if value not in choices:
+                    faults.append(f"{field.name}: expected one of {', '.join(choices)}, got {value!r}")
+                continue
+            least, most = field.metadata["range"]
             kinds, expected = ((int,), "a whole number") if field.type == "int" else ((int, float), "a number")
-            values = [value]
-            if field.name == "fusion_weights":
-                values, expected = [*value] if isinstance(value, tuple) and len(value) == 4 else [None], "4 numbers"
-            if not all(type(v) in kinds and least <= v <= most for v in values):
+            if type(value) not in kinds or not least <= value <= most:
                 faults.append(f"{field.name}: expected {expected} from {least:g} to {most:g}, got {value!r}")
-        if not faults and max(self.vad_preroll_blocks, self.spotter_preroll_blocks) >= self.history_blocks:
-            faults.append(f"history_blocks: expected more than both prerolls, got {self.history_blocks}")
         if faults:
             raise ConfigError(faults, "detector config")
 
 
-def load_config(file: str | Path = SHIPPED) -> DetectorConfig:
+def load_config(file: str | Path = SHIPPED, context: str = DIGITS) -> DetectorConfig:
     """The config with the thresholds of a file of `digits tune-threshold`. Raises ConfigError that names its faults."""
     try:
         content: Any = json.loads(Path(file).read_text(encoding="utf-8"))
@@ -98,18 +90,10 @@ def load_config(file: str | Path = SHIPPED) -> DetectorConfig:
     except ValueError as error:
         raise ConfigError([f"invalid JSON: {error}"], str(file)) from error
     thresholds = content.get("thresholds") if isinstance(content, dict) else None
-    if isinstance(thresholds, dict) and thresholds.keys() == _EARLIER_KEYS.keys():
-        warnings.warn(
-            f"{file}: the keys spotted and digit are now spotter_threshold and detection_threshold",
-            FutureWarning, stacklevel=2,
-        )  # fmt: skip
-        thresholds = {new: thresholds[old] for old, new in _EARLIER_KEYS.items()}
-    if not isinstance(thresholds, dict) or thresholds.keys() != set(_EARLIER_KEYS.values()):
-        names = ", ".join(_EARLIER_KEYS.values())
-        raise ConfigError([f"expected thresholds: {names}, as tune-threshold writes them"], str(file))
-    return DetectorConfig(**thresholds)
-
-
-def make_config(spotted: float, digit: float) -> DetectorConfig:
-    """`Thresholds` of 0.1, with the names of its fields."""
-    return DetectorConfig(spotter_threshold=spotted, detection_threshold=digit)
+    if not isinstance(thresholds, dict) or thresholds.keys() != set(THRESHOLDS):
+        names = ", ".join(THRESHOLDS)
+        raise ConfigError(
+            [f"expected thresholds {names}: a file of an earlier version does not fit, run digits tune-threshold"],
+            str(file),
+        )
+    return DetectorConfig(**thresholds, context=context)

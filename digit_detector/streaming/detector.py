@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from digit_detector.acoustic_file import BLOCK_SECONDS
 from digit_detector.audio import SAMPLE_RATE, Floats
-from digit_detector.labels import PRETRAINED
-from digit_detector.streaming.config import DetectorConfig
+from digit_detector.errors import ConfigError
+from digit_detector.streaming.config import DetectorConfig, load_config
 from digit_detector.streaming.engine import Detection, Engine
-from digit_detector.streaming.stream_state import BLOCK_SECONDS
 
 __all__ = ["Detection", "StreamingDetector"]
 
@@ -21,18 +20,17 @@ class StreamingDetector:
     """Detects digits in one stream, independent of how its audio is cut into pieces. Thread-safe."""
 
     def __init__(
-        self, model_dir: str | Path = PRETRAINED, pipelines: Sequence[str] | None = None,
-        config: DetectorConfig | None = None, engine: Engine | None = None, spotter: str | Path | None = None,
-        thresholds: DetectorConfig | None = None,
+        self, context: str | None = None, config: DetectorConfig | None = None, model: str | Path | None = None,
+        engine: Engine | None = None,
     ) -> None:  # fmt: skip
-        """`model_dir` and `pipelines` name the classifiers that verify each word, as in load_classifier.
+        """`context` is "digits" (default): a digit counts in an utterance of digits alone, and is reported at its end;
+        or "any": digits anywhere, within sentences too, reported at once.
 
-        `pipelines` None uses those of CONFIRMING that the folder has. `config` None is the shipped one; load_config
-        reads a file of `digits tune-threshold`. `spotter` is a file of `digits train-spotter`, by default the bundled
-        one. An `engine` shared with other streams replaces all of these. `thresholds` is the deprecated name of
-        `config`. Raises ConfigError, ModelError, or MissingExtraError without the [live] extra.
+        `config` None is the shipped one; load_config reads a file of `digits tune-threshold`. `model` is a file of
+        `digits train-live`, by default the bundled one. An `engine` shared with other streams replaces all of these.
+        Raises ConfigError, ModelError.
         """
-        self.engine = engine or Engine(model_dir, pipelines, resolve_config(config, thresholds), spotter)
+        self.engine = engine or make_engine(context, config, model)
         self._lock = threading.Lock()
         self._stream = self.engine.new_stream()
 
@@ -53,7 +51,7 @@ class StreamingDetector:
         Raises UndecodableAudioError if all samples were 32-bit integers that hold 16-bit values.
         """
         with self._lock:
-            detections = self._process(self._stream.flush_blocks())
+            detections = self._process(self._stream.flush_blocks()) + self._stream.decoder.end_utterance()
             ended, self._stream = self._stream, self.engine.new_stream()
             ended.reader.check_scale()
             return detections
@@ -71,20 +69,27 @@ class StreamingDetector:
     @property
     def level_db(self) -> float:
         """Level of the last 32 ms in dB of full scale."""
-        return self._stream.energy.level_db
+        return self._stream.level_db
 
     @property
     def voice(self) -> float:
         """Probability of speech in the last 32 ms."""
         return self._stream.voice
 
+    @property
+    def provisional(self) -> list[Detection]:
+        """The digits of an utterance that has not ended; its end may change or drop them. Empty in context "any"."""
+        with self._lock:
+            return self._stream.decoder.provisional
+
     def _process(self, blocks: Sequence[Floats]) -> list[Detection]:
         return [d for block in blocks for d in self.engine.process([self._stream], [block])[0]]
 
 
-def resolve_config(config: DetectorConfig | None, thresholds: DetectorConfig | None) -> DetectorConfig | None:
-    """`config`, or the value of its deprecated name."""
-    if thresholds is None:
-        return config
-    warnings.warn("thresholds= is deprecated: pass config=", DeprecationWarning, stacklevel=3)
-    return thresholds
+def make_engine(context: str | None, config: DetectorConfig | None, model: str | Path | None) -> Engine:
+    """An engine of the given parts. Raises ConfigError where `context` contradicts `config`."""
+    if config is None:
+        config = load_config() if context is None else load_config(context=context)
+    elif context not in (None, config.context):
+        raise ConfigError([f"context: {context!r}, but that of config is {config.context!r}: pass one"], "detector")
+    return Engine(config, model)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import argparse
 from argparse import SUPPRESS
 
-from digit_detector.streaming.config import SHIPPED, DetectorConfig, load_config
-from digit_detector.streaming.engine import CONFIRMING
+from digit_detector.streaming.config import CONTEXTS, DIGITS, SHIPPED, DetectorConfig, load_config
 
 
 def add_detector_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --pipeline, --spotter and --thresholds; those that are not given are absent from the namespace."""
+    """Add --context, --live_model and --thresholds; those that are not given are absent from the namespace."""
+    described = "; ".join(f"{name}: {what}" for name, what in CONTEXTS.items())
+    parser.add_argument("--context", choices=tuple(CONTEXTS), default=SUPPRESS, help=f"{described} (default: {DIGITS})")
     parser.add_argument(
-        "--pipeline", nargs="+", metavar="NAME", default=SUPPRESS,
-        help=f"classifiers that confirm each word (default: those of {', '.join(CONFIRMING)} that are there)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--spotter", metavar="FILE", default=SUPPRESS, help="written by train-spotter (default: the one that ships)"
+        "--live_model", metavar="FILE", default=SUPPRESS, help="written by train-live (default: the one that ships)"
     )
     parser.add_argument(
         "--thresholds", metavar="FILE", default=SUPPRESS, help="written by tune-threshold (default: those that ship)"
@@ -24,5 +21,5 @@ def add_detector_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def read_config(namespace: argparse.Namespace) -> DetectorConfig:
-    """The configuration that --thresholds names. Raises ConfigError for a file that cannot be used."""
-    return load_config(getattr(namespace, "thresholds", SHIPPED))
+    """The configuration that --thresholds and --context name. Raises ConfigError for a file that cannot be used."""
+    return load_config(getattr(namespace, "thresholds", SHIPPED), getattr(namespace, "context", DIGITS))

@@ -7,8 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from digit_detector.acoustic_file import BLOCK
 from digit_detector.audio import SAMPLE_RATE, Floats
-from digit_detector.spotter_file import BLOCK
 
 _PART = math.isqrt(BLOCK)  # a block is as many parts of as many samples
 assert _PART * _PART == BLOCK

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 from digit_detector.audio import SAMPLE_RATE, Floats
 from digit_detector.errors import StreamError
-from digit_detector.labels import PRETRAINED
 from digit_detector.streaming.config import DetectorConfig
-from digit_detector.streaming.detector import resolve_config
+from digit_detector.streaming.detector import make_engine
 from digit_detector.streaming.engine import Detection, Engine
 from digit_detector.streaming.stream_state import StreamState
 
@@ -21,12 +20,11 @@ class DetectorPool:
     """Streams by key. `feed` only buffers audio; `run` processes what all streams were fed. Thread-safe."""
 
     def __init__(
-        self, model_dir: str | Path = PRETRAINED, pipelines: Sequence[str] | None = None,
-        config: DetectorConfig | None = None, most_seconds: float = 30.0, engine: Engine | None = None,
-        spotter: str | Path | None = None, thresholds: DetectorConfig | None = None,
+        self, context: str | None = None, config: DetectorConfig | None = None, most_seconds: float = 30.0,
+        model: str | Path | None = None, engine: Engine | None = None,
     ) -> None:  # fmt: skip
         """`most_seconds` of audio may be buffered for a stream; see StreamingDetector for the rest."""
-        self.engine = engine or Engine(model_dir, pipelines, resolve_config(config, thresholds), spotter)
+        self.engine = engine or make_engine(context, config, model)
         self._most = most_seconds * SAMPLE_RATE
         self._lock = threading.Lock()
         self._streams: dict[Hashable, tuple[StreamState, deque[Floats]]] = {}
@@ -73,6 +71,11 @@ class DetectorPool:
                         detections.setdefault(key, []).extend(result)
         return detections
 
+    def provisional(self, key: Hashable) -> list[Detection]:
+        """The digits of a stream's utterance that has not ended, see StreamingDetector.provisional."""
+        with self._lock:
+            return self._find(key)[0].decoder.provisional
+
     def flush(self, key: Hashable) -> list[Detection]:
         """Process the rest of a stream, close it -> its last detections. Other streams wait for `run`.
 
@@ -82,6 +85,7 @@ class DetectorPool:
             stream, waiting = self._find(key)
             blocks = [*waiting, *stream.flush_blocks()]
             detections = [d for block in blocks for d in self.engine.process([stream], [block])[0]]
+            detections += stream.decoder.end_utterance()
             del self._streams[key]
             stream.reader.check_scale()
             return detections

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from digit_detector.acoustic_file import BLOCK
 from digit_detector.audio import SAMPLE_RATE, Floats
-from digit_detector.spotter_file import BLOCK
 from digit_detector.streaming.config import DetectorConfig
 
 GROUP = 64  # outputs per matrix

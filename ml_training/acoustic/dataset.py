@@ -31,7 +31,11 @@ _SPECIAL = {"oh": OH, "double": DOUBLE, "triple": TRIPLE, "treble": TRIPLE}
 _WORD = re.compile(r"[a-z']+|\d")
 _SECONDS = (4.0, 5.5, 7.0, 9.0, 13.0)  # of the utterances of a batch
 _LENGTHS = (1, 2, 3, 4, 4, 5, 6, 7, 8, 10, 10)  # digits of a joined string
-_GAPS = ((0.35, (-0.07, 0.02)), (0.3, (0.0, 0.12)), (0.35, (0.1, 0.6)))  # share of joined strings, seconds between words
+_GAPS = (
+    (0.35, (-0.07, 0.02)),
+    (0.3, (0.0, 0.12)),
+    (0.35, (0.1, 0.6)),
+)  # share of joined strings, seconds between words
 _REPEAT = 0.12  # probability that a digit of a joined string is the one before it
 _TRIM_DB = (20.0, 25.0, 30.0, 40.0)  # below the peak, at which a joined word is cut
 _TEMPO = 0.3  # share of utterances with a changed tempo
