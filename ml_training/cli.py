@@ -18,7 +18,7 @@ DOORS = {
     "predict": ("ml_training.inference", "recognise digits in recordings; folders to tables"),
     "listen": ("digit_detector.listen", "detect digits live, from a microphone or in files"),
     "serve": ("digit_detector.serve", "serve the web page, HTTP and WebSocket"),
-    "train-spotter": ("ml_training.train_spotter", "train the keyword spotter of live detection"),
+    "train-live": ("ml_training.train_live", "train the acoustic model of live detection"),
     "tune-threshold": (
         "digit_detector.tune_threshold",
         "choose the detection threshold for a false-alarm rate",
@@ -44,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"digits {ml_training.__version__}")
         return 0
     name, *rest = words
+    if name == "train-spotter":
+        print("digits: train-spotter is gone: live detection has one acoustic model, see digits train-live --help",
+              file=sys.stderr)  # fmt: skip
+        return 2
     if name not in DOORS:
         hint = did_you_mean(name, DOORS) or f", expected one of {', '.join(DOORS)}"
         print(f"digits: unknown sub-command {name!r}{hint} (see digits --help)", file=sys.stderr)

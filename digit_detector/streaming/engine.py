@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class Engine:
         bounds = [len(streams) * i // parts for i in range(parts + 1)]
         return [
             detections
-            for first, last in zip(bounds, bounds[1:], strict=False)
+            for first, last in itertools.pairwise(bounds)
             for detections in self._process(streams[first:last], blocks[first:last])
         ]
 

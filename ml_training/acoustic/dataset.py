@@ -38,7 +38,7 @@ _GAPS = (
 )  # share of joined strings, seconds between words
 _REPEAT = 0.12  # probability that a digit of a joined string is the one before it
 _TRIM_DB = (20.0, 25.0, 30.0, 40.0)  # below the peak, at which a joined word is cut
-_TEMPO = 0.3  # share of utterances with a changed tempo
+_TEMPO = 0.2  # share of utterances with a changed tempo
 _FRAME = SAMPLE_RATE // 100
 _PAUSE = 5  # blocks; shorter pauses are part of the speech around them
 
@@ -69,6 +69,7 @@ class Source:
     include: tuple[str, ...] = ("*",)  # patterns of file names
     exclude: tuple[str, ...] = ()
     where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # column -> values to take
+    hold_out: tuple[str, ...] = ()  # values of the column `fold` that are left out
     spelled: bool = False  # every letter of the text is a word
     only_digits: bool = False  # speakers of words who say fewer than ten digits are left out
 
@@ -158,6 +159,8 @@ def _table_rows(folder: Path, source: Source) -> list[tuple[str, list[int], str]
     for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
         if any(row.get(column) not in values for column, values in source.where.items()):
             continue
+        if row.get("fold") in source.hold_out:
+            continue
         text = row["text"] if re.search("[A-Za-z]", row["text"]) else row.get("digits") or row["text"]
         tokens = [OTHER] * len(re.findall(r"\w", text)) if source.spelled else tokenize(text)
         name = row["file"] if Path(row["file"]).suffix else f"{row['file']}.flac"
@@ -228,7 +231,7 @@ def _scale(samples: NDArray[np.int16]) -> Floats:
 def _vary(sound: Floats, rng: np.random.Generator, slowest: float, fastest: float) -> Floats:
     """Another speed (tempo and pitch), and for some another tempo."""
     sound = change_speed(sound, float(rng.uniform(slowest, fastest)))
-    return change_tempo(sound, float(rng.uniform(0.8, 1.6))) if rng.random() < _TEMPO else sound
+    return change_tempo(sound, float(rng.uniform(0.85, 1.5))) if rng.random() < _TEMPO else sound
 
 
 def change_speed(samples: Floats, factor: float) -> Floats:

@@ -66,7 +66,7 @@ class AcousticModel(nn.Module):
         return torch.zeros(streams, sum(self.sizes))
 
     def forward(self, sound: Tensor, warp: bool = False, mask: tuple[int, int] = (0, 0)) -> AcousticOutput:
-        """`warp` gives every stream a random vocal tract; `mask` is the most bands and frames that SpecAugment masks."""
+        """`warp` gives every stream a random vocal tract; `mask` is the most bands and frames SpecAugment masks."""
         return self.step(sound, self.initial_state(len(sound)).to(sound), warp, mask)[0]
 
     def step(
@@ -112,7 +112,7 @@ def _convolve(layer: nn.Conv1d, x: Tensor, before: Tensor) -> tuple[Tensor, Tens
 
 
 def mask_features(features: Tensor, bands: int, frames: int) -> Tensor:
-    """(N, M, F) with up to `bands` bands and two stretches of up to `frames` frames set to 0 (SpecAugment, Park 2019)."""
+    """(N, M, F) with up to `bands` bands and two stretches of `frames` frames set to 0 (SpecAugment, Park 2019)."""
     count, rows, columns = features.shape
     masked = torch.zeros_like(features, dtype=torch.bool)
     for most, size, axis in ((bands, rows, 1), (frames, columns, 2), (frames, columns, 2)):

@@ -28,16 +28,18 @@ _PACKET = SAMPLE_RATE // 50
 class AcousticScene(AugmentationConfig):
     """Augmentation of utterances; settings of voice, place, level and mixing do not apply."""
 
-    snr_db: tuple[float, float] = (-2.0, 38.0)  # over the speech without its pauses
+    snr_db: tuple[float, float] = (0.0, 40.0)  # over the speech without its pauses
+    random_eq_db: float = 4.0
+    noise_probability: float = 0.7
     tilt_db: float = 3.0
     reverb_probability: float = 0.3
     band_probability: float = 0.2
     telephone_probability: float = 0.15
     noise_only_probability: float = 0.06
-    packet_loss_probability: float = 0.2
+    packet_loss_probability: float = 0.12
     packet_loss: float = 0.15  # at most, of the packets of 20 ms
-    echo_probability: float = 0.05
-    output_peak_dbfs: tuple[float, float] = (-55.0, 3.0)  # what exceeds 0 is clipped
+    echo_probability: float = 0.03
+    output_peak_dbfs: tuple[float, float] = (-48.0, 2.0)  # what exceeds 0 is clipped
 
 
 def render_scene(

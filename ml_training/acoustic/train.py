@@ -63,7 +63,7 @@ class AcousticConfig:
     learning_rate: float = 2.5e-3
     weight_decay: float = 0.02
     speech_weight: float = 0.2  # of the loss of speech activity
-    mask: tuple[int, int] = (7, 7)  # the most mel bands and frames that SpecAugment masks
+    mask: tuple[int, int] = (6, 4)  # the most mel bands and frames that SpecAugment masks
     channels: int = 128
     scene: AcousticScene = field(default_factory=AcousticScene)
 
@@ -77,8 +77,11 @@ class AcousticConfig:
             raise ConfigError(faults, "train-live")
 
 
-def read_config(file: Path, **changes: Any) -> AcousticConfig:
-    """The configuration of a JSON file, with `changes` of its settings. Raises ConfigError that names its faults."""
+def read_config(file: Path, hold_out: Sequence[str] = (), **changes: Any) -> AcousticConfig:
+    """The configuration of a JSON file, with `changes` of its settings. Raises ConfigError that names its faults.
+
+    Rows of tables whose column `fold` is one of `hold_out` are left out.
+    """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -88,7 +91,7 @@ def read_config(file: Path, **changes: Any) -> AcousticConfig:
     if not isinstance(values, dict) or not isinstance(values.get("sources"), list):
         raise ConfigError(["expected an object with a list of sources"], str(file))
     try:
-        sources = tuple(Source(**_as_tuples(source)) for source in values.pop("sources"))
+        sources = tuple(Source(**_as_tuples(source), hold_out=tuple(hold_out)) for source in values.pop("sources"))
         scene = AcousticScene(**_as_tuples(values.pop("scene", {})))
         return AcousticConfig(sources=sources, scene=scene, **{**_as_tuples(values), **changes})
     except TypeError as error:  # an unknown or missing setting

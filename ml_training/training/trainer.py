@@ -1,11 +1,11 @@
-"""The training loop of the digit classifiers and of the streaming spotter.
+"""The training loop of the digit classifiers and of the acoustic model.
 
 A `Task` (task.py) supplies batch k of an epoch, the forward pass, the loss and the validation. `Trainer` does the rest:
 learning-rate schedule, AdamW with weight decay on matrices alone, gradient clipping, mixed precision, micro-batches
 when memory is short, averaged (EMA) weights, rollback when the loss is not finite, stop signals, checkpoints, resume.
 
     options = TrainerOptions(epochs=80, steps_per_epoch=100, learning_rate=4e-3, weight_decay=0.02, resume="latest")
-    store = CheckpointStore(folder, RunIdentity("spotter", settings, data_hash))
+    store = CheckpointStore(folder, RunIdentity("acoustic", settings, data_hash))
     training = Trainer(model, task, options, store=store, callback=callback, stop=signals).run()
     model.load_state_dict(training.best_weights)
 
