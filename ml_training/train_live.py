@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", metavar="FILE", default=str(CONFIG), help="sources and settings, JSON")
     parser.add_argument("--out", metavar="FILE", default=FILE, help="output file")
     parser.add_argument("--work", metavar="DIR", default="live_training", help="folder of the checkpoints")
+    parser.add_argument(
+        "--initial", metavar="DIR", default=SUPPRESS, help="start from the weights of an earlier training's --work"
+    )
     parser.add_argument("--steps", type=int, default=SUPPRESS, help="training steps")
     parser.add_argument("--seed", type=int, default=SUPPRESS, help="random seed")
     parser.add_argument("--threads", type=int, default=SUPPRESS, help="CPU threads")
@@ -56,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     require("training", ("torch", "onnx", "onnxscript"))
     from ml_training.acoustic.train import read_config, train_and_export
 
-    settings = {name: getattr(args, name) for name in ("steps", "seed", "threads") if name in args}
+    settings = {name: getattr(args, name) for name in ("steps", "seed", "threads", "initial") if name in args}
     config = read_config(Path(args.config), tuple(args.hold_out), **settings)
     train_and_export(config, Path(args.corpora_dir), Path(args.work), Path(args.out))
     return 0

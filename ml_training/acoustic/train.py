@@ -30,7 +30,7 @@ from ml_training.acoustic.model import AcousticModel, AcousticOutput
 from ml_training.acoustic.scene import AcousticScene, render_scene
 from ml_training.data.augmentation.noise import NoiseBank, generated_noise_bank, load_noise_bank
 from ml_training.results import EpochRecord
-from ml_training.training.checkpoint import CheckpointStore, RunIdentity
+from ml_training.training.checkpoint import BEST, CheckpointStore, RunIdentity, load_checkpoint, load_weights
 from ml_training.training.seeding import cpu_threads
 from ml_training.training.task import Task
 from ml_training.training.trainer import Callback, NullCallback, StopFlag, Trainer, TrainerOptions
@@ -56,6 +56,7 @@ class AcousticConfig:
 
     sources: tuple[Source, ...]
     noise: str | None = None  # folder of recordings without speech
+    initial: str | None = None  # folder of an earlier training, whose weights this one starts from
     steps: int = 20000
     batch_seconds: float = 130.0  # of sound in a step
     threads: int = 1
@@ -156,6 +157,9 @@ def train_acoustic(
     config = task.config
     torch.manual_seed(config.seed)
     model = AcousticModel(config.channels)
+    if config.initial is not None:
+        earlier = Path(config.initial, BEST)
+        load_weights(model, load_checkpoint(earlier)["weights"], earlier)
     try:
         settings = {**asdict(config), "threads": 0}  # another number of threads may resume
         store = CheckpointStore(work, RunIdentity("acoustic", settings, task.data.data_hash), _print)
