@@ -12,9 +12,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from digit_detector.evaluation.metrics import ReliabilityBin, wilson_interval
 from digit_detector.labels import NUM_CLASSES
 from ml_training.config import TrainConfig
-from ml_training.metrics import ReliabilityBin, wilson_interval
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
