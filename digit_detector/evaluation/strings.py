@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from digit_detector.audio import SAMPLE_RATE, Floats, decode_sound, list_audio_files
 from digit_detector.errors import AudioError, DataError
@@ -23,6 +24,7 @@ from digit_detector.evaluation.metrics import ReliabilityBin, measure_reliabilit
 from digit_detector.evaluation.perturbations import CLEAN, Perturbation
 from digit_detector.evaluation.scoring import Score, align_strings, count_pairs
 from digit_detector.evaluation.streams import find_edges
+from digit_detector.labels import NUM_CLASSES
 from digit_detector.streaming.detector import Detection, StreamingDetector
 from digit_detector.table_files import is_table, read_rows
 
@@ -102,6 +104,14 @@ class StringResult:
     def whole_interval(self) -> tuple[float, float]:
         """95 % interval of the share of strings without an error."""
         return wilson_interval(self.total.whole, self.total.strings)
+
+    def confusion(self) -> NDArray[np.int64]:
+        """(11, 11) counts: rows are the digits spoken and none, columns the digits detected and none."""
+        counts = self.total.confusion
+        spoken = "".join(clip.reference for clip in self.clips)
+        for digit in range(NUM_CLASSES):
+            counts[digit, digit] = spoken.count(str(digit)) - counts[digit].sum()
+        return counts
 
     def latency(self, percent: float) -> float | None:
         """A percentile of the latencies, seconds."""

@@ -29,6 +29,7 @@ from ml_training.evaluation.corruption import CORRUPTIONS, corrupt_digits
 from ml_training.evaluation.perturbations import CLEAN, FRAME, WORD_DB, Recordings, perturb
 from ml_training.metrics import apply_temperature, measure_calibration
 from ml_training.results import (
+    STRINGS,
     UNSEEN_SPEAKERS,
     Count,
     Curve,
@@ -42,8 +43,8 @@ from ml_training.results import (
     Reliability,
 )
 
-PROTOCOLS = ("official", "cv", "loso", UNSEEN_SPEAKERS, "noise", "calibration", "rejection")
-OFFICIAL, CV, LOSO, _, NOISE, CALIBRATION, REJECTION = PROTOCOLS
+PROTOCOLS = ("official", "cv", "loso", UNSEEN_SPEAKERS, "noise", "calibration", "rejection", STRINGS)
+OFFICIAL, CV, LOSO, _, NOISE, CALIBRATION, REJECTION, _ = PROTOCOLS
 TRAINED_BY_FOLDS = (CV, LOSO)
 GENERATED_KINDS = ("digits", *CORRUPTIONS, "silence")  # of clips, in rejection without recordings of them
 _BATCH = 100

@@ -69,7 +69,7 @@ def plot_confusion_matrix(evaluation: Evaluation, path: Path, title: str) -> Non
 
 
 def plot_confusion(counts: Ints, path: Path, title: str) -> None:
-    """Write (10, 10) counts, row true digit, column predicted digit, as PNG."""
+    """Write (10, 10) counts, row true digit, column predicted digit, as PNG; the eleventh, if any, is no digit."""
     figure = new_figure(6.4, 6.6, title)
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -79,11 +79,13 @@ def plot_confusion(counts: Ints, path: Path, title: str) -> None:
         cells[true, predicted] = strength * (HIT if true == predicted else MISS) + (1 - strength)
         axes.text(predicted, true, str(counts[true, predicted]), ha="center", va="center", color=INK, fontsize=11)
     axes.imshow(cells, interpolation="nearest")
-    digits = range(len(LABELS))
-    axes.set_xticks(digits, [str(digit) for digit in digits])
-    axes.set_yticks(digits, [f"{digit}  {name}" for digit, name in enumerate(LABELS)])
+    digits, has_none = range(len(LABELS)), len(counts) > len(LABELS)
+    axes.set_xticks(range(len(counts)), [*map(str, digits), *(["missed"] if has_none else [])])
+    axes.set_yticks(
+        range(len(counts)), [*(f"{d}  {name}" for d, name in enumerate(LABELS)), *(["added"] if has_none else [])]
+    )
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(np.arange(len(LABELS) + 1) - 0.5, minor=True)
+        axis.set_ticks(np.arange(len(counts) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color=GRID, lw=0.8)
     axes.tick_params(which="minor", length=0)
     dress(axes, "", "Predicted digit")
