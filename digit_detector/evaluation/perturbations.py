@@ -61,7 +61,7 @@ class Perturbation:
         if self.kind == "level":
             return set_level(samples, value)
         if self.kind == "dc_offset":
-            return np.clip(samples + np.float32(value), -1.0, 1.0)
+            return clip(samples + np.float32(value))
         if self.kind == "echo":
             return add_echo(samples, value)
         return samples[round(value * SAMPLE_RATE) :]
@@ -98,6 +98,12 @@ def parse_perturbation(text: str) -> Perturbation:
     return Perturbation(kind, number)
 
 
+def clip(samples: Floats) -> Floats:
+    """The samples limited to full scale."""
+    clipped: Floats = np.clip(samples, -1.0, 1.0)
+    return clipped
+
+
 def change_tempo(samples: Floats, tempo: float) -> Floats:
     """(T,) -> (T / tempo,) samples at the same pitch.
 
@@ -120,7 +126,7 @@ def change_tempo(samples: Floats, tempo: float) -> Floats:
             at = wanted + int(np.argmax(similarity)) - _SEARCH
         changed[first : first + _FRAME] += window * padded[at + _SEARCH :][:_FRAME]
         weight[first : first + _FRAME] += window
-    return changed[:size] / np.maximum(weight[:size], np.float32(0.1))
+    return (changed[:size] / np.maximum(weight[:size], 0.1)).astype(np.float32)
 
 
 def lose_packets(samples: Floats, share: float, rng: np.random.Generator) -> Floats:
@@ -136,7 +142,7 @@ def transcode(samples: Floats, codec: str) -> Floats:
     container, encoding = CODECS[codec]
     file = io.BytesIO()
     try:
-        soundfile.write(file, np.clip(samples, -1.0, 1.0), SAMPLE_RATE, format=container, subtype=encoding)
+        soundfile.write(file, clip(samples), SAMPLE_RATE, format=container, subtype=encoding)
         file.seek(0)
         decoded: Floats = soundfile.read(file, dtype="float32")[0]
     except (soundfile.LibsndfileError, ValueError) as error:

@@ -214,7 +214,7 @@ def read_table(place: str | Path, where: Mapping[str, str] | None, needed: Seque
         names = " and ".join(["file"] if file_column is None else missing)
         raise DataError(f"{table} has no column {names}: expected a header with it, got {', '.join(header) or 'none'}")
     rows = []
-    names = None
+    audio: dict[str, Path] = {}  # stem -> file, where a name lacks its suffix
     for line, cells in lines:
         values = dict(zip(header, (cell.strip() for cell in cells), strict=False))
         if any(values.get(name, "") != value for name, value in (where or {}).items()):
@@ -222,10 +222,10 @@ def read_table(place: str | Path, where: Mapping[str, str] | None, needed: Seque
         values = {**dict.fromkeys(header, ""), **values}
         path = table.parent / values[file_column]
         if not path.is_file():
-            names = names or {audio.stem: audio for audio in list_audio_files(table.parent)}
-            if path.name not in names:
+            audio = audio or {file.stem: file for file in list_audio_files(table.parent)}
+            if path.name not in audio:
                 raise DataError(f"{table}: line {line} names {values[file_column]!r}, and {path} does not exist")
-            path = names[path.name]
+            path = audio[path.name]
         rows.append(TableRow(path, values[file_column], line, values))
     if not rows:
         raise DataError(f"{table} has no row{_describe(where)}: check its columns and values")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,19 +32,23 @@ def score_strings(
         report(f"{STRINGS}: {each.name}, {condition.name}: {plural(len(each.clips), 'recording')}")
 
     string_results, speech_results = [], []
-    for string_set, condition in itertools.product(strings, conditions):
-        announce(string_set, condition)
-        string_results.append(evaluate_strings(string_set, detect, condition, noises, seed))
-    for speech_set, condition in itertools.product(speech, conditions):
-        announce(speech_set, condition)
-        speech_results.append(evaluate_speech(speech_set, detect, condition, noises, seed))
-    files = [clip.path for each in (*strings, *speech) for clip in each.clips]
+    for string_set in strings:
+        for condition in conditions:
+            announce(string_set, condition)
+            string_results.append(evaluate_strings(string_set, detect, condition, noises, seed))
+    for speech_set in speech:
+        for condition in conditions:
+            announce(speech_set, condition)
+            speech_results.append(evaluate_speech(speech_set, detect, condition, noises, seed))
+    files = [clip.path for string_set in strings for clip in string_set.clips]
+    files += [clip.path for speech_set in speech for clip in speech_set.clips]
+    names = [string_set.name for string_set in strings] or [speech_set.name for speech_set in speech]
     speakers = {clip.speaker for each in strings for clip in each.clips}
     others = f" and false alarms in {', '.join(each.name for each in speech)}" if speech else ""
     return ProtocolResult(
         protocol=STRINGS,
         definition=f"The live detector, context {context!r}: digits of strings by edit distance{others}",
-        data=", ".join(each.name for each in (strings or speech)),
+        data=", ".join(names),
         data_hash=hash_files(files), synthetic=False, clips=len(files), speakers=len(speakers), seeds=(),
         version=ml_training.__version__, git_commit=git_commit(),
         created=datetime.now(UTC).isoformat(timespec="seconds"), strings=tuple(string_results),
@@ -54,7 +57,7 @@ def score_strings(
             "context": context, "noise_seed": seed, "live_model": live_model,
             "live_model_sha256": sha256_of(Path(live_model)) if live_model else None,
             "without_digits": {each.name: each.without_digits for each in strings},
-            "figures": [result.figures() for result in (*string_results, *speech_results)],
+            "figures": [*(r.figures() for r in string_results), *(r.figures() for r in speech_results)],
         },
     )  # fmt: skip
 

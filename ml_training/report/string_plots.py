@@ -27,8 +27,7 @@ def plot_strings(result: ProtocolResult, title: str, new_path: Callable[[str], P
     for each in clean:
         if len(each.by_speaker()) > 1:
             plot_speakers(each, title, new_path(f"{each.name} speakers"))
-        score = f"{each.total.errors} errors in {each.total.reference} digits"
-        style.plot_confusion(each.confusion(), new_path(f"{each.name} confusion"), f"{each.name}: {score}")
+        plot_confusion(each, new_path(f"{each.name} confusion"))
 
 
 def plot_error_rates(results: Sequence[StringResult], title: str, path: Path) -> None:
@@ -80,8 +79,31 @@ def _plot_bars(
                     color=style.INK, lw=1.2)  # fmt: skip
     digits = [sum(own[name].reference for own in groups if name in own) for name in names]
     axes.set_xticks(range(len(names)), [f"{n}\n{d} digits" if d else n for n, d in zip(names, digits, strict=True)])
+    axes.set_xlim(-0.6, len(names) - 0.4)
     if len(names) > 8:
         axes.tick_params(axis="x", labelsize=7)
+
+
+def plot_confusion(result: StringResult, path: Path) -> None:
+    """Digits spoken against digits detected; accuracy of the detections against their confidence."""
+    total = result.total
+    figure = new_figure(10.8, 5.9, f"{result.name}: {total.errors} errors in {total.reference} digits")
+    left, right = figure.subplots(1, 2, width_ratios=(5, 3))
+    style.draw_confusion(left, result.confusion())
+    left.set_xlabel("Digit detected", color=style.MUTED)
+    left.set_ylabel("Digit spoken", color=style.MUTED)
+    right.plot([0, 100], [0, 100], color=style.MUTED, lw=1, ls=":")
+    if any(clip.confidences for clip in result.clips):
+        error, bins = result.calibration()
+        detections = sum(b.count for b in bins)
+        confidence, accuracy = [100 * b.confidence for b in bins], [100 * b.accuracy for b in bins]
+        right.plot(confidence, accuracy, color=COLOURS[0], lw=1.5)
+        sizes = [12 + 200 * b.count / detections for b in bins]
+        right.scatter(confidence, accuracy, s=sizes, color=COLOURS[0], label=f"calibration error {100 * error:.1f} %")
+    right.set(xlim=(0, 102), ylim=(0, 104), box_aspect=1)
+    dress(right, f"Detections right, % (of {sum(map(len, (c.confidences for c in result.clips)))})", "Confidence, %",
+          grid="both", legend="lower right" if right.collections else "")  # fmt: skip
+    save(figure, path)
 
 
 def plot_speakers(result: StringResult, title: str, path: Path) -> None:

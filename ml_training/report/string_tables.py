@@ -54,12 +54,12 @@ def error_rates(results: Sequence[StringResult]) -> Table:
         rows.append((
             condition_name(result), f"{total.reference}", f"{total.substituted} / {total.deleted} / {total.inserted}",
             f"{percent(total.digit_error_rate)} ({_bounds(total.interval)})",
-            f"{total.whole} of {total.strings}", f"{_share(total)} ({_bounds(result.whole_interval)})",
+            f"{total.whole} of {total.strings}: {_share(total)} ({_bounds(result.whole_interval)})",
             f"{_milliseconds(result.latency(50))} / {_milliseconds(result.latency(95))}",
             percent(result.calibration()[0]) if any(clip.confidences for clip in result.clips) else "-",
         ))  # fmt: skip
     head = (
-        "recordings", "digits", "mistaken / missed / added", "digit error rate (95 %)", "strings whole", "whole (95 %)",
+        "recordings", "digits", "mistaken / missed / added", "digit error rate (95 %)", "strings whole (95 %)",
         "latency p50 / p95, ms", "calibration error",
     )  # fmt: skip
     return Table("Digit strings: errors by plain edit distance, latency from the end of speech", head, tuple(rows))
@@ -72,9 +72,10 @@ def false_alarms(results: Sequence[SpeechResult]) -> Table:
         bounds = [result.per_hour(bound) for bound in poisson_interval(result.total)]
         rows.append((
             condition_name(result), f"{result.clips}, {60 * result.seconds / 3600:.0f} min", f"{result.total}",
-            f"{result.per_hour(result.total):.1f} ({bounds[0]:.1f} to {bounds[1]:.1f})", f"{result.in_homophones}",
-            f"{result.unexplained_per_hour:.1f}" if result.seconds > result.homophone_seconds else "-",
-            f"{result.per_hour(result.strings):.1f}",
+            f"{_rate(result.per_hour(result.total))} ({_rate(bounds[0])} to {_rate(bounds[1])})",
+            f"{result.in_homophones}",
+            _rate(result.unexplained_per_hour) if result.seconds > result.homophone_seconds else "-",
+            _rate(result.per_hour(result.strings)),
             f"{len(result.alarms)} of {result.clips}",
         ))  # fmt: skip
     head = (
@@ -145,6 +146,10 @@ def _share(total: Score) -> str:
 
 def _bounds(interval: tuple[float, float]) -> str:
     return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
+
+
+def _rate(per_hour: float) -> str:
+    return f"{per_hour:,.0f}" if per_hour >= 100 else f"{per_hour:.1f}"
 
 
 def _milliseconds(seconds: float | None) -> str:

@@ -69,9 +69,14 @@ def plot_confusion_matrix(evaluation: Evaluation, path: Path, title: str) -> Non
 
 
 def plot_confusion(counts: Ints, path: Path, title: str) -> None:
-    """Write (10, 10) counts, row true digit, column predicted digit, as PNG; the eleventh, if any, is no digit."""
+    """Write (10, 10) counts, row true digit, column predicted digit, as PNG."""
     figure = new_figure(6.4, 6.6, title)
-    axes = figure.subplots()
+    draw_confusion(figure.subplots(), counts)
+    save(figure, path)
+
+
+def draw_confusion(axes: Any, counts: Ints) -> None:
+    """Draw counts, row true digit, column predicted digit; an eleventh row and column stand for no digit."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     cells = np.ones((*counts.shape, 3))
     for true, predicted in np.argwhere(counts):
@@ -91,7 +96,6 @@ def plot_confusion(counts: Ints, path: Path, title: str) -> None:
     dress(axes, "", "Predicted digit")
     axes.set_ylabel("True digit", color=MUTED)
     axes.spines[:].set_visible(False)
-    save(figure, path)
 
 
 def plot_model_comparison(results: Sequence[PipelineResult], path: Path) -> None:
