@@ -204,7 +204,9 @@ def _latency(name: str, result: StringResult) -> str:
 
 
 def _per_hour(count: int, seconds: float) -> str:
-    rate, (low, high) = 3600 / max(seconds, 1e-9), poisson_interval(count)
+    if seconds < 1e-6:
+        return "-"
+    rate, (low, high) = 3600 / seconds, poisson_interval(count)
     form = "{:,.0f} ({:,.0f}-{:,.0f})" if count * rate >= 20 else "{:.1f} ({:.1f}-{:.1f})"
     return form.format(count * rate, low * rate, high * rate)
 

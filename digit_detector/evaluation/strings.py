@@ -175,9 +175,7 @@ def load_strings(place: str | Path, where: Mapping[str, str] | None = None) -> S
             )
         clips.append(StringClip(row.path, row.file, digits, row.values.get("speaker") or UNKNOWN))
     if not clips:
-        raise DataError(
-            f"{place} has no row with digits{_describe(where)}: expected a digit string such as 0429 in one"
-        )
+        raise DataError(f"{place}: no digits in any row{_describe(where)}: expected a digit string such as 0429")
     return StringSet(set_name(place, where), tuple(clips), len(rows) - len(clips))
 
 
