@@ -16,10 +16,10 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -49,6 +49,7 @@ PAGE, BEGIN, END = ROOT / "docs" / "live.md", "<!-- connected:begin -->", "<!-- 
 SEED = 0
 NOISE = "noise"
 PIECE = 1800.0  # seconds of noise of a job
+OTHERS_NOISE = 360.0  # seconds of noise for the other recognisers
 WINDOW = 28.0  # seconds that the other recognisers get at a time
 DIGITS, ANY, WHISPER, SPHINX = "live, digits", "live, any", "Whisper tiny", "pocketsphinx"
 TEMPO = Perturbation("tempo", 1.5)
@@ -94,7 +95,11 @@ def open_recogniser(name: str, in_speech: bool, live_model: str | None) -> Detec
     """A recogniser by its column; `in_speech` as in parse_digits."""
     if name in (DIGITS, ANY):
         return live_detect(live_model, "digits" if name == DIGITS else "any")
-    transcribe = (WhisperTiny(1) if name == WHISPER else PocketSphinx(strings=True)).transcribe
+    transcribe: Callable[[Floats], str]
+    if name == WHISPER:
+        transcribe = partial(WhisperTiny(1).transcribe, vad=in_speech)
+    else:
+        transcribe = PocketSphinx(strings=True).transcribe
     size = int(WINDOW * SAMPLE_RATE)
 
     def detect(samples: Floats) -> list[Detection]:
@@ -138,9 +143,10 @@ def list_jobs(
     lengths = [PIECE] * int(3600 * hours // PIECE)
     if rest := 3600 * hours - sum(lengths):
         lengths.append(rest)
-    for part, seconds in enumerate(lengths):
-        for name in recognisers:
-            folder = corpora / "noise" / "eval"
+    folder = corpora / "noise" / "eval"
+    for name in recognisers:
+        few_lengths = [min(OTHERS_NOISE, *lengths[:1])] if name in (WHISPER, SPHINX) else lengths
+        for part, seconds in enumerate(few_lengths):
             jobs.append(Job(NOISE, name, folder, part=part, seconds=seconds, live_model=live_model))
     return jobs
 
@@ -175,7 +181,7 @@ def format_table(results: dict[str, dict[str, list[Result]]], recognisers: Seque
             continue
         speech = [[each for each in own[name] if isinstance(each, SpeechResult)] for name in recognisers]
         hours, clips = sum(part.seconds for part in speech[0]) / 3600, sum(part.clips for part in speech[0])
-        what = f"{hours:.1f} h" if row == NOISE else f"{clips} recordings, {hours:.2f} h"
+        what = f"{hours:g} h" if row == NOISE else f"{clips} recordings, {hours:.2f} h"
         add(f"{row}: false alarms an hour", what, map(_alarms, speech))
         if few := speech[0][0].homophone_clips:
             add(f"{row}: without digit words and homophones", f"{clips - few} of these", map(_unexplained, speech))

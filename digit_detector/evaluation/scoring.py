@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from digit_detector.evaluation.metrics import wilson_interval
+from digit_detector.evaluation.metrics import poisson_interval, wilson_interval
 from digit_detector.evaluation.streams import LabelledDigit
 from digit_detector.labels import NUM_CLASSES
 
@@ -61,8 +61,11 @@ class Score:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the digit error rate, of independent digits; more errors than digits count as all wrong."""
-        return wilson_interval(min(self.errors, self.reference), self.reference)
+        """95 % interval of the digit error rate, of independent digits; above 100 % that of a count."""
+        if self.errors <= self.reference:
+            return wilson_interval(self.errors, self.reference)
+        low, high = (bound / max(1, self.reference) for bound in poisson_interval(self.errors))
+        return low, high
 
     @property
     def confusion(self) -> NDArray[np.int64]:

@@ -84,11 +84,12 @@ class WhisperTiny(Baseline):
     def one(self, samples: Floats) -> int:
         return parse_digit(self.transcribe(samples))
 
-    def transcribe(self, samples: Floats) -> str:
+    def transcribe(self, samples: Floats, vad: bool = False) -> str:
+        """The text of (T,) samples at WIDE Hz; `vad` leaves out what its voice activity detector calls no speech."""
         segments, _ = self.model.transcribe(
             np.concatenate([self.padding, samples, self.padding]), language="en", beam_size=1, temperature=0.0,
             initial_prompt=", ".join(LABELS), without_timestamps=True, condition_on_previous_text=False,
-            no_speech_threshold=None,
+            no_speech_threshold=None, vad_filter=vad,
         )  # fmt: skip
         return " ".join(segment.text for segment in segments)
 
