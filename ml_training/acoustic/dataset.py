@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from digit_detector.acoustic_file import BLOCK, DOUBLE, FIRST_DIGIT, OH, OTHER, TRIPLE
 from digit_detector.audio import AUDIO_SUFFIXES, SAMPLE_RATE, decode_sound
 from digit_detector.errors import AudioError, ConfigError, DataError
+from digit_detector.evaluation.perturbations import change_tempo
 from digit_detector.labels import LABELS
-from ml_training.data.augmentation.tempo import change_tempo
 from ml_training.results import Floats
 
 WORDS, UTTERANCES = "words", "utterances"
