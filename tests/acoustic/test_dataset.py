@@ -70,7 +70,7 @@ def test_sources_select_recordings(corpora: Path, acoustic_data: AcousticData) -
     for fault in (Source("none", "words", 1.0), replace(SOURCES[1], include=("x*",)), replace(SOURCES[1], table="no")):
         with pytest.raises(DataError):
             load_acoustic_data(corpora, [fault])
-    with pytest.raises(ConfigError, match="words or utterances"):
+    with pytest.raises(ConfigError, match="words, utterances, sounds"):
         Source("words", "speech", 1.0)
 
 
