@@ -6,6 +6,7 @@ Every step trains on new utterances. An epoch is EPOCH steps; a checkpoint is wr
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import sys
@@ -161,7 +162,8 @@ def train_acoustic(
         earlier = Path(config.initial, BEST)
         load_weights(model, load_checkpoint(earlier)["weights"], earlier)
     try:
-        settings = {**asdict(config), "threads": 0}  # another number of threads may resume
+        sources = hashlib.sha256(repr(config.sources).encode()).hexdigest()[:12]
+        settings = {**asdict(config), "sources": sources, "threads": 0}  # another number of threads may resume
         store = CheckpointStore(work, RunIdentity("acoustic", settings, task.data.data_hash), _print)
         options = TrainerOptions(
             epochs=math.ceil(config.steps / EPOCH), steps_per_epoch=EPOCH, total_steps=config.steps, seed=config.seed,
