@@ -115,7 +115,7 @@ def test_digits_are_shown_in_order(request, opened, source, local):
     listen(page)
     shown = wait_for_digits(page, len(spoken_digits), 30)
     stop(page)
-    assert edit_distance(spoken_digits, shown) <= 1
+    assert edit_distance(spoken_digits, shown) <= (1 if source == "talking" else 2)
     assert len(sent) == (0 if local else 1)
     assert page.locator("#digit").inner_text() == shown[-1]
     assert re.search(r"\d+ % sure, \d+ ms after the word", page.locator("#sure").inner_text())
