@@ -10,8 +10,8 @@ if not __package__:  # run as a script: Python put this folder on the path, wher
     sys.path[:] = [os.path.dirname(_here), *(p for p in sys.path if os.path.realpath(p) != _here)]
 
 from argparse import SUPPRESS, ArgumentTypeError
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from digit_detector.cli.parser import OneLineParser
 from digit_detector.cli.program import program, require
@@ -20,7 +20,11 @@ from digit_detector.labels import FILE_PRECISIONS, FP32
 from ml_training.config import DATASETS, TrainConfig, load_config
 from ml_training.utils.console import print_note
 
-PROTOCOLS = ("official", "cv", "loso", "unseen_speakers", "noise", "calibration", "rejection")
+if TYPE_CHECKING:
+    from digit_detector.evaluation.perturbations import Perturbation
+
+PROTOCOLS = ("official", "cv", "loso", "unseen_speakers", "noise", "calibration", "rejection", "strings")
+CONTEXTS = ("digits", "any")  # of the live detector: digits are spoken, or anything
 # Settings of TrainConfig; those not given come from --config or the defaults.
 SETTINGS = ("pipeline", "dataset", "data_dir", "log_dir", "epochs", "threads", "device")
 
@@ -42,10 +46,22 @@ def parser() -> OneLineParser:
     add("--folder", dest="folders", nargs="+", default=[], metavar="DIR",
         help="folders or tables of labelled clips for all but official, cv and loso (without: the official test part)",
         )  # fmt: skip
-    add("--noise_dir", default=None, metavar="DIR", help="folder of background recordings for noise")
-    add("--others", nargs="+", default=[], metavar="KIND=DIR", type=_kind,
+    add("--noise_dir", default=None, metavar="DIR", help="folder of background recordings for noise, and for snr=DB")
+    add("--others", nargs="+", default=[], metavar="KIND=DIR", type=_pair("KIND=DIR", "words=recordings/words"),
         help="recordings without a digit for rejection, e.g. words=DIR sentences=DIR noise=DIR")  # fmt: skip
-    add("--noise_seed", type=int, default=0, help="seed of noises and rooms")
+    column, speech = _pair("COLUMN=VALUE", "fold=4"), _pair("NAME=PLACE", "books=recordings/books")
+    add("--strings", nargs="+", default=[], metavar="PLACE",
+        help="recordings of digit strings: folders with clips.tsv, or tables with columns file and digits")  # fmt: skip
+    add("--where", nargs="+", default=[], metavar="COLUMN=VALUE", type=column, help="rows of these, e.g. fold=4")
+    add("--speech", nargs="+", default=[], metavar="NAME=PLACE", type=speech,
+        help="speech without digit strings: folders, or tables with columns file and text")  # fmt: skip
+    add("--speech_where", nargs="+", default=[], metavar="COLUMN=VALUE", type=column, help="rows of these tables")
+    add("--perturb", nargs="+", default=[], metavar="KIND=VALUE", type=_perturbation,
+        help="of strings and speech, one at a time: tempo=1.5, packet_loss=0.1, codec=gsm, snr=10 (with --noise_dir), "
+        "level=-40, dc_offset=0.1, echo=-6, missing_start=0.1")  # fmt: skip
+    add("--context", choices=CONTEXTS, default=CONTEXTS[0], help="of the live detector, for strings")
+    add("--live_model", default=None, metavar="FILE", help="model of the live detector (default: the bundled one)")
+    add("--noise_seed", type=int, default=0, help="seed of noises, rooms and lost packets")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="seeds of the trainings of cv and loso")
     add("--speakers", nargs="+", default=[], metavar="NAME", help="speakers that loso leaves out (default: each)")
     add("--folds", type=int, default=10, metavar="K", help="of cv")
@@ -101,11 +117,23 @@ def _protocol(name: str) -> str:
     return "unseen_speakers"
 
 
-def _kind(text: str) -> tuple[str, str]:
-    kind, _, folder = text.partition("=")
-    if not (kind and folder):
-        raise ArgumentTypeError(f"expected KIND=DIR, e.g. words=recordings/words, got {text!r}")
-    return kind, folder
+def _pair(form: str, example: str) -> Callable[[str], tuple[str, str]]:
+    def parse(text: str) -> tuple[str, str]:
+        name, _, value = text.partition("=")
+        if not (name and value):
+            raise ArgumentTypeError(f"expected {form}, e.g. {example}, got {text!r}")
+        return name, value
+
+    return parse
+
+
+def _perturbation(text: str) -> Perturbation:
+    from digit_detector.evaluation.perturbations import parse_perturbation
+
+    try:
+        return parse_perturbation(text)
+    except ConfigError as error:
+        raise ArgumentTypeError("; ".join(error.faults)) from error
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Statistics of classifiers in numpy: intervals, calibration and its temperature, paired tests."""
+"""Statistics of classifiers in numpy: calibration and its temperature, paired tests."""
 
 from __future__ import annotations
 
@@ -10,35 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from digit_detector.evaluation.metrics import BINS, ReliabilityBin, measure_reliability
+
 Array = NDArray[np.floating]
 Labels = NDArray[np.int64]
 
-BINS = 15
 _LOWEST, _HIGHEST = 0.05, 20.0  # temperatures that are searched
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _TINY = 1e-12  # smallest likelihood that is counted
-
-
-def wilson_interval(right: float, clips: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (E. B. Wilson, 1927, J. Am. Stat. Assoc. 22)."""
-    if clips == 0:
-        return 0.0, 1.0
-    share = right / clips
-    middle = share + z * z / (2 * clips)
-    half = z * math.sqrt(share * (1 - share) / clips + z * z / (4 * clips * clips))
-    scale = 1 + z * z / clips
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
-
-
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """Predictions whose confidence lies between two bounds."""
-
-    low: float
-    high: float
-    count: int
-    confidence: float  # mean
-    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -92,22 +71,12 @@ def fit_logit_temperature(logits: Array, labels: Labels, power: float = 1.0) -> 
 
 
 def measure_calibration(probabilities: Array, labels: Labels, bins: int = BINS) -> Calibration:
-    """Reliability of (N, 10) probabilities in bins of equal width of the confidence, the largest probability of a clip.
-
-    The expected calibration error is the mean over clips of |confidence - accuracy| of their bin (Naeini et al., 2015).
-    """
+    """Reliability of (N, 10) probabilities in bins of equal width of the confidence, the largest of a clip."""
     probabilities = np.asarray(probabilities)
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    bin_of = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    filled, ece = [], 0.0
-    for i in np.unique(bin_of).tolist():
-        inside = bin_of == i
-        sure, accuracy = float(confidence[inside].mean()), float(right[inside].mean())
-        filled.append(ReliabilityBin(i / bins, (i + 1) / bins, int(inside.sum()), sure, accuracy))
-        ece += filled[-1].count / len(labels) * abs(sure - accuracy)
+    ece, filled = measure_reliability(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, bins)
     likelihood = probabilities[np.arange(len(labels)), labels]
     nll = float(-np.log(np.maximum(likelihood, _TINY)).mean()) if len(labels) else math.nan
-    return Calibration(ece, nll, tuple(filled))
+    return Calibration(ece, nll, filled)
 
 
 def mcnemar(first: int, second: int) -> float:

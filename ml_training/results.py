@@ -12,14 +12,16 @@ from typing import Any, get_args, get_origin, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from digit_detector.evaluation.metrics import ReliabilityBin, wilson_interval
+from digit_detector.evaluation.speech import SpeechResult
+from digit_detector.evaluation.strings import StringResult
 from digit_detector.labels import NUM_CLASSES
 from ml_training.config import TrainConfig
-from ml_training.metrics import ReliabilityBin, wilson_interval
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-UNSEEN_SPEAKERS = "unseen_speakers"
+UNSEEN_SPEAKERS, STRINGS = "unseen_speakers", "strings"  # protocols
 EARLIER_NAMES = {"strangers": UNSEEN_SPEAKERS}  # of protocols, until 0.1
 _EARLIER_KEYS = {"mistakes": "misclassified", "digit": "reference", "heard": "hypothesis"}  # of JSON, until 0.1
 
@@ -292,6 +294,8 @@ class ProtocolResult:
     curves: tuple[Curve, ...] = ()
     reliability: tuple[Reliability, ...] = ()
     rejections: tuple[Rejection, ...] = ()
+    strings: tuple[StringResult, ...] = ()
+    speech: tuple[SpeechResult, ...] = ()
     details: Mapping[str, Any] | None = None  # protocol-specific settings and figures
 
     def to_dict(self) -> dict[str, Any]:

@@ -172,6 +172,11 @@ def desk(tmp_path, tiny_folder, tiny_models, monkeypatch):
     for name in ("audio.wav", "x.wav"):
         shutil.copyfile(tiny_folder / "7_speaker1_2.wav", tmp_path / name)
     soundfile.write(tmp_path / "talk.wav", synthesize_words([(VOICES[1], "seven")], seed=3)[0], SAMPLE_RATE)
+    (tmp_path / "phone_numbers").mkdir()
+    shutil.copyfile(tmp_path / "talk.wav", tmp_path / "phone_numbers" / "ann.wav")
+    (tmp_path / "phone_numbers" / "clips.tsv").write_text(
+        "file\tspeaker\tfold\tdigits\nann.wav\tann\t0\t7\n", encoding="utf-8"
+    )
     shutil.copytree(tiny_folder, tmp_path / "recordings")
     shutil.copytree(tiny_models, tmp_path / "models")
     shutil.copyfile(tmp_path / ONNX, tmp_path / ONNX.replace("model.onnx", "model_int8.onnx"))

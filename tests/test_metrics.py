@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from digit_detector.evaluation.metrics import wilson_interval
 from ml_training.metrics import (
     apply_temperature,
     corrected_t,
@@ -16,7 +17,6 @@ from ml_training.metrics import (
     log_softmax,
     mcnemar,
     measure_calibration,
-    wilson_interval,
 )
 
 

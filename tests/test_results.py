@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
+from digit_detector.evaluation.metrics import wilson_interval
 from ml_training.config import TrainConfig
-from ml_training.metrics import wilson_interval
 from ml_training.results import EpochRecord, Evaluation, PipelineResult
 
 

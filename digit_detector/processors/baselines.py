@@ -22,6 +22,7 @@ from digit_detector.processors.base import AudioProcessor
 
 WIDE = 16_000  # Hz, the rate of speech recognisers
 NOTHING = -1  # result without a digit
+TIMES = {"double": 2, "triple": 3}
 SOUNDS_LIKE = {"to": 2, "too": 2, "for": 4, "fore": 4, "won": 1, "ate": 8, "oh": 0, "nein": 9, "sex": 6, "tree": 3}
 _PADDING = 0.3  # seconds of silence on both sides of a clip, for Whisper
 
@@ -45,23 +46,27 @@ class Baseline(ABC):
 
 
 class PocketSphinx(Baseline):
-    """pocketsphinx with a grammar of the ten words."""
+    """pocketsphinx with a grammar of the ten words, or of strings of them and of "oh"."""
 
-    def __init__(self) -> None:
+    def __init__(self, strings: bool = False) -> None:
         import pocketsphinx as sphinx
 
-        grammar = f"#JSGF V1.0;\ngrammar digits;\npublic <digit> = {' | '.join(LABELS)};\n"
+        words = f"( {' | '.join((*LABELS, 'oh'))} )+" if strings else " | ".join(LABELS)
+        grammar = f"#JSGF V1.0;\ngrammar digits;\npublic <digit> = {words};\n"
         self.decoder = sphinx.Decoder(samprate=WIDE, lm=None, loglevel="FATAL")
         self.decoder.add_jsgf_string("digits", grammar)
         self.decoder.activate_search("digits")
         self.megabytes = _megabytes(sphinx.get_model_path("en-us"))
 
     def one(self, samples: Floats) -> int:
+        return parse_digit(self.transcribe(samples))
+
+    def transcribe(self, samples: Floats) -> str:
         self.decoder.start_utt()
         self.decoder.process_raw((np.clip(samples, -1, 1) * 32767).astype(np.int16).tobytes(), full_utt=True)
         self.decoder.end_utt()
         hypothesis = self.decoder.hyp()
-        return NOTHING if hypothesis is None else parse_digit(hypothesis.hypstr)
+        return "" if hypothesis is None else str(hypothesis.hypstr)
 
 
 class WhisperTiny(Baseline):
@@ -77,12 +82,16 @@ class WhisperTiny(Baseline):
         self.megabytes = _megabytes(folder)
 
     def one(self, samples: Floats) -> int:
+        return parse_digit(self.transcribe(samples))
+
+    def transcribe(self, samples: Floats, vad: bool = False) -> str:
+        """The text of (T,) samples at WIDE Hz; `vad` leaves out what its voice activity detector calls no speech."""
         segments, _ = self.model.transcribe(
             np.concatenate([self.padding, samples, self.padding]), language="en", beam_size=1, temperature=0.0,
             initial_prompt=", ".join(LABELS), without_timestamps=True, condition_on_previous_text=False,
-            no_speech_threshold=None,
+            no_speech_threshold=None, vad_filter=vad,
         )  # fmt: skip
-        return parse_digit(" ".join(segment.text for segment in segments))
+        return " ".join(segment.text for segment in segments)
 
 
 class BaselineProcessor(AudioProcessor):
@@ -133,6 +142,23 @@ def parse_digit(text: str) -> int:
         if word in SOUNDS_LIKE:
             return SOUNDS_LIKE[word]
     return NOTHING
+
+
+def parse_digits(text: str, in_speech: bool = False) -> list[int]:
+    """The digits of a transcription of a digit string: words, numerals, "oh", "double five", "triple two".
+
+    Of other speech (`in_speech`) neither words that sound like a digit nor numerals of several digits are counted.
+    """
+    digits: list[int] = []
+    times = 1
+    for word in re.findall(r"[a-z]+|\d+" if in_speech else r"[a-z]+|\d", text.lower()):
+        if word in TIMES:
+            times = TIMES[word]
+            continue
+        digit = parse_digit(word) if not in_speech or word in LABELS or (word.isdigit() and len(word) == 1) else NOTHING
+        digits += [digit] * times if digit != NOTHING else []
+        times = 1
+    return digits
 
 
 def decode_wide(content: bytes) -> Floats:

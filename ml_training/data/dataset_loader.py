@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from digit_detector.errors import DataError, DownloadError
+from digit_detector.table_files import is_table
 from ml_training.config import AugmentationConfig, TrainConfig
 from ml_training.data import fsdd, layouts
 from ml_training.data.clip_files import ClipFile, decode_files, hash_files
 from ml_training.data.corpus import OFFICIAL_TEST_INDICES, TEST, TRAIN, UNKNOWN_SPEAKER, Corpus, append_clips
-from ml_training.data.layouts import MAX_SKIPPED, is_table, named_clip
+from ml_training.data.layouts import MAX_SKIPPED, named_clip
 from ml_training.data.tts import cached_digits
 from ml_training.results import SkippedClip
 from ml_training.utils.console import print_note

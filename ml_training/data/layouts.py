@@ -8,10 +8,8 @@ a speaker and a part.
 
 from __future__ import annotations
 
-import csv
 import os
 import re
-from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -19,6 +17,7 @@ from pathlib import Path
 from digit_detector.audio import AUDIO_SUFFIXES, list_audio_files
 from digit_detector.errors import DataError
 from digit_detector.labels import LABELS
+from digit_detector.table_files import read_rows
 from ml_training.data import fsdd
 from ml_training.data.clip_files import ClipFile, read_clip
 from ml_training.data.corpus import PARTS, TEST, TRAIN, UNKNOWN_SPEAKER, VALIDATION
@@ -43,7 +42,6 @@ _PARTS = {
     "train": TRAIN, "training": TRAIN, "validation": VALIDATION, "valid": VALIDATION, "val": VALIDATION,
     "dev": VALIDATION, "test": TEST, "testing": TEST,
 }  # fmt: skip
-_DELIMITERS = {".csv": (",", ";", "\t"), ".tsv": ("\t",)}
 _FSDD = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<index>\d{1,9})(-\d+)?")
 _SPEECH_COMMANDS = re.compile(r"(?P<speaker>[^_]+)_nohash_(?P<index>\d{1,9})")
 _DIGITS = {name: digit for digit, word in enumerate(LABELS) for name in (str(digit), word)}
@@ -158,18 +156,13 @@ def _audio_files(folder: Path) -> list[Path]:
 # --- tables --------------------------------------------------------------------------------------
 
 
-def is_table(path: Path) -> bool:
-    """Whether a path is that of a table, by its suffix."""
-    return path.suffix.lower() in _DELIMITERS
-
-
 def clips_of_table(path: Path) -> list[ClipFile]:
     """A clip for each row, its file relative to the table's folder.
 
     A row that names no digit or no file, or the file of an earlier row, becomes a clip with a fault. Raises DataError
     for a table that cannot be read, has no columns of path and label, contradicts itself or divides only some rows.
     """
-    rows = _rows(path)
+    rows = read_rows(path)
     first = next(rows, None)
     if first is None:
         raise DataError(f"{path} is empty: expected {EXPECTED_COLUMNS}")
@@ -232,25 +225,6 @@ def _columns(path: Path, cells: list[str]) -> dict[str, int] | None:
         return None
     shown = ",".join(_printable(cell) for cell in cells)[:80]
     raise DataError(f"{path} begins with {shown!r}: expected {EXPECTED_COLUMNS}")
-
-
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line number and cells of the rows of a table that are not empty."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            head = file.readline()
-            file.seek(0)
-            known = _DELIMITERS[path.suffix.lower()]
-            reader = csv.reader(file, delimiter=next((d for d in known if d in head), known[0]), strict=True)
-            for cells in reader:
-                if any(cell.strip() for cell in cells):
-                    yield reader.line_num, cells
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: save the table as UTF-8") from error
-    except csv.Error as error:
-        raise DataError(f"{path} is not a table of {path.suffix[1:].upper()}: {error}") from error
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _printable(text: str) -> str:

@@ -9,6 +9,10 @@ from itertools import count
 from pathlib import Path
 
 from digit_detector.errors import ConfigError, DataError
+from digit_detector.evaluation.perturbations import Perturbation
+from digit_detector.evaluation.speech import load_speech
+from digit_detector.evaluation.streams import load_sounds
+from digit_detector.evaluation.strings import live_detect, load_strings
 from digit_detector.files import unwritable
 from digit_detector.labels import FP32, PRETRAINED
 from ml_training.config import TrainConfig
@@ -16,6 +20,7 @@ from ml_training.data.corpus import Corpus
 from ml_training.data.dataset_loader import load_corpus, load_folder
 from ml_training.data.feature_cache import Cache, use_cache
 from ml_training.evaluation import protocols
+from ml_training.evaluation.live_strings import score_strings
 from ml_training.evaluation.perturbations import load_recordings
 from ml_training.evaluation.protocols import CALIBRATION, LOSO, NOISE, OFFICIAL, REJECTION
 from ml_training.evaluation.records import PLOTS, load_files, load_result, log_scoring, save_result, update_docs
@@ -23,8 +28,9 @@ from ml_training.evaluation.significance import compare_folds, match_pipelines
 from ml_training.evaluation.version_metrics import record_with_versions
 from ml_training.report.evaluation import write_evaluation_report
 from ml_training.report.evaluation_plots import plot_result, slug
-from ml_training.report.tables import plural, provenance, tables_of, title_of
-from ml_training.results import UNSEEN_SPEAKERS, ProtocolResult
+from ml_training.report.table import plural
+from ml_training.report.tables import provenance, tables_of, title_of
+from ml_training.results import STRINGS, UNSEEN_SPEAKERS, ProtocolResult
 
 REPORT = "evaluation_report.html"
 FOLDER_PROTOCOLS = (UNSEEN_SPEAKERS, NOISE, CALIBRATION, REJECTION)
@@ -45,6 +51,13 @@ class Request:
     folders: tuple[str, ...] = ()  # of labelled clips; without one the official test part is scored
     noise_dir: str | None = None
     others: tuple[tuple[str, str], ...] = ()  # kind and folder of non-digit clips, for rejection
+    strings: tuple[str, ...] = ()  # folders and tables of digit strings, for the live detector
+    where: tuple[tuple[str, str], ...] = ()  # column and value of the rows of these tables
+    speech: tuple[tuple[str, str], ...] = ()  # name and folder or table of speech without digit strings
+    speech_where: tuple[tuple[str, str], ...] = ()
+    perturb: tuple[Perturbation, ...] = ()  # of the recordings of strings and speech
+    context: str = "digits"  # of the live detector
+    live_model: str | None = None  # of the live detector; None: the bundled one
     noise_seed: int = 0
     seeds: tuple[int, ...] = (0, 1, 2)
     speakers: tuple[str, ...] = ()  # that loso leaves out; empty: each
@@ -75,7 +88,17 @@ class Request:
             f"others: only protocol {REJECTION!r} uses them: name it": self.others and REJECTION not in chosen,
             f"folder: only {', '.join(FOLDER_PROTOCOLS)} score folders: name one of these":
                 self.folders and not chosen & set(FOLDER_PROTOCOLS),
-            f"noise_dir: only protocol {NOISE!r} mixes noise in: name it": self.noise_dir and NOISE not in chosen,
+            f"noise_dir: only protocols {NOISE!r} and {STRINGS!r} mix noise in: name one":
+                self.noise_dir and not chosen & {NOISE, STRINGS},
+            f"strings: protocol {STRINGS!r} needs --strings or --speech, folders or tables of recordings":
+                STRINGS in chosen and not self.strings and not self.speech,
+            f"strings, speech, perturb, live_model: only protocol {STRINGS!r} uses them: name it":
+                (self.strings or self.speech or self.perturb or self.live_model) and STRINGS not in chosen,
+            "where: it selects rows of the tables of --strings, and none is named": self.where and not self.strings,
+            "speech_where: it selects rows of the tables of --speech, and none is named":
+                self.speech_where and not self.speech,
+            "perturb: snr needs --noise_dir, a folder of background recordings":
+                any(p.kind == "snr" for p in self.perturb) and not self.noise_dir,
             f"version: {' and '.join(protocols.TRAINED_BY_FOLDS)} train their own models: name another protocol":
                 self.model_version is not None and trained == chosen,
             f"compare: only {' and '.join(protocols.TRAINED_BY_FOLDS)} are compared fold by fold: name one":
@@ -123,7 +146,7 @@ def evaluate(request: Request, report: Report = lambda line: None) -> Outcome:
                 against = {"with": request.compare, "created": earlier.created, "pairs": pairs}
                 result = replace(result, details={**(result.details or {}), "compared": against})
             results.append(result)
-            if log is not None and result.protocol not in (OFFICIAL, *protocols.TRAINED_BY_FOLDS):
+            if log is not None and result.protocol not in (OFFICIAL, STRINGS, *protocols.TRAINED_BY_FOLDS):
                 log_scoring(log, result)
             files.append(save_result(result, output, report))
             record_with_versions(result, [f for f in request.models_dirs if f != PRETRAINED], report)
@@ -139,13 +162,13 @@ def evaluate(request: Request, report: Report = lambda line: None) -> Outcome:
 def _run_protocols(request: Request, earlier: ProtocolResult | None, report: Report) -> Iterator[ProtocolResult]:
     """The result of each protocol on each set of clips."""
     config, chosen = request.config, [name for name in protocols.PROTOCOLS if name in request.protocols]
-    scoring = [name for name in chosen if name not in protocols.TRAINED_BY_FOLDS]
+    scoring = [name for name in chosen if name not in (STRINGS, *protocols.TRAINED_BY_FOLDS)]
     models = []
     if scoring:
         folders = _unique(request.models_dirs)
         pipeline = request.pipeline or config.pipeline
         models = protocols.load_models(folders, pipeline, report, request.precision, request.model_version)
-    noises = load_recordings(request.noise_dir) if request.noise_dir else None
+    noises = load_recordings(request.noise_dir) if request.noise_dir and NOISE in chosen else None
     if noises:
         _report_skipped(f"{request.noise_dir} ({NOISE})", noises.skipped, report)
     non_digits = [protocols.load_non_digits(kind, folder) for kind, folder in request.others]
@@ -160,6 +183,9 @@ def _run_protocols(request: Request, earlier: ProtocolResult | None, report: Rep
         if name in protocols.TRAINED_BY_FOLDS:
             yield _cross_validate(name, request, corpora[-1], earlier, report)
             continue
+        if name == STRINGS:
+            yield _score_strings(request, report)
+            continue
         for clips in sets if sets and name != OFFICIAL else [protocols.official_part(corpora[-1])]:
             report(f"{name}: {clips.description}")
             if name == NOISE:
@@ -170,6 +196,16 @@ def _run_protocols(request: Request, earlier: ProtocolResult | None, report: Rep
                 yield protocols.score_calibration(models, clips)
             else:
                 yield (protocols.score_official if name == OFFICIAL else protocols.score_unseen_speakers)(models, clips)
+
+
+def _score_strings(request: Request, report: Report) -> ProtocolResult:
+    where, speech_where = dict(request.where), dict(request.speech_where)
+    return score_strings(
+        [load_strings(place, where) for place in _unique(request.strings)],
+        [load_speech(name, place, speech_where) for name, place in request.speech],
+        live_detect(request.live_model, request.context), request.context, request.live_model, request.perturb,
+        load_sounds(Path(request.noise_dir).expanduser()) if request.noise_dir else (), request.noise_seed, report,
+    )  # fmt: skip
 
 
 def _cross_validate(

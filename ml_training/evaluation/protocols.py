@@ -20,14 +20,16 @@ import ml_training
 from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, decode_sound, pad_or_trim
 from digit_detector.classifier import DigitClassifier, load_classifier, model_file
 from digit_detector.errors import AudioError, DataError
+from digit_detector.evaluation.metrics import BINS
 from digit_detector.evaluation.streams import audio_files
 from digit_detector.labels import FP32, IS_DIGIT, trained_pipelines
 from digit_detector.model_file import git_commit
 from ml_training.data.corpus import OFFICIAL_TEST_INDICES, Corpus, select_clips
 from ml_training.evaluation.corruption import CORRUPTIONS, corrupt_digits
 from ml_training.evaluation.perturbations import CLEAN, FRAME, WORD_DB, Recordings, perturb
-from ml_training.metrics import BINS, apply_temperature, measure_calibration
+from ml_training.metrics import apply_temperature, measure_calibration
 from ml_training.results import (
+    STRINGS,
     UNSEEN_SPEAKERS,
     Count,
     Curve,
@@ -41,8 +43,8 @@ from ml_training.results import (
     Reliability,
 )
 
-PROTOCOLS = ("official", "cv", "loso", UNSEEN_SPEAKERS, "noise", "calibration", "rejection")
-OFFICIAL, CV, LOSO, _, NOISE, CALIBRATION, REJECTION = PROTOCOLS
+PROTOCOLS = ("official", "cv", "loso", UNSEEN_SPEAKERS, "noise", "calibration", "rejection", STRINGS)
+OFFICIAL, CV, LOSO, _, NOISE, CALIBRATION, REJECTION, _ = PROTOCOLS
 TRAINED_BY_FOLDS = (CV, LOSO)
 GENERATED_KINDS = ("digits", *CORRUPTIONS, "silence")  # of clips, in rejection without recordings of them
 _BATCH = 100

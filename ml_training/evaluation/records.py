@@ -33,6 +33,7 @@ def file_name(result: ProtocolResult) -> str:
     """The name of a result's JSON file without suffix: equal for the same protocol, data and models."""
     details = result.details or {}
     parts = [result.protocol, result.data, str(details.get("noise_folder", "")), *details.get("left_out", ())]
+    parts += [str(details.get("context", "")), Path(details.get("live_model") or "").stem]  # of the live detector
     pipelines = {s.pipeline for s in result.scores}
     if pipelines != set(PIPELINES):
         parts.append("_".join(sorted(pipelines)))

@@ -10,7 +10,8 @@ from pathlib import Path
 from digit_detector.labels import PIPELINES
 from ml_training.report import tables
 from ml_training.report.page import write_page
-from ml_training.report.tables import Cell, Table, percent, pipeline_title, pipelines_in, plural, title_of
+from ml_training.report.table import Cell, Table, percent, plural
+from ml_training.report.tables import pipeline_title, pipelines_in, title_of
 from ml_training.results import Count, ProtocolResult
 
 # Protocols whose figures say most about unknown voices, the first one most; others come after them.
@@ -72,6 +73,12 @@ def _overview(sections: Sequence[Section]) -> Table:
 def _headline(results: Sequence[ProtocolResult]) -> tuple[str, str]:
     """The most important figure of all results, and what it was measured on."""
     scored = [result for result in results if result.scores]
+    strings = [each for result in results for each in result.strings]
+    if not scored and strings:
+        total = strings[0].total
+        headline = f"The live detector makes {total.errors} errors in {total.reference} digits of {strings[0].name}"
+        whole = f"{total.whole} of {plural(total.strings, 'string')} without an error"
+        return headline, f"Digit error rate {percent(total.digit_error_rate)}, {whole}."
     if not scored:
         return title_of(results[0]) if len(results) == 1 else f"{len(results)} evaluation results", ""
     rank = {protocol: place for place, protocol in enumerate(HEADLINES)}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ml_training.report import tables
+from ml_training.report.string_plots import plot_strings
 from ml_training.report.tables import pipeline_title, pipelines_in, title_of
 from ml_training.results import Curve, ProtocolResult
 from ml_training.utils import visualization as style
@@ -34,6 +35,8 @@ def plot_result(result: ProtocolResult, folder: Path, name: str) -> list[Path]:
 
     for kind in dict.fromkeys(curve.kind for curve in result.curves):
         plot_curves([c for c in result.curves if c.kind == kind], new_path(kind), title_of(result))
+    if result.strings:
+        plot_strings(result, title_of(result), new_path)
     if result.reliability:
         plot_reliability(result, new_path("reliability"))
     if result.rejections:

@@ -28,7 +28,8 @@ from digit_detector.labels import LABELS
 from digit_detector.model_file import git_commit
 from ml_training import __version__
 from ml_training.config import flatten_settings, to_dict
-from ml_training.report.tables import Cell, Table, by_digit, by_speaker, percent, pipeline_title, plural
+from ml_training.report.table import Cell, Table, percent, plural
+from ml_training.report.tables import by_digit, by_speaker, pipeline_title
 from ml_training.results import Count, DataSummary, ModelScore, PipelineResult
 from ml_training.utils.visualization import colour_index, draw_training_history, svg_uri, tint
 

@@ -3,75 +3,24 @@
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from digit_detector.labels import LABELS, PIPELINE_TITLES, PIPELINES
-from ml_training.results import Count, Curve, ModelScore, Point, ProtocolResult
+from ml_training.report.string_tables import string_tables
+from ml_training.report.table import Cell, Table, format_number, percent, plural
+from ml_training.results import STRINGS, Count, Curve, ModelScore, Point, ProtocolResult
 from ml_training.utils.visualization import tint
 
 MAX_SPEAKERS = 15  # rows; of more, those with most errors
-_CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]")
 _TITLES = {
     "official": "Official test part", "cv": "Cross-validation", "loso": "Leave one speaker out",
     "strangers": "Strangers", "unseen_speakers": "Unseen speakers", "noise": "Noise and other changes",
-    "calibration": "Calibration", "rejection": "Not a digit",
+    "calibration": "Calibration", "rejection": "Not a digit", STRINGS: "Digit strings, live",
 }  # fmt: skip
-
-
-class Cell(str):
-    """The text of a cell; on a page also in bold, shaded (0 to 1) or a link to a section."""
-
-    best: bool
-    shade: float
-    link: str
-
-    def __new__(cls, text: str, best: bool = False, shade: float = 0.0, link: str = "") -> Cell:
-        cell = super().__new__(cls, text)
-        cell.best, cell.shade, cell.link = best, shade, link
-        return cell
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of cells under a heading; the first column names the row."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def text(self) -> str:
-        """Aligned columns for a terminal."""
-        rows = [tuple(map(_one_line, row)) for row in (self.header, *self.rows)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ("  ".join(c.ljust(width) for c, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-        return "\n".join([self.title, *(f"  {line}" for line in lines)])
-
-    def markdown(self) -> str:
-        def line(cells: Iterable[str]) -> str:
-            return "| " + " | ".join(_one_line(cell).replace("|", "\\|") for cell in cells) + " |"
-
-        ruler = "|---|" + "---:|" * (len(self.header) - 1)
-        return "\n".join([f"*{self.title}*", "", line(self.header), ruler, *map(line, self.rows)])
-
-
-def _one_line(cell: str) -> str:
-    """Control characters, which could move a terminal's cursor, as Python escapes them."""
-    return _CONTROL.sub(lambda match: repr(match[0])[1:-1], cell)
-
-
-# --- words and numbers, the same in every report -------------------------------------------------
-
-
-def percent(share: float, digits: int = 1) -> str:
-    return f"{100 * share:.{digits}f} %" if math.isfinite(share) else "-"
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def interval(count: Count) -> str:
@@ -87,7 +36,9 @@ def title_of(result: ProtocolResult) -> str:
     """The heading of a result."""
     noises = (result.details or {}).get("noise_folder")
     name = _TITLES.get(result.protocol, result.protocol)
-    return f"{name}: {result.data}" + (f", backgrounds from {noises}" if noises else "")
+    live = [f", context {context}"] if (context := (result.details or {}).get("context")) else []
+    live += [f", {Path(model).name}"] if (model := (result.details or {}).get("live_model")) else []
+    return f"{name}: {result.data}" + (f", backgrounds from {noises}" if noises else "") + "".join(live)
 
 
 def provenance(result: ProtocolResult) -> str:
@@ -171,6 +122,8 @@ def tables_of(result: ProtocolResult) -> list[Table]:
         return [_loso(result), *comparison(result), by_digit(result.scores)]
     if result.protocol == "cv":
         return [_cv(result), *comparison(result), _by_fold(result), by_digit(result.scores), by_speaker(result.scores)]
+    if result.protocol == STRINGS:
+        return string_tables(result)
     if result.curves:
         return _conditions(result)
     if result.reliability:
@@ -249,7 +202,7 @@ def _loso(result: ProtocolResult) -> Table:
     )
     rows = [
         ("mean ± over seeds", *(_with_deviation(spreads[p].mean, spreads[p].over_seeds) for p in pipelines)),
-        ("± over speakers", *(_number(100 * spreads[p].over_speakers, ".1f") for p in pipelines)),
+        ("± over speakers", *(format_number(100 * spreads[p].over_speakers, ".1f") for p in pipelines)),
     ]
     folds = (result.details or {}).get("folds", ())
     errors = {p: [f["ece"] for f in folds if f["pipeline"] == p] for p in pipelines}
@@ -267,7 +220,7 @@ def _cv(result: ProtocolResult) -> Table:
         over_seeds = _deviation([100 * count.accuracy for count in own])
         rows.append((
             pipeline, _with_deviation(statistics.fmean(shares), _deviation(shares)),
-            f"{percent(min(shares))} to {percent(max(shares))}", _number(over_seeds, ".1f", before="± "),
+            f"{percent(min(shares))} to {percent(max(shares))}", format_number(over_seeds, ".1f", before="± "),
             f"{statistics.fmean(c.clips - c.right for c in own):.1f} of {own[0].clips}",
             f"{interval(mean_count(own))} %",
         ))  # fmt: skip
@@ -295,7 +248,7 @@ def comparison(result: ProtocolResult) -> list[Table]:
         between = "one fold has no interval"
         if pair["low"] is not None and math.isfinite(pair["low"]):
             between = f"{100 * pair['low']:+.2f} to {100 * pair['high']:+.2f}"
-        t, p = _number(pair["t"], ".2f"), _p_value(pair["t_test"])
+        t, p = format_number(pair["t"], ".2f"), _p_value(pair["t_test"])
         rows.append((
             name, f"{100 * pair['difference']:+.2f} points ({between})",
             f"{t}, p = {p}" if t != "-" else "-" if p == "-" else f"p = {p}",
@@ -305,13 +258,8 @@ def comparison(result: ProtocolResult) -> list[Table]:
     return [Table(f"Compared with {against['with']} of {against['created']}", head, tuple(rows))]
 
 
-def _number(value: float | None, form: str, before: str = "") -> str:
-    """A number, or "-" for None, infinity or NaN."""
-    return "-" if value is None or not math.isfinite(value) else f"{before}{value:{form}}"
-
-
 def _p_value(value: float | None) -> str:
-    return _number(value, ".3f" if value is not None and value >= 0.001 else ".1e")
+    return format_number(value, ".3f" if value is not None and value >= 0.001 else ".1e")
 
 
 def _conditions(result: ProtocolResult) -> list[Table]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ml_training.report.page import write_page
-from ml_training.report.tables import Table, percent, pipeline_title, plural
+from ml_training.report.table import Table, percent, plural
+from ml_training.report.tables import pipeline_title
 from ml_training.utils.visualization import COLOURS, MUTED, drawable, dress, new_figure, note, save, set_rows
 
 if TYPE_CHECKING:

@@ -71,7 +71,12 @@ def plot_confusion_matrix(evaluation: Evaluation, path: Path, title: str) -> Non
 def plot_confusion(counts: Ints, path: Path, title: str) -> None:
     """Write (10, 10) counts, row true digit, column predicted digit, as PNG."""
     figure = new_figure(6.4, 6.6, title)
-    axes = figure.subplots()
+    draw_confusion(figure.subplots(), counts)
+    save(figure, path)
+
+
+def draw_confusion(axes: Any, counts: Ints) -> None:
+    """Draw counts, row true digit, column predicted digit; an eleventh row and column stand for no digit."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     cells = np.ones((*counts.shape, 3))
     for true, predicted in np.argwhere(counts):
@@ -79,17 +84,18 @@ def plot_confusion(counts: Ints, path: Path, title: str) -> None:
         cells[true, predicted] = strength * (HIT if true == predicted else MISS) + (1 - strength)
         axes.text(predicted, true, str(counts[true, predicted]), ha="center", va="center", color=INK, fontsize=11)
     axes.imshow(cells, interpolation="nearest")
-    digits = range(len(LABELS))
-    axes.set_xticks(digits, [str(digit) for digit in digits])
-    axes.set_yticks(digits, [f"{digit}  {name}" for digit, name in enumerate(LABELS)])
+    digits, has_none = range(len(LABELS)), len(counts) > len(LABELS)
+    axes.set_xticks(range(len(counts)), [*map(str, digits), *(["missed"] if has_none else [])])
+    axes.set_yticks(
+        range(len(counts)), [*(f"{d}  {name}" for d, name in enumerate(LABELS)), *(["added"] if has_none else [])]
+    )
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(np.arange(len(LABELS) + 1) - 0.5, minor=True)
+        axis.set_ticks(np.arange(len(counts) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color=GRID, lw=0.8)
     axes.tick_params(which="minor", length=0)
     dress(axes, "", "Predicted digit")
     axes.set_ylabel("True digit", color=MUTED)
     axes.spines[:].set_visible(False)
-    save(figure, path)
 
 
 def plot_model_comparison(results: Sequence[PipelineResult], path: Path) -> None:

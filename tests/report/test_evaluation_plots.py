@@ -4,9 +4,10 @@ import struct
 
 import pytest
 
+from digit_detector.evaluation.metrics import ReliabilityBin
 from ml_training.report.evaluation import write_evaluation_report
 from ml_training.report.evaluation_plots import plot_result
-from ml_training.results import Count, Curve, ModelScore, Point, Rejection, Reliability, ReliabilityBin
+from ml_training.results import Count, Curve, ModelScore, Point, Rejection, Reliability
 
 MODELS = [(pipeline, seed) for pipeline in ("mfcc", "mel_cnn") for seed in ("0", "1", "2")]
 

@@ -3,6 +3,7 @@
 import pytest
 
 from ml_training.report import tables
+from ml_training.report.table import Table
 from ml_training.results import Count, ModelCard, ModelScore, Rejection
 
 
@@ -34,7 +35,7 @@ def test_of_many_speakers_those_with_most_errors_are_shown(make_protocol_result)
 
 
 def test_a_name_of_several_lines_takes_one():
-    table = tables.Table("By speaker", ("speaker", "right"), (("ann\nbea\x1b[2J", "1"), ("مى\u200cروم|", "2")))
+    table = Table("By speaker", ("speaker", "right"), (("ann\nbea\x1b[2J", "1"), ("مى\u200cروم|", "2")))
     head, first, second = table.text().splitlines()[1:]
     assert first == "  ann\\nbea\\x1b[2J  1"
     assert second.startswith("  مى\u200cروم| ")
