@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from digit_detector.cli.parser import OneLineParser
 from digit_detector.cli.program import program, require
 from digit_detector.errors import ConfigError, StreamError
-from digit_detector.streaming.engine import available_pipelines, missing_note
 from digit_detector.streaming.flags import add_detector_flags, read_config
 from digit_detector.webapp.limits import PREFIX, ServerLimits, add_limit_flags, find_misspelt_variables, read_limits
 
@@ -38,11 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     for warning in find_misspelt_variables(os.environ):
         logging.warning(warning)
-    config = read_config(args)
-    pipelines = getattr(args, "pipeline", None) or available_pipelines(limits.model_dir)
-    app = make_app(limits, config, pipelines, spotter=getattr(args, "spotter", None))
-    if "pipeline" not in args and (note := missing_note(limits.model_dir, pipelines)):
-        print(note, file=sys.stderr, flush=True)
+    app = make_app(limits, read_config(args), getattr(args, "live_model", None))
     listening = bind(limits, exact="port" in args or bool(os.environ.get(PREFIX + "PORT")))
     address = page_address(listening)
     print(f"serving digits at {address}   (Ctrl-C ends)", flush=True)

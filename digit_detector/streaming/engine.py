@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,10 @@ class Engine:
         self.config = config or load_config()
         self._model = load_acoustic_model(model)
 
-    def new_stream(self) -> StreamState:
-        return StreamState(self.config, self._model.initial_state())
+    def new_stream(self, context: str | None = None) -> StreamState:
+        """The state of a stream; `context` replaces that of the config. Raises ConfigError for an unknown one."""
+        config = self.config if context is None else replace(self.config, context=context)
+        return StreamState(config, self._model.initial_state())
 
     def process(self, streams: Sequence[StreamState], blocks: Sequence[Floats]) -> list[list[Detection]]:
         """Process the next (256,) block of each stream -> the detections of each that it decides."""

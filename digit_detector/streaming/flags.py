@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from argparse import SUPPRESS
+from typing import Any
 
 from digit_detector.streaming.config import CONTEXTS, DIGITS, SHIPPED, DetectorConfig, load_config
 
@@ -18,6 +20,20 @@ def add_detector_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thresholds", metavar="FILE", default=SUPPRESS, help="written by tune-threshold (default: those that ship)"
     )
+    parser.add_argument("--pipeline", nargs="+", action=_RemovedFlag)
+    parser.add_argument("--spotter", action=_RemovedFlag)
+
+
+class _RemovedFlag(argparse.Action):
+    """A hidden flag of earlier versions: accepted, with a note on standard error."""
+
+    def __init__(self, option_strings: list[str], dest: str, **kwargs: Any) -> None:
+        super().__init__(option_strings, dest, default=SUPPRESS, help=SUPPRESS, **kwargs)
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        print(f"{option} is ignored: live detection has one model now, see --live_model", file=sys.stderr, flush=True)
 
 
 def read_config(namespace: argparse.Namespace) -> DetectorConfig:

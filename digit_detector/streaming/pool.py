@@ -32,12 +32,12 @@ class DetectorPool:
     def __len__(self) -> int:
         return len(self._streams)
 
-    def open(self, key: Hashable) -> None:
-        """Open a stream. Raises StreamError if the key is in use."""
+    def open(self, key: Hashable, context: str | None = None) -> None:
+        """Open a stream; `context` replaces that of the pool. Raises StreamError if the key is in use, ConfigError."""
         with self._lock:
             if key in self._streams:
                 raise StreamError(f"stream {key!r} is open already: close it first, or take another key")
-            self._streams[key] = self.engine.new_stream(), deque()
+            self._streams[key] = self.engine.new_stream(context), deque()
 
     def close(self, key: Hashable) -> None:
         """Discard a stream. Raises StreamError for an unknown key."""

@@ -24,17 +24,15 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 import digit_detector
+from digit_detector.acoustic_file import BLOCK, FILE, TOKENS
 from digit_detector.audio import ENCODINGS
 from digit_detector.classifier import model_file
 from digit_detector.cli.answers import LONG_SECONDS
 from digit_detector.errors import DigitError
-from digit_detector.labels import trained_pipelines
+from digit_detector.labels import PRETRAINED, trained_pipelines
 from digit_detector.processors import PROCESSORS, load_processors
-from digit_detector.spotter_file import FILE, dilations_of, earlier_frames
 from digit_detector.streaming.config import DetectorConfig
 from digit_detector.streaming.engine import Engine
-from digit_detector.streaming.spotter import find_spotter, load_spotter
-from digit_detector.streaming.vad import find_silero
 from digit_detector.webapp import schemas
 from digit_detector.webapp.clients import Quota, client_address
 from digit_detector.webapp.errors import RejectedError, as_rejection, error_body
@@ -56,7 +54,7 @@ _ABOUT = Path(__file__).with_name("api.md").read_text(encoding="utf-8")  # WebSo
 _ENCODING = f"of sound without a header: one of {', '.join(ENCODINGS)}"
 _Method = Annotated[str, InPath(description="one of `/processors`", examples=["ml_cnn"])]
 _ModelName = Annotated[
-    str, InPath(description="`silero_vad.onnx`, `spotter.onnx`, or the model of a pipeline", examples=["mel_cnn.onnx"])
+    str, InPath(description="`acoustic.onnx`, or the model of a pipeline", examples=["mel_cnn.onnx"])
 ]
 _SessionId = Annotated[str, InPath(description="`id` of `POST /sessions`")]
 _log = logging.getLogger("digits.serve")
@@ -67,25 +65,19 @@ for kind, suffix in (("text/javascript", ".js"), ("text/javascript", ".mjs"), ("
 def make_app(
     limits: ServerLimits | None = None,
     config: DetectorConfig | None = None,
-    pipelines: Sequence[str] | None = None,
+    model: str | None = None,
     methods: Sequence[str] = tuple(PROCESSORS),
-    spotter: str | None = None,
 ) -> FastAPI:
-    """Load the models and return the application; `pipelines` and `spotter` are as in StreamingDetector.
+    """Load the models and return the application; `config` and `model` are as in StreamingDetector.
 
     Raises ConfigError, ModelError, MissingExtraError.
     """
     limits = limits or ServerLimits()
-    engine = Engine(limits.model_dir, pipelines, config, spotter)  # raises at once if a model cannot be used
-    pipelines, config = engine.pipelines, engine.config
+    config = Engine(config, model).config  # raises at once if the model cannot be used
     processors = load_processors(methods, limits.model_dir)
-    files = _find_model_files(limits.model_dir, spotter)
-    earlier = earlier_frames(dilations_of(load_spotter(spotter).metadata))
-    detector_json = json.dumps({"config": asdict(config), "pipelines": list(pipelines), "earlier": earlier})
-    pool = WorkerPool(
-        limits.model_dir, pipelines, config, limits.streams, limits.backlog_seconds, limits.workers,
-        limits.worker_seconds, spotter,
-    )  # fmt: skip
+    files = _find_model_files(limits.model_dir, model)
+    detector_json = json.dumps({"config": asdict(config), "tokens": TOKENS, "block": BLOCK})
+    pool = WorkerPool(config, model, limits.streams, limits.backlog_seconds, limits.workers, limits.worker_seconds)
     sessions = Sessions(limits.sessions, limits.sessions_per_client, limits.session_seconds, limits.kept_bytes)
     uploads = UploadProcessor(processors, limits)
     downloads = Quota(limits.downloads_per_client)
@@ -267,9 +259,10 @@ def make_app(
         responses={200: {"content": {"application/json": {}}}},
     )  # fmt: skip
     def detector() -> Response:
-        """Configuration of the live detector: thresholds, pipelines that confirm a digit, context of the spotter.
+        """Configuration of the live detector.
 
-        `earlier` lists the context frames of each block: convolution, and number of frames before the block.
+        `config` has its thresholds and constants, `tokens` what the posteriors of its model stand for in their order,
+        `block` the samples of a step.
         """
         return Response(detector_json, media_type="application/json")
 
@@ -277,7 +270,7 @@ def make_app(
         "/models/{name}", tags=["models"], response_class=FileResponse,
         responses={200: {"content": {"application/octet-stream": {}}}},
     )  # fmt: skip
-    def model(name: _ModelName) -> FileResponse:
+    def model_of(name: _ModelName) -> FileResponse:
         """A model as an ONNX file, for the browser.
 
         The file that the server itself uses.
@@ -323,11 +316,12 @@ def make_app(
     return app
 
 
-def _find_model_files(model_dir: str, spotter: str | None) -> dict[str, Path]:
+def _find_model_files(model_dir: str, model: str | None) -> dict[str, Path]:
     """Model files that the browser-only mode fetches, by their name in the URL."""
-    models = {f"{name}.onnx": model_file(model_dir, name) for name in trained_pipelines(model_dir)}
-    files = {name: file for name, file in models.items() if file.is_file()}
-    return {**files, FILE: find_spotter(spotter), "silero_vad.onnx": find_silero()}
+    classifiers = {f"{name}.onnx": model_file(model_dir, name) for name in trained_pipelines(model_dir)}
+    files = {name: file for name, file in classifiers.items() if file.is_file()}
+    shipped = Path(digit_detector.__file__).with_name(PRETRAINED) / FILE
+    return {**files, FILE: shipped if model is None else Path(model)}
 
 
 def _list_methods(app: FastAPI, request: Request) -> set[str]:

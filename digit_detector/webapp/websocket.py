@@ -13,6 +13,8 @@ from urllib.parse import parse_qs
 from starlette.types import Receive, Scope, Send
 
 from digit_detector.audio import MAX_RATE
+from digit_detector.streaming.config import CONTEXTS
+from digit_detector.streaming.engine import Detection
 from digit_detector.webapp.clients import client_address
 from digit_detector.webapp.errors import RejectedError, error_body, make_busy_error
 from digit_detector.webapp.limits import ServerLimits
@@ -210,26 +212,30 @@ class _Connection:
         if self.stream is not None:
             raise _refuse("started", "a stream is open already: stop it before the next")
         rate, protocol = message.get("sample_rate"), message.get("protocol", 1)
+        context = message.get("context", self._pool.context)
         if type(rate) is not int or not _MIN_RATE <= rate <= MAX_RATE:
             raise _refuse("bad_rate", f"sample_rate: expected a whole number of Hz from {_MIN_RATE} to {MAX_RATE}")
         if type(protocol) is not int or protocol not in _PROTOCOLS:
             raise _refuse("bad_message", f"protocol: expected one of {', '.join(map(str, _PROTOCOLS))}")
+        if context not in tuple(CONTEXTS):
+            raise _refuse("bad_message", f"context: expected one of {', '.join(CONTEXTS)}")
         if protocol == 1:
             self._sockets.warn_of_protocol_1()
         self._status_type = _PROTOCOLS[protocol]
         self._sockets.check_streams(self.client)
-        self.stream = self._pool.open(rate, self._updates.put_nowait)
+        self.stream = self._pool.open(rate, context, self._updates.put_nowait)
         self._stopping, self._started, self._fed = False, self._clock(), 0.0
         if self._session is not None:
             self._recording = self._sessions.begin(self._session, rate)
-        await self._send("ready", sample_rate=rate, session=self._session.id if self._session else None)
+        session = self._session.id if self._session else None
+        await self._send("ready", sample_rate=rate, session=session, context=context)
 
     async def _send_updates(self) -> None:
         """Send digits and status as soon as a worker reports them; status is skipped if a later one waits."""
         while True:
             update = await self._updates.get()
             for detection in update.detections:
-                await self._send("digit", **{name: round(value, 4) for name, value in asdict(detection).items()})
+                await self._send("digit", **_rounded(detection))
             if self._session is not None:
                 self._sessions.append_detections(self._session, update.detections)
             if update.fault is not None:
@@ -237,7 +243,8 @@ class _Connection:
             if self._updates.empty():  # formatted by hand: there are thousands a second, and json.dumps is slower
                 status = (
                     f'{{"type":"{self._status_type}","frames":{update.chunks},"seconds":{update.seconds:.3f},'
-                    f'"level_db":{update.level_db:.1f},"voice":{update.voice:.3f}}}'
+                    f'"level_db":{update.level_db:.1f},"voice":{update.voice:.3f},'
+                    f'"provisional":{json.dumps([_rounded(digit) for digit in update.provisional])}}}'
                 )
                 await self._send_raw({"type": "websocket.send", "text": status})
             if update.ended:
@@ -254,6 +261,10 @@ class _Connection:
             self.stream = None
             if self._session is not None:
                 self._sessions.end(self._session)
+
+
+def _rounded(detection: Detection) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in asdict(detection).items()}
 
 
 def _refuse(code: str, message: str) -> RejectedError:

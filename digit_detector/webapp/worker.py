@@ -1,8 +1,9 @@
 """Worker process: runs the live networks, so that they never hold the Python lock of the process that serves sockets.
 
-Standard input carries messages: a HEADER, then as many bytes of 16-bit samples as it says. Standard output carries one
-line of JSON per round: a list with one update for each stream that received audio. The first line, once the models are
-loaded, and every heartbeat are an empty list. The loop that computes writes the heartbeats: they stop when it hangs.
+Standard input carries messages: a HEADER, then as many bytes as it says: 16-bit samples, or the name of the context
+with START. Standard output carries one line of JSON per round: a list with one update for each stream that received
+audio. The first line, once the model is loaded, and every heartbeat are an empty list. The loop that computes writes
+the heartbeats: they stop when it hangs.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from typing import BinaryIO
 
 import numpy as np
 
+from digit_detector.acoustic_file import BLOCK_SECONDS
 from digit_detector.errors import DigitError
 from digit_detector.streaming.config import DetectorConfig
-from digit_detector.streaming.engine import Engine
+from digit_detector.streaming.engine import Detection, Engine
 from digit_detector.streaming.pool import DetectorPool
-from digit_detector.streaming.stream_state import BLOCK_SECONDS
 from digit_detector.webapp.child_process import READY
 
 HEADER = struct.Struct("<BIII")  # kind of message, stream number, sample rate in Hz, bytes that follow
-FEED, END, DROP = range(3)
+START, FEED, END, DROP = range(4)
 _MAX_ROUND_SECONDS = 20.0  # audio of all streams in one round: computing it takes far less than a heartbeat timeout
 _ROUND_SECONDS = 0.016  # wall time: audio of several streams is computed in one batch, which is cheaper
 
@@ -83,20 +84,20 @@ class StreamWorker:
         updates: list[dict[str, object]] = []
         seconds = 0.0
         while self._inbox and seconds < _MAX_ROUND_SECONDS:
-            kind, number, rate, samples = self._inbox.popleft()
-            seconds += len(samples) / 2 / rate
-            if kind == DROP:
+            kind, number, rate, content = self._inbox.popleft()
+            if kind == START:
+                self._streams[number] = _Stream(rate)
+                self._pool.open(number, content.decode())
+            elif kind == DROP:
                 self._drop(number)
                 fed.pop(number, None)
-                continue
-            if number not in self._streams:
-                self._streams[number] = _Stream(rate)
-                self._pool.open(number)
-            stream = fed[number] = self._streams[number]
-            if kind == END:
-                stream.ended = True
-            else:
-                stream.waiting.append(samples)
+            elif number in self._streams:  # otherwise it was dropped for a fault
+                stream = fed[number] = self._streams[number]
+                if kind == END:
+                    stream.ended = True
+                else:
+                    stream.waiting.append(content)
+                    seconds += len(content) / 2 / rate
         for number, stream in list(fed.items()):
             stream.chunks += len(stream.waiting)
             samples = b"".join(stream.waiting)
@@ -110,14 +111,16 @@ class StreamWorker:
         detected = self._pool.run()
         for number, stream in fed.items():
             state = self._pool.stream(number)
-            detections, position = detected.get(number, []), state.blocks * BLOCK_SECONDS
+            detections, provisional = detected.get(number, []), self._pool.provisional(number)
+            position = state.blocks * BLOCK_SECONDS
             if stream.ended:
+                provisional = []
                 detections += self._pool.flush(number)
                 del self._streams[number]
             updates.append({
                 "stream": number, "chunks": stream.chunks, "seconds": position,
-                "level_db": state.energy.level_db, "voice": float(state.voice), "ended": stream.ended,
-                "detections": [[d.digit, d.confidence, d.start, d.end, d.delay] for d in detections],
+                "level_db": state.level_db, "voice": state.voice, "ended": stream.ended,
+                "detections": _as_rows(detections), "provisional": _as_rows(provisional),
             })  # fmt: skip
         return updates
 
@@ -126,13 +129,16 @@ class StreamWorker:
             self._pool.close(number)
 
 
+def _as_rows(detections: list[Detection]) -> list[list[float]]:
+    return [[d.digit, d.confidence, d.start, d.end, d.delay] for d in detections]
+
+
 def main() -> int:
     """Run until standard input ends. The command line is one JSON object: Engine's arguments and heartbeat_seconds."""
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole process group: the server closes stdin instead
         signal.signal(number, signal.SIG_IGN)
     options = json.loads(sys.argv[1])
-    config = DetectorConfig(**options["config"])
-    worker = StreamWorker(Engine(options["model_dir"], options["pipelines"], config, options["spotter"]))
+    worker = StreamWorker(Engine(DetectorConfig(**options["config"]), options["model"]))
     threading.Thread(target=worker.read_messages, args=(sys.stdin.buffer,), daemon=True).start()
     worker.run(sys.stdout.buffer, options["heartbeat_seconds"])
     return 0

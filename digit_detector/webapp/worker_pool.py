@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
 from itertools import count
@@ -16,7 +16,7 @@ from digit_detector.streaming.config import DetectorConfig
 from digit_detector.streaming.engine import Detection
 from digit_detector.webapp.child_process import ChildProcess
 from digit_detector.webapp.errors import RejectedError, as_rejection, make_busy_error
-from digit_detector.webapp.worker import DROP, END, FEED, HEADER
+from digit_detector.webapp.worker import DROP, END, FEED, HEADER, START
 
 _log = logging.getLogger("digits.serve")
 
@@ -30,6 +30,7 @@ class StreamUpdate:
     level_db: float = -120.0
     voice: float = 0.0  # probability of speech
     detections: list[Detection] = field(default_factory=list)
+    provisional: list[Detection] = field(default_factory=list)  # of the utterance that has not ended
     ended: bool = False
     fault: RejectedError | None = None
 
@@ -51,11 +52,12 @@ class WorkerPool:
     """Opens, feeds and ends streams; each runs in one of the worker processes."""
 
     def __init__(
-        self, model_dir: str, pipelines: Sequence[str], config: DetectorConfig, max_streams: int,
-        backlog_seconds: float, workers: int, worker_seconds: float, spotter: str | None = None,
+        self, config: DetectorConfig, model: str | None, max_streams: int, backlog_seconds: float, workers: int,
+        worker_seconds: float,
     ) -> None:  # fmt: skip
         """`backlog_seconds`: unprocessed audio per stream. `worker_seconds`: heartbeat timeout of a worker."""
-        options = {"model_dir": model_dir, "pipelines": [*pipelines], "config": asdict(config), "spotter": spotter}
+        options = {"config": asdict(config), "model": model}
+        self.context = config.context  # of streams that name none
         self._max_streams, self._backlog = max_streams, backlog_seconds
         self._workers = [_Worker(options, self._dispatch, worker_seconds) for _ in range(workers)]
         self._streams: dict[int, StreamHandle] = {}
@@ -88,7 +90,7 @@ class WorkerPool:
     def streams(self) -> int:
         return len(self._streams)
 
-    def open(self, rate: int, on_update: Callable[[StreamUpdate], None]) -> StreamHandle:
+    def open(self, rate: int, context: str, on_update: Callable[[StreamUpdate], None]) -> StreamHandle:
         """Open a stream of `rate` Hz on the worker with the fewest. Raises RejectedError if none is available."""
         if len(self._streams) >= self._max_streams:
             raise make_busy_error(f"{self._max_streams} streams are open, the limit of this server")
@@ -98,6 +100,7 @@ class WorkerPool:
             raise _make_restarted_error()
         stream = StreamHandle(next(self._numbers) % 2**32, rate, on_update, worker)
         self._streams[stream.number] = worker.streams[stream.number] = stream
+        worker.send(START, stream, context.encode())
         return stream
 
     def feed(self, stream: StreamHandle, chunk: bytes) -> None:
@@ -173,9 +176,9 @@ class _Worker:
             await asyncio.gather(self._running, return_exceptions=True)
         await self._child.stop()
 
-    def send(self, kind: int, stream: StreamHandle, samples: bytes = b"") -> None:
+    def send(self, kind: int, stream: StreamHandle, content: bytes = b"") -> None:
         if not self._child.has_ended and not self._child.requests.is_closing():
-            self._child.requests.write(HEADER.pack(kind, stream.number, stream.rate, len(samples)) + samples)
+            self._child.requests.write(HEADER.pack(kind, stream.number, stream.rate, len(content)) + content)
 
     async def _run(self) -> None:
         """Read updates; restart the process whenever it ends."""
@@ -218,7 +221,8 @@ def _make_restarted_error() -> RejectedError:
 def _parse_update(row: dict[str, Any]) -> StreamUpdate:
     if "fault" in row:
         return _make_failure(AudioError(row["fault"]))
-    return StreamUpdate(**{**row, "detections": [Detection(*values) for values in row["detections"]]})
+    detected = {key: [Detection(*values) for values in row[key]] for key in ("detections", "provisional")}
+    return StreamUpdate(**{**row, **detected})
 
 
 def _make_failure(error: DigitError) -> StreamUpdate:

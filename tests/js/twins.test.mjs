@@ -8,7 +8,8 @@ import { test } from "node:test";
 const local = new URL("../../digit_detector/webapp/static/local/", import.meta.url);
 const load = (name) => import(new URL(name, local));
 const cases = JSON.parse(readFileSync(process.env.TWINS, "utf8"));
-const { config } = cases;
+const { detector } = cases;
+const { config } = detector;
 
 function close(actual, expected, tolerance, what) {
   assert.equal(actual.length, expected.length, what);
@@ -17,38 +18,27 @@ function close(actual, expected, tolerance, what) {
   });
 }
 
-test("peak picker", async () => {
-  const { PeakPicker, repeats } = await load("peak_picker.js");
-  for (const { frames, candidates } of cases.peaks) {
-    const picker = new PeakPicker(config);
-    const found = frames.map(({ posteriors, duration }, i) => picker.push(i, posteriors, duration)).filter(Boolean);
-    assert.deepEqual(found, candidates);
-  }
-  assert.ok(cases.peaks.some(({ candidates }) => candidates.length > 2));
-  for (const { later, earlier, expected } of cases.repeats) {
-    assert.equal(repeats(later, earlier, config.duplicate_seconds), expected);
-  }
-});
+/** The same digits, with the same confidences and times. */
+function same(actual, expected, what) {
+  const keys = ["digit", "confidence", "start", "end", "delay"];
+  actual.forEach((digit) => assert.deepEqual(Object.keys(digit), keys));
+  close(actual.map(({ digit }) => digit), expected.map(({ digit }) => digit), 0, what);
+  const values = (digits) => digits.flatMap((digit) => keys.map((key) => digit[key]));
+  close(values(actual), values(expected), 1e-6, what);
+}
 
-test("fusion", async () => {
-  const { fuse, meanLogOdds, productArgmax } = await load("fusion.js");
-  for (const { scores, confidence, pooled } of cases.fusion) {
-    close([fuse(scores, config), meanLogOdds(scores, config.probability_floor)], [confidence, pooled], 1e-12, "fusion");
+test("decoder", async () => {
+  const { Decoder, round } = await load("decoder.js");
+  for (const [value, expected] of cases.round) assert.equal(round(value), expected);
+  for (const [n, { config, posteriors, speech, frames, last }] of cases.decoder.entries()) {
+    const decoder = new Decoder({ ...detector, config });
+    assert.equal(decoder.blockSeconds, cases.block_seconds);
+    frames.forEach(({ digits, provisional }, frame) => {
+      same(decoder.push(posteriors[frame], speech[frame]), digits, `case ${n}, frame ${frame}`);
+      same(decoder.provisional, provisional, `case ${n}, provisional after frame ${frame}`);
+    });
+    same(decoder.endUtterance(), last, `case ${n}, end`);
   }
-  for (const { one, other, digit } of cases.products) {
-    assert.equal(productArgmax(one, other, config.probability_floor), digit);
-  }
-});
-
-test("energy and speech gates", async () => {
-  const { EnergyGate, SpeechGate } = await load("vad.js");
-  const energy = new EnergyGate(config);
-  for (const [i, { block, open, level_db }] of cases.energy.entries()) {
-    assert.equal(energy.update(Float32Array.from(block)), open, `block ${i}`);
-    close([energy.levelDb], [level_db], 1e-3, "level");
-  }
-  const speech = new SpeechGate(config);
-  assert.deepEqual(cases.speech.voices.map((voice) => speech.update(voice)), cases.speech.open);
 });
 
 test("high-pass", async () => {
@@ -79,22 +69,13 @@ test("clips of one second", async () => {
 
 test("stream state", async () => {
   const { StreamState } = await load("stream_state.js");
-  const stream = new StreamState(8000, config);
-  const { samples, split, vad_due, spotter_due, word, begin } = cases.stream;
-  const vad = [], spotter = [];
-  let blocks = 0;
+  const stream = new StreamState(8000, detector, new Float32Array(1));
+  const { samples, blocks } = cases.stream;
+  const made = [];
   for (let at = 0; at < samples.length; at += 1000) {
-    for (const block of stream.feed(Float32Array.from(samples.slice(at, at + 1000)))) {
-      const due = stream.push(block);
-      vad.push(due);
-      for (const number of due) spotter.push(stream.onVad(number, cases.stream.voices[number]));
-      blocks++;
-    }
+    made.push(...stream.feed(Float32Array.from(samples.slice(at, at + 1000))));
   }
-  assert.equal(blocks, split);
-  assert.deepEqual(vad, vad_due);
-  assert.deepEqual(spotter, spotter_due);
-  stream.committedUntil = begin;
-  close([...stream.wordAudio(word.candidate)], word.audio, 1e-6, "word");
-  assert.equal(stream.maxVoice(word.candidate), Math.fround(word.voice));
+  made.push(...stream.flush());
+  assert.equal(made.length, blocks.length);
+  made.forEach((block, i) => close([...block], blocks[i], 0, `block ${i}`));
 });

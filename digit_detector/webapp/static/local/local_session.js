@@ -7,21 +7,24 @@ let count = 0;
 
 export class LocalSession {
   constructor() {
-    this.onready = this.onlevel = this.ondigit = this.onerror = this.onlost = () => {};
+    this.onready = this.onlevel = this.ondigits = this.onerror = this.onlost = () => {};
     this.number = null; // of the stream
     this.isOpen = false; // until it is stopped
     this.waiting = 0; // seconds of sound that was sent and is not processed yet
   }
 
-  /** Start a stream at `sampleRate` Hz, and fetch missing models -> whether it started; `stop` ends the wait. */
-  async open(sampleRate) {
+  /**
+   * Start a stream at `sampleRate` Hz, and fetch missing models -> whether it started; `stop` ends the wait.
+   * `context` is "digits" or "any".
+   */
+  async open(sampleRate, context = "digits") {
     this.close();
     const number = (this.number = count++);
     this.sampleRate = sampleRate;
     this.waiting = 0;
     const left = new Promise((resolve) => (this.leave = resolve));
     try {
-      await Promise.race([call("open", number, sampleRate), left]);
+      await Promise.race([call("open", number, sampleRate, context), left]);
     } catch (fault) {
       this.failed(number, fault);
       return false;
@@ -79,9 +82,9 @@ export class LocalSession {
     this.isOpen = false;
   }
 
-  report({ seconds, level_db, voice, digits }) {
-    this.onlevel({ seconds, level_db, voice });
-    for (const digit of digits) this.ondigit(digit);
+  report({ digits, ...level }) {
+    if (digits.length) this.ondigits(digits);
+    this.onlevel(level);
   }
 
   failed(number, { code, message }) {

@@ -3,14 +3,11 @@
 import * as ort from "../vendor/onnxruntime-web/ort.wasm.min.mjs";
 import { SECOND, isSilent } from "./clip.js";
 import { Fault } from "./fault.js";
-import { FRAMES } from "./stream_state.js";
 
 const RUNTIME = new URL("../vendor/onnxruntime-web/", import.meta.url);
 const MODELS = new URL("../models/", import.meta.url);
 const LABELS = 10;
-const CONTEXT = 32; // samples before a block that Silero wants with it
-const VOICE_STATE = 256; // numbers of Silero's state
-const RATE = new ort.Tensor("int64", BigInt64Array.of(8000n), []);
+const TOKENS = ["", "zero", "oh", "double", "triple", "other"]; // by which the decoder finds the others
 
 ort.env.wasm.numThreads = 1; // more would need a page that is isolated from others
 ort.env.wasm.wasmPaths = RUNTIME.href;
@@ -89,8 +86,7 @@ async function infer(model, name, feeds) {
   }
 }
 
-/** detector.json: `config`, a DetectorConfig; the `pipelines` that verify candidates; the `earlier` frames of the spotter,
- * [convolution, how many frames before the block] each. */
+/** detector.json: `config`, a DetectorConfig; the `tokens` of the posteriors; the samples of a `block`. */
 export function detector() {
   return once("detector.json", async () => {
     const content = await download(new URL("detector.json", MODELS));
@@ -100,68 +96,30 @@ export function detector() {
     } catch {
       detector = undefined;
     }
-    const limits = detector?.config;
-    const known = ["spotter_threshold", "detection_threshold"].every((name) => limits?.[name] >= 0 && limits[name] <= 1);
-    if (!known || !detector.pipelines?.length || !detector.earlier?.length) {
+    const config = detector?.config;
+    const known = ["digits_threshold", "any_threshold"].every((name) => config?.[name] >= 0 && config[name] <= 1);
+    if (!known || !TOKENS.every((token) => detector.tokens?.includes(token)) || !(detector.block > 0)) {
       throw new Fault("bad_model", "detector.json is not what the detector needs: reload the page");
     }
     return detector;
   });
 }
 
-/** Silero's: how probable speech is in 32 ms. */
-export async function voiceActivity() {
-  const name = "silero_vad.onnx";
-  const model = await session(name, ["input", "state", "sr"], ["output", "stateN"]);
+/** The acoustic model: posteriors of tokens and speech activity of each block. */
+export async function acousticModel() {
+  const name = "acoustic.onnx";
+  const model = await session(name, ["sound", "state"], ["posteriors", "speech", "state_after"]);
+  const size = model.inputMetadata[model.inputNames.indexOf("state")].shape[1];
   return {
-    begin: () => ({ inner: new Float32Array(VOICE_STATE), context: new Float32Array(CONTEXT) }),
-    /** The next block (256) after a state -> its probability and the state after. */
-    async run(block, { inner, context }) {
-      const sound = new Float32Array(CONTEXT + block.length);
-      sound.set(context);
-      sound.set(block, CONTEXT);
-      const outputs = await infer(model, name, {
-        input: new ort.Tensor("float32", sound, [1, sound.length]),
-        state: new ort.Tensor("float32", inner, [2, 1, VOICE_STATE / 2]),
-        sr: RATE,
-      });
-      return { voice: outputs.output.data[0], state: { inner: outputs.stateN.data, context: sound.slice(-CONTEXT) } };
-    },
-  };
-}
-
-/** Which digit has just ended, in every 16 ms. Its convolutions need frames of earlier blocks, which are kept here. */
-export async function spotter() {
-  const name = "spotter.onnx";
-  const inputs = ["sound", "state", "earlier"];
-  const [{ earlier }, model] = await Promise.all([
-    detector(),
-    session(name, inputs, ["probabilities", "durations", "state_after", "taken"]),
-  ]);
-  const [, state, earlierInput] = inputs.map((input) => model.inputMetadata[model.inputNames.indexOf(input)].shape);
-  const size = state[1], channels = earlierInput[2];
-  const blocks = Math.ceil(Math.max(...earlier.map(([, back]) => back)) / FRAMES); // of the ring of what was taken
-  const rows = FRAMES * (1 + Math.max(...earlier.map(([convolution]) => convolution))); // of a block
-  if (earlierInput[1] !== earlier.length) throw new Fault("bad_model", `${name} is of another version: reload the page`);
-  return {
-    begin: () => ({ front: new Float32Array(size), taken: new Float32Array(blocks * rows * channels), at: 0 }),
-    /** The next block (256) after a state, which is moved on -> (2, 10) probabilities and (2) durations in frames. */
+    initialState: () => new Float32Array(size),
+    /** The next block after a state -> its posteriors, its speech probability, and the state after. */
     async run(block, state) {
-      const frames = new Float32Array(earlier.length * channels);
-      earlier.forEach(([convolution, back], n) => {
-        const at = (state.at - Math.ceil(back / FRAMES) + blocks) % blocks;
-        const row = at * rows + convolution * FRAMES + (back % FRAMES);
-        frames.set(state.taken.subarray(row * channels, (row + 1) * channels), n * channels);
-      });
       const outputs = await infer(model, name, {
         sound: new ort.Tensor("float32", block, [1, block.length]),
-        state: new ort.Tensor("float32", state.front, [1, size]),
-        earlier: new ort.Tensor("float32", frames, [1, earlier.length, channels]),
+        state: new ort.Tensor("float32", state, [1, size]),
       });
-      state.front = outputs.state_after.data;
-      state.taken.set(outputs.taken.data, state.at * rows * channels);
-      state.at = (state.at + 1) % blocks;
-      return { probabilities: outputs.probabilities.data, durations: outputs.durations.data };
+      const { posteriors, speech, state_after } = outputs;
+      return { posteriors: posteriors.data, speech: speech.data[0], state: state_after.data };
     },
   };
 }

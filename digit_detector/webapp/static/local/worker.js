@@ -5,6 +5,7 @@ import { LEAST_RATE, LOUDEST, checkRate } from "./clip.js";
 import { Engine } from "./engine.js";
 import { Fault } from "./fault.js";
 
+const CONTEXTS = ["digits", "any"];
 const streams = new Map();
 let engine = null;
 let last = Promise.resolve();
@@ -12,10 +13,13 @@ let last = Promise.resolve();
 const calls = {
   answer,
 
-  async open(number, rate) {
+  async open(number, rate, context) {
     checkRate(rate, LEAST_RATE);
+    if (!CONTEXTS.includes(context)) {
+      throw new Fault("bad_context", `the context is ${context}: expected one of ${CONTEXTS.join(", ")}`);
+    }
     engine ??= await Engine.load();
-    streams.set(number, engine.stream(rate));
+    streams.set(number, engine.newStream(rate, context));
   },
 
   async feed(number, samples) {
@@ -30,7 +34,9 @@ const calls = {
   async stop(number) {
     const stream = streams.get(number);
     streams.delete(number);
-    return process(stream, stream.flush());
+    const update = await process(stream, stream.flush());
+    update.digits.push(...stream.decoder.endUtterance());
+    return { ...update, provisional: [] };
   },
 
   async close(number) {
@@ -41,7 +47,8 @@ const calls = {
 async function process(stream, blocks) {
   const digits = [];
   for (const block of blocks) digits.push(...(await engine.process(stream, block)));
-  return { seconds: stream.seconds, level_db: stream.energy.levelDb, voice: stream.voice, digits };
+  const { seconds, levelDb: level_db, voice, decoder } = stream;
+  return { seconds, level_db, voice, digits, provisional: decoder.provisional };
 }
 
 onmessage = ({ data: { id, name, args } }) => {
