@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         streams += [stream for strings in args.strings for stream in string_streams(Path(strings))]
         negatives = {
             SPEECH: [sentences(load_sounds(Path(args.speech)), rng)],
-            NOISE: _cut(mix_noise(noises, 3600 * args.noise_hours, rng)),
+            NOISE: split_noise(mix_noise(noises, 3600 * args.noise_hours, rng)),
         }
         outputs = run(engine, streams, negatives, lambda fraction: line.show(f"{fraction:.0%} processed"))
         limits = {
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _cut(samples: Floats) -> list[Floats]:
+def split_noise(samples: Floats) -> list[Floats]:
     """Parts that the acoustic model can process in one batch."""
     size = int(_PART_SECONDS * SAMPLE_RATE)
     return [samples[first : first + size] for first in range(0, len(samples), size)]

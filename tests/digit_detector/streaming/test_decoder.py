@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import tracemalloc
 from dataclasses import replace
@@ -162,6 +163,7 @@ def test_memory_does_not_grow(config, kind):
         for _ in range(times):
             for row, speech in frames:
                 decoder.push(row, speech)
+        gc.collect()
 
     tracemalloc.start()
     push_all(400 // len(frames))  # longer than an utterance may be
