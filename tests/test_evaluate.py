@@ -161,7 +161,11 @@ def test_loso_trains_and_continues_by_itself(desk, tiny_folder, capsys):
 @pytest.mark.parametrize(
     ("words", "code", "expected"),
     [
-        ("", 2, "protocol: name one of official, cv, loso, unseen_speakers, noise, calibration, rejection at least"),
+        (
+            "",
+            2,
+            "noise, calibration, rejection, strings at least",
+        ),
         ("--protocol oficial", 2, "invalid choice: 'oficial'"),
         ("--protocol unseen_speakers", 2, "needs a folder of labelled clips"),
         ("--protocol loso --log_scoring x.md", 2, "it logs scorings of a folder, and none is named"),
@@ -237,10 +241,12 @@ code = evaluate.main(sys.argv[1:])
 assert not any(name.startswith("torch.") for name in sys.modules)
 sys.exit(code)
 """
+    (few / "clips.tsv").write_text("file\tdigits\n7_ben_0.wav\t7\n", encoding="utf-8")
     scoring = [name for name in evaluate.PROTOCOLS if name not in ("cv", "loso")]
     words = [
         "--protocol", *scoring, "--models_dir", tiny_models, "--pipeline", "mfcc", "--data_dir", recordings,
-        "--folder", few, "--noise_dir", few, "--others", f"words={few}", "--output", tmp_path / "results",
+        "--folder", few, "--noise_dir", few, "--others", f"words={few}", "--strings", few,
+        "--output", tmp_path / "results",
     ]  # fmt: skip
     command = [sys.executable, "-W", "error", "-c", code, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)

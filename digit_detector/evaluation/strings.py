@@ -8,7 +8,6 @@ print(result.total.digit_error_rate, result.total.interval, result.latency(50))
 
 from __future__ import annotations
 
-import inspect
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -247,13 +246,9 @@ def set_name(place: str | Path, where: Mapping[str, str] | None = None) -> str:
 def live_detect(live_model: str | Path | None = None, context: str = "digits") -> Detect:
     """The live detector as a function of one recording; `live_model` None is the bundled one.
 
-    Raises ModelError, or MissingExtraError without the [live] extra.
+    Raises ModelError.
     """
-    known = inspect.signature(StreamingDetector).parameters
-    options: dict[str, Any] = {"context": context} if "context" in known else {}
-    if live_model is not None:
-        options["model" if "model" in known else "spotter"] = live_model
-    detector = StreamingDetector(**options)
+    detector = StreamingDetector(context, model=live_model)
 
     def detect(samples: Floats) -> list[Detection]:
         return [*detector.feed(samples, SAMPLE_RATE), *detector.flush()]

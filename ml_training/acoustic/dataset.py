@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from digit_detector.acoustic_file import BLOCK, DOUBLE, FIRST_DIGIT, OH, OTHER, TRIPLE
 from digit_detector.audio import AUDIO_SUFFIXES, SAMPLE_RATE, decode_sound
 from digit_detector.errors import AudioError, ConfigError, DataError
+from digit_detector.evaluation.perturbations import change_tempo
 from digit_detector.labels import LABELS
-from ml_training.data.augmentation.tempo import change_tempo
 from ml_training.results import Floats
 
-WORDS, UTTERANCES = "words", "utterances"
+WORDS, UTTERANCES, SOUNDS = KINDS = ("words", "utterances", "sounds")
 _SPECIAL = {"oh": OH, "double": DOUBLE, "triple": TRIPLE, "treble": TRIPLE}
 _WORD = re.compile(r"[a-z']+|\d")
 _SECONDS = (4.0, 5.5, 7.0, 9.0, 13.0)  # of the utterances of a batch
@@ -60,6 +60,7 @@ class Source:
 
     "words": single words in files `{label}_{speaker}_...`. "utterances": files with a table of columns `file` and
     `text`, or without letters in the text `digits`; or a table of two columns without a header, name and text.
+    "sounds": recordings without speech, of which short excerpts are taken.
     """
 
     folder: str
@@ -74,8 +75,8 @@ class Source:
     only_digits: bool = False  # speakers of words who say fewer than ten digits are left out
 
     def __post_init__(self) -> None:
-        if self.kind not in (WORDS, UTTERANCES):
-            raise ConfigError([f"kind: expected {WORDS} or {UTTERANCES}, got {self.kind!r}"], f"source {self.folder}")
+        if self.kind not in KINDS:
+            raise ConfigError([f"kind: expected one of {', '.join(KINDS)}, got {self.kind!r}"], f"source {self.folder}")
 
 
 class Clip(NamedTuple):
@@ -117,7 +118,7 @@ def _load_corpus(root: Path, source: Source, digest: hashlib._Hash) -> Corpus:
     folder = root / source.folder
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: expected one with recordings; see the sources of the configuration")
-    rows = _word_rows(folder) if source.kind == WORDS else _table_rows(folder, source)
+    rows = _table_rows(folder, source) if source.kind == UTTERANCES else _file_rows(folder, source.kind)
     clips = []
     for name, tokens, speaker in rows:
         if not any(fnmatch(name, p) for p in source.include) or any(fnmatch(name, p) for p in source.exclude):
@@ -141,8 +142,10 @@ def _load_corpus(root: Path, source: Source, digest: hashlib._Hash) -> Corpus:
     return Corpus(source, clips, list(speakers.values()))
 
 
-def _word_rows(folder: Path) -> list[tuple[str, list[int], str]]:
+def _file_rows(folder: Path, kind: str) -> list[tuple[str, list[int], str]]:
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in AUDIO_SUFFIXES)
+    if kind == SOUNDS:
+        return [(file.name, [], "") for file in files]
     parts = [(file.name, *file.stem.split("_", 2)[:2]) for file in files if "_" in file.stem]
     return [(name, [_token(label)], speaker) for name, label, speaker in parts]
 
@@ -161,7 +164,11 @@ def _table_rows(folder: Path, source: Source) -> list[tuple[str, list[int], str]
             continue
         if row.get("fold") in source.hold_out:
             continue
-        text = row["text"] if re.search("[A-Za-z]", row["text"]) else row.get("digits") or row["text"]
+        text = row["text"]
+        if not re.search("[A-Za-z]", text):
+            text = row.get("digits", text)
+            if not text:
+                continue  # what was said is not known
         tokens = [OTHER] * len(re.findall(r"\w", text)) if source.spelled else tokenize(text)
         name = row["file"] if Path(row["file"]).suffix else f"{row['file']}.flac"
         rows.append((name, tokens, row.get("speaker") or name.split("_")[1].split("-")[0]))
@@ -184,9 +191,19 @@ def draw_utterance(data: AcousticData, rng: np.random.Generator, most: int) -> U
             utterance = join_words(corpus, rng)
         else:
             clip = corpus.clips[int(rng.integers(len(corpus.clips)))]
+            if corpus.source.kind == SOUNDS:
+                return Utterance(cut_sound(_scale(clip.samples), rng), [])
             utterance = Utterance(_vary(_scale(clip.samples), rng, 0.86, 1.18), list(clip.tokens))
         if len(utterance.samples) <= most:
             return utterance
+
+
+def cut_sound(samples: Floats, rng: np.random.Generator) -> Floats:
+    """An excerpt of 0.04 to 0.6 s at a random level: clicks, bumps and breaths that are no words."""
+    size = min(len(samples), int(rng.uniform(0.04, 0.6) * SAMPLE_RATE))
+    first = int(rng.integers(len(samples) - size + 1))
+    excerpt = samples[first : first + size] * np.hanning(size + 2)[1:-1].astype(np.float32) ** np.float32(0.3)
+    return excerpt * np.float32(rng.uniform(0.05, 1.0) / max(1e-3, float(np.abs(excerpt).max())))
 
 
 def join_words(corpus: Corpus, rng: np.random.Generator) -> Utterance:
@@ -283,9 +300,10 @@ def draw_batch(
                 break
             level = 1.0 if first else float(rng.uniform(0.4, 1.0))
             sound[row, at:end] = utterance.samples * np.float32(level)
-            clean = np.zeros(size, dtype=np.float32)
-            clean[at:end] = utterance.samples
-            speech[row] = np.maximum(speech[row], find_speech(clean))
+            if utterance.tokens:
+                clean = np.zeros(size, dtype=np.float32)
+                clean[at:end] = utterance.samples
+                speech[row] = np.maximum(speech[row], find_speech(clean))
             tokens[row] += utterance.tokens
-            at, first = end + int(rng.uniform(0.25, 1.5) * SAMPLE_RATE), False
+            at, first = end + int(rng.uniform(0.1, 1.5) * SAMPLE_RATE), False
     return sound, speech, tokens

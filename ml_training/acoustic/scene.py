@@ -28,7 +28,7 @@ _PACKET = SAMPLE_RATE // 50
 class AcousticScene(AugmentationConfig):
     """Augmentation of utterances; settings of voice, place, level and mixing do not apply."""
 
-    snr_db: tuple[float, float] = (0.0, 40.0)  # over the speech without its pauses
+    snr_db: tuple[float, float] = (2.0, 40.0)  # over the speech without its pauses
     random_eq_db: float = 4.0
     noise_probability: float = 0.7
     tilt_db: float = 3.0

@@ -88,7 +88,7 @@ class Request:
             f"others: only protocol {REJECTION!r} uses them: name it": self.others and REJECTION not in chosen,
             f"folder: only {', '.join(FOLDER_PROTOCOLS)} score folders: name one of these":
                 self.folders and not chosen & set(FOLDER_PROTOCOLS),
-            f"noise_dir: only protocols {NOISE!r} and {STRINGS!r} mix noise in: name one":
+            f"noise_dir: only protocol {NOISE!r} mixes noise in, and {STRINGS!r} for snr: name one":
                 self.noise_dir and not chosen & {NOISE, STRINGS},
             f"strings: protocol {STRINGS!r} needs --strings or --speech, folders or tables of recordings":
                 STRINGS in chosen and not self.strings and not self.speech,
