@@ -28,7 +28,7 @@ from digit_detector.acoustic_file import BLOCK, FILE, TOKENS
 from digit_detector.audio import ENCODINGS
 from digit_detector.classifier import model_file
 from digit_detector.cli.answers import LONG_SECONDS
-from digit_detector.errors import DigitError
+from digit_detector.errors import ConfigError, DigitError
 from digit_detector.labels import PRETRAINED, trained_pipelines
 from digit_detector.processors import PROCESSORS, load_processors
 from digit_detector.streaming.config import DetectorConfig
@@ -317,9 +317,14 @@ def make_app(
 
 
 def _find_model_files(model_dir: str, model: str | None) -> dict[str, Path]:
-    """Model files that the browser-only mode fetches, by their name in the URL."""
+    """Model files that the browser-only mode fetches, by their name in the URL.
+
+    Raises ConfigError for a folder without a classifier.
+    """
     classifiers = {f"{name}.onnx": model_file(model_dir, name) for name in trained_pipelines(model_dir)}
     files = {name: file for name, file in classifiers.items() if file.is_file()}
+    if not files:
+        raise ConfigError([f"{model_dir} holds no classifier: train one, or name another folder"], "--model_dir")
     shipped = Path(digit_detector.__file__).with_name(PRETRAINED) / FILE
     return {**files, FILE: shipped if model is None else Path(model)}
 

@@ -10,13 +10,24 @@ import { Quiz } from "./quiz.js";
 import { WaveformView } from "./waveform_view.js";
 import { ServerProcessors } from "./server_processors.js";
 import { ServerSession } from "./server_session.js";
+import { keep, kept } from "./settings.js";
 import { Statistics } from "./statistics.js";
 import { RingBuffer } from "./ring_buffer.js";
+import { Transcript } from "./transcript.js";
 
-const IDLE = "Press the button or the space bar, then say a digit from zero to nine.";
+const IDLE = "Press the button or the space bar, then say digits, for example a phone number.";
+const LISTENING = {
+  digits: "Listening. Say digits, then pause.",
+  any: "Listening. Say digits, in sentences, too.",
+};
+const CONTEXTS = {
+  digits: "Digits count when nothing else is said with them. They are grey until you pause.",
+  any: "Digits count at once, also within sentences. Words that sound like digits may count as well.",
+};
 const NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
 
 const view = new WaveformView(byId("scope"));
+const transcript = new Transcript(byId("strip"), byId("provisional"));
 const statistics = new Statistics(byId("stats"));
 const compare = new Compare({ onlist: (processors) => statistics.show(processors), onanswer: (result) => statistics.count(result), onproblem: problem });
 const history = new History(byId("words"), byId("no-words"), { onchoose: choose, onproblem: problem });
@@ -28,6 +39,7 @@ let connecting = null; // the session while it is being opened, which may never 
 let toggling = Promise.resolve(); // queue of starts and stops
 let switching = Promise.resolve(); // queue of switches between server and browser
 let loading = null; // the session that loads the models of this browser, while it does
+let lastDigit = { digit: "–", note: "the last digit" }; // as it is shown
 
 function problem(sentence) {
   byId("problem").textContent = sentence;
@@ -39,6 +51,8 @@ function status(sentence) {
 }
 
 const isLocal = () => byId("local").checked;
+const contextChoices = document.querySelectorAll("input[name=context]");
+const chosenContext = () => [...contextChoices].find(({ checked }) => checked).value;
 
 async function start() {
   problem("");
@@ -49,26 +63,30 @@ async function start() {
     const rate = await microphone.open();
     microphone.onended = (sentence) => toggle(sentence);
     microphone.onstate = (sentence) => (byId("microphone").textContent = sentence);
+    const context = chosenContext();
     session = isLocal() ? new LocalSession() : new ServerSession();
     buffer = new RingBuffer(rate);
     session.onready = () => {
       buffer = new RingBuffer(rate);
       view.start(rate);
-      status("Listening. Say a digit.");
+      transcript.startStream(context);
+      showProvisional([]);
+      status(LISTENING[context]);
       compare.refresh();
     };
-    session.onlevel = ({ seconds, voice }) => {
+    session.onlevel = ({ seconds, voice, provisional }) => {
       view.voice(seconds, voice);
       byId("voice").dataset.on = String(voice > 0.3);
+      showProvisional(provisional);
     };
-    session.ondigit = showDigit;
+    session.ondigits = showDigits;
     session.onerror = ({ message }) => toggle(message);
     session.onlost = (why) => status(`The server is ${why}. Trying to reach it again …`);
     status(isLocal() ? "Loading the recogniser into this browser …" : "Reaching the server …");
     chooseMixer();
     view.start(rate); // audio also arrives while the server is unreachable
     connecting = session;
-    await session.open(rate);
+    await session.open(rate, context);
     connecting = null;
     microphone.onsamples = (samples) => {
       const mixed = mixer ? mixer.mix(samples) : samples;
@@ -86,6 +104,7 @@ async function stop() {
   await microphone?.close();
   await session?.stop();
   microphone = session = null;
+  showProvisional([]);
   byId("microphone").textContent = "";
   view.stop();
   byId("voice").dataset.on = "false";
@@ -114,19 +133,45 @@ function chooseMixer() {
   mixer = rate && byId("noise-live").checked && compare.level > 0 ? new LiveMixer(makeNoise(compare.kind, rate), compare.level, rate) : null;
 }
 
-/** Show a detected digit. */
-function showDigit({ digit, confidence, start: from, end }) {
-  const delay = Math.max(0, buffer.seconds - end); // until it is displayed, including the round trip
-  byId("digit").textContent = digit;
-  byId("sure").textContent = `${percent(confidence)} sure, ${Math.round(1000 * delay)} ms after the word`;
-  byId("announcement").textContent = NAMES[digit];
-  byId("strip").append(String(digit));
+/** Show detected digits that were reported together; the recognisers are compared on the last. */
+function showDigits(digits) {
+  const last = digits.at(-1);
+  const delay = Math.max(0, buffer.seconds - last.end); // until it is displayed, including the round trip
+  showDigit({ digit: last.digit, note: `${percent(last.confidence)} sure, ${Math.round(1000 * delay)} ms after the word` });
+  byId("announcement").textContent = digits.map(({ digit }) => NAMES[digit]).join(" ");
+  digits.forEach((digit, i) => {
+    const { start: from, end, confidence } = digit;
+    const samples = buffer.word(from, end, digits[i - 1]?.end, digits[i + 1]?.start);
+    transcript.add(digit);
+    view.word(digit);
+    history.add({ name: `${digit.digit}, at ${clock(from)}`, samples, rate: buffer.rate, label: String(digit.digit), confidence, delay: digit === last ? delay : undefined });
+  });
   updateButtons();
-  view.word({ digit, start: from, end });
-  addWord({ name: `${digit}, at ${clock(from)}`, samples: buffer.word(from, end), rate: buffer.rate, label: String(digit), confidence, delay });
+  quiz.refresh();
+  choose(history.words[0]);
 }
 
-/** Add a word to the history and compare the recognisers on it. */
+function showDigit(shown) {
+  lastDigit = shown;
+  byId("digit").textContent = shown.digit;
+  byId("sure").textContent = shown.note;
+  byId("digit").dataset.provisional = "false";
+}
+
+/** Show the digits of the utterance that has not ended, which replace those shown before. */
+function showProvisional(digits) {
+  transcript.showProvisional(digits);
+  view.provisional(digits);
+  if (digits.length) {
+    byId("digit").textContent = digits.at(-1).digit;
+    byId("sure").textContent = "counts when you pause";
+    byId("digit").dataset.provisional = "true";
+  } else if (byId("digit").dataset.provisional === "true") {
+    showDigit({ ...lastDigit, note: "not counted: other words, or unclear" });
+  }
+}
+
+/** Add a recording to the history and compare the recognisers on it. */
 function addWord(word) {
   history.add(word);
   quiz.refresh();
@@ -148,14 +193,14 @@ async function openFile(file) {
 }
 
 function updateButtons() {
-  const nothing = byId("strip").textContent === "";
+  const nothing = transcript.text === "";
   byId("copy").disabled = byId("clear").disabled = nothing;
 }
 
 async function copy() {
   const button = byId("copy");
   try {
-    await navigator.clipboard.writeText(byId("strip").textContent);
+    await navigator.clipboard.writeText(transcript.text);
     button.textContent = "Copied";
   } catch {
     getSelection().selectAllChildren(byId("strip")); // the browser does not let pages copy: a key does it
@@ -192,12 +237,34 @@ async function switchMode() {
   if (was && !microphone) await toggle(); // unless it was started meanwhile
 }
 
+function showContext() {
+  byId("context-hint").textContent = CONTEXTS[chosenContext()];
+}
+
+/** Choose the context that was chosen last, or else that of the server. */
+async function restoreContext() {
+  showContext();
+  let context = kept("context");
+  if (context === null) {
+    const answer = await fetch("models/detector.json").catch(() => null);
+    context = kept("context") ?? (answer?.ok ? (await answer.json()).config.context : null);
+  }
+  for (const choice of contextChoices) choice.checked ||= choice.value === context;
+  showContext();
+}
+
+/** Go on listening in the chosen context. */
+async function restart() {
+  if (!microphone) return;
+  await toggle();
+  if (!microphone) await toggle();
+}
+
 byId("listen").onclick = () => toggle();
 byId("copy").onclick = copy;
 byId("clear").onclick = () => {
-  byId("strip").textContent = "";
-  byId("digit").textContent = "–";
-  byId("sure").textContent = "the last digit";
+  transcript.clear();
+  showDigit({ digit: "–", note: "the last digit" });
   view.clear();
   updateButtons();
 };
@@ -205,6 +272,13 @@ byId("local").onchange = () => {
   loading?.stop();
   switching = switching.then(switchMode);
 };
+for (const choice of contextChoices) {
+  choice.onchange = () => {
+    keep("context", choice.value);
+    showContext();
+    switching = switching.then(restart);
+  };
+}
 byId("file").onchange = ({ target }) => {
   if (target.files.length) openFile(target.files[0]);
   target.value = ""; // the same file may be chosen again
@@ -218,3 +292,4 @@ document.addEventListener("keydown", (event) => {
   toggle();
 });
 switching = switchMode();
+restoreContext();

@@ -1,5 +1,5 @@
-const KEPT = 20; // seconds; longer than any word and its delay
-const BEFORE = 0.35, AFTER = 0.18; // seconds around a word, as in the live detector
+const KEPT = 30; // seconds; longer than any utterance and its delay
+const BEFORE = 0.35, AFTER = 0.18; // seconds around a word
 
 /** The last seconds of a stream, to cut words out of. */
 export class RingBuffer {
@@ -22,11 +22,14 @@ export class RingBuffer {
     this._length += samples.length;
   }
 
-  /** A word from `start` to `end`, in seconds of the stream, with a little around it. */
-  word(start, end) {
+  /**
+   * A word from `start` to `end`, in seconds of the stream, with a little around it: not more than from the end of the
+   * word before to the start of the word after.
+   */
+  word(start, end, previousEnd = 0, nextStart = Infinity) {
     const oldest = Math.max(0, this._length - this._ring.length);
-    const from = Math.max(oldest, Math.round((start - BEFORE) * this.rate));
-    const to = Math.min(this._length, Math.round((end + AFTER) * this.rate));
+    const from = Math.max(oldest, Math.round(Math.max(start - BEFORE, previousEnd) * this.rate));
+    const to = Math.min(this._length, Math.round(Math.min(end + AFTER, nextStart) * this.rate));
     return Float32Array.from({ length: Math.max(0, to - from) }, (_, n) => this._ring[(from + n) % this._ring.length]);
   }
 }

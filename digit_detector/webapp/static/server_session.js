@@ -6,13 +6,18 @@ const RETRIED = { busy: "busy", restarted: "restarting" };
 export class ServerSession {
   onready = () => {};
   onlevel = () => {};
-  ondigit = () => {};
+  ondigits = () => {};
   onerror = () => {};
   onlost = () => {}; // with the reason: the server is "gone", "busy" or "restarting"
 
-  /** Resolves when the stream is ready, when the server could not be reached yet, or at `stop`. `rate` is in Hz. */
-  async open(rate) {
+  /**
+   * Resolves when the stream is ready, when the server could not be reached yet, or at `stop`. `rate` is in Hz,
+   * `context` "digits" or "any".
+   */
+  async open(rate, context = "digits") {
     this._rate = rate;
+    this._context = context;
+    this._digits = []; // that were received since the last report
     this._wanted = true;
     this._wasReady = false;
     this._why = "gone";
@@ -54,11 +59,13 @@ export class ServerSession {
     address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
     const socket = new WebSocket(address);
     this._socket = socket;
-    socket.onopen = () => socket.send(JSON.stringify({ type: "start", sample_rate: this._rate, protocol: 2 }));
+    const start = { type: "start", sample_rate: this._rate, context: this._context, protocol: 2 };
+    socket.onopen = () => socket.send(JSON.stringify(start));
     socket.onmessage = ({ data }) => {
       const message = JSON.parse(data);
+      if (message.type === "digit") this._digits.push(message);
+      else this._reportDigits();
       if (message.type === "status") this.onlevel(message);
-      else if (message.type === "digit") this.ondigit(message);
       else if (message.type === "stopped") this._stopped?.();
       else if (message.type === "error") this._onError(message, tried);
       else if (message.type === "ready") {
@@ -70,6 +77,7 @@ export class ServerSession {
       }
     };
     socket.onclose = () => {
+      this._reportDigits();
       this._ready = false;
       this._stopped?.();
       tried();
@@ -78,6 +86,13 @@ export class ServerSession {
       this._retry = setTimeout(() => this._connect(() => {}), this._wait);
       this._wait = Math.min(2 * this._wait, LONGEST_WAIT);
     };
+  }
+
+  /** Digits of an utterance come one by one, and are shown together. */
+  _reportDigits() {
+    const digits = this._digits;
+    this._digits = [];
+    if (digits.length) this.ondigits(digits);
   }
 
   _onError({ code, message }, tried) {

@@ -27,6 +27,7 @@ export class WaveformView {
     this._done = 0; // columns that are complete
     this._voices = [];
     this._words = [];
+    this._provisional = [];
   }
 
   /** Forget the digits; the sound that runs by stays. */
@@ -75,6 +76,11 @@ export class WaveformView {
     while (this._voices[0].seconds < seconds - SHOWN - 1) this._voices.shift();
   }
 
+  /** Replace the words that are not decided. */
+  provisional(words) {
+    this._provisional = words;
+  }
+
   word({ digit, start, end }) {
     this._words.push({ digit, start, end });
     while (this._words[0].end < end - SHOWN - 1) this._words.shift();
@@ -116,7 +122,8 @@ export class WaveformView {
       const since = Math.max(seconds - 0.2, this._voices[n - 1]?.seconds ?? 0); // several blocks may arrive at once
       if (share > 0.3) context.fillRect(x(since), bottom + 2, x(seconds) - x(since) + 0.5, 4);
     });
-    for (const word of this._words) this._paintWord(context, x, word, middle, top);
+    for (const word of this._words) this._paintWord(context, x, word, middle, top, colour("--accent"));
+    for (const word of this._provisional) this._paintWord(context, x, word, middle, top, colour("--ink-soft"));
   }
 
   _paintSpectrogram(context, x, width, top, bottom) {
@@ -137,9 +144,9 @@ export class WaveformView {
     }
   }
 
-  _paintWord(context, x, { digit, start, end }, middle, top) {
+  _paintWord(context, x, { digit, start, end }, middle, top, ink) {
     const left = x(start), right = x(end);
-    context.fillStyle = colour("--accent");
+    context.fillStyle = ink;
     context.globalAlpha = 0.14;
     context.fillRect(left, 0, right - left, top);
     context.globalAlpha = 1;

@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import soxr
 
+import digit_detector
 from digit_detector.serve import bind
 from digit_detector.webapp.app import make_app
 from digit_detector.webapp.limits import ServerLimits
@@ -113,6 +114,14 @@ def opened(server: str) -> Iterator[Callable[..., Any]]:
     for context in contexts:
         context.close()
     assert not complaints
+
+
+@pytest.fixture(scope="session")
+def bundled() -> dict[int, np.ndarray]:
+    """The recordings of a seven and a three that ship, at 8 kHz, by their digit."""
+    folder = Path(digit_detector.__file__).with_name("samples")
+    files = {digit: soundfile.read(folder / f"{name}.flac") for digit, name in ((7, "seven"), (3, "three"))}
+    return {digit: soxr.resample(samples, rate, 8000) for digit, (samples, rate) in files.items()}
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,11 @@ import soundfile
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+import digit_detector
+from digit_detector.acoustic_file import FILE, TOKENS
 from digit_detector.classifier import model_file
 from digit_detector.labels import PRETRAINED
 from digit_detector.streaming.config import load_config
-from digit_detector.streaming.engine import CONFIRMING
-from digit_detector.streaming.spotter import find_spotter
 from digit_detector.webapp.app import make_app
 from digit_detector.webapp.limits import ServerLimits
 from ml_training.data.tts import VOICES, synthesize_words
@@ -321,13 +321,16 @@ def test_models_are_those_of_the_server(server, serving, tmp_path):
     assert httpx.get(f"{server}/models/mel_cnn.onnx").content == model_file(PRETRAINED, "mel_cnn").read_bytes()
     shown = httpx.get(f"{server}/models/detector.json").json()
     assert shown["config"] == json.loads(json.dumps(dataclasses.asdict(load_config())))
-    assert shown["pipelines"] == list(CONFIRMING)
-    assert len(shown["earlier"]) == 6 * 2 * 8  # convolutions, frames of a block, frames that each hears but itself
+    assert (shown["tokens"], shown["block"]) == (list(TOKENS), 256)
+    shipped = Path(digit_detector.__file__).with_name(PRETRAINED) / FILE
+    assert httpx.get(f"{server}/models/acoustic.onnx").content == shipped.read_bytes()
     assert fault(httpx.get(f"{server}/models/other.onnx")) == (404, "no_model")
-    shutil.copy(find_spotter(), own := tmp_path / "own.onnx")
-    with serving(ServerLimits(port=0), spotter=str(own), methods=("ml_mfcc",)) as address:
+    shutil.copy(shipped, own := tmp_path / "own.onnx")
+    config = load_config(context="any")
+    with serving(ServerLimits(port=0), config=config, model=str(own), methods=("ml_mfcc",)) as address:
+        assert httpx.get(f"{address}/models/detector.json").json()["config"]["context"] == "any"
         own.write_bytes(b"other")
-        assert httpx.get(f"{address}/models/spotter.onnx").content == b"other"
+        assert httpx.get(f"{address}/models/acoustic.onnx").content == b"other"
 
 
 def test_paths_of_broken_models_are_hidden(serving, seven, tmp_path):
@@ -335,7 +338,7 @@ def test_paths_of_broken_models_are_hidden(serving, seven, tmp_path):
         (tmp_path / f"{pipeline}_classifier").mkdir()
         shutil.copy(model_file(PRETRAINED, pipeline), tmp_path / f"{pipeline}_classifier" / "model.onnx")
     (tmp_path / "raw_cnn_classifier" / "model.onnx").write_bytes(b"damaged")
-    with serving(ServerLimits(port=0, model_dir=str(tmp_path)), pipelines=("mfcc",)) as address:
+    with serving(ServerLimits(port=0, model_dir=str(tmp_path))) as address:
         assert fault(httpx.get(f"{address}/models/mel_cnn.onnx")) == (404, "no_model")
         found = {row["name"]: row for row in httpx.get(f"{address}/processors").json()["processors"]}
         assert [found[name]["available"] for name in ("ml_mfcc", "ml_cnn", "ml_raw")] == [True, False, False]

@@ -78,6 +78,15 @@ def test_modules_in_the_current_folder_are_not_imported(tmp_path):
         assert httpx.get(f"{address}/health").json()["status"] == "ok"
 
 
+def test_flags_of_earlier_versions_are_noted_and_ignored():
+    flags = ("--pipeline", "mfcc", "mel_cnn", "--spotter", "nowhere.onnx", "--context", "any")
+    with running("serve.py", "--port", "0", *flags) as (program, address):
+        assert httpx.get(f"{address}/models/detector.json").json()["config"]["context"] == "any"
+        program.send_signal(signal.SIGINT)
+        notes = program.communicate(timeout=20)[1].splitlines()
+    assert [note.split()[0] for note in notes] == ["--pipeline", "--spotter"]
+
+
 def test_it_ends_during_a_stream():
     from websockets.sync.client import connect
 
@@ -115,7 +124,8 @@ def test_a_taken_port_is_skipped_unless_requested():
         (["--host", "192.0.2.1", "--port", "0"], "name another"),
         (["--model_dir", "nowhere"], "nowhere"),
         (["--thresholds", "nowhere.json"], "nowhere.json"),
-        (["--pipeline", "best"], "best"),
+        (["--live_model", "nowhere.onnx"], "nowhere.onnx"),
+        (["--context", "all"], "--context"),
         (["--listen"], "--listen"),
     ],
 )
@@ -169,7 +179,9 @@ def test_settings_are_flags_and_documented(capsys, monkeypatch):
     for f in dataclasses.fields(ServerLimits):
         assert f"--{f.name} " in shown
         assert shown.count(f"{f.metadata['help']} (default: {format_default(f)})") == 1
-    assert shown.count("(default: ") == len(dataclasses.fields(ServerLimits)) + 3  # --pipeline, --spotter, --thresholds
+    assert (
+        shown.count("(default: ") == len(dataclasses.fields(ServerLimits)) + 3
+    )  # --context, --live_model, --thresholds
     page = (ROOT / "docs" / "web.md").read_text(encoding="utf-8")
     assert format_limits_table() in page, "put digit_detector.webapp.limits.format_limits_table() into docs/web.md"
 
@@ -253,9 +265,9 @@ def test_local_addresses(host, local):
 @pytest.mark.parametrize(
     ("library", "printed"), [("httpx", ["ml_cnn 7 "]), ("websockets", ["7 ", "\n3 ", "'type': 'stopped'"])]
 )
-def test_documented_clients(library, printed, server, tmp_path):
+def test_documented_clients(library, printed, server, tmp_path, bundled):
     pause = np.zeros(8000)
-    seven, three = synthesize_words([(VOICES[1], word) for word in ("seven", "three")], seed=3)
+    seven, three = bundled[7], bundled[3]
     soundfile.write(tmp_path / "x.wav", seven, 8000)
     soundfile.write(tmp_path / "talk.wav", 0.3 * np.concatenate([pause, seven, pause, three, pause]), 8000)
     (client,) = (block for block in blocks("python") if library in block)

@@ -19,11 +19,12 @@ import soundfile
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from digit_detector import StreamingDetector
+from digit_detector import StreamingDetector, load_config
+from digit_detector.streaming.config import CONTEXTS
 from digit_detector.webapp.limits import ServerLimits
-from ml_training.data.tts import VOICES, synthesize_words
 
 RATE = 8000
+TALK = [7, 3, 7]
 PIECE = 512  # samples
 
 
@@ -32,11 +33,11 @@ proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="worker p
 
 
 @pytest.fixture(scope="module")
-def talk() -> np.ndarray:
-    """Synthetic digits with pauses, 16-bit samples at 8 kHz."""
-    words = synthesize_words([(VOICES[1], word) for word in ("seven", "three", "nine")], seed=3)
+def talk(bundled: dict[int, np.ndarray]) -> np.ndarray:
+    """The digits of TALK with pauses, 16-bit samples at 8 kHz."""
     pause = np.zeros(RATE)
-    wave = np.concatenate([pause, *(part for word in words for part in (0.3 * word / np.abs(word).max(), pause))])
+    parts = (part for digit in TALK for part in (0.3 * bundled[digit] / np.abs(bundled[digit]).max(), pause))
+    wave = np.concatenate([pause, *parts])
     rng = np.random.default_rng(0)
     return (32767 * np.clip(wave + 1e-3 * rng.standard_normal(len(wave)), -1, 1)).astype("<i2")
 
@@ -50,10 +51,12 @@ async def start(link: ClientConnection, rate: int = RATE, **options: object) -> 
     return json.loads(await link.recv())
 
 
-async def stream(link: ClientConnection, samples: np.ndarray, pace: float = 1.0, piece: int = PIECE) -> list[dict]:
+async def stream(
+    link: ClientConnection, samples: np.ndarray, pace: float = 1.0, piece: int = PIECE, **options: object
+) -> list[dict]:
     """Send a whole stream at `pace` times real time -> all messages up to "stopped"."""
     loop = asyncio.get_running_loop()
-    assert (await start(link))["type"] == "ready"
+    assert (await start(link, **options))["type"] == "ready"
 
     async def send() -> None:
         began = loop.time()
@@ -97,20 +100,46 @@ async def detect(address: str, samples: np.ndarray, path: str = "/ws", pace: flo
         return [d["digit"] for d in digits(await stream(link, samples, pace))]
 
 
-async def test_detections_equal_those_of_the_detector(server, talk):
-    detector = StreamingDetector()
+@pytest.mark.parametrize("context", CONTEXTS)
+async def test_detections_equal_those_of_the_detector(server, talk, context):
+    detector = StreamingDetector(context)
     detections = [*detector.feed(talk, RATE), *detector.flush()]
     async with socket(server, origin=server) as link:
-        messages = await stream(link, talk, pace=1.5)
-        again = await stream(link, talk, pace=1.5, piece=1600)
+        messages = await stream(link, talk, pace=1.5, context=context)
+        again = await stream(link, talk, pace=1.5, piece=1600, context=context)
     expected = [{k: pytest.approx(v, abs=1e-3) for k, v in dataclasses.asdict(d).items()} for d in detections]
-    assert [d.digit for d in detections] == [7, 3, 9]
+    assert [d.digit for d in detections] == TALK
     assert digits(messages) == digits(again) == expected
     states = [message for message in messages if message["type"] == "status"]
     assert states[-1]["frames"] == -(-len(talk) // PIECE)
     assert [s["frames"] for s in states] == sorted(s["frames"] for s in states)
     assert max(s["voice"] for s in states) > 0.5
     assert messages[-1]["seconds"] == pytest.approx(len(talk) / RATE, abs=0.05)
+
+
+async def test_provisional_digits_precede_those_of_an_utterance(server, talk):
+    async with socket(server) as link:
+        messages = await stream(link, talk, pace=1.5)
+        other = await stream(link, talk, pace=1.5, context="any")
+    seen: list[str] = []
+    for message in messages:
+        if message["type"] == "digit":
+            assert seen[-1] == f"so far {message['digit']}"
+            seen.append(str(message["digit"]))
+        elif message["type"] == "status" and message["provisional"]:
+            (digit,) = message["provisional"]
+            assert digit.keys() == {"digit", "confidence", "start", "end", "delay"}
+            seen.append(f"so far {digit['digit']}")
+    assert [text for text in seen if "so far" not in text] == [*map(str, TALK)]
+    assert [m["provisional"] for m in messages if m["type"] == "status"][-1] == []
+    assert not any(message.get("provisional") for message in other)
+
+
+async def test_the_context_is_that_of_the_server_unless_the_client_names_one(serving):
+    with serving(ServerLimits(port=0, workers=1), config=load_config(context="any")) as address:
+        for options, expected in (({}, "any"), ({"context": "digits"}, "digits")):
+            async with socket(address) as link:
+                assert (await start(link, **options))["context"] == expected
 
 
 async def test_protocol_1_is_still_served(serving, talk, caplog):
@@ -123,7 +152,7 @@ async def test_protocol_1_is_still_served(serving, talk, caplog):
                 await link.send(talk[:PIECE].tobytes())
                 statuses.append(json.loads(await asyncio.wait_for(link.recv(), 20)))
     assert [status["type"] for status in statuses] == ["status", "heard", "heard"]
-    assert all(status.keys() == {"type", "frames", "seconds", "level_db", "voice"} for status in statuses)
+    assert all(s.keys() == {"type", "frames", "seconds", "level_db", "voice", "provisional"} for s in statuses)
     assert sum("protocol 1 is deprecated" in record.message for record in caplog.records) == 1
 
 
@@ -138,6 +167,8 @@ async def test_protocol_1_is_still_served(serving, talk, caplog):
         (['{"type":"start"}'], "bad_rate", 1008),
         (['{"type":"start","sample_rate":8000,"protocol":3}'], "bad_message", 1008),
         (['{"type":"start","sample_rate":8000,"protocol":[2]}'], "bad_message", 1008),
+        (['{"type":"start","sample_rate":8000,"context":"all"}'], "bad_message", 1008),
+        (['{"type":"start","sample_rate":8000,"context":["any"]}'], "bad_message", 1008),
         (['{"type":"start","sample_rate":0}'], "bad_rate", 1008),
         (['{"type":"start","sample_rate":true}'], "bad_rate", 1008),
         (['{"type":"start","sample_rate":1e300}'], "bad_rate", 1008),
@@ -166,7 +197,7 @@ async def test_silent_sockets_time_out(serving, talk):
             silent = await open_sockets(links, address, 105)
             for link in silent[:5]:
                 await start(link)
-            assert await detect(address, talk) == [7, 3, 9]
+            assert await detect(address, talk) == TALK
             ends = await asyncio.gather(*(refused(link) for link in silent))
         assert set(ends) == {("idle", 1008)}
         assert httpx.get(f"{address}/health").json()["streams"] == 0
@@ -255,7 +286,7 @@ async def test_an_honest_stream_works_during_an_attack(serving, talk, count, is_
                 await asyncio.sleep(0.05)
             else:
                 raise AssertionError(f"the attack never got {held}")
-        assert await detect(address, talk) == [7, 3, 9]
+        assert await detect(address, talk) == TALK
         for attacker in attackers:
             attacker.cancel()
         await asyncio.gather(*attackers, return_exceptions=True)
@@ -288,7 +319,7 @@ async def test_sessions_collect_digits_and_keep_audio_on_request(server, talk):
         session = httpx.post(f"{server}/sessions", json={"keep_audio": keep}).json()["id"]
         await detect(server, talk, f"/ws?session={session}")
         info = httpx.get(f"{server}/sessions/{session}").json()
-        assert (info["digits"], info["streams"]) == ("739", 1)
+        assert (info["digits"], info["streams"]) == ("737", 1)
         assert info["seconds"] == pytest.approx(len(talk) / RATE)
         sound = httpx.get(f"{server}/sessions/{session}/audio")
         if keep:
@@ -341,7 +372,7 @@ async def test_a_dead_worker_is_replaced(serving, talk):
             os.kill(worker, signal.SIGKILL)
             assert await refused(link) == ("restarted", 1013)
         await wait_for_health(address, lambda answer: answer.json()["status"] == "ok")
-        assert await detect(address, talk) == [7, 3, 9]
+        assert await detect(address, talk) == TALK
 
 
 @proc
@@ -356,7 +387,7 @@ async def test_a_hung_worker_gets_no_streams_and_is_replaced(serving, talk):
             os.kill(stopped, signal.SIGSTOP)
             answer = await wait_for_health(address, lambda answer: answer.json()["status"] == "degraded")
             assert (answer.status_code, answer.json()["workers_alive"]) == (200, 1)
-            assert await asyncio.gather(detect(address, talk), detect(address, talk)) == [[7, 3, 9]] * 2
+            assert await asyncio.gather(detect(address, talk), detect(address, talk)) == [TALK] * 2
             ends = [asyncio.ensure_future(refused(link)) for link in links]
             done, still_open = await asyncio.wait(ends, timeout=30, return_when=asyncio.FIRST_COMPLETED)
             assert [end.result() for end in done] == [("restarted", 1013)]
