@@ -6,8 +6,8 @@
 Streams are made of --words, clips trimmed at 30 dB below their peak: strung together with pauses of 0.15 to 2 s over
 noise 20 and 10 dB below them, and strings of 3 to 7 digits of one speaker without a pause. Each word is also detected
 by itself, over noise 20 dB below it, and classified by mel_cnn. False alarms are counted on --hours of noise, remixed
-at -45 to -10 dBFS, and on sentences. Default folders are those of $DIGIT_CORPORA_DIR for evaluation; --update-docs writes
-docs/live.md and logs the scoring. benchmarks/connected.py has other recognisers and real strings.
+at -45 to -10 dBFS, and on sentences. Default folders are those of $DIGIT_CORPORA_DIR for evaluation; --update-docs
+writes docs/live.md and logs the scoring. benchmarks/connected.py has other recognisers and real strings.
 """
 
 from __future__ import annotations

@@ -272,7 +272,9 @@ def test_invalid_samples_are_reported_with_their_frame(talk, tmp_path, capsys):
     assert listen.main(["--file", str(tmp_path / "nan.wav")]) == 1
     found = capsys.readouterr()
     assert found.out, "digits before the invalid sample are printed"
-    assert found.err.endswith(f"nan.wav has NaN or infinite samples, first at frame {len(samples) - 1000}: record it again\n")
+    assert found.err.endswith(
+        f"nan.wav has NaN or infinite samples, first at frame {len(samples) - 1000}: record it again\n"
+    )
 
 
 def test_channels_that_cancel_and_a_file_that_is_cut_off(talk, tmp_path, capsys):
