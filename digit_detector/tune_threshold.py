@@ -1,7 +1,8 @@
-"""`digits tune-threshold`: choose the detection threshold for a rate of false alarms."""
+"""`digits tune-threshold`: choose the thresholds of live detection for rates of false alarms."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
@@ -10,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
+from digit_detector.audio import SAMPLE_RATE, Floats, decode_sound
 from digit_detector.cli.live_line import LiveLine
 from digit_detector.cli.parser import OneLineParser
 from digit_detector.cli.program import program, require
 from digit_detector.cli.signals import StopSignals
 from digit_detector.errors import ConfigError, DataError
-from digit_detector.evaluation.det import choose_threshold, format_table, plot_det, run
+from digit_detector.evaluation.det import OperatingPoint, choose_any, choose_digits, format_table, plot_det, run
 from digit_detector.evaluation.streams import (
+    LabelledDigit,
     TestStream,
     Word,
     join_connected,
@@ -27,75 +30,101 @@ from digit_detector.evaluation.streams import (
     mix_noise,
     sentences,
 )  # fmt: skip
+from digit_detector.evaluation.strings import load_strings
 from digit_detector.files import unwritable, write_json
-from digit_detector.labels import PRETRAINED
-from digit_detector.streaming.config import SHIPPED, load_config
-from digit_detector.streaming.engine import CONFIRMING, Engine
+from digit_detector.streaming.config import ANY, DIGITS, SHIPPED, load_config
+from digit_detector.streaming.engine import Engine
+from digit_detector.streaming.flags import add_removed_flags
 
 SPEECH, NOISE = "speech", "noise"
 TITLES = {SPEECH: "sentences without digits", NOISE: "noise, -45 to -10 dBFS"}
 _SNRS = (10.0, 20.0, 30.0)  # dB, of the streams of digits
 _MOST_WORDS = 300  # of a stream
+_PART_SECONDS = 600.0  # of noise
 _STRING = (3, 7)  # digits of a connected string
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the lowest threshold within the limits of false alarms; returns the exit code."""
+    """Write the thresholds of both contexts within the limits of false alarms; returns the exit code."""
     parser = OneLineParser(
-        description="Choose the threshold of the live detector at a number of false alarms an hour, and draw what it "
-        "costs. The recordings should not be among those the models were trained on."
+        description="Choose the thresholds of live detection in both contexts for numbers of false alarms an hour, and "
+        "draw what they cost. The recordings should not be among those the model was trained on."
     )
     parser.add_argument("--digits", metavar="DIR", nargs="+", required=True, help="recordings of digits, 7_anna_0.wav")
+    parser.add_argument(
+        "--strings", metavar="DIR", nargs="+", default=[], help="recordings of digit strings, with a clips.tsv"
+    )
     parser.add_argument("--noise", metavar="DIR", required=True, help="recordings without speech")
     parser.add_argument("--speech", metavar="DIR", required=True, help="recordings of sentences without digits")
-    parser.add_argument("--false_alarms", type=float, default=60.0, help="most per hour of speech")
-    parser.add_argument("--noise_alarms", type=float, default=0.5, help="most per hour of noise")
+    parser.add_argument("--false_alarms", type=float, default=60.0, help="most per hour of speech in context any")
+    parser.add_argument("--digits_alarms", type=float, default=6.0, help="most per hour of speech in context digits")
+    parser.add_argument("--noise_alarms", type=float, default=0.5, help="most per hour of noise in either context")
     parser.add_argument("--noise_hours", type=float, default=2.0, help="hours of noise to mix from the recordings")
-    parser.add_argument("--model_dir", "--models_dir", metavar="DIR", default=PRETRAINED, help="models that confirm")
     parser.add_argument(
-        "--pipeline", nargs="+", metavar="NAME", default=CONFIRMING, help="which of them confirm each word"
+        "--live_model", metavar="FILE", default=SUPPRESS, help="written by train-live (default: the one that ships)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the test streams made of the recordings")
-    parser.add_argument("--spotter", metavar="FILE", default=SUPPRESS, help="a spotter of your own")
     parser.add_argument("--out", metavar="FILE", default="thresholds.json", help="file to write, with a plot beside it")
+    add_removed_flags(parser, "--model_dir", "--models_dir", "--pipeline", "--spotter")
     args = parser.parse_args(argv)
     _check(args)
     require("drawing the curve", ("matplotlib",))
-    spotter = Path(args.spotter) if "spotter" in args else None
-    engine = Engine(args.model_dir, args.pipeline, load_config(), spotter)
-    with StopSignals(unit=None):
+    engine = Engine(load_config(), getattr(args, "live_model", None))
+    with StopSignals(unit=None), contextlib.closing(LiveLine()) as line:
         rng = np.random.default_rng(args.seed)
         noises = load_sounds(Path(args.noise))
         streams = [stream for digits in args.digits for stream in streams_of(load_words(Path(digits)), noises, rng)]
+        streams += [stream for strings in args.strings for stream in string_streams(Path(strings))]
         negatives = {
-            SPEECH: sentences(load_sounds(Path(args.speech)), rng),
-            NOISE: mix_noise(noises, 3600 * args.noise_hours, rng),
+            SPEECH: [sentences(load_sounds(Path(args.speech)), rng)],
+            NOISE: split_noise(mix_noise(noises, 3600 * args.noise_hours, rng)),
         }
-        line = LiveLine()
-        try:
-            scored = run(engine, streams, negatives, lambda fraction: line.show(f"{fraction:.0%} processed"))
-        finally:
-            line.clear()
-        chosen = choose_threshold(scored, {SPEECH: args.false_alarms, NOISE: args.noise_alarms})
+        outputs = run(engine, streams, negatives, lambda fraction: line.show(f"{fraction:.0%} processed"))
+        limits = {
+            ANY: {SPEECH: args.false_alarms, NOISE: args.noise_alarms},
+            DIGITS: {SPEECH: args.digits_alarms, NOISE: args.noise_alarms},
+        }
+        digits = choose_digits(
+            outputs, engine.config, limits[DIGITS], lambda fraction: line.show(f"{fraction:.0%} decoded")
+        )
+        points = {DIGITS: digits, ANY: choose_any(outputs, engine.config, limits[ANY])}
     out = Path(args.out)
     picture = out.with_suffix(".png")
-    plot_det(scored, chosen, TITLES, picture)
-    counts = scored.score(chosen)
-    alarms = {kind: scored.false_alarms_per_hour(kind, chosen) for kind in negatives}
-    folders = [_short(digits) for digits in args.digits]
+    plot_det(list(points.values()), TITLES, picture)
     write_json(out, {
-        "thresholds": {"spotter_threshold": engine.config.spotter_threshold, "detection_threshold": chosen},
-        "chosen_on": {"digits": folders, SPEECH: _short(args.speech), NOISE: _short(args.noise)},
-        "target": {"false_alarms": args.false_alarms, "noise_alarms": args.noise_alarms},
-        "measured": {"accuracy": counts.accuracy, "digits": counts.reference, **alarms},
-        "hours": {kind: hours for kind, (_, hours) in scored.negatives.items()},
+        "thresholds": {
+            "digits_threshold": points[DIGITS].threshold, "any_threshold": points[ANY].threshold,
+            "other_ratio": points[DIGITS].detections.config.other_ratio,
+        },
+        "chosen_on": {
+            "digits": [_short(folder) for folder in args.digits], "strings": [_short(each) for each in args.strings],
+            SPEECH: _short(args.speech), NOISE: _short(args.noise),
+        },
+        "target": limits,
+        "measured": {context: _measure(point) for context, point in points.items()},
+        "hours": {kind: hours for kind, (_, hours) in points[ANY].detections.negatives.items()},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     })  # fmt: skip
-    print(format_table(scored, sorted({0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, chosen})))
-    print(f"chosen: {chosen:.2f}, in {out}; the curve: {picture}")
+    for context, point in points.items():
+        ratio = f", other_ratio {point.detections.config.other_ratio:g}" if context == DIGITS else ""
+        print(f"context {context}, chosen: {context}_threshold {point.threshold:.2f}{ratio}")
+        print(format_table(point.detections, sorted({0.1, 0.3, 0.5, 0.7, 0.9, point.threshold})))
+    print(f"written to {out}; the curves: {picture}")
     print(f"to use it: digits listen --thresholds {out}" + ("" if out != SHIPPED else " (it is the one that ships)"))
     return 0
+
+
+def split_noise(samples: Floats) -> list[Floats]:
+    """Parts that the acoustic model can process in one batch."""
+    size = int(_PART_SECONDS * SAMPLE_RATE)
+    return [samples[first : first + size] for first in range(0, len(samples), size)]
+
+
+def _measure(point: OperatingPoint) -> dict[str, float]:
+    counts = point.score()
+    alarms = {kind: point.false_alarms_per_hour(kind) for kind in point.detections.negatives}
+    return {"accuracy": counts.accuracy, "digits": counts.reference, **alarms}
 
 
 def _check(args: Namespace) -> None:
@@ -105,7 +134,7 @@ def _check(args: Namespace) -> None:
         faults.append(f"out: {args.out} is the file of the plot, expected a name like thresholds.json")
     if not 0.0 < args.noise_hours < math.inf:
         faults.append(f"noise_hours: expected a number above 0, got {args.noise_hours}")
-    for name in ("false_alarms", "noise_alarms"):
+    for name in ("false_alarms", "digits_alarms", "noise_alarms"):
         if not getattr(args, name) >= 0.0:
             faults.append(f"{name}: expected a number from 0 on, got {getattr(args, name)}")
     if args.seed < 0:
@@ -145,3 +174,13 @@ def strings_of(words: Sequence[Word], count: int, rng: np.random.Generator) -> l
         size = int(rng.integers(_STRING[0], _STRING[1] + 1))
         strings.append([spoken[int(i)] for i in rng.integers(len(spoken), size=size)])
     return strings
+
+
+def string_streams(folder: Path) -> list[TestStream]:
+    """A stream for each recording of a folder's clips.tsv. Where in it each digit is said is not known."""
+    streams = []
+    for clip in load_strings(folder).clips:
+        samples = decode_sound(clip.path)
+        end = len(samples) / SAMPLE_RATE
+        streams.append(TestStream(samples, tuple(LabelledDigit(int(digit), 0.0, end) for digit in clip.digits)))
+    return streams

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def format_inspection(found: Inspection) -> Iterator[str]:
     """One aligned line per property."""
     metadata = {key: value for key, value in found.metadata.items() if value}
-    is_spotter = metadata[FORMAT_KEY].startswith("spotter")
+    is_acoustic = metadata[FORMAT_KEY].startswith("acoustic")
     checksum = f"checksum {'intact' if found.intact else 'NOT that of its export'}"
     sealed = f"{checksum} ({metadata[CHECKSUM_KEY][:12]})" if found.sealed else "without a checksum"
 
@@ -52,11 +52,11 @@ def format_inspection(found: Inspection) -> Iterator[str]:
     rows = {"file": f"{found.file}, {found.size:,} bytes, {sealed}"}
     takes, gives = (", ".join(f"{n} {t}" for n, t in named.items()) for named in (found.inputs, found.outputs))
     words = get("labels").replace(",", " ")
-    if is_spotter:
+    if is_acoustic:
         rows |= {
-            "model": "spotter: which digit has just ended, every 16 ms of live sound",
-            "takes": f"{takes} at {get('sample_rate')} Hz", "gives": gives, "words": words,
-            "dilations": get("dilations").replace(",", " "),
+            "model": "acoustic model of live detection: posteriors of words and speech activity, every 32 ms",
+            "takes": f"{takes} at {get('sample_rate')} Hz", "gives": gives,
+            "words": get("tokens").replace(",", " ").strip(),
             "trained on": get("data"), "data hash": get("data_hash"),
             "training": f"seed {get('seed')}, {get('steps')} steps",
         }  # fmt: skip
@@ -73,7 +73,7 @@ def format_inspection(found: Inspection) -> Iterator[str]:
         }  # fmt: skip
     rows["made by"] = f"version {get('version')}, commit {get('git_commit')}, exported {get('created')}, format "
     rows["made by"] += metadata[FORMAT_KEY]
-    unit = "32 ms" if is_spotter else "a clip"
+    unit = "32 ms" if is_acoustic else "a clip"
     rows |= _format_graph(found.graph, unit) if found.graph else {"graph": WITHOUT_ONNX}
     width = max(map(len, rows))
     yield from (f"{name:<{width}}  {text}" for name, text in rows.items())

@@ -41,7 +41,7 @@ def test_version(capsys):
         ("trian", "did you mean train?"),
         (
             "xyz",
-            "expected one of train, predict, listen, serve, train-spotter, tune-threshold, tune, evaluate, export, ",
+            "expected one of train, predict, listen, serve, train-live, tune-threshold, tune, evaluate, export, ",
         ),
     ],
 )

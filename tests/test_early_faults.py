@@ -67,7 +67,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("evaluate --protocol cv --data_dir empty", 1, "empty holds no recordings"),
         ("export --models_dir empty", 1, "empty holds no mfcc_classifier/best_model.pt"),
         ("export nowhere.pt", 1, "no checkpoint at nowhere.pt"),
-        ("train-spotter --data_dir empty", 1, "empty holds no recordings"),
+        ("train-spotter --data_dir empty", 2, "see digits train-live"),
     ],
 )  # fmt: skip
 def test_faults_of_arguments_and_data_need_no_torch(desk: Path, words: str, code: int, message: str) -> None:

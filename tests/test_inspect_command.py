@@ -3,9 +3,9 @@
 import json
 import shutil
 
+from digit_detector.acoustic_file import FILE
 from digit_detector.classifier import model_file
 from digit_detector.labels import MEL_CNN, MFCC
-from digit_detector.spotter_file import FILE
 
 SHIPPED = model_file("pretrained", MEL_CNN)
 
@@ -29,14 +29,20 @@ def test_a_classifier(run_door, tiny_models):
     assert "synthetic speech" in own
 
 
-def test_json_and_spotter(run_door):
+def test_json_and_acoustic_model(run_door):
     found = json.loads(run_door("inspect_model.py", SHIPPED, "--json").stdout)
     assert (found["intact"], found["size"], found["metadata"]["pipeline"]) == (True, SHIPPED.stat().st_size, MEL_CNN)
     assert found["graph"]["multiply_adds"] > 10_000_000
-    spotter = run_door("inspect_model.py", SHIPPED.parent / FILE).stdout
-    assert "spotter: which digit has just ended" in spotter
-    assert "sound float (N, 256)" in spotter
-    assert "not a digit" not in spotter
+    acoustic = run_door("inspect_model.py", SHIPPED.parent / FILE).stdout
+    for text in (
+        "acoustic model of live detection",
+        "sound float (N, 256)",
+        "zero one two",
+        "double triple other",
+        " 32 ms",
+    ):
+        assert text in acoustic
+    assert "not a digit" not in acoustic
 
 
 def test_damaged_files_are_refused(run_door, tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import cutting
 import live
 import live_input
 import live_load
@@ -11,9 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from digit_detector.evaluation.streams import LabelledDigit, TestStream
+from digit_detector.evaluation.streams import load_sounds, load_words
 from digit_detector.labels import LABELS
-from digit_detector.streaming.engine import Detection
 from ml_training.data.tts import VOICES, synthesize_words
 
 
@@ -31,35 +32,25 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_streams_are_the_same_every_time(folders, monkeypatch):
+def test_streams_are_the_same_every_time_and_scored_in_both_contexts(folders, monkeypatch, capsys):
     monkeypatch.setattr(live, "TURNS", 1)
     monkeypatch.setattr(live, "STRINGS", 4)
-    one, two = (live.make_streams(folders / "words", folders / "noise") for _ in range(2))
+    words, noises = load_words(folders / "words"), load_sounds(folders / "noise")
+    one, two = (live.make_streams(words, noises) for _ in range(2))
     assert [len(stream.digits) for stream in one][:2] == [20, 20]
+    assert [len(stream.digits) for stream in one][3:] == [1] * 20
     for a, b in zip(one, two, strict=True):
         assert np.array_equal(a.samples, b.samples)
         assert a.digits == b.digits
-
-
-def test_a_row_is_evaluated_once_and_stored(tmp_path):
-    streams = [TestStream(np.zeros(8000, dtype=np.float32), (LabelledDigit(7, 0.2, 0.5),)) for _ in range(3)]
-    silence, calls = np.zeros(8000, dtype=np.float32), []
-
-    def load() -> live.Detect:
-        def detect(samples: np.ndarray) -> list[Detection]:
-            calls.append(len(samples))
-            return [Detection(7, 1.0, 0.2, 0.5, 0.1)]
-
-        return detect
-
-    first, again = (live.evaluate_once(tmp_path, "name", streams, silence, silence, load) for _ in range(2))
-    assert first.strings.accuracy == again.strings.accuracy == 1.0
-    assert again.noise_per_hour == 3600.0
-    assert len(calls) == 5
-    table = live.format_table({"ours": first, "Whisper tiny": again})
-    assert "| digits with pauses, noise at 20 dB: right, % | 100.0 | 100.0 |" in table
-    assert "| delay p50 / p95, ms | 100 / 100 | - |" in table
-    assert "1 digits, 1 right" in live.format_errors(first)
+    flags = [word for name in ("words", "noise", "speech") for word in (f"--{name}", str(folders / name))]
+    monkeypatch.setattr("sys.argv", ["live.py", *flags, "--hours", "0.01"])
+    assert live.main() == 0
+    printed = capsys.readouterr().out
+    rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| ")]
+    assert {len(row) for row in rows} == {3}
+    assert "context digits | context any" in printed
+    assert "mel_cnn: " in printed
+    assert printed.count("single: 20 digits") == 2
 
 
 def test_a_few_streams_are_processed_in_time(folders, capsys):
@@ -67,7 +58,7 @@ def test_a_few_streams_are_processed_in_time(folders, capsys):
     assert [len(sound) for sound in streams] == [16_000] * 3
     live_load.feed_live(streams)
     printed = capsys.readouterr().out
-    assert printed.startswith("3 streams, 2 s:")
+    assert printed.startswith("3 streams, ")
     assert "of a core" in printed
 
 
@@ -82,3 +73,18 @@ def test_inputs_are_varied_and_scored(folders, monkeypatch, capsys):
         "16,000 Hz", "16,000 Hz, soxr's LQ", "16,000 Hz, soxr's HQ",
     ]  # fmt: skip
     assert {row[1] for row in rows[2:5]} == {rows[2][1]}, "an offset changes nothing"
+
+
+def test_cutting_is_compared_with_the_live_detector(folders, monkeypatch, capsys):
+    (folders / "speech" / "tune").mkdir(exist_ok=True)
+    (folders / "noise" / "train").mkdir(exist_ok=True)
+    for name in ("speech/line_0.wav", "noise/hiss.wav"):
+        place = folders / name
+        shutil.copy(place, place.parent / ("tune" if "speech" in name else "train"))
+    monkeypatch.setenv("DIGIT_CORPORA_DIR", str(folders))
+    monkeypatch.setattr(cutting, "_ALARMS", 1e6)
+    monkeypatch.setattr("sys.argv", ["cutting.py", "--digits", str(folders / "words")])
+    assert cutting.main() == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["| pauses, 20 dB", "| pauses, 10 dB", "| connected, 20 dB"]
+    assert all(float(share.strip(" |")) <= 100.0 for row in rows for share in row[1:])

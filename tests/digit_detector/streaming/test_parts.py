@@ -1,7 +1,6 @@
-"""Parts of live detection: resampling, filters, samples, gates, peaks, configuration."""
+"""Parts of live detection: resampling, filters, samples, configuration."""
 
 import json
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,19 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import digit_detector
+from digit_detector.acoustic_file import BLOCK
 from digit_detector.errors import ConfigError, NonFiniteAudioError, UndecodableAudioError
-from digit_detector.spotter_file import BLOCK, HOP
-from digit_detector.streaming.config import DetectorConfig, load_config
-from digit_detector.streaming.fusion import product_argmax
+from digit_detector.streaming.config import ANY, DetectorConfig, load_config
 from digit_detector.streaming.high_pass import coefficients, high_pass, initial_state
-from digit_detector.streaming.peak_picker import Candidate, Detection, PeakPicker
 from digit_detector.streaming.resampler import Resampler
 from digit_detector.streaming.samples import SampleReader, as_samples
-from digit_detector.streaming.spotter import SpotterState
-from digit_detector.streaming.stream_state import StreamState
-from digit_detector.streaming.vad import EnergyGate, SpeechGate
 
-CONFIG = DetectorConfig(spotter_threshold=0.3, detection_threshold=0.5)
+CONFIG = DetectorConfig()
 RATES = (8000, 11025, 16000, 44100, 48000)
 
 
@@ -170,130 +164,35 @@ def test_32_bit_integers_of_full_scale_are_valid(scale):
     assert np.abs(wave).max() <= 1.0
 
 
-def test_the_energy_gate_opens_above_the_background():
-    gate = EnergyGate(replace(CONFIG, energy_hangover_blocks=3))
-    assert [gate.update(noise(256, i, 0.001)) for i in range(200)][-1] is False
-    assert gate.level_db == pytest.approx(-60, abs=1)
-    assert gate.update(noise(256, 1, 0.01))
-    assert [gate.update(noise(256, i, 0.001)) for i in range(4)] == [True, True, False, False]
-
-
-def test_steady_noise_becomes_the_background():
-    gate = EnergyGate(replace(CONFIG, energy_hangover_blocks=3))
-    opened = [gate.update(noise(256, i, 0.1)) for i in range(2000)]
-    assert opened[0]
-    assert not any(opened[-100:])
-
-
-def test_the_speech_gate_stays_open_over_gaps():
-    gate = SpeechGate(replace(CONFIG, speech_threshold=0.4, speech_hangover_blocks=2))
-    assert [gate.update(v) for v in (0.3, 0.4, 0.25, 0.1, 0.25, 0.1, 0.1, 0.3)] == [
-        False, True, True, True, True, True, False, False,
-    ]  # fmt: skip
-
-
-def pick_peaks(*frames: tuple[int, float]) -> list[tuple[int, int]]:
-    """(digit, frame of the report) of each peak, given (digit, probability) of each frame."""
-    picker, found = PeakPicker(CONFIG), []
-    for i, (digit, probability) in enumerate(frames):
-        row = np.zeros(10, dtype=np.float32)
-        row[digit] = probability
-        candidate = picker.push(i, row, 20.0)
-        if candidate is not None:
-            found.append((candidate.digit, candidate.frame))
-    return found
-
-
-QUIET = [(0, 0.0)] * 12
-PEAK = [(4, 0.3), (4, 0.8), (4, 0.9), (4, 0.9), (4, 0.8), (4, 0.5), (4, 0.2)]
-
-
-@pytest.mark.parametrize(
-    ("frames", "digits"),
-    [(PEAK, [4]), ([*PEAK, *QUIET, *PEAK], [4, 4]), ([(4, 0.9)] * 100, [4]), ([(4, 0.29)] * 10, [])],
-    ids=["one", "twice", "long", "low"],
-)
-def test_each_peak_is_one_digit(frames, digits):
-    assert [digit for digit, _ in pick_peaks(*QUIET, *frames, *QUIET)] == digits
-
-
-@st.composite
-def posteriors(draw: st.DrawFn) -> np.ndarray:
-    """(F, 10) with stretches of high and of low values, an even number of frames as in blocks of two."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    levels = draw(st.lists(st.sampled_from([0.0, 0.05, 0.14, 0.3, 0.6, 1.0]), min_size=1, max_size=40))
-    rows = np.repeat(levels, rng.integers(1, 7, len(levels)))
-    made = rng.uniform(0.0, 0.05, (len(rows) // 2 * 2, 10))
-    made[np.arange(len(made)), rng.integers(0, 4, len(made)) // 3] = rows[: len(made)]
-    return made.astype(np.float32)
-
-
-def pick(frames: np.ndarray, in_blocks: bool) -> list[Candidate]:
-    """Candidates where frames are pushed one by one, or blocks that can decide nothing are skipped at once."""
-    picker, found = PeakPicker(CONFIG), []
-    for first in range(0, len(frames), 2):
-        block = frames[first : first + 2]
-        if in_blocks and picker.skip_low(block, float(block.max())):
-            continue
-        found += [picker.push(first + i, row, 20.0) for i, row in enumerate(block)]
-    return [candidate for candidate in found if candidate is not None]
-
-
-@settings(max_examples=150, deadline=None)
-@given(frames=posteriors())
-def test_skipping_blocks_changes_nothing_and_candidates_are_valid(frames):
-    one_by_one, in_blocks = pick(frames, False), pick(frames, True)
-    assert [(c.digit, c.first, c.last, c.frame) for c in in_blocks] == [
-        (c.digit, c.first, c.last, c.frame) for c in one_by_one
-    ]
-    assert all(b.frame - a.frame >= CONFIG.refractory_frames for a, b in pairwise(one_by_one))
-    padded = np.concatenate([np.zeros((2, 10), dtype=np.float32), frames]).astype(np.float64)
-    smoothed = (padded[:-2] + padded[1:-1] + padded[2:]) / 3
-    for candidate in one_by_one:
-        span = smoothed[max(0, candidate.frame - CONFIG.max_peak_frames) : candidate.frame + 1, candidate.digit]
-        assert candidate.posteriors[candidate.digit] >= CONFIG.spotter_threshold
-        assert np.isclose(span, candidate.posteriors[candidate.digit], atol=1e-6).any(), "the peak is in the posteriors"
-
-
-def test_another_digit_at_once_is_not_reported():
-    found = pick_peaks(*QUIET, *PEAK[:4], *[(7, 0.9)] * 4, *QUIET)
-    assert [digit for digit, _ in found][:1] == [4]
-    assert all(b - a >= CONFIG.refractory_frames for (_, a), (_, b) in pairwise(found))
-
-
-def test_the_spotter_and_the_classifiers_choose_together():
-    spotted, classified = [0.0] * 10, [0.01] * 10
-    spotted[2], spotted[7], classified[7], classified[5] = 0.6, 0.3, 0.8, 0.2
-    assert product_argmax(spotted, classified, 1e-4) == 7
-    assert product_argmax(spotted, [0.1] * 10, 1e-4) == 2
-    assert product_argmax([0.0] * 10, classified, 1e-4) == 7
-
-
-def test_duplicates_are_recognised():
-    within = CONFIG.duplicate_seconds
-    first = Detection(7, 0.5, 0.0, 1.0, 0.1)
-    assert not first.repeats(None, within)
-    assert Detection(7, 0.9, 0.8, 1.0 + 0.9 * within, 0.1).repeats(first, within)
-    assert not Detection(7, 0.9, 0.8, 1.0 + 1.1 * within, 0.1).repeats(first, within)
-    assert not Detection(6, 0.9, 0.8, 1.0 + 0.9 * within, 0.1).repeats(first, within)
-
-
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), "high", True, None])
 def test_an_invalid_threshold(value):
-    with pytest.raises(ConfigError, match="detection_threshold: expected a number from 0 to 1"):
-        DetectorConfig(spotter_threshold=0.5, detection_threshold=value)
+    with pytest.raises(ConfigError, match="digits_threshold: expected a number from 0 to 1"):
+        DetectorConfig(digits_threshold=value)
 
 
 def test_every_fault_of_a_config_is_listed_at_once():
     with pytest.raises(ConfigError) as caught:
-        DetectorConfig(0.1, 0.5, refractory_frames=1.5, fusion_weights=(1.0, 2.0), high_pass_hz=-1.0)
-    for name in ("refractory_frames: expected a whole number", "fusion_weights: expected 4 numbers", "high_pass_hz"):
-        assert name in str(caught.value)
-    with pytest.raises(ConfigError, match="history_blocks"):
-        DetectorConfig(0.1, 0.5, history_blocks=32, vad_preroll_blocks=40)
+        DetectorConfig(0.1, 0.5, beam_width=1.5, context="all", high_pass_hz=-1.0)  # type: ignore[arg-type]
+    for words in (
+        "beam_width: expected a whole number",
+        "context: expected one of digits, any, got 'all'",
+        "high_pass_hz",
+    ):
+        assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"thresholds": {"digit": 0.5}}', '{"thresholds": 3}'])
+def test_thresholds_are_read_from_a_file(tmp_path):
+    file = tmp_path / "t.json"
+    file.write_text(json.dumps({"thresholds": {"digits_threshold": 0.2, "any_threshold": 0.3, "other_ratio": 0.4}}))
+    assert load_config(file) == DetectorConfig(0.2, 0.3, 0.4)
+    assert load_config(file, ANY) == DetectorConfig(0.2, 0.3, 0.4, context=ANY)
+    assert load_config() == digit_detector.load_config()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"thresholds": 3}', '{"thresholds": {"spotter_threshold": 0.2, "detection_threshold": 0.3}}'],
+)
 def test_an_invalid_thresholds_file(content, tmp_path):
     file = tmp_path / "t.json"
     file.write_text(content)
@@ -301,34 +200,6 @@ def test_an_invalid_thresholds_file(content, tmp_path):
         load_config(file)
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path / "none.json")
-
-
-def test_names_of_0_1_still_work(tmp_path):
-    file = tmp_path / "t.json"
-    file.write_text(json.dumps({"thresholds": {"spotter_threshold": 0.2, "detection_threshold": 0.3}}))
-    assert load_config(file) == DetectorConfig(0.2, 0.3)
-    file.write_text(json.dumps({"thresholds": {"spotted": 0.2, "digit": 0.3}}))
-    with pytest.warns(FutureWarning, match="spotted and digit are now"):
-        assert load_config(file) == DetectorConfig(0.2, 0.3)
-    with pytest.warns(DeprecationWarning, match="load_thresholds is deprecated: use load_config"):
-        assert digit_detector.load_thresholds is load_config
-    with pytest.warns(DeprecationWarning, match="Thresholds is deprecated: use DetectorConfig"):
-        assert digit_detector.Thresholds(spotted=0.2, digit=0.3) == DetectorConfig(0.2, 0.3)
-    with pytest.warns(DeprecationWarning, match="pass config="):
-        assert digit_detector.StreamingDetector(thresholds=CONFIG).engine.config == CONFIG
-
-
-@pytest.mark.parametrize(
-    ("committed_until", "begins"), [(0, 110 * HOP - 2800), (95 * HOP, 95 * HOP), (112 * HOP, 108 * HOP)]
-)
-def test_word_audio_excludes_the_committed_word(committed_until, begins):
-    stream = StreamState(CONFIG, 0, lambda: SpotterState(np.zeros(0, np.float32), np.zeros(0, np.float32)))
-    sound = np.random.default_rng(0).normal(0, 0.1, 70 * BLOCK).astype(np.float32)
-    for block in stream.split_blocks(sound):
-        stream.push(block)
-    stream.committed_until = committed_until
-    opened = stream.word_audio(Candidate(3, np.zeros(10, np.float32), first=110.0, last=125.0, frame=139))
-    assert opened.tolist() == sound[begins : 125 * HOP + 1440].tolist()
 
 
 @given(st.lists(st.integers(1, 4000), min_size=1, max_size=8), st.sampled_from(["opposite", "equal", "one", "three"]))
