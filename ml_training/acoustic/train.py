@@ -143,7 +143,7 @@ def _count_right(logits: Tensor, batch: Batch) -> Tensor:
     best = logits.argmax(dim=2)
     starts = best != BLANK
     starts[:, 1:] &= best[:, 1:] != best[:, :-1]
-    expected = batch.tokens.split(batch.lengths.tolist())
+    expected = torch.split(batch.tokens, batch.lengths.tolist())
     right = sum(torch.equal(row[start], tokens) for row, start, tokens in zip(best, starts, expected, strict=True))
     return torch.tensor([right, len(best)])
 
