@@ -58,9 +58,7 @@ class DetectorConfig:
 
     # Words
     pair_seconds: float = _field(1.0, 0.0, 10.0)  # between "oh", "double" or "triple" and its digit, at most
-    token_seconds: float = _field(
-        -0.09, -1.0, 1.0
-    )  # mean delay of a token behind the end of its word, which it precedes
+    token_seconds: float = _field(-0.09, -1.0, 1.0)  # mean delay of a token behind its word, whose end it precedes
     word_seconds: float = _field(0.4, 0.05, 2.0)  # longest duration given to a word
 
     # Confidence: logistic regression on the log-odds of the token's largest posterior
