@@ -196,8 +196,8 @@ def find_table(place: Path) -> Path:
 def read_table(place: str | Path, where: Mapping[str, str] | None, needed: Sequence[str]) -> list[TableRow]:
     """The rows of a table whose columns have the values of `where` (or one of several: "3,4").
 
-    Files are relative to its folder. A table of two columns without a header has `file` and `text`; a file may lack its suffix. Raises DataError for a
-    column or a file that is missing.
+    Files are relative to its folder. A table of two columns without a header has `file` and `text`; a file may lack its
+    suffix. Raises DataError for a column or a file that is missing.
     """
     table = find_table(Path(place).expanduser())
     lines = list(read_rows(table))
