@@ -17,7 +17,7 @@ from digit_detector.acoustic_file import FILE
 from digit_detector.cli.parser import OneLineParser
 from digit_detector.cli.program import program, require
 
-CONFIG = Path(__file__).with_name("configs") / "live.json"
+CONFIG = Path(__file__).with_name("acoustic") / "live.json"
 
 
 @program
