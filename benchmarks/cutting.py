@@ -21,7 +21,7 @@ import numpy as np
 from digit_detector.acoustic_file import BLOCK
 from digit_detector.audio import NUM_SAMPLES, SAMPLE_RATE, Floats, pad_or_trim
 from digit_detector.classifier import DigitClassifier, load_classifier
-from digit_detector.evaluation.det import Detections, OperatingPoint, accept, choose_any, choose_threshold, run
+from digit_detector.evaluation.det import Detections, OperatingPoint, choose_any, choose_threshold, run
 from digit_detector.evaluation.scoring import score
 from digit_detector.evaluation.streams import (
     join_connected,
@@ -126,7 +126,7 @@ def main() -> int:
         accuracies = []
         for point in points:
             stream, found = point.detections.digits[place]
-            accuracies.append(score(stream.digits, accept(found, point.threshold)).accuracy)
+            accuracies.append(score(stream.digits, point.detections.accept(found, point.threshold)).accuracy)
         print(f"| {name} | {' | '.join(f'{100 * accuracy:.1f}' for accuracy in accuracies)} |")
     return 0
 

@@ -104,7 +104,7 @@ def detect(outputs: Outputs, config: DetectorConfig, context: str) -> OperatingP
 
 def summarise(point: OperatingPoint) -> Row:
     scores = [
-        score(stream.digits, [d for d in found if d.confidence >= point.threshold])
+        score(stream.digits, point.detections.accept(found, point.threshold))
         for stream, found in point.detections.digits
     ]
     alarms = [point.false_alarms_per_hour(kind) for kind in (NOISE, SPEECH)]

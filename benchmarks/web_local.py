@@ -1,10 +1,11 @@
-"""The browser-only mode in a real browser: how long an answer takes, what live hearing costs, whether Python agrees.
+"""The browser-only mode in a real browser: how long an answer takes, what live detection costs, whether Python agrees.
 
 python benchmarks/web_local.py
 
-Needs $DIGIT_DATA_DIR (FSDD's test clips are heard) and $DIGIT_CORPORA_DIR (iitg_digits, and noise/train behind them).
-An answer lasts from when the page asks its worker until it has it; the share of real time is what hearing takes when
-the sound comes as fast as it is heard, messages included. Frames are those that the page draws while it hears live.
+Needs $DIGIT_DATA_DIR (FSDD's test clips) and $DIGIT_CORPORA_DIR (iitg_digits, and noise/train behind them).
+An answer lasts from when the page asks its worker until it has it; the share of real time is that of detection in
+sound that comes as fast as it is processed, messages included. Frames are those that the page draws during detection
+in real time.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ FLOOR_MS = 40.0
 SNR_DB = 20.0
 TEST_TAKES = ("_0", "_1", "_2", "_3", "_4")  # of FSDD's official split
 
-SOUND = "/sound-of-the-benchmark"  # where the page fetches what it is to hear
+SOUND = "/sound-of-the-benchmark"  # where the page fetches the sound
 ANSWER = f"""async ([sizes, rate, names]) => {{
     const {{ LocalProcessors }} = await import("/local/processors.js");
     const processors = new LocalProcessors();
@@ -59,20 +60,20 @@ ANSWER = f"""async ([sizes, rate, names]) => {{
     }}
     return rows;
 }}"""
-HEAR = f"""async ([rate, piece, live]) => {{
+DETECT = f"""async ([rate, piece, live]) => {{
     const {{ LocalSession }} = await import("/local/local_session.js");
     const samples = new Float32Array(await (await fetch("{SOUND}")).arrayBuffer());
-    const hearing = new LocalSession();
-    const told = {{ digits: [], pieces: [], frames: [], seconds: 0 }};
+    const session = new LocalSession();
+    const result = {{ digits: [], pieces: [], frames: [], seconds: 0 }};
     let wake;
-    hearing.onlevel = () => wake?.();
-    hearing.ondigit = (digit) => told.digits.push(digit);
+    session.onlevel = () => wake?.();
+    session.ondigits = (digits) => result.digits.push(...digits);
     let fault = null;
-    hearing.onerror = ({{ message }}) => ((fault = message), wake?.());
-    await hearing.open(rate);
+    session.onerror = ({{ message }}) => ((fault = message), wake?.());
+    await session.open(rate);
     let last = null;
     const drawn = (now) => {{
-        if (last !== null) told.frames.push(now - last);
+        if (last !== null) result.frames.push(now - last);
         last = now;
         requestAnimationFrame(drawn);
     }};
@@ -84,31 +85,31 @@ HEAR = f"""async ([rate, piece, live]) => {{
             if (due > 0) await new Promise((resolve) => setTimeout(resolve, due));
         }}
         const sent = performance.now();
-        const heard = new Promise((resolve) => (wake = resolve));
-        hearing.send(samples.subarray(at, at + piece));
-        await heard;
-        told.pieces.push(performance.now() - sent);
+        const processed = new Promise((resolve) => (wake = resolve));
+        session.send(samples.subarray(at, at + piece));
+        await processed;
+        result.pieces.push(performance.now() - sent);
     }}
-    told.seconds = (performance.now() - began) / 1000;
-    await hearing.stop();
+    result.seconds = (performance.now() - began) / 1000;
+    await session.stop();
     if (fault) throw new Error(fault);
-    return told;
+    return result;
 }}"""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--words", type=int, default=150, help="that are heard, as a stream and one by one")
+    parser.add_argument("--words", type=int, default=150, help="of the stream, also classified one by one")
     parser.add_argument("--live", type=float, default=15.0, help="seconds in real time while frames are counted")
     parser.add_argument("--out", help="a JSON file for the figures")
     args = parser.parse_args()
-    words, stream = material(args.words)
+    words, stream = make_words(args.words)
     with Server() as server, browser() as chromium:
         page = chromium.new_page()
         page.goto(f"http://127.0.0.1:{server.port}/")
         found = {
             "words": [answers(page, words, rate) for rate in (8000, 48_000)],
-            "live": [heard(page, stream, rate) for rate in (8000, 48_000)],
+            "live": [detect(page, stream, rate) for rate in (8000, 48_000)],
             "frames": frames(page, stream, args.live),
         }
     print(json.dumps(found, indent=2))
@@ -117,8 +118,8 @@ def main() -> int:
     return 0
 
 
-def material(count: int) -> tuple[list[Word], TestStream]:
-    """So many recorded words of both corpora, and a stream of them with pauses over noise."""
+def make_words(count: int) -> tuple[list[Word], TestStream]:
+    """`count` recorded words of both corpora, and a stream of them with pauses over noise."""
     corpora = Path(os.environ["DIGIT_CORPORA_DIR"])
     rng = np.random.default_rng(0)
     folder = Path(os.environ["DIGIT_DATA_DIR"])
@@ -156,36 +157,36 @@ def answers(page: Any, words: Sequence[Word], rate: int) -> dict[str, Any]:
     return {"rate": rate, "fast_enough": all(row["p95_ms"] < FLOOR_MS for row in table.values()), **table}
 
 
-def heard(page: Any, stream: TestStream, rate: int) -> dict[str, Any]:
-    """What hearing a stream takes, and what is heard here and there."""
+def detect(page: Any, stream: TestStream, rate: int) -> dict[str, Any]:
+    """The time that detection in a stream takes, and its digits in the browser and in Python."""
     samples = _at(stream.samples, rate)
     _offer(page, samples)
-    told = page.evaluate(HEAR, [rate, round(0.032 * rate), False])
-    there = [Detection(**digit) for digit in told["digits"]]
+    result = page.evaluate(DETECT, [rate, round(0.032 * rate), False])
+    in_browser = [Detection(**digit) for digit in result["digits"]]
     detector = StreamingDetector()
-    here = detector.feed(samples, rate) + detector.flush()
-    p50, p95 = np.percentile(told["pieces"], (50, 95))
+    in_python = detector.feed(samples, rate) + detector.flush()
+    p50, p95 = np.percentile(result["pieces"], (50, 95))
     return {
         "rate": rate, "seconds": round(len(samples) / rate, 1), "said": len(stream.digits),
-        "share_of_real_time": round(told["seconds"] / (len(samples) / rate), 4),
+        "share_of_real_time": round(result["seconds"] / (len(samples) / rate), 4),
         "piece_p50_ms": round(p50, 2), "piece_p95_ms": round(p95, 2),
-        "right_in_the_browser": score(stream.digits, there).correct,
-        "right_in_python": score(stream.digits, here).correct,
-        "inserted_in_the_browser": score(stream.digits, there).inserted,
-        "inserted_in_python": score(stream.digits, here).inserted,
-        "the_same_digits": [d.digit for d in there] == [d.digit for d in here],
+        "right_in_the_browser": score(stream.digits, in_browser).correct,
+        "right_in_python": score(stream.digits, in_python).correct,
+        "inserted_in_the_browser": score(stream.digits, in_browser).inserted,
+        "inserted_in_python": score(stream.digits, in_python).inserted,
+        "the_same_digits": [d.digit for d in in_browser] == [d.digit for d in in_python],
     }  # fmt: skip
 
 
 def frames(page: Any, stream: TestStream, seconds: float) -> dict[str, Any]:
-    """How evenly the page draws while it hears in real time at 48 kHz."""
+    """How evenly the page draws during detection in real time at 48 kHz."""
     samples = _at(stream.samples[: round(seconds * SAMPLE_RATE)], 48_000)
     _offer(page, samples)
-    told = page.evaluate(HEAR, [48_000, 1536, True])
-    p50, p95 = np.percentile(told["frames"], (50, 95))
-    piece50, piece95 = np.percentile(told["pieces"], (50, 95))
+    result = page.evaluate(DETECT, [48_000, 1536, True])
+    p50, p95 = np.percentile(result["frames"], (50, 95))
+    piece50, piece95 = np.percentile(result["pieces"], (50, 95))
     return {
-        "a_second": round(1000 / float(np.mean(told["frames"])), 1), "p50_ms": round(p50, 2), "p95_ms": round(p95, 2),
+        "a_second": round(1000 / float(np.mean(result["frames"])), 1), "p50_ms": round(p50, 2), "p95_ms": round(p95, 2),
         "piece_p50_ms": round(piece50, 2), "piece_p95_ms": round(piece95, 2),
     }  # fmt: skip
 

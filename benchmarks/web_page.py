@@ -2,7 +2,7 @@
 
 python benchmarks/web_page.py --digits FOLDER [--glob "*_[0-4].wav"] [--count 20] [--seeds 0] [--update-docs]
 
-Strings recordings like 7_anna_0.wav of FOLDER with pauses of 0.4 to 1 s, as the page's microphone; the server hears
+Strings recordings like 7_anna_0.wav of FOLDER with pauses of 0.4 to 1 s, as the page's microphone; the server detects
 them, then the browser itself. What the page sends to the recogniser is found again in that recording to the sample, so
 the delay of a digit is from the end of its word (the last hundredth of a second within 25 dB of its loudest) until it
 stands on the page; a sample counts as heard when the microphone would have given it without any buffer.
@@ -40,7 +40,7 @@ _WATCH = """() => {
         return send.call(this, data);
     };
     Worker.prototype.postMessage = function (message, ...rest) {
-        if (message.call === "feed") {
+        if (message.name === "feed") {
             pieces.push([performance.now(), Int16Array.from(message.args[1], (sample) => 32767 * sample)]);
         }
         return post.call(this, message, ...rest);
@@ -111,7 +111,7 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
         "fetched until it listens, kB": [f"{found[0]['weight'] / 1000:,.0f}" for found in runs.values()],
         "faults that axe calls serious or critical": [str(max(run["axe"] for run in found)) for found in runs.values()],
     }
-    lines = ["| | the server hears | the browser hears |", "|---|---:|---:|"]
+    lines = ["| | server | browser |", "|---|---:|---:|"]
     return "\n".join([*lines, *(f"| {title} | {' | '.join(cells)} |" for title, cells in rows.items())]) + "\n"
 
 

@@ -39,7 +39,7 @@ def test_the_tables_stand_between_their_marks(tmp_path, monkeypatch):
     monkeypatch.setattr(web_load, "PAGE", page)
     web_load.write_table("page", web_page.table({"server": [run, run], "browser": [run]}))
     text = page.read_text(encoding="utf-8")
-    assert text.startswith("before\n<!-- page:begin -->\n| | the server hears |")
+    assert text.startswith("before\n<!-- page:begin -->\n| | server | browser |\n")
     assert text.endswith("|\n<!-- page:end -->\nafter\n")
     assert "| digits said, missed or mistaken, too many | 40, 2, 0 | 20, 1, 0 |" in text
     assert "old" not in text

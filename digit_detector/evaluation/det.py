@@ -6,6 +6,7 @@ The acoustic model runs once over each recording; its posteriors are decoded aga
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,17 +75,22 @@ class Detections:
 
     def score(self, threshold: float) -> Score:
         """Counts over all streams of digits at a threshold."""
-        return sum((score(stream.digits, accept(found, threshold)) for stream, found in self.digits), Score())
+        return sum((score(stream.digits, self.accept(found, threshold)) for stream, found in self.digits), Score())
 
     def false_alarms_per_hour(self, kind: str, threshold: float) -> float:
         """Detections per hour in a kind of audio without digits."""
         detections, hours = self.negatives[kind]
-        return len(accept(detections, threshold)) / hours
+        return len(self.accept(detections, threshold)) / hours
+
+    def accept(self, detections: Sequence[Detection], threshold: float) -> list[Detection]:
+        """`accept` in the context of these detections."""
+        return accept(detections, threshold, self.config.context)
 
     def thresholds(self) -> list[float]:
         """Ascending thresholds at which anything changes, at most STEPS of them."""
         lists = [each for _, each in self.digits] + [each for each, _ in self.negatives.values()]
-        values = np.unique([0.0, *(detection.confidence for detections in lists for detection in detections)])
+        groups = [group for each in lists for group in group_utterances(each, self.config.context)]
+        values = np.unique([0.0, *(_mean_confidence(group) for group in groups)])
         if len(values) > STEPS:
             values = np.quantile(values, np.linspace(0.0, 1.0, STEPS))
         return [float(value) for value in values]
@@ -104,9 +110,21 @@ class OperatingPoint:
         return self.detections.false_alarms_per_hour(kind, self.threshold)
 
 
-def accept(detections: Sequence[Detection], threshold: float) -> list[Detection]:
+def accept(detections: Sequence[Detection], threshold: float, context: str) -> list[Detection]:
     """The detections that a detector with a threshold reports, out of those of one with threshold 0."""
-    return [detection for detection in detections if detection.confidence >= threshold]
+    groups = group_utterances(detections, context)
+    return [detection for group in groups if _mean_confidence(group) >= threshold for detection in group]
+
+
+def group_utterances(detections: Sequence[Detection], context: str) -> list[list[Detection]]:
+    """The detections of each utterance, which are reported at once; in context any each by itself."""
+    if context == ANY:
+        return [[detection] for detection in detections]
+    return [list(group) for _, group in itertools.groupby(detections, lambda each: round(each.reported, 4))]
+
+
+def _mean_confidence(detections: Sequence[Detection]) -> float:
+    return sum(detection.confidence for detection in detections) / len(detections)
 
 
 class _Recorder(Decoder):

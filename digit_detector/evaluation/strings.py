@@ -158,8 +158,9 @@ class StringResult:
 def load_strings(place: str | Path, where: Mapping[str, str] | None = None) -> StringSet:
     """The recordings of a table (.csv, .tsv), or of the clips.tsv of a folder, with columns `file` and `digits`.
 
-    Other columns, such as `speaker` and `fold`, are optional; `where` keeps the rows with these values. Rows without
-    digits are left out. Raises DataError for a table without these columns, a missing file, or digits that are none.
+    Other columns, such as `speaker` and `fold`, are optional; `where` keeps the rows with these values,
+    alternatives joined by commas (fold=3,4). Rows without digits are left out. Raises DataError for a table without
+    these columns, a missing file, or digits that are none.
     """
     rows = read_table(place, where, ("digits",))
     clips = []
@@ -193,10 +194,10 @@ def find_table(place: Path) -> Path:
 
 
 def read_table(place: str | Path, where: Mapping[str, str] | None, needed: Sequence[str]) -> list[TableRow]:
-    """The rows of a table whose columns have the values of `where`; files are relative to its folder.
+    """The rows of a table whose columns have the values of `where` (or one of several: "3,4").
 
-    A table of two columns without a header has `file` and `text`; a file may lack its suffix. Raises DataError for a
-    column or a file that is missing.
+    Files are relative to its folder. A table of two columns without a header has `file` and `text`; a file may lack its
+    suffix. Raises DataError for a column or a file that is missing.
     """
     table = find_table(Path(place).expanduser())
     lines = list(read_rows(table))
@@ -214,7 +215,7 @@ def read_table(place: str | Path, where: Mapping[str, str] | None, needed: Seque
     audio: dict[str, Path] = {}  # stem -> file, where a name lacks its suffix
     for line, cells in lines:
         values = dict(zip(header, (cell.strip() for cell in cells), strict=False))
-        if any(values.get(name, "") != value for name, value in (where or {}).items()):
+        if any(values.get(name, "") not in value.split(",") for name, value in (where or {}).items()):
             continue
         values = {**dict.fromkeys(header, ""), **values}
         path = table.parent / values[file_column]

@@ -28,9 +28,9 @@ class DetectorConfig:
     """Constants of the live detector. Frames are 32 ms. Raises ConfigError that lists every fault."""
 
     # Operating point; see thresholds.json
-    digits_threshold: float = _field(0.3, 0.0, 1.0)  # least confidence of a digit in context "digits"
-    any_threshold: float = _field(0.8, 0.0, 1.0)  # the same in context "any"
-    other_ratio: float = _field(0.18, 0.0, 1.0)  # of other words among all words, above which an utterance is dropped
+    digits_threshold: float = _field(0.5, 0.0, 1.0)  # least mean confidence of an utterance in context "digits"
+    any_threshold: float = _field(0.8, 0.0, 1.0)  # least confidence of a digit in context "any"
+    other_ratio: float = _field(0.2, 0.0, 1.0)  # of other words among all words, above which an utterance is dropped
 
     context: str = dataclasses.field(default=DIGITS, metadata={"choices": tuple(CONTEXTS)})
 
@@ -48,7 +48,7 @@ class DetectorConfig:
     commit_frames: int = _field(47, 4, 1000)  # after which a token of an utterance is decided
 
     # Context "digits"
-    endpoint_seconds: float = _field(0.32, 0.03, 5.0)  # of silence that end an utterance
+    endpoint_seconds: float = _field(0.38, 0.03, 5.0)  # of silence that end an utterance
     speech_threshold: float = _field(0.5, 0.0, 1.0)  # of speech activity
     max_utterance_seconds: float = _field(20.0, 1.0, 600.0)
     guard_seconds: float = _field(0.3, 0.0, 10.0)  # after dropped speech, in which an utterance is dropped too
@@ -58,7 +58,7 @@ class DetectorConfig:
 
     # Words
     pair_seconds: float = _field(1.0, 0.0, 10.0)  # between "oh", "double" or "triple" and its digit, at most
-    token_seconds: float = _field(0.06, -1.0, 1.0)  # mean delay of a token's frame behind the end of its word
+    token_seconds: float = _field(-0.09, -1.0, 1.0)  # mean delay of a token behind its word, whose end it precedes
     word_seconds: float = _field(0.4, 0.05, 2.0)  # longest duration given to a word
 
     # Confidence: logistic regression on the log-odds of the token's largest posterior

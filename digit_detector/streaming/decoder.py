@@ -172,7 +172,7 @@ class Decoder:
         return []
 
     def end_utterance(self) -> list[Detection]:
-        """End the utterance here -> its digits; none if other words were said in it."""
+        """End the utterance here -> its digits; none if other words were said in it, or the digits are unclear."""
         if self._any:
             return self._report_decided(last=True)
         digits = self._digits([*self._decided, *self._search.best.tokens])
@@ -184,7 +184,8 @@ class Decoder:
             digits = []
         self._start_utterance()
         self._last_end = digits[-1].end if digits else self._last_end
-        return [digit for digit in digits if digit.confidence >= self._config.digits_threshold]
+        unclear = sum(digit.confidence for digit in digits) < self._config.digits_threshold * len(digits)
+        return [] if unclear else digits
 
     @property
     def provisional(self) -> list[Detection]:

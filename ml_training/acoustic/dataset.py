@@ -256,7 +256,8 @@ def change_speed(samples: Floats, factor: float) -> Floats:
     if factor == 1.0:
         return samples
     places = np.arange(0.0, len(samples) - 1, factor)
-    return np.interp(places, np.arange(len(samples)), samples).astype(np.float32)
+    changed: Floats = np.interp(places, np.arange(len(samples)), samples).astype(np.float32)
+    return changed
 
 
 def trim(samples: Floats, db: float) -> Floats:
@@ -275,7 +276,7 @@ def find_speech(samples: Floats) -> NDArray[np.bool_]:
     if not len(power):
         return np.zeros(0, dtype=np.bool_)
     threshold = max(power.max() * 10**-3.5, np.percentile(power, 10) * 10**0.8)
-    speech = power > min(threshold, power.max() * 10**-1.5)
+    speech: NDArray[np.bool_] = power > min(threshold, power.max() * 10**-1.5)
     for last, following in itertools.pairwise(np.flatnonzero(speech).tolist()):
         if following - last <= _PAUSE:
             speech[last:following] = True

@@ -76,8 +76,9 @@ def _multiply(window: Tensor, kernel: tuple[Tensor, Tensor]) -> Tensor:
 
 def _gru(layer: nn.GRU, x: Tensor, hidden: Tensor) -> Tensor:
     """One step of a GRU: (N, C) input and (N, C) hidden state -> the next (N, C)."""
-    inner = x @ layer.weight_ih_l0.T + layer.bias_ih_l0
-    recurrent = hidden @ layer.weight_hh_l0.T + layer.bias_hh_l0
+    weight = layer.get_parameter
+    inner = x @ weight("weight_ih_l0").T + weight("bias_ih_l0")
+    recurrent = hidden @ weight("weight_hh_l0").T + weight("bias_hh_l0")
     (r, z, n), (hr, hz, hn) = inner.chunk(3, dim=1), recurrent.chunk(3, dim=1)
     reset, update = (r + hr).sigmoid(), (z + hz).sigmoid()
     candidate = (n + reset * hn).tanh()

@@ -6,6 +6,7 @@ Every step trains on new utterances. An epoch is EPOCH steps; a checkpoint is wr
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import sys
@@ -142,7 +143,7 @@ def _count_right(logits: Tensor, batch: Batch) -> Tensor:
     best = logits.argmax(dim=2)
     starts = best != BLANK
     starts[:, 1:] &= best[:, 1:] != best[:, :-1]
-    expected = batch.tokens.split(batch.lengths.tolist())
+    expected = torch.split(batch.tokens, batch.lengths.tolist())
     right = sum(torch.equal(row[start], tokens) for row, start, tokens in zip(best, starts, expected, strict=True))
     return torch.tensor([right, len(best)])
 
@@ -161,7 +162,8 @@ def train_acoustic(
         earlier = Path(config.initial, BEST)
         load_weights(model, load_checkpoint(earlier)["weights"], earlier)
     try:
-        settings = {**asdict(config), "threads": 0}  # another number of threads may resume
+        sources = hashlib.sha256(repr(config.sources).encode()).hexdigest()[:12]
+        settings = {**asdict(config), "sources": sources, "threads": 0}  # another number of threads may resume
         store = CheckpointStore(work, RunIdentity("acoustic", settings, task.data.data_hash), _print)
         options = TrainerOptions(
             epochs=math.ceil(config.steps / EPOCH), steps_per_epoch=EPOCH, total_steps=config.steps, seed=config.seed,

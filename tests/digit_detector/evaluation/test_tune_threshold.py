@@ -89,7 +89,7 @@ def test_decoding_posteriors_equals_a_detector_with_these_thresholds(context, fo
         for threshold in (0.05, 0.5, 0.8):
             detector = StreamingDetector(config=replace(config, digits_threshold=threshold, any_threshold=threshold))
             expected = detector.feed(sound) + detector.flush()
-            accepted = accept(found, threshold)
+            accepted = accept(found, threshold, context)
             assert [(d.digit, d.start, d.end, d.delay) for d in accepted] == [
                 (d.digit, d.start, d.end, d.delay) for d in expected
             ]

@@ -57,15 +57,15 @@ DETECT = f"""async ([text, rate, sizes, context]) => {{
 
 
 @pytest.fixture(scope="module")
-def context(chromium: Any) -> Iterator[Any]:
+def browsing(chromium: Any) -> Iterator[Any]:
     context = chromium.new_context()
     yield context
     context.close()
 
 
 @pytest.fixture(scope="module")
-def page(context: Any, server: str) -> Any:
-    page = context.new_page()
+def page(browsing: Any, server: str) -> Any:
+    page = browsing.new_page()
     page.goto(server)
     return page
 

@@ -132,7 +132,7 @@ export class Decoder {
     return [];
   }
 
-  /** End the utterance here -> its digits; none if other words were said in it. */
+  /** End the utterance here -> its digits; none if other words were said in it, or the digits are unclear. */
   endUtterance() {
     if (this.isAny) return this.reportDecided(true);
     const { config } = this;
@@ -144,7 +144,8 @@ export class Decoder {
     } else if (this.firstSpeech !== null && this.firstSpeech < this.guardUntil) digits = [];
     this.startUtterance();
     this.lastEnd = digits.at(-1)?.end ?? this.lastEnd;
-    return digits.filter(({ confidence }) => confidence >= config.digits_threshold);
+    const sum = digits.reduce((sum, { confidence }) => sum + confidence, 0);
+    return sum < config.digits_threshold * digits.length ? [] : digits;
   }
 
   /** Digits of the utterance so far, which its end may change; always empty in context any. */
