@@ -5,7 +5,8 @@
 
 Recordings are those of $DIGIT_CORPORA_DIR: phone_numbers as they are and at 1.5 times their tempo, the digit strings of
 read_speech, both of the folds of HELD_OUT; for false alarms its sentences without digits, audiobooks by readers of odd
-numbers, speech/eval, spelled_names, and --hours of noise/eval, remixed at -45 to -10 dBFS. --update-docs writes the table into docs/live.md.
+numbers, speech/eval, spelled_names, and --hours of noise/eval, remixed at -45 to -10 dBFS. --update-docs writes the
+table into docs/live.md.
 """
 
 from __future__ import annotations
