@@ -28,11 +28,12 @@ from typing import NamedTuple
 import pytest
 import soundfile
 
-from digit_detector import classifier, listen, serve
+from digit_detector import classifier, listen, serve, tune_threshold
 from digit_detector.audio import SAMPLE_RATE
 from digit_detector.cli.parser import OneLineParser
 from digit_detector.labels import MFCC
 from digit_detector.versions import Provenance
+from ml_training import train_live
 from ml_training.config import AugmentationConfig, TrainConfig, load_config, to_dict
 from ml_training.data.tts import VOICES, synthesize_words
 from ml_training.deploy import version_store
@@ -69,8 +70,11 @@ TYPED = (
     "python ml_training/inspect_model.py models/mfcc_classifier/model.onnx",
 )
 SET_UP = ("make ", "pip ", "python -m venv ", "source ")
-# These go on until somebody ends them: tests/digit_detector/listening and webapp type them.
-ENDLESS = ("digits listen", "digits serve")
+# These go on until somebody ends them (tests/digit_detector/listening and webapp type them) or train for hours on
+# recordings that are not here (tests/acoustic types them).
+ENDLESS = (
+    "digits listen", "digits serve", "digits train-live --corpora_dir corpora --hold_out 3 4 --out acoustic.onnx"
+)  # fmt: skip
 # Over ten seconds, or one more training like those that the quick tests do.
 SLOW = (
     "--pipeline all", "demo", "torchrun", "--dataset", "--data_dir", "--extra_digits_dir", "--non_digit_dir",
@@ -120,7 +124,7 @@ def is_space(block: Block) -> bool:
 
 
 def trains(command: str) -> bool:
-    entrys = ("python ml_training/train.py", "digits train", "torchrun ")
+    entrys = ("python ml_training/train.py", "digits train ", "torchrun ")
     return command.startswith(entrys) and "--cv" not in command
 
 
@@ -372,7 +376,7 @@ def test_commands_and_flags_within_sentences_exist(document, capsys):
         with contextlib.suppress(SystemExit):
             importlib.import_module(f"ml_training.{entry}").main(["--help"])
         known |= set(re.findall(r"--\w+", capsys.readouterr().out))
-    for live in (serve, listen):
+    for live in (serve, listen, train_live, tune_threshold):
         with contextlib.suppress(SystemExit):
             live.main(["--help"])
         known |= set(re.findall(r"--\w+", capsys.readouterr().out))
