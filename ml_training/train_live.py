@@ -48,11 +48,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--write_texts", metavar="FILE", default=SUPPRESS,
         help="write a table of texts for synthetic speech (name, voice, speed, text) instead of training",
     )  # fmt: skip
+    parser.add_argument(
+        "--average", metavar="FILE", nargs="+", default=[], help="write the mean of these models; train nothing"
+    )
     args = parser.parse_args(argv)
     if "write_texts" in args:
         from ml_training.acoustic.texts import write_texts
 
         write_texts(Path(args.write_texts), seed=getattr(args, "seed", 0))
+        return 0
+    if args.average:
+        require("training", ("torch", "onnx", "onnxscript"))
+        from ml_training.acoustic.export import average_models
+
+        average_models([Path(file) for file in args.average], Path(args.out))
         return 0
     if args.corpora_dir is None:
         parser.error("--corpora_dir: name the folder of the recordings, or set DIGIT_CORPORA_DIR")

@@ -29,7 +29,7 @@ class DetectorConfig:
 
     # Operating point; see thresholds.json
     digits_threshold: float = _field(0.5, 0.0, 1.0)  # least mean confidence of an utterance in context "digits"
-    any_threshold: float = _field(0.8, 0.0, 1.0)  # least confidence of a digit in context "any"
+    any_threshold: float = _field(0.85, 0.0, 1.0)  # least confidence of a digit in context "any"
     other_ratio: float = _field(0.25, 0.0, 1.0)  # of other words among all words, above which an utterance is dropped
 
     context: str = dataclasses.field(default=DIGITS, metadata={"choices": tuple(CONTEXTS)})

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
-from digit_detector.acoustic_file import BLOCK, BLOCK_NAME, POSTERIORS_NAME, SPEECH_NAME, STATE_AFTER_NAME, STATE_NAME
+from digit_detector.acoustic_file import (
+    BLOCK,
+    BLOCK_NAME,
+    KEYS,
+    POSTERIORS_NAME,
+    SPEECH_NAME,
+    STATE_AFTER_NAME,
+    STATE_NAME,
+)
 from digit_detector.audio import Floats
-from digit_detector.errors import ExportError
+from digit_detector.errors import ConfigError, ExportError
 from digit_detector.files import write_atomically
-from digit_detector.streaming.acoustic import AcousticSession
+from digit_detector.streaming.acoustic import AcousticSession, load_acoustic_model
 from ml_training.acoustic.model import AcousticModel
 from ml_training.deploy.export import TOLERANCE, export_graph, serialize
 
@@ -114,3 +124,26 @@ def export_acoustic(model: AcousticModel, path: Path, metadata: Mapping[str, str
         raise ExportError(f"the exported {path.name} differs from the network by {difference:.2g}: nothing was written")
     write_atomically(path, content)
     return difference
+
+
+def average_models(files: Sequence[Path], out: Path) -> None:
+    """Write a model whose weights are the mean of those in `files`, which should come from one training.
+
+    It often hears other speakers better than the last of them (model soups, Wortsman et al. 2022). The metadata is that
+    of the last file. Raises ConfigError for fewer than two files or other shapes, ModelError for a file that is none.
+    """
+    if len(files) < 2:
+        raise ConfigError([f"average: expected two files or more, got {len(files)}"], "train-live")
+    metadata = [load_acoustic_model(file).metadata for file in files]
+    protos = [onnx.load(str(file)) for file in files]
+    weights = [{each.name: numpy_helper.to_array(each) for each in proto.graph.initializer} for proto in protos]
+    if any({n: w.shape for n, w in each.items()} != {n: w.shape for n, w in weights[0].items()} for each in weights):
+        raise ConfigError(["average: the files have networks of other shapes"], "train-live")
+    for initializer in protos[-1].graph.initializer:
+        values = [each[initializer.name] for each in weights]
+        if values[0].dtype == np.float32:
+            mean = np.mean(np.stack(values), axis=0, dtype=np.float64).astype(np.float32)
+            initializer.CopyFrom(numpy_helper.from_array(mean, initializer.name))
+    del protos[-1].metadata_props[:]
+    kept = {key: value for key, value in metadata[-1].items() if key in KEYS}
+    write_atomically(out, serialize(protos[-1], kept))

@@ -12,8 +12,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 
 from digit_detector.acoustic_file import BLANK, BLOCK, FIRST_DIGIT, acoustic_metadata
 from digit_detector.errors import CheckpointError, ConfigError, Interrupted
@@ -156,6 +158,21 @@ def test_the_command_trains_and_exports(
     for fault in (["--out", "."], ["--work", str(out)], ["--steps", "0"], ["--config", "nowhere.json"]):
         assert command.main([*words, *fault]) == 2
         assert fault[0][2:] in (printed := capsys.readouterr().err) or fault[1] in printed
+    for seed in ("1", "2"):
+        file = str(tmp_path / f"{seed}.onnx")
+        assert command.main([*words, "--seed", seed, "--work", str(tmp_path / seed), "--out", file]) == 0
+    one, two = str(tmp_path / "1.onnx"), str(tmp_path / "2.onnx")
+    assert command.main(["--average", one, two, "--out", str(tmp_path / "mean.onnx")]) == 0
+    weights = [
+        {each.name: numpy_helper.to_array(each) for each in onnx.load(tmp_path / f"{name}.onnx").graph.initializer}
+        for name in ("1", "2", "mean")
+    ]
+    assert all(np.allclose(a / 2 + b / 2, mean) for a, b, mean in zip(*map(dict.values, weights), strict=True))
+    assert any(not np.array_equal(a, mean) for a, mean in zip(weights[0].values(), weights[2].values(), strict=True))
+    assert AcousticSession(tmp_path / "mean.onnx").metadata["seed"] == "2"
+    capsys.readouterr()
+    assert command.main(["--average", one, "--out", str(tmp_path / "mean.onnx")]) == 2
+    assert "two files" in capsys.readouterr().err
     assert command.main(["--write_texts", str(tmp_path / "texts.tsv")]) == 0
     assert (tmp_path / "texts.tsv").stat().st_size > 10_000
 
