@@ -142,7 +142,7 @@ def average_models(files: Sequence[Path], out: Path) -> None:
     for initializer in protos[-1].graph.initializer:
         values = [each[initializer.name] for each in weights]
         if values[0].dtype == np.float32:
-            mean = np.mean(np.stack(values), axis=0, dtype=np.float64).astype(np.float32)
+            mean = np.asarray(np.mean(np.stack(values), axis=0, dtype=np.float64), dtype=np.float32)
             initializer.CopyFrom(numpy_helper.from_array(mean, initializer.name))
     del protos[-1].metadata_props[:]
     kept = {key: value for key, value in metadata[-1].items() if key in KEYS}
