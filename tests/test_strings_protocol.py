@@ -41,16 +41,17 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write("audiobooks", {"sentence_ls103_x-0": "to the sun", "sentence_ls104_x-0": "an even reader"}, 2)
     write("speech/eval", {"line": "a large coffee please"}, 3)
     write("spelled_names", {"name": "a b c"}, 4)
-    table = "".join(f"{n}.wav\tann\t{d}\t{t}\n" for n, d, t in zip("abc", DIGITS, STRINGS, strict=True))
-    (root / "phone_numbers" / "clips.tsv").write_text(f"file\tspeaker\tdigits\ttext\n{table}", encoding="utf-8")
-    rows = "".join(f"{n}.wav\tbob\tdigits\t{d}\t\n" for n, d in zip("abc", DIGITS, strict=True))
+    table = "".join(f"{n}.wav\tann\t3\t{d}\t{t}\n" for n, d, t in zip("abc", DIGITS, STRINGS, strict=True))
+    (root / "phone_numbers" / "clips.tsv").write_text(f"file\tspeaker\tfold\tdigits\ttext\n{table}", encoding="utf-8")
+    rows = "".join(f"{n}.wav\tbob\t4\tdigits\t{d}\t\n" for n, d in zip("abc", DIGITS, strict=True))
     (root / "read_speech" / "clips.tsv").write_text(
-        f"file\tspeaker\tdigit_words\tdigits\ttext\n{rows}d.wav\tbob\tnone\t\twe call it bear\n", encoding="utf-8"
+        f"file\tspeaker\tfold\tdigit_words\tdigits\ttext\n{rows}d.wav\tbob\t4\tnone\t\twe call it bear\n",
+        encoding="utf-8",
     )
     (root / "audiobooks" / "whisper_tiny.tsv").write_text(
         "sentence_ls103_x-0\tto the sun\nsentence_ls104_x-0\tan even reader\n", encoding="utf-8"
     )
-    (root / "spelled_names" / "clips.tsv").write_text("file\ttext\nname.wav\tA. B. C.\n", encoding="utf-8")
+    (root / "spelled_names" / "clips.tsv").write_text("file\tfold\ttext\nname.wav\t3\tA. B. C.\n", encoding="utf-8")
     (root / "noise" / "eval").mkdir(parents=True)
     hiss = 0.1 * np.random.default_rng(0).standard_normal(40_000)
     soundfile.write(root / "noise" / "eval" / "hiss.wav", hiss, 8000)

@@ -16,7 +16,7 @@ from digit_detector.acoustic_file import BLANK, BLOCK_SECONDS, DOUBLE, FIRST_DIG
 from digit_detector.streaming.config import ANY, DIGITS, DetectorConfig
 from digit_detector.streaming.decoder import BeamSearch, Decoder, Detection
 
-IN_DIGITS = DetectorConfig(digits_threshold=0.3, any_threshold=0.5)
+IN_DIGITS = DetectorConfig(digits_threshold=0.3, any_threshold=0.5, other_ratio=0.2)
 IN_ANY = replace(IN_DIGITS, context=ANY)
 BOTH = pytest.mark.parametrize("config", [IN_DIGITS, IN_ANY], ids=[DIGITS, ANY])
 NAMES = {"oh": OH, "double": DOUBLE, "triple": TRIPLE, "other": OTHER}
