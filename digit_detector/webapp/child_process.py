@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 from asyncio import StreamReader, StreamWriter
@@ -101,6 +102,8 @@ class ChildProcess:
         """Kill it, wait for its end, even if the caller is cancelled, and return its exit code."""
         if self._process is None:
             return None
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                # Process.kill polls a process that has just ended, which hides its exit code from the event loop.
+                os.kill(self._process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
         return await asyncio.shield(asyncio.ensure_future(self._process.wait()))
