@@ -53,7 +53,7 @@ PIECE = 1800.0  # seconds of noise of a job
 OTHERS_NOISE = 360.0  # seconds of noise for the other recognisers
 WINDOW = 28.0  # seconds that the other recognisers get at a time
 DIGITS, ANY, WHISPER, SPHINX = "live, digits", "live, any", "Whisper tiny", "pocketsphinx"
-HELD_OUT = "3,4"  # folds of speakers whom the bundled model was not trained on
+HELD_OUT = "3,4"  # folds of the speakers held out of the bundled model's training
 TEMPO = Perturbation("tempo", 1.5)
 
 Result = StringResult | SpeechResult

@@ -177,7 +177,7 @@ def strings_of(words: Sequence[Word], count: int, rng: np.random.Generator) -> l
 
 
 def string_streams(folder: Path) -> list[TestStream]:
-    """A stream for each recording of a folder's clips.tsv. Where in it each digit is said is not known."""
+    """A stream for each recording of a folder's clips.tsv. The times of its digits are not known."""
     streams = []
     for clip in load_strings(folder).clips:
         samples = decode_sound(clip.path)

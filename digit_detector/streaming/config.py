@@ -13,7 +13,7 @@ from digit_detector.errors import ConfigError
 SHIPPED = Path(__file__).with_name("thresholds.json")
 DIGITS, ANY = "digits", "any"
 CONTEXTS = {
-    DIGITS: "digits of utterances in which nothing else is said, at the end of the utterance",
+    DIGITS: "digits of utterances without other words, at the end of the utterance",
     ANY: "digits anywhere, also within sentences, at once",
 }
 THRESHOLDS = ("digits_threshold", "any_threshold", "other_ratio")  # chosen by `digits tune-threshold`

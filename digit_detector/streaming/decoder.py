@@ -22,7 +22,7 @@ class Detection:
     """A digit in a stream; times in seconds since its first sample."""
 
     digit: int
-    confidence: float  # probability that the digit was said, 0 to 1
+    confidence: float  # probability that the digit is correct, 0 to 1
     start: float
     end: float  # of the word, about
     delay: float  # from `end` until it was reported
@@ -172,7 +172,7 @@ class Decoder:
         return []
 
     def end_utterance(self) -> list[Detection]:
-        """End the utterance here -> its digits; none if other words were said in it, or the digits are unclear."""
+        """End the utterance here -> its digits; none if it has other words or their mean confidence is low."""
         if self._any:
             return self._report_decided(last=True)
         digits = self._digits([*self._decided, *self._search.best.tokens])
