@@ -251,14 +251,14 @@ def read(client: Client, trips: list[float]) -> None:
         elif kind == 9:  # who does not answer a ping is taken for gone
             client.socket.send(framed(payload, 10))
         elif kind == 1:
-            said = json.loads(payload)
-            if said["type"] == "status":
-                trips += [now - sent for sent in client.sent[client.processed : said["frames"]]]
-                client.processed = said["frames"]
-            elif said["type"] == "digit":
+            message = json.loads(payload)
+            if message["type"] == "status":
+                trips += [now - sent for sent in client.sent[client.processed : message["frames"]]]
+                client.processed = message["frames"]
+            elif message["type"] == "digit":
                 client.digits += 1
-            elif said["type"] == "error":
-                print(said, file=sys.stderr)
+            elif message["type"] == "error":
+                print(message, file=sys.stderr)
     client.unread = data
 
 
